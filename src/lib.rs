@@ -1,0 +1,13 @@
+//! das-cuda: test-time alignment of diffusion models by Sequential Monte Carlo.
+//!
+//! The rooms of this library and who may use whom are in `ARCHITECTURE.md`.
+
+#![deny(unsafe_code)]
+
+pub mod ddim;
+pub mod error;
+pub mod model;
+pub mod noise;
+pub mod smc;
+
+pub use error::{Error, ErrorKind, Result};

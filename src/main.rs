@@ -1,0 +1,3 @@
+fn main() {
+    println!("das-cuda {}", env!("CARGO_PKG_VERSION"));
+}

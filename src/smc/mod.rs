@@ -1,0 +1,1 @@
+//! Pure Sequential Monte Carlo arithmetic.
