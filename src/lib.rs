@@ -4,10 +4,14 @@
 
 #![deny(unsafe_code)]
 
+pub mod backend;
 pub mod ddim;
 pub mod error;
 pub mod model;
 pub mod noise;
+pub mod ops;
 pub mod smc;
+pub mod tape;
+pub mod tensor;
 
 pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,126 @@
+//! Reverse mode over coarse operations. A [`Tensor`] is a constant; a [`Var`] may depend on what is being
+//! differentiated, and the type says so. Each operation (see `ops.rs`) pushes its transpose as a closure, and
+//! what the closure captures is exactly what is kept. One loop accumulates cotangents, so no rule can
+//! overwrite another's.
+
+use std::cell::RefCell;
+use std::ops::Deref;
+
+use crate::backend::Backend;
+use crate::error::Result;
+use crate::tensor::Tensor;
+
+/// A tensor on a tape. With recording off, or when nothing it depends on is watched, it is only its value.
+#[derive(Clone, Debug)]
+pub struct Var {
+    value: Tensor,
+    node: Option<usize>,
+}
+
+impl Var {
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+    pub fn into_value(self) -> Tensor {
+        self.value
+    }
+    pub(crate) fn node(&self) -> Option<usize> {
+        self.node
+    }
+    /// The same elements under another shape; free, and needs no node.
+    #[track_caller]
+    pub fn reshape(&self, shape: crate::tensor::Shape) -> Var {
+        Var { value: self.value.reshape(shape), node: self.node }
+    }
+}
+
+/// Constants take part in any operation.
+impl From<Tensor> for Var {
+    fn from(value: Tensor) -> Var {
+        Var { value, node: None }
+    }
+}
+
+impl Deref for Var {
+    type Target = Tensor;
+    fn deref(&self) -> &Tensor {
+        &self.value
+    }
+}
+
+/// The cotangents an operation hands to its inputs: `(node, dx)`.
+pub(crate) type Cotangents = Vec<(usize, Tensor)>;
+type Transpose<'a> = Box<dyn FnOnce(&dyn Backend, Tensor) -> Result<Cotangents> + 'a>;
+
+/// Records operations and runs them backwards. `'a` bounds what transposes may borrow (models, for
+/// checkpointing).
+pub struct Tape<'a> {
+    backend: &'a dyn Backend,
+    nodes: Option<RefCell<Vec<Option<Transpose<'a>>>>>,
+}
+
+impl<'a> Tape<'a> {
+    /// A tape that records.
+    pub fn new(backend: &'a dyn Backend) -> Tape<'a> {
+        Tape { backend, nodes: Some(RefCell::new(Vec::new())) }
+    }
+    /// Inference: the same operations, nothing kept.
+    pub fn off(backend: &'a dyn Backend) -> Tape<'a> {
+        Tape { backend, nodes: None }
+    }
+    pub fn backend(&self) -> &'a dyn Backend {
+        self.backend
+    }
+
+    /// A leaf whose gradient [`Tape::gradient`] can return.
+    pub fn watch(&self, value: Tensor) -> Var {
+        self.push(value, true, |_| Box::new(|_, _| Ok(Vec::new())))
+    }
+
+    /// Records an operation's result. `make` is called only if the result will be differentiated.
+    pub(crate) fn push(
+        &self,
+        value: Tensor,
+        watched: bool,
+        make: impl FnOnce(usize) -> Transpose<'a>,
+    ) -> Var {
+        let node = match &self.nodes {
+            Some(nodes) if watched => {
+                let mut nodes = nodes.borrow_mut();
+                let id = nodes.len();
+                nodes.push(Some(make(id)));
+                Some(id)
+            }
+            _ => None,
+        };
+        Var { value, node }
+    }
+
+    /// Cotangent of `leaf` for the cotangent `seed` of `y`. Consumes the tape; saved tensors are freed as the
+    /// loop passes them. `None` if `y` does not depend on `leaf`.
+    #[track_caller]
+    pub fn gradient(self, y: &Var, seed: Tensor, leaf: &Var) -> Result<Option<Tensor>> {
+        assert_eq!(y.shape(), seed.shape(), "the seed is shaped like what is differentiated");
+        let (Some(nodes), Some(top), Some(leaf)) = (self.nodes, y.node, leaf.node) else { return Ok(None) };
+        let mut nodes = nodes.into_inner();
+        let mut cotangents: Vec<Option<Tensor>> = vec![None; top + 1];
+        cotangents[top] = Some(seed);
+        nodes.truncate(top + 1);
+        while nodes.len() > leaf + 1 {
+            let id = nodes.len() - 1;
+            let transpose = nodes.pop().flatten();
+            let (Some(dy), Some(transpose)) = (cotangents[id].take(), transpose) else { continue };
+            for (parent, dx) in transpose(self.backend, dy)? {
+                let slot = &mut cotangents[parent];
+                *slot = Some(match slot.take() {
+                    None => dx,
+                    Some(sum) => {
+                        let dx = dx.reshape(sum.shape());
+                        self.backend.axpby(1.0, &sum, 1.0, &dx)?
+                    }
+                });
+            }
+        }
+        Ok(cotangents[leaf].take())
+    }
+}

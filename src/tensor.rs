@@ -1,0 +1,131 @@
+//! The one shape and the one handle. Every tensor is contiguous `(n, h, w, c)`; what holds its elements is
+//! the backend's business and opaque to everyone else. Cloning a tensor clones a handle, never the data.
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use half::{bf16, f16};
+
+/// Sizes of a contiguous tensor `(n, h, w, c)`, channels innermost. An image is its token sequence:
+/// `(n, h, w, c)` and `(n, 1, h*w, c)` are the same bytes. A linear weight is `(out, 1, 1, in)`, a
+/// convolution's `(out, kh, kw, in)`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Shape {
+    pub n: usize,
+    pub h: usize,
+    pub w: usize,
+    pub c: usize,
+}
+
+impl Shape {
+    pub const fn new(n: usize, h: usize, w: usize, c: usize) -> Shape {
+        Shape { n, h, w, c }
+    }
+    /// `(n, 1, 1, c)`.
+    pub const fn rows(n: usize, c: usize) -> Shape {
+        Shape::new(n, 1, 1, c)
+    }
+    /// `(1, 1, 1, c)`.
+    pub const fn vector(c: usize) -> Shape {
+        Shape::new(1, 1, 1, c)
+    }
+    pub const fn len(self) -> usize {
+        self.n * self.h * self.w * self.c
+    }
+    pub const fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+    /// Positions per sample, `h * w`.
+    pub const fn tokens(self) -> usize {
+        self.h * self.w
+    }
+    /// Elements per sample, `h * w * c`.
+    pub const fn sample(self) -> usize {
+        self.h * self.w * self.c
+    }
+    /// Rows of the matrix `(n*h*w, c)`.
+    pub const fn positions(self) -> usize {
+        self.n * self.h * self.w
+    }
+    pub const fn with_n(self, n: usize) -> Shape {
+        Shape { n, ..self }
+    }
+    pub const fn with_c(self, c: usize) -> Shape {
+        Shape { c, ..self }
+    }
+}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "({}, {}, {}, {})", self.n, self.h, self.w, self.c)
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// A constant tensor: a shape and a handle to a backend's storage.
+#[derive(Clone)]
+pub struct Tensor {
+    shape: Shape,
+    data: Arc<dyn Any + Send + Sync>,
+}
+
+impl Tensor {
+    /// Wraps a backend's storage.
+    pub fn new<T: Any + Send + Sync>(shape: Shape, data: T) -> Tensor {
+        Tensor { shape, data: Arc::new(data) }
+    }
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+    /// The backend's storage, if it is of type `T`.
+    pub fn data<T: Any>(&self) -> Option<&T> {
+        self.data.downcast_ref()
+    }
+    /// The same elements under another shape of the same length.
+    #[track_caller]
+    pub fn reshape(&self, shape: Shape) -> Tensor {
+        assert_eq!(self.shape.len(), shape.len(), "reshape {} to {}", self.shape, shape);
+        Tensor { shape, data: self.data.clone() }
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor{}", self.shape)
+    }
+}
+
+/// Elements on the host, in the type a file stores them in.
+#[derive(Clone, Copy, Debug)]
+pub enum HostSlice<'a> {
+    F32(&'a [f32]),
+    F16(&'a [f16]),
+    BF16(&'a [bf16]),
+}
+
+impl<'a> HostSlice<'a> {
+    pub fn len(self) -> usize {
+        match self {
+            HostSlice::F32(x) => x.len(),
+            HostSlice::F16(x) => x.len(),
+            HostSlice::BF16(x) => x.len(),
+        }
+    }
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+    pub fn to_f32(self) -> Cow<'a, [f32]> {
+        match self {
+            HostSlice::F32(x) => Cow::Borrowed(x),
+            HostSlice::F16(x) => Cow::Owned(x.iter().map(|v| v.to_f32()).collect()),
+            HostSlice::BF16(x) => Cow::Owned(x.iter().map(|v| v.to_f32()).collect()),
+        }
+    }
+}
