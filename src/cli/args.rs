@@ -1,0 +1,235 @@
+//! The command line as the user types it. Only clap types live here; what they mean is in `options.rs`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Test-time alignment of diffusion models: Sequential Monte Carlo with reward gradients.
+#[derive(Parser, Debug)]
+#[command(name = "das-cuda", version, propagate_version = true, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Draw images aligned to a reward and save them
+    Sample(Sample),
+    /// Score existing images, one JSON line per image
+    Score(Score),
+    /// Predict the cost of `sample` with the same flags: network evaluations, FLOPs, peak memory, time
+    Plan(Sample),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Proposal {
+    /// Twisted proposal with tempering: the method of the DAS paper
+    Das,
+    /// Twisted diffusion sampler: DAS without tempering
+    Tds,
+    /// Resampling only, no gradients; works with any reward
+    Bootstrap,
+    /// The model's own samples, no alignment
+    None,
+    /// Independent samples at the network cost of DAS; the best one wins
+    BestOfN,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    Fp32,
+    /// Every result rounded to bfloat16 (on the CPU: the arithmetic stays f32)
+    Bf16,
+    /// Every result rounded to half precision (on the CPU: the arithmetic stays f32)
+    Fp16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Select {
+    /// The particle of largest weight
+    Argmax,
+    /// One draw from the weights: an asymptotically exact sample of the target
+    Draw,
+    /// Every particle, with its weight
+    All,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Save {
+    /// The selected image only
+    Best,
+    /// The selected image and every particle
+    All,
+    /// Records only
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnNan {
+    /// Weight zero for the particle concerned, and a warning
+    Drop,
+    /// Stop with exit code 5
+    Abort,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
+}
+
+/// `auto` or a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auto {
+    Auto,
+    Exactly(usize),
+}
+
+impl std::str::FromStr for Auto {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Auto, String> {
+        match s {
+            "auto" => Ok(Auto::Auto),
+            n => match n.parse() {
+                Ok(0) | Err(_) => Err("expected `auto` or a whole number of at least 1".into()),
+                Ok(n) => Ok(Auto::Exactly(n)),
+            },
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct Sample {
+    /// Prompt; repeat the flag for several
+    #[arg(short, long = "prompt", value_name = "TEXT", help_heading = "What to draw")]
+    pub prompts: Vec<String>,
+    /// Prompts from a file: one per line (.txt), or objects with `prompt` and, if wanted, `negative_prompt` (.jsonl)
+    #[arg(long = "prompts", value_name = "FILE", help_heading = "What to draw")]
+    pub prompt_file: Option<PathBuf>,
+    /// What the image should not show (classifier-free guidance's other branch)
+    #[arg(short, long, value_name = "TEXT", default_value = "", help_heading = "What to draw")]
+    pub negative_prompt: String,
+    /// Model folder in diffusers layout [default: the model inside this program, `shapes`]
+    #[arg(short, long, value_name = "DIR", help_heading = "What to draw")]
+    pub model: Option<PathBuf>,
+    /// Image width in pixels [default: the model's own]
+    #[arg(short = 'W', long, value_name = "PX", help_heading = "What to draw")]
+    pub width: Option<usize>,
+    /// Image height in pixels [default: the model's own]
+    #[arg(short = 'H', long, value_name = "PX", help_heading = "What to draw")]
+    pub height: Option<usize>,
+    /// Seed of all randomness, resampling included
+    #[arg(short, long, default_value_t = 42, help_heading = "What to draw")]
+    pub seed: u64,
+    /// Start from these latents (safetensors, one tensor `latents` of shape particles x channels x h x w)
+    #[arg(long, value_name = "FILE", help_heading = "What to draw")]
+    pub latents: Option<PathBuf>,
+
+    /// Denoising steps [default: 50 for `shapes`, else 100]
+    #[arg(long, value_name = "N", help_heading = "Diffusion")]
+    pub steps: Option<usize>,
+    /// Classifier-free guidance scale; 1 or less turns guidance off
+    #[arg(long, alias = "guidance-scale", value_name = "S", default_value_t = 5.0, help_heading = "Diffusion")]
+    pub cfg_scale: f64,
+    /// Noise of each step: 1 is the full DDIM variance. Alignment needs more than 0
+    #[arg(long, default_value_t = 1.0, help_heading = "Diffusion")]
+    pub eta: f64,
+
+    /// Reward to align to, repeatable: NAME[=WEIGHT][:PATH] [default: aesthetic]
+    #[arg(long = "reward", value_name = "R", help_heading = "Alignment")]
+    pub rewards: Vec<String>,
+    /// Held-out rewards: reported, never optimised
+    #[arg(long = "eval-reward", value_name = "R", help_heading = "Alignment")]
+    pub eval_rewards: Vec<String>,
+    /// Strength of the prior, alpha in p(x) exp(r(x)/alpha) [default: depends on the reward]
+    #[arg(long = "kl", visible_aliases = ["alpha", "kl-coeff"], value_name = "ALPHA", help_heading = "Alignment")]
+    pub kl: Option<f64>,
+    /// How particles are proposed and weighted
+    #[arg(long, value_enum, default_value_t = Proposal::Das, help_heading = "Alignment")]
+    pub proposal: Proposal,
+    /// Particles per prompt [default: 16 for `shapes`, else 4]
+    #[arg(long, alias = "num-particles", value_name = "P", help_heading = "Alignment")]
+    pub particles: Option<usize>,
+    /// How the reward is switched on along the chain: exp, poly:POWER, adaptive, none [default: exp; none for tds]
+    #[arg(long, value_name = "T", help_heading = "Alignment")]
+    pub tempering: Option<String>,
+    /// Speed of `exp` and `poly` tempering [default: full reward from 87 % of the steps on]
+    #[arg(long, value_name = "G", help_heading = "Alignment")]
+    pub gamma: Option<f64>,
+    /// Fraction of the steps before any reward is computed
+    #[arg(long, default_value_t = 0.0, value_name = "F", help_heading = "Alignment")]
+    pub tempering_start: f64,
+    /// ssp, systematic, stratified, residual or multinomial [default: ssp; systematic for tds]
+    #[arg(long, value_name = "R", help_heading = "Alignment")]
+    pub resample: Option<String>,
+    /// Resample when the effective sample size falls below this fraction of the particles
+    #[arg(long, default_value_t = 0.5, value_name = "F", help_heading = "Alignment")]
+    pub ess_threshold: f64,
+    /// What to do with a particle whose reward is not finite
+    #[arg(long, value_enum, default_value_t = OnNan::Drop, help_heading = "Alignment")]
+    pub on_nan: OnNan,
+
+    /// Output directory; each prompt gets a folder of its own
+    #[arg(short, long, default_value = "out", value_name = "DIR", help_heading = "Output")]
+    pub output: PathBuf,
+    /// Which particle is returned (best.png and standard output)
+    #[arg(long, value_enum, default_value_t = Select::Argmax, help_heading = "Output")]
+    pub select: Select,
+    /// Which images are written
+    #[arg(long, value_enum, default_value_t = Save::All, help_heading = "Output")]
+    pub save: Save,
+    /// Write the final latents, `latents.safetensors`
+    #[arg(long, help_heading = "Output")]
+    pub save_latents: bool,
+    /// No grid.png
+    #[arg(long, help_heading = "Output")]
+    pub no_grid: bool,
+    /// No generation parameters inside the PNG files
+    #[arg(long, help_heading = "Output")]
+    pub no_metadata: bool,
+    /// Replace the results of an earlier run
+    #[arg(long, help_heading = "Output")]
+    pub overwrite: bool,
+    /// Print one JSON object per prompt instead of paths
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+    /// No progress
+    #[arg(short, long, help_heading = "Output")]
+    pub quiet: bool,
+
+    /// Where to compute
+    #[arg(long, default_value = "cpu", help_heading = "Machine")]
+    pub device: String,
+    /// Rounding of every intermediate result
+    #[arg(long, value_enum, default_value_t = Dtype::Fp32, help_heading = "Machine")]
+    pub dtype: Dtype,
+    /// Particles per network call; changes memory and speed, never the result
+    #[arg(long, default_value = "auto", value_name = "N|auto", help_heading = "Machine")]
+    pub micro_batch: Auto,
+    /// Recompute activations in the backward pass instead of keeping them: less memory, a third more time
+    #[arg(long, value_enum, default_value_t = Switch::Off, help_heading = "Machine")]
+    pub checkpointing: Switch,
+    /// CPU threads [default: all]
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    pub threads: Option<usize>,
+}
+
+#[derive(Args, Debug)]
+pub struct Score {
+    /// Images (PNG, JPEG or WebP)
+    #[arg(required = true, value_name = "IMG")]
+    pub images: Vec<PathBuf>,
+    /// Reward, repeatable: NAME[=WEIGHT][:PATH]
+    #[arg(long = "reward", value_name = "R", required = true)]
+    pub rewards: Vec<String>,
+    /// Prompt for rewards that compare with text [default: the prompt in the PNG's metadata]
+    #[arg(short, long, value_name = "TEXT")]
+    pub prompt: Option<String>,
+    /// Where to compute
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
+    /// CPU threads [default: all]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+}
