@@ -1,0 +1,56 @@
+"""Trains and exports the shapes model. One entry point, one stage a call; every stage resumes where it stopped.
+
+    python tools/shapes/train.py {tokens,clip,vae,unet,head,export,all} --out DIR --seed S --minutes M --assets DIR
+
+`all` runs the stages in order and splits M minutes between them: a sixth to CLIP, a third to the VAE, half to the
+UNet. CLIP and VAE do not need each other; the UNet needs both, the head needs CLIP.
+"""
+import argparse
+from pathlib import Path
+
+import torch
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=["tokens", "clip", "vae", "unet", "head", "export", "all"])
+    parser.add_argument("--out", default="shapes-training", help="scratch folder for checkpoints")
+    parser.add_argument("--assets", default=str(Path(__file__).resolve().parents[2] / "assets" / "shapes"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=120)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    Path(args.out).mkdir(parents=True, exist_ok=True)
+    shares = {"clip": 1 / 6, "vae": 1 / 3, "unet": 1 / 2}
+    stages = ["tokens", "clip", "vae", "unet", "head", "export"] if args.stage == "all" else [args.stage]
+    for stage in stages:
+        run(stage, args, args.minutes * (shares.get(stage, 1) if args.stage == "all" else 1))
+
+
+def run(stage, args, minutes):
+    if stage == "tokens":
+        import tokens
+        tokens.train(args.assets)
+    elif stage == "clip":
+        import train_clip
+        train_clip.train(args.out, args.assets, args.seed, minutes)
+    elif stage == "vae":
+        import train_vae
+        train_vae.train(args.out, args.seed, minutes)
+    elif stage == "unet":
+        import train_unet
+        train_unet.train(args.out, args.assets, args.seed, minutes)
+    elif stage == "head":
+        import train_head
+        train_head.train(args.out, args.assets, args.seed)
+    else:
+        import models
+        import train_clip
+        import train_unet
+        import train_vae
+        models.export(args.assets, train_clip.load(args.out, args.assets), train_vae.load(args.out), train_unet.load(args.out))
+
+
+if __name__ == "__main__":
+    main()
