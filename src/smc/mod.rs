@@ -1,1 +1,193 @@
-//! Pure Sequential Monte Carlo arithmetic.
+//! Sequential Monte Carlo on plain slices, one prompt at a time: the whole weighing event of das-spec 2.3. The CPU
+//! backend calls it and a device's kernels are held against it.
+//!
+//! ```text
+//! lw += log p/m of the move + lambda l - psi of the ancestor
+//! c   = log sum exp lw;  log Z += c;  lw -= c
+//! ESS < threshold P  =>  ancestors by W, lw = -log P, psi gathered
+//! ```
+
+pub mod resample;
+pub mod temper;
+pub mod weights;
+
+pub use resample::{Resampler, draw};
+pub use temper::{Floor, Tempering};
+pub use weights::{Weights, log_sum_exp};
+
+/// How to weigh: the same for all prompts and steps of a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rules {
+    pub tempering: Tempering,
+    pub resampler: Resampler,
+    /// Resample when the effective sample size is below this fraction of P (strictly): 0 never, 1 unless the weights
+    /// are exactly equal, above 1 always.
+    pub ess_threshold: f64,
+}
+
+/// Which event of the chain is weighed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Guided step `j`, counted from the first guided one: the potential of the predicted clean image.
+    Step(usize),
+    /// The end of the chain: the true reward, factor 1, no resampling.
+    Final,
+}
+
+/// What one prompt's particles carry from event to event. Slot `p` of every field is the same particle.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Population {
+    /// Normalised log-weights, P.
+    pub log_weights: Vec<f64>,
+    /// Log twist of each particle at the last event, P; 0 for a dead one.
+    pub psi: Vec<f64>,
+    /// Lambda of the last event.
+    pub lambda: f64,
+    /// Log of the estimate of Z so far; -inf once every particle died.
+    pub log_z: f64,
+}
+
+impl Population {
+    /// Equal weights and no twist: the particles before any event.
+    #[track_caller]
+    pub fn new(particles: usize) -> Population {
+        assert!(particles > 0, "no particles");
+        Population {
+            log_weights: weights::uniform(particles),
+            psi: vec![0.0; particles],
+            lambda: 0.0,
+            log_z: 0.0,
+        }
+    }
+
+    /// The population after an event. Whoever calls this gathers everything else a particle has by
+    /// `weighed.ancestors`.
+    pub fn after(&self, weighed: &Weighed) -> Population {
+        Population {
+            log_weights: weighed.next_log_weights.clone(),
+            psi: weighed.psi.clone(),
+            lambda: weighed.lambda,
+            log_z: self.log_z + weighed.log_z_increment,
+        }
+    }
+}
+
+/// Everything one event decided.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weighed {
+    /// Factor of the potential in the weights.
+    pub lambda: f64,
+    /// Factor of the guidance of the move that follows.
+    pub lambda_next: f64,
+    /// Normalised log-weights of the slots, before any resampling.
+    pub log_weights: Vec<f64>,
+    /// Incremental log-weights of the slots, -inf for dead particles.
+    pub increment: Vec<f64>,
+    /// Log of the factor this event contributes to the estimate of Z.
+    pub log_z_increment: f64,
+    /// Effective sample size before any resampling, in [1, P].
+    pub ess: f64,
+    /// Every particle was dead and the weights were made equal again.
+    pub collapsed: bool,
+    pub resampled: bool,
+    /// Slot `p` goes on as particle `ancestors[p]`; the identity without resampling.
+    pub ancestors: Vec<u32>,
+    /// Log twist of the slots before the gather, 0 for dead particles.
+    pub twist: Vec<f64>,
+    /// Log twist of the particles that go on: `twist` gathered by `ancestors`.
+    pub psi: Vec<f64>,
+    /// Log-weights to go on with: `-log P` after resampling, else `log_weights`.
+    pub next_log_weights: Vec<f64>,
+}
+
+/// One weighing event of one prompt (das-spec 1.4, 1.5, 2.5, 4): increment, tempering, normalisation, log Z,
+/// effective sample size, the decision to resample and the ancestors.
+///
+/// `log_ratio` is `log p - log m` of the move that made each particle (0 for the first event and in the
+/// unguided phase), `potential` its `reward / alpha`. A particle whose potential, ratio or weight is not finite is
+/// dead. `uniforms` is drawn from only if the event resamples.
+#[track_caller]
+pub fn weigh(
+    rules: &Rules,
+    population: &Population,
+    event: Event,
+    log_ratio: &[f64],
+    potential: &[f64],
+    uniforms: &mut impl FnMut() -> f64,
+) -> Weighed {
+    let particles = population.log_weights.len();
+    assert_eq!(potential.len(), particles, "particles differ in number");
+    let (lambda, lambda_next) = lambdas(rules, population, event, log_ratio, potential);
+
+    // lambda = 0 must not turn an infinite potential into a finite twist.
+    let raw: Vec<f64> = potential.iter().map(|l| if l.is_finite() { lambda * l } else { *l }).collect();
+    let increment = weights::increment(&population.log_weights, log_ratio, &raw, &population.psi);
+    let log_weights = weights::reweigh(&population.log_weights, log_ratio, &raw, &population.psi);
+    let weights = Weights::new(&log_weights);
+    let alive = |p: usize| increment[p].is_finite();
+    let twist: Vec<f64> = (0..particles).map(|p| if alive(p) { raw[p] } else { 0.0 }).collect();
+
+    let resampled = event != Event::Final && weights.ess() < rules.ess_threshold * particles as f64;
+    let ancestors: Vec<u32> = if resampled {
+        rules.resampler.ancestors(weights.weights(), uniforms)
+    } else {
+        (0..particles as u32).collect()
+    };
+    Weighed {
+        lambda,
+        lambda_next,
+        increment,
+        log_z_increment: weights.log_sum(),
+        ess: weights.ess(),
+        collapsed: weights.collapsed(),
+        resampled,
+        psi: ancestors.iter().map(|&a| twist[a as usize]).collect(),
+        ancestors,
+        twist,
+        next_log_weights: if resampled {
+            weights::uniform(particles)
+        } else {
+            weights.log_weights().to_vec()
+        },
+        log_weights: weights.log_weights().to_vec(),
+    }
+}
+
+fn lambdas(
+    rules: &Rules,
+    population: &Population,
+    event: Event,
+    log_ratio: &[f64],
+    potential: &[f64],
+) -> (f64, f64) {
+    let j = match event {
+        Event::Final => return (1.0, 1.0),
+        Event::Step(j) => j,
+    };
+    let (floor, floor_next) = rules.tempering.schedule(j);
+    let Tempering::Adaptive { .. } = rules.tempering else { return (floor, floor_next) };
+    let last = population.lambda;
+    let lambda = if j == 0 {
+        // The sequence of targets starts at the prior.
+        floor
+    } else {
+        let base = weights::reweigh(
+            &population.log_weights,
+            log_ratio,
+            &vec![0.0; potential.len()],
+            &population.psi,
+        );
+        let base: Vec<f64> = base
+            .iter()
+            .zip(potential)
+            .map(|(a, l)| if l.is_finite() { *a } else { f64::NEG_INFINITY })
+            .collect();
+        temper::adapt(&base, potential, rules.ess_threshold, last.max(floor).min(1.0))
+    };
+    // Look ahead by as much as lambda has just risen, or as the floor is about to rise.
+    let rise = (lambda - last).max(floor_next - floor);
+    (lambda, (lambda + rise).min(1.0))
+}
+
+#[cfg(test)]
+mod tests;
