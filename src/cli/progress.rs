@@ -1,0 +1,75 @@
+//! Progress on stderr: a bar with the time left on a terminal, plain lines elsewhere, nothing when quiet.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Shortest time between two plain lines.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// Progress of one run: all steps of all prompts.
+pub enum Progress {
+    Bar(ProgressBar),
+    Lines { total: u64, done: u64, start: Instant, last: Instant },
+    Quiet,
+}
+
+impl Progress {
+    /// `total` counts steps over all prompts.
+    pub fn new(total: u64, quiet: bool) -> Progress {
+        let now = Instant::now();
+        if quiet {
+            return Progress::Quiet;
+        }
+        if !std::io::stderr().is_terminal() {
+            return Progress::Lines { total, done: 0, start: now, last: now };
+        }
+        let style = ProgressStyle::with_template("{bar:32} {pos}/{len}  {eta} left  {wide_msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        Progress::Bar(ProgressBar::new(total).with_style(style))
+    }
+
+    /// One more step is done; `message` says how it stands.
+    pub fn step(&mut self, message: &str) {
+        match self {
+            Progress::Bar(bar) => {
+                bar.set_message(message.to_string());
+                bar.inc(1);
+            }
+            Progress::Lines { total, done, start, last } => {
+                *done += 1;
+                let now = Instant::now();
+                if *done == 1 || *done == *total || now - *last >= LINE_EVERY {
+                    *last = now;
+                    let left = (now - *start).as_secs_f64() / *done as f64 * (*total - *done) as f64;
+                    eprintln!("{done}/{total}  {left:.0} s left  {message}");
+                }
+            }
+            Progress::Quiet => {}
+        }
+    }
+
+    /// A line above the bar.
+    pub fn note(&self, message: &str) {
+        match self {
+            Progress::Bar(bar) => bar.suspend(|| eprintln!("{message}")),
+            Progress::Lines { .. } => eprintln!("{message}"),
+            Progress::Quiet => {}
+        }
+    }
+
+    /// A line that must be seen even when quiet.
+    pub fn warn(&self, message: &str) {
+        match self {
+            Progress::Bar(bar) => bar.suspend(|| eprintln!("warning: {message}")),
+            _ => eprintln!("warning: {message}"),
+        }
+    }
+
+    pub fn finish(&self) {
+        if let Progress::Bar(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}
