@@ -4,6 +4,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod assets;
 pub mod backend;
 pub mod ddim;
 pub mod error;
