@@ -11,6 +11,7 @@ pub mod error;
 pub mod model;
 pub mod noise;
 pub mod ops;
+pub mod reward;
 pub mod smc;
 pub mod tape;
 pub mod tensor;
