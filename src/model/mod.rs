@@ -1,1 +1,3 @@
 //! Networks and their files.
+
+pub mod checkpoint;

@@ -1,0 +1,590 @@
+//! Weights by name. A checkpoint is one or more safetensors files, memory-mapped or embedded in the program; a
+//! [`Weights`] walks the names, and each fetch checks element type, shape and finiteness. Nothing is copied
+//! but what must be: unaligned files, f64, and convolutions, which change from OIHW to OHWI on the way.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt::{self, Display};
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use half::{bf16, f16};
+use memmap2::Mmap;
+use rayon::prelude::*;
+use safetensors::{Dtype, SafeTensors};
+
+use crate::error::{Error, Result};
+use crate::tensor::{HostSlice, Shape};
+
+/// File names that diffusers and transformers give to the weights of one component.
+const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
+
+/// Variants looked for when there is no plain file and none was asked for.
+const VARIANTS: [&str; 3] = ["fp16", "bf16", "fp32"];
+
+/// An open checkpoint: the names of all tensors and where their bytes are.
+pub struct Checkpoint {
+    label: String,
+    files: Vec<File>,
+    entries: BTreeMap<String, Entry>,
+}
+
+struct File {
+    label: String,
+    path: Option<PathBuf>,
+    bytes: Bytes,
+}
+
+enum Bytes {
+    Mapped(Mmap),
+    Static(&'static [u8]),
+}
+
+impl Bytes {
+    fn get(&self) -> &[u8] {
+        match self {
+            Bytes::Mapped(map) => map,
+            Bytes::Static(bytes) => bytes,
+        }
+    }
+}
+
+struct Entry {
+    file: usize,
+    dtype: Dtype,
+    dims: Vec<usize>,
+    range: Range<usize>,
+    read: AtomicBool,
+}
+
+impl Checkpoint {
+    /// Opens a safetensors file, or the weights in a component's folder: `diffusion_pytorch_model.safetensors` or
+    /// `model.safetensors`, whole or in shards with an index. `variant` asks for one such as `fp16`
+    /// (`model.fp16.safetensors`); without it the plain file is taken, and a variant only where there is no plain file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the file: nothing found, only pickled weights, a file
+    /// that is cut short or is no safetensors file, a shard that is missing.
+    pub fn open(path: &Path, variant: Option<&str>) -> Result<Checkpoint> {
+        if path.is_file() {
+            return match path.to_string_lossy().ends_with(".json") {
+                true => Checkpoint::from_index(path),
+                false => Checkpoint::from_files(path, &[path.to_path_buf()]),
+            };
+        }
+        let listing = fs::read_dir(path).map_err(|e| {
+            Error::model(format!("{}: no weights here", path.display())).because(e).fix(
+                "give the folder of a diffusers model component, or a .safetensors file; check the path and that the \
+                 download is complete",
+            )
+        })?;
+        let mut names: Vec<String> = listing
+            .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+            .collect();
+        names.sort();
+        match choose(&names, variant) {
+            Some(name) if name.ends_with(".json") => Checkpoint::from_index(&path.join(name)),
+            Some(name) => Checkpoint::from_files(&path.join(name), &[path.join(name)]),
+            None => Err(nothing_chosen(&path.display().to_string(), &names, variant)),
+        }
+    }
+
+    /// The safetensors file `bytes`, held inside the program; `label` names it in errors.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model) where the bytes are no safetensors file.
+    pub fn embedded(label: &str, bytes: &'static [u8]) -> Result<Checkpoint> {
+        let file = File { label: label.to_string(), path: None, bytes: Bytes::Static(bytes) };
+        Checkpoint::new(label.to_string(), vec![file])
+    }
+
+    fn from_files(label: &Path, paths: &[PathBuf]) -> Result<Checkpoint> {
+        let files = paths
+            .iter()
+            .map(|path| {
+                let label = path.display().to_string();
+                let bytes = Bytes::Mapped(map(path).map_err(|e| e.context(&label))?);
+                Ok(File { label, path: Some(path.clone()), bytes })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Checkpoint::new(label.display().to_string(), files)
+    }
+
+    fn from_index(path: &Path) -> Result<Checkpoint> {
+        #[derive(serde::Deserialize)]
+        struct Index {
+            weight_map: BTreeMap<String, String>,
+        }
+        let text = fs::read(path)
+            .map_err(|e| Error::model(format!("{}: cannot be read", path.display())).because(e))?;
+        let index: Index = serde_json::from_slice(&text).map_err(|e| {
+            Error::model(format!("{}: not an index of sharded safetensors", path.display()))
+                .because(e)
+                .fix("download the file again")
+        })?;
+        let mut shards: Vec<&String> = index.weight_map.values().collect();
+        shards.sort();
+        shards.dedup();
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut paths = Vec::new();
+        for shard in shards {
+            // An index may come from anywhere; it names neighbours, never paths.
+            let is_plain = Path::new(shard).file_name().is_some_and(|n| n.to_str() == Some(shard));
+            let full = folder.join(shard);
+            if !is_plain || !full.is_file() {
+                return Err(Error::model(format!(
+                    "{}: the shard {shard:?} that this index names is not beside it",
+                    path.display()
+                ))
+                .fix("download all shards into the folder of the index"));
+            }
+            paths.push(full);
+        }
+        let checkpoint = Checkpoint::from_files(path, &paths)?;
+        let lost: Vec<&str> = index
+            .weight_map
+            .keys()
+            .filter(|name| !checkpoint.entries.contains_key(&modern_name(name)))
+            .map(String::as_str)
+            .collect();
+        if !lost.is_empty() {
+            return Err(Error::model(format!(
+                "{}: the index names {} that no shard contains: {}",
+                path.display(),
+                count(lost.len(), "tensor"),
+                some_of(&lost)
+            ))
+            .fix("index and shards are of different downloads: download them together"));
+        }
+        Ok(checkpoint)
+    }
+
+    fn new(label: String, files: Vec<File>) -> Result<Checkpoint> {
+        let mut entries = BTreeMap::new();
+        for (index, file) in files.iter().enumerate() {
+            let bytes = file.bytes.get();
+            let (header, metadata) = SafeTensors::read_metadata(bytes)
+                .map_err(|e| damaged(bytes).because(e).context(&file.label))?;
+            for (name, info) in metadata.tensors() {
+                let (start, end) = info.data_offsets;
+                let entry = Entry {
+                    file: index,
+                    dtype: info.dtype,
+                    dims: info.shape.clone(),
+                    range: 8 + header + start..8 + header + end,
+                    read: AtomicBool::new(false),
+                };
+                let name = modern_name(&name);
+                if entries.insert(name.clone(), entry).is_some() {
+                    return Err(Error::model(format!("{}: the tensor {name} is there twice", file.label))
+                        .fix(
+                            "keep the shards of one model only in the folder, or download the model again",
+                        ));
+                }
+            }
+        }
+        Ok(Checkpoint { label, files, entries })
+    }
+
+    /// The walker at the top of the names.
+    pub fn root(&self) -> Weights<'_> {
+        Weights { checkpoint: self, prefix: String::new() }
+    }
+
+    /// Names of all tensors, sorted; attention blocks of old VAE files under their present names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// The file, index or embedded name that this was opened from.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// The safetensors files on disk; empty for an embedded model.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().filter_map(|f| f.path.as_deref())
+    }
+
+    /// Elements of all tensors together: the number of parameters.
+    pub fn parameters(&self) -> u64 {
+        self.entries.values().map(|e| e.dims.iter().map(|&d| d as u64).product::<u64>()).sum()
+    }
+
+    /// To be called when a network has read its weights: fails if tensors are left, since then the configuration
+    /// does not describe these weights. `ignorable` declares what may be left: whole names, `prefix.*`, or `*.suffix`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the tensors never read.
+    pub fn finish(&self, ignorable: &[&str]) -> Result<()> {
+        let ignored = |name: &str| {
+            ignorable.iter().any(|pattern| match (pattern.strip_suffix('*'), pattern.strip_prefix('*')) {
+                (Some(prefix), _) => name.starts_with(prefix),
+                (_, Some(suffix)) => name.ends_with(suffix),
+                _ => name == *pattern,
+            })
+        };
+        let surplus: Vec<&str> = self
+            .entries
+            .iter()
+            .filter(|(name, entry)| !entry.read.load(Ordering::Relaxed) && !ignored(name))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        if surplus.is_empty() {
+            return Ok(());
+        }
+        Err(Error::model(format!(
+            "{}: {} that the network does not have: {}",
+            self.label,
+            count(surplus.len(), "tensor"),
+            some_of(&surplus)
+        ))
+        .fix("config.json does not describe these weights: take both from the same model"))
+    }
+}
+
+impl fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Checkpoint({}, {} tensors)", self.label, self.entries.len())
+    }
+}
+
+/// A place among the names of a checkpoint: `w.at("down_blocks").at(0).at("resnets").at(1)`.
+#[derive(Clone)]
+pub struct Weights<'a> {
+    checkpoint: &'a Checkpoint,
+    prefix: String,
+}
+
+impl<'a> Weights<'a> {
+    /// One level down.
+    pub fn at(&self, part: impl Display) -> Weights<'a> {
+        Weights { checkpoint: self.checkpoint, prefix: format!("{}{part}.", self.prefix) }
+    }
+
+    /// One level down if any tensor is there, else here. For a level that only some files write, such as the
+    /// `text_model` of a lone CLIP text model.
+    pub fn at_if_any(&self, part: impl Display) -> Weights<'a> {
+        let below = self.at(part);
+        if below.any() { below } else { self.clone() }
+    }
+
+    /// Whether any tensor lies at or below this place.
+    pub fn any(&self) -> bool {
+        self.checkpoint.names().any(|name| name.starts_with(&self.prefix))
+    }
+
+    /// Whether the tensor `name` is here. Does not count as reading it.
+    pub fn has(&self, name: &str) -> bool {
+        self.dims(name).is_some()
+    }
+
+    /// The sizes that the file states for `name`, as written there.
+    pub fn dims(&self, name: &str) -> Option<&'a [usize]> {
+        self.checkpoint.entries.get(&self.full(name)).map(|e| e.dims.as_slice())
+    }
+
+    /// The full name of a tensor here.
+    pub fn full(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// The tensor `name` of exactly the sizes `dims`, in the file's order. Trailing sizes of 1 are no difference:
+    /// a linear layer stored as a 1x1 convolution is the same weights.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming file and tensor: not there, another shape, an element
+    /// type that is not f32, f16, bf16 or f64, or a value that is not finite.
+    pub fn tensor(&self, name: &str, dims: &[usize]) -> Result<TensorView<'a>> {
+        let full = self.full(name);
+        let Some(entry) = self.checkpoint.entries.get(&full) else {
+            return Err(self.missing(&full));
+        };
+        let file = &self.checkpoint.files[entry.file];
+        let place = || format!("{}: tensor {full}", file.label);
+        if squeezed(&entry.dims) != squeezed(dims) {
+            return Err(Error::model(format!(
+                "{} has shape {:?} of {:?}, expected {dims:?}",
+                place(),
+                entry.dims,
+                entry.dtype
+            ))
+            .fix("config.json does not describe these weights: take both from the same model"));
+        }
+        let bytes = &file.bytes.get()[entry.range.clone()];
+        let data = match entry.dtype {
+            Dtype::F32 => Elements::F32(cast(bytes)),
+            Dtype::F16 => Elements::F16(cast(bytes)),
+            Dtype::BF16 => Elements::BF16(cast(bytes)),
+            Dtype::F64 => Elements::F32(Cow::Owned(cast::<f64>(bytes).iter().map(|&x| x as f32).collect())),
+            other => {
+                return Err(Error::model(format!(
+                    "{} has element type {other:?}, expected F32, F16 or BF16",
+                    place()
+                ))
+                .fix("save the model in one of these types; quantised weights cannot be used"));
+            }
+        };
+        if let Some((index, value)) = not_finite(data.slice()) {
+            return Err(Error::model(format!("{} contains {value} (element {index})", place())).fix(
+                "the file is damaged or was saved after an overflow: use another copy or the fp32 weights",
+            ));
+        }
+        entry.read.store(true, Ordering::Relaxed);
+        Ok(TensorView { dims: dims.to_vec(), data })
+    }
+
+    /// The convolution weight `name` of sizes `(out, in, kh, kw)` in the file, returned as `(out, kh, kw, in)` in
+    /// the file's element type.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`].
+    pub fn conv_weight(&self, name: &str, [o, i, kh, kw]: [usize; 4]) -> Result<TensorView<'a>> {
+        let mut view = self.tensor(name, &[o, i, kh, kw])?;
+        view.dims = vec![o, kh, kw, i];
+        if kh * kw > 1 && i > 1 {
+            view.data = match &view.data {
+                Elements::F32(x) => Elements::F32(Cow::Owned(channels_last(x, o, i, kh * kw))),
+                Elements::F16(x) => Elements::F16(Cow::Owned(channels_last(x, o, i, kh * kw))),
+                Elements::BF16(x) => Elements::BF16(Cow::Owned(channels_last(x, o, i, kh * kw))),
+            };
+        }
+        Ok(view)
+    }
+
+    /// A name that is not there: what the nearest place above it does hold says what differs.
+    fn missing(&self, full: &str) -> Error {
+        let names: Vec<&str> = self.checkpoint.names().collect();
+        let mut parent = full;
+        let near: Vec<&str> = loop {
+            parent = parent.rsplit_once('.').map_or("", |(head, _)| head);
+            let here: Vec<&str> = names
+                .iter()
+                .copied()
+                .filter(|n| parent.is_empty() || n.strip_prefix(parent).is_some_and(|r| r.starts_with('.')))
+                .collect();
+            if !here.is_empty() || parent.is_empty() {
+                break here;
+            }
+        };
+        let place = if parent.is_empty() { "the file".to_string() } else { format!("{parent:?}") };
+        Error::model(format!(
+            "{}: no tensor {full}; {place} holds {}",
+            self.checkpoint.label,
+            if near.is_empty() { "nothing".to_string() } else { some_of(&near) }
+        ))
+        .fix("config.json does not describe these weights, or the download is incomplete")
+    }
+}
+
+impl fmt::Debug for Weights<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Weights({}: {}*)", self.checkpoint.label, self.prefix)
+    }
+}
+
+/// One tensor's elements, finite, in the file's type (f64 as f32); borrowed from the file where its bytes are aligned.
+#[derive(Clone, Debug)]
+pub struct TensorView<'a> {
+    dims: Vec<usize>,
+    data: Elements<'a>,
+}
+
+#[derive(Clone, Debug)]
+enum Elements<'a> {
+    F32(Cow<'a, [f32]>),
+    F16(Cow<'a, [f16]>),
+    BF16(Cow<'a, [bf16]>),
+}
+
+impl Elements<'_> {
+    fn slice(&self) -> HostSlice<'_> {
+        match self {
+            Elements::F32(x) => HostSlice::F32(x),
+            Elements::F16(x) => HostSlice::F16(x),
+            Elements::BF16(x) => HostSlice::BF16(x),
+        }
+    }
+}
+
+impl TensorView<'_> {
+    /// The sizes asked for; of a convolution weight `(out, kh, kw, in)`.
+    pub fn dims(&self) -> &[usize] {
+        &self.dims
+    }
+
+    /// The elements, last size fastest.
+    pub fn data(&self) -> HostSlice<'_> {
+        self.data.slice()
+    }
+
+    /// The sizes as a shape: `(c)` is a vector, `(out, in)` is `(out, 1, 1, in)`, `(a, b, c)` is `(a, 1, b, c)`, and
+    /// four sizes are taken as they are.
+    #[track_caller]
+    pub fn shape(&self) -> Shape {
+        match *self.dims.as_slice() {
+            [] => Shape::vector(1),
+            [c] => Shape::vector(c),
+            [n, c] => Shape::rows(n, c),
+            [n, w, c] => Shape::new(n, 1, w, c),
+            [n, h, w, c] => Shape::new(n, h, w, c),
+            _ => panic!("a tensor of {} sizes has no shape (n, h, w, c)", self.dims.len()),
+        }
+    }
+}
+
+/// The weights file in a folder's listing: plain before variants unless one is asked for, whole before shards.
+pub(super) fn choose<'n>(names: &'n [String], variant: Option<&str>) -> Option<&'n str> {
+    let plain =
+        STEMS.iter().flat_map(|s| [format!("{s}.safetensors"), format!("{s}.safetensors.index.json")]);
+    let of = |v: &str| {
+        let v = v.to_string();
+        STEMS.iter().flat_map(move |s| {
+            [
+                format!("{s}.{v}.safetensors"),
+                format!("{s}.safetensors.index.{v}.json"),
+                format!("{s}.{v}.safetensors.index.json"),
+            ]
+        })
+    };
+    let wanted: Vec<String> = match variant {
+        Some(v) => of(v).collect(),
+        None => plain.chain(VARIANTS.iter().flat_map(|v| of(v))).collect(),
+    };
+    wanted.iter().find_map(|w| names.iter().find(|n| *n == w)).map(String::as_str)
+}
+
+/// The error for a folder without usable weights.
+pub(super) fn nothing_chosen(folder: &str, names: &[String], variant: Option<&str>) -> Error {
+    let ends = |endings: &[&str]| -> Vec<&str> {
+        names.iter().map(String::as_str).filter(|n| endings.iter().any(|e| n.ends_with(e))).collect()
+    };
+    let (safe, pickled) = (ends(&[".safetensors"]), ends(&[".bin", ".ckpt", ".pt", ".pth"]));
+    if let (Some(v), Some(other)) = (variant, choose(names, None)) {
+        return Error::model(format!("{folder}: no weights of variant {v:?}, but {other}"))
+            .fix("ask for no variant, or download that one");
+    }
+    if !safe.is_empty() {
+        return Error::model(format!(
+            "{folder}: none of {} is named diffusion_pytorch_model.safetensors or model.safetensors",
+            some_of(&safe)
+        ))
+        .fix("rename the file, or give its full path");
+    }
+    if !pickled.is_empty() {
+        return Error::model(format!(
+            "{folder}: only pickled weights ({}); they can run code and are not read",
+            some_of(&pickled)
+        ))
+        .fix("convert them to safetensors: load the model in diffusers and call save_pretrained, or download the .safetensors files");
+    }
+    Error::model(format!("{folder}: no diffusion_pytorch_model.safetensors and no model.safetensors"))
+        .fix("the download is incomplete: fetch the .safetensors files of this folder")
+}
+
+#[allow(unsafe_code)]
+fn map(path: &Path) -> Result<Mmap> {
+    let file = fs::File::open(path).map_err(|e| Error::model("cannot be opened").because(e))?;
+    // SAFETY: the mapping is read-only and private to us, and every use goes through `&[u8]`, for which all bit
+    // patterns are valid. What Rust cannot rule out is another process changing or truncating the file while we
+    // run; like every program that maps weights we ask that a model not be rewritten while it is in use.
+    unsafe { Mmap::map(&file) }.map_err(|e| Error::model("cannot be mapped into memory").because(e))
+}
+
+/// What bytes that are no safetensors file probably are.
+fn damaged(bytes: &[u8]) -> Error {
+    if bytes.starts_with(b"version https://git-lfs") {
+        return Error::model("a pointer to the weights, not the weights").fix("fetch the file: git lfs pull");
+    }
+    if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02") {
+        return Error::model("pickled weights under a safetensors name").fix("convert them to safetensors");
+    }
+    if bytes.first() == Some(&b'<') {
+        return Error::model("a web page, not weights").fix("download the file itself");
+    }
+    Error::model(format!("not a whole safetensors file ({} bytes)", bytes.len()))
+        .fix("the file is cut short or damaged: download it again")
+}
+
+/// Attention blocks of VAE files from before diffusers 0.17 carry other names for the same four layers.
+fn modern_name(name: &str) -> String {
+    let parts: Vec<&str> = name.split('.').collect();
+    if let [head @ .., attentions, index, layer, leaf] = parts.as_slice()
+        && *attentions == "attentions"
+    {
+        let layer = match *layer {
+            "query" => "to_q",
+            "key" => "to_k",
+            "value" => "to_v",
+            "proj_attn" => "to_out.0",
+            _ => return name.to_string(),
+        };
+        let head: String = head.iter().flat_map(|p| [p, "."]).collect();
+        return format!("{head}attentions.{index}.{layer}.{leaf}");
+    }
+    name.to_string()
+}
+
+fn squeezed(dims: &[usize]) -> &[usize] {
+    let kept = dims.iter().rposition(|&d| d != 1).map_or(0, |last| last + 1);
+    &dims[..kept]
+}
+
+/// Bytes as elements: borrowed where aligned, else copied. Safetensors are little-endian, as is every host of CUDA.
+fn cast<T: bytemuck::Pod>(bytes: &[u8]) -> Cow<'_, [T]> {
+    bytemuck::try_cast_slice(bytes)
+        .map_or_else(|_| Cow::Owned(bytemuck::pod_collect_to_vec(bytes)), Cow::Borrowed)
+}
+
+/// `(out, in, k)` to `(out, k, in)`.
+fn channels_last<T: Copy + Default + Send + Sync>(x: &[T], o: usize, i: usize, k: usize) -> Vec<T> {
+    let mut y = vec![T::default(); o * i * k];
+    if y.is_empty() {
+        return y;
+    }
+    y.par_chunks_exact_mut(i * k).zip(x.par_chunks_exact(i * k)).for_each(|(y, x)| {
+        for (at, row) in y.chunks_exact_mut(i).enumerate() {
+            for (c, y) in row.iter_mut().enumerate() {
+                *y = x[c * k + at];
+            }
+        }
+    });
+    y
+}
+
+/// The first element that is NaN or infinite. An exponent of all ones is the mark of both, in every type.
+fn not_finite(data: HostSlice<'_>) -> Option<(usize, f32)> {
+    // Large enough to feed a core, small enough to share out.
+    const CHUNK: usize = 1 << 18;
+    fn first<T: Copy + Sync>(x: &[T], bad: impl Fn(T) -> bool + Sync) -> Option<usize> {
+        let found = x
+            .par_chunks(CHUNK)
+            // No early exit inside a chunk: the loop then runs in vectors.
+            .position_first(|chunk| chunk.iter().fold(false, |any, &v| any | bad(v)))?;
+        let start = found * CHUNK;
+        x[start..].iter().position(|&v| bad(v)).map(|at| start + at)
+    }
+    match data {
+        HostSlice::F32(x) => first(x, |v| !v.is_finite()).map(|at| (at, x[at])),
+        HostSlice::F16(x) => first(x, |v| v.to_bits() & 0x7c00 == 0x7c00).map(|at| (at, x[at].to_f32())),
+        HostSlice::BF16(x) => first(x, |v| v.to_bits() & 0x7f80 == 0x7f80).map(|at| (at, x[at].to_f32())),
+    }
+}
+
+fn count(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+/// Up to eight names, and how many more there are.
+fn some_of(names: &[&str]) -> String {
+    let shown = names.iter().take(8).copied().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(8) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
