@@ -25,14 +25,19 @@ class QuickGelu(torch.nn.Module):
         return F.silu(1.702 * x) * (1 / 1.702)
 
 
+def quicken(clip):
+    """The same functions by faster routes: on a CPU the plain attention products beat the fused kernel."""
+    clip.set_attn_implementation("eager")
+    for tower in (clip.text_model, clip.vision_model):
+        for layer in tower.encoder.layers:
+            layer.mlp.activation_fn = QuickGelu()
+
+
 class Trainee(torch.nn.Module):
     def __init__(self, vocabulary):
         super().__init__()
         self.clip = models.clip(vocabulary)
-        self.clip.set_attn_implementation("eager")  # on a CPU the plain products beat the fused kernel
-        for tower in (self.clip.text_model, self.clip.vision_model):
-            for layer in tower.encoder.layers:
-                layer.mlp.activation_fn = QuickGelu()
+        quicken(self.clip)
         self.see = torch.nn.Linear(128, sum(CLASSES))
         self.read = torch.nn.Linear(128, sum(CLASSES))
 

@@ -34,13 +34,26 @@ def train(out, seed, minutes):
     return fit("vae", model, loss_of, minutes, out, lr=2e-3, decay=0.998)
 
 
+STD = 1 / 0.18215  # of the shipped latents, so that SD 1.x's scaling factor is the right one
+
+
 def load(out):
-    """The trained autoencoder, its scaling factor set to one over the latents' standard deviation."""
+    """The trained autoencoder with its latents standardised per channel.
+
+    Shift and scale are folded into the two 1x1 convolutions around the latents, which changes no decoded image;
+    every channel then has mean 0 and standard deviation STD over scenes.
+    """
     model = models.vae()
     model.load_state_dict(torch.load(f"{out}/vae.pt", weights_only=True)["ema"])
     model.eval().requires_grad_(False)
     with torch.no_grad():
-        images = world.render(world.sample(512, np.random.default_rng(1)))
-        std = torch.cat([model.encode(x * 2 - 1).latent_dist.sample() for x in images.split(64)]).std().item()
-    model.register_to_config(scaling_factor=round(1 / std, 5))
+        images = world.render(world.sample(1024, np.random.default_rng(1)))
+        latents = torch.cat([model.encode(x * 2 - 1).latent_dist.mean for x in images.split(64)]).transpose(0, 1).flatten(1)
+        mean, scale = latents.mean(1), STD / latents.std(1)
+        before, after = model.quant_conv, model.post_quant_conv
+        before.weight.mul_(torch.cat([scale, torch.ones(4)])[:, None, None, None])
+        before.bias.copy_(torch.cat([(before.bias[:4] - mean) * scale, before.bias[4:] + 2 * scale.log()]))
+        after.bias.add_(after.weight[:, :, 0, 0] @ mean)
+        after.weight.div_(scale[None, :, None, None])
+    model.register_to_config(scaling_factor=0.18215)
     return model

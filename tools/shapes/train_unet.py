@@ -1,0 +1,82 @@
+"""Trains the UNet on cached latents and fresh captions: noise prediction with min-SNR weights.
+
+The captions are padded to the full context, as at sampling time, because cross-attention sees the padding. Every
+eighth caption is replaced by the empty string, which is the unconditional branch of classifier-free guidance.
+"""
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import AttnProcessor
+
+import captions
+import models
+import train_clip
+import train_vae
+import world
+from loop import fit
+from tokens import Encoder
+
+BATCH = 128
+SCENES = 96_000
+GAMMA = 5.0  # min-SNR
+EMPTY = 0.125
+
+
+def cache(out, vae, seed):
+    """Scaled latents of SCENES scenes, and the scenes; drawn again from the seed, encoded once."""
+    scenes = world.sample(SCENES, np.random.default_rng(seed + 10))
+    path = Path(out) / "latents.pt"
+    if path.exists():
+        return scenes, torch.load(path, weights_only=True)
+    parts = []
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        for index in np.array_split(np.arange(SCENES), SCENES // 64):
+            images = world.render(world.take(scenes, index))
+            parts.append(vae.encode(images * 2 - 1).latent_dist.mean.float() * vae.config.scaling_factor)
+    latents = torch.cat(parts)
+    print(f"{SCENES} latents, mean {latents.mean():.4f}, std {latents.std():.4f}", flush=True)
+    torch.save(latents, path)
+    return scenes, latents
+
+
+def train(out, assets, seed, minutes):
+    vae, clip = train_vae.load(out), train_clip.load(out, assets)
+    models.export(assets, clip, vae)
+    train_clip.quicken(clip)
+    encoder = Encoder(assets)
+    scenes, latents = cache(out, vae, seed)
+    torch.manual_seed(seed)
+    model = models.unet()
+    model.set_attn_processor(AttnProcessor())
+    scheduler = models.load_scheduler(assets)
+    abar = scheduler.alphas_cumprod
+    weight = (GAMMA * (1 - abar) / abar).clamp(max=1)
+    rng = np.random.default_rng(np.random.SeedSequence().entropy if (Path(out) / "unet.pt").exists() else seed + 2)
+
+    def loss_of(step, share):
+        index = rng.integers(0, SCENES, BATCH)
+        said = captions.describe(world.take(scenes, index), rng, full=0.5)
+        texts = ["" if rng.random() < EMPTY else t for t in captions.write(said, rng)]
+        x0 = latents[index]
+        noise = torch.randn_like(x0)
+        t = torch.randint(0, 1000, (BATCH,))
+        a = abar[t][:, None, None, None]
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                states = clip.text_model(input_ids=encoder(texts, models.CONTEXT)).last_hidden_state
+            eps = model(a.sqrt() * x0 + (1 - a).sqrt() * noise, t, states).sample
+        each = F.mse_loss(eps.float(), noise, reduction="none").mean((1, 2, 3))
+        return (each * weight[t]).mean(), {"eps": each.detach().mean(), "high": each.detach()[t > 500].mean()}
+
+    def keep(ema, step, spent):
+        models.export(assets, unet_model=ema)
+
+    return fit("unet", model, loss_of, minutes, out, lr=1e-3, decay=0.9985, wd=0.01, on_save=keep)
+
+
+def load(out):
+    model = models.unet()
+    model.load_state_dict(torch.load(f"{out}/unet.pt", weights_only=True)["ema"])
+    return model.eval().requires_grad_(False)
