@@ -8,6 +8,7 @@ pub mod assets;
 pub mod backend;
 pub mod ddim;
 pub mod error;
+pub mod meter;
 pub mod model;
 pub mod noise;
 pub mod ops;
