@@ -1,0 +1,219 @@
+//! Moving data on the host: concatenation, slices, batches, tokens, and the antialiased resize with its exact
+//! transpose. Everything is a copy of contiguous runs except the resize, which is two banded matrices, one per
+//! axis, applied row by row without an intermediate image.
+
+use super::parallel::parallel_rows;
+use crate::backend::Filter;
+use crate::tensor::Shape;
+
+/// `[x, y]` along the channels: rows of `cx` and `cy` become rows of `cx + cy`.
+pub fn concat(x: &[f32], cx: usize, y: &[f32], cy: usize, out: &mut [f32]) {
+    parallel_rows(out, cx + cy, |from, rows| {
+        for (i, row) in rows.chunks_exact_mut(cx + cy).enumerate() {
+            let i = from + i;
+            row[..cx].copy_from_slice(&x[i * cx..][..cx]);
+            row[cx..].copy_from_slice(&y[i * cy..][..cy]);
+        }
+    });
+}
+
+/// Channels `from..from + c` of rows of `total`.
+pub fn slice(x: &[f32], total: usize, from: usize, c: usize, out: &mut [f32]) {
+    parallel_rows(out, c, |first, rows| {
+        for (i, row) in rows.chunks_exact_mut(c).enumerate() {
+            row.copy_from_slice(&x[(first + i) * total + from..][..c]);
+        }
+    });
+}
+
+/// Rows of `c` placed at channel `from` of zero rows of `total`.
+pub fn slice_vjp(dy: &[f32], c: usize, from: usize, total: usize, out: &mut [f32]) {
+    parallel_rows(out, total, |first, rows| {
+        for (i, row) in rows.chunks_exact_mut(total).enumerate() {
+            row.fill(0.0);
+            row[from..from + c].copy_from_slice(&dy[(first + i) * c..][..c]);
+        }
+    });
+}
+
+/// `out` is `x` again and again.
+pub fn repeat(x: &[f32], out: &mut [f32]) {
+    for copy in out.chunks_exact_mut(x.len()) {
+        copy.copy_from_slice(x);
+    }
+}
+
+/// Sum of the copies, in order.
+pub fn repeat_vjp(dy: &[f32], out: &mut [f32]) {
+    let len = out.len();
+    parallel_rows(out, 1, |from, out| {
+        out.copy_from_slice(&dy[from..from + out.len()]);
+        for copy in dy.chunks_exact(len).skip(1) {
+            for (o, &d) in out.iter_mut().zip(&copy[from..]) {
+                *o += d;
+            }
+        }
+    });
+}
+
+/// Samples `rows` of `x`, each of `sample` elements.
+#[track_caller]
+pub fn gather(x: &[f32], sample: usize, rows: &[u32], out: &mut [f32]) {
+    for (&row, out) in rows.iter().zip(out.chunks_exact_mut(sample)) {
+        out.copy_from_slice(&x[row as usize * sample..][..sample]);
+    }
+}
+
+/// Batches one after another.
+pub fn stack(parts: &[&[f32]], mut out: &mut [f32]) {
+    for part in parts {
+        let (head, tail) = out.split_at_mut(part.len());
+        head.copy_from_slice(part);
+        out = tail;
+    }
+}
+
+/// The class token (if any), then the tokens, plus positions; `x` is the shape of the tokens' image.
+pub fn embed(x: &[f32], shape: Shape, token: Option<&[f32]>, position: &[f32], out: &mut [f32]) {
+    let head = token.map_or(0, <[f32]>::len);
+    for (x, out) in x.chunks_exact(shape.sample()).zip(out.chunks_exact_mut(shape.sample() + head)) {
+        let (first, rest) = out.split_at_mut(head);
+        let (p_first, p_rest) = position.split_at(head);
+        let add = |out: &mut [f32], a: &[f32], b: &[f32]| {
+            for ((o, &a), &b) in out.iter_mut().zip(a).zip(b) {
+                *o = a + b;
+            }
+        };
+        add(first, token.unwrap_or_default(), p_first);
+        add(rest, x, p_rest);
+    }
+}
+
+/// Drops the class token's row, where there was one.
+pub fn embed_vjp(dy: &[f32], x: Shape, out: &mut [f32]) {
+    let tokens = dy.len() / x.n.max(1);
+    for (dy, out) in dy.chunks_exact(tokens).zip(out.chunks_exact_mut(x.sample())) {
+        out.copy_from_slice(&dy[tokens - x.sample()..]);
+    }
+}
+
+/// Token `at[i]` of sample `i`.
+#[track_caller]
+pub fn take_token(x: &[f32], x_shape: Shape, at: &[u32], out: &mut [f32]) {
+    let c = x_shape.c;
+    for ((x, &at), out) in x.chunks_exact(x_shape.sample()).zip(at).zip(out.chunks_exact_mut(c)) {
+        out.copy_from_slice(&x[at as usize * c..][..c]);
+    }
+}
+
+/// `dy` at token `at[i]` of zeros.
+#[track_caller]
+pub fn take_token_vjp(dy: &[f32], at: &[u32], x_shape: Shape, out: &mut [f32]) {
+    let c = x_shape.c;
+    for ((dy, &at), out) in dy.chunks_exact(c).zip(at).zip(out.chunks_exact_mut(x_shape.sample())) {
+        out.fill(0.0);
+        out[at as usize * c..][..c].copy_from_slice(dy);
+    }
+}
+
+/// A banded matrix: row `i` has `weights[i]` from column `from[i]` on.
+#[derive(Debug)]
+pub struct Banded {
+    from: Vec<usize>,
+    weights: Vec<Vec<f32>>,
+}
+
+impl Banded {
+    /// The antialiased filter from `input` to `output` samples: half-pixel centres, the filter widened by the
+    /// scale when shrinking, weights of each output normalised to one.
+    pub fn resample(input: usize, output: usize, filter: Filter) -> Banded {
+        let scale = input as f64 / output as f64;
+        let widen = scale.max(1.0);
+        let radius = widen
+            * match filter {
+                Filter::Bilinear => 1.0,
+                Filter::Bicubic => 2.0,
+            };
+        let mut band = Banded { from: Vec::new(), weights: Vec::new() };
+        for i in 0..output {
+            let centre = scale * (i as f64 + 0.5);
+            // Samples whose own centre lies within the radius, rounded as PyTorch rounds.
+            let from = (centre - radius + 0.5).max(0.0) as usize;
+            let to = ((centre + radius + 0.5) as usize).min(input);
+            let raw: Vec<f64> =
+                (from..to).map(|j| kernel(filter, (j as f64 - centre + 0.5) / widen)).collect();
+            let sum: f64 = raw.iter().sum();
+            band.from.push(from);
+            band.weights.push(raw.iter().map(|w| (w / sum) as f32).collect());
+        }
+        band
+    }
+
+    /// The transpose, banded as well because bands only move forward.
+    pub fn transpose(&self, columns: usize) -> Banded {
+        let mut from = vec![0; columns];
+        let mut weights = vec![Vec::new(); columns];
+        for (i, (&first, row)) in self.from.iter().zip(&self.weights).enumerate() {
+            for (j, &w) in (first..).zip(row) {
+                if weights[j].is_empty() {
+                    from[j] = i;
+                }
+                assert_eq!(from[j] + weights[j].len(), i, "a band has no holes");
+                weights[j].push(w);
+            }
+        }
+        Banded { from, weights }
+    }
+
+    /// `out += sum_j w_j x[(from + j) * stride ..]`, runs as long as `out`.
+    #[inline(always)]
+    fn combine(&self, i: usize, x: &[f32], stride: usize, out: &mut [f32]) {
+        for (j, &w) in (self.from[i]..).zip(&self.weights[i]) {
+            for (o, &x) in out.iter_mut().zip(&x[j * stride..]) {
+                *o += w * x;
+            }
+        }
+    }
+
+    /// Number of nonzero weights, that is multiply-adds per line.
+    pub fn taps(&self) -> usize {
+        self.weights.iter().map(Vec::len).sum()
+    }
+}
+
+/// Triangle, or Keys' cubic with a = -0.5.
+fn kernel(filter: Filter, x: f64) -> f64 {
+    let x = x.abs();
+    match filter {
+        Filter::Bilinear => (1.0 - x).max(0.0),
+        Filter::Bicubic => {
+            const A: f64 = -0.5;
+            if x < 1.0 {
+                ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+            } else if x < 2.0 {
+                (((x - 5.0) * x + 8.0) * x - 4.0) * A
+            } else {
+                0.0
+            }
+        }
+    }
+}
+
+/// Applies `rows` to the rows and `columns` to the columns of every image of `x`; `out` is `(n, h, w, c)`.
+/// Each output row is the mixture of input rows, then resampled along its width.
+pub fn resize(x: &[f32], x_shape: Shape, rows: &Banded, columns: &Banded, out: &mut [f32]) {
+    let (line, c) = (x_shape.w * x_shape.c, x_shape.c);
+    let (h, w) = (rows.from.len(), columns.from.len());
+    parallel_rows(out, w * c, |first, lines| {
+        let mut mixed = vec![0.0; line];
+        for (i, out) in lines.chunks_exact_mut(w * c).enumerate() {
+            let (n, y) = ((first + i) / h, (first + i) % h);
+            mixed.fill(0.0);
+            rows.combine(y, &x[n * x_shape.sample()..][..x_shape.sample()], line, &mut mixed);
+            out.fill(0.0);
+            for (column, out) in out.chunks_exact_mut(c).enumerate() {
+                columns.combine(column, &mixed, c, out);
+            }
+        }
+    });
+}
