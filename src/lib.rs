@@ -12,6 +12,7 @@ pub mod meter;
 pub mod model;
 pub mod noise;
 pub mod ops;
+pub mod pixels;
 pub mod reward;
 pub mod smc;
 pub mod tape;

@@ -8,6 +8,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("tensor", &[]),
     ("noise", &[]),
+    ("pixels", &["error"]),
     ("ddim", &["error"]),
     ("smc", &["error"]),
     ("backend", &["error", "noise", "tensor"]),
@@ -16,11 +17,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("cpu", &["error", "tensor", "backend", "noise"]),
     ("meter", &["error", "tensor", "backend", "noise"]),
     ("model", &["error", "tensor", "backend", "tape", "ops", "ddim"]),
-    ("reward", &["error", "tensor", "backend", "tape", "ops", "model"]),
+    ("reward", &["error", "tensor", "backend", "tape", "ops", "model", "pixels"]),
     ("proposal", &["error", "smc"]),
     ("sampler", &["error", "tensor", "backend", "noise", "smc", "ddim", "proposal"]),
     ("guide", &["error", "tensor", "backend", "tape", "ops", "ddim", "model", "reward", "sampler"]),
-    ("run", &["error", "tensor"]),
+    ("run", &["error", "pixels", "tensor"]),
 ];
 
 /// Rooms on top, which may use anything.

@@ -2,8 +2,16 @@
 //! sees images `(n, h, w, 3)` in [0, 1] on a backend and answers one number per image; a differentiable one
 //! does so on the tape, so that its gradient reaches the latents.
 
+mod gold;
+mod host;
+mod jpeg;
+mod spec;
 mod sum;
 
+pub use gold::{gold, gold_score};
+pub use host::HostReward;
+pub use jpeg::{compressibility, incompressibility, jpeg_size};
+pub use spec::{Kind, Spec};
 pub use sum::Sum;
 
 use crate::backend::Backend;

@@ -1,0 +1,174 @@
+//! What the user types after `--reward`: `NAME[=WEIGHT][:PATH]`.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+
+/// The rewards there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    Aesthetic,
+    Clip,
+    PickScore,
+    Jpeg,
+    Incompressibility,
+    Gold,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 6] =
+        [Kind::Aesthetic, Kind::Clip, Kind::PickScore, Kind::Jpeg, Kind::Incompressibility, Kind::Gold];
+
+    /// As typed.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Aesthetic => "aesthetic",
+            Kind::Clip => "clip",
+            Kind::PickScore => "pickscore",
+            Kind::Jpeg => "jpeg",
+            Kind::Incompressibility => "incompressibility",
+            Kind::Gold => "gold",
+        }
+    }
+
+    /// What it is and needs, for lists of choices.
+    pub const fn needs(self) -> &'static str {
+        match self {
+            Kind::Aesthetic => {
+                "CLIP image embedding and a linear or MLP head; PATH is FOLDER or FOLDER,HEAD.safetensors"
+            }
+            Kind::Clip => "20 x cosine of image and prompt; PATH is the folder of a CLIP model",
+            Kind::PickScore => "cosine of image and prompt; PATH is the folder of PickScore_v1",
+            Kind::Jpeg => "minus the kB of a JPEG; needs no file, gives no gradient",
+            Kind::Incompressibility => "the kB of a JPEG; needs no file, gives no gradient",
+            Kind::Gold => "preference of the shapes world, on pixels; needs no file, gives no gradient",
+        }
+    }
+
+    /// Whether PATH means anything to it.
+    pub const fn has_weights(self) -> bool {
+        matches!(self, Kind::Aesthetic | Kind::Clip | Kind::PickScore)
+    }
+}
+
+/// One term of a reward.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spec {
+    pub kind: Kind,
+    /// Finite and not zero; 1 unless given.
+    pub weight: f64,
+    pub path: Option<PathBuf>,
+}
+
+impl FromStr for Spec {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Spec> {
+        let (head, path) = match text.split_once(':') {
+            Some((head, path)) => (head, Some(path)),
+            None => (text, None),
+        };
+        let (name, weight) = match head.split_once('=') {
+            Some((name, weight)) => (name, Some(weight)),
+            None => (head, None),
+        };
+        let name = name.trim().to_ascii_lowercase();
+        let Some(kind) = Kind::ALL.into_iter().find(|k| k.name() == name) else {
+            return Err(unknown(text, &name));
+        };
+        let weight = match weight.map(|w| w.trim().parse::<f64>()) {
+            None => 1.0,
+            Some(Ok(w)) if w.is_finite() && w != 0.0 => w,
+            Some(_) => {
+                return Err(Error::usage(format!(
+                    "reward `{text}`: the weight is not a finite number other than 0"
+                ))
+                .fix(format!(
+                    "write for example {name}=0.5; to only report a score, use --eval-reward {name}"
+                )));
+            }
+        };
+        let path = match path {
+            Some(_) if !kind.has_weights() => {
+                return Err(Error::usage(format!("reward `{text}`: {name} needs no file"))
+                    .fix(format!("write {head}")));
+            }
+            Some("") => {
+                return Err(Error::usage(format!("reward `{text}`: no path after the colon"))
+                    .fix(format!("{name}: {}", kind.needs())));
+            }
+            path => path.map(PathBuf::from),
+        };
+        Ok(Spec { kind, weight, path })
+    }
+}
+
+fn unknown(text: &str, name: &str) -> Error {
+    let choices: Vec<String> =
+        Kind::ALL.iter().map(|k| format!("    {:<18} {}", k.name(), k.needs())).collect();
+    let what = if name.is_empty() { "no name".to_string() } else { format!("no reward is called `{name}`") };
+    Error::usage(format!("reward `{text}`: {what}"))
+        .fix(format!("NAME[=WEIGHT][:PATH] with one of\n{}", choices.join("\n")))
+}
+
+impl Spec {
+    /// Reads every `--reward` (or `--eval-reward`, named by `flag`); the same reward twice with the same path is
+    /// an error.
+    pub fn parse_all(flag: &str, texts: &[String]) -> Result<Vec<Spec>> {
+        let mut specs: Vec<Spec> = Vec::new();
+        for text in texts {
+            let spec: Spec = text.parse().map_err(|e: Error| e.context(flag))?;
+            if specs.iter().any(|s| s.kind == spec.kind && s.path == spec.path) {
+                let name = spec.kind.name();
+                return Err(Error::usage(format!("{flag}: {name} is given twice"))
+                    .fix(format!("give it once, with the sum of the weights: {name}=WEIGHT")));
+            }
+            specs.push(spec);
+        }
+        Ok(specs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Spec> {
+        text.parse()
+    }
+
+    #[test]
+    fn name_weight_and_path_are_told_apart() {
+        let spec = |kind, weight, path: Option<&str>| Spec { kind, weight, path: path.map(PathBuf::from) };
+        assert_eq!(parse("aesthetic").unwrap(), spec(Kind::Aesthetic, 1.0, None));
+        assert_eq!(parse("clip=0.5").unwrap(), spec(Kind::Clip, 0.5, None));
+        assert_eq!(parse("jpeg=-2e-1").unwrap(), spec(Kind::Jpeg, -0.2, None));
+        assert_eq!(parse("clip:/a=b/c").unwrap(), spec(Kind::Clip, 1.0, Some("/a=b/c")));
+        assert_eq!(parse("Aesthetic=2:C:\\clip").unwrap(), spec(Kind::Aesthetic, 2.0, Some("C:\\clip")));
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_with_the_fix() {
+        for (text, says) in [
+            ("beauty", "pickscore"),
+            ("", "no name"),
+            ("=2", "no name"),
+            ("aesthetic=", "finite"),
+            ("aesthetic=much", "finite"),
+            ("aesthetic=nan", "finite"),
+            ("aesthetic=inf", "finite"),
+            ("aesthetic=0", "--eval-reward aesthetic"),
+            ("clip:", "no path"),
+            ("jpeg:/tmp", "needs no file"),
+        ] {
+            let error = parse(text).expect_err(text).to_string();
+            assert!(error.contains(says) && error.contains("fix:"), "{text}: {error}");
+        }
+        let twice = ["clip".into(), "clip=2".into()];
+        let error = Spec::parse_all("--reward", &twice).unwrap_err().to_string();
+        assert!(error.contains("--reward: clip is given twice"), "{error}");
+        let two_models = ["clip:a".into(), "clip=2:b".into()];
+        assert_eq!(Spec::parse_all("--reward", &two_models).unwrap().len(), 2);
+    }
+}
