@@ -1,0 +1,244 @@
+//! Memory of the host backend: buffers that return to a pool when dropped, so that a step does not pay the
+//! operating system for pages again, and the exact count of bytes alive.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use half::{bf16, f16};
+
+use super::parallel::parallel_rows;
+use crate::backend::Memory;
+
+/// A 16-bit type to round results to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Round {
+    Bf16,
+    F16,
+}
+
+impl Round {
+    /// Rounds every element to the nearest, ties to even.
+    pub fn apply(self, x: &mut [f32]) {
+        parallel_rows(x, 1, |_, x| {
+            for x in x {
+                *x = match self {
+                    Round::Bf16 => bf16::from_f32(*x).to_f32(),
+                    Round::F16 => f16::from_f32(*x).to_f32(),
+                };
+            }
+        });
+    }
+}
+
+impl fmt::Display for Round {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Round::Bf16 => "bf16",
+            Round::F16 => "f16",
+        })
+    }
+}
+
+/// Another arrangement of a weight, computed when first wanted and kept with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Derived {
+    /// For the transpose of a convolution.
+    Flipped,
+    /// Sub-pixel kernels of a convolution on an enlarged image.
+    Folded,
+    /// For the transpose of the same.
+    FoldedFlipped,
+}
+
+const KINDS: usize = 3;
+
+/// Elements on the host.
+#[derive(Debug)]
+pub struct Buffer {
+    data: Vec<f32>,
+    derived: [OnceLock<Box<Buffer>>; KINDS],
+    pool: Arc<Pool>,
+}
+
+impl Buffer {
+    pub fn elements(&self) -> &[f32] {
+        &self.data
+    }
+    pub fn elements_mut(&mut self) -> &mut [f32] {
+        &mut self.data
+    }
+
+    /// This weight in another arrangement of `len` elements, written by `f` the first time.
+    pub fn derived(&self, kind: Derived, len: usize, f: impl FnOnce(&[f32], &mut [f32])) -> &[f32] {
+        let other = self.derived[kind as usize].get_or_init(|| {
+            let mut other = Pool::alloc(&self.pool, len);
+            f(&self.data, &mut other.data);
+            Box::new(other)
+        });
+        &other.data
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.pool.free(std::mem::take(&mut self.data));
+    }
+}
+
+/// Buffers to use again.
+#[derive(Debug, Default)]
+pub struct Pool {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Idle buffers by capacity, in elements.
+    idle: BTreeMap<usize, Vec<Vec<f32>>>,
+    idle_bytes: u64,
+    memory: Memory,
+    /// Most bytes ever alive: idle and live together stay below it.
+    most: u64,
+}
+
+fn bytes(elements: usize) -> u64 {
+    (elements * size_of::<f32>()) as u64
+}
+
+impl State {
+    /// The smallest idle buffer that holds `len` elements and wastes little.
+    fn reuse(&mut self, len: usize) -> Option<Vec<f32>> {
+        let (&capacity, buffers) = self.idle.range_mut(len..=len + len / 8).next()?;
+        let buffer = buffers.pop();
+        if buffers.is_empty() {
+            self.idle.remove(&capacity);
+        }
+        self.idle_bytes -= bytes(capacity);
+        buffer
+    }
+
+    /// Takes idle buffers out, largest first, until all fits into the most that was ever alive.
+    fn shrink(&mut self) -> Vec<Vec<f32>> {
+        let mut out = Vec::new();
+        while self.memory.live + self.idle_bytes > self.most {
+            let Some((capacity, buffers)) = self.idle.pop_last() else { break };
+            self.idle_bytes -= bytes(capacity) * buffers.len() as u64;
+            out.extend(buffers);
+        }
+        out
+    }
+}
+
+impl Pool {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Counters stay right even if a thread died holding the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `len` arbitrary elements; in debug builds they are NaN, so that an operation which forgets one is seen.
+    pub fn alloc(pool: &Arc<Pool>, len: usize) -> Buffer {
+        let (found, surplus) = {
+            let mut state = pool.lock();
+            state.memory.live += bytes(len);
+            state.memory.peak = state.memory.peak.max(state.memory.live);
+            state.most = state.most.max(state.memory.live);
+            let found = state.reuse(len);
+            (found, state.shrink())
+        };
+        // Given to the operating system outside the lock.
+        drop(surplus);
+        let mut data = found.unwrap_or_default();
+        data.resize(len, 0.0);
+        if cfg!(debug_assertions) {
+            data.fill(f32::NAN);
+        }
+        Buffer { data, derived: Default::default(), pool: pool.clone() }
+    }
+
+    fn free(&self, data: Vec<f32>) {
+        let mut state = self.lock();
+        state.memory.live -= bytes(data.len());
+        if data.capacity() > 0 {
+            state.idle_bytes += bytes(data.capacity());
+            state.idle.entry(data.capacity()).or_default().push(data);
+        }
+    }
+
+    pub fn memory(&self) -> Memory {
+        self.lock().memory
+    }
+
+    pub fn reset_peak(&self) {
+        let mut state = self.lock();
+        state.memory.peak = state.memory.live;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn live_and_peak_bytes_are_exact() {
+        let pool = Arc::new(Pool::default());
+        let a = Pool::alloc(&pool, 1000);
+        let b = Pool::alloc(&pool, 24);
+        assert_eq!(pool.memory(), Memory { live: 4096, peak: 4096 });
+        drop(a);
+        assert_eq!(pool.memory(), Memory { live: 96, peak: 4096 });
+        pool.reset_peak();
+        let c = Pool::alloc(&pool, 10);
+        assert_eq!(pool.memory(), Memory { live: 136, peak: 136 });
+        drop((b, c));
+        assert_eq!(pool.memory().live, 0);
+    }
+
+    #[test]
+    fn a_dropped_buffer_is_used_again() {
+        let pool = Arc::new(Pool::default());
+        let first = Pool::alloc(&pool, 5000);
+        let at = first.elements().as_ptr();
+        drop(first);
+        assert_eq!(Pool::alloc(&pool, 4900).elements().as_ptr(), at);
+    }
+
+    #[test]
+    fn idle_buffers_never_add_to_the_most_that_was_alive() {
+        let pool = Arc::new(Pool::default());
+        for len in [1000, 3000, 2000, 500, 4000] {
+            drop(Pool::alloc(&pool, len));
+            let state = pool.lock();
+            assert!(state.memory.live + state.idle_bytes <= state.most.max(bytes(len)));
+        }
+    }
+
+    #[test]
+    fn a_derived_weight_is_computed_once_and_counted() {
+        let pool = Arc::new(Pool::default());
+        let mut w = Pool::alloc(&pool, 4);
+        w.elements_mut().copy_from_slice(&[1.0, 2.0, 3.0, 4.0]);
+        for _ in 0..2 {
+            let mut calls = 0;
+            let reversed = w.derived(Derived::Flipped, 4, |w, out| {
+                calls += 1;
+                out.iter_mut().zip(w.iter().rev()).for_each(|(o, w)| *o = *w);
+            });
+            assert_eq!(reversed, [4.0, 3.0, 2.0, 1.0]);
+            assert!(calls <= 1);
+        }
+        assert_eq!(pool.memory().live, 32);
+        drop(w);
+        assert_eq!(pool.memory().live, 0);
+    }
+
+    #[test]
+    fn rounding_is_to_the_nearest_16_bit_number() {
+        let mut x = [1.0 + 1.0 / 512.0, 1.0 / 3.0, 70000.0];
+        Round::Bf16.apply(&mut x);
+        assert_eq!(x, [1.0, 0.333_984_38, 70144.0]);
+        let mut x = [1.0 + 1.0 / 4096.0, 1.0 / 3.0, 70000.0];
+        Round::F16.apply(&mut x);
+        assert_eq!(x, [1.0, 0.333_251_95, f32::INFINITY]);
+    }
+}
