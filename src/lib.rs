@@ -15,6 +15,7 @@ pub mod noise;
 pub mod ops;
 pub mod pixels;
 pub mod reward;
+pub mod run;
 pub mod smc;
 pub mod tape;
 pub mod tensor;

@@ -1,0 +1,185 @@
+//! The folder of one prompt.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::file::{FIX_OUTPUT, sha256, write_atomic};
+use super::metadata::{Parameters, encode_png};
+use super::record::Status;
+use super::slug::slug;
+use crate::error::{Error, Result};
+use crate::pixels::Picture;
+
+/// Files that a run may leave and that `--overwrite` removes; anything else in the folder is not ours.
+const OURS: [&str; 6] =
+    ["run.json", "trace.jsonl", "particles.jsonl", "best.png", "grid.png", "latents.safetensors"];
+
+/// The folder of prompt number `index`, `OUT/0000-slug`.
+#[derive(Clone, Debug)]
+pub struct RunDir {
+    path: PathBuf,
+}
+
+impl RunDir {
+    /// Names the folder; touches nothing.
+    pub fn new(out: &Path, index: usize, prompt: &str) -> RunDir {
+        RunDir { path: out.join(format!("{index:04}-{}", slug(prompt))) }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Refuses a folder that holds the results of an earlier run. To be asked for every prompt before the first
+    /// is computed. A run that was killed is no result.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the folder, `-o` and `--overwrite`.
+    pub fn check(&self, overwrite: bool) -> Result<()> {
+        let Ok(text) = fs::read_to_string(self.path.join("run.json")) else { return Ok(()) };
+        let killed = serde_json::from_str::<Value>(&text)
+            .is_ok_and(|run| run["status"] == serde_json::json!(Status::Running));
+        if overwrite || killed {
+            return Ok(());
+        }
+        Err(Error::usage(format!("{} holds the results of an earlier run", self.path.display()))
+            .fix("choose another directory with -o, or replace them with --overwrite"))
+    }
+
+    /// Makes the folder, without any file of an earlier run in it.
+    ///
+    /// # Errors
+    /// As [`RunDir::check`]; [`ErrorKind::Io`](crate::ErrorKind::Io), naming `-o`, where nothing can be written.
+    pub fn start(&self, overwrite: bool) -> Result<()> {
+        self.check(overwrite)?;
+        let fail = |e| {
+            Error::io(format!("{}: cannot be made or written", self.path.display()))
+                .because(e)
+                .fix(FIX_OUTPUT)
+        };
+        fs::create_dir_all(&self.path).map_err(fail)?;
+        for name in OURS {
+            remove(&self.path.join(name)).map_err(fail)?;
+        }
+        if let Ok(entries) = fs::read_dir(self.path.join("particles")) {
+            for entry in entries.flatten() {
+                let name = entry.file_name();
+                let name = name.to_string_lossy();
+                if name.strip_suffix(".png").is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit())) {
+                    remove(&entry.path()).map_err(fail)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes `run.json`: `record` (an object) with `status` in front.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file.
+    pub fn write_run(&self, status: Status, record: &impl Serialize) -> Result<()> {
+        #[derive(Serialize)]
+        struct Run<'a, T: Serialize> {
+            status: Status,
+            #[serde(flatten)]
+            record: &'a T,
+        }
+        let path = self.path.join("run.json");
+        let mut json = serde_json::to_vec_pretty(&Run { status, record }).map_err(|e| encode(&path, e))?;
+        json.push(b'\n');
+        write_atomic(&path, &json)
+    }
+
+    /// Opens `trace.jsonl` for a line per step.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file.
+    pub fn trace(&self) -> Result<Lines> {
+        Lines::create(self.path.join("trace.jsonl"))
+    }
+
+    /// Writes `particles.jsonl`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file.
+    pub fn write_particles(&self, particles: &[impl Serialize]) -> Result<()> {
+        let path = self.path.join("particles.jsonl");
+        let mut text = Vec::new();
+        for particle in particles {
+            serde_json::to_writer(&mut text, particle).map_err(|e| encode(&path, e))?;
+            text.push(b'\n');
+        }
+        write_atomic(&path, &text)
+    }
+
+    /// Name of a particle's picture inside the folder.
+    pub fn particle_name(index: usize) -> String {
+        format!("particles/{index:03}.png")
+    }
+
+    /// Writes a picture under `name` (such as `best.png` or [`RunDir::particle_name`]); returns the file's SHA-256.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file.
+    pub fn write_png(
+        &self,
+        name: &str,
+        picture: &Picture,
+        parameters: Option<&Parameters>,
+    ) -> Result<String> {
+        let path = self.path.join(name);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(|e| {
+                Error::io(format!("{}: cannot be made", parent.display())).because(e).fix(FIX_OUTPUT)
+            })?;
+        }
+        let file = encode_png(picture, parameters)?;
+        write_atomic(&path, &file)?;
+        Ok(sha256(&file))
+    }
+}
+
+fn encode(path: &Path, e: serde_json::Error) -> Error {
+    Error::io(format!("{}: cannot be encoded as JSON", path.display())).because(e)
+}
+
+fn remove(path: &Path) -> std::io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// A JSONL file that grows: each line is in the file, whole, when `push` returns.
+pub struct Lines {
+    path: PathBuf,
+    file: fs::File,
+}
+
+impl Lines {
+    fn create(path: PathBuf) -> Result<Lines> {
+        match fs::File::create(&path) {
+            Ok(file) => Ok(Lines { path, file }),
+            Err(e) => {
+                Err(Error::io(format!("{}: cannot be written", path.display())).because(e).fix(FIX_OUTPUT))
+            }
+        }
+    }
+
+    /// Appends one line.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file.
+    pub fn push(&mut self, line: &impl Serialize) -> Result<()> {
+        let mut text = serde_json::to_vec(line).map_err(|e| encode(&self.path, e))?;
+        text.push(b'\n');
+        // One unbuffered write per line.
+        self.file.write_all(&text).map_err(|e| {
+            Error::io(format!("{}: cannot be written", self.path.display())).because(e).fix(FIX_OUTPUT)
+        })
+    }
+}

@@ -1,0 +1,112 @@
+//! The lines of `trace.jsonl` and `particles.jsonl`. Names are those of the SMC literature. A number that is
+//! not finite becomes `null`, which is what serde_json writes for it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// How a run stands, field `status` of `run.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Started and not ended, or killed.
+    Running,
+    Finished,
+    /// Ended early, by the user; what is there is valid.
+    Interrupted,
+}
+
+/// One step of one prompt; lists have one entry per particle.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct TraceLine {
+    pub step: usize,
+    /// Training timestep of the latents looked at.
+    pub t: i64,
+    /// Inverse temperature.
+    pub lambda: f64,
+    /// After reweighting, before resampling; not normalised.
+    pub log_weights: Vec<f64>,
+    pub log_w_increment: Vec<f64>,
+    pub ess: f64,
+    pub resampled: bool,
+    pub ancestors: Vec<u32>,
+    pub reward: Vec<f64>,
+    /// Length of the reward's gradient; empty without gradients.
+    pub grad_norm: Vec<f64>,
+    pub log_z_increment: f64,
+    pub log_z: f64,
+    /// Distinct particles of the first step that still have descendants.
+    pub roots_alive: usize,
+    pub ms: f64,
+    pub peak_bytes: u64,
+}
+
+/// One final particle.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ParticleLine {
+    pub index: usize,
+    /// Relative to the run's folder; `null` if not saved.
+    pub path: Option<String>,
+    pub seed: u64,
+    pub log_weight: f64,
+    /// Normalised.
+    pub weight: f64,
+    /// The reward that was aligned to: the weighted sum.
+    pub target: f64,
+    /// Its terms, by name, unweighted.
+    pub rewards: Map<String, Value>,
+    /// Held-out rewards.
+    pub eval_rewards: Map<String, Value>,
+    /// All of them again, on the 8-bit picture.
+    pub reward_png: Map<String, Value>,
+    pub is_best: bool,
+    /// Index of the particle's ancestor at each step, first step first.
+    pub lineage: Vec<u32>,
+    /// Of the PNG file.
+    pub sha256: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_are_not_finite_are_null_and_the_line_stays_json() {
+        let line = TraceLine {
+            log_weights: vec![0.5, f64::NEG_INFINITY, f64::NAN, f64::INFINITY],
+            log_z: f64::NEG_INFINITY,
+            ..TraceLine::default()
+        };
+        let text = serde_json::to_string(&line).unwrap();
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["log_weights"], serde_json::json!([0.5, null, null, null]));
+        assert_eq!(value["log_z"], Value::Null);
+        let keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(
+            keys,
+            [
+                "step",
+                "t",
+                "lambda",
+                "log_weights",
+                "log_w_increment",
+                "ess",
+                "resampled",
+                "ancestors",
+                "reward",
+                "grad_norm",
+                "log_z_increment",
+                "log_z",
+                "roots_alive",
+                "ms",
+                "peak_bytes"
+            ]
+        );
+    }
+
+    #[test]
+    fn floats_survive_the_file() {
+        let x = 0.1 + 0.2;
+        let text = serde_json::to_string(&TraceLine { ess: x, ..TraceLine::default() }).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["ess"].as_f64(), Some(x));
+    }
+}
