@@ -6,9 +6,11 @@
 UNet. CLIP and VAE do not need each other; the UNet needs both, the head needs CLIP.
 """
 import argparse
+import tempfile
 from pathlib import Path
 
 import torch
+import torch.multiprocessing as multiprocessing
 
 
 def main():
@@ -18,14 +20,27 @@ def main():
     parser.add_argument("--assets", default=str(Path(__file__).resolve().parents[2] / "assets" / "shapes"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=120)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="threads of each worker")
+    parser.add_argument("--workers", type=int, default=2, help="processes that share the VAE's and the UNet's batches")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     Path(args.out).mkdir(parents=True, exist_ok=True)
     shares = {"clip": 1 / 6, "vae": 1 / 3, "unet": 1 / 2}
-    stages = ["tokens", "clip", "vae", "unet", "head", "export"] if args.stage == "all" else [args.stage]
-    for stage in stages:
-        run(stage, args, args.minutes * (shares.get(stage, 1) if args.stage == "all" else 1))
+    for stage in ["tokens", "clip", "vae", "unet", "head", "export"] if args.stage == "all" else [args.stage]:
+        minutes = args.minutes * (shares.get(stage, 1) if args.stage == "all" else 1)
+        if stage in ("vae", "unet") and args.workers > 1:
+            meet = tempfile.mkdtemp()
+            multiprocessing.spawn(work, (stage, args, minutes, f"file://{meet}/meet"), nprocs=args.workers)
+        else:
+            torch.set_num_threads(args.threads)
+            run(stage, args, minutes)
+
+
+def work(rank, stage, args, minutes, meet):
+    """One of several workers."""
+    torch.set_num_threads(args.threads)
+    torch.distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=args.workers)
+    run(stage, args, minutes)
+    torch.distributed.destroy_process_group()
 
 
 def run(stage, args, minutes):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor
 
@@ -18,50 +19,59 @@ import world
 from loop import fit
 from tokens import Encoder
 
-BATCH = 128
-SCENES = 96_000
+BATCH = 96  # of all workers together
+SCENES = 48_000
 GAMMA = 5.0  # min-SNR
 EMPTY = 0.125
 
 
-def cache(out, vae, seed):
-    """Scaled latents of SCENES scenes, and the scenes; drawn again from the seed, encoded once."""
+def cache(out, vae, seed, rank, workers):
+    """Scaled latents of SCENES scenes, and the scenes; drawn again from the seed, encoded once, a part by each worker."""
     scenes = world.sample(SCENES, np.random.default_rng(seed + 10))
-    path = Path(out) / "latents.pt"
-    if path.exists():
-        return scenes, torch.load(path, weights_only=True)
-    parts = []
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        for index in np.array_split(np.arange(SCENES), SCENES // 64):
-            images = world.render(world.take(scenes, index))
-            parts.append(vae.encode(images * 2 - 1).latent_dist.mean.float() * vae.config.scaling_factor)
-    latents = torch.cat(parts)
-    print(f"{SCENES} latents, mean {latents.mean():.4f}, std {latents.std():.4f}", flush=True)
-    torch.save(latents, path)
+    paths = [Path(out) / f"latents-{k}-of-{workers}.pt" for k in range(workers)]
+    if not paths[rank].exists():
+        parts = []
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            for index in np.array_split(np.arange(SCENES)[rank::workers], SCENES // workers // 64):
+                images = world.render(world.take(scenes, index))
+                parts.append(vae.encode(images * 2 - 1).latent_dist.mean.float() * vae.config.scaling_factor)
+        torch.save(torch.cat(parts), paths[rank])
+    if dist.is_initialized():
+        dist.barrier()
+    latents = torch.empty(SCENES, 4, 8, 8)
+    for k, path in enumerate(paths):
+        latents[k::workers] = torch.load(path, weights_only=True)
+    if rank == 0:
+        print(f"{SCENES} latents, mean {latents.mean():.4f}, std {latents.std():.4f}", flush=True)
     return scenes, latents
 
 
 def train(out, assets, seed, minutes):
+    rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     vae, clip = train_vae.load(out), train_clip.load(out, assets)
-    models.export(assets, clip, vae)
+    if rank == 0:
+        models.export(assets, clip, vae)
     train_clip.quicken(clip)
     encoder = Encoder(assets)
-    scenes, latents = cache(out, vae, seed)
+    scenes, latents = cache(out, vae, seed, rank, workers)
+    batch = BATCH // workers
     torch.manual_seed(seed)
     model = models.unet()
     model.set_attn_processor(AttnProcessor())
     scheduler = models.load_scheduler(assets)
     abar = scheduler.alphas_cumprod
     weight = (GAMMA * (1 - abar) / abar).clamp(max=1)
-    rng = np.random.default_rng(np.random.SeedSequence().entropy if (Path(out) / "unet.pt").exists() else seed + 2)
+    again = int((Path(out) / "unet.pt").stat().st_mtime) if (Path(out) / "unet.pt").exists() else 0  # new draws on resuming
+    rng = np.random.default_rng([seed + 2, rank, again])
+    torch.manual_seed(int(rng.integers(1 << 62)))
 
     def loss_of(step, share):
-        index = rng.integers(0, SCENES, BATCH)
+        index = rng.integers(0, SCENES, batch)
         said = captions.describe(world.take(scenes, index), rng, full=0.5)
         texts = ["" if rng.random() < EMPTY else t for t in captions.write(said, rng)]
         x0 = latents[index]
         noise = torch.randn_like(x0)
-        t = torch.randint(0, 1000, (BATCH,))
+        t = torch.randint(0, 1000, (batch,))
         a = abar[t][:, None, None, None]
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():

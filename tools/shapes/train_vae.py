@@ -1,12 +1,15 @@
 """Trains the autoencoder on fresh scenes: squared and absolute error, an edge term, and a whisper of KL."""
+from pathlib import Path
+
 import numpy as np
 import torch
+import torch.distributed as dist
 
 import models
 import world
 from loop import fit
 
-BATCH = 32
+BATCH = 32  # of all workers together
 
 
 def edges(x):
@@ -15,11 +18,14 @@ def edges(x):
 
 def train(out, seed, minutes):
     torch.manual_seed(seed)
-    rng = np.random.default_rng(seed + int(torch.randint(0, 2**31, ()).item()))
+    rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     model = models.vae()
+    again = int((Path(out) / "vae.pt").stat().st_mtime) if (Path(out) / "vae.pt").exists() else 0  # new draws on resuming
+    rng = np.random.default_rng([seed, rank, again])
+    torch.manual_seed(int(rng.integers(1 << 62)))
 
     def loss_of(step, share):
-        x = world.render(world.sample(BATCH, rng)) * 2 - 1
+        x = world.render(world.sample(BATCH // workers, rng)) * 2 - 1
         with torch.autocast("cpu", torch.bfloat16):
             latent = model.encode(x).latent_dist
             y = model.decode(latent.sample()).sample
