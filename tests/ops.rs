@@ -1,0 +1,381 @@
+//! Every operation of every backend against the one table of cases: goldens of float64 PyTorch, transposes,
+//! difference quotients, repeatability, and the meter.
+
+#[path = "common/cases.rs"]
+mod cases;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cases::{Case, Kind, Op};
+use das_cuda::backend::{Backend, ParticleId};
+use das_cuda::cpu::Cpu;
+use das_cuda::meter::Meter;
+use das_cuda::noise::{self, Purpose};
+use das_cuda::tensor::{HostSlice, Shape, Tensor};
+
+/// The backends that compute; a second one is one line.
+fn backends() -> Vec<Box<dyn Backend>> {
+    vec![Box::new(Cpu::new())]
+}
+
+/// Operations the CPU backend does not have yet; each leaves this list when it lands.
+const PENDING: &[&str] = &["linear", "conv", "self_attention", "cross_attention"];
+
+/// The small cases; DAS_OPS=conv,linear keeps those operations only, while working on them.
+fn table() -> Vec<Case> {
+    let wanted = std::env::var("DAS_OPS").unwrap_or_default();
+    let keep = |c: &Case| {
+        let name = c.op.name();
+        if wanted.is_empty() { !PENDING.contains(&name) } else { wanted.split(',').any(|op| op == name) }
+    };
+    cases::small().into_iter().filter(keep).collect()
+}
+
+/// Half a unit in the last place of one: the largest relative error of one rounded operation.
+const U: f64 = 1.0 / (1 << 24) as f64;
+
+/// Results of one case on one backend, on the host.
+struct Run {
+    y: Vec<f32>,
+    dx: Vec<Vec<f32>>,
+}
+
+fn run(backend: &dyn Backend, case: &Case) -> Run {
+    let inputs = case.upload(backend, &case.host_inputs()).unwrap();
+    let results = case.forward(backend, &inputs).unwrap();
+    let y = &results[0];
+    let dx = if case.op.differentiable() == 0 {
+        Vec::new()
+    } else {
+        let dy = case.host_cotangent(y.shape().len());
+        let dy = backend.upload(y.shape(), HostSlice::F32(&dy)).unwrap();
+        case.vjp(backend, &inputs, &results, &dy).unwrap()
+    };
+    for (dx, x) in dx.iter().zip(&inputs) {
+        assert_eq!(dx.shape().len(), x.shape().len(), "{}", case.name());
+    }
+    Run { y: backend.download(y).unwrap(), dx: dx.iter().map(|dx| backend.download(dx).unwrap()).collect() }
+}
+
+fn norm(x: &[f32]) -> f64 {
+    x.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt()
+}
+
+fn dot(x: &[f32], y: &[f32]) -> f64 {
+    x.iter().zip(y).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+}
+
+/// Squared error over squared size of the golden result.
+fn nmse(x: &[f32], golden: &[f32]) -> f64 {
+    assert_eq!(x.len(), golden.len());
+    let error: f64 = x.iter().zip(golden).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2)).sum();
+    let size: f64 = golden.iter().map(|&b| f64::from(b).powi(2)).sum();
+    if error == 0.0 { 0.0 } else { error / size.max(f64::MIN_POSITIVE) }
+}
+
+fn goldens() -> BTreeMap<String, Vec<f32>> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/ops.safetensors");
+    let bytes = std::fs::read(path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    file.tensors().into_iter().map(|(k, v)| (k, bytemuck::pod_collect_to_vec(v.data()))).collect()
+}
+
+/// With DAS_CASES set, writes the table for `tools/golden/ops.py`; always checks that names are unique.
+#[test]
+fn the_case_list_is_written() {
+    let lines: Vec<_> = cases::small().iter().filter_map(Case::to_json).map(|j| format!("{j}\n")).collect();
+    let names: BTreeSet<_> = cases::small().iter().chain(&cases::large()).map(Case::name).collect();
+    assert_eq!(names.len(), cases::small().len() + cases::large().len(), "two cases share a name");
+    if let Some(path) = std::env::var_os("DAS_CASES") {
+        std::fs::write(path, lines.concat()).unwrap();
+    }
+}
+
+#[test]
+fn golden_files_hold_exactly_the_table() {
+    let mut expected = BTreeSet::new();
+    for case in cases::small().into_iter().filter(Case::has_golden) {
+        expected.insert(format!("{}/y", case.name()));
+        expected.extend((0..case.op.differentiable()).map(|i| format!("{}/dx{i}", case.name())));
+    }
+    let found: BTreeSet<_> = goldens().into_keys().collect();
+    assert_eq!(expected, found, "run tools/golden/ops.py");
+}
+
+/// The squared relative error f32 may make: each of `terms` products and a handful of further operations is
+/// rounded by at most U, errors add like a random walk, and cancellation may cost a factor of three.
+fn golden_tolerance(case: &Case) -> f64 {
+    9.0 * U * U * (case.op.terms() as f64 + 4.0)
+}
+
+/// Measured on the CPU backend: see the printed table (`--nocapture`); the worst of each operation stays
+/// below its tolerance by a factor of two or more.
+#[test]
+fn results_and_transposes_match_float64_pytorch() {
+    let goldens = goldens();
+    for backend in backends() {
+        let mut worst: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+        let mut failures = Vec::new();
+        for case in table().into_iter().filter(Case::has_golden) {
+            let Run { y, dx } = run(&*backend, &case);
+            let name = case.name();
+            let results = std::iter::once((format!("{name}/y"), y))
+                .chain(dx.into_iter().enumerate().map(|(i, dx)| (format!("{name}/dx{i}"), dx)));
+            for (key, x) in results {
+                let x: Vec<f32> = cases::sampled(x.len()).into_iter().map(|i| x[i]).collect();
+                let (error, tolerance) = (nmse(&x, &goldens[&key]), golden_tolerance(&case));
+                if error.is_nan() || error > tolerance {
+                    failures.push(format!("{key}: NMSE {error:.2e} > {tolerance:.2e}"));
+                }
+                let seen = worst.entry(case.op.name()).or_default();
+                *seen = (seen.0.max(error), seen.1.max(error / tolerance));
+            }
+        }
+        println!("{}: worst NMSE, and its share of the tolerance", backend.name());
+        for (op, (error, share)) in worst {
+            println!("  {op:16} {error:8.1e} {share:6.3}");
+        }
+        assert!(failures.is_empty(), "{}:\n{}", backend.name(), failures.join("\n"));
+    }
+}
+
+/// The resize promises torchvision's values to 1e-5 per pixel.
+#[test]
+fn resize_matches_torchvision_to_1e_5_per_pixel() {
+    let goldens = goldens();
+    for backend in backends() {
+        let mut worst = 0.0_f64;
+        for case in table().into_iter().filter(|c| matches!(c.op, Op::Resize { .. })) {
+            let y = run(&*backend, &case).y;
+            let golden = &goldens[&format!("{}/y", case.name())];
+            for (i, &g) in cases::sampled(y.len()).into_iter().zip(golden) {
+                worst = worst.max(f64::from((y[i] - g).abs()));
+            }
+        }
+        println!("{}: worst pixel {worst:.1e}", backend.name());
+        assert!(worst < 1e-5);
+    }
+}
+
+/// A direction for each differentiable input, leaning towards its cotangent so that the products compared are
+/// never small by chance.
+fn directions(case: &Case, dx: &[Vec<f32>]) -> Vec<Vec<f32>> {
+    dx.iter()
+        .map(|dx| {
+            let noise = case.host_cotangent(dx.len());
+            let rms = (norm(dx) / (dx.len() as f64).sqrt()).max(f64::MIN_POSITIVE);
+            dx.iter().zip(noise).map(|(&d, z)| (f64::from(d) / rms) as f32 + z).collect()
+        })
+        .collect()
+}
+
+/// `<dy, J v>` from difference quotients against `<J^T dy, v>`: the gap as a share of what it may be. `bend`
+/// may falsify the cotangents, to show that the harness notices.
+fn transpose_gap(backend: &dyn Backend, case: &Case, bend: &dyn Fn(&mut Vec<f32>)) -> f64 {
+    let host = case.host_inputs();
+    let Run { y, mut dx } = run(backend, case);
+    let dy = case.host_cotangent(y.len());
+    let v = directions(case, &dx);
+    dx.iter_mut().for_each(bend);
+    let right: f64 = dx.iter().zip(&v).map(|(dx, v)| dot(dx, v)).sum();
+
+    let along = |h: f32| {
+        let mut moved = host.clone();
+        for (x, v) in moved.iter_mut().zip(&v) {
+            x.iter_mut().zip(v).for_each(|(x, &v)| *x += h * v);
+        }
+        let inputs = case.upload(backend, &moved).unwrap();
+        dot(&dy, &backend.download(&case.forward(backend, &inputs).unwrap()[0]).unwrap())
+    };
+    let quotient = |h: f32| (along(h) - along(-h)) / f64::from(2.0 * h);
+    let h = step(case);
+    // Richardson, twice: the second step bounds what the first leaves.
+    let (left, truncation) = if case.op.is_linear() {
+        (quotient(h), 0.0)
+    } else {
+        let [a, b, c] = [h, h / 2.0, h / 4.0].map(quotient);
+        let (coarse, fine) = ((4.0 * b - a) / 3.0, (4.0 * c - b) / 3.0);
+        ((16.0 * fine - coarse) / 15.0, (fine - coarse).abs())
+    };
+
+    // Rounding of the results (divided by the smallest step) and of the inputs x +- h v, then of the transpose.
+    let sizes: f64 = host.iter().map(|x| norm(x)).sum::<f64>() / host.len() as f64;
+    let roots = (case.op.terms() as f64 + 4.0).sqrt();
+    let (size_dx, size_v) = dx.iter().zip(&v).fold((0.0, 0.0), |(a, b), (d, v)| (a + norm(d), b + norm(v)));
+    let input = size_dx / (dx[0].len() as f64).sqrt() * sizes;
+    let smallest = f64::from(if case.op.is_linear() { h } else { h / 4.0 });
+    let rounding = 4.0 * U * roots * ((norm(&dy) * norm(&y) + input) / smallest + size_dx * size_v);
+    assert!(truncation <= rounding + 1e-3 * size_dx * size_v, "{}: the step is too long", case.name());
+    (left - right).abs() / (rounding + truncation)
+}
+
+/// Step of the difference quotients: large for linear operations, where only rounding counts; else small against
+/// the curvature. Norms of constant inputs are curved on the scale of sqrt(eps).
+fn step(case: &Case) -> f32 {
+    match case.op {
+        Op::GroupNorm { .. } | Op::LayerNorm { .. } if case.kind == Kind::Ones => 1e-4,
+        _ if case.op.is_linear() => 1.0,
+        Op::Activate { .. } => 0.05,
+        _ => 0.02,
+    }
+}
+
+/// Clamps have kinks that a step may cross; only those of well separated inputs are compared by differences.
+fn differentiable() -> Vec<Case> {
+    let kinked = |c: &Case| matches!(c.op, Op::AffineClamp { .. }) && c.kind != Kind::Ones;
+    table().into_iter().filter(|c| c.op.differentiable() > 0 && !kinked(c)).collect()
+}
+
+#[test]
+fn vjp_is_the_transpose_of_the_difference_quotient() {
+    for backend in backends() {
+        let mut failures = Vec::new();
+        let mut worst = 0.0_f64;
+        for case in differentiable() {
+            let gap = transpose_gap(&*backend, &case, &|_| {});
+            worst = worst.max(gap);
+            if gap.is_nan() || gap > 1.0 {
+                failures.push(format!("{}: gap {gap:.2} of the tolerance", case.name()));
+            }
+        }
+        println!("{}: worst gap {worst:.3} of the tolerance", backend.name());
+        assert!(failures.is_empty(), "{}:\n{}", backend.name(), failures.join("\n"));
+    }
+}
+
+/// A forgotten factor, a misplaced half and a missing element must each be seen in every case they change.
+#[test]
+fn wrong_transposes_are_caught() {
+    let factor = |dx: &mut Vec<f32>| dx.iter_mut().for_each(|d| *d *= 1.01);
+    let rotated = |dx: &mut Vec<f32>| dx.rotate_left(1);
+    let missing = |dx: &mut Vec<f32>| {
+        let largest = (0..dx.len()).max_by(|&i, &j| dx[i].abs().total_cmp(&dx[j].abs())).unwrap();
+        dx[largest] = 0.0;
+    };
+    type Fault<'a> = (&'a str, &'a dyn Fn(&mut Vec<f32>));
+    let faults: [Fault<'_>; 3] = [("factor", &factor), ("rotated", &rotated), ("missing", &missing)];
+    for backend in backends() {
+        for case in differentiable() {
+            for (name, fault) in faults {
+                let dx = run(&*backend, &case).dx;
+                let mut bent = dx.clone();
+                bent.iter_mut().for_each(fault);
+                let change: f64 = dx.iter().zip(&bent).map(|(a, b)| nmse(b, a)).fold(0.0, f64::max);
+                let gap = transpose_gap(&*backend, &case, fault);
+                if change > 1e-6 {
+                    assert!(gap > 1.0, "{}: fault `{name}` unnoticed, gap {gap}", case.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_call_twice_gives_the_same_bits() {
+    let bits = |x: &[f32]| x.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    for backend in backends() {
+        for case in table() {
+            let (a, b) = (run(&*backend, &case), run(&*backend, &case));
+            assert_eq!(bits(&a.y), bits(&b.y), "{}", case.name());
+            for (a, b) in a.dx.iter().zip(&b.dx) {
+                assert_eq!(bits(a), bits(b), "{}", case.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_meter_gives_the_same_shapes_and_frees_everything() {
+    for backend in backends() {
+        let meter = Meter::new();
+        for case in table() {
+            let shapes = |b: &dyn Backend| {
+                let inputs = case.upload(b, &case.host_inputs()).unwrap();
+                let mut results = case.forward(b, &inputs).unwrap();
+                if case.op.differentiable() > 0 {
+                    let dy = b.zeros(results[0].shape()).unwrap();
+                    results.extend(case.vjp(b, &inputs, &results, &dy).unwrap());
+                }
+                results.iter().map(Tensor::shape).collect::<Vec<_>>()
+            };
+            assert_eq!(shapes(&meter), shapes(&*backend), "{}", case.name());
+        }
+        assert_eq!(meter.memory().live, 0);
+    }
+}
+
+/// Fixed points of the noise: slot `i` draws the stream of `ids[i]`, wherever its state came from.
+#[test]
+fn normals_are_those_of_each_particles_own_stream() {
+    let shape = Shape::new(3, 2, 5, 7);
+    let ids = cases::ids(3);
+    for backend in backends() {
+        let z = backend.normals(shape, 5, 3, Purpose::Initial, &ids).unwrap();
+        let z = backend.download(&z).unwrap();
+        for (z, id) in z.chunks(shape.sample()).zip(&ids) {
+            let mut expected = vec![0.0; shape.sample()];
+            noise::fill_normals(&key(*id, 5, 3, Purpose::Initial), &mut expected);
+            assert_eq!(z, expected);
+        }
+    }
+}
+
+fn key(id: ParticleId, seed: u64, step: u32, purpose: Purpose) -> noise::Key {
+    noise::Key { seed, prompt: id.prompt, particle: id.particle, step, purpose }
+}
+
+/// `advance` against its formula in f64, and its ratio against the difference of two Gaussian log-densities in
+/// f64 at the point it returns. Measured: 1e-7 and 3e-6.
+#[test]
+fn advance_moves_by_its_formula_and_knows_its_density_ratio() {
+    for backend in backends() {
+        for case in table() {
+            let Op::Advance { x: shape, ancestors, grad, variance } = &case.op else { continue };
+            let host = case.host_inputs();
+            let inputs = case.upload(&*backend, &host).unwrap();
+            let results = case.forward(&*backend, &inputs).unwrap();
+            let y = backend.download(&results[0]).unwrap();
+            let ratio = backend.download(&results[1]).unwrap();
+            let (d, ids) = (shape.sample(), cases::ids(shape.n));
+            let p = cases::advance(*variance, &ids);
+            let (kappa, v) = (f64::from(p.kappa), f64::from(p.variance));
+            for slot in 0..shape.n {
+                let from = ancestors[slot] as usize * d;
+                let at = |k: usize, i: usize| f64::from(host[k][from + i]);
+                let mut z = vec![0.0; d];
+                noise::fill_normals(&key(ids[slot], p.seed, p.step, p.purpose), &mut z);
+                let s = f64::from(cases::strengths(shape.n)[slot]);
+                let (mut log_p, mut log_m) = (0.0, 0.0);
+                for i in 0..d {
+                    let mean = f64::from(p.mean_x0) * at(0, i) + f64::from(p.mean_eps) * at(1, i);
+                    let drift = if *grad { kappa * v * s * at(2, i) } else { 0.0 };
+                    let x = mean + drift + v.sqrt() * f64::from(z[i]);
+                    let found = f64::from(y[slot * d + i]);
+                    assert!((x - found).abs() < 8.0 * U * (1.0 + x.abs() + drift.abs()), "{x} {found}");
+                    log_p -= (x - mean).powi(2) / (2.0 * v);
+                    log_m -= (x - mean - drift).powi(2) / (2.0 * v);
+                }
+                if !grad || v == 0.0 {
+                    assert_eq!(ratio[slot], 0.0);
+                } else {
+                    let expected = log_p - log_m;
+                    let error = (f64::from(ratio[slot]) - expected).abs() / expected.abs();
+                    assert!(error < 4.0 * U, "slot {slot}: {} for {expected}", ratio[slot]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn squared_norms_are_sums_of_squares() {
+    for backend in backends() {
+        let case = cases::small().into_iter().find(|c| matches!(c.op, Op::SquaredNorms { .. })).unwrap();
+        let host = case.host_inputs();
+        let inputs = case.upload(&*backend, &host).unwrap();
+        let found = backend.squared_norms(&inputs[0]).unwrap();
+        for (found, x) in found.iter().zip(host[0].chunks(inputs[0].shape().sample())) {
+            assert!((found - norm(x).powi(2)).abs() < 1e-12 * found);
+        }
+    }
+}
