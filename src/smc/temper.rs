@@ -199,3 +199,142 @@ impl fmt::Display for Tempering {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::noise::{Key, Purpose, uniforms};
+
+    #[test]
+    fn exponential_lambda_has_the_published_values() {
+        let lcm = Tempering::Exp { gamma: 0.1 };
+        let values = [0.0, 0.1, 0.21, 0.331, 0.4641, 0.61051, 0.771561, 0.9487171, 1.0];
+        for j in 0..8 {
+            let (now, next) = lcm.schedule(j);
+            assert!((now - values[j]).abs() < 1e-12 && (next - values[j + 1]).abs() < 1e-12);
+        }
+        let paper = Tempering::Exp { gamma: 0.008 };
+        assert_eq!(paper.reaches_one(100), Some(87));
+        assert_eq!(paper.schedule(86).1, 1.0);
+        assert_eq!(paper.schedule(99), (1.0, 1.0));
+    }
+
+    #[test]
+    fn polynomial_guidance_has_its_exponent_too() {
+        let square = Tempering::Poly { gamma: 0.1, power: 2.0 };
+        let (now, next) = square.schedule(3);
+        assert!((now - 0.09).abs() < 1e-15 && (next - 0.16).abs() < 1e-15);
+        assert_eq!(square.schedule(9), (0.81, 1.0));
+        // What the authors' program uses for the guidance is not it.
+        assert!((next - 0.4).abs() > 0.1);
+    }
+
+    #[test]
+    fn without_tempering_lambda_is_one() {
+        assert_eq!(Tempering::None.schedule(0), (1.0, 1.0));
+    }
+
+    #[test]
+    fn default_rates_reach_one_at_the_same_fraction_of_any_chain() {
+        assert_eq!(default_gamma(100), 0.008);
+        for steps in [8, 20, 50, 100, 250] {
+            let at = Tempering::Exp { gamma: default_gamma(steps) }.reaches_one(steps).expect("reached");
+            assert_eq!(at, (0.86988 * steps as f64).ceil() as usize, "{steps} steps");
+            let at = Tempering::Poly { gamma: default_poly_gamma(steps), power: 2.0 }.reaches_one(steps);
+            assert_eq!(at, Some((0.87 * steps as f64 - 1e-9).ceil() as usize));
+            let gamma = gamma_reaching_one(steps, 0.87);
+            assert!(((1.0 + gamma).powf(0.87 * steps as f64) - 2.0).abs() < 1e-12);
+        }
+        assert!((gamma_reaching_one(100, 0.87) - 0.008).abs() < 2e-6);
+    }
+
+    #[test]
+    fn names_are_read_with_their_rates() {
+        let read = |text: &str, gamma| Tempering::parse(text, gamma, 100).expect(text);
+        assert_eq!(read("exp", None), Tempering::Exp { gamma: 0.008 });
+        assert_eq!(read("exp", Some(0.1)), Tempering::Exp { gamma: 0.1 });
+        assert_eq!(read("poly:2", Some(0.01)), Tempering::Poly { gamma: 0.01, power: 2.0 });
+        assert_eq!(read("none", None), Tempering::None);
+        assert_eq!(read("adaptive", None), Tempering::Adaptive { floor: Floor::Last });
+        for text in ["none", "exp", "poly:2", "poly:0.5", "adaptive", "adaptive:exp", "adaptive:poly:3"] {
+            assert_eq!(read(text, None).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_a_way_out() {
+        for (text, gamma, part) in [
+            ("cosine", None, "--tempering takes one of"),
+            ("exp", Some(0.0), "--gamma"),
+            ("exp", Some(f64::NAN), "--gamma"),
+            ("poly:x", None, "poly:2"),
+            ("poly:-1", None, "poly:2"),
+            ("none", Some(0.1), "leave out --gamma"),
+            ("adaptive", Some(0.1), "leave out --gamma"),
+        ] {
+            let error = Tempering::parse(text, gamma, 100).expect_err(text);
+            assert!(error.to_string().contains(part), "{error}");
+            assert_eq!(error.exit_code(), 2);
+        }
+        let adaptive = Tempering::Adaptive { floor: Floor::Last };
+        for threshold in [0.0, 1.0, f64::NAN] {
+            assert!(
+                adaptive.validate(threshold).expect_err("refused").to_string().contains("--ess-threshold")
+            );
+        }
+        assert!(adaptive.validate(0.5).is_ok() && Tempering::None.validate(0.0).is_ok());
+        assert!(Tempering::Exp { gamma: 0.0 }.validate(0.5).is_err());
+    }
+
+    fn ess(base: &[f64], potential: &[f64], lambda: f64) -> f64 {
+        let lw: Vec<f64> = base.iter().zip(potential).map(|(a, l)| a + lambda * l).collect();
+        super::super::Weights::new(&lw).ess()
+    }
+
+    /// 50 halvings leave 1e-15 of lambda; d ESS / d lambda is at most about P times the potentials' spread of 100,
+    /// so 1e-6 P is reached with room (measured: 9e-15 P).
+    #[test]
+    fn the_adaptive_lambda_meets_the_threshold() {
+        let mut worst = 0.0_f64;
+        let (mut inside, mut at_floor, mut at_one) = (0, 0, 0);
+        for case in 0..200 {
+            let key = Key { seed: 3, prompt: 0, particle: case, step: 0, purpose: Purpose::Data };
+            let mut u = uniforms(key);
+            let particles = 2 + (u.draw() * 60.0) as usize;
+            let mut spread = |width: f64| -> Vec<f64> { (0..particles).map(|_| width * u.draw()).collect() };
+            let width = 10_f64.powf(f64::from(case % 5) - 2.0);
+            let (base, potential) = (spread(0.2 * f64::from(case % 7)), spread(width));
+            let floor = 0.1 * f64::from(case % 3);
+            let tau = 0.5;
+            let lambda = adapt(&base, &potential, tau, floor);
+            assert!((floor..=1.0).contains(&lambda));
+            let target = tau * particles as f64;
+            if lambda == floor {
+                at_floor += 1;
+                assert!(ess(&base, &potential, floor) <= target * (1.0 + 1e-12));
+            } else if lambda == 1.0 {
+                at_one += 1;
+                assert!(ess(&base, &potential, 1.0) >= target * (1.0 - 1e-12));
+            } else {
+                inside += 1;
+                let off = (ess(&base, &potential, lambda) - target).abs() / particles as f64;
+                worst = worst.max(off);
+                assert!(off < 1e-6, "off by {off} P");
+            }
+        }
+        println!("{inside} inside, {at_floor} at the floor, {at_one} at 1; off by {worst:e} P");
+        assert!(inside > 20 && at_floor > 5 && at_one > 20);
+    }
+
+    #[test]
+    fn dead_particles_do_not_steer_the_adaptive_lambda() {
+        let dead = f64::NEG_INFINITY;
+        let alone = adapt(&[0.0, 0.0, 0.0], &[0.0, 5.0, 9.0], 0.5, 0.0);
+        let joined =
+            adapt(&[0.0, dead, 0.0, 0.0, dead, dead], &[0.0, f64::NAN, 5.0, 9.0, 1e9, dead], 0.25, 0.0);
+        assert_eq!(alone, joined);
+        assert_eq!(adapt(&[dead, dead], &[1.0, 2.0], 0.5, 0.3), 0.3);
+        // Equal potentials never lower the sample size.
+        assert_eq!(adapt(&[0.0; 4], &[7.0; 4], 0.5, 0.0), 1.0);
+    }
+}
