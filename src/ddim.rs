@@ -501,12 +501,12 @@ mod tests {
         serde_json::from_str(include_str!("../tests/golden/ddim.json")).expect("the golden file")
     }
 
-    /// Tables: the same f32 bits. Moves: f64 on both sides
-    /// from the same table; the largest coefficient is 1 / sqrt(abar) ~ 160, so 1e-12 is 30 roundings of that
-    /// (measured: 1.1e-14).
+    /// Tables: the same f32 bits. Moves: f64 on both sides from the same table; the largest coefficient is
+    /// 1 / sqrt(abar), some hundred in the cosine schedule, so 1e-12 is a few dozen roundings (measured: 1.1e-14).
     ///
     /// With zero terminal SNR the table goes through square roots, which torch leaves to a vector library that rounds
-    /// otherwise in a fifth of all cases; 2000 factors then wander by sqrt(2000) 6e-8 = 2.7e-6 (measured: 1.8e-7, moves 6.9e-7).
+    /// otherwise in a fifth of all cases; 2000 factors then wander by sqrt(2000) 6e-8 = 2.7e-6 (measured:
+    /// 1.8e-7, moves 6.9e-7).
     #[test]
     fn chains_are_those_of_diffusers() {
         let mut worst = [[0.0_f64; 2]; 2];
