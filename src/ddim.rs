@@ -502,7 +502,7 @@ mod tests {
     }
 
     /// Tables: the same f32 bits. Moves: f64 on both sides from the same table; the largest coefficient is
-    /// 1 / sqrt(abar), some hundred in the cosine schedule, so 1e-12 is a few dozen roundings (measured: 1.1e-14).
+    /// 1 / sqrt(1 - abar(0)), 156 for the cosine schedule predicting samples, so 1e-12 is a few dozen roundings (measured: 1.1e-14).
     ///
     /// With zero terminal SNR the table goes through square roots, which torch leaves to a vector library that rounds
     /// otherwise in a fifth of all cases; 2000 factors then wander by sqrt(2000) 6e-8 = 2.7e-6 (measured:
