@@ -89,7 +89,7 @@ fn a_checkpoint_changes_no_bit_of_the_gradient() {
     let plain = gradient(&cpu, |t, x| block(t, &block(t, &block(t, x)?)?)).unwrap();
     let checked = gradient(&cpu, |t, x| {
         let y = t.checkpoint(x, block)?;
-        let y = t.checkpoint(&y, |t, x| block(t, x))?;
+        let y = t.checkpoint(&y, block)?;
         block(t, &y)
     })
     .unwrap();
