@@ -4,6 +4,7 @@
 //! Checks are z-scores from independent runs with fixed seeds; `|z| < 5` has a false-alarm probability of 6e-7 each.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use das_cuda::ddim::{SchedulerConfig, log_ratio};
 use das_cuda::noise::{Key, Purpose, Uniforms, fill_normals, uniforms};
@@ -364,7 +365,12 @@ fn agree(a: (f64, f64), b: (f64, f64)) -> bool {
 
 /// The target of the chain itself, from 100 000 unguided particles weighted by their reward; and how it differs from
 /// the tilted mixture it approximates: masses (.315, .370, .315), Z = .237.
-fn truth(mixture: &Mixture) -> Accounts {
+fn truth(mixture: &Mixture) -> &'static Accounts {
+    static TRUTH: OnceLock<Accounts> = OnceLock::new();
+    TRUTH.get_or_init(|| weigh_the_chain(mixture))
+}
+
+fn weigh_the_chain(mixture: &Mixture) -> Accounts {
     let truth = mixture.runs(Scheme::Right, Moves::Free, 500, 10_000..10_200);
     truth.print("importance sampling");
     // The nine Gaussians and the reward's are integrated in closed form; discretisation may move a mass by 0.02
