@@ -1,3 +1,6 @@
 //! Networks and their files.
 
 pub mod checkpoint;
+pub mod config;
+pub mod folder;
+pub mod tokenizer;

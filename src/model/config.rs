@@ -1,0 +1,187 @@
+//! The JSON configurations of diffusers and transformers, read into what the networks need: defaults filled in,
+//! lists made one entry per block, and every value that would change the result either used or refused. Errors
+//! name file and key, the value found and what is supported. (Schedulers are read by `ddim`.)
+
+mod clip;
+mod unet;
+mod vae;
+
+pub use clip::{Activation, ClipConfig, ClipTextConfig, ClipVisionConfig, Pooling};
+pub use unet::{Attention, Level, Mid, TextTime, UNetConfig};
+pub use vae::AutoencoderConfig;
+
+use serde_json::{Map, Value};
+
+use super::folder::{Source, join};
+use crate::error::{Error, Result};
+
+/// One JSON object and the file it is from. A key that is absent has its default; `null` counts as absent, as it
+/// does for the optional keys of the Python classes.
+struct Keys<'a> {
+    file: String,
+    /// Where in the file this object is, such as `text_config.`; empty at the top.
+    prefix: &'static str,
+    map: &'a Map<String, Value>,
+}
+
+/// Reads `component/name` and hands its keys to `parse`.
+fn open<T>(source: &Source, component: &str, name: &str, parse: fn(&Keys<'_>) -> Result<T>) -> Result<T> {
+    let rel = join(component, name);
+    parse_bytes(&source.describe(&rel), &source.read(&rel)?, parse)
+}
+
+fn parse_bytes<T>(file: &str, bytes: &[u8], parse: fn(&Keys<'_>) -> Result<T>) -> Result<T> {
+    let value: Value = serde_json::from_slice(bytes).map_err(|e| {
+        Error::model(format!("{file}: not valid JSON")).because(e).fix("download the file again")
+    })?;
+    let Value::Object(map) = &value else {
+        return Err(Error::model(format!("{file}: not a JSON object")).fix("download the file again"));
+    };
+    parse(&Keys { file: file.to_string(), prefix: "", map })
+}
+
+impl<'a> Keys<'a> {
+    fn get(&self, key: &str) -> Option<&'a Value> {
+        self.map.get(key).filter(|v| !v.is_null())
+    }
+
+    /// The error for a value of the wrong type or range.
+    fn wrong(&self, key: &str, found: &Value, expected: &str) -> Error {
+        Error::model(format!("{}: {}{key} is {found}, expected {expected}", self.file, self.prefix))
+            .fix("download the file again, or correct this key")
+    }
+
+    /// The error for a value that is right but that this program does not know how to compute.
+    fn unsupported(&self, key: &str, found: &Value, supported: &str) -> Error {
+        Error::model(format!(
+            "{}: {}{key} is {found}, which is not supported; supported: {supported}",
+            self.file, self.prefix
+        ))
+        .fix("use a model without this option")
+    }
+
+    /// The error for keys that contradict each other.
+    fn contradiction(&self, what: &str) -> Error {
+        Error::model(format!("{}: {}{what}", self.file, self.prefix))
+            .fix("download the file again, or correct these keys")
+    }
+
+    fn opt_size(&self, key: &str) -> Result<Option<usize>> {
+        self.get(key).map(|v| as_size(v, 1).ok_or_else(|| self.wrong(key, v, SIZE))).transpose()
+    }
+
+    fn size(&self, key: &str, default: usize) -> Result<usize> {
+        Ok(self.opt_size(key)?.unwrap_or(default))
+    }
+
+    fn opt_float(&self, key: &str) -> Result<Option<f64>> {
+        self.get(key).map(|v| v.as_f64().ok_or_else(|| self.wrong(key, v, "a number"))).transpose()
+    }
+
+    fn float(&self, key: &str, default: f64) -> Result<f64> {
+        Ok(self.opt_float(key)?.unwrap_or(default))
+    }
+
+    /// A number that must be above zero.
+    fn positive(&self, key: &str, default: f64) -> Result<f64> {
+        match self.float(key, default)? {
+            x if x > 0.0 => Ok(x),
+            x => Err(self.wrong(key, &x.into(), "a number above 0")),
+        }
+    }
+
+    /// `null` is false here: it is what Python makes of it.
+    fn flag(&self, key: &str, default: bool) -> Result<bool> {
+        match self.map.get(key) {
+            None => Ok(default),
+            Some(Value::Null) => Ok(false),
+            Some(v) => v.as_bool().ok_or_else(|| self.wrong(key, v, "true or false")),
+        }
+    }
+
+    fn opt_text(&self, key: &str) -> Result<Option<&'a str>> {
+        self.get(key).map(|v| v.as_str().ok_or_else(|| self.wrong(key, v, "a string"))).transpose()
+    }
+
+    fn texts(&self, key: &str, default: &[&'static str]) -> Result<Vec<&'a str>> {
+        let Some(v) = self.get(key) else { return Ok(default.to_vec()) };
+        let list: Option<Vec<&str>> = v.as_array().and_then(|a| a.iter().map(Value::as_str).collect());
+        list.filter(|l| !l.is_empty()).ok_or_else(|| self.wrong(key, v, "a list of strings"))
+    }
+
+    fn sizes(&self, key: &str, default: &[usize]) -> Result<Vec<usize>> {
+        let Some(v) = self.get(key) else { return Ok(default.to_vec()) };
+        let list: Option<Vec<usize>> = v.as_array().and_then(|a| a.iter().map(|v| as_size(v, 1)).collect());
+        list.filter(|l| !l.is_empty()).ok_or_else(|| self.wrong(key, v, "a list of integers from 1"))
+    }
+
+    /// One size for all `n` blocks, or a list with one for each.
+    fn size_per_block(&self, key: &str, default: usize, n: usize) -> Result<Vec<usize>> {
+        let Some(v) = self.get(key) else { return Ok(vec![default; n]) };
+        if let Some(one) = as_size(v, 1) {
+            return Ok(vec![one; n]);
+        }
+        let list: Option<Vec<usize>> = v.as_array().and_then(|a| a.iter().map(|v| as_size(v, 1)).collect());
+        list.filter(|l| l.len() == n)
+            .ok_or_else(|| self.wrong(key, v, &format!("an integer from 1, or a list of {n} of them")))
+    }
+
+    /// A height and a width, given as one number or two; both at least 1.
+    fn square_or_pair(&self, key: &str) -> Result<Option<(usize, usize)>> {
+        let Some(v) = self.get(key) else { return Ok(None) };
+        if let Some(one) = as_size(v, 1) {
+            return Ok(Some((one, one)));
+        }
+        let list: Option<Vec<usize>> = v.as_array().and_then(|a| a.iter().map(|v| as_size(v, 1)).collect());
+        match list.as_deref() {
+            Some(&[h, w]) => Ok(Some((h, w))),
+            _ => Err(self.wrong(key, v, "an integer from 1, or two of them")),
+        }
+    }
+
+    /// Refuses any value of `key` but those given, among which the default must be; absent is fine.
+    fn only(&self, key: &str, supported: &[Value]) -> Result<()> {
+        let Some(v) = self.get(key) else { return Ok(()) };
+        let same = |s: &Value| s == v || (s.is_number() && s.as_f64() == v.as_f64());
+        if supported.iter().any(same) {
+            return Ok(());
+        }
+        let names: Vec<String> = supported.iter().map(Value::to_string).collect();
+        Err(self.unsupported(key, v, &names.join(", ")))
+    }
+
+    /// Refuses every value but `null`.
+    fn absent(&self, key: &str) -> Result<()> {
+        self.only(key, &[]).map_err(|_| self.unsupported(key, &self.map[key], "null"))
+    }
+
+    /// Refuses a file of another class.
+    fn class(&self, supported: &str) -> Result<()> {
+        self.only("_class_name", &[supported.into()])
+    }
+
+    /// The object of a part that the file leaves out: all defaults.
+    fn empty(&self) -> Keys<'static> {
+        static NOTHING: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
+        Keys { file: self.file.clone(), prefix: "", map: &NOTHING }
+    }
+
+    /// The object at `key`; `prefix` names its keys in errors.
+    fn below(&self, key: &'static str, prefix: &'static str) -> Result<Option<Keys<'a>>> {
+        let Some(v) = self.get(key) else { return Ok(None) };
+        let map = v.as_object().ok_or_else(|| self.wrong(key, v, "an object"))?;
+        Ok(Some(Keys { file: self.file.clone(), prefix, map }))
+    }
+}
+
+const SIZE: &str = "an integer from 1";
+
+/// Sizes that a network can have: what is above is a damaged file, and would overflow products of sizes.
+const LARGEST: u64 = 1 << 30;
+
+fn as_size(value: &Value, least: u64) -> Option<usize> {
+    value.as_u64().filter(|n| (least..=LARGEST).contains(n)).map(|n| n as usize)
+}
+
+#[cfg(test)]
+mod tests;

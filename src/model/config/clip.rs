@@ -1,0 +1,250 @@
+//! `config.json` of CLIP: the text model of a diffusers folder, the towers of a reward, or both in one file.
+
+use serde_json::Value;
+
+use super::Keys;
+use crate::error::Result;
+use crate::model::folder::Source;
+
+/// The activation between the two layers of a feed-forward block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x sigmoid(1.702 x)`, of OpenAI's models.
+    QuickGelu,
+    /// `x Phi(x)` with the exact error function, of OpenCLIP's models.
+    Gelu,
+}
+
+/// Which position of the last hidden state is the pooled text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// That of the largest token id: the meaning of files whose `eos_token_id` is 2, a mistake that became a mark.
+    LargestToken,
+    /// The first that holds this token.
+    First(u32),
+}
+
+/// A CLIP text transformer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClipTextConfig {
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub layers: usize,
+    /// Heads of `hidden_size / heads` features.
+    pub heads: usize,
+    /// Tokens that the model takes.
+    pub max_positions: usize,
+    pub activation: Activation,
+    pub layer_norm_eps: f32,
+    pub pooling: Pooling,
+    /// Width of the projected pooled text, in a model with a projection.
+    pub projection_dim: usize,
+}
+
+/// A CLIP vision transformer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClipVisionConfig {
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub layers: usize,
+    /// Heads of `hidden_size / heads` features.
+    pub heads: usize,
+    pub channels: usize,
+    /// Side of the square image, a multiple of `patch_size`.
+    pub image_size: usize,
+    /// Side of a square patch.
+    pub patch_size: usize,
+    pub activation: Activation,
+    pub layer_norm_eps: f32,
+    /// Width of the projected image embedding, in a model with a projection.
+    pub projection_dim: usize,
+}
+
+impl ClipVisionConfig {
+    /// Tokens of an image: one per patch, and the class token.
+    pub fn positions(&self) -> usize {
+        (self.image_size / self.patch_size).pow(2) + 1
+    }
+}
+
+/// Both towers, projected to vectors of the same width.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClipConfig {
+    pub text: ClipTextConfig,
+    pub vision: ClipVisionConfig,
+    pub projection_dim: usize,
+}
+
+impl ClipTextConfig {
+    /// Reads `component/config.json` of a text model, or the text part of one with both towers.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming file and key: wrong types, contradictions, and
+    /// values that would change the result and are not supported.
+    pub fn open(source: &Source, component: &str) -> Result<ClipTextConfig> {
+        super::open(source, component, "config.json", text)
+    }
+
+    /// As [`ClipTextConfig::open`], from the content of the file; `file` names it in errors.
+    ///
+    /// # Errors
+    /// As [`ClipTextConfig::open`].
+    pub fn parse(file: &str, bytes: &[u8]) -> Result<ClipTextConfig> {
+        super::parse_bytes(file, bytes, text)
+    }
+}
+
+impl ClipVisionConfig {
+    /// Reads `component/config.json` of a vision model, or the vision part of one with both towers.
+    ///
+    /// # Errors
+    /// As [`ClipTextConfig::open`].
+    pub fn open(source: &Source, component: &str) -> Result<ClipVisionConfig> {
+        super::open(source, component, "config.json", vision)
+    }
+
+    /// As [`ClipVisionConfig::open`], from the content of the file; `file` names it in errors.
+    ///
+    /// # Errors
+    /// As [`ClipTextConfig::open`].
+    pub fn parse(file: &str, bytes: &[u8]) -> Result<ClipVisionConfig> {
+        super::parse_bytes(file, bytes, vision)
+    }
+}
+
+impl ClipConfig {
+    /// Reads `component/config.json` of a model with both towers.
+    ///
+    /// # Errors
+    /// As [`ClipTextConfig::open`].
+    pub fn open(source: &Source, component: &str) -> Result<ClipConfig> {
+        super::open(source, component, "config.json", both)
+    }
+
+    /// As [`ClipConfig::open`], from the content of the file; `file` names it in errors.
+    ///
+    /// # Errors
+    /// As [`ClipTextConfig::open`].
+    pub fn parse(file: &str, bytes: &[u8]) -> Result<ClipConfig> {
+        super::parse_bytes(file, bytes, both)
+    }
+}
+
+fn both(keys: &Keys<'_>) -> Result<ClipConfig> {
+    if !nested(keys) {
+        return Err(
+            keys.contradiction("text_config and vision_config are missing: this is one tower, not both")
+        );
+    }
+    let projection_dim = keys.size("projection_dim", 512)?;
+    Ok(ClipConfig {
+        text: ClipTextConfig { projection_dim, ..text(keys)? },
+        vision: ClipVisionConfig { projection_dim, ..vision(keys)? },
+        projection_dim,
+    })
+}
+
+fn text(keys: &Keys<'_>) -> Result<ClipTextConfig> {
+    keys.only("model_type", &["clip_text_model".into(), "clip".into()])?;
+    if nested(keys) {
+        // Where the old key is there it decides, defaults included; a file may have both.
+        return match keys.below("text_config_dict", "text_config_dict.")? {
+            Some(old) => text_model(&old),
+            None => text_model(&keys.below("text_config", "text_config.")?.unwrap_or_else(|| keys.empty())),
+        };
+    }
+    text_model(keys)
+}
+
+fn vision(keys: &Keys<'_>) -> Result<ClipVisionConfig> {
+    keys.only("model_type", &["clip_vision_model".into(), "clip".into()])?;
+    if nested(keys) {
+        return match keys.below("vision_config_dict", "vision_config_dict.")? {
+            Some(old) => vision_model(&old),
+            None => {
+                vision_model(&keys.below("vision_config", "vision_config.")?.unwrap_or_else(|| keys.empty()))
+            }
+        };
+    }
+    vision_model(keys)
+}
+
+fn nested(keys: &Keys<'_>) -> bool {
+    let parts = ["text_config", "vision_config", "text_config_dict", "vision_config_dict"];
+    keys.get("model_type") == Some(&"clip".into()) || parts.iter().any(|key| keys.get(key).is_some())
+}
+
+fn text_model(keys: &Keys<'_>) -> Result<ClipTextConfig> {
+    let hidden_size = keys.size("hidden_size", 512)?;
+    Ok(ClipTextConfig {
+        vocab_size: keys.size("vocab_size", 49408)?,
+        hidden_size,
+        intermediate_size: keys.size("intermediate_size", 2048)?,
+        layers: keys.size("num_hidden_layers", 12)?,
+        heads: heads(keys, 8, hidden_size)?,
+        max_positions: keys.size("max_position_embeddings", 77)?,
+        activation: activation(keys)?,
+        layer_norm_eps: keys.positive("layer_norm_eps", 1e-5)? as f32,
+        pooling: pooling(keys)?,
+        projection_dim: keys.size("projection_dim", 512)?,
+    })
+}
+
+fn vision_model(keys: &Keys<'_>) -> Result<ClipVisionConfig> {
+    let hidden_size = keys.size("hidden_size", 768)?;
+    let square = |key: &str, default| match keys.square_or_pair(key)? {
+        None => Ok(default),
+        Some((h, w)) if h == w => Ok(h),
+        Some(_) => Err(keys.unsupported(key, &keys.map[key], "squares")),
+    };
+    let (image_size, patch_size) = (square("image_size", 224)?, square("patch_size", 32)?);
+    if image_size < patch_size || image_size % patch_size != 0 {
+        return Err(
+            keys.contradiction(&format!("image_size {image_size} is no multiple of patch_size {patch_size}"))
+        );
+    }
+    Ok(ClipVisionConfig {
+        hidden_size,
+        intermediate_size: keys.size("intermediate_size", 3072)?,
+        layers: keys.size("num_hidden_layers", 12)?,
+        heads: heads(keys, 12, hidden_size)?,
+        channels: keys.size("num_channels", 3)?,
+        image_size,
+        patch_size,
+        activation: activation(keys)?,
+        layer_norm_eps: keys.positive("layer_norm_eps", 1e-5)? as f32,
+        projection_dim: keys.size("projection_dim", 512)?,
+    })
+}
+
+fn heads(keys: &Keys<'_>, default: usize, hidden_size: usize) -> Result<usize> {
+    let heads = keys.size("num_attention_heads", default)?;
+    if !hidden_size.is_multiple_of(heads) {
+        return Err(keys.contradiction(&format!(
+            "hidden_size {hidden_size} is no multiple of num_attention_heads {heads}"
+        )));
+    }
+    Ok(heads)
+}
+
+fn activation(keys: &Keys<'_>) -> Result<Activation> {
+    keys.only("hidden_act", &["quick_gelu".into(), "gelu".into()])?;
+    Ok(if keys.opt_text("hidden_act")? == Some("gelu") { Activation::Gelu } else { Activation::QuickGelu })
+}
+
+fn pooling(keys: &Keys<'_>) -> Result<Pooling> {
+    match keys.get("eos_token_id") {
+        None => Ok(Pooling::First(49407)),
+        Some(v) if v.as_u64() == Some(2) => Ok(Pooling::LargestToken),
+        Some(v) => {
+            let id = match v {
+                Value::Array(list) if list.len() == 1 => list[0].as_u64(),
+                v => v.as_u64(),
+            };
+            id.and_then(|id| u32::try_from(id).ok())
+                .map(Pooling::First)
+                .ok_or_else(|| keys.wrong("eos_token_id", v, "one token id"))
+        }
+    }
+}

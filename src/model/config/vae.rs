@@ -1,0 +1,101 @@
+//! `vae/config.json`: the AutoencoderKL between images and latents.
+
+use serde_json::Value;
+
+use super::Keys;
+use crate::error::Result;
+use crate::model::folder::Source;
+
+/// An autoencoder. All its norms have eps 1e-6, its attention has one head, and its activation is SiLU.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AutoencoderConfig {
+    pub in_channels: usize,
+    pub out_channels: usize,
+    pub latent_channels: usize,
+    /// Channels per level, at full resolution first. The encoder halves the resolution after all but the last.
+    pub block_out_channels: Vec<usize>,
+    /// Residual blocks per level of the encoder; the decoder has one more.
+    pub layers_per_block: usize,
+    pub norm_groups: usize,
+    /// `latent = (encoded - shift) * scale`.
+    pub scaling_factor: f32,
+    pub shift_factor: f32,
+    /// Whether f16 overflows in this autoencoder, so that it must run in f32 (or bf16).
+    pub force_upcast: bool,
+    /// Whether there is a 1x1 convolution behind the encoder.
+    pub quant_conv: bool,
+    /// Whether there is a 1x1 convolution before the decoder.
+    pub post_quant_conv: bool,
+    pub mid_attention: bool,
+    /// Side of the images that it was trained on.
+    pub sample_size: Option<(usize, usize)>,
+}
+
+impl AutoencoderConfig {
+    /// Reads `component/config.json`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming file and key: wrong types, contradictions, and
+    /// values that would change the result and are not supported.
+    pub fn open(source: &Source, component: &str) -> Result<AutoencoderConfig> {
+        super::open(source, component, "config.json", parse)
+    }
+
+    /// As [`AutoencoderConfig::open`], from the content of the file; `file` names it in errors.
+    ///
+    /// # Errors
+    /// As [`AutoencoderConfig::open`].
+    pub fn parse(file: &str, bytes: &[u8]) -> Result<AutoencoderConfig> {
+        super::parse_bytes(file, bytes, parse)
+    }
+
+    /// Pixels per latent, along one side.
+    pub fn scale(&self) -> usize {
+        1 << (self.block_out_channels.len() - 1)
+    }
+}
+
+fn parse(keys: &Keys<'_>) -> Result<AutoencoderConfig> {
+    keys.class("AutoencoderKL")?;
+    keys.only("act_fn", &["silu".into(), "swish".into()])?;
+    for key in ["latents_mean", "latents_std"] {
+        keys.absent(key)?;
+    }
+    let channels = keys.sizes("block_out_channels", &[64])?;
+    let n = channels.len();
+    for (key, known) in [("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")] {
+        let types = keys.texts(key, &[known])?;
+        if let Some(other) = types.iter().find(|t| **t != known) {
+            return Err(keys.unsupported(key, &Value::from(*other), known));
+        }
+        if types.len() != n {
+            return Err(
+                keys.contradiction(&format!("{key} has {} entries, block_out_channels has {n}", types.len()))
+            );
+        }
+    }
+    let norm_groups = keys.size("norm_num_groups", 32)?;
+    if let Some(c) = channels.iter().find(|&c| c % norm_groups != 0) {
+        return Err(keys.contradiction(&format!(
+            "block_out_channels {c} is no multiple of norm_num_groups {norm_groups}"
+        )));
+    }
+    if n > 16 {
+        return Err(keys.contradiction(&format!("block_out_channels has {n} entries, at most 16 make sense")));
+    }
+    Ok(AutoencoderConfig {
+        in_channels: keys.size("in_channels", 3)?,
+        out_channels: keys.size("out_channels", 3)?,
+        latent_channels: keys.size("latent_channels", 4)?,
+        block_out_channels: channels,
+        layers_per_block: keys.size("layers_per_block", 1)?,
+        norm_groups,
+        scaling_factor: keys.positive("scaling_factor", 0.18215)? as f32,
+        shift_factor: keys.float("shift_factor", 0.0)? as f32,
+        force_upcast: keys.flag("force_upcast", true)?,
+        quant_conv: keys.flag("use_quant_conv", true)?,
+        post_quant_conv: keys.flag("use_post_quant_conv", true)?,
+        mid_attention: keys.flag("mid_block_add_attention", true)?,
+        sample_size: keys.square_or_pair("sample_size")?,
+    })
+}
