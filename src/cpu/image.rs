@@ -8,32 +8,47 @@ use crate::tensor::Shape;
 
 /// `[x, y]` along the channels: rows of `cx` and `cy` become rows of `cx + cy`.
 pub fn concat(x: &[f32], cx: usize, y: &[f32], cy: usize, out: &mut [f32]) {
-    parallel_rows(out, cx + cy, |from, rows| {
-        for (i, row) in rows.chunks_exact_mut(cx + cy).enumerate() {
-            let i = from + i;
-            row[..cx].copy_from_slice(&x[i * cx..][..cx]);
-            row[cx..].copy_from_slice(&y[i * cy..][..cy]);
-        }
-    });
+    parallel_rows(
+        out,
+        cx + cy,
+        #[inline(always)]
+        |from, rows| {
+            for (i, row) in rows.chunks_exact_mut(cx + cy).enumerate() {
+                let i = from + i;
+                row[..cx].copy_from_slice(&x[i * cx..][..cx]);
+                row[cx..].copy_from_slice(&y[i * cy..][..cy]);
+            }
+        },
+    );
 }
 
 /// Channels `from..from + c` of rows of `total`.
 pub fn slice(x: &[f32], total: usize, from: usize, c: usize, out: &mut [f32]) {
-    parallel_rows(out, c, |first, rows| {
-        for (i, row) in rows.chunks_exact_mut(c).enumerate() {
-            row.copy_from_slice(&x[(first + i) * total + from..][..c]);
-        }
-    });
+    parallel_rows(
+        out,
+        c,
+        #[inline(always)]
+        |first, rows| {
+            for (i, row) in rows.chunks_exact_mut(c).enumerate() {
+                row.copy_from_slice(&x[(first + i) * total + from..][..c]);
+            }
+        },
+    );
 }
 
 /// Rows of `c` placed at channel `from` of zero rows of `total`.
 pub fn slice_vjp(dy: &[f32], c: usize, from: usize, total: usize, out: &mut [f32]) {
-    parallel_rows(out, total, |first, rows| {
-        for (i, row) in rows.chunks_exact_mut(total).enumerate() {
-            row.fill(0.0);
-            row[from..from + c].copy_from_slice(&dy[(first + i) * c..][..c]);
-        }
-    });
+    parallel_rows(
+        out,
+        total,
+        #[inline(always)]
+        |first, rows| {
+            for (i, row) in rows.chunks_exact_mut(total).enumerate() {
+                row.fill(0.0);
+                row[from..from + c].copy_from_slice(&dy[(first + i) * c..][..c]);
+            }
+        },
+    );
 }
 
 /// `out` is `x` again and again.
@@ -46,14 +61,19 @@ pub fn repeat(x: &[f32], out: &mut [f32]) {
 /// Sum of the copies, in order.
 pub fn repeat_vjp(dy: &[f32], out: &mut [f32]) {
     let len = out.len();
-    parallel_rows(out, 1, |from, out| {
-        out.copy_from_slice(&dy[from..from + out.len()]);
-        for copy in dy.chunks_exact(len).skip(1) {
-            for (o, &d) in out.iter_mut().zip(&copy[from..]) {
-                *o += d;
+    parallel_rows(
+        out,
+        1,
+        #[inline(always)]
+        |from, out| {
+            out.copy_from_slice(&dy[from..from + out.len()]);
+            for copy in dy.chunks_exact(len).skip(1) {
+                for (o, &d) in out.iter_mut().zip(&copy[from..]) {
+                    *o += d;
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// Samples `rows` of `x`, each of `sample` elements.
@@ -204,16 +224,21 @@ fn kernel(filter: Filter, x: f64) -> f64 {
 pub fn resize(x: &[f32], x_shape: Shape, rows: &Banded, columns: &Banded, out: &mut [f32]) {
     let (line, c) = (x_shape.w * x_shape.c, x_shape.c);
     let (h, w) = (rows.from.len(), columns.from.len());
-    parallel_rows(out, w * c, |first, lines| {
-        let mut mixed = vec![0.0; line];
-        for (i, out) in lines.chunks_exact_mut(w * c).enumerate() {
-            let (n, y) = ((first + i) / h, (first + i) % h);
-            mixed.fill(0.0);
-            rows.combine(y, &x[n * x_shape.sample()..][..x_shape.sample()], line, &mut mixed);
-            out.fill(0.0);
-            for (column, out) in out.chunks_exact_mut(c).enumerate() {
-                columns.combine(column, &mixed, c, out);
+    parallel_rows(
+        out,
+        w * c,
+        #[inline(always)]
+        |first, lines| {
+            let mut mixed = vec![0.0; line];
+            for (i, out) in lines.chunks_exact_mut(w * c).enumerate() {
+                let (n, y) = ((first + i) / h, (first + i) % h);
+                mixed.fill(0.0);
+                rows.combine(y, &x[n * x_shape.sample()..][..x_shape.sample()], line, &mut mixed);
+                out.fill(0.0);
+                for (column, out) in out.chunks_exact_mut(c).enumerate() {
+                    columns.combine(column, &mixed, c, out);
+                }
             }
-        }
-    });
+        },
+    );
 }

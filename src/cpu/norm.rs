@@ -126,7 +126,10 @@ pub fn group_norm(
         .par_iter()
         .map(|(_, at, y)| {
             let (mut sums, mut squares) = (vec![0.0; c], vec![0.0; c]);
-            simd(|| add_moments(&x[*at..*at + y.len()], &mut sums, &mut squares));
+            simd(
+                #[inline(always)]
+                || add_moments(&x[*at..*at + y.len()], &mut sums, &mut squares),
+            );
             (sums, squares)
         })
         .collect();
@@ -141,9 +144,35 @@ pub fn group_norm(
         let slope: Vec<f32> = k.rstd.iter().zip(gamma).map(|(r, g)| r * g).collect();
         let x = &x[at..at + y.len()];
         if norm.silu {
-            simd(|| normalise(x, k, &slope, beta, y, |v| v * math::sigmoid(v)));
+            simd(
+                #[inline(always)]
+                || {
+                    normalise(
+                        x,
+                        k,
+                        &slope,
+                        beta,
+                        y,
+                        #[inline(always)]
+                        |v| v * math::sigmoid(v),
+                    )
+                },
+            );
         } else {
-            simd(|| normalise(x, k, &slope, beta, y, |v| v));
+            simd(
+                #[inline(always)]
+                || {
+                    normalise(
+                        x,
+                        k,
+                        &slope,
+                        beta,
+                        y,
+                        #[inline(always)]
+                        |v| v,
+                    )
+                },
+            );
         }
     });
 }
@@ -186,9 +215,27 @@ pub fn group_norm_vjp(
             let (x, dy, k) = (&x[*at..*at + g.len()], &dy[*at..*at + g.len()], &channels[*n]);
             let mut sums = (vec![0.0; c], vec![0.0; c]);
             if norm.silu {
-                simd(|| cotangents(x, dy, k, gamma, beta, g, &mut sums, silu_slope));
+                simd(
+                    #[inline(always)]
+                    || cotangents(x, dy, k, gamma, beta, g, &mut sums, silu_slope),
+                );
             } else {
-                simd(|| cotangents(x, dy, k, gamma, beta, g, &mut sums, |_| 1.0));
+                simd(
+                    #[inline(always)]
+                    || {
+                        cotangents(
+                            x,
+                            dy,
+                            k,
+                            gamma,
+                            beta,
+                            g,
+                            &mut sums,
+                            #[inline(always)]
+                            |_| 1.0,
+                        )
+                    },
+                );
             }
             sums
         })
@@ -202,7 +249,10 @@ pub fn group_norm_vjp(
             groups.iter().flat_map(|s| std::iter::repeat_n((mean(s) / count) as f32, width)).collect()
         };
         let (of_g, of_gx) = (spread(&|s| s.0), spread(&|s| s.1));
-        simd(|| finish(&x[at..at + dx.len()], k, &of_g, &of_gx, dx));
+        simd(
+            #[inline(always)]
+            || finish(&x[at..at + dx.len()], k, &of_g, &of_gx, dx),
+        );
     });
 }
 
@@ -277,39 +327,57 @@ pub fn layer_norm(x: &[f32], gamma: &[f32], beta: &[f32], eps: f32, y: &mut [f32
     let pieces =
         x.par_chunks(rows * c).zip(y.par_chunks_mut(rows * c)).zip(saved.par_chunks_mut(rows * SAVED));
     pieces.for_each(|((x, y), saved)| {
-        simd(|| {
-            let rows = x.chunks_exact(c).zip(y.chunks_exact_mut(c)).zip(saved.chunks_exact_mut(SAVED));
-            for ((x, y), saved) in rows {
-                let (sum, squares) = sums(c, |i| (f64::from(x[i]), f64::from(x[i]) * f64::from(x[i])));
-                let [mean, lost, rstd] = statistics(sum, squares, c, eps);
-                saved.copy_from_slice(&[mean, lost, rstd]);
-                for (((y, &x), &gamma), &beta) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
-                    *y = ((x - mean) - lost) * rstd * gamma + beta;
+        simd(
+            #[inline(always)]
+            || {
+                let rows = x.chunks_exact(c).zip(y.chunks_exact_mut(c)).zip(saved.chunks_exact_mut(SAVED));
+                for ((x, y), saved) in rows {
+                    let (sum, squares) = sums(
+                        c,
+                        #[inline(always)]
+                        |i| (f64::from(x[i]), f64::from(x[i]) * f64::from(x[i])),
+                    );
+                    let [mean, lost, rstd] = statistics(sum, squares, c, eps);
+                    saved.copy_from_slice(&[mean, lost, rstd]);
+                    for (((y, &x), &gamma), &beta) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
+                        *y = ((x - mean) - lost) * rstd * gamma + beta;
+                    }
                 }
-            }
-        });
+            },
+        );
     });
 }
 
 /// `dx = rstd (g - mean(g) - xhat mean(g xhat))`, `g = dy gamma`, means over each row.
 pub fn layer_norm_vjp(x: &[f32], gamma: &[f32], saved: &[f32], dy: &[f32], dx: &mut [f32]) {
     let c = gamma.len();
-    parallel_rows(dx, c, |first, rows| {
-        for (row, dx) in rows.chunks_exact_mut(c).enumerate() {
-            let row = first + row;
-            let (x, dy) = (&x[row * c..][..c], &dy[row * c..][..c]);
-            let &[mean, lost, rstd] = &saved[row * SAVED..][..SAVED] else { unreachable!("three numbers") };
-            let xhat = |i: usize| ((x[i] - mean) - lost) * rstd;
-            let (of_g, of_gx) = sums(c, |i| {
-                let g = dy[i] * gamma[i];
-                (f64::from(g), f64::from(g * xhat(i)))
-            });
-            let (of_g, of_gx) = ((of_g / c as f64) as f32, (of_gx / c as f64) as f32);
-            for (i, dx) in dx.iter_mut().enumerate() {
-                *dx = rstd * ((dy[i] * gamma[i] - of_g) - xhat(i) * of_gx);
+    parallel_rows(
+        dx,
+        c,
+        #[inline(always)]
+        |first, rows| {
+            for (row, dx) in rows.chunks_exact_mut(c).enumerate() {
+                let row = first + row;
+                let (x, dy) = (&x[row * c..][..c], &dy[row * c..][..c]);
+                let &[mean, lost, rstd] = &saved[row * SAVED..][..SAVED] else {
+                    unreachable!("three numbers")
+                };
+                let xhat = |i: usize| ((x[i] - mean) - lost) * rstd;
+                let (of_g, of_gx) = sums(
+                    c,
+                    #[inline(always)]
+                    |i| {
+                        let g = dy[i] * gamma[i];
+                        (f64::from(g), f64::from(g * xhat(i)))
+                    },
+                );
+                let (of_g, of_gx) = ((of_g / c as f64) as f32, (of_gx / c as f64) as f32);
+                for (i, dx) in dx.iter_mut().enumerate() {
+                    *dx = rstd * ((dy[i] * gamma[i] - of_g) - xhat(i) * of_gx);
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// The shortest length [`l2_norm`] divides by.
@@ -317,32 +385,50 @@ const SHORTEST: f64 = 1e-12;
 
 /// Each row of `c` divided by its length.
 pub fn l2_norm(x: &[f32], c: usize, y: &mut [f32]) {
-    parallel_rows(y, c, |first, rows| {
-        for (x, y) in x[first * c..].chunks_exact(c).zip(rows.chunks_exact_mut(c)) {
-            let (squares, _) = sums(c, |i| (f64::from(x[i]) * f64::from(x[i]), 0.0));
-            let inverse = (1.0 / squares.sqrt().max(SHORTEST)) as f32;
-            for (y, &x) in y.iter_mut().zip(x) {
-                *y = x * inverse;
+    parallel_rows(
+        y,
+        c,
+        #[inline(always)]
+        |first, rows| {
+            for (x, y) in x[first * c..].chunks_exact(c).zip(rows.chunks_exact_mut(c)) {
+                let (squares, _) = sums(
+                    c,
+                    #[inline(always)]
+                    |i| (f64::from(x[i]) * f64::from(x[i]), 0.0),
+                );
+                let inverse = (1.0 / squares.sqrt().max(SHORTEST)) as f32;
+                for (y, &x) in y.iter_mut().zip(x) {
+                    *y = x * inverse;
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// `dx = (dy - y <y, dy>) / |x|`; rows shorter than the bound are divided by a constant.
 pub fn l2_norm_vjp(x: &[f32], dy: &[f32], c: usize, dx: &mut [f32]) {
-    parallel_rows(dx, c, |first, rows| {
-        let inputs = x[first * c..].chunks_exact(c).zip(dy[first * c..].chunks_exact(c));
-        for ((x, dy), dx) in inputs.zip(rows.chunks_exact_mut(c)) {
-            let (squares, product) = sums(c, |i| {
-                let x = f64::from(x[i]);
-                (x * x, x * f64::from(dy[i]))
-            });
-            let length = squares.sqrt();
-            let inverse = (1.0 / length.max(SHORTEST)) as f32;
-            let along = if length > SHORTEST { (product / squares) as f32 } else { 0.0 };
-            for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
-                *dx = (dy - x * along) * inverse;
+    parallel_rows(
+        dx,
+        c,
+        #[inline(always)]
+        |first, rows| {
+            let inputs = x[first * c..].chunks_exact(c).zip(dy[first * c..].chunks_exact(c));
+            for ((x, dy), dx) in inputs.zip(rows.chunks_exact_mut(c)) {
+                let (squares, product) = sums(
+                    c,
+                    #[inline(always)]
+                    |i| {
+                        let x = f64::from(x[i]);
+                        (x * x, x * f64::from(dy[i]))
+                    },
+                );
+                let length = squares.sqrt();
+                let inverse = (1.0 / length.max(SHORTEST)) as f32;
+                let along = if length > SHORTEST { (product / squares) as f32 } else { 0.0 };
+                for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+                    *dx = (dy - x * along) * inverse;
+                }
             }
-        }
-    });
+        },
+    );
 }

@@ -7,7 +7,9 @@ use rayon::prelude::*;
 /// the second-level cache.
 const PIECE: usize = 1 << 15;
 
-/// Runs `f` compiled for the widest vector instructions of this processor. What `f` calls must be inlined.
+/// Runs `f` compiled for the widest vector instructions of this processor. That holds only for code inlined into
+/// `f`: closures passed to it and to [`parallel_rows`] carry `#[inline(always)]`, or a fused multiply-add becomes
+/// a call.
 #[inline(always)]
 pub fn simd<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
@@ -20,7 +22,15 @@ pub fn parallel_rows(out: &mut [f32], row: usize, f: impl Fn(usize, &mut [f32]) 
     }
     let rows = (PIECE / row).max(1);
     if out.len() <= PIECE {
-        return simd(|| f(0, out));
+        return simd(
+            #[inline(always)]
+            || f(0, out),
+        );
     }
-    out.par_chunks_mut(rows * row).enumerate().for_each(|(i, piece)| simd(|| f(i * rows, piece)));
+    out.par_chunks_mut(rows * row).enumerate().for_each(|(i, piece)| {
+        simd(
+            #[inline(always)]
+            || f(i * rows, piece),
+        )
+    });
 }
