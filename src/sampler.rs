@@ -1,0 +1,574 @@
+//! The algorithm: Sequential Monte Carlo along the reverse chain of a diffusion model, as an iterator of steps: look,
+//! weigh, resample, move (das-spec 2.3, corrected). It knows neither networks nor files: a [`Guide`] answers what a
+//! state looks like, the consumer of the iterator records, prints and stops.
+//!
+//! A particle is one thing: latent, noise, clean latent, gradient, twist and root travel together when an ancestor is
+//! chosen. Every random number is keyed by (seed, prompt, particle, step, purpose), so a prompt's particles do not
+//! depend on which other prompts run beside it.
+
+mod record;
+
+use std::time::Instant;
+
+pub use crate::proposal::Want;
+pub use record::{Loss, Lost, Population, PromptStep, Step};
+
+use crate::backend::{Advance, Backend, ParticleId, Particles};
+use crate::ddim::{self, Schedule};
+use crate::error::{Error, Result};
+use crate::noise::{Key, Purpose, uniforms};
+use crate::proposal::{Ending, Proposal};
+use crate::smc::{self, Event, Rules, Weighed, Weights};
+use crate::tensor::{Shape, Tensor};
+use record::Genealogy;
+
+/// What a state looks like. Rewards and gradients are of the plain reward r, not of r / alpha.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// Predicted noise `(n, h, w, c)`, guided.
+    pub eps: Tensor,
+    /// Predicted clean latent, clamped where the scheduler says so.
+    pub x0: Tensor,
+    /// Of each decoded clean latent; `Some` if wanted.
+    pub reward: Option<Vec<f64>>,
+    /// With respect to the state; `Some` if wanted.
+    pub grad: Option<Tensor>,
+}
+
+/// What the final latents are worth.
+#[derive(Clone, Debug)]
+pub struct Finish {
+    /// `(n, height, width, 3)` in [0, 1].
+    pub images: Tensor,
+    pub reward: Vec<f64>,
+    /// Terms of the reward by name, unweighted.
+    pub parts: Vec<(String, Vec<f64>)>,
+}
+
+/// What the sampler knows of models and rewards. Each particle's answer must depend on that particle alone.
+pub trait Guide {
+    /// Shape of one latent, `n = 1`.
+    fn latent(&self) -> Shape;
+
+    /// Looks at the states `x` `(n, h, w, c)` before the transition `step`; sample `i` is particle `ids[i]`.
+    fn look(&self, x: &Tensor, ids: &[ParticleId], step: &ddim::Step, want: Want) -> Result<Look>;
+
+    /// Decodes and judges the final latents.
+    fn finish(&self, x: &Tensor, ids: &[ParticleId]) -> Result<Finish>;
+
+    /// Name of a reward that has no gradient, if there is one.
+    fn without_gradient(&self) -> Option<String> {
+        None
+    }
+}
+
+/// What to do about values that are not finite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum OnNan {
+    /// Weight 0 for the particle (no guidance, if only its gradient is concerned), and a line in the record.
+    #[default]
+    Drop,
+    /// An error that names the first of them.
+    Abort,
+}
+
+/// Whose bookkeeping after a resampling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Compat {
+    /// The paper's: everything a particle has travels with it.
+    #[default]
+    Paper,
+    /// That of the authors' program (das-spec 5.1, 5.2): twist and gradient stay in their slots. Biased; for comparison.
+    Reference,
+}
+
+/// Everything a run depends on, besides model, reward and chain.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    pub seed: u64,
+    /// Numbers of the prompts to run together, each below 2^28. They key the noise.
+    pub prompts: Vec<u32>,
+    /// Per prompt.
+    pub particles: usize,
+    /// Alpha of the target `p(x) exp(r(x) / alpha)`.
+    pub alpha: f64,
+    pub proposal: Proposal,
+    pub rules: Rules,
+    /// Fraction of the steps before the first look at a reward, in [0, 1).
+    pub tempering_start: f64,
+    pub on_nan: OnNan,
+    pub compat: Compat,
+}
+
+impl Options {
+    /// The repository's defaults for `steps` steps: one prompt, 4 particles, DAS.
+    pub fn new(seed: u64, steps: usize) -> Options {
+        Options {
+            seed,
+            prompts: vec![0],
+            particles: 4,
+            alpha: 1.0,
+            proposal: Proposal::Das,
+            rules: Proposal::Das.rules(steps),
+            tempering_start: 0.0,
+            on_nan: OnNan::Drop,
+            compat: Compat::Paper,
+        }
+    }
+}
+
+/// One prompt's side of the run.
+struct Prompt {
+    population: smc::Population,
+    genealogy: Genealogy,
+}
+
+/// A run: yields one [`Step`] per transition and one for the final event, then [`Sampler::populations`].
+pub struct Sampler<'a> {
+    backend: &'a dyn Backend,
+    guide: &'a dyn Guide,
+    schedule: &'a Schedule,
+    options: Options,
+    /// Of every slot; prompt after prompt.
+    ids: Vec<ParticleId>,
+    /// First step that looks at rewards.
+    start: usize,
+    next: usize,
+    stopped: bool,
+    x: Tensor,
+    /// `log p - log m` of the move that made each state.
+    log_ratio: Vec<f64>,
+    /// Slots whose death has been reported.
+    dead: Vec<bool>,
+    prompts: Vec<Prompt>,
+    end: Option<Finish>,
+}
+
+impl<'a> Sampler<'a> {
+    /// A run from latents drawn from N(0, I).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for options that cannot work, alone or together.
+    pub fn new(
+        backend: &'a dyn Backend,
+        guide: &'a dyn Guide,
+        schedule: &'a Schedule,
+        options: Options,
+    ) -> Result<Sampler<'a>> {
+        check(&options, schedule)?;
+        let noisy = schedule.steps.iter().any(|s| s.variance > 0.0);
+        options.proposal.check(guide.without_gradient().as_deref(), noisy)?;
+        let particles = options.particles;
+        let ids: Vec<ParticleId> = options
+            .prompts
+            .iter()
+            .flat_map(|&prompt| (0..particles as u32).map(move |particle| ParticleId { prompt, particle }))
+            .collect();
+        let shape = guide.latent().with_n(ids.len());
+        let x = backend.normals(shape, options.seed, 0, Purpose::Initial, &ids)?;
+        let prompt = |_: &u32| Prompt {
+            population: smc::Population::new(particles),
+            genealogy: Genealogy::new(particles),
+        };
+        Ok(Sampler {
+            backend,
+            guide,
+            schedule,
+            start: (schedule.len() as f64 * options.tempering_start).floor() as usize,
+            next: 0,
+            stopped: false,
+            x,
+            log_ratio: vec![0.0; ids.len()],
+            dead: vec![false; ids.len()],
+            prompts: options.prompts.iter().map(prompt).collect(),
+            end: None,
+            ids,
+            options,
+        })
+    }
+
+    /// Starts from `x` instead: one latent per slot, or one per particle, the same for every prompt.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) where the shape is another.
+    pub fn with_latents(mut self, x: &Tensor) -> Result<Sampler<'a>> {
+        assert_eq!(self.next, 0, "the run has begun");
+        let (found, wanted) = (x.shape(), self.x.shape());
+        let times = match found.n {
+            n if n == wanted.n => 1,
+            n if n == self.options.particles => self.options.prompts.len(),
+            _ => 0,
+        };
+        if found.with_n(1) != wanted.with_n(1) || times == 0 {
+            return Err(Error::usage(format!(
+                "the given latents are {found}, this run needs {} of {}",
+                self.options.particles,
+                wanted.with_n(1)
+            ))
+            .fix(
+                "give --latents a file of the model's latent size, with one latent for each of --particles",
+            ));
+        }
+        self.x = if times == 1 { x.clone() } else { self.backend.repeat(x, times)? };
+        Ok(self)
+    }
+
+    /// Steps that this run yields: one per transition, and the final event.
+    pub fn steps(&self) -> usize {
+        self.schedule.len() + 1
+    }
+
+    /// The latents of all slots, `(B P, h, w, c)`.
+    pub fn latents(&self) -> &Tensor {
+        &self.x
+    }
+
+    /// Runs what is left, without looking at the records.
+    pub fn run(mut self) -> Result<Vec<Population>> {
+        for step in &mut self {
+            step?;
+        }
+        self.populations()
+    }
+
+    /// The particles at the end, one population per prompt.
+    ///
+    /// # Panics
+    /// Before the last step has been yielded.
+    #[track_caller]
+    pub fn populations(&self) -> Result<Vec<Population>> {
+        let Some(end) = &self.end else { panic!("the run has not ended") };
+        let particles = self.options.particles;
+        self.prompts
+            .iter()
+            .enumerate()
+            .map(|(b, prompt)| {
+                let slots = b * particles..(b + 1) * particles;
+                let rows: Vec<u32> = slots.clone().map(|slot| slot as u32).collect();
+                let weights = Weights::new(&prompt.population.log_weights);
+                let parts = end.parts.iter().map(|(name, v)| (name.clone(), v[slots.clone()].to_vec()));
+                Ok(Population {
+                    seed: self.options.seed,
+                    prompt: self.options.prompts[b],
+                    x: self.backend.gather(&self.x, &rows)?,
+                    images: self.backend.gather(&end.images, &rows)?,
+                    rewards: end.reward[slots.clone()].to_vec(),
+                    parts: parts.collect(),
+                    log_weights: weights.log_weights().to_vec(),
+                    weights: weights.weights().to_vec(),
+                    log_z: prompt.population.log_z,
+                    log_z_error: prompt.genealogy.log_z_error(weights.weights()),
+                    lineage: prompt.genealogy.lineages(),
+                })
+            })
+            .collect()
+    }
+
+    /// One transition.
+    fn transition(&mut self) -> Result<Step> {
+        let began = Instant::now();
+        let (k, step) = (self.next, &self.schedule.steps[self.next]);
+        let guided = k >= self.start && self.options.proposal.weighs();
+        let want = if guided { self.options.proposal.wants() } else { Want::Noise };
+        let mut look = self.guide.look(&self.x, &self.ids, step, want)?;
+        let (norms, losses) = self.sift(k, &mut look)?;
+
+        let mut records = Vec::with_capacity(self.prompts.len());
+        let mut ancestors = Vec::with_capacity(self.ids.len());
+        let mut strength = Vec::with_capacity(self.ids.len());
+        for b in 0..self.prompts.len() {
+            let record = match &look.reward {
+                Some(reward) => self.weigh(b, Event::Step(k - self.start), reward),
+                None => self.idle(b),
+            };
+            let particles = self.options.particles;
+            let first = (b * particles) as u32;
+            ancestors.extend(record.ancestors.iter().map(|a| first + a));
+            strength.extend(vec![(record.lambda_next / self.options.alpha) as f32; particles]);
+            let grad_norm =
+                norms.get(first as usize..first as usize + particles).unwrap_or_default().to_vec();
+            records.push(PromptStep { grad_norm, ..record });
+        }
+        self.dead = ancestors.iter().map(|&a| self.dead[a as usize]).collect();
+        self.step_to(k, step, &look, &ancestors, &strength)?;
+        self.next += 1;
+        Ok(Step { step: k, t: step.t, prompts: records, losses, ms: milliseconds(began) })
+    }
+
+    /// Gathers and moves all particles.
+    fn step_to(
+        &mut self,
+        k: usize,
+        step: &ddim::Step,
+        look: &Look,
+        ancestors: &[u32],
+        strength: &[f32],
+    ) -> Result<()> {
+        let advance = Advance {
+            mean_x0: step.mean.first as f32,
+            mean_eps: step.mean.second as f32,
+            variance: step.variance as f32,
+            kappa: step.kappa as f32,
+            seed: self.options.seed,
+            step: k as u32,
+            purpose: Purpose::Move,
+            ids: &self.ids,
+        };
+        let grad = look.grad.as_ref();
+        (self.x, self.log_ratio) = match self.options.compat {
+            Compat::Paper => {
+                let particles = Particles { x0: &look.x0, eps: &look.eps, grad };
+                self.backend.advance(particles, ancestors, strength, advance)?
+            }
+            Compat::Reference => {
+                let x0 = self.backend.gather(&look.x0, ancestors)?;
+                let eps = self.backend.gather(&look.eps, ancestors)?;
+                let stay: Vec<u32> = (0..ancestors.len() as u32).collect();
+                self.backend.advance(Particles { x0: &x0, eps: &eps, grad }, &stay, strength, advance)?
+            }
+        };
+        Ok(())
+    }
+
+    /// The final event.
+    fn ending(&mut self) -> Result<Step> {
+        let began = Instant::now();
+        let k = self.next;
+        let mut end = self.guide.finish(&self.x, &self.ids)?;
+        assert_eq!(end.reward.len(), self.ids.len(), "one reward per particle");
+        let mut losses = Vec::new();
+        let norms = self.backend.squared_norms(&self.x)?;
+        for (slot, reward) in end.reward.iter_mut().enumerate() {
+            let what = if norms[slot].is_finite() { Lost::Reward } else { Lost::Latent };
+            if what == Lost::Latent {
+                *reward = f64::NAN;
+            }
+            if !reward.is_finite() {
+                self.bury(k, slot, what, &mut losses);
+            }
+        }
+        self.abort_on(&losses)?;
+        let prompts = (0..self.prompts.len())
+            .map(|b| {
+                let record = self.weigh(b, Event::Final, &end.reward);
+                self.conclude(b, record)
+            })
+            .collect();
+        self.end = Some(end);
+        self.next += 1;
+        Ok(Step { step: k, t: 0, prompts, losses, ms: milliseconds(began) })
+    }
+
+    /// The weights a method ends with, where they are not those of the chain.
+    fn conclude(&mut self, b: usize, mut record: PromptStep) -> PromptStep {
+        let weights = match self.options.proposal.ending() {
+            Ending::Weigh => return record,
+            // Dead particles have no weight, all others the same.
+            Ending::Keep => {
+                record.reward.iter().map(|r| if r.is_finite() { 0.0 } else { f64::NAN }).collect()
+            }
+            Ending::Best => {
+                let best = Weights::new(&record.reward).argmax();
+                let alone = |p: usize| if p == best { 0.0 } else { f64::NEG_INFINITY };
+                (0..record.reward.len()).map(alone).collect::<Vec<f64>>()
+            }
+        };
+        let weights = Weights::new(&weights);
+        record.log_weights = weights.log_weights().to_vec();
+        record.ess = weights.ess();
+        self.prompts[b].population.log_weights.clone_from(&record.log_weights);
+        record
+    }
+
+    /// Looks for values that are not finite: marks dead particles by a reward of NaN and empties bad gradients.
+    /// Returns the lengths of the gradients.
+    fn sift(&mut self, k: usize, look: &mut Look) -> Result<(Vec<f64>, Vec<Loss>)> {
+        let slots = self.ids.len();
+        assert_eq!(
+            (look.x0.shape(), look.eps.shape()),
+            (self.x.shape(), self.x.shape()),
+            "what the guide saw"
+        );
+        assert!(look.reward.as_ref().is_none_or(|r| r.len() == slots), "one reward per particle");
+        let latents = self.backend.squared_norms(&self.x)?;
+        let noises = self.backend.squared_norms(&look.eps)?;
+        let mut losses = Vec::new();
+        for slot in 0..slots {
+            let what = match (latents[slot].is_finite(), noises[slot].is_finite()) {
+                (false, _) => Lost::Latent,
+                (true, false) => Lost::Noise,
+                (true, true) => Lost::Reward,
+            };
+            let reward = look.reward.as_mut().map(|r| &mut r[slot]);
+            if what != Lost::Reward || reward.as_ref().is_some_and(|r| !r.is_finite()) {
+                self.bury(k, slot, what, &mut losses);
+                // A clamp may have hidden it from the reward.
+                reward.into_iter().for_each(|r| *r = f64::NAN);
+            }
+        }
+        let mut norms = Vec::new();
+        if let Some(grad) = &look.grad {
+            assert_eq!(grad.shape(), self.x.shape(), "one gradient per particle");
+            norms = self.backend.squared_norms(grad)?;
+            let bad: Vec<usize> = (0..slots).filter(|&slot| !norms[slot].is_finite()).collect();
+            for &slot in &bad {
+                if !self.dead[slot] {
+                    losses.push(self.loss(k, slot, Lost::Gradient));
+                }
+            }
+            if !bad.is_empty() {
+                // Row `slots` of the stack is zero.
+                let zero = self.backend.zeros(grad.shape().with_n(1))?;
+                let row = |slot: usize| if norms[slot].is_finite() { slot } else { slots } as u32;
+                let rows: Vec<u32> = (0..slots).map(row).collect();
+                look.grad = Some(self.backend.gather(&self.backend.stack(&[grad, &zero])?, &rows)?);
+            }
+            norms.iter_mut().for_each(|n| *n = n.sqrt());
+        }
+        self.abort_on(&losses)?;
+        Ok((norms, losses))
+    }
+
+    fn loss(&self, step: usize, slot: usize, what: Lost) -> Loss {
+        let prompt = self.ids[slot].prompt;
+        Loss { step, prompt, particle: self.ids[slot].particle, what }
+    }
+
+    /// Reports a death once.
+    fn bury(&mut self, step: usize, slot: usize, what: Lost, losses: &mut Vec<Loss>) {
+        if !std::mem::replace(&mut self.dead[slot], true) {
+            losses.push(self.loss(step, slot, what));
+        }
+    }
+
+    fn abort_on(&self, losses: &[Loss]) -> Result<()> {
+        match (self.options.on_nan, losses) {
+            (OnNan::Abort, [first, ..]) => {
+                let more = losses.len() - 1;
+                let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+                Err(Error::numerical(format!("{first}{more}")).fix(
+                    "--on-nan drop goes on without the particles concerned; --dtype fp32 has more range",
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Weighs prompt `b` by `reward` (of all slots) and resamples it.
+    fn weigh(&mut self, b: usize, event: Event, reward: &[f64]) -> PromptStep {
+        let particles = self.options.particles;
+        let slots = b * particles..(b + 1) * particles;
+        let reward = &reward[slots.clone()];
+        let potential: Vec<f64> = reward.iter().map(|r| r / self.options.alpha).collect();
+        let prompt = self.options.prompts[b];
+        let mut stream = uniforms(Key {
+            seed: self.options.seed,
+            prompt,
+            particle: 0,
+            step: self.next as u32,
+            purpose: Purpose::Resample,
+        });
+        let side = &mut self.prompts[b];
+        let weighed: Weighed = smc::weigh(
+            &self.options.rules,
+            &side.population,
+            event,
+            &self.log_ratio[slots],
+            &potential,
+            &mut || stream.draw(),
+        );
+        side.population = side.population.after(&weighed);
+        if self.options.compat == Compat::Reference {
+            side.population.psi.clone_from(&weighed.twist);
+        }
+        if event != Event::Final {
+            side.genealogy.push(&weighed.ancestors, weighed.resampled);
+        }
+        PromptStep {
+            prompt,
+            lambda: weighed.lambda,
+            lambda_next: weighed.lambda_next,
+            log_weights: weighed.log_weights,
+            log_w_increment: weighed.increment,
+            ess: weighed.ess,
+            resampled: weighed.resampled,
+            ancestors: weighed.ancestors,
+            reward: reward.to_vec(),
+            grad_norm: Vec::new(),
+            log_z_increment: weighed.log_z_increment,
+            log_z: side.population.log_z,
+            roots_alive: side.genealogy.roots_alive(),
+            collapsed: weighed.collapsed,
+        }
+    }
+
+    /// A step that weighs nothing.
+    fn idle(&mut self, b: usize) -> PromptStep {
+        let side = &mut self.prompts[b];
+        let particles = self.options.particles;
+        let ancestors: Vec<u32> = (0..particles as u32).collect();
+        side.genealogy.push(&ancestors, false);
+        PromptStep {
+            prompt: self.options.prompts[b],
+            lambda: 0.0,
+            lambda_next: 0.0,
+            log_weights: side.population.log_weights.clone(),
+            log_w_increment: vec![0.0; particles],
+            ess: particles as f64,
+            resampled: false,
+            ancestors,
+            reward: Vec::new(),
+            grad_norm: Vec::new(),
+            log_z_increment: 0.0,
+            log_z: side.population.log_z,
+            roots_alive: side.genealogy.roots_alive(),
+            collapsed: false,
+        }
+    }
+}
+
+impl Iterator for Sampler<'_> {
+    type Item = Result<Step>;
+
+    /// Looks, weighs, resamples and moves. After an error there are no more steps.
+    fn next(&mut self) -> Option<Result<Step>> {
+        if self.stopped || self.end.is_some() {
+            return None;
+        }
+        let step = if self.next < self.schedule.len() { self.transition() } else { self.ending() };
+        self.stopped = step.is_err();
+        Some(step)
+    }
+}
+
+fn milliseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}
+
+fn check(options: &Options, schedule: &Schedule) -> Result<()> {
+    assert!(!schedule.is_empty(), "a chain without steps");
+    assert!(!options.prompts.is_empty(), "no prompts");
+    let mut prompts = options.prompts.clone();
+    prompts.sort_unstable();
+    prompts.dedup();
+    assert_eq!(prompts.len(), options.prompts.len(), "prompts share a number, and so their noise");
+    if options.particles == 0 {
+        return Err(Error::usage("no particles to sample").fix("give --particles at least 1"));
+    }
+    if !(options.alpha.is_finite() && options.alpha > 0.0) {
+        return Err(Error::usage(format!("alpha {} is not a positive number", options.alpha))
+            .fix("give --kl a positive number; smaller follows the reward more"));
+    }
+    if !(0.0..1.0).contains(&options.tempering_start) {
+        return Err(Error::usage(format!("tempering starts at {}, outside [0, 1)", options.tempering_start))
+            .fix("give --tempering-start a fraction of the steps below 1"));
+    }
+    if options.proposal.weighs() {
+        options.rules.tempering.validate(options.rules.ess_threshold)?;
+    }
+    if options.proposal == Proposal::Tds && options.rules.tempering != smc::Tempering::None {
+        return Err(Error::usage(format!("--proposal tds with --tempering {}", options.rules.tempering))
+            .fix("leave out --tempering, or use --proposal das"));
+    }
+    Ok(())
+}
