@@ -195,9 +195,16 @@ impl Banded {
         }
     }
 
-    /// Number of nonzero weights, that is multiply-adds per line.
-    pub fn taps(&self) -> usize {
-        self.weights.iter().map(Vec::len).sum()
+    /// [`Banded::combine`] of one pixel of `C` channels, kept in registers.
+    #[inline(always)]
+    fn combine_pixel<const C: usize>(&self, i: usize, x: &[f32], out: &mut [f32]) {
+        let mut sum = [0.0; C];
+        for (&w, x) in self.weights[i].iter().zip(x[self.from[i] * C..].chunks_exact(C)) {
+            for k in 0..C {
+                sum[k] += w * x[k];
+            }
+        }
+        out.copy_from_slice(&sum);
     }
 }
 
@@ -234,9 +241,16 @@ pub fn resize(x: &[f32], x_shape: Shape, rows: &Banded, columns: &Banded, out: &
                 let (n, y) = ((first + i) / h, (first + i) % h);
                 mixed.fill(0.0);
                 rows.combine(y, &x[n * x_shape.sample()..][..x_shape.sample()], line, &mut mixed);
-                out.fill(0.0);
                 for (column, out) in out.chunks_exact_mut(c).enumerate() {
-                    columns.combine(column, &mixed, c, out);
+                    match c {
+                        1 => columns.combine_pixel::<1>(column, &mixed, out),
+                        3 => columns.combine_pixel::<3>(column, &mixed, out),
+                        4 => columns.combine_pixel::<4>(column, &mixed, out),
+                        _ => {
+                            out.fill(0.0);
+                            columns.combine(column, &mixed, c, out);
+                        }
+                    }
                 }
             }
         },
