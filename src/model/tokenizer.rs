@@ -281,12 +281,12 @@ impl Files<'_> {
                 self.bad(&origin, format!("the {role} {:?} is not in the vocabulary", special.content))
             })
         };
+        let declared = added.len();
         let mut ids = [0; 4];
         for ((role, special), slot) in specials.iter().zip(&mut ids) {
             *slot = id(role, special)?;
-            let declared = config.contains_key("added_tokens_decoder")
-                && added.iter().any(|a| a.content == special.content);
-            if !declared {
+            // Of roles that share a token the last one's flags count, but for a token that is declared.
+            if !added[..declared].iter().any(|a| a.content == special.content) {
                 added.retain(|a| a.content != special.content);
                 added.push(Added {
                     content: special.content.clone(),
