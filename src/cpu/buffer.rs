@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use half::{bf16, f16};
 
@@ -40,24 +40,10 @@ impl fmt::Display for Round {
     }
 }
 
-/// Another arrangement of a weight, computed when first wanted and kept with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Derived {
-    /// For the transpose of a convolution.
-    Flipped,
-    /// Sub-pixel kernels of a convolution on an enlarged image.
-    Folded,
-    /// For the transpose of the same.
-    FoldedFlipped,
-}
-
-const KINDS: usize = 3;
-
 /// Elements on the host.
 #[derive(Debug)]
 pub struct Buffer {
     data: Vec<f32>,
-    derived: [OnceLock<Box<Buffer>>; KINDS],
     pool: Arc<Pool>,
 }
 
@@ -67,16 +53,6 @@ impl Buffer {
     }
     pub fn elements_mut(&mut self) -> &mut [f32] {
         &mut self.data
-    }
-
-    /// This weight in another arrangement of `len` elements, written by `f` the first time.
-    pub fn derived(&self, kind: Derived, len: usize, f: impl FnOnce(&[f32], &mut [f32])) -> &[f32] {
-        let other = self.derived[kind as usize].get_or_init(|| {
-            let mut other = Pool::alloc(&self.pool, len);
-            f(&self.data, &mut other.data);
-            Box::new(other)
-        });
-        &other.data
     }
 }
 
@@ -153,7 +129,7 @@ impl Pool {
         if cfg!(debug_assertions) {
             data.fill(f32::NAN);
         }
-        Buffer { data, derived: Default::default(), pool: pool.clone() }
+        Buffer { data, pool: pool.clone() }
     }
 
     fn free(&self, data: Vec<f32>) {
@@ -211,25 +187,6 @@ mod tests {
             let state = pool.lock();
             assert!(state.memory.live + state.idle_bytes <= state.most.max(bytes(len)));
         }
-    }
-
-    #[test]
-    fn a_derived_weight_is_computed_once_and_counted() {
-        let pool = Arc::new(Pool::default());
-        let mut w = Pool::alloc(&pool, 4);
-        w.elements_mut().copy_from_slice(&[1.0, 2.0, 3.0, 4.0]);
-        for _ in 0..2 {
-            let mut calls = 0;
-            let reversed = w.derived(Derived::Flipped, 4, |w, out| {
-                calls += 1;
-                out.iter_mut().zip(w.iter().rev()).for_each(|(o, w)| *o = *w);
-            });
-            assert_eq!(reversed, [4.0, 3.0, 2.0, 1.0]);
-            assert!(calls <= 1);
-        }
-        assert_eq!(pool.memory().live, 32);
-        drop(w);
-        assert_eq!(pool.memory().live, 0);
     }
 
     #[test]

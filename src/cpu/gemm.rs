@@ -1,12 +1,532 @@
-//! Matrix products on the host.
+//! Matrix products on the host. One kernel serves linear layers, convolutions and attention: the right factor is
+//! packed into panels of whole vectors, the left factor is read in place, row by row, through [`Left`]. A row may
+//! consist of several pieces (the taps of a convolution), so no patch matrix is ever built.
+//!
+//! A tile of the output (12 rows by two vectors) stays in registers for the whole depth. Per step of depth it
+//! loads two vectors and twelve broadcast scalars for 24 multiply-adds, so it is bound by arithmetic, and panels
+//! stream from the second-level cache. Every element is summed in the order of the depth, however work is split.
+
+use std::ops::Range;
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
 
 use super::Cpu;
+use super::buffer::Buffer;
 use crate::error::Result;
-use crate::tensor::Tensor;
+use crate::tensor::{Shape, Tensor};
 
-pub fn linear(_: &Cpu, _: &Tensor, _: &Tensor, _: Option<&Tensor>, _: Option<&Tensor>) -> Result<Tensor> {
-    unimplemented!()
+/// Vectors in a tile's row.
+const VECTORS: usize = 2;
+/// Rows of a task: its part of the left factor should stay in the second-level cache while panels pass.
+pub const BAND: usize = 96;
+/// Multiply-adds worth handing to another thread.
+const TASK: usize = 1 << 18;
+
+/// The left factor: `rows` rows of `taps * width` elements, in `taps` pieces.
+pub trait Left: Sync {
+    /// What finding a row's pieces needs, computed once per tile.
+    type At: Copy;
+    fn rows(&self) -> usize;
+    fn taps(&self) -> usize;
+    fn width(&self) -> usize;
+    fn at(&self, row: usize) -> Self::At;
+    /// Piece `tap` of the row at `at`, `width` elements.
+    fn piece(&self, at: Self::At, tap: usize) -> &[f32];
+    /// Where the result goes: row of the output and row of the bias.
+    fn target(&self, row: usize) -> (usize, usize);
 }
-pub fn linear_vjp(_: &Cpu, _: &Tensor, _: &Tensor) -> Result<Tensor> {
-    unimplemented!()
+
+/// Rows `row * stride .. + width` of a slice.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    pub x: &'a [f32],
+    pub rows: usize,
+    pub width: usize,
+    pub stride: usize,
+    /// Rows that share a row of the bias, and the row of the first.
+    pub per_bias: usize,
+    pub first: usize,
+}
+
+impl Left for Rows<'_> {
+    type At = usize;
+    #[inline(always)]
+    fn rows(&self) -> usize {
+        self.rows
+    }
+    #[inline(always)]
+    fn taps(&self) -> usize {
+        1
+    }
+    #[inline(always)]
+    fn width(&self) -> usize {
+        self.width
+    }
+    #[inline(always)]
+    fn at(&self, row: usize) -> usize {
+        row * self.stride
+    }
+    #[inline(always)]
+    fn piece(&self, at: usize, _: usize) -> &[f32] {
+        &self.x[at..at + self.width]
+    }
+    #[inline(always)]
+    fn target(&self, row: usize) -> (usize, usize) {
+        (row, (self.first + row) / self.per_bias)
+    }
+}
+
+/// Where the right factor's element of depth `k` and column `j` stands in a weight.
+#[derive(Clone, Copy)]
+pub enum Order {
+    /// At `j * stride + k`: the depth is contiguous.
+    Columns(usize),
+    /// At `k * stride + j`: a row is contiguous.
+    Rows(usize),
+}
+
+/// Elements of one packed vector on this machine.
+fn lanes() -> usize {
+    struct Lanes;
+    impl WithSimd for Lanes {
+        type Output = usize;
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            S::F32_LANES
+        }
+    }
+    Arch::new().dispatch(Lanes)
+}
+
+/// Shape of a packed right factor: `depth` by `columns`. Panel after panel, each `depth` rows of two vectors; a
+/// last panel whose columns fit into one vector is one vector wide.
+#[derive(Clone, Copy)]
+pub struct Panels {
+    pub depth: usize,
+    pub columns: usize,
+    lanes: usize,
+}
+
+impl Panels {
+    pub fn new(depth: usize, columns: usize) -> Panels {
+        Panels { depth, columns, lanes: lanes() }
+    }
+    fn wide(self) -> usize {
+        VECTORS * self.lanes
+    }
+    pub fn count(self) -> usize {
+        self.columns.div_ceil(self.wide())
+    }
+    /// Width of panel `p` in elements, padding included.
+    fn width(self, p: usize) -> usize {
+        let left = self.columns - p * self.wide();
+        if left > self.lanes { self.wide() } else { self.lanes }
+    }
+    /// Elements of all panels.
+    pub fn len(self) -> usize {
+        match self.count() {
+            0 => 0,
+            count => self.depth * ((count - 1) * self.wide() + self.width(count - 1)),
+        }
+    }
+
+    /// Packs the sum of the matrices that start at `from` in `w` into depth `at .. at + depth` of all panels.
+    pub fn pack(self, out: &mut [f32], at: usize, depth: usize, w: &[f32], order: Order, from: &[usize]) {
+        let panel = self.depth * self.wide();
+        let work = |(p, out): (usize, &mut [f32])| {
+            let width = self.width(p);
+            let out = &mut out[at * width..(at + depth) * width];
+            Arch::new().dispatch(|| self.pack_panel(p, out, depth, w, order, from));
+        };
+        if self.columns * depth < TASK / 4 {
+            out.chunks_mut(panel).enumerate().for_each(work);
+        } else {
+            out.par_chunks_mut(panel).enumerate().for_each(work);
+        }
+    }
+
+    #[inline(always)]
+    fn pack_panel(self, p: usize, out: &mut [f32], depth: usize, w: &[f32], order: Order, from: &[usize]) {
+        let (first, width) = (p * self.wide(), self.width(p));
+        let columns = (self.columns - first).min(width);
+        if columns < width {
+            out.fill(0.0);
+        }
+        for (term, &from) in from.iter().enumerate() {
+            match order {
+                Order::Rows(stride) => {
+                    for (k, out) in out.chunks_exact_mut(width).enumerate() {
+                        let row = &w[from + k * stride + first..][..columns];
+                        let out = &mut out[..columns];
+                        if term == 0 {
+                            out.copy_from_slice(row);
+                        } else {
+                            out.iter_mut().zip(row).for_each(|(o, w)| *o += w);
+                        }
+                    }
+                }
+                // Blocks of depth whose output stays in the first-level cache.
+                Order::Columns(stride) => {
+                    const BLOCK: usize = 64;
+                    for (block, out) in out.chunks_mut(BLOCK * width).enumerate() {
+                        let depth = (depth - block * BLOCK).min(BLOCK);
+                        for j in 0..columns {
+                            let column = &w[from + (first + j) * stride + block * BLOCK..][..depth];
+                            let out = out[j..].iter_mut().step_by(width);
+                            if term == 0 {
+                                out.zip(column).for_each(|(o, w)| *o = *w);
+                            } else {
+                                out.zip(column).for_each(|(o, w)| *o += *w);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What is added to a product before it is stored.
+#[derive(Clone, Copy)]
+pub struct Finish<'a> {
+    /// Rows of the bias (zero stride: one for all).
+    pub bias: Option<(&'a [f32], usize)>,
+    /// Same layout as the output.
+    pub add: Option<&'a [f32]>,
+    /// Adds to what the output holds.
+    pub accumulate: bool,
+}
+
+/// The product of `left` and packed panels on one thread. Output row `target` starts at `target * stride`;
+/// column `j` of panel range `panels` lands at `j - first column of the range`.
+pub struct Product<'a, L> {
+    pub left: &'a L,
+    pub shape: Panels,
+    pub right: &'a [f32],
+    pub panels: Range<usize>,
+    pub finish: Finish<'a>,
+    pub out: &'a mut [f32],
+    pub stride: usize,
+}
+
+impl<L: Left> Product<'_, L> {
+    pub fn run(self) {
+        Arch::new().dispatch(self);
+    }
+}
+
+impl<L: Left> WithSimd for Product<'_, L> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let wide = self.shape.wide();
+        for p in self.panels.clone() {
+            let width = self.shape.width(p);
+            let panel = &self.right[p * wide * self.shape.depth..][..width * self.shape.depth];
+            let panel = S::as_simd_f32s(panel).0;
+            let rows = self.left.rows();
+            let mut row = 0;
+            // Tall tiles where there are rows and registers for them.
+            while row < rows {
+                let tall = if S::REGISTER_COUNT >= 32 { 12 } else { 6 };
+                let left = rows - row;
+                row += match (left, width > self.shape.lanes) {
+                    (n, true) if n >= tall && tall == 12 => self.tile::<S, 12, 2>(simd, p, row, panel),
+                    (n, false) if n >= tall && tall == 12 => self.tile::<S, 12, 1>(simd, p, row, panel),
+                    (8.., true) if tall == 12 => self.tile::<S, 8, 2>(simd, p, row, panel),
+                    (8.., false) if tall == 12 => self.tile::<S, 8, 1>(simd, p, row, panel),
+                    (6.., true) if tall == 6 => self.tile::<S, 6, 2>(simd, p, row, panel),
+                    (6.., false) if tall == 6 => self.tile::<S, 6, 1>(simd, p, row, panel),
+                    (4.., true) => self.tile::<S, 4, 2>(simd, p, row, panel),
+                    (4.., false) => self.tile::<S, 4, 1>(simd, p, row, panel),
+                    (_, true) => self.tile::<S, 1, 2>(simd, p, row, panel),
+                    (_, false) => self.tile::<S, 1, 1>(simd, p, row, panel),
+                };
+            }
+        }
+    }
+}
+
+/// The body for every `i` below the constant, as straight-line code, so that arrays stay in registers.
+macro_rules! unrolled {
+    ($i:ident < $m:ident, $body:block) => { unrolled!($i < $m, $body, 0 1 2 3 4 5 6 7 8 9 10 11) };
+    ($i:ident < $m:ident, $body:block, $($n:literal)*) => {
+        $(if $n < $m {
+            let $i = $n;
+            $body
+        })*
+    };
+}
+
+/// Most elements of a tile's row: two vectors of 16.
+const WIDEST: usize = 32;
+
+impl<L: Left> Product<'_, L> {
+    /// Rows `row .. row + M` of panel `p`; returns `M`.
+    #[inline(always)]
+    fn tile<S: Simd, const M: usize, const V: usize>(
+        &mut self,
+        simd: S,
+        p: usize,
+        row: usize,
+        panel: &[S::f32s],
+    ) -> usize {
+        let width = self.left.width();
+        let mut acc = [[simd.splat_f32s(0.0); V]; M];
+        let mut at = [self.left.at(row); M];
+        for (i, at) in at.iter_mut().enumerate() {
+            *at = self.left.at(row + i);
+        }
+        for tap in 0..self.left.taps() {
+            let mut a = [self.left.piece(at[0], tap); M];
+            unrolled!(i < M, {
+                a[i] = &self.left.piece(at[i], tap)[..width];
+            });
+            let b = &panel[tap * width * V..][..width * V];
+            for k in 0..width {
+                let b = &b[k * V..][..V];
+                unrolled!(i < M, {
+                    let a = simd.splat_f32s(a[i][k]);
+                    for v in 0..V {
+                        acc[i][v] = simd.mul_add_e_f32s(a, b[v], acc[i][v]);
+                    }
+                });
+            }
+        }
+        let first = p * self.shape.wide();
+        let columns = (self.shape.columns - first).min(V * S::F32_LANES);
+        let column = first - self.panels.start * self.shape.wide();
+        for (i, acc) in acc.iter().enumerate() {
+            let (target, sample) = self.left.target(row + i);
+            let mut sums = [0.0; WIDEST];
+            S::as_mut_simd_f32s(&mut sums).0[..V].copy_from_slice(acc);
+            let sums = &sums[..columns];
+            let at = target * self.stride + column;
+            let out = &mut self.out[at..][..columns];
+            if self.finish.accumulate {
+                out.iter_mut().zip(sums).for_each(|(o, s)| *o += s);
+            } else {
+                out.copy_from_slice(sums);
+            }
+            if let Some((bias, stride)) = self.finish.bias {
+                let bias = &bias[sample * stride + first..][..columns];
+                out.iter_mut().zip(bias).for_each(|(o, b)| *o += b);
+            }
+            if let Some(add) = self.finish.add {
+                out.iter_mut().zip(&add[at..][..columns]).for_each(|(o, a)| *o += a);
+            }
+        }
+        M
+    }
+}
+
+/// A right factor of `depth` by `columns`, packed by `f(panels, out)`.
+pub fn packed(
+    cpu: &Cpu,
+    depth: usize,
+    columns: usize,
+    f: impl FnOnce(Panels, &mut [f32]),
+) -> (Panels, Buffer) {
+    let panels = Panels::new(depth, columns);
+    let mut out = cpu.alloc(Shape::vector(panels.len()));
+    f(panels, out.elements_mut());
+    (panels, out)
+}
+
+/// A part of a product: some rows of the output and some panels.
+pub struct Part<'a> {
+    pub rows: Range<usize>,
+    pub panels: Range<usize>,
+    /// Elements of those rows and panels, `stride` per row.
+    pub out: &'a mut [f32],
+    pub stride: usize,
+    /// What is added, of the same layout.
+    pub add: Option<&'a [f32]>,
+}
+
+/// Splits the output into parts on all threads, `band` rows each; few rows are split by columns as well.
+pub fn spread(
+    band: usize,
+    panels: Panels,
+    add: Option<&[f32]>,
+    out: &mut [f32],
+    work: impl Fn(Part<'_>) + Sync,
+) {
+    /// Enough parts for two threads to finish together.
+    const PARTS: usize = 8;
+    let columns = panels.columns;
+    let (rows, count) = (out.len() / columns.max(1), panels.count());
+    let cost = rows * panels.depth * columns;
+    let groups = (PARTS / rows.div_ceil(band).max(1)).min(cost / TASK).clamp(1, count.max(1));
+    if groups == 1 {
+        let part = |(i, out): (usize, &mut [f32])| {
+            let rows = i * band..i * band + out.len() / columns;
+            let add = add.map(|add| &add[rows.start * columns..rows.end * columns]);
+            work(Part { rows, panels: 0..count, out, stride: columns, add });
+        };
+        if cost <= TASK {
+            out.chunks_mut(band * columns).enumerate().for_each(part);
+        } else {
+            out.par_chunks_mut(band * columns).enumerate().for_each(part);
+        }
+        return;
+    }
+    let parts: Vec<(Range<usize>, Vec<f32>)> = (0..groups)
+        .into_par_iter()
+        .map(|g| {
+            let range = g * count / groups..(g + 1) * count / groups;
+            let (first, end) = (range.start * panels.wide(), (range.end * panels.wide()).min(columns));
+            let mut out = vec![0.0; rows * (end - first)];
+            let part = Part { rows: 0..rows, panels: range, out: &mut out, stride: end - first, add: None };
+            work(part);
+            (first..end, out)
+        })
+        .collect();
+    for (range, part) in parts {
+        for (row, part) in part.chunks_exact(range.len()).enumerate() {
+            let range = row * columns + range.start..row * columns + range.end;
+            match add {
+                Some(add) => {
+                    let sums = out[range.clone()].iter_mut().zip(part).zip(&add[range]);
+                    sums.for_each(|((o, p), a)| *o = p + a);
+                }
+                None => out[range].copy_from_slice(part),
+            }
+        }
+    }
+}
+
+/// Bias rows for `n` samples: the elements and the stride between samples.
+#[track_caller]
+pub fn bias<'a>(cpu: &Cpu, b: Option<&'a Tensor>, n: usize, c: usize) -> Option<(&'a [f32], usize)> {
+    b.map(|b| {
+        assert!(b.shape().c == c && [1, n].contains(&b.shape().n), "bias {b:?} for {n} samples of {c}");
+        (cpu.view(b), if b.shape().n == 1 { 0 } else { c })
+    })
+}
+
+/// `y = x w^T + b + add`.
+pub fn linear(cpu: &Cpu, x: &Tensor, w: &Tensor, b: Option<&Tensor>, add: Option<&Tensor>) -> Result<Tensor> {
+    let (shape, out) = (x.shape(), x.shape().with_c(w.shape().n));
+    let (panels, right) = packed(cpu, shape.c, out.c, |panels, right| {
+        panels.pack(right, 0, shape.c, cpu.view(w), Order::Columns(shape.c), &[0]);
+    });
+    let bias = bias(cpu, b, shape.n, out.c);
+    cpu.make(out, |y| {
+        product(cpu.view(x), shape, panels, right.elements(), bias, cpu.view_of(add), y);
+    })
+}
+
+/// `dx = dy w`.
+pub fn linear_vjp(cpu: &Cpu, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
+    let (shape, out) = (dy.shape(), dy.shape().with_c(w.shape().c));
+    let (panels, right) = packed(cpu, shape.c, out.c, |panels, right| {
+        panels.pack(right, 0, shape.c, cpu.view(w), Order::Rows(out.c), &[0]);
+    });
+    cpu.make(out, |dx| product(cpu.view(dy), shape, panels, right.elements(), None, None, dx))
+}
+
+/// The rows of `x` times packed panels.
+fn product(
+    x: &[f32],
+    shape: Shape,
+    panels: Panels,
+    right: &[f32],
+    bias: Option<(&[f32], usize)>,
+    add: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    let width = panels.depth;
+    spread(BAND, panels, add, out, |part| {
+        let rows = part.rows.len();
+        let left = Rows {
+            x: &x[part.rows.start * width..][..rows * width],
+            rows,
+            width,
+            stride: width,
+            per_bias: shape.tokens(),
+            first: part.rows.start,
+        };
+        let finish = Finish { bias, add: part.add, accumulate: false };
+        let (out, stride) = (part.out, part.stride);
+        Product { left: &left, shape: panels, right, panels: part.panels, finish, out, stride }.run();
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Backend;
+    use crate::tensor::HostSlice;
+
+    /// Numbers in [-1, 1].
+    fn wave(len: usize, speed: f64) -> Vec<f32> {
+        (0..len).map(|i| (i as f64 * speed).sin() as f32).collect()
+    }
+
+    /// `(samples, tokens, in, out)`: every tile height and width, both ways of splitting.
+    const CASES: &[(usize, usize, usize, usize)] = &[
+        (1, 1, 1, 1),
+        (2, 3, 5, 7),
+        (1, 25, 64, 33),
+        (3, 4, 16, 16),
+        (5, 13, 31, 48),
+        (1, 64, 320, 640),
+        (2, 300, 24, 65),
+        (1, 2, 1280, 100),
+        (0, 4, 8, 8),
+    ];
+
+    #[test]
+    fn linear_and_its_transpose_are_their_definition() {
+        let cpu = Cpu::new();
+        let up = |shape, data: &[f32]| cpu.upload(shape, HostSlice::F32(data)).unwrap();
+        for &(n, tokens, k, m) in CASES {
+            let (xs, ys) = (Shape::new(n, 1, tokens, k), Shape::new(n, 1, tokens, m));
+            let (x, w, add) = (wave(xs.len(), 0.37), wave(m * k, 0.61), wave(ys.len(), 0.83));
+            let (wt, addt) = (up(Shape::rows(m, k), &w), up(ys, &add));
+            for (rows, per_sample) in [(1, 0), (n, m)] {
+                let b = wave(rows * m, 0.29);
+                let y =
+                    cpu.linear(&up(xs, &x), &wt, Some(&up(Shape::rows(rows, m), &b)), Some(&addt)).unwrap();
+                assert_eq!(y.shape(), ys);
+                for (i, y) in cpu.view(&y).iter().enumerate() {
+                    let (row, j) = (i / m, i % m);
+                    let dot: f64 =
+                        (0..k).map(|k_| f64::from(x[row * k + k_]) * f64::from(w[j * k + k_])).sum();
+                    let truth = dot + f64::from(b[row / tokens * per_sample + j]) + f64::from(add[i]);
+                    // `k` roundings of sums that stay below `k`, in practice below `sqrt(k)`.
+                    let bound = (k as f64 + 2.0) * f64::from(f32::EPSILON);
+                    assert!(
+                        (f64::from(*y) - truth).abs() <= bound,
+                        "{n} {tokens} {k} {m} at {i}: {y} {truth}"
+                    );
+                }
+            }
+            let dx = cpu.linear_vjp(&addt, &wt).unwrap();
+            assert_eq!(dx.shape(), xs);
+            for (i, dx) in cpu.view(&dx).iter().enumerate() {
+                let (row, j) = (i / k, i % k);
+                let truth: f64 = (0..m).map(|o| f64::from(add[row * m + o]) * f64::from(w[o * k + j])).sum();
+                let bound = (m as f64 + 2.0) * f64::from(f32::EPSILON);
+                assert!((f64::from(*dx) - truth).abs() <= bound, "{n} {tokens} {k} {m} at {i}: {dx} {truth}");
+            }
+        }
+    }
+
+    #[test]
+    fn results_do_not_depend_on_the_number_of_threads() {
+        let cpu = Cpu::new();
+        let up = |shape, data: &[f32]| cpu.upload(shape, HostSlice::F32(data)).unwrap();
+        for (rows, k, m) in [(64, 320, 320), (700, 64, 96)] {
+            let (x, w) =
+                (up(Shape::rows(rows, k), &wave(rows * k, 0.3)), up(Shape::rows(m, k), &wave(m * k, 0.7)));
+            let run = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| cpu.download(&cpu.linear(&x, &w, None, None).unwrap()).unwrap())
+            };
+            assert_eq!(run(1), run(3));
+        }
+    }
 }

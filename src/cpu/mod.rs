@@ -4,7 +4,6 @@
 //! Threads come from rayon's global pool. Results do not depend on the number of threads.
 
 mod attention;
-#[allow(dead_code)] // until the convolutions land
 mod buffer;
 mod conv;
 mod gemm;
