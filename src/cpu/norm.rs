@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use super::math;
-use super::parallel::{parallel_rows, simd};
+use super::parallel::{parallel_rows, simd, sums};
 use super::pointwise::silu_slope;
 use crate::backend::GroupNorm;
 use crate::tensor::Shape;
@@ -294,29 +294,6 @@ fn finish(x: &[f32], k: &Channels, of_g: &[f32], of_gx: &[f32], dx: &mut [f32]) 
             dx[i] = rstd[i] * ((dx[i] - of_g[i]) - xhat * of_gx[i]);
         }
     }
-}
-
-/// Independent f64 accumulators of a row sum, so that it vectorises.
-const LANES: usize = 16;
-
-/// Sums over `0..len` of both results of `f`.
-#[inline(always)]
-fn sums(len: usize, f: impl Fn(usize) -> (f64, f64)) -> (f64, f64) {
-    let (mut a, mut b) = ([0.0; LANES], [0.0; LANES]);
-    let whole = len / LANES * LANES;
-    for from in (0..whole).step_by(LANES) {
-        for lane in 0..LANES {
-            let (va, vb) = f(from + lane);
-            a[lane] += va;
-            b[lane] += vb;
-        }
-    }
-    for i in whole..len {
-        let (va, vb) = f(i);
-        a[i - whole] += va;
-        b[i - whole] += vb;
-    }
-    (a.iter().sum(), b.iter().sum())
 }
 
 /// Layer norm over rows of `gamma.len()`; writes `y` and the statistics ([`layer_saved`]).

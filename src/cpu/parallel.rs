@@ -34,3 +34,26 @@ pub fn parallel_rows(out: &mut [f32], row: usize, f: impl Fn(usize, &mut [f32]) 
         )
     });
 }
+
+/// Independent f64 accumulators of a sum, so that it vectorises.
+const LANES: usize = 16;
+
+/// Sums over `0..len` of both results of `f`, in an order that depends on `len` only.
+#[inline(always)]
+pub fn sums(len: usize, f: impl Fn(usize) -> (f64, f64)) -> (f64, f64) {
+    let (mut a, mut b) = ([0.0; LANES], [0.0; LANES]);
+    let whole = len / LANES * LANES;
+    for from in (0..whole).step_by(LANES) {
+        for lane in 0..LANES {
+            let (va, vb) = f(from + lane);
+            a[lane] += va;
+            b[lane] += vb;
+        }
+    }
+    for i in whole..len {
+        let (va, vb) = f(i);
+        a[i - whole] += va;
+        b[i - whole] += vb;
+    }
+    (a.iter().sum(), b.iter().sum())
+}

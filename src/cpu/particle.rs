@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::parallel::{simd, sums};
 use crate::backend::{Advance, ParticleId};
 use crate::noise::{Key, Purpose, fill_normals, fill_normals_at};
 
@@ -62,16 +63,26 @@ fn transition(grad: Option<&[f32]>, s: f64, advance: Advance<'_>, key: &Key, out
     for (piece, out) in out.chunks_mut(PIECE).enumerate() {
         let z = &mut noise[..out.len()];
         fill_normals_at(key, piece * PIECE, z);
-        match grad {
-            None => out.iter_mut().zip(&*z).for_each(|(o, &z)| *o += sigma * z),
-            Some(grad) => {
-                for ((o, &z), &g) in out.iter_mut().zip(&*z).zip(&grad[piece * PIECE..]) {
+        let Some(grad) = grad else {
+            out.iter_mut().zip(&*z).for_each(|(o, &z)| *o += sigma * z);
+            continue;
+        };
+        let g = &grad[piece * PIECE..][..z.len()];
+        let (more_gg, more_gz) = simd(
+            #[inline(always)]
+            || {
+                for ((o, &z), &g) in out.iter_mut().zip(&*z).zip(g) {
                     *o += drift * g + sigma * z;
-                    gg += f64::from(g) * f64::from(g);
-                    gz += f64::from(g) * f64::from(z);
                 }
-            }
-        }
+                sums(
+                    z.len(),
+                    #[inline(always)]
+                    |i| (f64::from(g[i]) * f64::from(g[i]), f64::from(g[i]) * f64::from(z[i])),
+                )
+            },
+        );
+        gg += more_gg;
+        gz += more_gz;
     }
     if grad.is_none() { 0.0 } else { -0.5 * kappa * kappa * v * s * s * gg - kappa * v.sqrt() * s * gz }
 }
