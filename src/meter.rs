@@ -108,6 +108,8 @@ pub struct Meter {
     activation: u64,
     /// Bytes of an uploaded element; `None` as stored: 2 for 16-bit files, 4 for f32.
     weight: Option<u64>,
+    /// Matrix products copy their right factor into vectors first, as the CPU backend does.
+    packs: bool,
     state: Arc<Mutex<State>>,
 }
 
@@ -124,14 +126,14 @@ impl Default for Meter {
 }
 
 impl Meter {
-    /// Counts like the CPU backend: f32 activations and weights.
+    /// Counts like the CPU backend: f32 activations and weights, and its scratch space.
     pub fn new() -> Meter {
-        Meter::with_elements(4, Some(4))
+        Meter { packs: true, ..Meter::with_elements(4, Some(4)) }
     }
 
-    /// Bytes per activation, and per weight (`None`: as wide as in the file).
+    /// Bytes per activation, and per weight (`None`: as wide as in the file); no scratch space.
     pub fn with_elements(activation: u64, weight: Option<u64>) -> Meter {
-        Meter { activation, weight, state: Arc::default() }
+        Meter { activation, weight, packs: false, state: Arc::default() }
     }
 
     /// Work since the last reset.
@@ -202,16 +204,34 @@ impl Meter {
     }
 }
 
+/// Columns of a packed factor are padded to whole vectors; 16 is the widest, narrower ones waste less.
+const LANES: usize = 16;
+
+impl Meter {
+    /// Notes scratch space of a packed right factor, held beside everything that lives after the call.
+    fn packed(&self, depth: usize, columns: usize) {
+        if self.packs {
+            let bytes = (depth * columns.next_multiple_of(LANES)) as u64 * F32;
+            let mut state = lock(&self.state);
+            state.peak = state.peak.max(state.live + bytes);
+        }
+    }
+}
+
 /// `[x, w]` and what else is read.
 fn with<'a>(x: &[&'a Tensor], more: [Option<&'a Tensor>; 2]) -> Vec<&'a Tensor> {
     x.iter().copied().chain(more.into_iter().flatten()).collect()
 }
 
-/// Two per multiply-add of a convolution, see the module's text on enlarged inputs.
-fn conv_flops(y: Shape, w: Shape, conv: Conv) -> u64 {
-    // An output pixel of a twice enlarged image sees k/2 + 1 different input pixels per axis (k odd).
+/// Input pixels an output pixel sees. On a twice enlarged image (k odd) they are k/2 + 1 per axis.
+fn conv_taps(w: Shape, conv: Conv) -> usize {
     let taps = |k: usize| if conv.upsample { k / 2 + 1 } else { k };
-    2 * (y.positions() * w.n * taps(w.h) * taps(w.w) * w.c) as u64
+    taps(w.h) * taps(w.w)
+}
+
+/// Two per multiply-add of a convolution.
+fn conv_flops(y: Shape, w: Shape, conv: Conv) -> u64 {
+    2 * (y.positions() * w.n * conv_taps(w, conv) * w.c) as u64
 }
 
 fn conv_family(w: Shape) -> Family {
@@ -256,12 +276,17 @@ impl Backend for Meter {
         let (s, w_shape) = (x.shape(), w.shape());
         assert_eq!(s.c, w_shape.c, "linear: input {s}, weight {w_shape}");
         let flops = linear_flops(s.positions(), w_shape);
-        self.call(Family::Linear, flops, &with(&[x, w], [b, add]), s.with_c(w_shape.n))
+        let y = self.call(Family::Linear, flops, &with(&[x, w], [b, add]), s.with_c(w_shape.n))?;
+        self.packed(w_shape.c, w_shape.n);
+        Ok(y)
     }
     fn linear_vjp(&self, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
         let (s, w_shape) = (dy.shape(), w.shape());
         assert_eq!(s.c, w_shape.n, "linear_vjp: cotangent {s}, weight {w_shape}");
-        self.call(Family::Linear, linear_flops(s.positions(), w_shape), &[dy, w], s.with_c(w_shape.c))
+        let flops = linear_flops(s.positions(), w_shape);
+        let dx = self.call(Family::Linear, flops, &[dy, w], s.with_c(w_shape.c))?;
+        self.packed(w_shape.n, w_shape.c);
+        Ok(dx)
     }
     fn conv(
         &self,
@@ -273,12 +298,20 @@ impl Backend for Meter {
     ) -> Result<Tensor> {
         let y = conv.output(x.shape(), w.shape());
         let flops = conv_flops(y, w.shape(), conv);
-        self.call(conv_family(w.shape()), flops, &with(&[x, w], [b, add]), y)
+        let y = self.call(conv_family(w.shape()), flops, &with(&[x, w], [b, add]), y)?;
+        // One factor for each of the four kinds of pixels of an enlarged image.
+        let kinds = if conv.upsample { 4 } else { 1 };
+        self.packed(kinds * conv_taps(w.shape(), conv) * w.shape().c, w.shape().n);
+        Ok(y)
     }
     fn conv_vjp(&self, dy: &Tensor, w: &Tensor, x: Shape, conv: Conv) -> Result<Tensor> {
         assert_eq!(conv.output(x, w.shape()), dy.shape(), "conv_vjp: input {x}");
         let flops = conv_flops(dy.shape(), w.shape(), conv);
-        self.call(conv_family(w.shape()), flops, &[dy, w], x)
+        let dx = self.call(conv_family(w.shape()), flops, &[dy, w], x)?;
+        // A pixel stands twice per axis of the enlarged image, so its kernel is one wider.
+        let more = usize::from(conv.upsample);
+        self.packed((w.shape().h + more) * (w.shape().w + more) * w.shape().n, w.shape().c);
+        Ok(dx)
     }
 
     fn group_norm(
