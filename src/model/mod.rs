@@ -1,6 +1,12 @@
 //! Networks and their files.
 
+mod block;
 pub mod checkpoint;
+pub mod clip;
 pub mod config;
 pub mod folder;
+pub mod pipeline;
 pub mod tokenizer;
+mod transformer;
+pub mod unet;
+pub mod vae;

@@ -1,0 +1,230 @@
+//! The layers that the networks are made of, and how they come out of a checkpoint: linear maps, convolutions,
+//! norms and the residual block that UNet and autoencoder share. Every fetch states the shape it expects.
+
+use std::fmt::Display;
+
+use half::{bf16, f16};
+
+use super::checkpoint::{Checkpoint, TensorView, Weights};
+use crate::backend::{self, Backend, GroupNorm};
+use crate::error::Result;
+use crate::tape::{Tape, Var};
+use crate::tensor::{HostSlice, Shape, Tensor};
+
+/// A place in a checkpoint and the backend that its tensors go to.
+pub(super) struct Loader<'a> {
+    pub backend: &'a dyn Backend,
+    weights: Weights<'a>,
+}
+
+impl<'a> Loader<'a> {
+    pub fn new(backend: &'a dyn Backend, checkpoint: &'a Checkpoint) -> Loader<'a> {
+        Loader { backend, weights: checkpoint.root() }
+    }
+
+    pub fn at(&self, part: impl Display) -> Loader<'a> {
+        Loader { backend: self.backend, weights: self.weights.at(part) }
+    }
+
+    /// One level down where the file has that level.
+    pub fn at_if_any(&self, part: impl Display) -> Loader<'a> {
+        Loader { backend: self.backend, weights: self.weights.at_if_any(part) }
+    }
+
+    pub fn view(&self, name: &str, dims: &[usize]) -> Result<TensorView<'a>> {
+        self.weights.tensor(name, dims)
+    }
+
+    /// `(1, 1, 1, c)`.
+    pub fn vector(&self, name: &str, c: usize) -> Result<Tensor> {
+        let view = self.view(name, &[c])?;
+        self.backend.upload(Shape::vector(c), view.data())
+    }
+
+    /// `(rows, 1, 1, c)`.
+    pub fn matrix(&self, name: &str, rows: usize, c: usize) -> Result<Tensor> {
+        let view = self.view(name, &[rows, c])?;
+        self.backend.upload(Shape::rows(rows, c), view.data())
+    }
+
+    /// A linear layer with bias; a 1x1 convolution is one too.
+    pub fn linear(&self, name: &str, out: usize, input: usize) -> Result<Linear> {
+        self.stacked(&[name], out, input, true)
+    }
+
+    /// A linear layer without bias.
+    pub fn plain_linear(&self, name: &str, out: usize, input: usize) -> Result<Linear> {
+        self.stacked(&[name], out, input, false)
+    }
+
+    /// Several linear layers of the same input as one: their outputs side by side.
+    pub fn stacked(&self, names: &[&str], out: usize, input: usize, bias: bool) -> Result<Linear> {
+        let (mut w, mut b) = (Rows::new(input), Rows::new(1));
+        for name in names {
+            let part = self.at(name);
+            w.push(part.view("weight", &[out, input])?.data());
+            if bias {
+                b.push(part.view("bias", &[out])?.data());
+            }
+        }
+        let shape = Shape::vector(names.len() * out);
+        let b = bias.then(|| self.backend.upload(shape, b.data())).transpose()?;
+        Ok(Linear { w: w.upload(self.backend)?, b })
+    }
+
+    /// A convolution of side `k` with bias.
+    pub fn conv(&self, name: &str, out: usize, input: usize, k: usize) -> Result<Conv2d> {
+        let part = self.at(name);
+        Ok(Conv2d { w: part.kernel(out, input, k)?, b: Some(part.vector("bias", out)?) })
+    }
+
+    /// The kernel `weight` here, `(out, k, k, in)`.
+    pub fn kernel(&self, out: usize, input: usize, k: usize) -> Result<Tensor> {
+        let view = self.weights.conv_weight("weight", [out, input, k, k])?;
+        self.backend.upload(view.shape(), view.data())
+    }
+
+    pub fn norm(&self, name: &str, c: usize) -> Result<Norm> {
+        let part = self.at(name);
+        Ok(Norm { gamma: part.vector("weight", c)?, beta: part.vector("bias", c)? })
+    }
+}
+
+/// Rows of a matrix collected on the host, in the element type of the file as long as all parts agree on it.
+pub(super) struct Rows {
+    width: usize,
+    data: Owned,
+}
+
+enum Owned {
+    Empty,
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    BF16(Vec<bf16>),
+}
+
+impl Rows {
+    pub fn new(width: usize) -> Rows {
+        Rows { width, data: Owned::Empty }
+    }
+
+    pub fn push(&mut self, rows: HostSlice<'_>) {
+        match (&mut self.data, rows) {
+            (data @ Owned::Empty, HostSlice::F32(x)) => *data = Owned::F32(x.to_vec()),
+            (data @ Owned::Empty, HostSlice::F16(x)) => *data = Owned::F16(x.to_vec()),
+            (data @ Owned::Empty, HostSlice::BF16(x)) => *data = Owned::BF16(x.to_vec()),
+            (Owned::F16(data), HostSlice::F16(x)) => data.extend_from_slice(x),
+            (Owned::BF16(data), HostSlice::BF16(x)) => data.extend_from_slice(x),
+            (Owned::F32(data), x) => data.extend_from_slice(&x.to_f32()),
+            (data, x) => {
+                let mut all = slice(data).to_f32().into_owned();
+                all.extend_from_slice(&x.to_f32());
+                *data = Owned::F32(all);
+            }
+        }
+    }
+
+    pub fn data(&self) -> HostSlice<'_> {
+        slice(&self.data)
+    }
+
+    /// `(rows, 1, 1, width)`.
+    pub fn upload(&self, backend: &dyn Backend) -> Result<Tensor> {
+        backend.upload(Shape::rows(self.data().len() / self.width, self.width), self.data())
+    }
+}
+
+fn slice(data: &Owned) -> HostSlice<'_> {
+    match data {
+        Owned::Empty => HostSlice::F32(&[]),
+        Owned::F32(x) => HostSlice::F32(x),
+        Owned::F16(x) => HostSlice::F16(x),
+        Owned::BF16(x) => HostSlice::BF16(x),
+    }
+}
+
+/// `y = x w^T + b`.
+pub(super) struct Linear {
+    pub w: Tensor,
+    pub b: Option<Tensor>,
+}
+
+impl Linear {
+    /// `x w^T + b + add`.
+    pub fn run(&self, tape: &Tape<'_>, x: &Var, add: Option<&Var>) -> Result<Var> {
+        tape.linear(x, &self.w, self.b.as_ref(), add)
+    }
+
+    /// Of a constant.
+    pub fn of(&self, backend: &dyn Backend, x: &Tensor, add: Option<&Tensor>) -> Result<Tensor> {
+        backend.linear(x, &self.w, self.b.as_ref(), add)
+    }
+}
+
+/// A convolution with its bias.
+pub(super) struct Conv2d {
+    pub w: Tensor,
+    pub b: Option<Tensor>,
+}
+
+impl Conv2d {
+    pub fn run(&self, tape: &Tape<'_>, x: &Var, conv: backend::Conv) -> Result<Var> {
+        tape.conv(x, &self.w, self.b.as_ref(), None, conv)
+    }
+}
+
+/// Scale and shift behind a normalisation.
+pub(super) struct Norm {
+    pub gamma: Tensor,
+    pub beta: Tensor,
+}
+
+impl Norm {
+    pub fn group(&self, tape: &Tape<'_>, x: &Var, norm: GroupNorm) -> Result<Var> {
+        tape.group_norm(x, &self.gamma, &self.beta, norm)
+    }
+
+    pub fn layer(&self, tape: &Tape<'_>, x: &Var, eps: f32) -> Result<Var> {
+        tape.layer_norm(x, &self.gamma, &self.beta, eps)
+    }
+}
+
+/// Two convolutions, each behind a group norm and SiLU, beside a shortcut:
+/// `y = shortcut(x) + conv2(act(conv1(act(x)) + bias))`.
+pub(super) struct ResBlock {
+    norm1: Norm,
+    /// Without bias: the caller gives it, for it may contain the time embedding.
+    conv1: Tensor,
+    norm2: Norm,
+    conv2: Conv2d,
+    /// Where the number of channels changes.
+    shortcut: Option<Linear>,
+    norm: GroupNorm,
+}
+
+impl ResBlock {
+    /// Everything but the bias of the first convolution, which `conv1.bias` holds.
+    pub fn load(from: &Loader<'_>, input: usize, out: usize, groups: usize, eps: f32) -> Result<ResBlock> {
+        let shortcut = (input != out).then(|| from.linear("conv_shortcut", out, input));
+        Ok(ResBlock {
+            norm1: from.norm("norm1", input)?,
+            conv1: from.at("conv1").kernel(out, input, 3)?,
+            norm2: from.norm("norm2", out)?,
+            conv2: from.conv("conv2", out, out, 3)?,
+            shortcut: shortcut.transpose()?,
+            norm: GroupNorm { groups, eps, silu: true },
+        })
+    }
+
+    /// `x` `(n, h, w, in)`; `bias` `(1|n, 1, 1, out)` is added behind the first convolution.
+    pub fn run(&self, tape: &Tape<'_>, x: Var, bias: &Tensor) -> Result<Var> {
+        let mut h = self.norm1.group(tape, &x, self.norm)?;
+        h = tape.conv(&h, &self.conv1, Some(bias), None, backend::Conv::SAME3)?;
+        h = self.norm2.group(tape, &h, self.norm)?;
+        let x = match &self.shortcut {
+            Some(shortcut) => shortcut.run(tape, &x, None)?,
+            None => x,
+        };
+        tape.conv(&h, &self.conv2.w, self.conv2.b.as_ref(), Some(&x), backend::Conv::SAME3)
+    }
+}

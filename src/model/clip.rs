@@ -1,0 +1,354 @@
+//! CLIP: the text transformer that conditions the UNet, and both towers of a model that compares texts with
+//! images. The text side is constant; the image side runs on the tape.
+
+use super::block::{Linear, Loader, Norm};
+use super::checkpoint::Checkpoint;
+use super::config::{self, ClipConfig, ClipTextConfig, ClipVisionConfig, Pooling};
+use crate::backend::{Activation, Attention, Backend, Conv};
+use crate::error::{Error, Result};
+use crate::tape::{Tape, Var};
+use crate::tensor::{Shape, Tensor};
+
+/// Tensors that files of some ages and exports carry beside the weights of a tower.
+const BESIDE: [&str; 2] = ["*position_ids", "logit_scale"];
+
+/// A pre-norm transformer layer.
+struct Layer {
+    norm1: Norm,
+    qkv: Linear,
+    out: Linear,
+    norm2: Norm,
+    fc1: Linear,
+    fc2: Linear,
+}
+
+/// A stack of layers.
+struct Layers {
+    layers: Vec<Layer>,
+    attention: Attention,
+    activation: Activation,
+    eps: f32,
+}
+
+impl Layers {
+    #[allow(clippy::too_many_arguments)]
+    fn load(
+        from: &Loader<'_>,
+        count: usize,
+        c: usize,
+        inner: usize,
+        heads: usize,
+        activation: config::Activation,
+        eps: f32,
+        causal: bool,
+    ) -> Result<Layers> {
+        let layer = |i: usize| -> Result<Layer> {
+            let at = from.at("encoder").at("layers").at(i);
+            let own = at.at("self_attn");
+            Ok(Layer {
+                norm1: at.norm("layer_norm1", c)?,
+                qkv: own.stacked(&["q_proj", "k_proj", "v_proj"], c, c, true)?,
+                out: own.linear("out_proj", c, c)?,
+                norm2: at.norm("layer_norm2", c)?,
+                fc1: at.at("mlp").linear("fc1", inner, c)?,
+                fc2: at.at("mlp").linear("fc2", c, inner)?,
+            })
+        };
+        Ok(Layers {
+            layers: (0..count).map(layer).collect::<Result<_>>()?,
+            attention: Attention { heads, scale: ((c / heads) as f32).sqrt().recip(), causal },
+            activation: match activation {
+                config::Activation::Gelu => Activation::Gelu,
+                config::Activation::QuickGelu => Activation::QuickGelu,
+            },
+            eps,
+        })
+    }
+
+    fn run(&self, tape: &Tape<'_>, layers: &[Layer], mut x: Var) -> Result<Var> {
+        for layer in layers {
+            let h = self.attend(tape, layer, &x)?;
+            x = self.finish(tape, layer, h, x)?;
+        }
+        Ok(x)
+    }
+
+    /// All layers, but of the last one only the first token, which is all that is read of it: `(n, 1, 1, c)`.
+    fn run_to_first_token(&self, tape: &Tape<'_>, x: Var) -> Result<Var> {
+        let at = vec![0; x.shape().n];
+        let Some((last, before)) = self.layers.split_last() else { return tape.take_token(&x, &at) };
+        let x = self.run(tape, before, x)?;
+        let h = self.attend(tape, last, &x)?;
+        let (h, x) = (tape.take_token(&h, &at)?, tape.take_token(&x, &at)?);
+        self.finish(tape, last, h, x)
+    }
+
+    /// The heads' outputs.
+    fn attend(&self, tape: &Tape<'_>, layer: &Layer, x: &Var) -> Result<Var> {
+        let mut h = layer.norm1.layer(tape, x, self.eps)?;
+        h = layer.qkv.run(tape, &h, None)?;
+        tape.self_attention(&h, self.attention)
+    }
+
+    /// What a layer does behind its attention, token by token.
+    fn finish(&self, tape: &Tape<'_>, layer: &Layer, h: Var, x: Var) -> Result<Var> {
+        let x = layer.out.run(tape, &h, Some(&x))?;
+        let mut h = layer.norm2.layer(tape, &x, self.eps)?;
+        h = layer.fc1.run(tape, &h, None)?;
+        h = tape.activate(&h, self.activation)?;
+        layer.fc2.run(tape, &h, Some(&x))
+    }
+}
+
+/// The text transformer.
+pub struct ClipText {
+    config: ClipTextConfig,
+    tokens: Tensor,
+    positions: Tensor,
+    layers: Layers,
+    norm: Norm,
+    projection: Option<Linear>,
+}
+
+impl ClipText {
+    /// Reads a text model: `CLIPTextModel`, or with `projection` `CLIPTextModelWithProjection`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming file and tensor: missing, misshapen or surplus tensors.
+    pub fn load(
+        backend: &dyn Backend,
+        checkpoint: &Checkpoint,
+        config: &ClipTextConfig,
+        projection: bool,
+    ) -> Result<ClipText> {
+        let text = ClipText::read(&Loader::new(backend, checkpoint), config, projection)?;
+        // Some exports of the plain text model keep the projection, which nothing reads.
+        let ignorable: &[&str] = if projection { &[] } else { &["text_projection.*"] };
+        checkpoint.finish(&[&BESIDE, ignorable].concat())?;
+        Ok(text)
+    }
+
+    fn read(root: &Loader<'_>, config: &ClipTextConfig, projection: bool) -> Result<ClipText> {
+        // Some versions of transformers save a lone text model without the outer name.
+        let from = root.at_if_any("text_model");
+        let c = config.hidden_size;
+        let embeddings = from.at("embeddings");
+        let positions = embeddings.at("position_embedding").matrix("weight", config.max_positions, c)?;
+        Ok(ClipText {
+            tokens: embeddings.at("token_embedding").matrix("weight", config.vocab_size, c)?,
+            positions,
+            layers: Layers::load(
+                &from,
+                config.layers,
+                c,
+                config.intermediate_size,
+                config.heads,
+                config.activation,
+                config.layer_norm_eps,
+                true,
+            )?,
+            norm: from.norm("final_layer_norm", c)?,
+            projection: match projection {
+                true => Some(root.plain_linear("text_projection", config.projection_dim, c)?),
+                false => None,
+            },
+            config: config.clone(),
+        })
+    }
+
+    pub fn config(&self) -> &ClipTextConfig {
+        &self.config
+    }
+
+    /// Whether [`TextStates::projected`] can be asked for.
+    pub fn has_projection(&self) -> bool {
+        self.projection.is_some()
+    }
+
+    /// States of token ids, one list per text, all of the same length up to `max_positions`. Texts are padded by
+    /// the caller; what follows the end token does not change what precedes it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model) for a token outside the vocabulary or too many tokens.
+    pub fn run(&self, backend: &dyn Backend, ids: &[Vec<u32>]) -> Result<TextStates<'_>> {
+        let tokens = ids.first().map_or(0, Vec::len);
+        assert!(tokens > 0 && ids.iter().all(|text| text.len() == tokens), "texts of one length");
+        let ClipTextConfig { max_positions, vocab_size, hidden_size, .. } = self.config;
+        if tokens > max_positions {
+            return Err(Error::model(format!("{tokens} tokens for a text model that takes {max_positions}"))
+                .fix("tokenizer and text model are of different models: take both from the same one"));
+        }
+        let flat = ids.concat();
+        if let Some(id) = flat.iter().find(|&&id| id as usize >= vocab_size) {
+            return Err(Error::model(format!("token {id} for a text model with {vocab_size} tokens"))
+                .fix("tokenizer and text model are of different models: take both from the same one"));
+        }
+        let tape = Tape::off(backend);
+        let x = backend.gather(&self.tokens, &flat)?.reshape(Shape::new(ids.len(), 1, tokens, hidden_size));
+        let first: Vec<u32> = (0..tokens as u32).collect();
+        let positions = match tokens == max_positions {
+            true => self.positions.clone(),
+            false => backend.gather(&self.positions, &first)?,
+        };
+        let mut x = tape.embed(&x.into(), None, &positions.reshape(Shape::new(1, 1, tokens, hidden_size)))?;
+        let (penultimate, last) = match self.layers.layers.split_last() {
+            Some((last, before)) => {
+                x = self.layers.run(&tape, before, x)?;
+                let y = self.layers.run(&tape, std::slice::from_ref(last), x.clone())?;
+                (x, y)
+            }
+            None => (x.clone(), x),
+        };
+        let last = self.norm.layer(&tape, &last, self.config.layer_norm_eps)?;
+        let ends = ids.iter().map(|text| end(text, self.config.pooling)).collect();
+        Ok(TextStates { model: self, penultimate: penultimate.into_value(), last: last.into_value(), ends })
+    }
+}
+
+/// Position of the token whose state stands for the whole text.
+fn end(ids: &[u32], pooling: Pooling) -> u32 {
+    let at = match pooling {
+        Pooling::First(eos) => ids.iter().position(|&id| id == eos),
+        // The first of the largest.
+        Pooling::LargestToken => {
+            let largest = ids.iter().max();
+            ids.iter().position(|id| Some(id) == largest)
+        }
+    };
+    at.unwrap_or(0) as u32
+}
+
+/// What a text model computed.
+pub struct TextStates<'a> {
+    model: &'a ClipText,
+    /// Before the last layer, without norm: `(n, 1, tokens, c)`.
+    pub penultimate: Tensor,
+    /// Behind the final norm: `(n, 1, tokens, c)`.
+    pub last: Tensor,
+    ends: Vec<u32>,
+}
+
+impl TextStates<'_> {
+    /// The state of the end token, `(n, 1, 1, c)`.
+    pub fn pooled(&self, backend: &dyn Backend) -> Result<Tensor> {
+        backend.take_token(&self.last, &self.ends)
+    }
+
+    /// The pooled state projected, `(n, 1, 1, projection_dim)`, not normalised. Panics without a projection.
+    #[track_caller]
+    pub fn projected(&self, backend: &dyn Backend) -> Result<Tensor> {
+        let Some(projection) = &self.model.projection else { panic!("this text model has no projection") };
+        projection.of(backend, &self.pooled(backend)?, None)
+    }
+}
+
+/// The image transformer with its projection.
+pub struct ClipVision {
+    config: ClipVisionConfig,
+    patches: Tensor,
+    class: Tensor,
+    positions: Tensor,
+    pre_norm: Norm,
+    layers: Layers,
+    post_norm: Norm,
+    projection: Linear,
+}
+
+impl ClipVision {
+    /// Reads the image tower of a model with both towers or of a `CLIPVisionModelWithProjection`.
+    ///
+    /// # Errors
+    /// As [`ClipText::load`].
+    pub fn load(
+        backend: &dyn Backend,
+        checkpoint: &Checkpoint,
+        config: &ClipVisionConfig,
+    ) -> Result<ClipVision> {
+        let vision = ClipVision::read(&Loader::new(backend, checkpoint), config)?;
+        checkpoint.finish(&[&BESIDE[..], &["text_model.*", "text_projection.*"]].concat())?;
+        Ok(vision)
+    }
+
+    fn read(root: &Loader<'_>, config: &ClipVisionConfig) -> Result<ClipVision> {
+        let from = root.at_if_any("vision_model");
+        let (c, tokens) = (config.hidden_size, config.positions());
+        let embeddings = from.at("embeddings");
+        let patch = embeddings.at("patch_embedding").kernel(c, config.channels, config.patch_size)?;
+        let positions = embeddings.at("position_embedding").matrix("weight", tokens, c)?;
+        Ok(ClipVision {
+            patches: patch,
+            class: embeddings.vector("class_embedding", c)?,
+            positions: positions.reshape(Shape::new(1, 1, tokens, c)),
+            // The name is misspelt in every file there is.
+            pre_norm: from.norm("pre_layrnorm", c)?,
+            layers: Layers::load(
+                &from,
+                config.layers,
+                c,
+                config.intermediate_size,
+                config.heads,
+                config.activation,
+                config.layer_norm_eps,
+                false,
+            )?,
+            post_norm: from.norm("post_layernorm", c)?,
+            projection: root.plain_linear("visual_projection", config.projection_dim, c)?,
+            config: config.clone(),
+        })
+    }
+
+    pub fn config(&self) -> &ClipVisionConfig {
+        &self.config
+    }
+
+    /// Embeddings `(n, 1, 1, projection_dim)`, not normalised, of images `(n, s, s, 3)`, which are resized to the
+    /// model's `image_size` and normalised by its mean and deviation.
+    #[track_caller]
+    pub fn embed(&self, tape: &Tape<'_>, images: &Var) -> Result<Var> {
+        let (shape, side) = (images.shape(), self.config.image_size);
+        assert_eq!((shape.h, shape.w, shape.c), (side, side, self.config.channels), "images {shape}");
+        let eps = self.config.layer_norm_eps;
+        let mut x = tape.conv(images, &self.patches, None, None, Conv::patches(self.config.patch_size))?;
+        x = tape.embed(&x, Some(&self.class), &self.positions)?;
+        x = self.pre_norm.layer(tape, &x, eps)?;
+        x = self.layers.run_to_first_token(tape, x)?;
+        x = self.post_norm.layer(tape, &x, eps)?;
+        self.projection.run(tape, &x, None)
+    }
+}
+
+/// Both towers of a `CLIPModel`.
+pub struct Clip {
+    pub text: ClipText,
+    pub vision: ClipVision,
+}
+
+impl Clip {
+    /// Reads both towers.
+    ///
+    /// # Errors
+    /// As [`ClipText::load`].
+    pub fn load(backend: &dyn Backend, checkpoint: &Checkpoint, config: &ClipConfig) -> Result<Clip> {
+        let root = Loader::new(backend, checkpoint);
+        let clip = Clip {
+            text: ClipText::read(&root, &config.text, true)?,
+            vision: ClipVision::read(&root, &config.vision)?,
+        };
+        checkpoint.finish(&BESIDE)?;
+        Ok(clip)
+    }
+
+    /// Image embeddings; see [`ClipVision::embed`].
+    #[track_caller]
+    pub fn embed_images(&self, tape: &Tape<'_>, images: &Var) -> Result<Var> {
+        self.vision.embed(tape, images)
+    }
+
+    /// Text embeddings `(n, 1, 1, projection_dim)`, not normalised; tokens as in [`ClipText::run`].
+    ///
+    /// # Errors
+    /// As [`ClipText::run`].
+    pub fn embed_text(&self, backend: &dyn Backend, ids: &[Vec<u32>]) -> Result<Tensor> {
+        self.text.run(backend, ids)?.projected(backend)
+    }
+}

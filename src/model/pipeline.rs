@@ -1,0 +1,238 @@
+//! A whole model: from prompts to what the UNet is conditioned on, and the sizes that go with each other.
+//! Which text encoders there are and how their states are put together is known here and nowhere else.
+
+use super::clip::ClipText;
+use super::config::ClipTextConfig;
+use super::folder::{ModelFolder, Pipeline as Kind};
+use super::tokenizer::{Dropped, Tokenizer};
+use super::unet::{Added, Conditioning, Unet};
+use super::vae::Decoder;
+use crate::backend::Backend;
+use crate::ddim::SchedulerConfig;
+use crate::error::{Error, Result};
+use crate::tensor::{Shape, Tensor};
+
+/// Latents of a UNet whose file states no size, along one side.
+const DEFAULT_SIDE: usize = 64;
+
+/// A model on a backend, ready to be sampled from.
+pub struct Pipeline {
+    pub kind: Kind,
+    pub unet: Unet,
+    pub decoder: Decoder,
+    pub scheduler: SchedulerConfig,
+    texts: Vec<TextEncoder>,
+    zeros_for_empty_prompt: bool,
+}
+
+struct TextEncoder {
+    tokenizer: Tokenizer,
+    model: ClipText,
+}
+
+impl TextEncoder {
+    fn load(backend: &dyn Backend, folder: &ModelFolder, suffix: &str) -> Result<TextEncoder> {
+        let component = format!("text_encoder{suffix}");
+        let config: ClipTextConfig = folder.text_config(&component)?;
+        let tokenizer = folder.tokenizer(&format!("tokenizer{suffix}"), config.max_positions)?;
+        if tokenizer.largest_id() as usize >= config.vocab_size {
+            return Err(Error::model(format!(
+                "{}: vocab_size {} is too small for the tokenizer{suffix}, whose largest id is {}",
+                folder.source().describe(&format!("{component}/config.json")),
+                config.vocab_size,
+                tokenizer.largest_id()
+            ))
+            .fix("take tokenizer and text encoder from the same model"));
+        }
+        let projection = folder.class(&component) == Some("CLIPTextModelWithProjection");
+        let model = ClipText::load(backend, &folder.checkpoint(&component)?, &config, projection)?;
+        Ok(TextEncoder { tokenizer, model })
+    }
+}
+
+/// Size of the images of a run, in pixels and in latents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    pub height: usize,
+    pub width: usize,
+    /// `(1, h, w, c)`.
+    pub latent: Shape,
+}
+
+/// A text, and the text to be guided away from. `None` is the model's own: the empty text, or for some models of XL
+/// zeros in place of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prompt<'a> {
+    pub text: &'a str,
+    pub negative: Option<&'a str>,
+}
+
+/// Prompts as the UNet sees them.
+pub struct Encoded {
+    pub conditioning: Conditioning,
+    /// Rows of the conditioning, per prompt: (its text, its negative).
+    rows: Vec<(u32, u32)>,
+    /// What did not fit into the text encoder, per prompt.
+    pub dropped: Vec<Option<Dropped>>,
+}
+
+impl Encoded {
+    /// The texts of latents that belong to `prompts`, for [`Unet::forward`]: with `guided` every latent twice,
+    /// first all with their negative, then all with their text.
+    #[track_caller]
+    pub fn rows(&self, prompts: &[u32], guided: bool) -> Vec<u32> {
+        let row = |&p: &u32| self.rows[p as usize];
+        let without = prompts.iter().filter(|_| guided).map(|p| row(p).1);
+        without.chain(prompts.iter().map(|p| row(p).0)).collect()
+    }
+}
+
+impl Pipeline {
+    /// Loads all networks of a folder.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the file and what is wrong in it.
+    pub fn load(backend: &dyn Backend, folder: &ModelFolder) -> Result<Pipeline> {
+        let scheduler = folder.scheduler_config()?;
+        let (unet_config, vae_config) = (folder.unet_config()?, folder.vae_config()?);
+        let latent = vae_config.latent_channels;
+        if (unet_config.in_channels, unet_config.out_channels) != (latent, latent) {
+            return Err(Error::model(format!(
+                "{}: in_channels {} and out_channels {}, but the autoencoder has {latent} latent channels",
+                folder.source().describe("unet/config.json"),
+                unet_config.in_channels,
+                unet_config.out_channels
+            ))
+            .fix("use a text-to-image model: inpainting and image-conditioned models take more inputs"));
+        }
+        let mut texts = vec![TextEncoder::load(backend, folder, "")?];
+        if folder.pipeline() == Kind::StableDiffusionXl {
+            texts.push(TextEncoder::load(backend, folder, "_2")?);
+        }
+        Ok(Pipeline {
+            kind: folder.pipeline(),
+            unet: Unet::load(backend, &folder.checkpoint("unet")?, &unet_config)?,
+            decoder: Decoder::load(backend, &folder.checkpoint("vae")?, &vae_config)?,
+            scheduler,
+            texts,
+            zeros_for_empty_prompt: folder.zeros_for_empty_prompt(),
+        })
+    }
+
+    /// Pixels per latent, along one side.
+    pub fn factor(&self) -> usize {
+        self.decoder.config().scale()
+    }
+
+    /// The size asked for, or that the model was trained for.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for a height or width that is no multiple of what the networks
+    /// halve, naming the nearest that is.
+    pub fn size(&self, height: Option<usize>, width: Option<usize>) -> Result<Size> {
+        let (factor, config) = (self.factor(), self.unet.config());
+        let (h, w) = config.sample_size.unwrap_or((DEFAULT_SIDE, DEFAULT_SIDE));
+        let step = factor * self.unet.multiple();
+        let side = |name: &str, asked: Option<usize>, trained: usize| {
+            let pixels = asked.unwrap_or(trained * factor);
+            if pixels == 0 || !pixels.is_multiple_of(step) {
+                let nearest = (pixels.saturating_add(step / 2) / step).max(1) * step;
+                return Err(Error::usage(format!("--{name} {pixels} is no multiple of {step}"))
+                    .fix(format!("--{name} {nearest}")));
+            }
+            Ok(pixels)
+        };
+        let (height, width) = (side("height", height, h)?, side("width", width, w)?);
+        let latent = Shape::new(1, height / factor, width / factor, config.in_channels);
+        Ok(Size { height, width, latent })
+    }
+
+    /// Conditions of `prompts`. `size` is a condition of XL. `guidance` is the guidance scale, for a model that has it
+    /// as an input (see [`Pipeline::embeds_guidance`]); all others ignore it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model) where the parts do not go with each other.
+    pub fn encode(
+        &self,
+        backend: &dyn Backend,
+        prompts: &[Prompt<'_>],
+        size: Size,
+        guidance: f32,
+    ) -> Result<Encoded> {
+        // Texts, each once; where absent ones are zeros, `None` comes last.
+        let zeros = |text: Option<&str>| text.is_none() && self.zeros_for_empty_prompt;
+        let mut texts: Vec<&str> = prompts
+            .iter()
+            .flat_map(|p| [Some(p.text), p.negative])
+            .filter(|t| !zeros(*t))
+            .map(|t| t.unwrap_or(""))
+            .collect();
+        texts.sort_unstable();
+        texts.dedup();
+        let row = |text: Option<&str>| match zeros(text) {
+            true => texts.len() as u32,
+            false => texts.partition_point(|t| *t < text.unwrap_or("")) as u32,
+        };
+        let rows: Vec<(u32, u32)> = prompts.iter().map(|p| (row(Some(p.text)), row(p.negative))).collect();
+
+        let mut states = Vec::new();
+        let mut pooled = None;
+        let mut cut: Vec<Option<Dropped>> = vec![None; texts.len()];
+        let xl = self.kind == Kind::StableDiffusionXl;
+        for encoder in &self.texts {
+            let tokens: Vec<_> = texts.iter().map(|text| encoder.tokenizer.encode(text)).collect();
+            for (cut, tokens) in cut.iter_mut().zip(&tokens) {
+                *cut = cut.take().or_else(|| tokens.dropped.clone());
+            }
+            let ids: Vec<Vec<u32>> = tokens.into_iter().map(|t| t.ids).collect();
+            let out = encoder.model.run(backend, &ids)?;
+            // Of two encoders the second one's pooled text counts.
+            pooled = if xl && encoder.model.has_projection() { Some(out.projected(backend)?) } else { None };
+            states.push(if xl { out.penultimate } else { out.last });
+        }
+        let mut text = side_by_side(backend, states)?;
+        if prompts.iter().any(|p| zeros(p.negative)) {
+            text = with_zeros(backend, &text)?;
+            pooled = pooled.map(|p| with_zeros(backend, &p)).transpose()?;
+        }
+        let (h, w) = (size.height as f32, size.width as f32);
+        let added = pooled.as_ref().map(|pooled| Added { pooled, time_ids: [h, w, 0.0, 0.0, h, w] });
+        // Distilled models embed how far the guidance goes beyond none.
+        let conditioning = self.unet.condition(backend, &text, added, Some(guidance - 1.0))?;
+        let dropped = rows.iter().map(|&(text, _)| cut[text as usize].clone()).collect();
+        Ok(Encoded { conditioning, rows, dropped })
+    }
+
+    /// Whether the guidance scale is an input of the UNet rather than a mixture of two of its outputs.
+    pub fn embeds_guidance(&self) -> bool {
+        self.unet.config().time_cond_proj_dim.is_some()
+    }
+
+    /// Tokens that a prompt may have, begin and end included.
+    pub fn context(&self) -> usize {
+        self.texts.iter().map(|t| t.tokenizer.context()).min().unwrap_or(0)
+    }
+}
+
+/// The states of all text encoders along the channels.
+fn side_by_side(backend: &dyn Backend, states: Vec<Tensor>) -> Result<Tensor> {
+    let mut states = states.into_iter();
+    let Some(mut all) = states.next() else { unreachable!("every pipeline has a text encoder") };
+    for next in states {
+        if all.shape().w != next.shape().w {
+            return Err(Error::model(format!(
+                "the text encoders take {} and {} tokens, which cannot be put together",
+                all.shape().w,
+                next.shape().w
+            ))
+            .fix("use a model whose text encoders have the same max_position_embeddings"));
+        }
+        all = backend.concat(&all, &next)?;
+    }
+    Ok(all)
+}
+
+/// `x` and one more sample of zeros.
+fn with_zeros(backend: &dyn Backend, x: &Tensor) -> Result<Tensor> {
+    backend.stack(&[x, &backend.zeros(x.shape().with_n(1))?])
+}
