@@ -213,6 +213,19 @@ impl<'a> Sampler<'a> {
         Ok(self)
     }
 
+    /// Renames the particles of every prompt: slot `p` has the noise of particle `names[p]`. For tests.
+    #[doc(hidden)]
+    pub fn renamed(mut self, names: &[u32]) -> Result<Sampler<'a>> {
+        assert_eq!(
+            (self.next, names.len()),
+            (0, self.options.particles),
+            "one name per particle, at the start"
+        );
+        self.ids.iter_mut().zip(names.iter().cycle()).for_each(|(id, &name)| id.particle = name);
+        self.x = self.backend.normals(self.x.shape(), self.options.seed, 0, Purpose::Initial, &self.ids)?;
+        Ok(self)
+    }
+
     /// Steps that this run yields: one per transition, and the final event.
     pub fn steps(&self) -> usize {
         self.schedule.len() + 1
@@ -430,8 +443,7 @@ impl<'a> Sampler<'a> {
     }
 
     fn loss(&self, step: usize, slot: usize, what: Lost) -> Loss {
-        let prompt = self.ids[slot].prompt;
-        Loss { step, prompt, particle: self.ids[slot].particle, what }
+        Loss { step, prompt: self.ids[slot].prompt, particle: self.ids[slot].particle, what }
     }
 
     /// Reports a death once.

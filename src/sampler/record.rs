@@ -108,8 +108,9 @@ pub struct Population {
     pub weights: Vec<f64>,
     /// Log of the estimate of `Z = E[exp(r / alpha)]` under the plain chain.
     pub log_z: f64,
-    /// Standard error of `log_z` by the genealogy (Lee, Whiteley 2018): the relative error of the estimate of Z. 1
-    /// means that nearly all weight descends from one initial particle, and that the true error is unknown.
+    /// Standard error of `log_z` by the genealogy (Lee, Whiteley 2018): the relative error of the estimate of Z. Its
+    /// square is an estimate itself, cut at 0; low-variance resampling does better than it says. 1 means that nearly
+    /// all weight descends from one initial particle, and that the true error is unknown.
     pub log_z_error: f64,
     /// For each particle its ancestor at every step, first step first.
     pub lineage: Vec<Vec<u32>>,
