@@ -101,7 +101,11 @@ impl Source {
         names
     }
 
-    fn sha256(&self, rel: &str) -> Result<(String, u64)> {
+    /// Size and SHA-256 of the file at `rel`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the file.
+    pub fn hash(&self, rel: &str) -> Result<FileHash> {
         let mut hash = Sha256::new();
         let mut bytes = 0;
         match self {
@@ -125,7 +129,8 @@ impl Source {
                 bytes = content.len() as u64;
             }
         }
-        Ok((hash.finalize().iter().map(|b| format!("{b:02x}")).collect(), bytes))
+        let sha256 = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        Ok(FileHash { path: rel.to_string(), bytes, sha256 })
     }
 }
 
@@ -363,13 +368,7 @@ impl ModelFolder {
             }
         }
         files.sort();
-        let hashes = files
-            .into_par_iter()
-            .map(|path| {
-                let (sha256, bytes) = self.source.sha256(&path)?;
-                Ok(FileHash { path, bytes, sha256 })
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let hashes = files.into_par_iter().map(|path| self.source.hash(&path)).collect::<Result<Vec<_>>>()?;
         Ok(self.hashes.get_or_init(|| hashes))
     }
 }

@@ -5,12 +5,14 @@
 mod gold;
 mod host;
 mod jpeg;
+mod open;
 mod spec;
 mod sum;
 
 pub use gold::{gold, gold_score};
 pub use host::HostReward;
 pub use jpeg::{compressibility, incompressibility, jpeg_size};
+pub use open::open;
 pub use spec::{Kind, Spec};
 pub use sum::Sum;
 
@@ -25,6 +27,11 @@ pub trait Reward: Send + Sync {
 
     /// Whether [`Reward::score`] leaves a trace on the tape. If not, the result is a constant.
     fn differentiable(&self) -> bool;
+
+    /// Whether the score depends on the prompt.
+    fn reads_prompt(&self) -> bool {
+        false
+    }
 
     /// Everything that depends on the prompts alone, such as text embeddings. Call before `score`; a second
     /// call replaces the prompts of the first.

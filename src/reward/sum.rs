@@ -1,14 +1,19 @@
 //! The weighted sum of several rewards, itself a reward.
 
+use rayon::prelude::*;
+
 use super::Reward;
 use crate::backend::Backend;
 use crate::error::Result;
+use crate::model::folder::{FileHash, Source};
+use crate::pixels::Picture;
 use crate::tape::{Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{HostSlice, Shape, Tensor};
 
 /// `sum_k weight_k reward_k`, at least one term.
 pub struct Sum {
     parts: Vec<(f64, Box<dyn Reward>)>,
+    files: Vec<(Source, String)>,
 }
 
 impl Sum {
@@ -16,7 +21,15 @@ impl Sum {
     #[track_caller]
     pub fn new(parts: Vec<(f64, Box<dyn Reward>)>) -> Sum {
         assert!(!parts.is_empty(), "a sum of no rewards");
-        Sum { parts }
+        Sum { parts, files: Vec::new() }
+    }
+
+    /// The weight files of all terms and their hashes, for the record of a run. Reads them all.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming a file that cannot be read any more.
+    pub fn hashes(&self) -> Result<Vec<FileHash>> {
+        self.files.par_iter().map(|(source, rel)| source.hash(rel)).collect()
     }
 
     /// The terms, in the order given.
@@ -40,7 +53,33 @@ impl Sum {
             })
             .collect()
     }
+
+    /// [`Sum::part_scores`] of 8-bit pictures, of any sizes, as a file would be read back.
+    pub fn picture_scores(
+        &self,
+        backend: &dyn Backend,
+        pictures: &[Picture],
+        prompt_of: &[u32],
+    ) -> Result<Vec<(String, Vec<f32>)>> {
+        let mut all: Vec<(String, Vec<f32>)> =
+            self.parts.iter().map(|(_, r)| (r.name(), Vec::with_capacity(pictures.len()))).collect();
+        let mut from = 0;
+        for same in pictures.chunk_by(|a, b| (a.width, a.height) == (b.width, b.height)) {
+            for batch in same.chunks(BATCH) {
+                let pixels: Vec<f32> = batch.iter().flat_map(Picture::to_floats).collect();
+                let shape = Shape::new(batch.len(), batch[0].height, batch[0].width, 3);
+                let images = backend.upload(shape, HostSlice::F32(&pixels))?;
+                let scores = self.part_scores(backend, &images, &prompt_of[from..from + batch.len()])?;
+                all.iter_mut().zip(scores).for_each(|((_, all), (_, new))| all.extend(new));
+                from += batch.len();
+            }
+        }
+        Ok(all)
+    }
 }
+
+/// Pictures scored at once: enough to fill a processor, few enough for the memory of the largest towers.
+const BATCH: usize = 8;
 
 impl Reward for Sum {
     /// `aesthetic`, or `aesthetic + 0.5 clip`.
@@ -54,6 +93,10 @@ impl Reward for Sum {
 
     fn differentiable(&self) -> bool {
         self.parts.iter().all(|(_, r)| r.differentiable())
+    }
+
+    fn reads_prompt(&self) -> bool {
+        self.parts.iter().any(|(_, r)| r.reads_prompt())
     }
 
     fn prepare(&mut self, backend: &dyn Backend, prompts: &[String]) -> Result<()> {
