@@ -2,17 +2,22 @@
 //! sees images `(n, h, w, 3)` in [0, 1] on a backend and answers one number per image; a differentiable one
 //! does so on the tape, so that its gradient reaches the latents.
 
+mod clip;
 mod gold;
+mod head;
 mod host;
 mod jpeg;
 mod open;
+mod preprocess;
 mod spec;
 mod sum;
 
 pub use gold::{gold, gold_score};
+pub use head::Head;
 pub use host::HostReward;
 pub use jpeg::{compressibility, incompressibility, jpeg_size};
 pub use open::open;
+pub use preprocess::Preprocess;
 pub use spec::{Kind, Spec};
 pub use sum::Sum;
 

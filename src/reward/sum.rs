@@ -24,6 +24,11 @@ impl Sum {
         Sum { parts, files: Vec::new() }
     }
 
+    /// Names the weight files that the terms were read from.
+    pub(super) fn of_files(self, files: Vec<(Source, String)>) -> Sum {
+        Sum { files, ..self }
+    }
+
     /// The weight files of all terms and their hashes, for the record of a run. Reads them all.
     ///
     /// # Errors

@@ -1,0 +1,123 @@
+//! From an image to what a CLIP tower sees, on the tape (das-spec 7, the tensor path): the shorter side resized
+//! to the tower's size with an antialiased triangle filter, the centre kept, channels normalised.
+
+use serde_json::Value;
+
+use crate::backend::{Backend, Filter};
+use crate::error::{Error, Result};
+use crate::model::folder::Source;
+use crate::tape::{Tape, Var};
+use crate::tensor::{HostSlice, Shape, Tensor};
+
+/// CLIP's own statistics.
+const MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
+const STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
+
+/// Resize, crop and normalise for one tower.
+pub struct Preprocess {
+    side: usize,
+    /// `(x - mean) / std` as `x * gain + shift`.
+    gain: Tensor,
+    shift: Tensor,
+}
+
+impl Preprocess {
+    /// For square inputs of `side` pixels. Mean and std are those of `component/preprocessor_config.json` if there
+    /// is one, else CLIP's.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the file, for values that are no mean or std.
+    pub fn open(source: &Source, component: &str, side: usize, backend: &dyn Backend) -> Result<Preprocess> {
+        let rel = if component.is_empty() { FILE.to_string() } else { format!("{component}/{FILE}") };
+        let (mean, std) = if source.exists(&rel) {
+            parse(&source.read(&rel)?).map_err(|e| e.context(source.describe(&rel)))?
+        } else {
+            (MEAN, STD)
+        };
+        let gain = std.map(|s| (1.0 / s) as f32);
+        let shift = [0, 1, 2].map(|c| (-mean[c] / std[c]) as f32);
+        Ok(Preprocess {
+            side,
+            gain: backend.upload(Shape::vector(3), HostSlice::F32(&gain))?,
+            shift: backend.upload(Shape::vector(3), HostSlice::F32(&shift))?,
+        })
+    }
+
+    /// `(n, h, w, 3)` in [0, 1] to `(n, side, side, 3)`.
+    #[track_caller]
+    pub fn apply(&self, tape: &Tape<'_>, images: &Var) -> Result<Var> {
+        let Shape { h, w, c, .. } = images.shape();
+        assert_eq!(c, 3, "images are (n, h, w, 3), got {}", images.shape());
+        let (tall, wide) = resized(h, w, self.side);
+        let x = if (tall, wide) == (h, w) {
+            images.clone()
+        } else {
+            tape.resize(images, tall, wide, Filter::Bilinear)?
+        };
+        let x = crop(tape, &x, self.side)?;
+        tape.channel_affine(&x, &self.gain, Some(&self.shift))
+    }
+}
+
+const FILE: &str = "preprocessor_config.json";
+
+/// The shorter side becomes `side`, the longer keeps the proportion, rounded down (as torchvision).
+fn resized(h: usize, w: usize, side: usize) -> (usize, usize) {
+    if h <= w { (side, side * w / h) } else { (side * h / w, side) }
+}
+
+/// The central `side` x `side` pixels; where the margin is odd, one more is cut at the end. Rows and columns are
+/// runs of channels under other shapes.
+fn crop(tape: &Tape<'_>, x: &Var, side: usize) -> Result<Var> {
+    let Shape { n, h, w, c } = x.shape();
+    let mut x = x.clone();
+    if w > side {
+        let rows = x.reshape(Shape::rows(n * h, w * c));
+        x = tape.slice(&rows, (w - side) / 2 * c, side * c)?;
+    }
+    if h > side {
+        let images = x.reshape(Shape::rows(n, h * side * c));
+        x = tape.slice(&images, (h - side) / 2 * side * c, side * side * c)?;
+    }
+    Ok(x.reshape(Shape::new(n, side, side, c)))
+}
+
+fn parse(bytes: &[u8]) -> Result<([f64; 3], [f64; 3])> {
+    let settings: Value = serde_json::from_slice(bytes)
+        .map_err(|e| Error::model("not valid JSON").because(e).fix("download the file again"))?;
+    let three = |key: &str, default: [f64; 3], ok: fn(f64) -> bool| {
+        let Some(value) = settings.get(key).filter(|v| !v.is_null()) else { return Ok(default) };
+        let list: Option<Vec<f64>> =
+            value.as_array().and_then(|list| list.iter().map(Value::as_f64).collect());
+        match list.as_deref() {
+            Some(&[r, g, b]) if [r, g, b].into_iter().all(ok) => Ok([r, g, b]),
+            _ => Err(Error::model(format!("{key} is {value}, expected three numbers"))
+                .fix("download the file again, or remove it to use CLIP's own values")),
+        }
+    };
+    Ok((three("image_mean", MEAN, f64::is_finite)?, three("image_std", STD, |x| x.is_finite() && x > 0.0)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shorter_side_decides() {
+        assert_eq!(resized(512, 512, 224), (224, 224));
+        assert_eq!(resized(40, 53, 32), (32, 42)); // 42.4
+        assert_eq!(resized(45, 24, 32), (60, 32));
+        assert_eq!(resized(64, 64, 64), (64, 64));
+    }
+
+    #[test]
+    fn settings_are_read_and_nonsense_refused() {
+        let (mean, std) = parse(br#"{"image_mean": [0.5, 0.5, 0.5]}"#).unwrap();
+        assert_eq!((mean, std), ([0.5; 3], STD));
+        for bad in ["{", r#"{"image_std": [0, 1, 1]}"#, r#"{"image_mean": 0.5}"#, r#"{"image_mean": [1, 2]}"#]
+        {
+            let text = parse(bad.as_bytes()).unwrap_err().to_string();
+            assert!(text.contains("fix:"), "{text}");
+        }
+    }
+}
