@@ -49,6 +49,18 @@ pub struct Rows<'a> {
     pub first: usize,
 }
 
+impl<'a> Rows<'a> {
+    /// All rows share one row of a bias.
+    pub fn new(x: &'a [f32], rows: usize, width: usize, stride: usize) -> Rows<'a> {
+        Rows { x, rows, width, stride, per_bias: usize::MAX, first: 0 }
+    }
+    /// Some of the rows.
+    pub fn part(self, rows: Range<usize>) -> Rows<'a> {
+        assert!(rows.end <= self.rows);
+        Rows { x: &self.x[rows.start * self.stride..], rows: rows.len(), ..self }
+    }
+}
+
 impl Left for Rows<'_> {
     type At = usize;
     #[inline(always)]
@@ -131,8 +143,19 @@ impl Panels {
         }
     }
 
-    /// Packs the sum of the matrices that start at `from` in `w` into depth `at .. at + depth` of all panels.
-    pub fn pack(self, out: &mut [f32], at: usize, depth: usize, w: &[f32], order: Order, from: &[usize]) {
+    /// Packs one matrix of the whole depth, on this thread.
+    pub fn pack(self, w: &[f32], order: Order) -> Vec<f32> {
+        let mut out = vec![0.0; self.len()];
+        let panels = out.chunks_mut((self.depth * self.wide()).max(1)).enumerate();
+        Arch::new().dispatch(|| {
+            panels.for_each(|(p, out)| self.pack_panel(p, out, self.depth, w, order, &[0]));
+        });
+        out
+    }
+
+    /// Packs the sum of the matrices that start at `from` in `w` into depth `at .. at + depth` of all panels, on
+    /// all threads.
+    pub fn pack_sum(self, out: &mut [f32], at: usize, depth: usize, w: &[f32], order: Order, from: &[usize]) {
         let panel = self.depth * self.wide();
         let work = |(p, out): (usize, &mut [f32])| {
             let width = self.width(p);
@@ -196,6 +219,13 @@ pub struct Finish<'a> {
     pub add: Option<&'a [f32]>,
     /// Adds to what the output holds.
     pub accumulate: bool,
+}
+
+impl Finish<'_> {
+    /// Nothing, into an output that holds nothing yet or to be added to.
+    pub fn plain(accumulate: bool) -> Finish<'static> {
+        Finish { bias: None, add: None, accumulate }
+    }
 }
 
 /// The product of `left` and packed panels on one thread. Output row `target` starts at `target * stride`;
@@ -410,7 +440,7 @@ pub fn bias<'a>(cpu: &Cpu, b: Option<&'a Tensor>, n: usize, c: usize) -> Option<
 pub fn linear(cpu: &Cpu, x: &Tensor, w: &Tensor, b: Option<&Tensor>, add: Option<&Tensor>) -> Result<Tensor> {
     let (shape, out) = (x.shape(), x.shape().with_c(w.shape().n));
     let (panels, right) = packed(cpu, shape.c, out.c, |panels, right| {
-        panels.pack(right, 0, shape.c, cpu.view(w), Order::Columns(shape.c), &[0]);
+        panels.pack_sum(right, 0, shape.c, cpu.view(w), Order::Columns(shape.c), &[0]);
     });
     let bias = bias(cpu, b, shape.n, out.c);
     cpu.make(out, |y| {
@@ -422,7 +452,7 @@ pub fn linear(cpu: &Cpu, x: &Tensor, w: &Tensor, b: Option<&Tensor>, add: Option
 pub fn linear_vjp(cpu: &Cpu, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
     let (shape, out) = (dy.shape(), dy.shape().with_c(w.shape().c));
     let (panels, right) = packed(cpu, shape.c, out.c, |panels, right| {
-        panels.pack(right, 0, shape.c, cpu.view(w), Order::Rows(out.c), &[0]);
+        panels.pack_sum(right, 0, shape.c, cpu.view(w), Order::Rows(out.c), &[0]);
     });
     cpu.make(out, |dx| product(cpu.view(dy), shape, panels, right.elements(), None, None, dx))
 }
