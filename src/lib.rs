@@ -9,6 +9,7 @@ pub mod backend;
 pub mod cpu;
 pub mod ddim;
 pub mod error;
+pub mod guide;
 pub mod meter;
 pub mod model;
 pub mod noise;

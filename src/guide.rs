@@ -1,0 +1,210 @@
+//! Joins a model and a reward into what the sampler asks for: the noise, the clean latent, its reward and the
+//! gradient of the reward with respect to the noisy latent, back through reward, decoder and both branches of the
+//! UNet. Particles are taken a micro-batch at a time; each answer depends on its own particle alone.
+
+use crate::backend::{AffineClamp, Backend, ParticleId};
+use crate::ddim;
+use crate::error::Result;
+use crate::model::pipeline::{Encoded, Pipeline, Size};
+use crate::model::vae;
+use crate::reward::{Reward, Sum};
+use crate::sampler::{Finish, Guide, Look, Want};
+use crate::tape::{Tape, Var};
+use crate::tensor::{HostSlice, Shape, Tensor};
+
+/// How the networks are run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// `s` of `eps = eps_u + s (eps_c - eps_u)`; 1 or less runs the conditional branch alone.
+    pub cfg_scale: f32,
+    /// Particles per network call, at least 1.
+    pub micro_batch: usize,
+    /// Recompute the activations of UNet and decoder instead of keeping them.
+    pub checkpointing: bool,
+}
+
+/// A model, a prepared reward and encoded prompts.
+pub struct Diffusion<'a> {
+    backend: &'a dyn Backend,
+    pipeline: &'a Pipeline,
+    reward: &'a Sum,
+    texts: Encoded,
+    /// The number of each encoded prompt in the run, in the order of encoding.
+    prompts: Vec<u32>,
+    size: Size,
+    settings: Settings,
+}
+
+impl<'a> Diffusion<'a> {
+    /// `texts` and `reward` hold the prompts that the run numbers `prompts`, in that order.
+    #[track_caller]
+    pub fn new(
+        backend: &'a dyn Backend,
+        pipeline: &'a Pipeline,
+        reward: &'a Sum,
+        texts: Encoded,
+        prompts: Vec<u32>,
+        size: Size,
+        settings: Settings,
+    ) -> Diffusion<'a> {
+        assert!(settings.micro_batch > 0, "an empty micro-batch");
+        assert_eq!(texts.dropped.len(), prompts.len(), "one number per encoded prompt");
+        Diffusion { backend, pipeline, reward, texts, prompts, size, settings }
+    }
+
+    /// Whether the UNet runs without the prompt too. Models that take the scale as an input have one branch.
+    fn two_branches(&self) -> bool {
+        self.settings.cfg_scale > 1.0 && !self.pipeline.embeds_guidance()
+    }
+
+    /// Which encoded prompt a particle belongs to.
+    #[track_caller]
+    fn prompt_of(&self, id: &ParticleId) -> u32 {
+        let Some(at) = self.prompts.iter().position(|&p| p == id.prompt) else {
+            panic!("prompt {} is not encoded here", id.prompt)
+        };
+        at as u32
+    }
+
+    /// `f`; with checkpointing its activations are computed again for the gradient.
+    fn section<'t>(
+        &self,
+        tape: &Tape<'t>,
+        x: &Var,
+        f: impl for<'s> Fn(&Tape<'s>, &Var) -> Result<Var> + 't,
+    ) -> Result<Var> {
+        if self.settings.checkpointing { tape.checkpoint(x, f) } else { f(tape, x) }
+    }
+
+    /// Output of the UNet, guided.
+    fn predict<'t>(&'t self, tape: &Tape<'t>, x: &Var, t: i64, prompt_of: &[u32]) -> Result<Var> {
+        let two = self.two_branches();
+        let rows = self.texts.rows(prompt_of, two);
+        let (unet, texts) = (&self.pipeline.unet, &self.texts.conditioning);
+        let out = self.section(tape, x, move |tape, x| unet.forward(tape, x, t as f32, texts, &rows))?;
+        if two { tape.guide(&out, self.settings.cfg_scale) } else { Ok(out) }
+    }
+
+    /// Decoded clean latents, about -1 to 1.
+    fn decode<'t>(&'t self, tape: &Tape<'t>, x0: &Var) -> Result<Var> {
+        let decoder = &self.pipeline.decoder;
+        self.section(tape, x0, move |tape, x0| decoder.decode(tape, x0))
+    }
+
+    /// Rewards that follow from `raw` images: where those are not finite, neither is the reward, whatever the clamp to
+    /// [0, 1] made of them.
+    fn honest(&self, raw: &Tensor, mut reward: Vec<f64>) -> Result<Vec<f64>> {
+        for (reward, norm) in reward.iter_mut().zip(self.backend.squared_norms(raw)?) {
+            if !norm.is_finite() {
+                *reward = f64::NAN;
+            }
+        }
+        Ok(reward)
+    }
+
+    /// One micro-batch of [`Guide::look`].
+    fn look_at(&self, x: &Tensor, prompt_of: &[u32], step: &ddim::Step, want: Want) -> Result<Look> {
+        let backend = self.backend;
+        let tape = if want == Want::Gradient { Tape::new(backend) } else { Tape::off(backend) };
+        let leaf = tape.watch(x.clone());
+        let out = self.predict(&tape, &leaf, step.t, prompt_of)?;
+        let eps = backend.axpby(step.eps.first as f32, x, step.eps.second as f32, &out)?;
+        let mut x0 = tape.axpby(step.x0.first as f32, &leaf, step.x0.second as f32, &out)?;
+        drop(out);
+        if let Some(range) = step.clip {
+            let range = range as f32;
+            x0 = tape.affine_clamp(&x0, AffineClamp { a: 1.0, b: 0.0, lo: -range, hi: range })?;
+        }
+        let mut look = Look { eps, x0: x0.value().clone(), reward: None, grad: None };
+        if want == Want::Noise {
+            return Ok(look);
+        }
+        let raw = self.decode(&tape, &x0)?;
+        let images = vae::to_unit(&tape, &raw)?;
+        let score = self.reward.score(&tape, &images, prompt_of)?;
+        let reward = backend.download(&score)?.into_iter().map(f64::from).collect();
+        look.reward = Some(self.honest(&raw, reward)?);
+        // What is not needed any more must not be held while the tape runs back.
+        drop((x0, raw, images));
+        if want == Want::Gradient {
+            let ones = vec![1.0; score.shape().len()];
+            let ones = backend.upload(score.shape(), HostSlice::F32(&ones))?;
+            look.grad = Some(match tape.gradient(&score, ones, &leaf)? {
+                Some(grad) => grad.reshape(x.shape()),
+                None => backend.zeros(x.shape())?,
+            });
+        }
+        Ok(look)
+    }
+
+    /// Runs `f(latents, encoded prompt of each)` on each micro-batch, in order.
+    fn each<T>(
+        &self,
+        x: &Tensor,
+        ids: &[ParticleId],
+        mut f: impl FnMut(&Tensor, &[u32]) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        assert_eq!(x.shape().n, ids.len(), "one identity per latent");
+        let prompt_of: Vec<u32> = ids.iter().map(|id| self.prompt_of(id)).collect();
+        if ids.len() <= self.settings.micro_batch {
+            return Ok(vec![f(x, &prompt_of)?]);
+        }
+        let slots: Vec<u32> = (0..ids.len() as u32).collect();
+        let batches =
+            slots.chunks(self.settings.micro_batch).zip(prompt_of.chunks(self.settings.micro_batch));
+        batches.map(|(slots, prompts)| f(&self.backend.gather(x, slots)?, prompts)).collect()
+    }
+
+    /// The results of all micro-batches one after another.
+    fn stack(&self, parts: &[&Tensor]) -> Result<Tensor> {
+        match parts {
+            [one] => Ok((*one).clone()),
+            parts => self.backend.stack(parts),
+        }
+    }
+}
+
+impl Guide for Diffusion<'_> {
+    fn latent(&self) -> Shape {
+        self.size.latent
+    }
+
+    fn look(&self, x: &Tensor, ids: &[ParticleId], step: &ddim::Step, want: Want) -> Result<Look> {
+        let looks = self.each(x, ids, |x, prompts| self.look_at(x, prompts, step, want))?;
+        let all = |f: fn(&Look) -> Option<&Tensor>| -> Result<Option<Tensor>> {
+            let parts: Option<Vec<&Tensor>> = looks.iter().map(f).collect();
+            parts.map(|parts| self.stack(&parts)).transpose()
+        };
+        let of = |f: fn(&Look) -> &Tensor| self.stack(&looks.iter().map(f).collect::<Vec<_>>());
+        let (eps, x0, grad) = (of(|l| &l.eps)?, of(|l| &l.x0)?, all(|l| l.grad.as_ref())?);
+        let reward: Option<Vec<Vec<f64>>> = looks.into_iter().map(|l| l.reward).collect();
+        Ok(Look { eps, x0, reward: reward.map(|parts| parts.concat()), grad })
+    }
+
+    fn finish(&self, x: &Tensor, ids: &[ParticleId]) -> Result<Finish> {
+        let tape = Tape::off(self.backend);
+        let weights: Vec<f64> = self.reward.parts().map(|(weight, _)| weight).collect();
+        let mut all = Finish { images: x.clone(), reward: Vec::new(), parts: Vec::new() };
+        let images = self.each(x, ids, |x, prompts| {
+            let raw = self.decode(&tape, &Var::from(x.clone()))?;
+            let images = vae::to_unit(&tape, &raw)?.into_value();
+            let scores = self.reward.part_scores(self.backend, &images, prompts)?;
+            all.parts.resize_with(scores.len(), Default::default);
+            let mut total = vec![0.0; prompts.len()];
+            for (((name, values), (part, scores)), weight) in all.parts.iter_mut().zip(scores).zip(&weights) {
+                total.iter_mut().zip(&scores).for_each(|(total, &score)| *total += weight * f64::from(score));
+                *name = part;
+                values.extend(scores.into_iter().map(f64::from));
+            }
+            all.reward.extend(self.honest(&raw, total)?);
+            Ok(images)
+        })?;
+        all.images = self.stack(&images.iter().collect::<Vec<_>>())?;
+        Ok(all)
+    }
+
+    fn without_gradient(&self) -> Option<String> {
+        let term = self.reward.parts().find(|(_, reward)| !reward.differentiable());
+        term.map(|(_, reward)| reward.name())
+    }
+}
