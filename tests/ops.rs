@@ -285,6 +285,46 @@ fn the_same_call_twice_gives_the_same_bits() {
 }
 
 #[test]
+fn the_number_of_threads_changes_no_bit() {
+    let pool = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
+    let (one, many) = (pool(1), pool(5));
+    for case in table() {
+        let (a, b) = (one.install(|| run(&Cpu::new(), &case)), many.install(|| run(&Cpu::new(), &case)));
+        assert_eq!((a.y, a.dx), (b.y, b.dx), "{}", case.name());
+    }
+}
+
+/// NaN in, NaN out, both ways: the sampler's policy for broken particles relies on seeing them.
+#[test]
+fn a_nan_is_never_swallowed() {
+    for backend in backends() {
+        for case in table() {
+            let mut host = case.host_inputs();
+            let Some(x) = host.first_mut() else { continue };
+            x.fill(f32::NAN);
+            let inputs = case.upload(&*backend, &host).unwrap();
+            let results = case.forward(&*backend, &inputs).unwrap();
+            let y = backend.download(&results[0]).unwrap();
+            assert!(y.iter().any(|v| v.is_nan()), "{}", case.name());
+
+            // All of this case lies outside the bounds, where the gradient is zero whatever follows.
+            let flat = matches!(case.op, Op::AffineClamp { .. }) && case.kind == Kind::Ones;
+            if case.op.differentiable() == 0 || flat {
+                continue;
+            }
+            let inputs = case.upload(&*backend, &case.host_inputs()).unwrap();
+            let results = case.forward(&*backend, &inputs).unwrap();
+            let dy = vec![f32::NAN; y.len()];
+            let dy = backend.upload(results[0].shape(), HostSlice::F32(&dy)).unwrap();
+            for dx in case.vjp(&*backend, &inputs, &results, &dy).unwrap() {
+                let dx = backend.download(&dx).unwrap();
+                assert!(dx.iter().any(|v| v.is_nan()), "{}", case.name());
+            }
+        }
+    }
+}
+
+#[test]
 fn the_meter_gives_the_same_shapes_and_frees_everything() {
     for backend in backends() {
         let meter = Meter::new();

@@ -360,6 +360,13 @@ pub fn layer_norm_vjp(x: &[f32], gamma: &[f32], saved: &[f32], dy: &[f32], dx: &
 /// The shortest length [`l2_norm`] divides by.
 const SHORTEST: f64 = 1e-12;
 
+/// One over the length, bounded; NaN of NaN.
+#[inline(always)]
+fn inverse_length(squares: f64) -> f64 {
+    let length = squares.sqrt();
+    1.0 / if length < SHORTEST { SHORTEST } else { length }
+}
+
 /// Each row of `c` divided by its length.
 pub fn l2_norm(x: &[f32], c: usize, y: &mut [f32]) {
     parallel_rows(
@@ -373,7 +380,7 @@ pub fn l2_norm(x: &[f32], c: usize, y: &mut [f32]) {
                     #[inline(always)]
                     |i| (f64::from(x[i]) * f64::from(x[i]), 0.0),
                 );
-                let inverse = (1.0 / squares.sqrt().max(SHORTEST)) as f32;
+                let inverse = inverse_length(squares) as f32;
                 for (y, &x) in y.iter_mut().zip(x) {
                     *y = x * inverse;
                 }
@@ -399,13 +406,42 @@ pub fn l2_norm_vjp(x: &[f32], dy: &[f32], c: usize, dx: &mut [f32]) {
                         (x * x, x * f64::from(dy[i]))
                     },
                 );
-                let length = squares.sqrt();
-                let inverse = (1.0 / length.max(SHORTEST)) as f32;
-                let along = if length > SHORTEST { (product / squares) as f32 } else { 0.0 };
+                let inverse = inverse_length(squares) as f32;
+                let along = if squares > SHORTEST * SHORTEST { (product / squares) as f32 } else { 0.0 };
                 for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
                     *dx = (dy - x * along) * inverse;
                 }
             }
         },
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_of_zeros_stays_zero_and_has_a_finite_gradient() {
+        let (x, dy) = ([0.0; 3], [1.0, -2.0, 0.5]);
+        let (mut y, mut dx) = ([f32::NAN; 3], [f32::NAN; 3]);
+        l2_norm(&x, 3, &mut y);
+        l2_norm_vjp(&x, &dy, 3, &mut dx);
+        assert_eq!(y, [0.0; 3]);
+        assert_eq!(dx, dy.map(|d| d * 1e12));
+    }
+
+    /// Mean 1e4 and spread 1: in f32 sums the variance would be lost.
+    #[test]
+    fn a_large_mean_costs_no_digits() {
+        let x: Vec<f32> = (0..64).map(|i| 1e4 + (i % 5) as f32 - 2.0).collect();
+        let (mut y, mut saved) = ([0.0; 64], [0.0; SAVED]);
+        layer_norm(&x, &[1.0; 64], &[0.0; 64], 0.0, &mut y, &mut saved);
+        let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / 64.0;
+        let variance = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / 64.0;
+        for (&x, &y) in x.iter().zip(&y) {
+            let truth = (f64::from(x) - mean) / variance.sqrt();
+            // Three roundings.
+            assert!((f64::from(y) - truth).abs() <= 3.0 * 6e-8 * truth.abs().max(0.1), "{y} {truth}");
+        }
+    }
 }

@@ -148,13 +148,18 @@ pub fn scale(a: f32, x: &[f32], out: &mut [f32]) {
     );
 }
 
-pub fn affine_clamp(x: &[f32], map_: AffineClamp, y: &mut [f32]) {
-    let AffineClamp { a, b, lo, hi } = map_;
+pub fn affine_clamp(x: &[f32], clamp: AffineClamp, y: &mut [f32]) {
+    let AffineClamp { a, b, lo, hi } = clamp;
     map(
         x,
         y,
         #[inline(always)]
-        |x| (a * x + b).max(lo).min(hi),
+        |x| {
+            let y = a * x + b;
+            // Unlike f32::clamp's relatives max and min, comparisons let NaN through.
+            let y = if y < lo { lo } else { y };
+            if y > hi { hi } else { y }
+        },
     );
 }
 
