@@ -1,15 +1,27 @@
 //! Rewards against PyTorch, Pillow and the definition of gold. Golden files come from `tools/golden/rewards.py`
 //! and `tools/shapes/golden.py`.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
+use das_cuda::assets::SHAPES_FILES;
+use das_cuda::backend::Backend;
+use das_cuda::cpu::Cpu;
+use das_cuda::model::folder::Source;
 use das_cuda::pixels::Picture;
-use das_cuda::reward::{gold_score, jpeg_size};
+use das_cuda::reward::{Preprocess, Reward, Spec, Sum, gold_score, jpeg_size, open};
+use das_cuda::tape::{Tape, Var};
+use das_cuda::tensor::{HostSlice, Shape, Tensor};
+use das_cuda::{ErrorKind, Result};
 use safetensors::SafeTensors;
 
 fn golden(name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    let path = golden_path(name);
+    fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn golden_path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
 /// Pictures `(n, h, w, 3)` or `(h, w, 3)` of bytes.
@@ -37,16 +49,18 @@ fn gold_is_the_definition_on_pixels() {
     assert!(expected.contains(&1.0) && expected.iter().any(|g| *g > 5.0), "the file covers both ends");
 }
 
+/// A disc of radius `r` around (x, 32).
+fn disc(rgb: [u8; 3], ground: [u8; 3], r: f64, x: f64) -> Picture {
+    let pixel = |at: usize| {
+        let (dx, dy) = ((at % 64) as f64 + 0.5 - x, (at / 64) as f64 + 0.5 - 32.0);
+        if dx.hypot(dy) < r { rgb } else { ground }
+    };
+    Picture::new(64, 64, (0..4096).flat_map(pixel).collect())
+}
+
 #[test]
 fn gold_prefers_what_it_says_it_prefers() {
-    // A disc of `rgb`, radius `r`, around (x, 32) on a dark ground.
-    let disc = |rgb: [u8; 3], r: f64, x: f64| {
-        let pixel = |at: usize| {
-            let (dx, dy) = ((at % 64) as f64 + 0.5 - x, (at / 64) as f64 + 0.5 - 32.0);
-            if dx.hypot(dy) < r { rgb } else { [20, 20, 40] }
-        };
-        gold_score(&Picture::new(64, 64, (0..4096).flat_map(pixel).collect()))
-    };
+    let disc = |rgb, r, x| gold_score(&disc(rgb, [20, 20, 40], r, x));
     let (red, blue) = ([230, 30, 30], [30, 30, 230]);
     let best = disc(red, 17.0, 32.0);
     assert!(best > disc(blue, 17.0, 32.0), "warm");
@@ -78,4 +92,352 @@ fn jpeg_sizes_are_those_of_libjpeg() {
 fn a_picture_too_large_for_jpeg_is_refused() {
     let error = jpeg_size(&Picture::new(65536, 1, vec![0; 3 * 65536])).unwrap_err().to_string();
     assert!(error.contains("65536x1") && error.contains("65535"), "{error}");
+}
+
+// CLIP: a folder of random weights as a user would have it, against PyTorch in float64.
+
+const SHAPES: Source = Source::Embedded(SHAPES_FILES);
+
+/// The prompts of `tools/golden/rewards.py`; the last is longer than the text tower reads.
+const PROMPTS: [&str; 3] = [
+    "a large red star on a blue background",
+    "ring",
+    "a small green circle above a large yellow triangle on a white background, and a cross, and a square",
+];
+const PROMPT_OF: [u32; 3] = [2, 0, 1];
+
+fn specs(texts: &[&str]) -> Vec<Spec> {
+    let texts: Vec<String> = texts.iter().map(|t| t.to_string()).collect();
+    Spec::parse_all("--reward", &texts).unwrap()
+}
+
+fn load(texts: &[&str], model: &Source, backend: &Cpu) -> Result<Sum> {
+    let mut sum = open(&specs(texts), model, backend)?;
+    sum.prepare(backend, &PROMPTS.map(String::from))?;
+    Ok(sum)
+}
+
+fn tiny(kind: &str) -> String {
+    format!("{kind}:{}", golden_path("clip_tiny").display())
+}
+
+/// A golden tensor of f32 or f64 and, for one of f32, its shape.
+fn tensor(file: &SafeTensors<'_>, name: &str) -> (Vec<usize>, Vec<f64>) {
+    let view = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let data = view.data();
+    let values = match view.dtype() {
+        safetensors::Dtype::F64 => doubles(file, name),
+        _ => data.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()).into()).collect(),
+    };
+    (view.shape().to_vec(), values)
+}
+
+fn upload(backend: &Cpu, (shape, values): &(Vec<usize>, Vec<f64>)) -> Tensor {
+    let [n, h, w, c] = shape[..] else { panic!("{shape:?}") };
+    let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
+    backend.upload(Shape::new(n, h, w, c), HostSlice::F32(&values)).unwrap()
+}
+
+/// `|found - expected|^2 / |expected|^2`.
+fn nmse(found: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let error: f64 = found.iter().zip(expected).map(|(f, e)| (f64::from(*f) - e).powi(2)).sum();
+    error / expected.iter().map(|e| e * e).sum::<f64>()
+}
+
+/// Scores, and the gradient with respect to the images for the cotangents `seed`.
+fn value_and_gradient(
+    backend: &Cpu,
+    reward: &dyn Reward,
+    images: &Tensor,
+    seed: &[f32],
+) -> (Vec<f32>, Option<Vec<f32>>) {
+    let tape = Tape::new(backend);
+    let leaf = tape.watch(images.clone());
+    let score = reward.score(&tape, &leaf, &PROMPT_OF).unwrap();
+    assert_eq!(score.shape(), Shape::rows(images.shape().n, 1));
+    let values = backend.download(&score).unwrap();
+    let seed = backend.upload(score.shape(), HostSlice::F32(seed)).unwrap();
+    let gradient = tape.gradient(&score, seed, &leaf).unwrap();
+    (values, gradient.map(|g| backend.download(&g).unwrap()))
+}
+
+#[test]
+fn clip_rewards_and_their_gradients_are_those_of_pytorch() {
+    let bytes = golden("rewards.safetensors");
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let backend = Cpu::new();
+    let seed = [1.0, -0.5, 2.0];
+    for size in ["wide", "tall", "square"] {
+        let images = upload(&backend, &tensor(&file, &format!("clip.{size}.images")));
+        for (reward, key, factor) in
+            [("aesthetic", "aesthetic", 1.0), ("clip", "cosine", 20.0), ("pickscore", "cosine", 1.0)]
+        {
+            let reward = load(&[&tiny(reward)], &SHAPES, &backend).unwrap();
+            assert!(reward.differentiable());
+            let (values, gradient) = value_and_gradient(&backend, &reward, &images, &seed);
+            for (what, found) in [("", values), (".gradient", gradient.unwrap())] {
+                let key = format!("{key}{what}");
+                let (_, expected) = tensor(&file, &format!("clip.{size}.{key}"));
+                let expected: Vec<f64> = expected.iter().map(|e| factor * e).collect();
+                // Twice PyTorch's own error in float32, but at least a random walk of 1024 roundings, since a score is
+                // but three numbers. Measured: at most 9e-15 (aesthetic), 1.0e-13 (cosine), 1.2e-12 (gradients).
+                let honest = tensor(&file, &format!("clip.{size}.error.{key}")).1[0];
+                let tolerance = (2.0 * honest).max(1024.0 * 2f64.powi(-48));
+                let error = nmse(&found, &expected);
+                assert!(
+                    error <= tolerance,
+                    "{} {key} of {size}: {error:.2e} > {tolerance:.2e}",
+                    reward.name()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn images_reach_the_tower_as_torchvision_would_send_them() {
+    let bytes = golden("rewards.safetensors");
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let backend = Cpu::new();
+    let folder = Source::Dir(golden_path("clip_tiny"));
+    let preprocess = Preprocess::open(&folder, "", 32, &backend).unwrap();
+    for size in ["wide", "tall"] {
+        let images = upload(&backend, &tensor(&file, &format!("clip.{size}.images")));
+        let pixels = preprocess.apply(&Tape::off(&backend), &Var::from(images)).unwrap();
+        assert_eq!(pixels.shape(), Shape::new(3, 32, 32, 3));
+        let (_, expected) = tensor(&file, &format!("clip.{size}.pixels"));
+        let found = backend.download(&pixels).unwrap();
+        let worst = found.iter().zip(&expected).map(|(f, e)| (f64::from(*f) - e).abs()).fold(0.0, f64::max);
+        // Pixels are at most 2.2, weights and sums carry a few roundings of 2^-24 each. Measured 6e-7.
+        assert!(worst <= 2e-6, "{size}: {worst:.1e}");
+    }
+}
+
+/// Directional derivative by central differences, with the leading error removed (Richardson).
+fn slope(backend: &Cpu, reward: &dyn Reward, images: &[f32], shape: Shape, direction: &[f32]) -> f64 {
+    let total = |step: f32| -> f64 {
+        let moved: Vec<f32> = images.iter().zip(direction).map(|(x, d)| x + step * d).collect();
+        let images = Var::from(backend.upload(shape, HostSlice::F32(&moved)).unwrap());
+        let score = reward.score(&Tape::off(backend), &images, &PROMPT_OF).unwrap();
+        backend.download(&score).unwrap().iter().map(|s| f64::from(*s)).sum()
+    };
+    let central = |h: f32| (total(h) - total(-h)) / (2.0 * f64::from(h));
+    (4.0 * central(0.01) - central(0.02)) / 3.0
+}
+
+#[test]
+fn the_gradient_of_a_sum_is_its_slope() {
+    let backend = Cpu::new();
+    let reward = load(&[&tiny("aesthetic=0.7"), &tiny("clip=-0.5")], &SHAPES, &backend).unwrap();
+    let shape = Shape::new(3, 40, 36, 3);
+    let wave = |i: usize, f: f32| 0.5 + 0.4 * (f * i as f32).sin();
+    let images: Vec<f32> = (0..shape.len()).map(|i| wave(i, 0.017)).collect();
+    let direction: Vec<f32> = (0..shape.len()).map(|i| wave(i, 0.31) - 0.5).collect();
+    let tensor = backend.upload(shape, HostSlice::F32(&images)).unwrap();
+    let (_, gradient) = value_and_gradient(&backend, &reward, &tensor, &[1.0; 3]);
+    let gradient = gradient.unwrap();
+    let expected: f64 = gradient.iter().zip(&direction).map(|(g, d)| f64::from(g * d)).sum();
+    let found = slope(&backend, &reward, &images, shape, &direction);
+    // Scores of about 10 in f32 over steps of 0.01: 1e-6 / 0.01 = 1e-4 of noise. Measured 1.4e-4.
+    assert!((found - expected).abs() < 1e-3 * (1.0 + expected.abs()), "slope {found}, gradient {expected}");
+    assert!(expected.abs() > 0.1, "a direction that matters: {expected}");
+}
+
+#[test]
+fn a_sum_is_linear_and_shares_its_towers() {
+    let bytes = golden("rewards.safetensors");
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let backend = Cpu::new();
+    let images = upload(&backend, &tensor(&file, "clip.wide.images"));
+    let (aesthetic, clip, jpeg) = (tiny("aesthetic"), tiny("clip"), "jpeg");
+    let alone = |text: &str| {
+        let reward = load(&[text], &SHAPES, &backend).unwrap();
+        let score = reward.score(&Tape::off(&backend), &Var::from(images.clone()), &PROMPT_OF).unwrap();
+        backend.download(&score).unwrap()
+    };
+    let parts = [alone(&aesthetic), alone(&clip), alone(jpeg)];
+
+    let before = backend.memory().live;
+    let one = load(&[&clip], &SHAPES, &backend).unwrap();
+    let towers = backend.memory().live - before;
+    drop(one);
+    let texts = [tiny("aesthetic=2"), tiny("clip=-0.25"), "jpeg=0.5".into()];
+    let sum = load(&[&texts[0], &texts[1], &texts[2]], &SHAPES, &backend).unwrap();
+    let both = backend.memory().live - before;
+    assert!(both < towers + 1024, "{both} bytes for three rewards, {towers} for clip");
+
+    assert_eq!(sum.name(), "2 aesthetic + -0.25 clip + 0.5 jpeg");
+    assert!(!sum.differentiable(), "jpeg is not");
+    assert!(sum.reads_prompt() && sum.default_kl() == 0.005);
+    let hashes = sum.hashes().unwrap();
+    let files: Vec<&str> = hashes.iter().map(|f| f.path.rsplit('/').next().unwrap()).collect();
+    assert_eq!(files, ["aesthetic.safetensors", "model.safetensors"], "each file once");
+    let score = sum.score(&Tape::off(&backend), &Var::from(images.clone()), &PROMPT_OF).unwrap();
+    let found = backend.download(&score).unwrap();
+    let records = sum.part_scores(&backend, &images, &PROMPT_OF).unwrap();
+    let names: Vec<&str> = records.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["aesthetic", "clip", "jpeg"]);
+    for i in 0..3 {
+        let expected = 2.0 * parts[0][i] - 0.25 * parts[1][i] + 0.5 * parts[2][i];
+        // Three products and two sums of numbers below 20, each rounded.
+        assert!((found[i] - expected).abs() < 5e-6, "image {i}: {} against {expected}", found[i]);
+        (0..3).for_each(|k| assert_eq!(records[k].1[i], parts[k][i]));
+    }
+}
+
+#[test]
+fn each_image_is_compared_with_its_own_prompt() {
+    let bytes = golden("rewards.safetensors");
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let backend = Cpu::new();
+    let images = Var::from(upload(&backend, &tensor(&file, "clip.square.images")));
+    let reward = load(&[&tiny("clip")], &SHAPES, &backend).unwrap();
+    let score =
+        |of: &[u32]| backend.download(&reward.score(&Tape::off(&backend), &images, of).unwrap()).unwrap();
+    let by_prompt = [score(&[0; 3]), score(&[1; 3]), score(&[2; 3])];
+    let mixed = score(&[2, 0, 1]);
+    for (i, of) in [2, 0, 1].into_iter().enumerate() {
+        assert_eq!(mixed[i], by_prompt[of][i]);
+        assert_ne!(mixed[i], by_prompt[(of + 1) % 3][i]);
+    }
+}
+
+#[test]
+fn a_prompt_that_does_not_fit_is_reported() {
+    let backend = Cpu::new();
+    let reward = load(&[&tiny("clip"), &tiny("pickscore=2")], &SHAPES, &backend).unwrap();
+    let warnings = reward.warnings();
+    assert_eq!(warnings.len(), 2, "one prompt of three, two rewards: {warnings:?}");
+    assert!(
+        warnings[0].contains("clip reads only 16 tokens") && warnings[0].contains("square"),
+        "{warnings:?}"
+    );
+    assert!(!warnings[0].contains("small"), "only what is not read: {warnings:?}");
+}
+
+#[test]
+fn the_shipped_model_brings_its_own_rewards() {
+    // Discs: eight colours, three sizes, centred and not, on two grounds.
+    let colours = [
+        [220, 40, 40],
+        [240, 140, 30],
+        [240, 220, 50],
+        [50, 180, 70],
+        [50, 90, 220],
+        [140, 60, 190],
+        [240, 130, 180],
+        [120, 75, 40],
+    ];
+    let mut pictures = Vec::new();
+    for (i, colour) in colours.iter().enumerate() {
+        for (r, x) in [(7.0, 32.0), (12.0, 32.0), (17.0, 32.0), (7.0, 14.0), (12.0, 18.0), (17.0, 22.0)] {
+            let ground = if i % 2 == 0 { [30, 30, 60] } else { [225, 225, 230] };
+            pictures.push(disc(*colour, ground, r, x));
+        }
+    }
+    let backend = Cpu::new();
+    let reward = load(&["aesthetic", "clip", "gold"], &SHAPES, &backend).unwrap();
+    let scores = reward.picture_scores(&backend, &pictures, &vec![0; pictures.len()]).unwrap();
+    // The proxy was fitted to noisy ratings of gold: it must follow it, not equal it. Measured 0.78.
+    let correlation = correlation(&scores[0].1, &scores[2].1);
+    assert!(correlation > 0.6, "proxy and gold correlate by {correlation:.2}");
+    // The prompt is "a large red star on a blue background": a large red disc on dark blue is closer to it than
+    // a small blue one.
+    assert!(scores[1].1[2] > scores[1].1[24] + 1.0, "clip {:?}", scores[1].1);
+    let files: Vec<String> = reward.hashes().unwrap().into_iter().map(|f| f.path).collect();
+    assert_eq!(files, ["aesthetic/model.safetensors", "clip/model.safetensors"]);
+}
+
+fn correlation(x: &[f32], y: &[f32]) -> f64 {
+    let n = x.len() as f64;
+    let mean = |v: &[f32]| v.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
+    let (mx, my) = (mean(x), mean(y));
+    let product = |a: &[f32], ma: f64, b: &[f32], mb: f64| -> f64 {
+        a.iter().zip(b).map(|(a, b)| (f64::from(*a) - ma) * (f64::from(*b) - mb)).sum()
+    };
+    product(x, mx, y, my) / (product(x, mx, x, mx) * product(y, my, y, my)).sqrt()
+}
+
+#[test]
+fn pictures_of_any_sizes_score_as_their_floats_do() {
+    let bytes = golden("rewards.safetensors");
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let backend = Cpu::new();
+    let reward = load(&[&tiny("aesthetic"), "jpeg"], &SHAPES, &backend).unwrap();
+    let pictures: Vec<Picture> =
+        (0..6).map(|i| pictures(&file, &format!("jpeg.{i}.picture")).remove(0)).collect();
+    let scores = reward.picture_scores(&backend, &pictures, &[0; 6]).unwrap();
+    for (i, picture) in pictures.iter().enumerate() {
+        let shape = Shape::new(1, picture.height, picture.width, 3);
+        let image = backend.upload(shape, HostSlice::F32(&picture.to_floats())).unwrap();
+        let single = reward.part_scores(&backend, &image, &[0]).unwrap();
+        assert_eq!(scores[1].1[i], single[1].1[0]);
+        // A batch may be summed in another order: a few roundings of numbers below 10.
+        assert!((scores[0].1[i] - single[0].1[0]).abs() < 1e-5);
+        assert_eq!(scores[1].1[i], -(jpeg_size(picture).unwrap() as f32) / 1000.0);
+    }
+}
+
+#[test]
+fn rewards_on_bytes_leave_no_gradient_and_report_broken_images() {
+    let backend = Cpu::new();
+    let shape = Shape::new(3, 16, 16, 3);
+    let mut images = vec![0.5f32; shape.len()];
+    images[shape.sample() + 7] = f32::NAN;
+    let images = backend.upload(shape, HostSlice::F32(&images)).unwrap();
+    for name in ["jpeg", "incompressibility", "gold"] {
+        let reward = load(&[name], &SHAPES, &backend).unwrap();
+        assert!(!reward.differentiable() && !reward.reads_prompt());
+        let (values, gradient) = value_and_gradient(&backend, &reward, &images, &[1.0; 3]);
+        assert!(gradient.is_none());
+        assert!(values[0].is_finite() && values[1].is_nan() && values[0] == values[2], "{name}: {values:?}");
+    }
+}
+
+#[test]
+fn a_reward_without_its_files_says_what_it_needs() {
+    let backend = Cpu::new();
+    let empty = tempfile::tempdir().unwrap();
+    let model = Source::Dir(empty.path().to_path_buf());
+    let says = |texts: &[&str], model: &Source, kind: ErrorKind, what: &[&str]| {
+        let error = load(texts, model, &backend).err().expect("an error");
+        let text = error.to_string();
+        assert_eq!(error.kind(), kind, "{text}");
+        what.iter().for_each(|what| assert!(text.contains(what), "`{what}` in: {text}"));
+    };
+    says(&["aesthetic"], &model, ErrorKind::Usage, &["aesthetic", "no path", "fix:", "aesthetic:PATH"]);
+    says(&["clip"], &model, ErrorKind::Usage, &["clip:PATH"]);
+    says(&["pickscore"], &SHAPES, ErrorKind::Usage, &["pickscore:PATH"]);
+    says(
+        &["clip:/nowhere/at/all"],
+        &model,
+        ErrorKind::Model,
+        &["reward clip", "/nowhere/at/all", "config.json"],
+    );
+
+    // Towers without a head, a head that is a pickle, a head for other towers.
+    let path = |name: &str| empty.path().join(name);
+    for name in ["config.json", "model.safetensors", "vocab.json", "merges.txt"] {
+        fs::copy(golden_path("clip_tiny").join(name), path(name)).unwrap();
+    }
+    let folder = empty.path().display();
+    let aesthetic = format!("aesthetic:{folder}");
+    says(&[&aesthetic], &SHAPES, ErrorKind::Model, &["reward aesthetic", "aesthetic.safetensors", "fix:"]);
+    let pickled = format!("aesthetic:{folder},{folder}/head.pth");
+    says(&[&pickled], &SHAPES, ErrorKind::Model, &["head.pth", "pickled", "safetensors"]);
+    let foreign = path("foreign.safetensors");
+    fs::write(&foreign, SHAPES_FILES.iter().find(|f| f.0 == "aesthetic/model.safetensors").unwrap().1)
+        .unwrap();
+    let foreign = format!("aesthetic:{folder},{}", foreign.display());
+    says(&[&foreign], &SHAPES, ErrorKind::Model, &["foreign.safetensors", "layers.0.weight", "20"]);
+
+    // A head of one's own by its path.
+    let head = golden_path("clip_tiny").join("aesthetic.safetensors");
+    load(&[&format!("aesthetic:{folder},{}", head.display())], &SHAPES, &backend).unwrap();
+
+    // Weights cut short.
+    let whole = fs::read(path("model.safetensors")).unwrap();
+    fs::write(path("model.safetensors"), &whole[..whole.len() / 2]).unwrap();
+    says(&[&format!("clip:{folder}")], &SHAPES, ErrorKind::Model, &["reward clip", "model.safetensors"]);
 }
