@@ -25,11 +25,6 @@ impl HostReward {
     ) -> HostReward {
         HostReward { name, default_kl, judge }
     }
-
-    /// The score of one picture, as the file would be read back.
-    pub fn judge(&self, picture: &Picture) -> Result<f64> {
-        (self.judge)(picture)
-    }
 }
 
 impl Reward for HostReward {
