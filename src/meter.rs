@@ -108,8 +108,8 @@ pub struct Meter {
     activation: u64,
     /// Bytes of an uploaded element; `None` as stored: 2 for 16-bit files, 4 for f32.
     weight: Option<u64>,
-    /// Matrix products copy their right factor into vectors first, as the CPU backend does.
-    packs: bool,
+    /// Operations hold the scratch space that the CPU backend takes for the length of a call.
+    scratch: bool,
     state: Arc<Mutex<State>>,
 }
 
@@ -128,12 +128,12 @@ impl Default for Meter {
 impl Meter {
     /// Counts like the CPU backend: f32 activations and weights, and its scratch space.
     pub fn new() -> Meter {
-        Meter { packs: true, ..Meter::with_elements(4, Some(4)) }
+        Meter { scratch: true, ..Meter::with_elements(4, Some(4)) }
     }
 
     /// Bytes per activation, and per weight (`None`: as wide as in the file); no scratch space.
     pub fn with_elements(activation: u64, weight: Option<u64>) -> Meter {
-        Meter { activation, weight, packs: false, state: Arc::default() }
+        Meter { activation, weight, scratch: false, state: Arc::default() }
     }
 
     /// Work since the last reset.
@@ -208,13 +208,17 @@ impl Meter {
 const LANES: usize = 16;
 
 impl Meter {
-    /// Notes scratch space of a packed right factor, held beside everything that lives after the call.
-    fn packed(&self, depth: usize, columns: usize) {
-        if self.packs {
-            let bytes = (depth * columns.next_multiple_of(LANES)) as u64 * F32;
+    /// Notes scratch space of `bytes`, held beside everything that lives after the call.
+    fn scratch(&self, bytes: u64) {
+        if self.scratch {
             let mut state = lock(&self.state);
             state.peak = state.peak.max(state.live + bytes);
         }
+    }
+
+    /// Matrix products copy their right factor into vectors first.
+    fn packed(&self, depth: usize, columns: usize) {
+        self.scratch((depth * columns.next_multiple_of(LANES)) as u64 * F32);
     }
 }
 
@@ -382,7 +386,10 @@ impl Backend for Meter {
     ) -> Result<Tensor> {
         let s = q.shape();
         let product = attention_product(s.n, s.tokens(), kv.shape().tokens(), s.c);
-        self.call(Family::CrossAttention, 3 * product, &[q, kv, dy], s)
+        let dq = self.call(Family::CrossAttention, 3 * product, &[q, kv, dy], s)?;
+        // The result, computed again.
+        self.scratch(self.bytes(q));
+        Ok(dq)
     }
 
     fn activate(&self, x: &Tensor, _: Activation) -> Result<Tensor> {

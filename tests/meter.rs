@@ -23,6 +23,7 @@ struct Network {
     query: Tensor,
     geglu: Tensor,
     back: Tensor,
+    keys: Tensor,
 }
 
 const C: usize = 32;
@@ -41,6 +42,7 @@ impl Network {
             query: linear(C, C),
             geglu: linear(8 * C, C),
             back: linear(C, 4 * C),
+            keys: weight(backend, Shape::new(1, 1, 7, 2 * C)),
         }
     }
 
@@ -51,13 +53,15 @@ impl Network {
     }
 
     fn transformer(&self, tape: &Tape<'_>, x: &Var) -> Result<Var> {
+        let attention = Attention { heads: 4, scale: 0.35, causal: false };
         let h = tape.layer_norm(x, &self.gamma, &self.gamma, 1e-5)?;
         let qkv = tape.linear(&h, &self.qkv, None, None)?;
-        let h = tape.slice(&qkv, 0, C)?;
+        let h = tape.self_attention(&qkv, attention)?;
         let x = tape.linear(&h, &self.out, None, Some(x))?;
         let h = tape.layer_norm(&x, &self.gamma, &self.gamma, 1e-5)?;
         let q = tape.linear(&h, &self.query, None, None)?;
-        let x = tape.linear(&q, &self.out, None, Some(&x))?;
+        let h = tape.cross_attention(&q, &self.keys, &vec![0; x.shape().n], attention)?;
+        let x = tape.linear(&h, &self.out, None, Some(&x))?;
         let h = tape.layer_norm(&x, &self.gamma, &self.gamma, 1e-5)?;
         let h = tape.linear(&h, &self.geglu, None, None)?;
         let h = tape.geglu(&h)?;

@@ -18,16 +18,10 @@ fn backends() -> Vec<Box<dyn Backend>> {
     vec![Box::new(Cpu::new())]
 }
 
-/// Operations the CPU backend does not have yet; each leaves this list when it lands.
-const PENDING: &[&str] = &["self_attention", "cross_attention"];
-
 /// The small cases; DAS_OPS=conv,linear keeps those operations only, while working on them.
 fn table() -> Vec<Case> {
     let wanted = std::env::var("DAS_OPS").unwrap_or_default();
-    let keep = |c: &Case| {
-        let name = c.op.name();
-        if wanted.is_empty() { !PENDING.contains(&name) } else { wanted.split(',').any(|op| op == name) }
-    };
+    let keep = |c: &Case| wanted.is_empty() || wanted.split(',').any(|op| op == c.op.name());
     cases::small().into_iter().filter(keep).collect()
 }
 
@@ -65,12 +59,12 @@ fn dot(x: &[f32], y: &[f32]) -> f64 {
     x.iter().zip(y).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
 }
 
-/// Squared error over squared size of the golden result.
+/// Squared error over squared size of the golden result; where that is zero throughout, over the size of ones.
 fn nmse(x: &[f32], golden: &[f32]) -> f64 {
     assert_eq!(x.len(), golden.len());
     let error: f64 = x.iter().zip(golden).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2)).sum();
     let size: f64 = golden.iter().map(|&b| f64::from(b).powi(2)).sum();
-    if error == 0.0 { 0.0 } else { error / size.max(f64::MIN_POSITIVE) }
+    error / if size == 0.0 { x.len() as f64 } else { size }
 }
 
 fn goldens() -> BTreeMap<String, Vec<f32>> {
@@ -220,9 +214,14 @@ fn step(case: &Case) -> f32 {
     }
 }
 
-/// Clamps have kinks that a step may cross; only those of well separated inputs are compared by differences.
+/// Clamps have kinks that a step may cross, and a softmax of large scores is nearly a step: these are held by
+/// goldens alone.
 fn differentiable() -> Vec<Case> {
-    let kinked = |c: &Case| matches!(c.op, Op::AffineClamp { .. }) && c.kind != Kind::Ones;
+    let kinked = |c: &Case| match &c.op {
+        Op::AffineClamp { .. } => c.kind != Kind::Ones,
+        Op::SelfAttention { attention, .. } => attention.scale > 1.0,
+        _ => false,
+    };
     table().into_iter().filter(|c| c.op.differentiable() > 0 && !kinked(c)).collect()
 }
 
@@ -262,7 +261,9 @@ fn wrong_transposes_are_caught() {
                 bent.iter_mut().for_each(fault);
                 let change: f64 = dx.iter().zip(&bent).map(|(a, b)| nmse(b, a)).fold(0.0, f64::max);
                 let gap = transpose_gap(&*backend, &case, fault);
-                if change > 1e-6 {
+                // The attention to a single key has no gradient, only rounding: nothing to falsify.
+                let zero = dx.iter().all(|dx| norm(dx) < 1e-5);
+                if change > 1e-6 && !zero {
                     assert!(gap > 1.0, "{}: fault `{name}` unnoticed, gap {gap}", case.name());
                 }
             }
