@@ -6,6 +6,7 @@
 
 pub mod assets;
 pub mod backend;
+pub mod cli;
 pub mod cpu;
 pub mod ddim;
 pub mod error;

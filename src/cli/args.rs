@@ -130,7 +130,13 @@ pub struct Sample {
     #[arg(long, value_name = "N", help_heading = "Diffusion")]
     pub steps: Option<usize>,
     /// Classifier-free guidance scale; 1 or less turns guidance off
-    #[arg(long, alias = "guidance-scale", value_name = "S", default_value_t = 5.0, help_heading = "Diffusion")]
+    #[arg(
+        long,
+        alias = "guidance-scale",
+        value_name = "S",
+        default_value_t = 5.0,
+        help_heading = "Diffusion"
+    )]
     pub cfg_scale: f64,
     /// Noise of each step: 1 is the full DDIM variance. Alignment needs more than 0
     #[arg(long, default_value_t = 1.0, help_heading = "Diffusion")]

@@ -41,7 +41,9 @@ pub fn collect(given: &[String], file: Option<&Path>, negative: &str) -> Result<
 fn read(path: &Path, negative: &str) -> Result<Vec<Prompt>> {
     let name = path.display();
     let bytes = fs::read(path).map_err(|e| {
-        Error::usage(format!("--prompts {name}: cannot be read")).because(e).fix("check the path given to --prompts")
+        Error::usage(format!("--prompts {name}: cannot be read"))
+            .because(e)
+            .fix("check the path given to --prompts")
     })?;
     let text = String::from_utf8(bytes).map_err(|e| {
         Error::usage(format!("--prompts {name}: not UTF-8 text")).because(e).fix("save the file as UTF-8")
@@ -91,7 +93,8 @@ mod tests {
 
     #[test]
     fn json_lines_may_carry_their_own_negative_prompt() {
-        let (_dir, path) = file("p.jsonl", b"{\"prompt\":\"a\"}\n{\"prompt\":\"b\",\"negative_prompt\":\"c\"}\n");
+        let (_dir, path) =
+            file("p.jsonl", b"{\"prompt\":\"a\"}\n{\"prompt\":\"b\",\"negative_prompt\":\"c\"}\n");
         let prompts = collect(&[], Some(&path), "n").expect("valid");
         assert_eq!(prompts[0], Prompt { text: "a".into(), negative: "n".into() });
         assert_eq!(prompts[1], Prompt { text: "b".into(), negative: "c".into() });

@@ -1,0 +1,189 @@
+//! From what the user typed to what will be done: defaults filled in, combinations that make no sense refused
+//! with the flag that fixes them.
+
+use std::path::PathBuf;
+
+use super::args::{Auto, Dtype, OnNan, Proposal, Sample, Save, Select, Switch};
+use super::prompts::{self, Prompt};
+use crate::error::{Error, Result};
+use crate::reward::Spec;
+use crate::smc::{Resampler, Rules, Tempering};
+
+/// A validated `sample`.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub prompts: Vec<Prompt>,
+    /// `None`: the embedded model.
+    pub model: Option<PathBuf>,
+    pub width: Option<usize>,
+    pub height: Option<usize>,
+    pub seed: u64,
+    pub latents: Option<PathBuf>,
+    pub steps: usize,
+    pub cfg_scale: f32,
+    pub eta: f64,
+    pub rewards: Vec<Spec>,
+    pub eval_rewards: Vec<Spec>,
+    /// `None`: the reward's own default.
+    pub kl: Option<f64>,
+    pub proposal: Proposal,
+    pub particles: usize,
+    pub rules: Rules,
+    pub tempering_start: f64,
+    pub on_nan: OnNan,
+    pub output: PathBuf,
+    pub select: Select,
+    pub save: Save,
+    pub save_latents: bool,
+    pub grid: bool,
+    pub metadata: bool,
+    pub overwrite: bool,
+    pub json: bool,
+    pub quiet: bool,
+    pub dtype: Dtype,
+    pub micro_batch: Auto,
+    pub checkpointing: bool,
+}
+
+/// Most particles per prompt: ancestors and file names are made for this many.
+const MOST_PARTICLES: usize = 1 << 20;
+
+impl Options {
+    /// # Errors
+    /// Usage errors, each with the flag that would fix it.
+    pub fn resolve(args: &Sample) -> Result<Options> {
+        let prompts = prompts::collect(&args.prompts, args.prompt_file.as_deref(), &args.negative_prompt)?;
+        device(&args.device)?;
+        // The embedded model's defaults fit a minute on two cores; elsewhere those of the DAS program hold.
+        let embedded = args.model.is_none();
+        let steps = args.steps.unwrap_or(if embedded { 50 } else { 100 });
+        let particles = args.particles.unwrap_or(if embedded { 16 } else { 4 });
+        if steps == 0 {
+            return Err(Error::usage("--steps 0: nothing to do").fix("give --steps at least 1"));
+        }
+        if particles == 0 {
+            return Err(Error::usage("--particles 0: nothing to sample").fix("give --particles at least 1"));
+        }
+        if particles > MOST_PARTICLES {
+            return Err(Error::usage(format!("--particles {particles}: more than {MOST_PARTICLES}"))
+                .fix("run several seeds instead"));
+        }
+        finite("--cfg-scale", args.cfg_scale, 0.0, 1e4)?;
+        finite("--eta", args.eta, 0.0, 1.0)?;
+        finite("--ess-threshold", args.ess_threshold, 0.0, 1.0)?;
+        if !(0.0..1.0).contains(&args.tempering_start) {
+            return Err(Error::usage(format!("--tempering-start {}: not a fraction", args.tempering_start))
+                .fix("give a number from 0 to below 1"));
+        }
+        if let Some(kl) = args.kl
+            && !(kl.is_finite() && kl > 0.0)
+        {
+            return Err(Error::usage(format!("--kl {kl}: not a positive number"))
+                .fix("smaller follows the reward more, larger the model more; try 0.01"));
+        }
+        if args.eta == 0.0 && matches!(args.proposal, Proposal::Das | Proposal::Tds | Proposal::Bootstrap) {
+            return Err(Error::usage(
+                "--eta 0 leaves no noise, and without noise particles cannot be guided",
+            )
+            .fix("give --eta above 0 (1 is the default), or --proposal none"));
+        }
+        let default_reward = vec!["aesthetic".to_string()];
+        let rewards = Spec::parse_all(
+            "--reward",
+            if args.rewards.is_empty() { &default_reward } else { &args.rewards },
+        )?;
+        let eval_rewards = Spec::parse_all("--eval-reward", &args.eval_rewards)?;
+        Ok(Options {
+            prompts,
+            model: args.model.clone(),
+            width: args.width,
+            height: args.height,
+            seed: args.seed,
+            latents: args.latents.clone(),
+            steps,
+            cfg_scale: args.cfg_scale as f32,
+            eta: args.eta,
+            rewards,
+            eval_rewards,
+            kl: args.kl,
+            proposal: args.proposal,
+            particles,
+            rules: rules(args, steps)?,
+            tempering_start: args.tempering_start,
+            on_nan: args.on_nan,
+            output: args.output.clone(),
+            select: args.select,
+            save: args.save,
+            save_latents: args.save_latents,
+            grid: !args.no_grid,
+            metadata: !args.no_metadata,
+            overwrite: args.overwrite,
+            json: args.json,
+            quiet: args.quiet,
+            dtype: args.dtype,
+            micro_batch: args.micro_batch,
+            checkpointing: args.checkpointing == Switch::On,
+        })
+    }
+}
+
+/// Tempering, resampling and threshold, with each proposal's own defaults.
+fn rules(args: &Sample, steps: usize) -> Result<Rules> {
+    let tds = args.proposal == Proposal::Tds;
+    let weighted = !matches!(args.proposal, Proposal::None | Proposal::BestOfN);
+    for (flag, given) in [
+        ("--tempering", args.tempering.is_some()),
+        ("--gamma", args.gamma.is_some()),
+        ("--resample", args.resample.is_some()),
+        ("--tempering-start", args.tempering_start != 0.0),
+    ] {
+        if given && !weighted {
+            return Err(Error::usage(format!("{flag} has no meaning without resampling"))
+                .fix("leave it out, or choose --proposal das, tds or bootstrap"));
+        }
+    }
+    let guided = steps - (steps as f64 * args.tempering_start).floor() as usize;
+    let tempering = match args.tempering.as_deref() {
+        Some(other) if tds && other != "none" => {
+            return Err(Error::usage(format!(
+                "--tempering {other} with --proposal tds: tds is das without tempering"
+            ))
+            .fix("leave out --tempering, or choose --proposal das"));
+        }
+        Some(text) => Tempering::parse(text, args.gamma, guided)?,
+        None if tds => Tempering::parse("none", args.gamma, guided)?,
+        None => Tempering::parse("exp", args.gamma, guided)?,
+    };
+    tempering.validate(args.ess_threshold)?;
+    let default = if tds { "systematic" } else { "ssp" };
+    let resampler: Resampler = args.resample.as_deref().unwrap_or(default).parse()?;
+    Ok(Rules { tempering, resampler, ess_threshold: args.ess_threshold })
+}
+
+fn finite(flag: &str, value: f64, lo: f64, hi: f64) -> Result<()> {
+    if value.is_finite() && (lo..=hi).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::usage(format!("{flag} {value}: out of range")).fix(format!("give a number from {lo} to {hi}")))
+}
+
+/// The devices this build can use.
+pub fn device(name: &str) -> Result<()> {
+    match name {
+        "cpu" => Ok(()),
+        other => Err(Error::usage(format!("--device {other}: this build computes on the CPU only"))
+            .fix("leave out --device, or give --device cpu")),
+    }
+}
+
+/// Sets the number of CPU threads for the whole program.
+pub fn threads(count: Option<usize>) -> Result<()> {
+    let Some(count) = count else { return Ok(()) };
+    if count == 0 {
+        return Err(Error::usage("--threads 0: no thread would work").fix("give --threads at least 1"));
+    }
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(count)
+        .build_global()
+        .map_err(|e| Error::device(format!("--threads {count}: the threads cannot be started")).because(e))
+}
