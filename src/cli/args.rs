@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::proposal::Proposal;
+
 /// Test-time alignment of diffusion models: Sequential Monte Carlo with reward gradients.
 #[derive(Parser, Debug)]
 #[command(name = "das-cuda", version, propagate_version = true, max_term_width = 110)]
@@ -20,20 +22,6 @@ pub enum Command {
     Score(Score),
     /// Predict the cost of `sample` with the same flags: network evaluations, FLOPs, peak memory, time
     Plan(Sample),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Proposal {
-    /// Twisted proposal with tempering: the method of the DAS paper
-    Das,
-    /// Twisted diffusion sampler: DAS without tempering
-    Tds,
-    /// Resampling only, no gradients; works with any reward
-    Bootstrap,
-    /// The model's own samples, no alignment
-    None,
-    /// Independent samples at the network cost of DAS; the best one wins
-    BestOfN,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -66,10 +54,8 @@ pub enum Save {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum OnNan {
-    /// Weight zero for the particle concerned, and a warning
+pub enum NanPolicy {
     Drop,
-    /// Stop with exit code 5
     Abort,
 }
 
@@ -151,8 +137,10 @@ pub struct Sample {
     /// Strength of the prior, alpha in p(x) exp(r(x)/alpha) [default: depends on the reward]
     #[arg(long = "kl", visible_aliases = ["alpha", "kl-coeff"], value_name = "ALPHA", help_heading = "Alignment")]
     pub kl: Option<f64>,
-    /// How particles are proposed and weighted
-    #[arg(long, value_enum, default_value_t = Proposal::Das, help_heading = "Alignment")]
+    /// How particles are proposed and weighted: das (gradients and tempering, the paper's method), tds (das without
+    /// tempering), bootstrap (resampling only, any reward), none (the model's own samples), best-of-n (independent
+    /// samples at the network cost of das)
+    #[arg(long, default_value_t = Proposal::Das, value_name = "METHOD", help_heading = "Alignment")]
     pub proposal: Proposal,
     /// Particles per prompt [default: 16 for `shapes`, else 4]
     #[arg(long, alias = "num-particles", value_name = "P", help_heading = "Alignment")]
@@ -172,9 +160,9 @@ pub struct Sample {
     /// Resample when the effective sample size falls below this fraction of the particles
     #[arg(long, default_value_t = 0.5, value_name = "F", help_heading = "Alignment")]
     pub ess_threshold: f64,
-    /// What to do with a particle whose reward is not finite
-    #[arg(long, value_enum, default_value_t = OnNan::Drop, help_heading = "Alignment")]
-    pub on_nan: OnNan,
+    /// What to do about values that are not finite: drop the particle (and say so) or abort with exit code 5
+    #[arg(long, value_enum, default_value_t = NanPolicy::Drop, help_heading = "Alignment")]
+    pub on_nan: NanPolicy,
 
     /// Output directory; each prompt gets a folder of its own
     #[arg(short, long, default_value = "out", value_name = "DIR", help_heading = "Output")]

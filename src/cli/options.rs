@@ -3,10 +3,12 @@
 
 use std::path::PathBuf;
 
-use super::args::{Auto, Dtype, OnNan, Proposal, Sample, Save, Select, Switch};
+use super::args::{Auto, Dtype, NanPolicy, Sample, Save, Select, Switch};
 use super::prompts::{self, Prompt};
 use crate::error::{Error, Result};
+use crate::proposal::Proposal;
 use crate::reward::Spec;
+use crate::sampler::OnNan;
 use crate::smc::{Resampler, Rules, Tempering};
 
 /// A validated `sample`.
@@ -81,12 +83,6 @@ impl Options {
             return Err(Error::usage(format!("--kl {kl}: not a positive number"))
                 .fix("smaller follows the reward more, larger the model more; try 0.01"));
         }
-        if args.eta == 0.0 && matches!(args.proposal, Proposal::Das | Proposal::Tds | Proposal::Bootstrap) {
-            return Err(Error::usage(
-                "--eta 0 leaves no noise, and without noise particles cannot be guided",
-            )
-            .fix("give --eta above 0 (1 is the default), or --proposal none"));
-        }
         let default_reward = vec!["aesthetic".to_string()];
         let rewards = Spec::parse_all(
             "--reward",
@@ -110,7 +106,10 @@ impl Options {
             particles,
             rules: rules(args, steps)?,
             tempering_start: args.tempering_start,
-            on_nan: args.on_nan,
+            on_nan: match args.on_nan {
+                NanPolicy::Drop => OnNan::Drop,
+                NanPolicy::Abort => OnNan::Abort,
+            },
             output: args.output.clone(),
             select: args.select,
             save: args.save,
@@ -127,36 +126,32 @@ impl Options {
     }
 }
 
-/// Tempering, resampling and threshold, with each proposal's own defaults.
+/// Tempering, resampling and threshold: the proposal's own rules, changed by what the user gave.
 fn rules(args: &Sample, steps: usize) -> Result<Rules> {
-    let tds = args.proposal == Proposal::Tds;
-    let weighted = !matches!(args.proposal, Proposal::None | Proposal::BestOfN);
+    let guided = steps - (steps as f64 * args.tempering_start).floor() as usize;
+    let own = args.proposal.rules(guided);
     for (flag, given) in [
         ("--tempering", args.tempering.is_some()),
         ("--gamma", args.gamma.is_some()),
         ("--resample", args.resample.is_some()),
         ("--tempering-start", args.tempering_start != 0.0),
     ] {
-        if given && !weighted {
-            return Err(Error::usage(format!("{flag} has no meaning without resampling"))
+        if given && !args.proposal.weighs() {
+            return Err(Error::usage(format!("{flag} has no meaning with --proposal {}", args.proposal))
                 .fix("leave it out, or choose --proposal das, tds or bootstrap"));
         }
     }
-    let guided = steps - (steps as f64 * args.tempering_start).floor() as usize;
-    let tempering = match args.tempering.as_deref() {
-        Some(other) if tds && other != "none" => {
-            return Err(Error::usage(format!(
-                "--tempering {other} with --proposal tds: tds is das without tempering"
-            ))
-            .fix("leave out --tempering, or choose --proposal das"));
-        }
-        Some(text) => Tempering::parse(text, args.gamma, guided)?,
-        None if tds => Tempering::parse("none", args.gamma, guided)?,
-        None => Tempering::parse("exp", args.gamma, guided)?,
+    let tempering = match (&args.tempering, args.gamma) {
+        (Some(text), gamma) => Tempering::parse(text, gamma, guided)?,
+        (None, Some(_)) if args.proposal == Proposal::Tds => Tempering::parse("none", args.gamma, guided)?,
+        (None, Some(_)) => Tempering::parse("exp", args.gamma, guided)?,
+        (None, None) => own.tempering,
     };
     tempering.validate(args.ess_threshold)?;
-    let default = if tds { "systematic" } else { "ssp" };
-    let resampler: Resampler = args.resample.as_deref().unwrap_or(default).parse()?;
+    let resampler: Resampler = match &args.resample {
+        Some(name) => name.parse()?,
+        None => own.resampler,
+    };
     Ok(Rules { tempering, resampler, ess_threshold: args.ess_threshold })
 }
 

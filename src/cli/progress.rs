@@ -50,12 +50,11 @@ impl Progress {
         }
     }
 
-    /// A line above the bar.
-    pub fn note(&self, message: &str) {
+    /// A result, to standard output, without tearing the bar.
+    pub fn result(&self, line: &str) {
         match self {
-            Progress::Bar(bar) => bar.suspend(|| eprintln!("{message}")),
-            Progress::Lines { .. } => eprintln!("{message}"),
-            Progress::Quiet => {}
+            Progress::Bar(bar) => bar.suspend(|| println!("{line}")),
+            _ => println!("{line}"),
         }
     }
 

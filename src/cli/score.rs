@@ -1,0 +1,42 @@
+//! `score`: rewards of existing images, one JSON line each, in the order given.
+
+use serde_json::{Map, Value, json};
+
+use super::args::Score;
+use super::{options, session};
+use crate::cpu::Cpu;
+use crate::error::{Error, Result};
+use crate::pixels::Picture;
+use crate::reward::{self, Reward, Spec};
+use crate::run::{Parameters, read_parameters};
+
+/// The command.
+///
+/// # Errors
+/// Of the rewards, and of the first image that cannot be read; lines of the images before it are printed.
+pub fn run(args: &Score) -> Result<()> {
+    options::device(&args.device)?;
+    let specs = Spec::parse_all("--reward", &args.rewards)?;
+    let cpu = Cpu::new();
+    let folder = session::open_folder(None)?;
+    let mut sum = reward::open(&specs, folder.source(), &cpu)?;
+    for path in &args.images {
+        let picture = Picture::read(path)?;
+        let prompt = match &args.prompt {
+            Some(prompt) => Some(prompt.clone()),
+            None => read_parameters(path)?.as_deref().and_then(Parameters::prompt_in),
+        };
+        if prompt.is_none() && sum.reads_prompt() {
+            return Err(Error::usage(format!("{}: has no prompt in its metadata", path.display()))
+                .fix("say what it should show with -p"));
+        }
+        sum.prepare(&cpu, &[prompt.clone().unwrap_or_default()])?;
+        sum.warnings().iter().for_each(|w| eprintln!("warning: {w}"));
+        let scores = sum.picture_scores(&cpu, &[picture], &[0])?;
+        let weights = sum.parts().map(|(w, _)| w);
+        let target: f64 = weights.zip(&scores).map(|(w, (_, v))| w * f64::from(v[0])).sum();
+        let rewards: Map<String, Value> = scores.iter().map(|(name, v)| (name.clone(), json!(v[0]))).collect();
+        println!("{}", json!({"path": path, "prompt": prompt, "target": target, "rewards": rewards}));
+    }
+    Ok(())
+}

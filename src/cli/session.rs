@@ -1,0 +1,170 @@
+//! Everything a run needs, opened on one backend: model, rewards, size, chain. The same code opens it for
+//! computing and, on the meter, for counting.
+
+use std::path::Path;
+
+use super::args::{Auto, Dtype};
+use super::options::Options;
+use super::prompts::Prompt;
+use crate::assets::{SHAPES, SHAPES_FILES};
+use crate::backend::Backend;
+use crate::cpu::{Cpu, Round};
+use crate::ddim::Schedule;
+use crate::error::Result;
+use crate::guide::{self, Diffusion};
+use crate::model::folder::{ModelFolder, Source};
+use crate::model::pipeline::{Pipeline, Size};
+use crate::proposal::{Proposal, Want};
+use crate::reward::{self, Reward, Spec, Sum};
+use crate::sampler::{self, Sampler};
+use crate::tensor::Tensor;
+
+/// Particles per network call when the user leaves it open. On a processor more than a few gain nothing.
+const MICRO_BATCH: usize = 4;
+
+/// A model with its rewards on a backend.
+pub struct Session<'b> {
+    pub backend: &'b dyn Backend,
+    pub folder: ModelFolder,
+    pub pipeline: Pipeline,
+    pub schedule: Schedule,
+    pub size: Size,
+    pub reward: Sum,
+    pub eval: Option<Sum>,
+    /// Alpha of the target.
+    pub kl: f64,
+}
+
+/// The model's folder, or the embedded one.
+///
+/// # Errors
+/// [`ErrorKind::Model`](crate::ErrorKind::Model) for a folder that is none.
+pub fn open_folder(model: Option<&Path>) -> Result<ModelFolder> {
+    match model {
+        Some(path) => ModelFolder::open(path, None),
+        None => ModelFolder::from_source(Source::Embedded(SHAPES_FILES), None),
+    }
+}
+
+/// The processor, with the rounding asked for.
+pub fn cpu(dtype: Dtype) -> Cpu {
+    Cpu::with_rounding(match dtype {
+        Dtype::Fp32 => None,
+        Dtype::Bf16 => Some(Round::Bf16),
+        Dtype::Fp16 => Some(Round::F16),
+    })
+}
+
+impl<'b> Session<'b> {
+    /// Loads everything.
+    ///
+    /// # Errors
+    /// Of the files concerned, and for options the model or the rewards cannot serve.
+    pub fn open(backend: &'b dyn Backend, options: &Options) -> Result<Session<'b>> {
+        let folder = open_folder(options.model.as_deref())?;
+        let pipeline = Pipeline::load(backend, &folder)?;
+        let schedule = Schedule::new(&pipeline.scheduler, options.steps, options.eta)?;
+        let size = pipeline.size(options.height, options.width)?;
+        let reward = reward::open(&options.rewards, folder.source(), backend)?;
+        let without_gradient = (!reward.differentiable()).then(|| reward.name());
+        let noisy = schedule.steps.iter().any(|s| s.variance > 0.0);
+        options.proposal.check(without_gradient.as_deref(), noisy)?;
+        let eval = open_eval(&options.eval_rewards, folder.source(), backend)?;
+        let kl = options.kl.unwrap_or_else(|| reward.default_kl());
+        Ok(Session { backend, folder, pipeline, schedule, size, reward, eval, kl })
+    }
+
+    /// For records: `shapes`, or the folder's path.
+    pub fn model_name(&self, options: &Options) -> String {
+        options.model.as_deref().map_or(SHAPES.to_string(), |p| p.display().to_string())
+    }
+
+    /// Particles per network call.
+    pub fn micro_batch(&self, options: &Options) -> usize {
+        match options.micro_batch {
+            Auto::Auto => MICRO_BATCH.min(options.particles),
+            Auto::Exactly(n) => n.min(options.particles),
+        }
+    }
+
+    /// Prepares the rewards for a prompt and joins the networks into a guide. What did not fit into a text
+    /// encoder is said in the second part.
+    ///
+    /// # Errors
+    /// Of the encoders.
+    pub fn guide<'s>(&'s mut self, options: &Options, prompt: &Prompt) -> Result<(Diffusion<'s>, Vec<String>)> {
+        let texts = [prompt.text.clone()];
+        self.reward.prepare(self.backend, &texts)?;
+        let mut warnings = self.reward.warnings();
+        if let Some(eval) = &mut self.eval {
+            eval.prepare(self.backend, &texts)?;
+        }
+        let negative = (!prompt.negative.is_empty()).then_some(prompt.negative.as_str());
+        let encoded = self.pipeline.encode(self.backend, &texts, negative, self.size, options.cfg_scale)?;
+        warnings.extend(encoded.dropped.iter().flatten().map(|d| {
+            format!("the prompt is longer than the text encoder reads: {} tokens from \"{}\" on are ignored", d.tokens, head(&d.text))
+        }));
+        let settings = guide::Settings {
+            cfg_scale: options.cfg_scale,
+            micro_batch: self.micro_batch(options),
+            checkpointing: options.checkpointing,
+        };
+        let guide = Diffusion::new(self.backend, &self.pipeline, &self.reward, encoded, self.size, settings);
+        Ok((guide, warnings))
+    }
+}
+
+/// The first characters of a text, for messages.
+fn head(text: &str) -> String {
+    const LONGEST: usize = 40;
+    match text.char_indices().nth(LONGEST) {
+        None => text.to_string(),
+        Some((end, _)) => format!("{}...", &text[..end]),
+    }
+}
+
+/// Held-out rewards, if there are any.
+fn open_eval(specs: &[Spec], model: &Source, backend: &dyn Backend) -> Result<Option<Sum>> {
+    if specs.is_empty() { Ok(None) } else { reward::open(specs, model, backend).map(Some) }
+}
+
+/// The sampler of one prompt, number `index` of the run.
+///
+/// # Errors
+/// For options that cannot work.
+pub fn sampler<'a>(
+    backend: &'a dyn Backend,
+    guide: &'a Diffusion<'a>,
+    schedule: &'a Schedule,
+    options: &Options,
+    kl: f64,
+    index: usize,
+    latents: Option<&Tensor>,
+) -> Result<Sampler<'a>> {
+    let run = sampler::Options {
+        prompts: vec![index as u32],
+        particles: options.particles,
+        alpha: kl,
+        proposal: options.proposal,
+        rules: options.rules,
+        tempering_start: options.tempering_start,
+        on_nan: options.on_nan,
+        ..sampler::Options::new(options.seed, options.steps)
+    };
+    let sampler = Sampler::new(backend, guide, schedule, run)?;
+    match latents {
+        Some(x) => sampler.with_latents(x),
+        None => Ok(sampler),
+    }
+}
+
+/// Evaluations of the UNet for one prompt: particles, steps and branches of the guidance.
+pub fn evaluations(options: &Options, pipeline: &Pipeline) -> u64 {
+    let branches = if options.cfg_scale > 1.0 && !pipeline.embeds_guidance() { 2 } else { 1 };
+    (options.particles * options.steps * branches) as u64
+}
+
+/// Whether the method differentiates the networks.
+pub fn differentiates(proposal: Proposal) -> bool {
+    proposal.wants() == Want::Gradient
+}
