@@ -39,7 +39,7 @@ pub fn count(options: &Options) -> Result<Plan> {
     let (schedule, kl) = (session.schedule.clone(), session.kl);
     let evaluations = session::evaluations(options, &session.pipeline);
     let micro_batch = session.micro_batch(options);
-    let (guide, _) = session.guide(options, prompt)?;
+    let (guide, _) = session.guide(options, prompt, 0)?;
     meter.reset_counts();
     meter.reset_peak();
     session::sampler(&meter, &guide, &schedule, options, kl, 0, None)?.run()?;

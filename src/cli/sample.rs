@@ -92,7 +92,7 @@ impl OnePrompt<'_> {
         self.folder.write_run(Status::Running, &record)?;
         let mut trace = self.folder.trace()?;
         let (schedule, kl) = (session.schedule.clone(), session.kl);
-        let (guide, warnings) = session.guide(options, self.prompt)?;
+        let (guide, warnings) = session.guide(options, self.prompt, self.index)?;
         warnings.iter().for_each(|w| progress.warn(w));
         let mut sampler = session::sampler(backend, &guide, &schedule, options, kl, self.index, latents)?;
         for step in &mut sampler {

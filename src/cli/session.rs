@@ -92,7 +92,12 @@ impl<'b> Session<'b> {
     ///
     /// # Errors
     /// Of the encoders.
-    pub fn guide<'s>(&'s mut self, options: &Options, prompt: &Prompt) -> Result<(Diffusion<'s>, Vec<String>)> {
+    pub fn guide<'s>(
+        &'s mut self,
+        options: &Options,
+        prompt: &Prompt,
+        index: usize,
+    ) -> Result<(Diffusion<'s>, Vec<String>)> {
         let texts = [prompt.text.clone()];
         self.reward.prepare(self.backend, &texts)?;
         let mut warnings = self.reward.warnings();
@@ -109,7 +114,15 @@ impl<'b> Session<'b> {
             micro_batch: self.micro_batch(options),
             checkpointing: options.checkpointing,
         };
-        let guide = Diffusion::new(self.backend, &self.pipeline, &self.reward, encoded, self.size, settings);
+        let guide = Diffusion::new(
+            self.backend,
+            &self.pipeline,
+            &self.reward,
+            encoded,
+            vec![index as u32],
+            self.size,
+            settings,
+        );
         Ok((guide, warnings))
     }
 }
