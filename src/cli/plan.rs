@@ -13,6 +13,7 @@ use crate::cpu::Cpu;
 use crate::error::Result;
 use crate::meter::{Counts, Meter};
 use crate::proposal::{Proposal, best_of_n_at_equal_cost};
+use crate::reward::Reward;
 use crate::tensor::{HostSlice, Shape};
 
 /// The cost of one prompt.
@@ -141,7 +142,11 @@ pub fn run(options: Options) -> Result<()> {
     println!("particles          {} per prompt, {} per network call", plan.particles, plan.micro_batch);
     println!("UNet evaluations   {}{gradient}", plan.evaluations * prompts);
     println!("arithmetic         {:.3} TFLOP", flops as f64 / 1e12);
-    println!("peak memory        {:.0} MB, of which weights {:.0} MB", plan.peak as f64 / 1e6, plan.weights as f64 / 1e6);
+    println!(
+        "peak memory        {:.0} MB, of which weights {:.0} MB",
+        plan.peak as f64 / 1e6,
+        plan.weights as f64 / 1e6
+    );
     println!("time               about {seconds:.0} s on this processor");
     Ok(())
 }

@@ -16,7 +16,9 @@ use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pixels::Picture;
 use crate::reward::Sum;
-use crate::run::{Lines, Parameters, ParticleLine, RunDir, Status, TraceLine, grid, load_latents, save_latents};
+use crate::run::{
+    Lines, Parameters, ParticleLine, RunDir, Status, TraceLine, grid, load_latents, save_latents,
+};
 use crate::sampler::{Population, PromptStep, Step};
 use crate::tensor::{HostSlice, Tensor};
 
@@ -147,7 +149,8 @@ impl OnePrompt<'_> {
         let options = self.options;
         let hashes: Map<String, Value> =
             session.folder.hashes()?.iter().map(|h| (h.path.clone(), json!(h.sha256))).collect();
-        let names = |sum: &Sum| sum.parts().map(|(w, r)| json!({"name": r.name(), "weight": w})).collect::<Vec<_>>();
+        let names =
+            |sum: &Sum| sum.parts().map(|(w, r)| json!({"name": r.name(), "weight": w})).collect::<Vec<_>>();
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
         let value = json!({
             "program": "das-cuda",

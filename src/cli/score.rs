@@ -35,7 +35,8 @@ pub fn run(args: &Score) -> Result<()> {
         let scores = sum.picture_scores(&cpu, &[picture], &[0])?;
         let weights = sum.parts().map(|(w, _)| w);
         let target: f64 = weights.zip(&scores).map(|(w, (_, v))| w * f64::from(v[0])).sum();
-        let rewards: Map<String, Value> = scores.iter().map(|(name, v)| (name.clone(), json!(v[0]))).collect();
+        let rewards: Map<String, Value> =
+            scores.iter().map(|(name, v)| (name.clone(), json!(v[0]))).collect();
         println!("{}", json!({"path": path, "prompt": prompt, "target": target, "rewards": rewards}));
     }
     Ok(())

@@ -13,7 +13,7 @@ use crate::ddim::Schedule;
 use crate::error::Result;
 use crate::guide::{self, Diffusion};
 use crate::model::folder::{ModelFolder, Source};
-use crate::model::pipeline::{Pipeline, Size};
+use crate::model::pipeline::{self, Pipeline, Size};
 use crate::proposal::{Proposal, Want};
 use crate::reward::{self, Reward, Spec, Sum};
 use crate::sampler::{self, Sampler};
@@ -105,9 +105,14 @@ impl<'b> Session<'b> {
             eval.prepare(self.backend, &texts)?;
         }
         let negative = (!prompt.negative.is_empty()).then_some(prompt.negative.as_str());
-        let encoded = self.pipeline.encode(self.backend, &texts, negative, self.size, options.cfg_scale)?;
+        let prompts = [pipeline::Prompt { text: &prompt.text, negative }];
+        let encoded = self.pipeline.encode(self.backend, &prompts, self.size, options.cfg_scale)?;
         warnings.extend(encoded.dropped.iter().flatten().map(|d| {
-            format!("the prompt is longer than the text encoder reads: {} tokens from \"{}\" on are ignored", d.tokens, head(&d.text))
+            format!(
+                "the prompt is longer than the text encoder reads: {} tokens from \"{}\" on are ignored",
+                d.tokens,
+                head(&d.text)
+            )
         }));
         let settings = guide::Settings {
             cfg_scale: options.cfg_scale,
