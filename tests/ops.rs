@@ -254,6 +254,7 @@ fn wrong_transposes_are_caught() {
     type Fault<'a> = (&'a str, &'a dyn Fn(&mut Vec<f32>));
     let faults: [Fault<'_>; 3] = [("factor", &factor), ("rotated", &rotated), ("missing", &missing)];
     for backend in backends() {
+        let mut caught = 0;
         for case in differentiable() {
             for (name, fault) in faults {
                 let dx = run(&*backend, &case).dx;
@@ -265,9 +266,12 @@ fn wrong_transposes_are_caught() {
                 let zero = dx.iter().all(|dx| norm(dx) < 1e-5);
                 if change > 1e-6 && !zero {
                     assert!(gap > 1.0, "{}: fault `{name}` unnoticed, gap {gap}", case.name());
+                    caught += 1;
                 }
             }
         }
+        println!("{}: {caught} faults caught", backend.name());
+        assert!(caught > 0);
     }
 }
 

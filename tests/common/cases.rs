@@ -4,7 +4,11 @@
 //! Inputs are made from the case's name by integer arithmetic and exactly rounded f64, so `tools/golden/ops.py`
 //! makes the same bits and golden files hold results only.
 
-#![allow(dead_code)]
+// Each test and bench uses its part.
+#![allow(dead_code, unused_imports)]
+
+mod inputs;
+mod table;
 
 use das_cuda::backend::{
     Activation, Advance, AffineClamp, Attention, Backend, Conv, Filter, GroupNorm, ParticleId, Particles,
@@ -14,15 +18,9 @@ use das_cuda::noise::Purpose;
 use das_cuda::tensor::{HostSlice, Shape, Tensor};
 use serde_json::{Value, json};
 
-/// How the differentiable inputs are filled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Ones,
-    /// Evenly from -1 to 1 in memory order.
-    Arange,
-    /// Near-normal: the sum of four uniforms.
-    Randn,
-}
+pub use inputs::{Input, Kind, sampled};
+use inputs::{fill, randn, weight};
+pub use table::{large, small};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bias {
@@ -162,29 +160,11 @@ pub struct Case {
     pub large: bool,
 }
 
-/// A tensor to make.
-#[derive(Clone, Copy, Debug)]
-pub struct Input {
-    pub shape: Shape,
-    pub kind: Kind,
-    pub scale: f32,
-    pub shift: f32,
-}
-
 /// Terms of both products, and the exponential's: a score `s` is off by `U |s|`, and so is its probability,
 /// relatively. Scores of normal inputs reach `3 scale sqrt(d)`.
 fn attention_terms(attention: &Attention, keys: usize, c: usize) -> usize {
     let d = c / attention.heads;
     keys + d + (9.0 * attention.scale.powi(2) * d as f32) as usize
-}
-
-/// Variance of a weight that keeps the variance of what it maps.
-fn weight(shape: Shape) -> Input {
-    Input { scale: 1.0 / (shape.sample() as f32).sqrt(), ..randn(shape) }
-}
-
-fn randn(shape: Shape) -> Input {
-    Input { shape, kind: Kind::Randn, scale: 1.0, shift: 0.0 }
 }
 
 fn bias_and_add(bias: Bias, add: bool, y: Shape) -> Vec<Input> {
@@ -556,210 +536,4 @@ fn optional(inputs: &[Tensor], bias: Bias, add: bool) -> (Option<&Tensor>, Optio
 fn numbers(backend: &dyn Backend, x: &[f64]) -> Result<Tensor> {
     let x: Vec<f32> = x.iter().map(|&v| v as f32).collect();
     backend.upload(Shape::rows(x.len(), 1), HostSlice::F32(&x))
-}
-
-/// FNV-1a.
-fn seed(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3))
-}
-
-/// SplitMix64's output function.
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-/// Fills an input; `name` seeds it.
-fn fill(input: &Input, name: &str) -> Vec<f32> {
-    let (len, seed) = (input.shape.len(), seed(name));
-    let value = |i: usize| match input.kind {
-        Kind::Ones => 1.0,
-        Kind::Arange => 2.0 * i as f64 / len as f64 - 1.0,
-        Kind::Randn => {
-            let bits = mix(seed.wrapping_add((i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-            let sum: u64 = (0..4).map(|k| (bits >> (16 * k)) & 0xffff).sum();
-            // Four uniforms have variance 1/3.
-            (sum as f64 - 131_070.0) / 65_536.0 * 3_f64.sqrt()
-        }
-    };
-    (0..len).map(|i| (value(i) * f64::from(input.scale) + f64::from(input.shift)) as f32).collect()
-}
-
-/// Golden files keep at most this many elements of a result, picked by [`sampled`].
-pub const SAMPLES: usize = 2048;
-
-/// Which elements of `len` a golden file keeps: all, or a scattered subset.
-pub fn sampled(len: usize) -> Vec<usize> {
-    if len <= SAMPLES {
-        return (0..len).collect();
-    }
-    (0..SAMPLES as u64).map(|j| (j.wrapping_mul(2_654_435_761) % len as u64) as usize).collect()
-}
-
-/// Small cases: odd sizes, sizes around vector widths, one of everything.
-pub fn small() -> Vec<Case> {
-    let s = Shape::new;
-    let mut ops: Vec<(Op, Kind)> = Vec::new();
-    let mut add = |op: Op| ops.push((op, Kind::Randn));
-
-    for bias in [Bias::None, Bias::One, Bias::Each] {
-        for plus in [false, true] {
-            add(Op::Linear { x: s(2, 3, 5, 7), out: 4, bias, add: plus });
-            add(Op::Conv { x: s(2, 5, 7, 3), out: 4, kernel: 3, conv: Conv::SAME3, bias, add: plus });
-        }
-    }
-    add(Op::Linear { x: s(1, 1, 1, 1), out: 1, bias: Bias::None, add: false });
-    add(Op::Linear { x: s(1, 1, 17, 33), out: 65, bias: Bias::One, add: false });
-    add(Op::Linear { x: s(3, 4, 4, 64), out: 48, bias: Bias::Each, add: true });
-    let conv = |x, out, kernel, conv| Op::Conv { x, out, kernel, conv, bias: Bias::One, add: false };
-    let point = Conv { stride: 1, pad: [0; 4], upsample: false };
-    let lopsided = Conv { stride: 1, pad: [2, 0, 1, 3], upsample: false };
-    add(conv(s(1, 1, 1, 4), 3, 3, Conv::SAME3));
-    add(conv(s(2, 8, 8, 16), 24, 3, Conv::SAME3));
-    add(conv(s(1, 9, 6, 33), 17, 3, Conv::SAME3));
-    add(conv(s(2, 9, 7, 5), 6, 3, Conv::DOWN3));
-    add(conv(s(1, 8, 8, 8), 8, 3, Conv::DOWN3));
-    add(conv(s(1, 8, 8, 8), 8, 3, Conv::DOWN3_ASYM));
-    add(conv(s(2, 7, 9, 4), 5, 3, Conv::DOWN3_ASYM));
-    add(conv(s(2, 4, 5, 6), 3, 3, Conv::UP3));
-    add(conv(s(1, 1, 1, 3), 2, 3, Conv::UP3));
-    add(Op::Conv { x: s(2, 8, 8, 16), out: 16, kernel: 3, conv: Conv::UP3, bias: Bias::Each, add: true });
-    add(conv(s(2, 12, 8, 3), 10, 4, Conv::patches(4)));
-    add(conv(s(1, 4, 4, 8), 6, 1, point));
-    add(conv(s(1, 6, 5, 3), 4, 3, lopsided));
-
-    for silu in [false, true] {
-        let norm = |groups| GroupNorm { groups, eps: 1e-5, silu };
-        add(Op::GroupNorm { x: s(2, 4, 5, 12), norm: norm(3), mean: 0.0 });
-        add(Op::GroupNorm { x: s(1, 1, 1, 8), norm: norm(2), mean: 0.0 });
-        add(Op::GroupNorm { x: s(1, 8, 8, 64), norm: norm(32), mean: 0.0 });
-        add(Op::GroupNorm { x: s(2, 7, 3, 10), norm: norm(5), mean: 100.0 });
-        add(Op::GroupNorm { x: s(1, 40, 41, 24), norm: norm(1), mean: -3.0 });
-    }
-    add(Op::LayerNorm { x: s(2, 1, 5, 7), mean: 0.0 });
-    add(Op::LayerNorm { x: s(1, 1, 77, 64), mean: 0.0 });
-    add(Op::LayerNorm { x: s(2, 3, 3, 33), mean: 100.0 });
-    add(Op::L2Norm { x: s(3, 1, 1, 8) });
-    add(Op::L2Norm { x: s(2, 1, 2, 65) });
-
-    let heads = |heads: usize, d: usize| Attention { heads, scale: 1.0 / (d as f32).sqrt(), causal: false };
-    let causal = |a: Attention| Attention { causal: true, ..a };
-    add(Op::SelfAttention { y: s(1, 1, 1, 4), attention: heads(1, 4) });
-    add(Op::SelfAttention { y: s(2, 3, 5, 12), attention: heads(3, 4) });
-    add(Op::SelfAttention { y: s(2, 1, 7, 8), attention: causal(heads(2, 4)) });
-    add(Op::SelfAttention { y: s(1, 1, 77, 32), attention: causal(heads(2, 16)) });
-    add(Op::SelfAttention { y: s(1, 7, 10, 80), attention: heads(2, 40) });
-    add(Op::SelfAttention { y: s(1, 8, 8, 64), attention: heads(1, 64) });
-    add(Op::SelfAttention { y: s(1, 13, 11, 16), attention: heads(1, 16) });
-    // Scores beyond 88, where exp overflows: the softmax must subtract its maximum.
-    add(Op::SelfAttention { y: s(1, 3, 3, 8), attention: Attention { scale: 12.0, ..heads(1, 8) } });
-    add(Op::CrossAttention { q: s(3, 2, 4, 8), keys: 5, kv_of: vec![0, 1, 0], attention: heads(2, 4) });
-    add(Op::CrossAttention { q: s(2, 8, 8, 80), keys: 77, kv_of: vec![1, 0], attention: heads(2, 40) });
-    add(Op::CrossAttention { q: s(1, 1, 3, 6), keys: 1, kv_of: vec![0], attention: heads(3, 2) });
-
-    for f in [Activation::Silu, Activation::Gelu, Activation::QuickGelu] {
-        add(Op::Activate { x: s(2, 3, 4, 5), f, scale: 1.0 });
-        add(Op::Activate { x: s(1, 1, 3, 333), f, scale: 5.0 });
-    }
-    add(Op::Geglu { y: s(2, 3, 4, 5) });
-    add(Op::Geglu { y: s(1, 1, 9, 67) });
-    add(Op::Axpby { x: s(2, 3, 4, 5), a: 2.0, b: -0.5 });
-    add(Op::Scale { x: s(2, 3, 4, 5), a: -1.75 });
-    add(Op::AffineClamp { x: s(2, 3, 4, 5), map: AffineClamp { a: 0.5, b: 0.5, lo: 0.0, hi: 1.0 } });
-    add(Op::ChannelAffine { x: s(2, 3, 4, 5), shift: true });
-    add(Op::ChannelAffine { x: s(2, 3, 4, 3), shift: false });
-    add(Op::Concat { x: s(2, 3, 4, 5), c: 2 });
-    add(Op::Slice { x: s(2, 3, 2, 7), from: 2, c: 3 });
-    add(Op::Slice { x: s(2, 3, 2, 7), from: 0, c: 7 });
-    add(Op::Repeat { x: s(2, 3, 2, 3), times: 3 });
-    add(Op::Gather { x: s(3, 2, 2, 3), rows: vec![2, 0, 2, 1] });
-    add(Op::Stack { x: s(2, 2, 3, 2), n: 1 });
-    add(Op::Guide { x: s(4, 2, 3, 2), s: 7.5 });
-    add(Op::Embed { x: s(2, 2, 3, 5), token: true });
-    add(Op::Embed { x: s(2, 1, 4, 5), token: false });
-    add(Op::TakeToken { x: s(3, 1, 6, 4), at: vec![5, 0, 3] });
-    for filter in [Filter::Bilinear, Filter::Bicubic] {
-        for (x, h, w) in [
-            (s(1, 6, 6, 1), 6, 6),
-            (s(1, 8, 8, 3), 4, 4),
-            (s(2, 5, 7, 2), 9, 4),
-            (s(1, 37, 100, 2), 50, 61),
-            (s(1, 100, 100, 3), 37, 37),
-            (s(1, 64, 64, 3), 224, 224),
-            (s(1, 512, 512, 3), 224, 224),
-            (s(1, 1, 1, 2), 3, 2),
-            (s(1, 9, 9, 1), 1, 1),
-        ] {
-            add(Op::Resize { x, h, w, filter });
-        }
-    }
-    add(Op::Normals { x: s(3, 2, 5, 7) });
-    for (grad, variance) in [(true, 0.25), (false, 0.25), (true, 0.0)] {
-        add(Op::Advance { x: s(4, 3, 5, 4), ancestors: vec![2, 0, 0, 3], grad, variance });
-    }
-    add(Op::SquaredNorms { x: s(3, 2, 5, 7) });
-
-    // Structured inputs find wrong indices (arange) and wrong normalisation (ones).
-    let structured = [
-        Op::Linear { x: s(2, 2, 3, 5), out: 3, bias: Bias::One, add: false },
-        conv(s(1, 5, 4, 2), 3, 3, Conv::SAME3),
-        conv(s(1, 5, 4, 2), 3, 3, Conv::DOWN3),
-        conv(s(1, 3, 4, 2), 3, 3, Conv::UP3),
-        Op::GroupNorm { x: s(1, 3, 3, 6), norm: GroupNorm { groups: 2, eps: 1e-6, silu: true }, mean: 0.0 },
-        Op::LayerNorm { x: s(1, 2, 2, 6), mean: 0.0 },
-        Op::L2Norm { x: s(3, 1, 1, 5) },
-        Op::SelfAttention { y: s(1, 2, 3, 4), attention: heads(2, 2) },
-        Op::CrossAttention { q: s(2, 1, 3, 4), keys: 3, kv_of: vec![0, 1], attention: heads(2, 2) },
-        Op::Geglu { y: s(1, 2, 3, 4) },
-        Op::AffineClamp { x: s(1, 2, 2, 4), map: AffineClamp { a: 1.0, b: 0.0, lo: -0.55, hi: 0.55 } },
-        Op::Resize { x: s(1, 7, 5, 2), h: 4, w: 9, filter: Filter::Bilinear },
-        Op::Resize { x: s(1, 7, 5, 2), h: 4, w: 9, filter: Filter::Bicubic },
-        Op::Activate { x: s(1, 1, 9, 37), f: Activation::Gelu, scale: 12.0 },
-        Op::Activate { x: s(1, 1, 9, 37), f: Activation::Silu, scale: 100.0 },
-        Op::Activate { x: s(1, 1, 9, 37), f: Activation::QuickGelu, scale: 60.0 },
-    ];
-    for op in structured {
-        for kind in [Kind::Ones, Kind::Arange] {
-            ops.push((op.clone(), kind));
-        }
-    }
-    ops.into_iter().map(|(op, kind)| Case { op, kind, large: false }).collect()
-}
-
-/// Cases of Stable Diffusion 1.5's sizes, one image, and of the shipped model's: for benches.
-pub fn large() -> Vec<Case> {
-    let s = Shape::new;
-    let conv = |x, out, conv| Op::Conv { x, out, kernel: 3, conv, bias: Bias::One, add: false };
-    let heads = |heads: usize, d: usize| Attention { heads, scale: 1.0 / (d as f32).sqrt(), causal: false };
-    let norm = GroupNorm { groups: 32, eps: 1e-5, silu: true };
-    let ops = vec![
-        conv(s(1, 64, 64, 320), 320, Conv::SAME3),
-        conv(s(1, 32, 32, 640), 640, Conv::SAME3),
-        conv(s(1, 16, 16, 1280), 1280, Conv::SAME3),
-        conv(s(1, 128, 128, 256), 256, Conv::SAME3),
-        conv(s(1, 64, 64, 320), 320, Conv::DOWN3),
-        conv(s(1, 32, 32, 640), 640, Conv::UP3),
-        conv(s(32, 8, 8, 64), 64, Conv::SAME3),
-        conv(s(16, 64, 64, 16), 16, Conv::SAME3),
-        Op::Linear { x: s(1, 64, 64, 320), out: 2560, bias: Bias::One, add: false },
-        Op::Linear { x: s(1, 16, 16, 1280), out: 1280, bias: Bias::One, add: true },
-        Op::Linear { x: s(32, 4, 4, 128), out: 128, bias: Bias::One, add: true },
-        Op::GroupNorm { x: s(1, 64, 64, 320), norm, mean: 0.0 },
-        Op::GroupNorm { x: s(1, 256, 256, 256), norm, mean: 0.0 },
-        Op::GroupNorm { x: s(32, 8, 8, 64), norm: GroupNorm { groups: 16, ..norm }, mean: 0.0 },
-        Op::LayerNorm { x: s(1, 64, 64, 320), mean: 0.0 },
-        Op::SelfAttention { y: s(1, 64, 64, 320), attention: heads(8, 40) },
-        Op::SelfAttention { y: s(1, 32, 32, 640), attention: heads(8, 80) },
-        Op::CrossAttention { q: s(1, 64, 64, 320), keys: 77, kv_of: vec![0], attention: heads(8, 40) },
-        Op::Activate { x: s(1, 64, 64, 320), f: Activation::Silu, scale: 1.0 },
-        Op::Geglu { y: s(1, 64, 64, 1280) },
-        Op::Axpby { x: s(1, 64, 64, 320), a: 1.0, b: 1.0 },
-        Op::Concat { x: s(1, 64, 64, 320), c: 320 },
-        Op::Resize { x: s(4, 512, 512, 3), h: 224, w: 224, filter: Filter::Bilinear },
-        Op::Resize { x: s(16, 64, 64, 3), h: 224, w: 224, filter: Filter::Bicubic },
-        Op::Advance { x: s(16, 64, 64, 4), ancestors: (0..16).collect(), grad: true, variance: 0.25 },
-        Op::Normals { x: s(16, 64, 64, 4) },
-    ];
-    ops.into_iter().map(|op| Case { op, kind: Kind::Randn, large: true }).collect()
 }

@@ -1,6 +1,6 @@
 """Results and gradients of every operation case, in float64 PyTorch: tests/golden/ops.safetensors.
 
-The cases come from the table in tests/common/cases.rs (`cargo test --test ops` writes them as JSON lines when
+The cases come from the table in tests/common/table.rs (`cargo test --test ops` writes them as JSON lines when
 DAS_CASES names a file); inputs are made here bit for bit as the table makes them.
 
     python tools/golden/ops.py
