@@ -7,7 +7,6 @@ mod attention;
 mod buffer;
 mod conv;
 mod gemm;
-#[allow(dead_code)] // until the meter shares `taps`
 mod image;
 mod math;
 mod norm;
