@@ -79,9 +79,10 @@ def run(folder):
         model = cls.from_pretrained(folder / part, torch_dtype=torch.float32)
         report[f"{part}.load_s"] = round(time.perf_counter() - start, 2)
         for i in range(1 if added else 2):
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             y = forward(model)
             report[f"{part}.forward_s.{i}"] = round(time.perf_counter() - start, 2)
+            report[f"{part}.forward_cpu_s.{i}"] = round(time.process_time() - cpu, 2)
         out[part] = y.permute(0, 2, 3, 1).contiguous()
         del model
         report[f"{part}.peak_rss_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)
