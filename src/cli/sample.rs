@@ -325,11 +325,14 @@ pub fn pictures(backend: &dyn Backend, images: &Tensor) -> Result<Vec<Picture>> 
 
 /// Writes the trace's line of a step.
 fn trace_step(trace: &mut Lines, step: &Step, backend: &dyn Backend) -> Result<()> {
+    let of_prompt =
+        |prompt| step.losses.iter().filter(|loss| loss.prompt == prompt).map(ToString::to_string).collect();
     for prompt in &step.prompts {
         trace.push(&TraceLine {
             step: step.step,
             t: step.t,
             lambda: prompt.lambda,
+            lambda_next: prompt.lambda_next,
             log_weights: prompt.log_weights.clone(),
             log_w_increment: prompt.log_w_increment.clone(),
             ess: prompt.ess,
@@ -340,6 +343,8 @@ fn trace_step(trace: &mut Lines, step: &Step, backend: &dyn Backend) -> Result<(
             log_z_increment: prompt.log_z_increment,
             log_z: prompt.log_z,
             roots_alive: prompt.roots_alive,
+            collapsed: prompt.collapsed,
+            losses: of_prompt(prompt.prompt),
             ms: step.ms,
             peak_bytes: backend.memory().peak,
         })?;

@@ -21,9 +21,10 @@ pub struct TraceLine {
     pub step: usize,
     /// Training timestep of the latents looked at.
     pub t: i64,
-    /// Inverse temperature.
+    /// Inverse temperature of the weights, and of the move that follows.
     pub lambda: f64,
-    /// After reweighting, before resampling; not normalised.
+    pub lambda_next: f64,
+    /// Normalised, before any resampling.
     pub log_weights: Vec<f64>,
     pub log_w_increment: Vec<f64>,
     pub ess: f64,
@@ -36,6 +37,10 @@ pub struct TraceLine {
     pub log_z: f64,
     /// Distinct particles of the first step that still have descendants.
     pub roots_alive: usize,
+    /// Every particle was lost and the weights were made equal again.
+    pub collapsed: bool,
+    /// Values that were not finite, in words.
+    pub losses: Vec<String>,
     pub ms: f64,
     pub peak_bytes: u64,
 }
@@ -87,6 +92,7 @@ mod tests {
                 "step",
                 "t",
                 "lambda",
+                "lambda_next",
                 "log_weights",
                 "log_w_increment",
                 "ess",
@@ -97,6 +103,8 @@ mod tests {
                 "log_z_increment",
                 "log_z",
                 "roots_alive",
+                "collapsed",
+                "losses",
                 "ms",
                 "peak_bytes"
             ]
