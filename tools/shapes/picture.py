@@ -1,0 +1,40 @@
+"""Makes assets/readme.png: particles of plain DDIM above particles of DAS, same prompt, seed and model.
+
+    python tools/shapes/picture.py --program target/release/das-cuda --prompt "a star"
+"""
+
+import argparse
+import subprocess
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+SCALE, GAP = 2, 4
+
+
+def particles(program, prompt, method, count):
+    with tempfile.TemporaryDirectory() as out:
+        command = [program, "sample", "-q", "-p", prompt, "--proposal", method, "-o", out, "--no-grid"]
+        subprocess.run([*command, "--particles", str(count)], check=True, stdout=subprocess.DEVNULL)
+        return [Image.open(p).convert("RGB") for p in sorted(Path(out).rglob("particles/*.png"))]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program", default="target/release/das-cuda")
+    parser.add_argument("--prompt", default="a star")
+    parser.add_argument("--out", default="assets/readme.png")
+    args = parser.parse_args()
+    rows = [particles(args.program, args.prompt, method, 16)[:8] for method in ("none", "das")]
+    side = rows[0][0].width * SCALE
+    sheet = Image.new("RGB", (8 * (side + GAP) - GAP, 2 * side + 3 * GAP), "white")
+    for y, row in enumerate(rows):
+        for x, image in enumerate(row):
+            big = image.resize((side, side), Image.Resampling.LANCZOS)
+            sheet.paste(big, (x * (side + GAP), y * (side + 3 * GAP)))
+    sheet.save(args.out, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
