@@ -26,10 +26,10 @@ fn step(c: &mut Criterion) {
     reward.prepare(&cpu, &["a star".into()]).expect("a prompt");
     let schedule = Schedule::new(&pipeline.scheduler, 50, 1.0).expect("a schedule");
     let size = pipeline.size(None, None).expect("its own size");
-    let ids: Vec<ParticleId> = (0..PARTICLES as u32).map(|particle| ParticleId { prompt: 0, particle }).collect();
-    let x = cpu
-        .normals(size.latent.with_n(PARTICLES), 0, 0, Purpose::Initial, &ids)
-        .expect("initial latents");
+    let ids: Vec<ParticleId> =
+        (0..PARTICLES as u32).map(|particle| ParticleId { prompt: 0, particle }).collect();
+    let x =
+        cpu.normals(size.latent.with_n(PARTICLES), 0, 0, Purpose::Initial, &ids).expect("initial latents");
 
     let mut group = c.benchmark_group("guided step, shapes, 16 particles");
     group.throughput(Throughput::Elements(PARTICLES as u64)).sample_size(10);

@@ -125,8 +125,11 @@ impl SchedulerConfig {
 
     /// Reads `scheduler_config.json`. Errors name the file.
     pub fn read(path: &Path) -> Result<SchedulerConfig> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| Error::model(format!("{}: cannot be read", path.display())).because(e))?;
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            Error::model(format!("{}: cannot be read", path.display()))
+                .because(e)
+                .fix("fetch the file scheduler/scheduler_config.json of the model")
+        })?;
         SchedulerConfig::from_json(&text).map_err(|e| e.context(path.display()))
     }
 
@@ -137,8 +140,11 @@ impl SchedulerConfig {
     /// Errors: JSON that does not parse, an unknown beta schedule, prediction type or spacing, dynamic thresholding,
     /// flow matching, numbers that make no schedule.
     pub fn from_json(text: &str) -> Result<SchedulerConfig> {
-        let file: File = serde_json::from_str(text)
-            .map_err(|e| Error::model("not a scheduler configuration this program knows").because(e))?;
+        let file: File = serde_json::from_str(text).map_err(|e| {
+            Error::model("not a scheduler configuration this program knows")
+                .because(e)
+                .fix("correct this entry, or take the file from the model's own scheduler folder")
+        })?;
         let class = file.class.unwrap_or_else(|| "DDIMScheduler".into());
         if class.contains("FlowMatch") {
             return Err(Error::model(format!("{class}: flow matching models are not supported"))

@@ -41,9 +41,11 @@ impl Picture {
         let fail = |e: Box<dyn std::error::Error + Send + Sync>| {
             Error::io(format!("{}: not readable as an image", path.display())).because(e)
         };
-        let reader = image::ImageReader::open(path)
-            .and_then(|r| r.with_guessed_format())
-            .map_err(|e| Error::io(format!("{}: cannot be read", path.display())).because(e))?;
+        let reader = image::ImageReader::open(path).and_then(|r| r.with_guessed_format()).map_err(|e| {
+            Error::io(format!("{}: cannot be read", path.display()))
+                .because(e)
+                .fix("check the path of the image")
+        })?;
         if reader.format().is_none() {
             return Err(
                 Error::io(format!("{}: not an image", path.display())).fix("give PNG, JPEG or WebP files")

@@ -7,7 +7,7 @@ use super::args::{Auto, Dtype, NanPolicy, Sample, Save, Select, Switch};
 use super::prompts::{self, Prompt};
 use crate::error::{Error, Result};
 use crate::proposal::Proposal;
-use crate::reward::Spec;
+use crate::reward::{Kind, Spec};
 use crate::sampler::OnNan;
 use crate::smc::{Resampler, Rules, Tempering};
 
@@ -46,6 +46,10 @@ pub struct Options {
     pub micro_batch: Auto,
     pub checkpointing: bool,
 }
+
+/// Alpha for the aesthetic head of the embedded model, whose ratings spread wider than those of the head that the
+/// reward's own default was made for. Chosen by `tools/shapes/compare.py`; see the model card.
+const SHAPES_KL: f64 = 0.1;
 
 /// Most particles per prompt: ancestors and file names are made for this many.
 const MOST_PARTICLES: usize = 1 << 20;
@@ -89,6 +93,7 @@ impl Options {
             if args.rewards.is_empty() { &default_reward } else { &args.rewards },
         )?;
         let eval_rewards = Spec::parse_all("--eval-reward", &args.eval_rewards)?;
+        let own_head = embedded && rewards.iter().any(|r| r.kind == Kind::Aesthetic && r.path.is_none());
         Ok(Options {
             prompts,
             model: args.model.clone(),
@@ -101,7 +106,7 @@ impl Options {
             eta: args.eta,
             rewards,
             eval_rewards,
-            kl: args.kl,
+            kl: args.kl.or(own_head.then_some(SHAPES_KL)),
             proposal: args.proposal,
             particles,
             rules: rules(args, steps)?,
