@@ -134,7 +134,7 @@ pub struct Sample {
     /// Held-out rewards: reported, never optimised
     #[arg(long = "eval-reward", value_name = "R", help_heading = "Alignment")]
     pub eval_rewards: Vec<String>,
-    /// Strength of the prior, alpha in p(x) exp(r(x)/alpha) [default: the reward's own, 0.1 for `shapes`]
+    /// Strength of the prior, alpha in p(x) exp(r(x)/alpha) [default: the reward's own, 0.2 for `shapes`]
     #[arg(long = "kl", visible_aliases = ["alpha", "kl-coeff"], value_name = "ALPHA", help_heading = "Alignment")]
     pub kl: Option<f64>,
     /// How particles are proposed and weighted: das (gradients and tempering, the paper's method), tds (das without

@@ -49,7 +49,7 @@ pub struct Options {
 
 /// Alpha for the aesthetic head of the embedded model, whose ratings spread wider than those of the head that the
 /// reward's own default was made for. Chosen by `tools/shapes/compare.py`; see the model card.
-const SHAPES_KL: f64 = 0.1;
+const SHAPES_KL: f64 = 0.2;
 
 /// Most particles per prompt: ancestors and file names are made for this many.
 const MOST_PARTICLES: usize = 1 << 20;
