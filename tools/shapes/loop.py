@@ -33,7 +33,7 @@ def fit(name, model, loss_of, minutes, out, lr, decay=0.999, wd=0.01, clip=1.0, 
     """
     path = Path(out) / f"{name}.pt"
     params = [p for p in model.parameters() if p.requires_grad]
-    opt = torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.99), weight_decay=wd)
+    opt = torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.99), weight_decay=wd, fused=True)
     ema = copy.deepcopy(model).requires_grad_(False)
     step, used = 0, 0.0
     if path.exists():

@@ -19,7 +19,7 @@ import world
 from loop import fit
 from tokens import Encoder
 
-BATCH = 96  # of all workers together
+BATCH = 64  # of all workers together
 SCENES = 48_000
 GAMMA = 5.0  # min-SNR
 EMPTY = 0.125
