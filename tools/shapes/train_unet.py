@@ -20,7 +20,7 @@ from loop import fit
 from tokens import Encoder
 
 BATCH = 64  # of all workers together
-SCENES = 48_000
+SCENES = 24_000
 GAMMA = 5.0  # min-SNR
 EMPTY = 0.125
 
@@ -67,7 +67,7 @@ def train(out, assets, seed, minutes):
 
     def loss_of(step, share):
         index = rng.integers(0, SCENES, batch)
-        said = captions.describe(world.take(scenes, index), rng, full=0.5)
+        said = captions.describe(world.take(scenes, index), rng, full=0.7)
         texts = ["" if rng.random() < EMPTY else t for t in captions.write(said, rng)]
         x0 = latents[index]
         noise = torch.randn_like(x0)

@@ -52,10 +52,13 @@ def load(out):
     model = models.vae()
     model.load_state_dict(torch.load(f"{out}/vae.pt", weights_only=True)["ema"])
     model.eval().requires_grad_(False)
+    stats = Path(out) / "vae-stats.pt"  # kept, because the UNet is trained for exactly these latents
     with torch.no_grad():
-        images = world.render(world.sample(1024, np.random.default_rng(1)))
-        latents = torch.cat([model.encode(x * 2 - 1).latent_dist.mean for x in images.split(64)]).transpose(0, 1).flatten(1)
-        mean, scale = latents.mean(1), STD / latents.std(1)
+        if not stats.exists():
+            images = world.render(world.sample(1024, np.random.default_rng(1)))
+            latents = torch.cat([model.encode(x * 2 - 1).latent_dist.mean for x in images.split(64)]).transpose(0, 1).flatten(1)
+            torch.save((latents.mean(1), STD / latents.std(1)), stats)
+        mean, scale = torch.load(stats, weights_only=True)
         before, after = model.quant_conv, model.post_quant_conv
         before.weight.mul_(torch.cat([scale, torch.ones(4)])[:, None, None, None])
         before.bias.copy_(torch.cat([(before.bias[:4] - mean) * scale, before.bias[4:] + 2 * scale.log()]))

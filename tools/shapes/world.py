@@ -31,6 +31,7 @@ UNIT_AREA = np.array([
     math.pi, 4 * SQUARE**2, 0.75 * math.sqrt(3) * TRIANGLE**2, 5 * STAR**2 * STAR_IN * math.sin(math.pi / 5),
     math.pi * (1.1**2 - RING_IN**2), 8 * CROSS * CROSS_ARM - 4 * CROSS_ARM**2,
 ])
+TURN = 0.2  # objects stand upright up to this angle, radians
 MARGIN = 2.0
 GAP = 3.0
 
@@ -62,7 +63,7 @@ def sample(n, rng, pairs=0.2):
     place[near] = SIDE / 2 + rng.uniform(-3, 3, (int(near.sum()), 1, 2))
     return {
         "count": 1 + two.astype(int), "shape": shape, "colour": colour, "size": size, "radius": radius,
-        "xy": place, "angle": rng.random((n, 2)) * 2 * math.pi, "ground": ground,
+        "xy": place, "angle": (rng.random((n, 2)) - 0.5) * 2 * TURN, "ground": ground,
         "tilt": rng.random((n, 3)) * 2 * math.pi,  # direction of the shading of ground, object 0, object 1
         "shade": np.stack([rng.uniform(0, 0.06, n), rng.uniform(0, 0.14, n), rng.uniform(0, 0.14, n)], 1),
     }
