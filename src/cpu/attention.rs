@@ -64,11 +64,11 @@ pub fn cross_attention(
     let heads = Heads::new(attention, q.shape().c);
     cpu.make(q.shape(), |y| {
         let mut lse = vec![0.0; heads.saved(q.shape()).len()];
-        heads.cross(cpu, q, kv, kv_of, y, &mut lse);
+        heads.forward(|n, head| heads.cross(cpu, q, kv, kv_of, n, head), q.shape(), y, &mut lse);
     })
 }
 
-/// Nothing was saved: the forward runs once more for its result and log-sum-exp.
+/// Nothing was saved: each block runs its forward once more for results and log-sum-exp.
 pub fn cross_attention_vjp(
     cpu: &Cpu,
     q: &Tensor,
@@ -79,16 +79,23 @@ pub fn cross_attention_vjp(
 ) -> Result<Tensor> {
     let shape = q.shape();
     let heads = Heads::new(attention, shape.c);
-    let (mut y, mut lse) = (cpu.alloc(shape), vec![0.0; heads.saved(shape).len()]);
-    heads.cross(cpu, q, kv, kv_of, y.elements_mut(), &mut lse);
     cpu.make(shape, |dx| {
-        let backward = heads.backward(cpu.view(dy), shape, y.elements(), &lse);
         blocks(dx, shape).into_par_iter().for_each(|(n, rows, dx)| {
             for head in 0..heads.count {
-                let [q] = heads.of(cpu.view(q), shape, n, head);
-                let [k, v] = heads.of(cpu.view(kv), kv.shape(), kv_of[n] as usize, head);
-                let queries = backward.queries(q, n, head);
-                heads.dq(queries, k, v, rows.clone(), &mut dx[head * heads.width..], shape.c);
+                let [q, k, v] = heads.cross(cpu, q, kv, kv_of, n, head);
+                let [dy] = heads.of(cpu.view(dy), shape, n, head);
+                let (q, dy, d) = (q.part(rows.clone()), dy.part(rows.clone()), heads.width);
+                let mut y = vec![0.0; q.rows * d];
+                let lse = heads.block(q, 0, k, v, &mut y, d);
+                let dot: Vec<f32> = simd(
+                    #[inline(always)]
+                    || {
+                        let rows = dy.x.chunks(dy.stride).zip(y.chunks_exact(d));
+                        rows.map(|(dy, y)| dot(&dy[..d], y)).collect()
+                    },
+                );
+                let queries = Queries { q, dy, lse: &lse, dot: &dot };
+                heads.dq(queries, k, v, 0..q.rows, &mut dx[head * d..], shape.c);
             }
         });
     })
@@ -184,14 +191,20 @@ impl Heads {
         })
     }
 
-    fn cross(self, cpu: &Cpu, q: &Tensor, kv: &Tensor, kv_of: &[u32], y: &mut [f32], lse: &mut [f32]) {
+    /// q, k and v of one head of sample `n`.
+    fn cross<'a>(
+        self,
+        cpu: &Cpu,
+        q: &'a Tensor,
+        kv: &'a Tensor,
+        kv_of: &[u32],
+        n: usize,
+        head: usize,
+    ) -> [Rows<'a>; 3] {
         assert!(!self.causal, "cross attention has no order");
-        let of = |n: usize, head: usize| {
-            let [q] = self.of(cpu.view(q), q.shape(), n, head);
-            let [k, v] = self.of(cpu.view(kv), kv.shape(), kv_of[n] as usize, head);
-            [q, k, v]
-        };
-        self.forward(of, q.shape(), y, lse);
+        let [q] = self.of(cpu.view(q), q.shape(), n, head);
+        let [k, v] = self.of(cpu.view(kv), kv.shape(), kv_of[n] as usize, head);
+        [q, k, v]
     }
 
     /// `y` and `lse` `(n, heads, tokens)`; `of(sample, head)` gives q, k and v.
@@ -229,28 +242,34 @@ impl Heads {
             }
             let padded = keys.len().next_multiple_of(LANES);
             times_transposed(q, k.part(keys.clone()), &mut scores, padded);
-            simd(|| {
-                for (i, s) in scores.chunks_exact_mut(padded).take(q.rows).enumerate() {
-                    s[self.visible(first + i, &keys)..].fill(f32::NEG_INFINITY);
-                    let new = scale_and_max(s, self.scale).max(largest[i]);
-                    let correction = math::exp(largest[i] - new);
-                    sum[i] = sum[i] * correction + exp_and_sum(s, new);
-                    largest[i] = new;
-                    if keys.start > 0 && correction != 1.0 {
-                        y[i * stride..][..self.width].iter_mut().for_each(|y| *y *= correction);
+            simd(
+                #[inline(always)]
+                || {
+                    for (i, s) in scores.chunks_exact_mut(padded).take(q.rows).enumerate() {
+                        s[self.visible(first + i, &keys)..].fill(f32::NEG_INFINITY);
+                        let new = scale_and_max(s, self.scale).max(largest[i]);
+                        let correction = math::exp(largest[i] - new);
+                        sum[i] = sum[i] * correction + exp_and_sum(s, new);
+                        largest[i] = new;
+                        if keys.start > 0 && correction != 1.0 {
+                            y[i * stride..][..self.width].iter_mut().for_each(|y| *y *= correction);
+                        }
                     }
-                }
-            });
+                },
+            );
             let p = Rows::new(&scores, q.rows, keys.len(), padded);
             times(p, v.part(keys.clone()), keys.start > 0, y, stride);
         }
-        simd(|| {
-            for i in 0..q.rows {
-                let inverse = 1.0 / sum[i];
-                y[i * stride..][..self.width].iter_mut().for_each(|y| *y *= inverse);
-                largest[i] += sum[i].ln();
-            }
-        });
+        simd(
+            #[inline(always)]
+            || {
+                for i in 0..q.rows {
+                    let inverse = 1.0 / sum[i];
+                    y[i * stride..][..self.width].iter_mut().for_each(|y| *y *= inverse);
+                    largest[i] += sum[i].ln();
+                }
+            },
+        );
         largest
     }
 
@@ -261,24 +280,27 @@ impl Heads {
     }
 
     fn backward<'a>(self, dy: &'a [f32], shape: Shape, y: &[f32], lse: &'a [f32]) -> Backward<'a> {
-        let mut dot = vec![0.0; self.saved(shape).len()];
+        let mut dots = vec![0.0; self.saved(shape).len()];
         if shape.is_empty() {
-            return Backward { heads: self, dy, shape, lse, dot };
+            return Backward { heads: self, dy, shape, lse, dot: dots };
         }
-        let samples = dot.par_chunks_mut(self.count * shape.tokens()).enumerate();
-        samples.for_each(|(n, dot)| {
-            simd(|| {
-                let at = n * shape.sample();
-                let rows = dy[at..][..shape.sample()].chunks_exact(shape.c);
-                for (i, (dy, y)) in rows.zip(y[at..].chunks_exact(shape.c)).enumerate() {
-                    let heads = dy.chunks_exact(self.width).zip(y.chunks_exact(self.width));
-                    for (head, (dy, y)) in heads.enumerate() {
-                        dot[head * shape.tokens() + i] = dy.iter().zip(y).map(|(a, b)| a * b).sum();
+        let samples = dots.par_chunks_mut(self.count * shape.tokens()).enumerate();
+        samples.for_each(|(n, rows_dot)| {
+            simd(
+                #[inline(always)]
+                || {
+                    let at = n * shape.sample();
+                    let rows = dy[at..][..shape.sample()].chunks_exact(shape.c);
+                    for (i, (dy, y)) in rows.zip(y[at..].chunks_exact(shape.c)).enumerate() {
+                        let heads = dy.chunks_exact(self.width).zip(y.chunks_exact(self.width));
+                        for (head, (dy, y)) in heads.enumerate() {
+                            rows_dot[head * shape.tokens() + i] = dot(dy, y);
+                        }
                     }
-                }
-            });
+                },
+            );
         });
-        Backward { heads: self, dy, shape, lse, dot }
+        Backward { heads: self, dy, shape, lse, dot: dots }
     }
 
     /// Rows `rows` of one head's dq: `scale dS K`, `dS = P (dY V^T - dot)`.
@@ -294,17 +316,20 @@ impl Heads {
             let (k, v) = (k.part(keys.clone()), v.part(keys.clone()));
             times_transposed(q, k, &mut s, padded);
             times_transposed(dy, v, &mut dp, padded);
-            simd(|| {
-                let tile = s.chunks_exact_mut(padded).zip(dp.chunks_exact(padded));
-                for ((s, dp), i) in tile.zip(rows.clone()) {
-                    let (lse, dot) = (of.lse[i], of.dot[i]);
-                    let seen = self.visible(i, &keys);
-                    for (s, dp) in s[..seen].iter_mut().zip(dp) {
-                        *s = math::exp(self.scale * *s - lse) * (dp - dot) * self.scale;
+            simd(
+                #[inline(always)]
+                || {
+                    let tile = s.chunks_exact_mut(padded).zip(dp.chunks_exact(padded));
+                    for ((s, dp), i) in tile.zip(rows.clone()) {
+                        let (lse, dot) = (of.lse[i], of.dot[i]);
+                        let seen = self.visible(i, &keys);
+                        for (s, dp) in s[..seen].iter_mut().zip(dp) {
+                            *s = math::exp(self.scale * *s - lse) * (dp - dot) * self.scale;
+                        }
+                        s[seen..].fill(0.0);
                     }
-                    s[seen..].fill(0.0);
-                }
-            });
+                },
+            );
             times(Rows::new(&s, rows.len(), keys.len(), padded), k, keys.start > 0, out, stride);
         }
     }
@@ -325,26 +350,43 @@ impl Heads {
             let (lse, dot) = (&of.lse[queries.clone()], &of.dot[queries.clone()]);
             times_transposed(k, q, &mut p, padded);
             times_transposed(v, dy, &mut ds, padded);
-            simd(|| {
-                let tile = p.chunks_exact_mut(padded).zip(ds.chunks_exact_mut(padded));
-                for ((p, ds), key) in tile.zip(rows.clone()) {
-                    let hidden = if self.causal { key.saturating_sub(queries.start) } else { 0 };
-                    let hidden = hidden.min(queries.len());
-                    let (p, ds) = (&mut p[..queries.len()], &mut ds[..queries.len()]);
-                    for i in 0..queries.len() {
-                        p[i] = math::exp(self.scale * p[i] - lse[i]);
-                        ds[i] = p[i] * (ds[i] - dot[i]) * self.scale;
+            simd(
+                #[inline(always)]
+                || {
+                    let tile = p.chunks_exact_mut(padded).zip(ds.chunks_exact_mut(padded));
+                    for ((p, ds), key) in tile.zip(rows.clone()) {
+                        let hidden = if self.causal { key.saturating_sub(queries.start) } else { 0 };
+                        let hidden = hidden.min(queries.len());
+                        let (p, ds) = (&mut p[..queries.len()], &mut ds[..queries.len()]);
+                        for i in 0..queries.len() {
+                            p[i] = math::exp(self.scale * p[i] - lse[i]);
+                            ds[i] = p[i] * (ds[i] - dot[i]) * self.scale;
+                        }
+                        p[..hidden].fill(0.0);
+                        ds[..hidden].fill(0.0);
                     }
-                    p[..hidden].fill(0.0);
-                    ds[..hidden].fill(0.0);
-                }
-            });
+                },
+            );
             let tile = |x| Rows::new(x, rows.len(), queries.len(), padded);
             times(tile(&ds), q, started, &mut out[self.c()..], stride);
             times(tile(&p), dy, started, &mut out[2 * self.c()..], stride);
             started = true;
         }
     }
+}
+
+/// `<a, b>` in as many partial sums as a vector has lanes.
+#[inline(always)]
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0; LANES];
+    let (wide, rest) = (a.chunks_exact(LANES).zip(b.chunks_exact(LANES)), a.len() / LANES * LANES);
+    for (a, b) in wide {
+        for i in 0..LANES {
+            sums[i] += a[i] * b[i];
+        }
+    }
+    let rest: f32 = a[rest..].iter().zip(&b[rest..]).map(|(a, b)| a * b).sum();
+    sums.into_iter().sum::<f32>() + rest
 }
 
 /// Multiplies whole vectors of scores by `scale`; returns the largest.

@@ -20,14 +20,19 @@ pub enum Round {
 impl Round {
     /// Rounds every element to the nearest, ties to even.
     pub fn apply(self, x: &mut [f32]) {
-        parallel_rows(x, 1, |_, x| {
-            for x in x {
-                *x = match self {
-                    Round::Bf16 => bf16::from_f32(*x).to_f32(),
-                    Round::F16 => f16::from_f32(*x).to_f32(),
-                };
-            }
-        });
+        parallel_rows(
+            x,
+            1,
+            #[inline(always)]
+            |_, x| {
+                for x in x {
+                    *x = match self {
+                        Round::Bf16 => bf16::from_f32(*x).to_f32(),
+                        Round::F16 => f16::from_f32(*x).to_f32(),
+                    };
+                }
+            },
+        );
     }
 }
 

@@ -174,8 +174,12 @@ impl Left for Patches<'_> {
         }
     }
     #[inline(always)]
-    fn target(&self, row: usize) -> (usize, usize) {
-        (self.positions[row].target, self.positions[row].sample)
+    fn target(&self, row: usize) -> usize {
+        self.positions[row].target
+    }
+    #[inline(always)]
+    fn sample(&self, row: usize) -> usize {
+        self.positions[row].sample
     }
 }
 

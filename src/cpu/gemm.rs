@@ -33,8 +33,10 @@ pub trait Left: Sync {
     fn at(&self, row: usize) -> Self::At;
     /// Piece `tap` of the row at `at`, `width` elements.
     fn piece(&self, at: Self::At, tap: usize) -> &[f32];
-    /// Where the result goes: row of the output and row of the bias.
-    fn target(&self, row: usize) -> (usize, usize);
+    /// The output's row that takes the result.
+    fn target(&self, row: usize) -> usize;
+    /// The bias's row.
+    fn sample(&self, row: usize) -> usize;
 }
 
 /// Rows `row * stride .. + width` of a slice.
@@ -84,8 +86,12 @@ impl Left for Rows<'_> {
         &self.x[at..at + self.width]
     }
     #[inline(always)]
-    fn target(&self, row: usize) -> (usize, usize) {
-        (row, (self.first + row) / self.per_bias)
+    fn target(&self, row: usize) -> usize {
+        row
+    }
+    #[inline(always)]
+    fn sample(&self, row: usize) -> usize {
+        (self.first + row) / self.per_bias
     }
 }
 
@@ -147,9 +153,12 @@ impl Panels {
     pub fn pack(self, w: &[f32], order: Order) -> Vec<f32> {
         let mut out = vec![0.0; self.len()];
         let panels = out.chunks_mut((self.depth * self.wide()).max(1)).enumerate();
-        Arch::new().dispatch(|| {
-            panels.for_each(|(p, out)| self.pack_panel(p, out, self.depth, w, order, &[0]));
-        });
+        Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                panels.for_each(|(p, out)| self.pack_panel(p, out, self.depth, w, order, &[0]));
+            },
+        );
         out
     }
 
@@ -160,7 +169,10 @@ impl Panels {
         let work = |(p, out): (usize, &mut [f32])| {
             let width = self.width(p);
             let out = &mut out[at * width..(at + depth) * width];
-            Arch::new().dispatch(|| self.pack_panel(p, out, depth, w, order, from));
+            Arch::new().dispatch(
+                #[inline(always)]
+                || self.pack_panel(p, out, depth, w, order, from),
+            );
         };
         if self.columns * depth < TASK / 4 {
             out.chunks_mut(panel).enumerate().for_each(work);
@@ -328,23 +340,46 @@ impl<L: Left> Product<'_, L> {
         let columns = (self.shape.columns - first).min(V * S::F32_LANES);
         let column = first - self.panels.start * self.shape.wide();
         for (i, acc) in acc.iter().enumerate() {
-            let (target, sample) = self.left.target(row + i);
-            let mut sums = [0.0; WIDEST];
-            S::as_mut_simd_f32s(&mut sums).0[..V].copy_from_slice(acc);
-            let sums = &sums[..columns];
-            let at = target * self.stride + column;
+            let at = self.left.target(row + i) * self.stride + column;
             let out = &mut self.out[at..][..columns];
-            if self.finish.accumulate {
-                out.iter_mut().zip(sums).for_each(|(o, s)| *o += s);
+            let bias = self.finish.bias.map(|(bias, stride)| {
+                let sample = if stride == 0 { 0 } else { self.left.sample(row + i) };
+                &bias[sample * stride + first..][..columns]
+            });
+            let add = self.finish.add.map(|add| &add[at..][..columns]);
+            if columns == V * S::F32_LANES {
+                let (out, _) = S::as_mut_simd_f32s(out);
+                let bias = bias.map(|b| S::as_simd_f32s(b).0);
+                let add = add.map(|a| S::as_simd_f32s(a).0);
+                for v in 0..V {
+                    let mut sum = acc[v];
+                    if self.finish.accumulate {
+                        sum = simd.add_f32s(out[v], sum);
+                    }
+                    if let Some(bias) = bias {
+                        sum = simd.add_f32s(sum, bias[v]);
+                    }
+                    if let Some(add) = add {
+                        sum = simd.add_f32s(sum, add[v]);
+                    }
+                    out[v] = sum;
+                }
             } else {
-                out.copy_from_slice(sums);
-            }
-            if let Some((bias, stride)) = self.finish.bias {
-                let bias = &bias[sample * stride + first..][..columns];
-                out.iter_mut().zip(bias).for_each(|(o, b)| *o += b);
-            }
-            if let Some(add) = self.finish.add {
-                out.iter_mut().zip(&add[at..][..columns]).for_each(|(o, a)| *o += a);
+                let mut sums = [0.0; WIDEST];
+                S::as_mut_simd_f32s(&mut sums).0[..V].copy_from_slice(acc);
+                for j in 0..columns {
+                    let mut sum = sums[j];
+                    if self.finish.accumulate {
+                        sum += out[j];
+                    }
+                    if let Some(bias) = bias {
+                        sum += bias[j];
+                    }
+                    if let Some(add) = add {
+                        sum += add[j];
+                    }
+                    out[j] = sum;
+                }
             }
         }
         M
@@ -543,6 +578,14 @@ mod tests {
                 assert!((f64::from(*dx) - truth).abs() <= bound, "{n} {tokens} {k} {m} at {i}: {dx} {truth}");
             }
         }
+    }
+
+    /// The wide kernels of `pulp` hang on a feature of the crate that is easily lost.
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn the_widest_vectors_of_this_machine_are_used() {
+        let wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq");
+        assert!(!wide || lanes() == 16, "{} lanes", lanes());
     }
 
     #[test]
