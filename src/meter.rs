@@ -386,10 +386,7 @@ impl Backend for Meter {
     ) -> Result<Tensor> {
         let s = q.shape();
         let product = attention_product(s.n, s.tokens(), kv.shape().tokens(), s.c);
-        let dq = self.call(Family::CrossAttention, 3 * product, &[q, kv, dy], s)?;
-        // The result, computed again.
-        self.scratch(self.bytes(q));
-        Ok(dq)
+        self.call(Family::CrossAttention, 3 * product, &[q, kv, dy], s)
     }
 
     fn activate(&self, x: &Tensor, _: Activation) -> Result<Tensor> {
