@@ -1,7 +1,7 @@
 //! Which particles go on: five ways to choose M ancestors out of N with `E[offspring of p] = M W_p` exactly, so
 //! that log Z stays unbiased in Z (das-spec 3; Douc, Cappe, Moulines 2005; Gerber, Chopin, Whiteley 2019).
 //!
-//! Weights become integers first ([`fixed_point`](super::weights::fixed_point)) and everything after that is exact
+//! Weights become integers first ([`fixed_point`]) and everything after that is exact
 //! integer arithmetic: nothing needs a guard against rounding, a particle of weight zero is never chosen, and every
 //! device finds the same ancestors. With at most 2048 particles every product below fits 64 bits.
 
