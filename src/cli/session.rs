@@ -19,8 +19,9 @@ use crate::reward::{self, Reward, Spec, Sum};
 use crate::sampler::{self, Sampler};
 use crate::tensor::Tensor;
 
-/// Particles per network call when the user leaves it open. On a processor more than a few gain nothing.
-const MICRO_BATCH: usize = 4;
+/// Latent elements per network call when the user leaves the micro-batch open: small latents together give the
+/// processor's threads enough rows, and a latent of this size or more, whose activations take gigabytes, goes alone.
+const MICRO_BATCH_ELEMENTS: usize = 4096;
 
 /// A model with its rewards on a backend.
 pub struct Session<'b> {
@@ -82,7 +83,7 @@ impl<'b> Session<'b> {
     /// Particles per network call.
     pub fn micro_batch(&self, options: &Options) -> usize {
         match options.micro_batch {
-            Auto::Auto => MICRO_BATCH.min(options.particles),
+            Auto::Auto => (MICRO_BATCH_ELEMENTS / self.size.latent.len()).clamp(1, options.particles),
             Auto::Exactly(n) => n.min(options.particles),
         }
     }
