@@ -48,6 +48,12 @@ def clip(vocabulary):
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=EMBED))
 
 
+def shipped(assets, part):
+    """The weights of one part as they ship, in f32."""
+    name = "diffusion_pytorch_model" if part in ("unet", "vae") else "model"
+    return {k: v.float() for k, v in load_file(Path(assets) / part / f"{name}.safetensors").items()}
+
+
 def normalise(images):
     """CLIP pixel values of images in [0, 1]."""
     return (images - images.new_tensor(MEAN)[:, None, None]) / images.new_tensor(STD)[:, None, None]

@@ -22,6 +22,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=120)
     parser.add_argument("--threads", type=int, default=1, help="threads of each worker")
     parser.add_argument("--workers", type=int, default=2, help="processes that share the VAE's and the UNet's batches")
+    parser.add_argument("--tune", action="store_true", help="VAE and UNet start from the weights in --assets, not from random ones")
     args = parser.parse_args()
     Path(args.out).mkdir(parents=True, exist_ok=True)
     shares = {"clip": 1 / 6, "vae": 1 / 3, "unet": 1 / 2}
@@ -52,10 +53,10 @@ def run(stage, args, minutes):
         train_clip.train(args.out, args.assets, args.seed, minutes)
     elif stage == "vae":
         import train_vae
-        train_vae.train(args.out, args.seed, minutes)
+        train_vae.train(args.out, args.assets, args.seed, minutes, args.tune)
     elif stage == "unet":
         import train_unet
-        train_unet.train(args.out, args.assets, args.seed, minutes)
+        train_unet.train(args.out, args.assets, args.seed, minutes, args.tune)
     elif stage == "head":
         import train_head
         train_head.train(args.out, args.assets, args.seed)
@@ -64,7 +65,7 @@ def run(stage, args, minutes):
         import train_clip
         import train_unet
         import train_vae
-        models.export(args.assets, train_clip.load(args.out, args.assets), train_vae.load(args.out), train_unet.load(args.out))
+        models.export(args.assets, train_clip.load(args.out, args.assets), train_vae.load(args.out, args.assets), train_unet.load(args.out))
 
 
 if __name__ == "__main__":

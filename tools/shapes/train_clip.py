@@ -4,6 +4,8 @@ A caption may be true of several scenes of its batch (captions leave things out)
 negatives but masked. The throw-away linear heads (size, colour, shape, place, ground from the pooled features, and
 colour and shape of the second object) speed up learning and are not shipped.
 """
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -87,7 +89,11 @@ def train(out, assets, seed, minutes):
 
 
 def load(out, assets):
-    """The two towers, without the throw-away heads."""
+    """The two towers, without the throw-away heads, or the shipped ones if OUT has none."""
+    if not (Path(out) / "clip.pt").exists():
+        model = models.clip(len(Encoder(assets)))
+        model.load_state_dict(models.shipped(assets, "clip"))
+        return model.eval().requires_grad_(False)
     model = Trainee(len(Encoder(assets)))
     model.load_state_dict(torch.load(f"{out}/clip.pt", weights_only=True)["ema"])
     clean = models.clip(len(Encoder(assets)))

@@ -20,14 +20,15 @@ from loop import fit
 from tokens import Encoder
 
 BATCH = 64  # of all workers together
-SCENES = 24_000
+SCENES = 48_000
+PAIRS = 0.35  # of the scenes have two objects, more than in the world; captions always tell how many there are
 GAMMA = 5.0  # min-SNR
 EMPTY = 0.125
 
 
 def cache(out, vae, seed, rank, workers):
     """Scaled latents of SCENES scenes, and the scenes; drawn again from the seed, encoded once, a part by each worker."""
-    scenes = world.sample(SCENES, np.random.default_rng(seed + 10))
+    scenes = world.sample(SCENES, np.random.default_rng(seed + 10), PAIRS)
     paths = [Path(out) / f"latents-{k}-of-{workers}.pt" for k in range(workers)]
     if not paths[rank].exists():
         parts = []
@@ -46,17 +47,20 @@ def cache(out, vae, seed, rank, workers):
     return scenes, latents
 
 
-def train(out, assets, seed, minutes):
+def train(out, assets, seed, minutes, tune):
+    """`tune` starts from the weights in `assets` instead of random ones."""
     rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    vae, clip = train_vae.load(out), train_clip.load(out, assets)
+    vae, clip = train_vae.load(out, assets), train_clip.load(out, assets)
+    scenes, latents = cache(out, vae, seed, rank, workers)
     if rank == 0:
         models.export(assets, clip, vae)
     train_clip.quicken(clip)
     encoder = Encoder(assets)
-    scenes, latents = cache(out, vae, seed, rank, workers)
     batch = BATCH // workers
     torch.manual_seed(seed)
     model = models.unet()
+    if tune:
+        model.load_state_dict(models.shipped(assets, "unet"))
     model.set_attn_processor(AttnProcessor())
     scheduler = models.load_scheduler(assets)
     abar = scheduler.alphas_cumprod
@@ -83,7 +87,7 @@ def train(out, assets, seed, minutes):
     def keep(ema, step, spent):
         models.export(assets, unet_model=ema)
 
-    return fit("unet", model, loss_of, minutes, out, lr=1e-3, decay=0.9985, wd=0.01, on_save=keep)
+    return fit("unet", model, loss_of, minutes, out, lr=8e-4 if tune else 1e-3, decay=0.9985, wd=0.01, on_save=keep)
 
 
 def load(out):

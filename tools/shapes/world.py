@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 SIDE = 64
 SHAPES = ["circle", "square", "triangle", "star", "ring", "cross"]
@@ -122,6 +123,16 @@ def coverage(shape, xy, radius, angle):
             c, s = t(np.cos(angle)), t(np.sin(angle))
             out[rows] = (0.5 - distance(kind, c * dx + s * dy, c * dy - s * dx, t(radius))).clamp(0, 1)
     return out
+
+
+def near_objects(scenes, margin=3):
+    """Per object slot, 1 within `margin` pixels of the object and 0 elsewhere: (n, 2, 64, 64); empty slots are 0."""
+    n = len(scenes["count"])
+    out = torch.zeros(n, 2, SIDE, SIDE)
+    for k in range(2):
+        rows = np.flatnonzero(scenes["count"] > k)
+        out[rows, k] = coverage(*(scenes[name][rows, k] for name in ("shape", "xy", "radius", "angle")))
+    return F.max_pool2d((out > 0).float(), 2 * margin + 1, 1, margin)
 
 
 def render(scenes):
