@@ -269,17 +269,12 @@ impl<L: Left> WithSimd for Product<'_, L> {
             let panel = S::as_simd_f32s(panel).0;
             let rows = self.left.rows();
             let mut row = 0;
-            // Tall tiles where there are rows and registers for them.
             while row < rows {
-                let tall = if S::REGISTER_COUNT >= 32 { 12 } else { 6 };
                 let left = rows - row;
                 row += match (left, width > self.shape.lanes) {
-                    (n, true) if n >= tall && tall == 12 => self.tile::<S, 12, 2>(simd, p, row, panel),
-                    (n, false) if n >= tall && tall == 12 => self.tile::<S, 12, 1>(simd, p, row, panel),
-                    (8.., true) if tall == 12 => self.tile::<S, 8, 2>(simd, p, row, panel),
-                    (8.., false) if tall == 12 => self.tile::<S, 8, 1>(simd, p, row, panel),
-                    (6.., true) if tall == 6 => self.tile::<S, 6, 2>(simd, p, row, panel),
-                    (6.., false) if tall == 6 => self.tile::<S, 6, 1>(simd, p, row, panel),
+                    (12.., false) if S::REGISTER_COUNT >= 32 => self.tile::<S, 12, 1>(simd, p, row, panel),
+                    (8.., true) if S::REGISTER_COUNT >= 32 => self.tile::<S, 8, 2>(simd, p, row, panel),
+                    (6.., false) => self.tile::<S, 6, 1>(simd, p, row, panel),
                     (4.., true) => self.tile::<S, 4, 2>(simd, p, row, panel),
                     (4.., false) => self.tile::<S, 4, 1>(simd, p, row, panel),
                     (_, true) => self.tile::<S, 1, 2>(simd, p, row, panel),
