@@ -83,10 +83,11 @@ class Loop:
         return (time.perf_counter() - start) / (particles * steps)
 
 
-def ours(binary, particles, steps, prompt):
+def ours(binary, particles, steps, prompt, threads):
     """Seconds per particle-step of das-cuda: median over the guided steps of its own trace."""
     with tempfile.TemporaryDirectory() as out:
-        command = [binary, "sample", "-q", "-p", prompt, "--particles", str(particles), "--steps", str(steps)]
+        command = [binary, "sample", "-q", "-p", prompt, "--particles", str(particles), "--steps", str(steps),
+                   "--threads", str(threads)]
         subprocess.run([*command, "--save", "none", "-o", out], check=True, stdout=subprocess.DEVNULL)
         trace = next(Path(out).rglob("trace.jsonl"))
         ms = [json.loads(line)["ms"] for line in trace.read_text().splitlines()][1:-1]
@@ -119,7 +120,7 @@ def main():
         for c, key in zip(chunks, times):
             times[key].append(loop.run(args.particles, c, args.steps, 50))
         if args.against:
-            mine.append(ours(args.against, args.particles, args.steps + 2, args.prompt))
+            mine.append(ours(args.against, args.particles, args.steps + 2, args.prompt, args.threads))
     for key, seconds in times.items():
         report(key, seconds)
     if mine:

@@ -123,55 +123,51 @@ fn classes(
     out
 }
 
-/// One output pixel: where its sample begins in the input, the input pixel its taps are relative to, and where
-/// the result goes.
+/// One output pixel: where its result goes.
 #[derive(Clone, Copy)]
 struct Position {
-    base: usize,
-    y: isize,
-    x: isize,
     target: usize,
     sample: usize,
 }
 
+/// Stands for a tap that falls outside the image.
+const OUTSIDE: usize = usize::MAX;
+
 /// Rows of a virtual patch matrix.
 struct Patches<'a> {
     x: &'a [f32],
-    shape: Shape,
+    /// Channels of the input.
+    width: usize,
     /// What lies outside the image.
     zeros: &'a [f32],
-    taps: &'a [[isize; 2]],
+    taps: usize,
+    /// For every position, where each of its taps begins in `x`. Found once for all panels of the weight.
+    begins: &'a [usize],
     positions: &'a [Position],
 }
 
 impl Left for Patches<'_> {
-    type At = Position;
+    type At = usize;
     #[inline(always)]
     fn rows(&self) -> usize {
         self.positions.len()
     }
     #[inline(always)]
     fn taps(&self) -> usize {
-        self.taps.len()
+        self.taps
     }
     #[inline(always)]
     fn width(&self) -> usize {
-        self.shape.c
+        self.width
     }
     #[inline(always)]
-    fn at(&self, row: usize) -> Position {
-        self.positions[row]
+    fn at(&self, row: usize) -> usize {
+        row * self.taps
     }
     #[inline(always)]
-    fn piece(&self, at: Position, tap: usize) -> &[f32] {
-        let [dy, dx] = self.taps[tap];
-        // Negative coordinates wrap to huge ones.
-        let (y, x) = ((at.y + dy) as usize, (at.x + dx) as usize);
-        if y < self.shape.h && x < self.shape.w {
-            &self.x[at.base + (y * self.shape.w + x) * self.shape.c..][..self.shape.c]
-        } else {
-            self.zeros
-        }
+    fn piece(&self, at: usize, tap: usize) -> &[f32] {
+        let begin = self.begins[at + tap];
+        if begin == OUTSIDE { self.zeros } else { &self.x[begin..][..self.width] }
     }
     #[inline(always)]
     fn target(&self, row: usize) -> usize {
@@ -194,16 +190,20 @@ fn gather(
     y: &mut [f32],
 ) {
     let zeros = vec![0.0; shape.c];
-    // Whole image rows where they are short, so that every class has its share.
+    // Whole lines of the image, so that every class has its share.
     let step = classes[0].step[0];
-    let lines = gemm::BAND.div_ceil(out.w.max(1)).next_multiple_of(step);
     let Some(deepest) = classes.iter().map(|c| c.panels).max_by_key(|p| p.depth) else { return };
-    gemm::spread(lines * out.w, deepest, add, y, |part| {
-        let mut positions = Vec::with_capacity(part.rows.len());
+    gemm::spread(out.w * step, deepest, add, y, |part| {
         for class in classes {
-            positions.clear();
-            class.positions(part.rows.clone(), out, shape, &mut positions);
-            let left = Patches { x, shape, zeros: &zeros, taps: &class.taps, positions: &positions };
+            let (positions, begins) = class.positions(part.rows.clone(), out, shape);
+            let left = Patches {
+                x,
+                width: shape.c,
+                zeros: &zeros,
+                taps: class.taps.len(),
+                begins: &begins,
+                positions: &positions,
+            };
             let finish = Finish { bias, add: part.add, accumulate: false };
             let product = Product {
                 left: &left,
@@ -220,30 +220,40 @@ fn gather(
 }
 
 impl Class {
-    /// This class's pixels among the `pixels` of the output, targets counted from the first of them.
+    /// This class's pixels among the `pixels` of the output, targets counted from the first of them, and where
+    /// the taps of each begin in the input.
     fn positions(
         &self,
         pixels: std::ops::Range<usize>,
         out: Shape,
         input: Shape,
-        positions: &mut Vec<Position>,
-    ) {
+    ) -> (Vec<Position>, Vec<usize>) {
         let [step_out, step_in] = self.step;
+        let rows = pixels.len() / (step_out * step_out) + out.w;
+        let mut positions = Vec::with_capacity(rows);
+        let mut begins = Vec::with_capacity(rows * self.taps.len());
+        // Per tap, where its line begins and its column's offset.
+        let mut lines = Vec::with_capacity(self.taps.len());
         for line in pixels.start / out.w..pixels.end.div_ceil(out.w) {
             let (sample, y) = (line / out.h, line % out.h);
             if y % step_out != self.parity[0] {
                 continue;
             }
-            for x in (self.parity[1]..out.w).step_by(step_out) {
-                positions.push(Position {
-                    base: sample * input.sample(),
-                    y: (y / step_out * step_in) as isize,
-                    x: (x / step_out * step_in) as isize,
-                    target: line * out.w + x - pixels.start,
-                    sample,
-                });
+            lines.clear();
+            lines.extend(self.taps.iter().map(|&[dy, dx]| {
+                // Negative coordinates wrap to huge ones.
+                let y = (y / step_out * step_in).wrapping_add_signed(dy);
+                ((y < input.h).then(|| (sample * input.h + y) * input.w * input.c), dx)
+            }));
+            for (i, x) in (self.parity[1]..out.w).step_by(step_out).enumerate() {
+                positions.push(Position { target: line * out.w + x - pixels.start, sample });
+                begins.extend(lines.iter().map(|&(line, dx)| {
+                    let x = (i * step_in).wrapping_add_signed(dx);
+                    line.filter(|_| x < input.w).map_or(OUTSIDE, |line| line + x * input.c)
+                }));
             }
         }
+        (positions, begins)
     }
 }
 

@@ -2,9 +2,10 @@
 //! packed into panels of whole vectors, the left factor is read in place, row by row, through [`Left`]. A row may
 //! consist of several pieces (the taps of a convolution), so no patch matrix is ever built.
 //!
-//! A tile of the output (12 rows by two vectors) stays in registers for the whole depth. Per step of depth it
-//! loads two vectors and twelve broadcast scalars for 24 multiply-adds, so it is bound by arithmetic, and panels
-//! stream from the second-level cache. Every element is summed in the order of the depth, however work is split.
+//! A tile of the output (eight rows by two vectors) stays in registers for the whole depth. Per step of depth it
+//! loads two vectors and eight broadcast scalars for 16 multiply-adds, so it is bound by arithmetic, and panels
+//! stream from the second-level cache. Taller tiles would need more registers than there are: compilers load all
+//! broadcasts first. Every element is summed in the order of the depth, however work is split.
 
 use std::ops::Range;
 
@@ -18,8 +19,10 @@ use crate::tensor::{Shape, Tensor};
 
 /// Vectors in a tile's row.
 const VECTORS: usize = 2;
-/// Rows of a task: its part of the left factor should stay in the second-level cache while panels pass.
-pub const BAND: usize = 96;
+/// Rows of a task, about: its part of the left factor should stay in the second-level cache while panels pass.
+const BAND: usize = 96;
+/// Rows of a tile.
+const TALL: usize = 8;
 /// Multiply-adds worth handing to another thread.
 const TASK: usize = 1 << 18;
 
@@ -272,9 +275,8 @@ impl<L: Left> WithSimd for Product<'_, L> {
             while row < rows {
                 let left = rows - row;
                 row += match (left, width > self.shape.lanes) {
-                    (12.., false) if S::REGISTER_COUNT >= 32 => self.tile::<S, 12, 1>(simd, p, row, panel),
                     (8.., true) if S::REGISTER_COUNT >= 32 => self.tile::<S, 8, 2>(simd, p, row, panel),
-                    (6.., false) => self.tile::<S, 6, 1>(simd, p, row, panel),
+                    (8.., false) => self.tile::<S, 8, 1>(simd, p, row, panel),
                     (4.., true) => self.tile::<S, 4, 2>(simd, p, row, panel),
                     (4.., false) => self.tile::<S, 4, 1>(simd, p, row, panel),
                     (_, true) => self.tile::<S, 1, 2>(simd, p, row, panel),
@@ -287,7 +289,7 @@ impl<L: Left> WithSimd for Product<'_, L> {
 
 /// The body for every `i` below the constant, as straight-line code, so that arrays stay in registers.
 macro_rules! unrolled {
-    ($i:ident < $m:ident, $body:block) => { unrolled!($i < $m, $body, 0 1 2 3 4 5 6 7 8 9 10 11) };
+    ($i:ident < $m:ident, $body:block) => { unrolled!($i < $m, $body, 0 1 2 3 4 5 6 7) };
     ($i:ident < $m:ident, $body:block, $($n:literal)*) => {
         $(if $n < $m {
             let $i = $n;
@@ -405,9 +407,10 @@ pub struct Part<'a> {
     pub add: Option<&'a [f32]>,
 }
 
-/// Splits the output into parts on all threads, `band` rows each; few rows are split by columns as well.
+/// Splits the output into parts on all threads, each a multiple of `unit` rows (but the last); few rows are split by
+/// columns as well.
 pub fn spread(
-    band: usize,
+    unit: usize,
     panels: Panels,
     add: Option<&[f32]>,
     out: &mut [f32],
@@ -418,6 +421,10 @@ pub fn spread(
     let columns = panels.columns;
     let (rows, count) = (out.len() / columns.max(1), panels.count());
     let cost = rows * panels.depth * columns;
+    // Bands of equal size, as many as keep all threads busy to the end.
+    let bands = rows.div_ceil(BAND).next_multiple_of(rayon::current_num_threads());
+    let unit = if TALL.is_multiple_of(unit.max(1)) { TALL } else { unit };
+    let band = rows.div_ceil(bands).max(TALL).next_multiple_of(unit);
     let groups = (PARTS / rows.div_ceil(band).max(1)).min(cost / TASK).clamp(1, count.max(1));
     if groups == 1 {
         let part = |(i, out): (usize, &mut [f32])| {
@@ -498,7 +505,7 @@ fn product(
     out: &mut [f32],
 ) {
     let width = panels.depth;
-    spread(BAND, panels, add, out, |part| {
+    spread(TALL, panels, add, out, |part| {
         let rows = part.rows.len();
         let left = Rows {
             x: &x[part.rows.start * width..][..rows * width],
