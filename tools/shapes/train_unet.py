@@ -51,18 +51,17 @@ def train(out, assets, seed, minutes, tune):
     """`tune` starts from the weights in `assets` instead of random ones."""
     rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     vae, clip = train_vae.load(out, assets), train_clip.load(out, assets)
-    scenes, latents = cache(out, vae, seed, rank, workers)
-    if rank == 0:
-        models.export(assets, clip, vae)
-    train_clip.quicken(clip)
-    encoder = Encoder(assets)
-    batch = BATCH // workers
+    encoder, scheduler = Encoder(assets), models.load_scheduler(assets)
     torch.manual_seed(seed)
     model = models.unet()
     if tune:
         model.load_state_dict(models.shipped(assets, "unet"))
+    scenes, latents = cache(out, vae, seed, rank, workers)
+    if rank == 0:  # behind the workers' meeting in cache: all have read the folder
+        models.export(assets, clip, vae)
+    train_clip.quicken(clip)
+    batch = BATCH // workers
     model.set_attn_processor(AttnProcessor())
-    scheduler = models.load_scheduler(assets)
     abar = scheduler.alphas_cumprod
     weight = (GAMMA * (1 - abar) / abar).clamp(max=1)
     again = int((Path(out) / "unet.pt").stat().st_mtime) if (Path(out) / "unet.pt").exists() else 0  # new draws on resuming
