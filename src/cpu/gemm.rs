@@ -333,10 +333,15 @@ impl<L: Left> Product<'_, L> {
                 });
             }
         }
+        // The loop below indexes its rows, so they must be in memory; a copy leaves the sums above in registers.
+        let mut rows = [[simd.splat_f32s(0.0); V]; M];
+        unrolled!(i < M, {
+            rows[i] = acc[i];
+        });
         let first = p * self.shape.wide();
         let columns = (self.shape.columns - first).min(V * S::F32_LANES);
         let column = first - self.panels.start * self.shape.wide();
-        for (i, acc) in acc.iter().enumerate() {
+        for (i, acc) in rows.iter().enumerate() {
             let at = self.left.target(row + i) * self.stride + column;
             let out = &mut self.out[at..][..columns];
             let bias = self.finish.bias.map(|(bias, stride)| {
