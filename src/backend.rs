@@ -5,7 +5,7 @@
 //! Callers obey the stated shapes (a breach is our own bug and panics); `Err` is for what the world does:
 //! memory, driver, device.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::noise::Purpose;
 use crate::tensor::{HostSlice, Shape, Tensor};
 
@@ -298,4 +298,23 @@ pub struct AffineClamp {
 pub struct Memory {
     pub live: u64,
     pub peak: u64,
+}
+
+/// The error for `elements` f32 numbers that do not fit into memory.
+pub fn out_of_memory(elements: usize) -> Error {
+    let gigabytes = 4.0 * elements as f64 / 1e9;
+    Error::device(format!("out of memory: {gigabytes:.1} GB more are needed")).fix(
+        "lower --micro-batch, set --checkpointing on, or ask for smaller images with --width (-W) and --height (-H)",
+    )
+}
+
+/// An empty list with room for `len` elements, for what a backend hands to the host.
+///
+/// # Errors
+/// [`ErrorKind::Device`](crate::ErrorKind::Device) where the memory is not there: a `Vec` of that size would abort
+/// the program.
+pub fn reserved(len: usize) -> Result<Vec<f32>> {
+    let mut list = Vec::new();
+    list.try_reserve_exact(len).map_err(|e| out_of_memory(len).because(e))?;
+    Ok(list)
 }

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::backend::{
     Activation, Advance, AffineClamp, Attention, Backend, Conv, Filter, GroupNorm, Memory, ParticleId,
-    Particles, Saved,
+    Particles, Saved, reserved,
 };
 use crate::error::Result;
 use crate::noise::Purpose;
@@ -46,8 +46,8 @@ pub struct Work {
 
 impl std::ops::AddAssign for Work {
     fn add_assign(&mut self, other: Work) {
-        self.flops += other.flops;
-        self.bytes += other.bytes;
+        self.flops = self.flops.saturating_add(other.flops);
+        self.bytes = self.bytes.saturating_add(other.bytes);
         self.calls += other.calls;
     }
 }
@@ -79,8 +79,6 @@ impl State {
 /// Bytes of one tensor, given back when its last handle goes.
 #[derive(Debug)]
 struct Block {
-    /// Bytes of one element.
-    element: u64,
     bytes: u64,
     parameter: bool,
     state: Arc<Mutex<State>>,
@@ -161,7 +159,7 @@ impl Meter {
             state.parameters += bytes;
         }
         drop(state);
-        Tensor::new(shape, Block { element, bytes, parameter, state: self.state.clone() })
+        Tensor::new(shape, Block { bytes, parameter, state: self.state.clone() })
     }
 
     fn activation(&self, shape: Shape) -> Tensor {
@@ -171,13 +169,14 @@ impl Meter {
     /// Counts a call that reads `inputs` and `flops` and writes `outputs`, and returns nothing.
     #[track_caller]
     fn count(&self, family: Family, flops: u64, inputs: &[&Tensor], outputs: &[&Tensor]) {
-        let bytes = inputs.iter().chain(outputs).map(|x| self.bytes(x)).sum();
+        let bytes = inputs.iter().chain(outputs).map(|x| self.bytes(x)).fold(0, u64::saturating_add);
         *lock(&self.state).work.entry(family).or_default() += Work { flops, bytes, calls: 1 };
     }
 
     #[track_caller]
     fn bytes(&self, x: &Tensor) -> u64 {
-        x.shape().len() as u64 * x.data::<Block>().expect("a tensor of the meter").element
+        let Some(block) = x.data::<Block>() else { panic!("{x:?} belongs to another backend") };
+        block.bytes
     }
 
     /// A call with one result.
@@ -222,6 +221,11 @@ impl Meter {
     }
 }
 
+/// Images of the largest sizes that can be asked for need more work than 64 bits count: then it is their maximum.
+fn product(factors: &[usize]) -> u64 {
+    factors.iter().fold(1, |product, &factor| product.saturating_mul(factor as u64))
+}
+
 /// `[x, w]` and what else is read.
 fn with<'a>(x: &[&'a Tensor], more: [Option<&'a Tensor>; 2]) -> Vec<&'a Tensor> {
     x.iter().copied().chain(more.into_iter().flatten()).collect()
@@ -235,7 +239,7 @@ fn conv_taps(w: Shape, conv: Conv) -> usize {
 
 /// Two per multiply-add of a convolution.
 fn conv_flops(y: Shape, w: Shape, conv: Conv) -> u64 {
-    2 * (y.positions() * w.n * conv_taps(w, conv) * w.c) as u64
+    product(&[2, y.positions(), w.n, conv_taps(w, conv), w.c])
 }
 
 fn conv_family(w: Shape) -> Family {
@@ -243,12 +247,12 @@ fn conv_family(w: Shape) -> Family {
 }
 
 fn linear_flops(rows: usize, w: Shape) -> u64 {
-    2 * (rows * w.n * w.c) as u64
+    product(&[2, rows, w.n, w.c])
 }
 
 /// One product of all heads' `(queries, d)` with `(d, keys)`.
 fn attention_product(n: usize, queries: usize, keys: usize, c: usize) -> u64 {
-    2 * (n * queries * keys * c) as u64
+    product(&[2, n, queries, keys, c])
 }
 
 impl Backend for Meter {
@@ -262,7 +266,9 @@ impl Backend for Meter {
         Ok(self.block(shape, self.weight.unwrap_or(stored), true))
     }
     fn download(&self, x: &Tensor) -> Result<Vec<f32>> {
-        Ok(vec![0.0; x.shape().len()])
+        let mut zeros = reserved(x.shape().len())?;
+        zeros.resize(x.shape().len(), 0.0);
+        Ok(zeros)
     }
     fn zeros(&self, shape: Shape) -> Result<Tensor> {
         Ok(self.activation(shape))
@@ -356,7 +362,7 @@ impl Backend for Meter {
         let y = qkv.shape().with_c(qkv.shape().c / 3);
         let product = attention_product(y.n, y.tokens(), y.tokens(), y.c);
         let saved = Shape::new(y.n, 1, attention.heads, y.tokens());
-        self.call_saving(Family::SelfAttention, 2 * product, &[qkv], y, saved)
+        self.call_saving(Family::SelfAttention, product.saturating_mul(2), &[qkv], y, saved)
     }
     fn self_attention_vjp(
         &self,
@@ -368,13 +374,13 @@ impl Backend for Meter {
     ) -> Result<Tensor> {
         let s = dy.shape();
         let product = attention_product(s.n, s.tokens(), s.tokens(), s.c);
-        self.call(Family::SelfAttention, 5 * product, &[qkv, y, saved, dy], qkv.shape())
+        self.call(Family::SelfAttention, product.saturating_mul(5), &[qkv, y, saved, dy], qkv.shape())
     }
     fn cross_attention(&self, q: &Tensor, kv: &Tensor, kv_of: &[u32], _: Attention) -> Result<Tensor> {
         let s = q.shape();
         assert_eq!(kv_of.len(), s.n, "one key row per sample");
         let product = attention_product(s.n, s.tokens(), kv.shape().tokens(), s.c);
-        self.call(Family::CrossAttention, 2 * product, &[q, kv], s)
+        self.call(Family::CrossAttention, product.saturating_mul(2), &[q, kv], s)
     }
     fn cross_attention_vjp(
         &self,
@@ -386,7 +392,7 @@ impl Backend for Meter {
     ) -> Result<Tensor> {
         let s = q.shape();
         let product = attention_product(s.n, s.tokens(), kv.shape().tokens(), s.c);
-        self.call(Family::CrossAttention, 3 * product, &[q, kv, dy], s)
+        self.call(Family::CrossAttention, product.saturating_mul(3), &[q, kv, dy], s)
     }
 
     fn activate(&self, x: &Tensor, _: Activation) -> Result<Tensor> {

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use half::{bf16, f16};
 
 use super::parallel::parallel_rows;
-use crate::backend::Memory;
+use crate::backend::{Memory, out_of_memory};
+use crate::error::Result;
 
 /// A 16-bit type to round results to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,13 +85,19 @@ struct State {
 }
 
 fn bytes(elements: usize) -> u64 {
-    (elements * size_of::<f32>()) as u64
+    (elements as u64).saturating_mul(size_of::<f32>() as u64)
 }
 
 impl State {
+    fn take(&mut self, bytes: u64) {
+        self.memory.live += bytes;
+        self.memory.peak = self.memory.peak.max(self.memory.live);
+        self.most = self.most.max(self.memory.live);
+    }
+
     /// The smallest idle buffer that holds `len` elements and wastes little.
     fn reuse(&mut self, len: usize) -> Option<Vec<f32>> {
-        let (&capacity, buffers) = self.idle.range_mut(len..=len + len / 8).next()?;
+        let (&capacity, buffers) = self.idle.range_mut(len..=len.saturating_add(len / 8)).next()?;
         let buffer = buffers.pop();
         if buffers.is_empty() {
             self.idle.remove(&capacity);
@@ -99,10 +106,12 @@ impl State {
         buffer
     }
 
-    /// Takes idle buffers out, largest first, until all fits into the most that was ever alive.
-    fn shrink(&mut self) -> Vec<Vec<f32>> {
+    /// Takes idle buffers out, largest first, until all fits with `len` elements more into the most that was ever
+    /// alive.
+    fn shrink(&mut self, len: usize) -> Vec<Vec<f32>> {
         let mut out = Vec::new();
-        while self.memory.live + self.idle_bytes > self.most {
+        let live = self.memory.live.saturating_add(bytes(len));
+        while live.saturating_add(self.idle_bytes) > self.most.max(live) {
             let Some((capacity, buffers)) = self.idle.pop_last() else { break };
             self.idle_bytes -= bytes(capacity) * buffers.len() as u64;
             out.extend(buffers);
@@ -118,23 +127,26 @@ impl Pool {
     }
 
     /// `len` arbitrary elements; in debug builds they are NaN, so that an operation which forgets one is seen.
-    pub fn alloc(pool: &Arc<Pool>, len: usize) -> Buffer {
+    ///
+    /// # Errors
+    /// [`ErrorKind::Device`](crate::ErrorKind::Device) where the system refuses the memory; nothing is counted then.
+    pub fn alloc(pool: &Arc<Pool>, len: usize) -> Result<Buffer> {
         let (found, surplus) = {
             let mut state = pool.lock();
-            state.memory.live += bytes(len);
-            state.memory.peak = state.memory.peak.max(state.memory.live);
-            state.most = state.most.max(state.memory.live);
             let found = state.reuse(len);
-            (found, state.shrink())
+            (found, state.shrink(len))
         };
         // Given to the operating system outside the lock.
         drop(surplus);
         let mut data = found.unwrap_or_default();
+        let missing = len.saturating_sub(data.len());
+        data.try_reserve_exact(missing).map_err(|e| out_of_memory(len).because(e))?;
         data.resize(len, 0.0);
         if cfg!(debug_assertions) {
             data.fill(f32::NAN);
         }
-        Buffer { data, pool: pool.clone() }
+        pool.lock().take(bytes(len));
+        Ok(Buffer { data, pool: pool.clone() })
     }
 
     fn free(&self, data: Vec<f32>) {
@@ -163,13 +175,13 @@ mod tests {
     #[test]
     fn live_and_peak_bytes_are_exact() {
         let pool = Arc::new(Pool::default());
-        let a = Pool::alloc(&pool, 1000);
-        let b = Pool::alloc(&pool, 24);
+        let a = Pool::alloc(&pool, 1000).unwrap();
+        let b = Pool::alloc(&pool, 24).unwrap();
         assert_eq!(pool.memory(), Memory { live: 4096, peak: 4096 });
         drop(a);
         assert_eq!(pool.memory(), Memory { live: 96, peak: 4096 });
         pool.reset_peak();
-        let c = Pool::alloc(&pool, 10);
+        let c = Pool::alloc(&pool, 10).unwrap();
         assert_eq!(pool.memory(), Memory { live: 136, peak: 136 });
         drop((b, c));
         assert_eq!(pool.memory().live, 0);
@@ -178,20 +190,38 @@ mod tests {
     #[test]
     fn a_dropped_buffer_is_used_again() {
         let pool = Arc::new(Pool::default());
-        let first = Pool::alloc(&pool, 5000);
+        let first = Pool::alloc(&pool, 5000).unwrap();
         let at = first.elements().as_ptr();
         drop(first);
-        assert_eq!(Pool::alloc(&pool, 4900).elements().as_ptr(), at);
+        assert_eq!(Pool::alloc(&pool, 4900).unwrap().elements().as_ptr(), at);
     }
 
     #[test]
     fn idle_buffers_never_add_to_the_most_that_was_alive() {
         let pool = Arc::new(Pool::default());
         for len in [1000, 3000, 2000, 500, 4000] {
-            drop(Pool::alloc(&pool, len));
+            drop(Pool::alloc(&pool, len).unwrap());
             let state = pool.lock();
             assert!(state.memory.live + state.idle_bytes <= state.most.max(bytes(len)));
         }
+    }
+
+    #[test]
+    fn memory_that_is_not_there_is_an_error_and_is_not_counted() {
+        let pool = Arc::new(Pool::default());
+        let kept = Pool::alloc(&pool, 10).unwrap();
+        // More bytes than addresses, and more elements than bytes can be counted.
+        for len in [isize::MAX as usize / 4 + 1, usize::MAX] {
+            let error = Pool::alloc(&pool, len).unwrap_err();
+            assert_eq!(error.exit_code(), 4);
+            let text = error.to_string();
+            for part in ["GB", "--micro-batch", "--checkpointing on", "--width", "--height"] {
+                assert!(text.contains(part), "{part} is not in: {text}");
+            }
+        }
+        assert_eq!(pool.memory(), Memory { live: 40, peak: 40 });
+        drop(kept);
+        assert_eq!(pool.memory(), Memory { live: 0, peak: 40 });
     }
 
     #[test]

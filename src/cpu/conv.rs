@@ -30,7 +30,7 @@ pub fn conv(
     let step = if conv.upsample { [2, 1] } else { [1, conv.stride] };
     assert!(!conv.upsample || conv.stride == 1, "a strided convolution of an enlarged image");
     let order = Order::Columns(kernel.sample());
-    let classes = classes(cpu, w, conv, step, axis, out.c, kernel.c, order);
+    let classes = classes(cpu, w, conv, step, axis, out.c, kernel.c, order)?;
     let bias = gemm::bias(cpu, b, out.n, out.c);
     cpu.make(out, |y| gather(cpu.view(x), input, &classes, bias, cpu.view_of(add), out, y))
 }
@@ -47,7 +47,7 @@ pub fn conv_vjp(cpu: &Cpu, dy: &Tensor, w: &Tensor, x: Shape, conv: Conv) -> Res
     };
     let step = if conv.upsample { [1, 2] } else { [conv.stride, 1] };
     let order = Order::Rows(kernel.sample());
-    let classes = classes(cpu, w, conv, step, axis, kernel.c, kernel.n, order);
+    let classes = classes(cpu, w, conv, step, axis, kernel.c, kernel.n, order)?;
     cpu.make(x, |dx| gather(cpu.view(dy), dy.shape(), &classes, None, None, x, dx))
 }
 
@@ -103,7 +103,7 @@ fn classes(
     columns: usize,
     width: usize,
     order: Order,
-) -> Vec<Class> {
+) -> Result<Vec<Class>> {
     let kernel = w.shape();
     let mut out = Vec::new();
     for parity in (0..step[0] * step[0]).map(|i| [i / step[0], i % step[0]]) {
@@ -116,11 +116,11 @@ fn classes(
                 let from: Vec<usize> = pairs.map(|(y, x)| (y * kernel.w + x) * kernel.c).collect();
                 panels.pack_sum(right, tap * width, width, cpu.view(w), order, &from);
             }
-        });
+        })?;
         let taps = taps.iter().map(|(v, h)| [v.0, h.0]).collect();
         out.push(Class { parity, step, taps, panels, right });
     }
-    out
+    Ok(out)
 }
 
 /// One output pixel: where its result goes.

@@ -394,11 +394,11 @@ pub fn packed(
     depth: usize,
     columns: usize,
     f: impl FnOnce(Panels, &mut [f32]),
-) -> (Panels, Buffer) {
+) -> Result<(Panels, Buffer)> {
     let panels = Panels::new(depth, columns);
-    let mut out = cpu.alloc(Shape::vector(panels.len()));
+    let mut out = cpu.alloc(Shape::vector(panels.len()))?;
     f(panels, out.elements_mut());
-    (panels, out)
+    Ok((panels, out))
 }
 
 /// A part of a product: some rows of the output and some panels.
@@ -483,7 +483,7 @@ pub fn linear(cpu: &Cpu, x: &Tensor, w: &Tensor, b: Option<&Tensor>, add: Option
     let (shape, out) = (x.shape(), x.shape().with_c(w.shape().n));
     let (panels, right) = packed(cpu, shape.c, out.c, |panels, right| {
         panels.pack_sum(right, 0, shape.c, cpu.view(w), Order::Columns(shape.c), &[0]);
-    });
+    })?;
     let bias = bias(cpu, b, shape.n, out.c);
     cpu.make(out, |y| {
         product(cpu.view(x), shape, panels, right.elements(), bias, cpu.view_of(add), y);
@@ -495,7 +495,7 @@ pub fn linear_vjp(cpu: &Cpu, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
     let (shape, out) = (dy.shape(), dy.shape().with_c(w.shape().c));
     let (panels, right) = packed(cpu, shape.c, out.c, |panels, right| {
         panels.pack_sum(right, 0, shape.c, cpu.view(w), Order::Rows(out.c), &[0]);
-    });
+    })?;
     cpu.make(out, |dx| product(cpu.view(dy), shape, panels, right.elements(), None, None, dx))
 }
 

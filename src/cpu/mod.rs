@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use crate::backend::{
     Activation, Advance, AffineClamp, Attention, Backend, Conv, Filter, GroupNorm, Memory, ParticleId,
-    Particles, Saved,
+    Particles, Saved, reserved,
 };
 use crate::error::Result;
 use crate::noise::Purpose;
@@ -62,7 +62,7 @@ impl Cpu {
     }
 
     /// Memory for a result. Its elements are arbitrary: whoever asks must write them all.
-    fn alloc(&self, shape: Shape) -> Buffer {
+    fn alloc(&self, shape: Shape) -> Result<Buffer> {
         Pool::alloc(&self.pool, shape.len())
     }
 
@@ -82,7 +82,7 @@ impl Cpu {
 
     /// A result of `shape` written by `f`.
     fn make(&self, shape: Shape, f: impl FnOnce(&mut [f32])) -> Result<Tensor> {
-        let mut y = self.alloc(shape);
+        let mut y = self.alloc(shape)?;
         f(y.elements_mut());
         Ok(self.wrap(shape, y))
     }
@@ -94,7 +94,7 @@ impl Cpu {
         saved_shape: Shape,
         f: impl FnOnce(&mut [f32], &mut [f32]),
     ) -> Result<(Tensor, Saved)> {
-        let (mut y, mut saved) = (self.alloc(shape), self.alloc(saved_shape));
+        let (mut y, mut saved) = (self.alloc(shape)?, self.alloc(saved_shape)?);
         f(y.elements_mut(), saved.elements_mut());
         Ok((self.wrap(shape, y), self.keep(saved_shape, saved)))
     }
@@ -112,7 +112,9 @@ impl Backend for Cpu {
         self.make(shape, |y| y.copy_from_slice(&data.to_f32()))
     }
     fn download(&self, x: &Tensor) -> Result<Vec<f32>> {
-        Ok(self.view(x).to_vec())
+        let mut y = reserved(x.shape().len())?;
+        y.extend_from_slice(self.view(x));
+        Ok(y)
     }
     fn zeros(&self, shape: Shape) -> Result<Tensor> {
         self.make(shape, |y| y.fill(0.0))
@@ -335,7 +337,7 @@ impl Backend for Cpu {
         let (x0, eps) = (self.view(particles.x0), self.view(particles.eps));
         let grad = self.view_of(particles.grad);
         let out = shape.with_n(ancestors.len());
-        let mut y = self.alloc(out);
+        let mut y = self.alloc(out)?;
         let ratios =
             particle::advance(x0, eps, grad, shape.sample(), ancestors, strength, advance, y.elements_mut());
         Ok((self.wrap(out, y), ratios))
