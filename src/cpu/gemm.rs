@@ -427,7 +427,7 @@ pub fn spread(
     let (rows, count) = (out.len() / columns.max(1), panels.count());
     let cost = rows * panels.depth * columns;
     // Bands of equal size, as many as keep all threads busy to the end.
-    let bands = rows.div_ceil(BAND).next_multiple_of(rayon::current_num_threads());
+    let bands = rows.div_ceil(BAND).max(1).next_multiple_of(rayon::current_num_threads());
     let unit = if TALL.is_multiple_of(unit.max(1)) { TALL } else { unit };
     let band = rows.div_ceil(bands).max(TALL).next_multiple_of(unit);
     let groups = (PARTS / rows.div_ceil(band).max(1)).min(cost / TASK).clamp(1, count.max(1));
