@@ -62,16 +62,18 @@ def main():
     parser.add_argument("--program", default="target/release/das-cuda")
     parser.add_argument("--out", default="compare")
     parser.add_argument("--seeds", default="42", help="comma-separated")
+    parser.add_argument("--kl", default="", help="comma-separated alphas to try besides the program's own")
     parser.add_argument("more", nargs="*", help="further flags for every run, after --")
     args = parser.parse_args()
     print("| method | proxy reward (optimised) | gold (hidden) | CLIP score | shows the prompt |")
     print("|---|---|---|---|---|")
-    methods = [("none", "plain DDIM"), ("best-of-n", "best of N, equal cost"), ("bootstrap", "bootstrap SMC"), ("das", "DAS")]
-    for method, name in methods:
+    methods = [("none", "plain DDIM", []), ("best-of-n", "best of N, equal cost", []), ("bootstrap", "bootstrap SMC", []), ("das", "DAS", [])]
+    methods += [("das", f"DAS, --kl {kl}", ["--kl", kl]) for kl in args.kl.split(",") if kl]
+    for method, name, flags in methods:
         best, all_of_them = [], []
         for seed in args.seeds.split(","):
             out = Path(args.out) / seed
-            folders = run(args.program, out, method, ["--proposal", method, "--seed", seed, *args.more])
+            folders = run(args.program, out, "-".join([method, *flags]), ["--proposal", method, "--seed", seed, *flags, *args.more])
             for prompt, folder in zip(PROMPTS, folders, strict=True):
                 lines = particles(folder)
                 best += [(max(lines, key=lambda line: line["is_best"]), prompt, folder / "best.png")]
