@@ -69,11 +69,15 @@ class Sampler:
 @torch.inference_mode()
 def autoencoder(assets, rng):
     vae = AutoencoderKL.from_pretrained(assets / "vae", torch_dtype=torch.float32).eval()
-    x = world.render(world.sample(256, rng))
+    scenes = world.sample(256, rng)
+    x = world.render(scenes)
     y = torch.cat([vae.decode(vae.encode(p * 2 - 1).latent_dist.mean).sample for p in x.split(64)]) / 2 + 0.5
     errors = (y.clamp(0, 1) - x).square().mean((1, 2, 3))
     line("VAE: PSNR over 256 fresh scenes", f"{-10 * errors.mean().log10():.2f} dB", ">= 26 dB")
     line("VAE: mean of the scenes' PSNRs", f"{-10 * errors.log10().mean():.2f} dB")
+    prompts = captions.write(captions.describe(scenes, rng, full=1, place=0), rng)
+    line("VAE: what survives encoding and decoding", "")
+    show(checker.report(prompts, checker.bytes_of(y))[0])
 
 
 @torch.inference_mode()
