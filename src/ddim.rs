@@ -16,6 +16,13 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 
+/// A thousand times what models are trained with. The tables are made before anything else is looked at, so a damaged
+/// number must not decide how large they are.
+const MOST_TRAINING_STEPS: usize = 1_000_000;
+
+/// What to do about an entry of the file.
+const CORRECT: &str = "correct this entry, or take the file from the model's own scheduler folder";
+
 /// What the network's output means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -141,9 +148,7 @@ impl SchedulerConfig {
     /// flow matching, numbers that make no schedule.
     pub fn from_json(text: &str) -> Result<SchedulerConfig> {
         let file: File = serde_json::from_str(text).map_err(|e| {
-            Error::model("not a scheduler configuration this program knows")
-                .because(e)
-                .fix("correct this entry, or take the file from the model's own scheduler folder")
+            Error::model("not a scheduler configuration this program knows").because(e).fix(CORRECT)
         })?;
         let class = file.class.unwrap_or_else(|| "DDIMScheduler".into());
         if class.contains("FlowMatch") {
@@ -189,17 +194,71 @@ impl SchedulerConfig {
 
     fn check(&self) -> Result<()> {
         let n = self.num_train_timesteps;
-        if n == 0 || self.trained_betas.as_ref().is_some_and(|b| b.len() != n) {
-            return Err(Error::model(format!("`num_train_timesteps` is {n}, which does not fit the betas")));
+        let wrong = |what: String| Err(Error::model(what).fix(CORRECT));
+        if !(1..=MOST_TRAINING_STEPS).contains(&n) {
+            return wrong(format!("`num_train_timesteps` is {n}, expected 1 to {MOST_TRAINING_STEPS}"));
         }
-        if let Some(bad) = self.betas().iter().find(|b| !(0.0..1.0).contains(*b)) {
-            return Err(Error::model(format!("a beta of {bad}: betas lie in [0, 1)")));
+        if self.steps_offset >= n {
+            let offset = self.steps_offset;
+            return wrong(format!(
+                "`steps_offset` is {offset}, expected less than `num_train_timesteps` {n}"
+            ));
         }
-        if matches!(self.method, Method::Lcm { .. }) && self.clip_sample.is_some() {
-            return Err(Error::model("`clip_sample` is not supported for consistency models")
-                .fix("set it to false in this file"));
+        if let Some(range) = self.clip_sample.filter(|range| *range <= 0.0) {
+            return wrong(format!("`clip_sample_range` is {range}, expected a number above 0"));
         }
-        Ok(())
+        if let Method::Lcm { original_steps, scaling } = self.method {
+            if self.clip_sample.is_some() {
+                return Err(Error::model("`clip_sample` is not supported for consistency models")
+                    .fix("set it to false in this file"));
+            }
+            if !(1..=n).contains(&original_steps) {
+                return wrong(format!("`original_inference_steps` is {original_steps}, expected 1 to {n}"));
+            }
+            // Its square times that of a timestep stays finite.
+            if !(scaling > 0.0 && scaling <= 1e6) {
+                return wrong(format!("`timestep_scaling` is {scaling}, expected above 0 and at most 1e6"));
+            }
+        }
+        self.check_betas()
+    }
+
+    fn check_betas(&self) -> Result<()> {
+        let (n, start, end) = (self.num_train_timesteps, self.beta_start, self.beta_end);
+        let wrong = |what: String| Err(Error::model(what).fix(CORRECT));
+        match &self.trained_betas {
+            Some(betas) if betas.len() != n => {
+                let len = betas.len();
+                return wrong(format!("`trained_betas` has {len} entries, `num_train_timesteps` is {n}"));
+            }
+            Some(betas) => {
+                if let Some(bad) = betas.iter().find(|b| !(0.0..1.0).contains(*b)) {
+                    return wrong(format!("`trained_betas` has {bad}: betas lie in [0, 1)"));
+                }
+            }
+            None if self.beta_schedule == BetaSchedule::SquaredCosine => {}
+            None => {
+                if !(0.0 < start && start <= end && end < 1.0) {
+                    return wrong(format!(
+                        "`beta_start` {start} and `beta_end` {end}, expected 0 < beta_start <= beta_end < 1"
+                    ));
+                }
+            }
+        }
+        // The formulas divide by the signal and by the noise of a step. Only the last may be without signal.
+        let table = self.alphas_cumprod();
+        let divides = |t: usize| table[t] < 1.0 && (table[t] > 0.0 || (t + 1 == n && table[t] == 0.0));
+        match (0..n).find(|t| !divides(*t)) {
+            None => Ok(()),
+            Some(t) => Err(Error::model(format!(
+                "the betas make alpha-bar {} at training step {t} of {n}, expected between 0 and 1",
+                table[t]
+            ))
+            .fix(
+                "correct `trained_betas`, or `beta_schedule`, `beta_start`, `beta_end` and `num_train_timesteps`, or \
+                 take the file from the model's own scheduler folder",
+            )),
+        }
     }
 
     fn betas(&self) -> Vec<f32> {
@@ -385,9 +444,6 @@ fn timesteps(config: &SchedulerConfig, steps: usize) -> Result<Vec<i64>> {
         return Err(too_many(train, "training steps"));
     }
     if let Method::Lcm { original_steps, .. } = config.method {
-        if original_steps == 0 || original_steps > train {
-            return Err(Error::model(format!("`original_inference_steps` is {original_steps} of {train}")));
-        }
         if steps > original_steps {
             return Err(too_many(original_steps, "distillation steps"));
         }
@@ -430,10 +486,11 @@ fn predictions(config: &SchedulerConfig, t: i64, alpha_bar: f64) -> Result<(Affi
         Prediction::Epsilon if alpha_bar == 0.0 => Err(Error::model(format!(
             "step {t} is pure noise (zero terminal SNR), from which predicted noise gives no clean sample"
         ))
-        .fix("use leading spacing, or a model with v_prediction")),
+        .fix("set `timestep_spacing` to \"leading\" in scheduler_config.json, or use a model with v_prediction")),
         Prediction::Epsilon => Ok((Affine::new(1.0 / a, -s / a), Affine::new(0.0, 1.0))),
         Prediction::Sample if s == 0.0 => {
-            Err(Error::model(format!("step {t} has no noise to be derived from the predicted sample")))
+            Err(Error::model(format!("step {t} has no noise to be derived from the predicted sample"))
+                .fix("correct the betas in scheduler_config.json: they begin with no noise"))
         }
         Prediction::Sample => Ok((Affine::new(0.0, 1.0), Affine::new(1.0 / s, -a / s))),
         Prediction::VPrediction => Ok((Affine::new(a, -s), Affine::new(s, a))),
@@ -666,6 +723,73 @@ mod tests {
             ..SchedulerConfig::stable_diffusion()
         };
         assert!(Schedule::new(&zero, 10, 1.0).expect_err("refused").to_string().contains("zero terminal"));
+    }
+
+    #[test]
+    fn numbers_that_make_no_chain_are_refused_with_the_fix() {
+        for (json, says) in [
+            (r#"{"num_train_timesteps": 0}"#, "`num_train_timesteps` is 0, expected 1 to 1000000"),
+            (r#"{"num_train_timesteps": 1000000000000000}"#, "`num_train_timesteps` is 1000000000000000"),
+            (r#"{"num_train_timesteps": 1e15}"#, "expected usize"),
+            (r#"{"num_train_timesteps": -5}"#, "expected usize"),
+            (r#"{"num_train_timesteps": 1000000}"#, "the betas make alpha-bar 0"),
+            (r#"{"steps_offset": 1000}"#, "`steps_offset` is 1000"),
+            (r#"{"steps_offset": 18446744073709551615}"#, "`steps_offset` is 18446744073709551615"),
+            (r#"{"beta_start": 0.02, "beta_end": 0.01}"#, "`beta_start` 0.02 and `beta_end` 0.01"),
+            (r#"{"beta_start": -0.01}"#, "`beta_start` -0.01"),
+            (r#"{"beta_start": -0.01, "beta_schedule": "scaled_linear"}"#, "`beta_start` -0.01"),
+            (r#"{"beta_start": 0}"#, "`beta_start` 0"),
+            (r#"{"beta_end": 1}"#, "`beta_end` 1"),
+            (r#"{"beta_end": 1e300}"#, "`beta_end` 1000"),
+            (r#"{"beta_start": 1e-12}"#, "the betas make alpha-bar 1 at training step 0"),
+            (r#"{"beta_start": 0.9, "beta_end": 0.9}"#, "the betas make alpha-bar 0"),
+            (r#"{"num_train_timesteps": 1, "rescale_betas_zero_snr": true}"#, "the betas make alpha-bar NaN"),
+            (r#"{"num_train_timesteps": 2, "trained_betas": [0.1]}"#, "`trained_betas` has 1 entries"),
+            (r#"{"num_train_timesteps": 2, "trained_betas": [0.1, -0.1]}"#, "`trained_betas` has -0.1"),
+            (r#"{"num_train_timesteps": 2, "trained_betas": [0.1, 1e39]}"#, "trained_betas"),
+            (r#"{"num_train_timesteps": 2, "trained_betas": [0, 0.1]}"#, "the betas make alpha-bar 1"),
+            (r#"{"clip_sample_range": -1}"#, "`clip_sample_range` is -1"),
+            (r#"{"clip_sample_range": 0}"#, "`clip_sample_range` is 0"),
+            (
+                r#"{"_class_name": "LCMScheduler", "original_inference_steps": 0}"#,
+                "`original_inference_steps` is 0",
+            ),
+            (r#"{"_class_name": "LCMScheduler", "original_inference_steps": 1001}"#, "expected 1 to 1000"),
+            (r#"{"_class_name": "LCMScheduler", "timestep_scaling": 0}"#, "`timestep_scaling` is 0"),
+            (r#"{"_class_name": "LCMScheduler", "timestep_scaling": 1e200}"#, "`timestep_scaling` is 1000"),
+            (r#"{"_class_name": "LCMScheduler", "clip_sample": true}"#, "`clip_sample`"),
+        ] {
+            let text = SchedulerConfig::from_json(json).expect_err(json).to_string();
+            assert!(text.contains(says) && text.contains("fix:"), "{json}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_chain_of_every_length_has_finite_coefficients() {
+        for json in [
+            "{}",
+            r#"{"timestep_spacing": "trailing", "steps_offset": 999}"#,
+            r#"{"timestep_spacing": "linspace", "beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample"}"#,
+            r#"{"prediction_type": "v_prediction", "rescale_betas_zero_snr": true, "timestep_spacing": "trailing"}"#,
+            r#"{"num_train_timesteps": 1}"#,
+            r#"{"num_train_timesteps": 7, "set_alpha_to_one": false}"#,
+            r#"{"_class_name": "LCMScheduler", "original_inference_steps": 37, "num_train_timesteps": 40}"#,
+        ] {
+            let config = SchedulerConfig::from_json(json).expect(json);
+            let longest = match config.method {
+                Method::Lcm { original_steps, .. } => original_steps,
+                Method::Ddim => config.num_train_timesteps,
+            };
+            for steps in 1..=longest {
+                let chain = Schedule::new(&config, steps, 1.0).expect(json);
+                let finite = |a: Affine| a.first.is_finite() && a.second.is_finite();
+                for s in chain.steps {
+                    let right =
+                        finite(s.x0) && finite(s.eps) && finite(s.mean) && (0.0..=1.0).contains(&s.variance);
+                    assert!(right, "{json}: {steps} steps: {s:?}");
+                }
+            }
+        }
     }
 
     #[test]
