@@ -22,6 +22,8 @@ use self::find::{count, damaged, modern_name, some_of};
 use crate::error::{Error, Result};
 use crate::tensor::{HostSlice, Shape};
 
+const READABLE: &str = "check that this is a file that you may read, or download it again";
+
 /// An open checkpoint: the names of all tensors and where their bytes are.
 pub struct Checkpoint {
     label: String,
@@ -115,8 +117,9 @@ impl Checkpoint {
         struct Index {
             weight_map: BTreeMap<String, String>,
         }
-        let text = fs::read(path)
-            .map_err(|e| Error::model(format!("{}: cannot be read", path.display())).because(e))?;
+        let text = fs::read(path).map_err(|e| {
+            Error::model(format!("{}: cannot be read", path.display())).because(e).fix(READABLE)
+        })?;
         let index: Index = serde_json::from_slice(&text).map_err(|e| {
             Error::model(format!("{}: not an index of sharded safetensors", path.display()))
                 .because(e)
@@ -435,11 +438,12 @@ impl TensorView<'_> {
 
 #[allow(unsafe_code)]
 fn map(path: &Path) -> Result<Mmap> {
-    let file = fs::File::open(path).map_err(|e| Error::model("cannot be opened").because(e))?;
+    let failed = |what| move |e: std::io::Error| Error::model(what).because(e).fix(READABLE);
+    let file = fs::File::open(path).map_err(failed("cannot be opened"))?;
     // SAFETY: the mapping is read-only and private to us, and every use goes through `&[u8]`, for which all bit
     // patterns are valid. What Rust cannot rule out is another process changing or truncating the file while we
     // run; like every program that maps weights we ask that a model not be rewritten while it is in use.
-    unsafe { Mmap::map(&file) }.map_err(|e| Error::model("cannot be mapped into memory").because(e))
+    unsafe { Mmap::map(&file) }.map_err(failed("cannot be mapped into memory"))
 }
 
 fn squeezed(dims: &[usize]) -> &[usize] {

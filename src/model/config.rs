@@ -74,19 +74,23 @@ impl<'a> Keys<'a> {
         Ok(self.opt_size(key)?.unwrap_or(default))
     }
 
-    fn opt_float(&self, key: &str) -> Result<Option<f64>> {
-        self.get(key).map(|v| v.as_f64().ok_or_else(|| self.wrong(key, v, "a number"))).transpose()
+    /// How many of something stand one after another.
+    fn count(&self, key: &str, default: usize) -> Result<usize> {
+        let Some(v) = self.get(key) else { return Ok(default) };
+        as_count(v, 1).ok_or_else(|| self.wrong(key, v, COUNT))
     }
 
-    fn float(&self, key: &str, default: f64) -> Result<f64> {
-        Ok(self.opt_float(key)?.unwrap_or(default))
+    fn float(&self, key: &str, default: f32) -> Result<f32> {
+        let Some(v) = self.get(key) else { return Ok(default) };
+        let x = v.as_f64().map(|x| x as f32).filter(|x| x.is_finite());
+        x.ok_or_else(|| self.wrong(key, v, "a number that fits into 32 bits"))
     }
 
-    /// A number that must be above zero.
-    fn positive(&self, key: &str, default: f64) -> Result<f64> {
+    /// A number that must be above zero, and whose inverse is a number too.
+    fn positive(&self, key: &str, default: f32) -> Result<f32> {
         match self.float(key, default)? {
-            x if x > 0.0 => Ok(x),
-            x => Err(self.wrong(key, &x.into(), "a number above 0")),
+            x if x > 0.0 && x.is_normal() => Ok(x),
+            _ => Err(self.wrong(key, &self.map[key], "a number above 0")),
         }
     }
 
@@ -117,13 +121,47 @@ impl<'a> Keys<'a> {
 
     /// One size for all `n` blocks, or a list with one for each.
     fn size_per_block(&self, key: &str, default: usize, n: usize) -> Result<Vec<usize>> {
+        self.per_block(key, default, n, SIZE, |v| as_size(v, 1))
+    }
+
+    /// One count for all `n` blocks, or a list with one for each.
+    fn count_per_block(&self, key: &str, default: usize, n: usize) -> Result<Vec<usize>> {
+        self.per_block(key, default, n, COUNT, |v| as_count(v, 1))
+    }
+
+    fn per_block(
+        &self,
+        key: &str,
+        default: usize,
+        n: usize,
+        expected: &str,
+        read: impl Fn(&Value) -> Option<usize>,
+    ) -> Result<Vec<usize>> {
         let Some(v) = self.get(key) else { return Ok(vec![default; n]) };
-        if let Some(one) = as_size(v, 1) {
+        if let Some(one) = read(v) {
             return Ok(vec![one; n]);
         }
-        let list: Option<Vec<usize>> = v.as_array().and_then(|a| a.iter().map(|v| as_size(v, 1)).collect());
+        let list: Option<Vec<usize>> = v.as_array().and_then(|a| a.iter().map(read).collect());
         list.filter(|l| l.len() == n)
-            .ok_or_else(|| self.wrong(key, v, &format!("an integer from 1, or a list of {n} of them")))
+            .ok_or_else(|| self.wrong(key, v, &format!("{expected}, or a list of {n} of them")))
+    }
+
+    /// Channels of each level of a network whose resolution is halved between them, at full resolution first. Group
+    /// norms must divide them.
+    fn levels(&self, default: &[usize]) -> Result<(Vec<usize>, usize)> {
+        let channels = self.sizes("block_out_channels", default)?;
+        let groups = self.size("norm_num_groups", 32)?;
+        if channels.len() > MOST_LEVELS {
+            let n = channels.len();
+            let what = format!("block_out_channels has {n} entries, at most {MOST_LEVELS} are supported");
+            return Err(self.contradiction(&what));
+        }
+        match channels.iter().find(|&c| c % groups != 0) {
+            None => Ok((channels, groups)),
+            Some(c) => Err(self.contradiction(&format!(
+                "block_out_channels {c} is no multiple of norm_num_groups {groups}"
+            ))),
+        }
     }
 
     /// A height and a width, given as one number or two; both at least 1.
@@ -175,12 +213,23 @@ impl<'a> Keys<'a> {
 }
 
 const SIZE: &str = "an integer from 1";
+const COUNT: &str = "an integer from 1 to 1024";
 
 /// Sizes that a network can have: what is above is a damaged file, and would overflow products of sizes.
 const LARGEST: u64 = 1 << 30;
 
+/// Layers that can stand one after another. Lists of them are made before any weight is looked at.
+const MOST_LAYERS: u64 = 1024;
+
+/// Levels of resolution: twice what any model has. Sides of images are multiples of two to their number.
+const MOST_LEVELS: usize = 8;
+
 fn as_size(value: &Value, least: u64) -> Option<usize> {
     value.as_u64().filter(|n| (least..=LARGEST).contains(n)).map(|n| n as usize)
+}
+
+fn as_count(value: &Value, least: u64) -> Option<usize> {
+    value.as_u64().filter(|n| (least..=MOST_LAYERS).contains(n)).map(|n| n as usize)
 }
 
 #[cfg(test)]

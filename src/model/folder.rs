@@ -110,7 +110,11 @@ impl Source {
         let mut bytes = 0;
         match self {
             Source::Dir(dir) => {
-                let failed = |e| Error::model(format!("{}: cannot be read", self.describe(rel))).because(e);
+                let failed = |e| {
+                    Error::model(format!("{}: cannot be read", self.describe(rel)))
+                        .because(e)
+                        .fix("fetch this file again, and leave the model in place while it is in use")
+                };
                 let mut file = fs::File::open(dir.join(rel)).map_err(failed)?;
                 let mut block = vec![0; 1 << 20];
                 loop {

@@ -181,11 +181,11 @@ fn text_model(keys: &Keys<'_>) -> Result<ClipTextConfig> {
         vocab_size: keys.size("vocab_size", 49408)?,
         hidden_size,
         intermediate_size: keys.size("intermediate_size", 2048)?,
-        layers: keys.size("num_hidden_layers", 12)?,
+        layers: keys.count("num_hidden_layers", 12)?,
         heads: heads(keys, 8, hidden_size)?,
         max_positions: keys.size("max_position_embeddings", 77)?,
         activation: activation(keys)?,
-        layer_norm_eps: keys.positive("layer_norm_eps", 1e-5)? as f32,
+        layer_norm_eps: keys.positive("layer_norm_eps", 1e-5)?,
         pooling: pooling(keys)?,
         projection_dim: keys.size("projection_dim", 512)?,
     })
@@ -204,16 +204,18 @@ fn vision_model(keys: &Keys<'_>) -> Result<ClipVisionConfig> {
             keys.contradiction(&format!("image_size {image_size} is no multiple of patch_size {patch_size}"))
         );
     }
+    // Pictures have three, and nothing here makes others of them.
+    keys.only("num_channels", &[3.into()])?;
     Ok(ClipVisionConfig {
         hidden_size,
         intermediate_size: keys.size("intermediate_size", 3072)?,
-        layers: keys.size("num_hidden_layers", 12)?,
+        layers: keys.count("num_hidden_layers", 12)?,
         heads: heads(keys, 12, hidden_size)?,
         channels: keys.size("num_channels", 3)?,
         image_size,
         patch_size,
         activation: activation(keys)?,
-        layer_norm_eps: keys.positive("layer_norm_eps", 1e-5)? as f32,
+        layer_norm_eps: keys.positive("layer_norm_eps", 1e-5)?,
         projection_dim: keys.size("projection_dim", 512)?,
     })
 }

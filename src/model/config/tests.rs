@@ -325,3 +325,72 @@ fn both_towers_are_read_and_the_old_keys_decide() {
         &["vision_config_dict.image_size is [224,112]", "squares"],
     );
 }
+
+/// Numbers that decide how much is allocated, how long a loop is or what is divided by, before any weight is looked
+/// at: all at the edge of what makes a network.
+#[test]
+fn numbers_that_make_no_network_are_refused_by_name() {
+    let many = vec![32; 9];
+    for (changes, words) in [
+        (json!({"layers_per_block": 1025}), ["layers_per_block is 1025", "1 to 1024"]),
+        (json!({"layers_per_block": [1, 1, 1, 1 << 30]}), ["layers_per_block", "a list of 4"]),
+        (json!({"layers_per_block": 0}), ["layers_per_block is 0", "1 to 1024"]),
+        (json!({"transformer_layers_per_block": 1 << 30}), ["transformer_layers_per_block", "up to 1024"]),
+        (
+            json!({"transformer_layers_per_block": [[1 << 30], 1, 1, 1]}),
+            ["transformer_layers_per_block", "1024"],
+        ),
+        (json!({"block_out_channels": many}), ["block_out_channels has 9 entries", "at most 8"]),
+        (json!({"block_out_channels": [0, 32, 32, 32]}), ["block_out_channels is [0,", "integers from 1"]),
+        (json!({"norm_num_groups": 0}), ["norm_num_groups is 0", "from 1"]),
+        (json!({"norm_num_groups": 1_u64 << 40}), ["norm_num_groups", "from 1"]),
+        (json!({"attention_head_dim": 0}), ["attention_head_dim is 0", "from 1"]),
+        (json!({"attention_head_dim": [8, 0, 8, 8]}), ["attention_head_dim is [8,0,", "from 1"]),
+        (json!({"cross_attention_dim": 0}), ["cross_attention_dim is 0", "from 1"]),
+        (json!({"sample_size": 0}), ["sample_size is 0", "from 1"]),
+        (json!({"sample_size": [64, 1_u64 << 40]}), ["sample_size is [64,", "from 1"]),
+        (json!({"time_embedding_dim": 0}), ["time_embedding_dim is 0", "from 1"]),
+        (json!({"time_cond_proj_dim": 0}), ["time_cond_proj_dim is 0", "from 1"]),
+        (json!({"conv_in_kernel": 0}), ["conv_in_kernel is 0", "from 1"]),
+        (json!({"norm_eps": 1e-300}), ["norm_eps is 1e-300", "above 0"]),
+        (json!({"norm_eps": 1e300}), ["norm_eps is 1e", "32 bits"]),
+        (json!({"freq_shift": -1}), ["freq_shift -1", "cannot be computed"]),
+        (json!({"freq_shift": 1e9}), ["freq_shift 1000000000", "cannot be computed"]),
+    ] {
+        fails(unet(with(sd1(), changes)), &words);
+    }
+    // Two features are one sine and one cosine, and a shift of one leaves nothing to divide by.
+    let narrow = json!({"addition_time_embed_dim": 2, "freq_shift": 1});
+    fails(unet(with(xl(), narrow)), &["2 features with freq_shift 1", "cannot be computed"]);
+    fails(unet(with(xl(), json!({"addition_time_embed_dim": 0}))), &["addition_time_embed_dim is 0"]);
+    fails(unet(with(xl(), json!({"addition_time_embed_dim": 3}))), &["addition_time_embed_dim 3"]);
+
+    for (changes, words) in [
+        (json!({"layers_per_block": 1 << 20}), ["layers_per_block", "1 to 1024"]),
+        (json!({"latent_channels": 0}), ["latent_channels is 0", "from 1"]),
+        (json!({"norm_num_groups": 0}), ["norm_num_groups is 0", "from 1"]),
+        (json!({"block_out_channels": vec![32; 70]}), ["block_out_channels has 70 entries", "at most 8"]),
+        (json!({"scaling_factor": 1e-40}), ["scaling_factor is 1e-40", "above 0"]),
+        (json!({"scaling_factor": -0.18}), ["scaling_factor is -0.18", "above 0"]),
+        (json!({"shift_factor": 1e39}), ["shift_factor is 1e", "32 bits"]),
+    ] {
+        fails(vae(changes), &words);
+    }
+    for (changes, words) in [
+        (json!({"num_hidden_layers": 1 << 20}), ["num_hidden_layers", "1 to 1024"]),
+        (json!({"num_attention_heads": 0}), ["num_attention_heads is 0", "from 1"]),
+        (json!({"vocab_size": 0}), ["vocab_size is 0", "from 1"]),
+        (json!({"max_position_embeddings": 0}), ["max_position_embeddings is 0", "from 1"]),
+        (json!({"layer_norm_eps": 0}), ["layer_norm_eps is 0", "above 0"]),
+    ] {
+        fails(text(changes), &words);
+    }
+    for (changes, words) in [
+        (json!({"patch_size": 0}), ["patch_size is 0", "from 1"]),
+        (json!({"patch_size": 448}), ["image_size 224", "patch_size 448"]),
+        (json!({"image_size": 0}), ["image_size is 0", "from 1"]),
+        (json!({"num_channels": 1}), ["num_channels is 1", "supported: 3"]),
+    ] {
+        fails(clip(json!({"model_type": "clip", "vision_config": changes})), &words);
+    }
+}

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Keys, as_size};
+use super::{Keys, as_count};
 use crate::error::Result;
 use crate::model::folder::Source;
 
@@ -130,11 +130,11 @@ fn parse(keys: &Keys<'_>) -> Result<UNetConfig> {
     keys.class("UNet2DConditionModel")?;
     refuse_what_is_not_computed(keys)?;
 
-    let channels = keys.sizes("block_out_channels", &[320, 640, 1280, 1280])?;
+    let (channels, norm_groups) = keys.levels(&[320, 640, 1280, 1280])?;
     let n = channels.len();
     let down_types = types(keys, "down_block_types", n, DOWN, &[DOWN[0], DOWN[0], DOWN[0], DOWN[1]])?;
     let up_types = types(keys, "up_block_types", n, UP, &[UP[1], UP[0], UP[0], UP[0]])?;
-    let layers = keys.size_per_block("layers_per_block", 2, n)?;
+    let layers = keys.count_per_block("layers_per_block", 2, n)?;
     let context = keys.size_per_block("cross_attention_dim", 1280, n)?;
     // In these files `attention_head_dim` is the number of heads: a misnomer that diffusers keeps for compatibility.
     let heads_key =
@@ -151,12 +151,6 @@ fn parse(keys: &Keys<'_>) -> Result<UNetConfig> {
         None => depth.iter().rev().cloned().collect(),
     };
 
-    let norm_groups = keys.size("norm_num_groups", 32)?;
-    if let Some(c) = channels.iter().find(|&c| c % norm_groups != 0) {
-        return Err(keys.contradiction(&format!(
-            "block_out_channels {c} is no multiple of norm_num_groups {norm_groups}"
-        )));
-    }
     let attention = |level: usize, depth: &Depth, layers: usize, key: &str| -> Result<Attention> {
         let (heads, channels) = (heads[level], channels[level]);
         if channels % heads != 0 {
@@ -235,22 +229,22 @@ fn parse(keys: &Keys<'_>) -> Result<UNetConfig> {
         mid,
         up,
         norm_groups,
-        norm_eps: keys.positive("norm_eps", 1e-5)? as f32,
+        norm_eps: keys.positive("norm_eps", 1e-5)?,
         linear_projection: keys.flag("use_linear_projection", false)?,
         upcast_attention: keys.flag("upcast_attention", false)?,
         flip_sin_to_cos: keys.flag("flip_sin_to_cos", true)?,
-        freq_shift: keys.float("freq_shift", 0.0)? as f32,
+        freq_shift: keys.float("freq_shift", 0.0)?,
         center_input_sample: keys.flag("center_input_sample", false)?,
         time_cond_proj_dim: keys.opt_size("time_cond_proj_dim")?,
         text_time: text_time(keys)?,
     };
-    // Sines and cosines are halves, and the divisor of the frequencies must not vanish.
-    let half = channels[0] / 2;
-    if channels[0] % 2 != 0 || half as f32 == config.freq_shift {
-        return Err(keys.contradiction(&format!(
-            "a time embedding of {} features with freq_shift {} cannot be computed",
-            channels[0], config.freq_shift
-        )));
+    // Sines and cosines are halves, and the divisor of the frequencies must be above zero.
+    let widths = [Some(channels[0]), config.text_time.map(|t| t.time_dim)];
+    let shift = config.freq_shift;
+    let computed = |width: usize| width.is_multiple_of(2) && (0.0..width as f32 / 2.0).contains(&shift);
+    if let Some(width) = widths.into_iter().flatten().find(|w| !computed(*w)) {
+        let what = format!("a time embedding of {width} features with freq_shift {shift} cannot be computed");
+        return Err(keys.contradiction(&what));
     }
     if let Some(first) = config.context_dim()
         && let Some(other) = config.attentions().find(|a| a.context != first)
@@ -327,16 +321,16 @@ enum Depth {
 
 fn depths(keys: &Keys<'_>, key: &str, n: usize) -> Result<Option<Vec<Depth>>> {
     let Some(v) = keys.get(key) else { return Ok(None) };
-    if let Some(one) = as_size(v, 0) {
+    if let Some(one) = as_count(v, 0) {
         return Ok(Some(vec![Depth::Same(one); n]));
     }
     let one = |v: &Value| match v {
-        Value::Array(list) => list.iter().map(|v| as_size(v, 0)).collect::<Option<_>>().map(Depth::Each),
-        v => as_size(v, 0).map(Depth::Same),
+        Value::Array(list) => list.iter().map(|v| as_count(v, 0)).collect::<Option<_>>().map(Depth::Each),
+        v => as_count(v, 0).map(Depth::Same),
     };
     let list: Option<Vec<Depth>> = v.as_array().and_then(|a| a.iter().map(one).collect());
     list.filter(|l| l.len() == n).map(Some).ok_or_else(|| {
-        keys.wrong(key, v, &format!("an integer, or a list of {n} integers or lists of integers"))
+        keys.wrong(key, v, &format!("an integer up to 1024, or a list of {n} integers or lists of integers"))
     })
 }
 

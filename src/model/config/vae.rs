@@ -61,7 +61,7 @@ fn parse(keys: &Keys<'_>) -> Result<AutoencoderConfig> {
     for key in ["latents_mean", "latents_std"] {
         keys.absent(key)?;
     }
-    let channels = keys.sizes("block_out_channels", &[64])?;
+    let (channels, norm_groups) = keys.levels(&[64])?;
     let n = channels.len();
     for (key, known) in [("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")] {
         let types = keys.texts(key, &[known])?;
@@ -74,24 +74,15 @@ fn parse(keys: &Keys<'_>) -> Result<AutoencoderConfig> {
             );
         }
     }
-    let norm_groups = keys.size("norm_num_groups", 32)?;
-    if let Some(c) = channels.iter().find(|&c| c % norm_groups != 0) {
-        return Err(keys.contradiction(&format!(
-            "block_out_channels {c} is no multiple of norm_num_groups {norm_groups}"
-        )));
-    }
-    if n > 16 {
-        return Err(keys.contradiction(&format!("block_out_channels has {n} entries, at most 16 make sense")));
-    }
     Ok(AutoencoderConfig {
         in_channels: keys.size("in_channels", 3)?,
         out_channels: keys.size("out_channels", 3)?,
         latent_channels: keys.size("latent_channels", 4)?,
         block_out_channels: channels,
-        layers_per_block: keys.size("layers_per_block", 1)?,
+        layers_per_block: keys.count("layers_per_block", 1)?,
         norm_groups,
-        scaling_factor: keys.positive("scaling_factor", 0.18215)? as f32,
-        shift_factor: keys.float("shift_factor", 0.0)? as f32,
+        scaling_factor: keys.positive("scaling_factor", 0.18215)?,
+        shift_factor: keys.float("shift_factor", 0.0)?,
         force_upcast: keys.flag("force_upcast", true)?,
         quant_conv: keys.flag("use_quant_conv", true)?,
         post_quant_conv: keys.flag("use_post_quant_conv", true)?,

@@ -256,6 +256,7 @@ impl Files<'_> {
         Regex::new(pattern).map_err(|e| {
             Error::model(format!("{}: too many added tokens", self.source.describe(self.component)))
                 .because(e)
+                .fix("use the tokenizer files of a CLIP text model as they were published")
         })
     }
 
