@@ -39,7 +39,8 @@ impl Head {
         let mut sizes = Vec::with_capacity(layers.len());
         for (i, layer) in layers.iter().enumerate() {
             let outputs = match layer.dims("weight") {
-                Some([outputs, _]) if i + 1 < layers.len() => *outputs,
+                // A layer without outputs is none; where 1 is expected the error will say so.
+                Some([outputs, _]) if i + 1 < layers.len() => (*outputs).max(1),
                 _ => 1,
             };
             sizes.push((outputs, inputs));
@@ -119,6 +120,13 @@ mod tests {
         says(&[("w", &[1], &[3.])], 1, "no aesthetic head");
         says(&[("weight", &[2, 1], &[3., 4.]), ("bias", &[2], &[5., 5.])], 1, "weight");
         says(&[("weight", &[1, 1], &[3.]), ("bias", &[1], &[5.]), ("extra", &[1], &[5.])], 1, "extra");
+        let empty: &[(&str, &[usize], &[f32])] = &[
+            ("layers.0.weight", &[0, 1], &[]),
+            ("layers.0.bias", &[0], &[]),
+            ("layers.1.weight", &[1, 0], &[]),
+            ("layers.1.bias", &[1], &[1.]),
+        ];
+        says(empty, 1, "layers.1.weight has shape [1, 0]");
         let gap: &[(&str, &[usize], &[f32])] = &[
             ("layers.0.weight", &[2, 1], &[1., 2.]),
             ("layers.0.bias", &[2], &[1., 2.]),

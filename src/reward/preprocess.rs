@@ -91,11 +91,14 @@ fn parse(bytes: &[u8]) -> Result<([f64; 3], [f64; 3])> {
             value.as_array().and_then(|list| list.iter().map(Value::as_f64).collect());
         match list.as_deref() {
             Some(&[r, g, b]) if [r, g, b].into_iter().all(ok) => Ok([r, g, b]),
-            _ => Err(Error::model(format!("{key} is {value}, expected three numbers"))
+            _ => Err(Error::model(format!("{key} is {value}, expected three numbers between 0 and 1"))
                 .fix("download the file again, or remove it to use CLIP's own values")),
         }
     };
-    Ok((three("image_mean", MEAN, f64::is_finite)?, three("image_std", STD, |x| x.is_finite() && x > 0.0)?))
+    // Of intensities between 0 and 1. A deviation of less than a step of 8 bits is none.
+    let mean = three("image_mean", MEAN, |x| (0.0..=1.0).contains(&x))?;
+    let std = three("image_std", STD, |x| (1.0 / 256.0..=1.0).contains(&x))?;
+    Ok((mean, std))
 }
 
 #[cfg(test)]
@@ -114,8 +117,14 @@ mod tests {
     fn settings_are_read_and_nonsense_refused() {
         let (mean, std) = parse(br#"{"image_mean": [0.5, 0.5, 0.5]}"#).unwrap();
         assert_eq!((mean, std), ([0.5; 3], STD));
-        for bad in ["{", r#"{"image_std": [0, 1, 1]}"#, r#"{"image_mean": 0.5}"#, r#"{"image_mean": [1, 2]}"#]
-        {
+        for bad in [
+            "{",
+            r#"{"image_std": [0, 1, 1]}"#,
+            r#"{"image_std": [1e-300, 1, 1]}"#,
+            r#"{"image_mean": [1e300, 0, 0]}"#,
+            r#"{"image_mean": 0.5}"#,
+            r#"{"image_mean": [1, 2]}"#,
+        ] {
             let text = parse(bad.as_bytes()).unwrap_err().to_string();
             assert!(text.contains("fix:"), "{text}");
         }
