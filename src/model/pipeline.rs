@@ -15,6 +15,10 @@ use crate::tensor::{Shape, Tensor};
 /// Latents of a UNet whose file states no size, along one side.
 const DEFAULT_SIDE: usize = 64;
 
+/// Pixels along one side that can be asked for. No machine holds a square of them, but all products of sizes do fit
+/// into 64 bits.
+const LARGEST_SIDE: usize = 1 << 20;
+
 /// A model on a backend, ready to be sampled from.
 pub struct Pipeline {
     pub kind: Kind,
@@ -105,6 +109,14 @@ impl Pipeline {
             ))
             .fix("use a text-to-image model: inpainting and image-conditioned models take more inputs"));
         }
+        if vae_config.out_channels != 3 {
+            return Err(Error::model(format!(
+                "{}: out_channels is {}, but images have 3",
+                folder.source().describe("vae/config.json"),
+                vae_config.out_channels
+            ))
+            .fix("use a model whose autoencoder makes RGB images"));
+        }
         let mut texts = vec![TextEncoder::load(backend, folder, "")?];
         if folder.pipeline() == Kind::StableDiffusionXl {
             texts.push(TextEncoder::load(backend, folder, "_2")?);
@@ -128,15 +140,19 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for a height or width that is no multiple of what the networks
-    /// halve, naming the nearest that is.
+    /// halve, naming the nearest that is, and for one that is too large.
     pub fn size(&self, height: Option<usize>, width: Option<usize>) -> Result<Size> {
         let (factor, config) = (self.factor(), self.unet.config());
         let (h, w) = config.sample_size.unwrap_or((DEFAULT_SIDE, DEFAULT_SIDE));
         let step = factor * self.unet.multiple();
         let side = |name: &str, asked: Option<usize>, trained: usize| {
             let pixels = asked.unwrap_or(trained * factor);
+            if pixels > LARGEST_SIDE {
+                return Err(Error::usage(format!("--{name} {pixels} is more than {LARGEST_SIDE} pixels"))
+                    .fix(format!("give --{name} a multiple of {step} of at most {LARGEST_SIDE}")));
+            }
             if pixels == 0 || !pixels.is_multiple_of(step) {
-                let nearest = (pixels.saturating_add(step / 2) / step).max(1) * step;
+                let nearest = ((pixels + step / 2) / step).max(1) * step;
                 return Err(Error::usage(format!("--{name} {pixels} is no multiple of {step}"))
                     .fix(format!("--{name} {nearest}")));
             }
