@@ -2,6 +2,7 @@
 
 Each folder under tests/golden/models holds config.json and weights as those libraries save them (fp16), and
 golden.safetensors with inputs and outputs, computed in float64 from the same rounded weights; images as (n, h, w, c).
+Pipelines have guide.safetensors too: noise, clean latent and the gradient of a reward as the scheduler has them.
 `error.*` are the NMSE of the same computation in PyTorch float32, by which the tests measure theirs.
 
     python tools/golden/models.py          # torch 2.11, diffusers 0.42, transformers 5.23
@@ -13,8 +14,8 @@ import shutil
 import warnings
 
 import torch
-from diffusers import (AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline,
-                       UNet2DConditionModel)
+from diffusers import (AutoencoderKL, DDIMScheduler, LatentConsistencyModelPipeline, LCMScheduler,
+                       StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel)
 from safetensors.torch import load_file, save_file
 from transformers import (CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection,
                           CLIPTokenizer)
@@ -327,6 +328,133 @@ def pipeline(name, seed):
     return [e[0] for e in errors.values()]
 
 
+def lcm(seed):
+    """A folder of a latent consistency model; its scaling makes the boundary conditions matter in mid-chain."""
+    tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
+    text = CLIPTextConfig(hidden_size=12, vocab_size=len(tokenizer), intermediate_size=24, num_hidden_layers=2,
+                          num_attention_heads=2, max_position_embeddings=32, bos_token_id=tokenizer.bos_token_id,
+                          eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    unet = UNet2DConditionModel(**(COMMON | dict(
+        down_block_types=(D, CD), up_block_types=(CU, U), block_out_channels=(8, 12), layers_per_block=1,
+        attention_head_dim=4, cross_attention_dim=12, sample_size=6, time_cond_proj_dim=18)))
+    vae = AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+                        block_out_channels=(8, 8), norm_num_groups=4)
+    pipe = LatentConsistencyModelPipeline(
+        vae=randomise(vae, seed), text_encoder=randomise(CLIPTextModel(text), seed + 1), tokenizer=tokenizer,
+        unet=randomise(unet, seed + 2), scheduler=LCMScheduler(timestep_scaling=0.001), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False)
+    folder = OUT / "pipeline_lcm"
+    if folder.exists():
+        shutil.rmtree(folder)
+    pipe.to(dtype=torch.float16).save_pretrained(folder)
+    shutil.rmtree(folder / "tokenizer")
+
+
+def denoise(scheduler, t, x, out):
+    """The clean latent and the noise that the output of a network means, in closed form."""
+    c = scheduler.config
+    abar = scheduler.alphas_cumprod[t].double()
+    a, s = abar.sqrt().to(x.dtype), (1 - abar).sqrt().to(x.dtype)
+    x0, eps = {"epsilon": lambda: ((x - s * out) / a, out), "sample": lambda: (out, (x - a * out) / s),
+               "v_prediction": lambda: (a * x - s * out, s * x + a * out)}[c.prediction_type]()
+    if isinstance(scheduler, LCMScheduler):
+        scaled = t * c.timestep_scaling
+        x0 = scaled / (scaled ** 2 + 0.25) ** 0.5 * x0 + 0.25 / (scaled ** 2 + 0.25) * x
+    elif c.clip_sample:
+        x0 = x0.clamp(-c.clip_sample_range, c.clip_sample_range)
+    return x0, eps
+
+
+def agrees(scheduler, steps, t, x, out, x0, eps):
+    """That diffusers' own step finds the same, up to its float32 coefficients."""
+    scheduler.set_timesteps(steps)
+    step = scheduler.step(out, t, x)
+    if isinstance(scheduler, LCMScheduler):
+        assert nmse(step.denoised, x0) < 1e-12
+    else:
+        before = scheduler.alphas_cumprod[t - 1000 // steps].double()
+        assert nmse(step.pred_original_sample, x0) < 1e-12
+        assert nmse(step.prev_sample, before.sqrt() * x0 + (1 - before).sqrt() * eps) < 1e-12
+
+
+def guide(name, cls, steps, t, variants, seed):
+    """Noise, clean latent and the gradient of <dy, image> back through decoder, scheduler and guided UNet.
+
+    `variants` are changes of the scheduler's file, by the prefix of what is found with them."""
+    folder = OUT / f"pipeline_{name}"
+    tokenizer, xl = CLIPTokenizer.from_pretrained(TOKENIZER), name == "sdxl"
+    given = dict(tokenizer_2=tokenizer, add_watermarker=False) if xl else dict(safety_checker=None)
+    pipe = cls.from_pretrained(folder, tokenizer=tokenizer, **given)
+    pipe.unet.requires_grad_(False)
+    pipe.vae.requires_grad_(False)
+    texts = [("a large red star", "blurry"), ("Two rings, one BLUE circle on a very dark green background!", "a ring")]
+    of = [1, 0, 1]
+    prompts, negatives = [texts[i][0] for i in of], [texts[i][1] for i in of]
+    embeds = pipe.unet.config.time_cond_proj_dim
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(3, 4, 6, 10, generator=g)
+    dy = torch.randn(1, 3, 12, 20, generator=g)
+    s = 3.5
+    tensors = dict(x=nhwc(x), dy=nhwc(dy), t=[t], s=[s], of=of)
+    results = {}
+    for dtype in (torch.float64, torch.float32):
+        pipe.to(dtype=dtype)
+        arguments = {}
+        with torch.no_grad():
+            found = pipe.encode_prompt(prompts, negative_prompt=negatives, device="cpu", num_images_per_prompt=1,
+                                       do_classifier_free_guidance=not embeds)
+        states = found[0] if embeds else torch.cat([found[1], found[0]])
+        if xl:
+            ids = torch.tensor([[12, 20, 0, 0, 12, 20]], dtype=dtype).expand(6, 6)
+            arguments["added_cond_kwargs"] = dict(text_embeds=torch.cat([found[3], found[2]]), time_ids=ids)
+        if embeds:
+            w = pipe.get_guidance_scale_embedding(torch.tensor([s - 1] * 3), embedding_dim=embeds)
+            arguments["timestep_cond"] = w.to(dtype)
+        for label, changes in variants.items():
+            scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **changes)
+            leaf = x.to(dtype).requires_grad_()
+            if embeds:
+                out = pipe.unet(leaf, t, states, **arguments).sample
+            else:
+                u, c = pipe.unet(leaf.repeat(2, 1, 1, 1), t, states, **arguments).sample.chunk(2)
+                out = u + s * (c - u)
+            x0, eps = denoise(scheduler, t, leaf, out)
+            raw = pipe.vae.decode(x0 / pipe.vae.config.scaling_factor).sample
+            image = (raw / 2 + 0.5).clamp(0, 1)
+            reward = (dy.to(dtype) * image).sum((1, 2, 3))
+            (dx,) = torch.autograd.grad(reward.sum(), leaf)
+            y = dict(eps=nhwc(eps), x0=nhwc(x0), reward=reward, dx=nhwc(dx))
+            results[dtype, label] = {f"{label}{k}": v.detach() for k, v in y.items()}
+            if dtype == torch.float64:
+                agrees(scheduler, steps, t, x.double(), *(v.detach() for v in (out, x0, eps)))
+                inside = (raw.abs() < 1).double().mean().item()
+                free = (x0.abs() < scheduler.config.clip_sample_range).double().mean().item()
+                print(f"{name} {label or 'own.'} {inside:.0%} of the pixels and {free:.0%} of x0 are within the clamps")
+    errors = []
+    for label in variants:
+        y, y32 = results[torch.float64, label], results[torch.float32, label]
+        tensors |= y | {f"error.{k}": [nmse(y32[k], y[k])] for k in y}
+        errors += [nmse(y32[k], y[k]) for k in y]
+    save_file({k: torch.as_tensor(v, dtype=torch.float32).contiguous() for k, v in tensors.items()},
+              folder / "guide.safetensors")
+    return errors
+
+
+def guides():
+    """Every prediction type, with clipping and without, and a consistency model."""
+    lcm(5200)
+    # 5404: with 5400 the gradient is ten times as sensitive to rounding as with the nine seeds after it, and the
+    # float32 errors are luck.
+    return {
+        "guide_sd": guide("sd", StableDiffusionPipeline, 10, 501,
+                          {"": {}, "sample.": dict(prediction_type="sample"),
+                           "clipped.": dict(clip_sample=True, clip_sample_range=1.5)}, 5300),
+        "guide_sdxl": guide("sdxl", StableDiffusionXLPipeline, 10, 201, {"": {}}, 5404),
+        "guide_lcm": guide("lcm", LatentConsistencyModelPipeline, 4, 499,
+                           {"": {}, "v.": dict(prediction_type="v_prediction")}, 5500),
+    }
+
+
 def main():
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -345,6 +473,7 @@ def main():
     rows["text_projection"] = text_model("projection", CLIPTextModelWithProjection, dict(hidden_act="gelu"), 4200)
     for i, name in enumerate(("sd", "sdxl")):
         rows[f"pipeline_{name}"] = pipeline(name, 5000 + 100 * i)
+    rows |= guides()
     for name, errors in rows.items():
         print(f"{name:18}", " ".join(f"{e:.1e}" for e in errors))
     files = [p for p in OUT.rglob("*") if p.is_file()]
