@@ -123,8 +123,10 @@ fn a_run_is_written_line_by_line_and_never_replaced_unasked() {
     let text = fs::read_to_string(run.path().join("particles.jsonl")).unwrap();
     assert_eq!(serde_json::from_str::<Value>(text.trim_end()).unwrap()["path"], "particles/000.png");
 
-    // A killed run is no result; a finished or interrupted one is.
+    // A killed or failed run is no result; a finished or interrupted one is.
     RunDir::new(out.path(), 7, "A photo of a/cat").check(false).unwrap();
+    run.write_run(Status::Failed, &json!({"seed": 42})).unwrap();
+    run.check(false).unwrap();
     for status in [Status::Finished, Status::Interrupted] {
         run.write_run(status, &json!({"seed": 42})).unwrap();
         let error = run.start(false).unwrap_err();
@@ -170,9 +172,19 @@ fn an_output_that_cannot_be_written_names_the_flag() {
     // A file where the directory should be: holds for every user, root too.
     let blocked = out.path().join("file");
     fs::write(&blocked, "").unwrap();
-    let error = RunDir::new(&blocked, 0, "a star").start(false).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Io);
-    let text = error.to_string();
-    assert!(text.contains("0000-a-star") && text.contains("-o"), "{text}");
+    let run = RunDir::new(&blocked, 0, "a star");
+    for error in [run.probe().unwrap_err(), run.start(false).unwrap_err()] {
+        assert_eq!(error.kind(), ErrorKind::Io);
+        let text = error.to_string();
+        assert!(text.contains("0000-a-star") && text.contains("-o"), "{text}");
+    }
     assert!(!Path::new(&blocked).is_dir());
+}
+
+#[test]
+fn a_probe_leaves_nothing_behind() {
+    let out = tempfile::tempdir().unwrap();
+    RunDir::new(&out.path().join("not/there"), 0, "a star").probe().unwrap();
+    RunDir::new(out.path(), 0, "a star").probe().unwrap();
+    assert_eq!(fs::read_dir(out.path()).unwrap().count(), 0);
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::file::{FIX_OUTPUT, sha256, write_atomic};
+use super::file::{FIX_OUTPUT, FIX_REPORT, sha256, write_atomic};
 use super::metadata::{Parameters, encode_png};
 use super::record::Status;
 use super::slug::slug;
@@ -35,32 +35,46 @@ impl RunDir {
     }
 
     /// Refuses a folder that holds the results of an earlier run. To be asked for every prompt before the first
-    /// is computed. A run that was killed is no result.
+    /// is computed. A run that was killed or failed is no result.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the folder, `-o` and `--overwrite`.
     pub fn check(&self, overwrite: bool) -> Result<()> {
         let Ok(text) = fs::read_to_string(self.path.join("run.json")) else { return Ok(()) };
-        let killed = serde_json::from_str::<Value>(&text)
-            .is_ok_and(|run| run["status"] == serde_json::json!(Status::Running));
-        if overwrite || killed {
+        let worthless = [Status::Running, Status::Failed].map(|status| serde_json::json!(status));
+        let no_result =
+            serde_json::from_str::<Value>(&text).is_ok_and(|run| worthless.contains(&run["status"]));
+        if overwrite || no_result {
             return Ok(());
         }
         Err(Error::usage(format!("{} holds the results of an earlier run", self.path.display()))
             .fix("choose another directory with -o, or replace them with --overwrite"))
     }
 
-    /// Makes the folder, without any file of an earlier run in it.
+    /// Finds out whether the folder can be made and written, and leaves nothing behind: writes a file into the
+    /// folder, or into the nearest one above that exists, and removes it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming `-o`, where nothing can be written.
+    pub fn probe(&self) -> Result<()> {
+        let here = |path| if path == Path::new("") { Path::new(".") } else { path };
+        let there = self.path.ancestors().map(here).find(|path| path.exists()).unwrap_or(Path::new("."));
+        let file = there.join(format!(".das-cuda.{}.part", std::process::id()));
+        fs::File::create(&file).and_then(|_| fs::remove_file(&file)).map_err(|e| self.unwritable(e))
+    }
+
+    fn unwritable(&self, e: std::io::Error) -> Error {
+        Error::io(format!("{}: cannot be made or written", self.path.display())).because(e).fix(FIX_OUTPUT)
+    }
+
+    /// Makes the folder, without any file of an earlier run in it. To be called when everything that can be refused
+    /// has been: the files of the earlier run are lost.
     ///
     /// # Errors
     /// As [`RunDir::check`]; [`ErrorKind::Io`](crate::ErrorKind::Io), naming `-o`, where nothing can be written.
     pub fn start(&self, overwrite: bool) -> Result<()> {
         self.check(overwrite)?;
-        let fail = |e| {
-            Error::io(format!("{}: cannot be made or written", self.path.display()))
-                .because(e)
-                .fix(FIX_OUTPUT)
-        };
+        let fail = |e| self.unwritable(e);
         fs::create_dir_all(&self.path).map_err(fail)?;
         for name in OURS {
             remove(&self.path.join(name)).map_err(fail)?;
@@ -144,7 +158,7 @@ impl RunDir {
 }
 
 fn encode(path: &Path, e: serde_json::Error) -> Error {
-    Error::io(format!("{}: cannot be encoded as JSON", path.display())).because(e)
+    Error::io(format!("{}: cannot be encoded as JSON", path.display())).because(e).fix(FIX_REPORT)
 }
 
 fn remove(path: &Path) -> std::io::Result<()> {

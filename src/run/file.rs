@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 /// What to do about a file that cannot be written.
 pub(super) const FIX_OUTPUT: &str = "choose a directory that can be written, and has room, with -o";
 
+/// What to do about data that cannot be encoded, which no input should cause.
+pub(super) const FIX_REPORT: &str = "this is a bug of das-cuda: please report it with the command";
+
 /// Writes `bytes` beside `path` and renames: readers see the old file or the new one, never a part.
 ///
 /// # Errors
@@ -36,7 +39,9 @@ pub fn sha256(bytes: &[u8]) -> String {
 /// # Errors
 /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file.
 pub fn sha256_file(path: &Path) -> Result<String> {
-    let fail = |e| Error::io(format!("{}: cannot be read", path.display())).because(e);
+    let fail = |e| {
+        Error::io(format!("{}: cannot be read", path.display())).because(e).fix("check its path and rights")
+    };
     let mut file = fs::File::open(path).map_err(fail)?;
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
     loop {

@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use super::file::write_atomic;
+use super::file::{FIX_REPORT, write_atomic};
 use crate::error::{Error, Result};
 use crate::tensor::Shape;
 
@@ -21,7 +21,7 @@ pub fn save_latents(path: &Path, shape: Shape, latents: &[f32]) -> Result<()> {
     let Shape { n, h, w, c } = shape;
     let moved = transpose(latents, n, h * w, c);
     let bytes: Vec<u8> = moved.iter().flat_map(|x| x.to_le_bytes()).collect();
-    let fail = |e| Error::io(format!("{}: cannot be encoded", path.display())).because(e);
+    let fail = |e| Error::io(format!("{}: cannot be encoded", path.display())).because(e).fix(FIX_REPORT);
     let view = TensorView::new(Dtype::F32, vec![n, c, h, w], &bytes).map_err(fail)?;
     write_atomic(path, &safetensors::serialize([("latents", view)], None).map_err(fail)?)
 }
@@ -30,7 +30,8 @@ pub fn save_latents(path: &Path, shape: Shape, latents: &[f32]) -> Result<()> {
 ///
 /// # Errors
 /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file: not readable, no safetensors file, no tensor
-/// `latents`, another shape, elements other than f32, f16 or bf16, a value that is not finite.
+/// `latents`, elements other than f32, f16 or bf16, a value that is not finite.
+/// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the flags that decide it, for another shape.
 pub fn load_latents(path: &Path, expected: Shape) -> Result<Vec<f32>> {
     let fail = |what: String| {
         let Shape { n, h, w, c } = expected;
@@ -48,7 +49,7 @@ pub fn load_latents(path: &Path, expected: Shape) -> Result<Vec<f32>> {
     })?;
     let Shape { n, h, w, c } = expected;
     if view.shape() != [n, c, h, w] {
-        return Err(fail(format!("`latents` has shape {:?}", view.shape())));
+        return Err(unlike(path, view.shape(), expected));
     }
     let data = view.data();
     let values: Vec<f32> = match view.dtype() {
@@ -62,6 +63,22 @@ pub fn load_latents(path: &Path, expected: Shape) -> Result<Vec<f32>> {
         return Err(fail(format!("`latents` holds {} in particle {particle}", values[at])));
     }
     Ok(transpose(&values, n, c, h * w))
+}
+
+/// Latents of another shape than the options ask for.
+fn unlike(path: &Path, found: &[usize], Shape { n, h, w, c }: Shape) -> Error {
+    let fix = match *found {
+        [particles, channels, height, width] if [channels, height, width] == [c, h, w] => {
+            format!("give --particles {particles}, or a file of {n} latents")
+        }
+        _ => "choose --particles, -W, -H and the model as for the run that saved the latents".to_string(),
+    };
+    Error::usage(format!(
+        "--latents {}: `latents` has shape {found:?}, and this run needs [{n}, {c}, {h}, {w}] \
+         (particles, channels, height, width)",
+        path.display()
+    ))
+    .fix(fix)
 }
 
 /// `(n, rows, columns) -> (n, columns, rows)`.
@@ -124,6 +141,8 @@ mod tests {
         save_latents(&path, SHAPE, &latents()).unwrap();
         let text = error(SHAPE.with_n(3));
         assert!(text.contains("[2, 4, 3, 5]") && text.contains("[3, 4, 3, 5]"), "{text}");
+        assert!(text.contains("--particles 2"), "{text}");
+        assert!(error(Shape::new(2, 5, 3, 4)).contains("-W, -H"), "{}", error(Shape::new(2, 5, 3, 4)));
         let mut bad = latents();
         bad[70] = f32::NAN;
         save_latents(&path, SHAPE, &bad).unwrap();

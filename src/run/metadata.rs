@@ -64,7 +64,9 @@ impl Parameters {
 /// [`ErrorKind::Io`](crate::ErrorKind::Io) for sizes that PNG cannot hold.
 pub fn encode_png(picture: &Picture, parameters: Option<&Parameters>) -> Result<Vec<u8>> {
     let fail = |e: Box<dyn std::error::Error + Send + Sync>| {
-        Error::io(format!("a PNG of {}x{} cannot be encoded", picture.width, picture.height)).because(e)
+        Error::io(format!("a PNG of {}x{} cannot be encoded", picture.width, picture.height))
+            .because(e)
+            .fix("choose a smaller size with -W and -H")
     };
     let (Ok(width), Ok(height)) = (u32::try_from(picture.width), u32::try_from(picture.height)) else {
         return Err(fail("sides are limited to 32 bits".into()));
@@ -94,8 +96,9 @@ pub fn encode_png(picture: &Picture, parameters: Option<&Parameters>) -> Result<
 /// # Errors
 /// [`ErrorKind::Io`](crate::ErrorKind::Io) if the file cannot be opened.
 pub fn read_parameters(path: &Path) -> Result<Option<String>> {
-    let file = std::fs::File::open(path)
-        .map_err(|e| Error::io(format!("{}: cannot be read", path.display())).because(e))?;
+    let file = std::fs::File::open(path).map_err(|e| {
+        Error::io(format!("{}: cannot be read", path.display())).because(e).fix("check the path of the image")
+    })?;
     let Ok(mut reader) = png::Decoder::new(std::io::BufReader::new(file)).read_info() else {
         return Ok(None);
     };

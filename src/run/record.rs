@@ -13,6 +13,8 @@ pub enum Status {
     Finished,
     /// Ended early, by the user; what is there is valid.
     Interrupted,
+    /// Ended by an error; there are no pictures.
+    Failed,
 }
 
 /// One step of one prompt; lists have one entry per particle.
