@@ -1,10 +1,12 @@
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     match das_cuda::cli::run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            // Where stderr is closed, the exit code still tells.
+            let _ = writeln!(std::io::stderr(), "error: {error}");
             ExitCode::from(error.exit_code())
         }
     }

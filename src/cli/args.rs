@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::error::Result;
 use crate::proposal::Proposal;
 
 /// Test-time alignment of diffusion models: Sequential Monte Carlo with reward gradients.
@@ -39,7 +40,7 @@ pub enum Select {
     Argmax,
     /// One draw from the weights: an asymptotically exact sample of the target
     Draw,
-    /// Every particle, with its weight
+    /// Every particle; its weight is in --json and in particles.jsonl
     All,
 }
 
@@ -63,6 +64,18 @@ pub enum NanPolicy {
 pub enum Switch {
     On,
     Off,
+    /// On if the memory that `plan` foretells is more than there is
+    Auto,
+}
+
+/// A choice as it is typed.
+pub fn typed(choice: impl ValueEnum) -> String {
+    choice.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string())
+}
+
+/// A proposal by its name; `twisted` is what the field calls the method of DAS.
+fn proposal(text: &str) -> Result<Proposal> {
+    if text == "twisted" { Ok(Proposal::Das) } else { text.parse() }
 }
 
 /// `auto` or a number.
@@ -137,10 +150,16 @@ pub struct Sample {
     /// Strength of the prior, alpha in p(x) exp(r(x)/alpha) [default: the reward's own, 0.2 for `shapes`]
     #[arg(long = "kl", visible_aliases = ["alpha", "kl-coeff"], value_name = "ALPHA", help_heading = "Alignment")]
     pub kl: Option<f64>,
-    /// How particles are proposed and weighted: das (gradients and tempering, the paper's method), tds (das without
-    /// tempering), bootstrap (resampling only, any reward), none (the model's own samples), best-of-n (independent
-    /// samples at the network cost of das)
-    #[arg(long, default_value_t = Proposal::Das, value_name = "METHOD", help_heading = "Alignment")]
+    /// How particles are proposed and weighted: das or twisted (gradients and tempering, the paper's method), tds (das
+    /// without tempering), bootstrap (resampling only, any reward), none (the model's own samples), best-of-n
+    /// (independent samples at the network cost of das)
+    #[arg(
+        long,
+        default_value_t = Proposal::Das,
+        value_parser = proposal,
+        value_name = "METHOD",
+        help_heading = "Alignment"
+    )]
     pub proposal: Proposal,
     /// Particles per prompt [default: 16 for `shapes`, else 4]
     #[arg(long, alias = "num-particles", value_name = "P", help_heading = "Alignment")]
@@ -157,15 +176,16 @@ pub struct Sample {
     /// ssp, systematic, stratified, residual or multinomial [default: ssp; systematic for tds]
     #[arg(long, value_name = "R", help_heading = "Alignment")]
     pub resample: Option<String>,
-    /// Resample when the effective sample size falls below this fraction of the particles
-    #[arg(long, default_value_t = 0.5, value_name = "F", help_heading = "Alignment")]
-    pub ess_threshold: f64,
+    /// Resample when the effective sample size falls below this fraction of the particles [default: 0.5]
+    #[arg(long, value_name = "F", help_heading = "Alignment")]
+    pub ess_threshold: Option<f64>,
     /// What to do about values that are not finite: drop the particle (and say so) or abort with exit code 5
     #[arg(long, value_enum, default_value_t = NanPolicy::Drop, help_heading = "Alignment")]
     pub on_nan: NanPolicy,
 
-    /// Output directory; each prompt gets a folder of its own
-    #[arg(short, long, default_value = "out", value_name = "DIR", help_heading = "Output")]
+    /// Output directory; each prompt gets a folder of its own. For one prompt also NAME.png: the selected image goes
+    /// there, the rest into the directory NAME beside it
+    #[arg(short, long, default_value = "out", value_name = "PATH", help_heading = "Output")]
     pub output: PathBuf,
     /// Which particle is returned (best.png and standard output)
     #[arg(long, value_enum, default_value_t = Select::Argmax, help_heading = "Output")]
@@ -217,6 +237,9 @@ pub struct Score {
     /// Reward, repeatable: NAME[=WEIGHT][:PATH]
     #[arg(long = "reward", value_name = "R", required = true)]
     pub rewards: Vec<String>,
+    /// Model whose towers judge where a reward names no path [default: the model inside this program, `shapes`]
+    #[arg(short, long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
     /// Prompt for rewards that compare with text [default: the prompt in the PNG's metadata]
     #[arg(short, long, value_name = "TEXT")]
     pub prompt: Option<String>,

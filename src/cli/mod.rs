@@ -2,11 +2,16 @@
 //! standard output, progress and warnings to stderr.
 
 mod args;
+mod meaning;
+mod memory;
 mod options;
+mod output;
 mod plan;
 mod progress;
 mod prompts;
+mod record;
 mod sample;
+mod save;
 mod score;
 mod session;
 
@@ -21,10 +26,19 @@ use options::Options;
 /// # Errors
 /// Whatever the command meets.
 pub fn run() -> Result<()> {
-    match Cli::parse().command {
+    match command(Cli::parse().command) {
+        Err(error) if output::reader_left(&error) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+fn command(command: Command) -> Result<()> {
+    match command {
         Command::Sample(args) => {
             options::threads(args.threads)?;
-            sample::run(Options::resolve(&args)?, std::env::args().collect())
+            // For the record: what is no UTF-8 is shown as well as it can be.
+            let typed = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+            sample::run(Options::resolve(&args)?, typed)
         }
         Command::Plan(args) => {
             options::threads(args.threads)?;

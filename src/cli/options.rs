@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use super::args::{Auto, Dtype, NanPolicy, Sample, Save, Select, Switch};
+use super::meaning;
 use super::prompts::{self, Prompt};
 use crate::error::{Error, Result};
 use crate::proposal::Proposal;
@@ -22,18 +23,24 @@ pub struct Options {
     pub seed: u64,
     pub latents: Option<PathBuf>,
     pub steps: usize,
-    pub cfg_scale: f32,
+    pub cfg_scale: f64,
     pub eta: f64,
     pub rewards: Vec<Spec>,
     pub eval_rewards: Vec<Spec>,
     /// `None`: the reward's own default.
     pub kl: Option<f64>,
     pub proposal: Proposal,
+    /// As asked for.
     pub particles: usize,
+    /// Chains that run: one per particle, or as many as cost the same for `best-of-n`.
+    pub chains: usize,
     pub rules: Rules,
     pub tempering_start: f64,
     pub on_nan: OnNan,
+    /// Directory for the prompts' folders.
     pub output: PathBuf,
+    /// File that gets the selected image too.
+    pub image: Option<PathBuf>,
     pub select: Select,
     pub save: Save,
     pub save_latents: bool,
@@ -44,7 +51,7 @@ pub struct Options {
     pub quiet: bool,
     pub dtype: Dtype,
     pub micro_batch: Auto,
-    pub checkpointing: bool,
+    pub checkpointing: Switch,
 }
 
 /// Alpha for the aesthetic head of the embedded model, whose ratings spread wider than those of the head that the
@@ -76,7 +83,7 @@ impl Options {
         }
         finite("--cfg-scale", args.cfg_scale, 0.0, 1e4)?;
         finite("--eta", args.eta, 0.0, 1.0)?;
-        finite("--ess-threshold", args.ess_threshold, 0.0, 1.0)?;
+        finite("--ess-threshold", args.ess_threshold.unwrap_or_default(), 0.0, 1.0)?;
         if !(0.0..1.0).contains(&args.tempering_start) {
             return Err(Error::usage(format!("--tempering-start {}: not a fraction", args.tempering_start))
                 .fix("give a number from 0 to below 1"));
@@ -93,6 +100,8 @@ impl Options {
             if args.rewards.is_empty() { &default_reward } else { &args.rewards },
         )?;
         let eval_rewards = Spec::parse_all("--eval-reward", &args.eval_rewards)?;
+        meaning::check(args, &prompts, &eval_rewards)?;
+        let (output, image) = meaning::destination(args, &prompts)?;
         let own_head = embedded && rewards.iter().any(|r| r.kind == Kind::Aesthetic && r.path.is_none());
         Ok(Options {
             prompts,
@@ -102,20 +111,22 @@ impl Options {
             seed: args.seed,
             latents: args.latents.clone(),
             steps,
-            cfg_scale: args.cfg_scale as f32,
+            cfg_scale: args.cfg_scale,
             eta: args.eta,
             rewards,
             eval_rewards,
             kl: args.kl.or(own_head.then_some(SHAPES_KL)),
             proposal: args.proposal,
             particles,
+            chains: particles,
             rules: rules(args, steps)?,
             tempering_start: args.tempering_start,
             on_nan: match args.on_nan {
                 NanPolicy::Drop => OnNan::Drop,
                 NanPolicy::Abort => OnNan::Abort,
             },
-            output: args.output.clone(),
+            output,
+            image,
             select: args.select,
             save: args.save,
             save_latents: args.save_latents,
@@ -126,7 +137,7 @@ impl Options {
             quiet: args.quiet,
             dtype: args.dtype,
             micro_batch: args.micro_batch,
-            checkpointing: args.checkpointing == Switch::On,
+            checkpointing: args.checkpointing,
         })
     }
 }
@@ -135,29 +146,19 @@ impl Options {
 fn rules(args: &Sample, steps: usize) -> Result<Rules> {
     let guided = steps - (steps as f64 * args.tempering_start).floor() as usize;
     let own = args.proposal.rules(guided);
-    for (flag, given) in [
-        ("--tempering", args.tempering.is_some()),
-        ("--gamma", args.gamma.is_some()),
-        ("--resample", args.resample.is_some()),
-        ("--tempering-start", args.tempering_start != 0.0),
-    ] {
-        if given && !args.proposal.weighs() {
-            return Err(Error::usage(format!("{flag} has no meaning with --proposal {}", args.proposal))
-                .fix("leave it out, or choose --proposal das, tds or bootstrap"));
-        }
-    }
     let tempering = match (&args.tempering, args.gamma) {
         (Some(text), gamma) => Tempering::parse(text, gamma, guided)?,
         (None, Some(_)) if args.proposal == Proposal::Tds => Tempering::parse("none", args.gamma, guided)?,
         (None, Some(_)) => Tempering::parse("exp", args.gamma, guided)?,
         (None, None) => own.tempering,
     };
-    tempering.validate(args.ess_threshold)?;
+    let ess_threshold = args.ess_threshold.unwrap_or(own.ess_threshold);
+    tempering.validate(ess_threshold)?;
     let resampler: Resampler = match &args.resample {
         Some(name) => name.parse()?,
         None => own.resampler,
     };
-    Ok(Rules { tempering, resampler, ess_threshold: args.ess_threshold })
+    Ok(Rules { tempering, resampler, ess_threshold })
 }
 
 fn finite(flag: &str, value: f64, lo: f64, hi: f64) -> Result<()> {
@@ -182,8 +183,9 @@ pub fn threads(count: Option<usize>) -> Result<()> {
     if count == 0 {
         return Err(Error::usage("--threads 0: no thread would work").fix("give --threads at least 1"));
     }
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(count)
-        .build_global()
-        .map_err(|e| Error::device(format!("--threads {count}: the threads cannot be started")).because(e))
+    rayon::ThreadPoolBuilder::new().num_threads(count).build_global().map_err(|e| {
+        Error::device(format!("--threads {count}: the threads cannot be started"))
+            .because(e)
+            .fix("give --threads a smaller number")
+    })
 }

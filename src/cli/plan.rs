@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use serde_json::json;
 
+use super::args::Switch;
 use super::options::Options;
-use super::prompts::Prompt;
 use super::session::{self, Session};
+use super::{memory, output};
 use crate::backend::Backend;
 use crate::cpu::Cpu;
 use crate::error::Result;
@@ -18,16 +19,18 @@ use crate::tensor::{HostSlice, Shape};
 
 /// The cost of one prompt.
 pub struct Plan {
+    /// All of it.
     pub counts: Counts,
+    /// Of sampling alone, without the scores that are only reported.
+    pub sampling: Counts,
     /// Most bytes alive at once, weights included.
     pub peak: u64,
     pub weights: u64,
     pub evaluations: u64,
     pub micro_batch: usize,
-    pub particles: usize,
 }
 
-/// Counts one prompt's run: all of its steps, on the meter.
+/// Counts one prompt's run on the meter: loading, all of its steps, and the scores of the final images.
 ///
 /// # Errors
 /// As the run itself.
@@ -35,43 +38,71 @@ pub fn count(options: &Options) -> Result<Plan> {
     let meter = Meter::new();
     let mut session = Session::open(&meter, options)?;
     let weights = meter.memory().live;
-    let prompt = Prompt { text: String::new(), negative: String::new() };
-    let prompt = options.prompts.first().unwrap_or(&prompt);
     let (schedule, kl) = (session.schedule.clone(), session.kl);
     let evaluations = session::evaluations(options, &session.pipeline);
     let micro_batch = session.micro_batch(options);
-    let (guide, _) = session.guide(options, prompt, 0)?;
+    let (guide, _) = session.guide(options, &options.prompts[0], 0)?;
     meter.reset_counts();
-    meter.reset_peak();
-    session::sampler(&meter, &guide, &schedule, options, kl, 0, None)?.run()?;
+    let population = session::sampler(&meter, &guide, &schedule, options, kl, 0, None)?.run()?.swap_remove(0);
+    let sampling = meter.counts();
+    drop(guide);
+    session.judge(options, &population.images, &session::pictures(&meter, &population.images)?)?;
     Ok(Plan {
         counts: meter.counts(),
+        sampling,
         peak: meter.memory().peak,
         weights,
         evaluations,
         micro_batch,
-        particles: options.particles,
     })
 }
 
-/// The options of the plain chains that cost what these particles cost when guided (by gradients, or by
-/// resampling alone if the reward has none): `best-of-n` becomes a number of particles. Other proposals are left
-/// alone.
+/// The options that will run: what they leave to the cost is decided.
 ///
 /// # Errors
 /// As [`count`].
-pub fn at_equal_cost(mut options: Options) -> Result<Options> {
+pub fn settle(options: Options) -> Result<Options> {
+    let options = at_equal_cost(options)?;
+    let checkpointing = match options.checkpointing {
+        Switch::Auto if needs_checkpointing(&options, memory::available())? => Switch::On,
+        Switch::Auto => Switch::Off,
+        given => given,
+    };
+    Ok(Options { checkpointing, ..options })
+}
+
+/// For `best-of-n`, the number of plain chains that cost what the particles cost when guided (by gradients, or by
+/// resampling alone if the reward has none). Other proposals are left alone.
+fn at_equal_cost(options: Options) -> Result<Options> {
     if options.proposal != Proposal::BestOfN {
         return Ok(options);
     }
-    let mut plain = Options { particles: 1, eval_rewards: Vec::new(), ..options.clone() };
-    let cost = count(&plain)?.counts.flops as f64;
+    let mut plain = Options { chains: 1, eval_rewards: Vec::new(), ..options.clone() };
+    let cost = count(&plain)?.sampling.flops as f64;
     let differentiable = Session::open(&Meter::new(), &plain)?.reward.differentiable();
     plain.proposal = if differentiable { Proposal::Das } else { Proposal::Bootstrap };
     plain.rules = plain.proposal.rules(plain.steps);
-    let ratio = count(&plain)?.counts.flops as f64 / cost;
-    options.particles = best_of_n_at_equal_cost(options.particles, ratio);
-    Ok(options)
+    let ratio = count(&plain)?.sampling.flops as f64 / cost;
+    Ok(Options { chains: best_of_n_at_equal_cost(options.particles, ratio), ..options })
+}
+
+/// Whether keeping all activations would take more than the memory `available`. Where that is not known, it is taken
+/// to be enough.
+fn needs_checkpointing(options: &Options, available: Option<u64>) -> Result<bool> {
+    let Some(available) = available.filter(|_| session::differentiates(options.proposal)) else {
+        return Ok(false);
+    };
+    // Every guided step takes the same memory. A chain of one may have no noise, which guidance refuses.
+    let short = Options { steps: options.steps.min(2), checkpointing: Switch::Off, ..options.clone() };
+    let peak = count(&short)?.peak;
+    if peak > available {
+        output::note(format_args!(
+            "note: checkpointing, because keeping activations would take {:.1} GB and {:.1} GB are free",
+            peak as f64 / 1e9,
+            available as f64 / 1e9
+        ));
+    }
+    Ok(peak > available)
 }
 
 /// Seconds that `counts` will take on this processor, from the rate of a short product and a short sum. Small
@@ -105,48 +136,85 @@ fn fastest(mut f: impl FnMut() -> Result<()>) -> Result<f64> {
 /// # Errors
 /// As [`count`].
 pub fn run(options: Options) -> Result<()> {
-    let json = options.json;
-    let prompts = options.prompts.len() as u64;
-    let options = at_equal_cost(options)?;
+    let options = settle(options)?;
     let plan = count(&options)?;
+    let prompts = options.prompts.len() as u64;
     let seconds = seconds(&plan.counts)? * prompts as f64;
-    let flops = plan.counts.flops * prompts;
-    if json {
-        let families: serde_json::Map<_, _> = plan
-            .counts
-            .by_family
-            .iter()
-            .map(|(family, work)| {
-                let work = json!({"flops": work.flops, "bytes": work.bytes, "calls": work.calls});
-                (format!("{family:?}").to_lowercase(), work)
-            })
-            .collect();
-        let line = json!({
-            "prompts": prompts,
-            "particles": plan.particles,
-            "micro_batch": plan.micro_batch,
-            "unet_evaluations": plan.evaluations * prompts,
-            "gradient": session::differentiates(options.proposal),
-            "flops": flops,
-            "bytes_moved": plan.counts.bytes * prompts,
-            "weight_bytes": plan.weights,
-            "peak_bytes": plan.peak,
-            "seconds": seconds,
-            "per_prompt": families,
-        });
-        println!("{line}");
-        return Ok(());
-    }
+    output::line(if options.json {
+        as_json(&options, &plan, prompts, seconds)
+    } else {
+        as_text(&options, &plan, prompts, seconds)
+    })
+}
+
+fn as_json(options: &Options, plan: &Plan, prompts: u64, seconds: f64) -> String {
+    let families: serde_json::Map<_, _> = plan
+        .counts
+        .by_family
+        .iter()
+        .map(|(family, work)| {
+            let work = json!({"flops": work.flops, "bytes": work.bytes, "calls": work.calls});
+            (format!("{family:?}").to_lowercase(), work)
+        })
+        .collect();
+    let line = json!({
+        "prompts": prompts,
+        "particles": options.chains,
+        "micro_batch": plan.micro_batch,
+        "checkpointing": options.checkpointing == Switch::On,
+        "unet_evaluations": plan.evaluations * prompts,
+        "gradient": session::differentiates(options.proposal),
+        "flops": plan.counts.flops * prompts,
+        "bytes_moved": plan.counts.bytes * prompts,
+        "weight_bytes": plan.weights,
+        "peak_bytes": plan.peak,
+        "seconds": seconds,
+        "per_prompt": families,
+    });
+    line.to_string()
+}
+
+fn as_text(options: &Options, plan: &Plan, prompts: u64, seconds: f64) -> String {
     let gradient = if session::differentiates(options.proposal) { ", each with its gradient" } else { "" };
-    println!("prompts            {prompts}");
-    println!("particles          {} per prompt, {} per network call", plan.particles, plan.micro_batch);
-    println!("UNet evaluations   {}{gradient}", plan.evaluations * prompts);
-    println!("arithmetic         {:.3} TFLOP", flops as f64 / 1e12);
-    println!(
-        "peak memory        {:.0} MB, of which weights {:.0} MB",
-        plan.peak as f64 / 1e6,
-        plan.weights as f64 / 1e6
-    );
-    println!("time               about {seconds:.0} s on this processor");
-    Ok(())
+    let megabytes = |bytes: u64| bytes as f64 / 1e6;
+    [
+        format!("prompts            {prompts}"),
+        format!("particles          {} per prompt, {} per network call", options.chains, plan.micro_batch),
+        format!("UNet evaluations   {}{gradient}", plan.evaluations * prompts),
+        format!("arithmetic         {:.3} TFLOP", (plan.counts.flops * prompts) as f64 / 1e12),
+        format!(
+            "peak memory        {:.0} MB, of which weights {:.0} MB",
+            megabytes(plan.peak),
+            megabytes(plan.weights)
+        ),
+        format!("time               about {seconds:.0} s on this processor"),
+    ]
+    .join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::args::{Cli, Command};
+    use super::*;
+
+    fn options(more: &[&str]) -> Options {
+        let small = ["das-cuda", "plan", "-p", "a", "--particles", "2", "--steps", "3"];
+        let Command::Plan(args) = Cli::parse_from(small.iter().chain(more)).command else {
+            unreachable!("as written above")
+        };
+        Options::resolve(&args).expect("valid")
+    }
+
+    #[test]
+    fn activations_are_kept_if_there_is_room() {
+        let das = options(&[]);
+        let peak = count(&das).expect("a plan").peak;
+        assert!(!needs_checkpointing(&das, Some(peak)).expect("a plan"));
+        assert!(needs_checkpointing(&das, Some(peak - 1)).expect("a plan"));
+        assert!(!needs_checkpointing(&das, None).expect("a plan"), "nothing is known");
+        let plain = options(&["--proposal", "none"]);
+        assert!(!needs_checkpointing(&plain, Some(0)).expect("a plan"), "nothing is kept anyway");
+    }
 }

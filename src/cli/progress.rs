@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::output;
+use crate::error::Result;
+
 /// Shortest time between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
@@ -43,7 +46,7 @@ impl Progress {
                 if *done == 1 || *done == *total || now - *last >= LINE_EVERY {
                     *last = now;
                     let left = (now - *start).as_secs_f64() / *done as f64 * (*total - *done) as f64;
-                    eprintln!("{done}/{total}  {left:.0} s left  {message}");
+                    output::note(format_args!("{done}/{total}  {left:.0} s left  {message}"));
                 }
             }
             Progress::Quiet => {}
@@ -51,18 +54,21 @@ impl Progress {
     }
 
     /// A result, to standard output, without tearing the bar.
-    pub fn result(&self, line: &str) {
+    ///
+    /// # Errors
+    /// As [`output::line`].
+    pub fn result(&self, line: &str) -> Result<()> {
         match self {
-            Progress::Bar(bar) => bar.suspend(|| println!("{line}")),
-            _ => println!("{line}"),
+            Progress::Bar(bar) => bar.suspend(|| output::line(line)),
+            _ => output::line(line),
         }
     }
 
     /// A line that must be seen even when quiet.
     pub fn warn(&self, message: &str) {
         match self {
-            Progress::Bar(bar) => bar.suspend(|| eprintln!("warning: {message}")),
-            _ => eprintln!("warning: {message}"),
+            Progress::Bar(bar) => bar.suspend(|| output::note(format_args!("warning: {message}"))),
+            _ => output::note(format_args!("warning: {message}")),
         }
     }
 

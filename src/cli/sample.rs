@@ -1,41 +1,36 @@
-//! `sample`: draws, records and saves, prompt by prompt. Whatever is finished is on disk, whenever the run ends.
+//! `sample`: draws and records, prompt by prompt. Whatever is finished is on disk, whenever the run ends.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
-use super::args::{Save, Select};
 use super::options::Options;
-use super::plan;
 use super::progress::Progress;
 use super::prompts::Prompt;
+use super::record::{self, Choices};
 use super::session::{self, Session};
+use super::{meaning, plan};
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
-use crate::pixels::Picture;
-use crate::reward::Sum;
-use crate::run::{
-    Lines, Parameters, ParticleLine, RunDir, Status, TraceLine, grid, load_latents, save_latents,
-};
-use crate::sampler::{Population, PromptStep, Step};
+use crate::run::{Lines, RunDir, Status, TraceLine, load_latents};
+use crate::sampler::{Population, PromptStep, Sampler, Step};
 use crate::tensor::{HostSlice, Tensor};
 
 /// Set by Ctrl-C; looked at between steps.
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// The command. `flags` are the options as typed, for the record.
+/// The command, which was `typed` so.
 ///
 /// # Errors
 /// Of the options, the model, the output directory; [`ErrorKind::Interrupted`] after Ctrl-C, with everything
 /// finished kept.
-pub fn run(options: Options, flags: Vec<String>) -> Result<()> {
+pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
     let folders: Vec<RunDir> =
         options.prompts.iter().enumerate().map(|(i, p)| RunDir::new(&options.output, i, &p.text)).collect();
-    folders.iter().try_for_each(|f| f.check(options.overwrite))?;
+    options.image.iter().try_for_each(|image| meaning::unclaimed(image, options.overwrite))?;
     // An output that cannot be written is found before anything is computed.
-    folders[0].start(options.overwrite)?;
+    folders.iter().try_for_each(|f| f.check(options.overwrite).and_then(|()| f.probe()))?;
     // A second Ctrl-C before a step ends kills the program at once.
     let twice = || {
         if STOP.swap(true, Ordering::SeqCst) {
@@ -45,95 +40,142 @@ pub fn run(options: Options, flags: Vec<String>) -> Result<()> {
     // Without a handler, Ctrl-C still ends the program; nothing else depends on it.
     let _ = ctrlc::set_handler(twice);
 
-    let options = plan::at_equal_cost(options)?;
+    let options = plan::settle(options)?;
     let cpu = session::cpu(options.dtype);
     let mut session = Session::open(&cpu, &options)?;
     let latents = initial(&session, &options)?;
+    let files = record::files(&options, &session)?;
     let mut progress =
         Progress::new((options.prompts.len() * (session.schedule.len() + 1)) as u64, options.quiet);
-    for (index, (prompt, folder)) in options.prompts.iter().zip(&folders).enumerate() {
-        if index > 0 {
-            folder.start(options.overwrite)?;
-        }
-        let mut one = OnePrompt { options: &options, flags: &flags, prompt, folder, index };
+    let mut prompts = options.prompts.iter().zip(&folders).enumerate();
+    let outcome = prompts.try_for_each(|(index, (prompt, folder))| {
+        let choices = Choices::of(&options, &session, prompt, index);
+        let one =
+            OnePrompt { options: &options, typed: &typed, files: &files, choices, prompt, folder, index };
         let printed = one.run(&mut session, latents.as_ref(), &mut progress)?;
-        progress.result(&printed);
-    }
+        progress.result(&printed)
+    });
     progress.finish();
-    Ok(())
+    outcome
 }
 
 /// The latents of `--latents`.
 fn initial(session: &Session<'_>, options: &Options) -> Result<Option<Tensor>> {
     let Some(path) = &options.latents else { return Ok(None) };
-    let shape = session.size.latent.with_n(options.particles);
-    let values = load_latents(path, shape)?;
+    let shape = session.size.latent.with_n(options.chains);
+    let values = load_latents(path, shape).map_err(|e| match e.kind() {
+        ErrorKind::Usage if options.chains != options.particles => e.fix(format!(
+            "give {} latents: so many chains cost what {} particles with guidance cost",
+            options.chains, options.particles
+        )),
+        _ => e,
+    })?;
     session.backend.upload(shape, HostSlice::F32(&values)).map(Some)
 }
 
 /// One prompt of a run.
-struct OnePrompt<'a> {
-    options: &'a Options,
-    flags: &'a [String],
-    prompt: &'a Prompt,
-    folder: &'a RunDir,
-    index: usize,
+pub(super) struct OnePrompt<'a> {
+    pub options: &'a Options,
+    pub typed: &'a [String],
+    /// Hashes.
+    pub files: &'a Map<String, Value>,
+    pub choices: Choices,
+    pub prompt: &'a Prompt,
+    pub folder: &'a RunDir,
+    pub index: usize,
 }
 
 impl OnePrompt<'_> {
     /// Samples and saves; returns what goes to standard output.
     fn run(
-        &mut self,
+        &self,
         session: &mut Session<'_>,
         latents: Option<&Tensor>,
         progress: &mut Progress,
     ) -> Result<String> {
-        let (options, backend) = (self.options, session.backend);
+        if STOP.load(Ordering::SeqCst) {
+            return Err(self.interrupted("before", 0, 0));
+        }
         let began = Instant::now();
-        let mut record = self.record(session)?;
-        self.folder.write_run(Status::Running, &record)?;
-        let mut trace = self.folder.trace()?;
+        let mut record = self.record(session);
+        let population = self.draw(session, latents, &record, progress)?;
+        let saved = population.and_then(|population| self.save(session, &population));
+        record.insert("seconds".into(), json!(began.elapsed().as_secs_f64()));
+        match saved {
+            Ok(saved) => {
+                record.insert("result".into(), Value::Object(saved.result.clone()));
+                self.folder.write_run(Status::Finished, &record)?;
+                Ok(self.answer(saved))
+            }
+            Err(error) => {
+                let interrupted = error.kind() == ErrorKind::Interrupted;
+                record.insert("error".into(), json!(error.to_string()));
+                let status = if interrupted { Status::Interrupted } else { Status::Failed };
+                // The error to report is the first; that it cannot be recorded adds nothing.
+                let _ = self.folder.write_run(status, &record);
+                Err(error)
+            }
+        }
+    }
+
+    /// Draws the particles. The outer error comes before the folder is touched: whatever can be refused is refused
+    /// while the files of an earlier run are still there.
+    fn draw(
+        &self,
+        session: &mut Session<'_>,
+        latents: Option<&Tensor>,
+        record: &Map<String, Value>,
+        progress: &mut Progress,
+    ) -> Result<Result<Population>> {
+        let (options, backend) = (self.options, session.backend);
         let (schedule, kl) = (session.schedule.clone(), session.kl);
         let (guide, warnings) = session.guide(options, self.prompt, self.index)?;
+        let sampler = session::sampler(backend, &guide, &schedule, options, kl, self.index, latents)?;
+        self.folder.start(options.overwrite)?;
+        self.folder.write_run(Status::Running, record)?;
         warnings.iter().for_each(|w| progress.warn(w));
-        let mut sampler = session::sampler(backend, &guide, &schedule, options, kl, self.index, latents)?;
+        Ok(self.chain(sampler, backend, progress))
+    }
+
+    /// All steps, each recorded when it is done.
+    fn chain(
+        &self,
+        mut sampler: Sampler<'_>,
+        backend: &dyn Backend,
+        progress: &mut Progress,
+    ) -> Result<Population> {
+        let mut trace = self.folder.trace()?;
+        let transitions = sampler.steps() - 1;
         for step in &mut sampler {
             let step = step?;
             trace_step(&mut trace, &step, backend)?;
             step.losses.iter().for_each(|loss| progress.warn(&loss.to_string()));
             progress.step(&self.message(&step.prompts[0]));
-            if STOP.load(Ordering::SeqCst) && step.step < schedule.len() {
-                self.folder.write_run(Status::Interrupted, &record)?;
-                progress.finish();
-                return Err(Error::new(
-                    ErrorKind::Interrupted,
-                    format!(
-                        "stopped after step {} of {} of prompt {}; what is finished is in {}",
-                        step.step + 1,
-                        schedule.len(),
-                        self.index + 1,
-                        options.output.display()
-                    ),
-                ));
+            if STOP.load(Ordering::SeqCst) && step.step < transitions {
+                return Err(self.interrupted("after", step.step + 1, transitions));
             }
         }
         let population = sampler.populations()?.swap_remove(0);
-        drop(sampler);
-        drop(guide);
-        let summary = self.save(session, &population)?;
-        record.insert("seconds".into(), json!(began.elapsed().as_secs_f64()));
-        record.extend(summary.record.clone());
-        self.folder.write_run(Status::Finished, &record)?;
-        Ok(if options.json {
-            let mut line = json!({"index": self.index, "prompt": self.prompt.text, "folder": path_text(self.folder.path())});
-            if let Some(object) = line.as_object_mut() {
-                object.extend(summary.record);
-                object.insert("images".into(), json!(summary.images));
-            }
-            line.to_string()
-        } else {
-            summary.images.join("\n")
-        })
+        if population.rewards.iter().any(|reward| reward.is_finite()) {
+            return Ok(population);
+        }
+        Err(Error::numerical(format!(
+            "prompt {}: every particle was lost to values that are not finite; trace.jsonl says where",
+            self.index + 1
+        ))
+        .fix("give --kl a larger number (the guidance is divided by it); --dtype fp32 has more range"))
+    }
+
+    fn interrupted(&self, when: &str, step: usize, steps: usize) -> Error {
+        let place = if step == 0 { String::new() } else { format!("step {step} of {steps} of ") };
+        Error::new(
+            ErrorKind::Interrupted,
+            format!(
+                "stopped {when} {place}prompt {}; what is finished is in {}",
+                self.index + 1,
+                self.options.output.display()
+            ),
+        )
     }
 
     /// Progress in a few words.
@@ -144,183 +186,21 @@ impl OnePrompt<'_> {
         format!("{reward}ess {:.1}  {short}", step.ess)
     }
 
-    /// Everything that decides the result, for `run.json`.
-    fn record(&self, session: &Session<'_>) -> Result<Map<String, Value>> {
-        let options = self.options;
-        let hashes: Map<String, Value> =
-            session.folder.hashes()?.iter().map(|h| (h.path.clone(), json!(h.sha256))).collect();
-        let names =
-            |sum: &Sum| sum.parts().map(|(w, r)| json!({"name": r.name(), "weight": w})).collect::<Vec<_>>();
+    /// `run.json` as far as it is known before the first step.
+    fn record(&self, session: &Session<'_>) -> Map<String, Value> {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
-        let value = json!({
+        let mut record = record::object(json!({
             "program": "das-cuda",
             "version": env!("CARGO_PKG_VERSION"),
-            "command": self.flags,
-            "prompt": self.prompt.text,
-            "negative_prompt": self.prompt.negative,
-            "index": self.index,
-            "seed": options.seed,
-            "model": session.model_name(options),
-            "model_files": hashes,
-            "width": session.size.width,
-            "height": session.size.height,
-            "steps": options.steps,
-            "cfg_scale": options.cfg_scale,
-            "eta": options.eta,
-            "scheduler": session.pipeline.scheduler.class,
-            "proposal": options.proposal.to_string(),
-            "particles": options.particles,
-            "rewards": names(&session.reward),
-            "eval_rewards": session.eval.as_ref().map(names).unwrap_or_default(),
-            "kl": session.kl,
-            "tempering": options.rules.tempering.to_string(),
-            "tempering_start": options.tempering_start,
-            "resample": options.rules.resampler.to_string(),
-            "ess_threshold": options.rules.ess_threshold,
-            "latents": options.latents,
-            "device": session.backend.name(),
-            "dtype": format!("{:?}", options.dtype).to_lowercase(),
-            "micro_batch": session.micro_batch(options),
-            "unet_evaluations": session::evaluations(options, &session.pipeline),
-            "started": started,
-        });
-        let Value::Object(map) = value else { unreachable!("an object") };
-        Ok(map)
+            "command": self.typed,
+        }));
+        record.extend(self.choices.deciding.clone());
+        record.extend(self.choices.rest.clone());
+        record.extend(record::consequences(self.options, session));
+        record.extend(self.files.clone());
+        record.insert("started".into(), json!(started));
+        record
     }
-
-    /// Writes pictures, particles, grid and latents.
-    fn save(&self, session: &Session<'_>, population: &Population) -> Result<Summary> {
-        let (options, backend) = (self.options, session.backend);
-        let best = match options.select {
-            Select::Draw => population.draw(),
-            Select::Argmax | Select::All => population.best(),
-        };
-        let pictures = pictures(backend, &population.images)?;
-        let prompt_of = vec![0; pictures.len()];
-        let mut held_out = Vec::new();
-        let mut quantised = session.reward.picture_scores(backend, &pictures, &prompt_of)?;
-        if let Some(eval) = &session.eval {
-            held_out = eval.part_scores(backend, &population.images, &prompt_of)?;
-            quantised.extend(eval.picture_scores(backend, &pictures, &prompt_of)?);
-        }
-        let mut images = Vec::new();
-        let mut lines = Vec::with_capacity(pictures.len());
-        for (p, picture) in pictures.iter().enumerate() {
-            let rewards: Map<_, _> = population.parts.iter().map(|(n, v)| (n.clone(), json!(v[p]))).collect();
-            let mut line = ParticleLine {
-                index: p,
-                path: None,
-                seed: options.seed,
-                log_weight: population.log_weights[p],
-                weight: population.weights[p],
-                target: population.rewards[p],
-                rewards,
-                eval_rewards: at(&held_out, p),
-                reward_png: at(&quantised, p),
-                is_best: p == best,
-                lineage: population.lineage[p].clone(),
-                sha256: None,
-            };
-            if options.save == Save::All {
-                let name = RunDir::particle_name(p);
-                let parameters = self.parameters(session, &line);
-                line.sha256 = Some(self.folder.write_png(&name, picture, parameters.as_ref())?);
-                images.push(path_text(&self.folder.path().join(&name)));
-                line.path = Some(name);
-            }
-            lines.push(line);
-        }
-        self.folder.write_particles(&lines)?;
-        if options.save != Save::None {
-            let parameters = self.parameters(session, &lines[best]);
-            self.folder.write_png("best.png", &pictures[best], parameters.as_ref())?;
-            if options.grid && pictures.len() > 1 {
-                self.folder.write_png("grid.png", &grid(&pictures, Some(best)), None)?;
-            }
-            if options.select != Select::All || images.is_empty() {
-                images = vec![path_text(&self.folder.path().join("best.png"))];
-            }
-        }
-        if options.save_latents {
-            let values = backend.download(&population.x)?;
-            save_latents(&self.folder.path().join("latents.safetensors"), population.x.shape(), &values)?;
-        }
-        if images.is_empty() {
-            images.push(path_text(self.folder.path()));
-        }
-        let record = json!({
-            "best": best,
-            "reward": lines[best].target,
-            "rewards": lines[best].rewards,
-            "eval_rewards": lines[best].eval_rewards,
-            "log_z": finite(population.log_z),
-            "log_z_error": finite(population.log_z_error),
-        });
-        let Value::Object(record) = record else { unreachable!("an object") };
-        Ok(Summary { images, record })
-    }
-
-    /// What a picture says about its making; `None` with `--no-metadata`.
-    fn parameters(&self, session: &Session<'_>, line: &ParticleLine) -> Option<Parameters> {
-        let options = self.options;
-        let field = |name: &str, value: String| (name.to_string(), value);
-        options.metadata.then(|| Parameters {
-            prompt: self.prompt.text.clone(),
-            negative_prompt: self.prompt.negative.clone(),
-            fields: vec![
-                field("Steps", options.steps.to_string()),
-                field("Sampler", "DDIM".into()),
-                field("CFG scale", options.cfg_scale.to_string()),
-                field("Seed", options.seed.to_string()),
-                field("Size", format!("{}x{}", session.size.width, session.size.height)),
-                field("Model", session.model_name(options)),
-                field("Version", format!("das-cuda {}", env!("CARGO_PKG_VERSION"))),
-            ],
-            das: json!({
-                "prompt": self.prompt.text,
-                "index": self.index,
-                "particle": line.index,
-                "weight": line.weight,
-                "reward": line.target,
-                "rewards": line.rewards,
-                "proposal": options.proposal.to_string(),
-                "particles": options.particles,
-                "kl": session.kl,
-                "eta": options.eta,
-                "tempering": options.rules.tempering.to_string(),
-                "resample": options.rules.resampler.to_string(),
-                "ess_threshold": options.rules.ess_threshold,
-            }),
-        })
-    }
-}
-
-/// What one prompt came to.
-struct Summary {
-    /// Paths for standard output.
-    images: Vec<String>,
-    record: Map<String, Value>,
-}
-
-/// One entry of each list, by name.
-fn at(scores: &[(String, Vec<f32>)], index: usize) -> Map<String, Value> {
-    scores.iter().map(|(name, values)| (name.clone(), json!(values[index]))).collect()
-}
-
-/// JSON knows no infinity.
-fn finite(x: f64) -> Option<f64> {
-    x.is_finite().then_some(x)
-}
-
-fn path_text(path: &Path) -> String {
-    path.display().to_string()
-}
-
-/// The images `(n, h, w, 3)` as 8-bit pictures.
-pub fn pictures(backend: &dyn Backend, images: &Tensor) -> Result<Vec<Picture>> {
-    let shape = images.shape();
-    let values = backend.download(images)?;
-    Ok(values.chunks(shape.sample()).map(|pixels| Picture::from_floats(shape.w, shape.h, pixels)).collect())
 }
 
 /// Writes the trace's line of a step.

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::args::Score;
-use super::{options, session};
+use super::{options, output, session};
+use crate::assets::SHAPES;
 use crate::cpu::Cpu;
 use crate::error::{Error, Result};
 use crate::pixels::Picture;
@@ -18,8 +19,15 @@ pub fn run(args: &Score) -> Result<()> {
     options::device(&args.device)?;
     let specs = Spec::parse_all("--reward", &args.rewards)?;
     let cpu = Cpu::new();
-    let folder = session::open_folder(None)?;
+    let folder = session::open_folder(args.model.as_deref())?;
     let mut sum = reward::open(&specs, folder.source(), &cpu)?;
+    let by_default = specs.iter().find(|spec| spec.kind.has_weights() && spec.path.is_none());
+    if let (None, Some(spec)) = (&args.model, by_default) {
+        let name = spec.kind.name();
+        output::note(format_args!(
+            "note: {name} is judged by the towers of the embedded model `{SHAPES}`; for others give -m or {name}:PATH"
+        ));
+    }
     for path in &args.images {
         let picture = Picture::read(path)?;
         let prompt = match &args.prompt {
@@ -31,13 +39,14 @@ pub fn run(args: &Score) -> Result<()> {
                 .fix("say what it should show with -p"));
         }
         sum.prepare(&cpu, &[prompt.clone().unwrap_or_default()])?;
-        sum.warnings().iter().for_each(|w| eprintln!("warning: {w}"));
+        sum.warnings().iter().for_each(|w| output::note(format_args!("warning: {w}")));
         let scores = sum.picture_scores(&cpu, &[picture], &[0])?;
         let weights = sum.parts().map(|(w, _)| w);
         let target: f64 = weights.zip(&scores).map(|(w, (_, v))| w * f64::from(v[0])).sum();
         let rewards: Map<String, Value> =
             scores.iter().map(|(name, v)| (name.clone(), json!(v[0]))).collect();
-        println!("{}", json!({"path": path, "prompt": prompt, "target": target, "rewards": rewards}));
+        let path = path.to_string_lossy();
+        output::line(json!({"path": path, "prompt": prompt, "target": target, "rewards": rewards}))?;
     }
     Ok(())
 }

@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use super::args::{Auto, Dtype};
+use super::args::{Auto, Dtype, Switch};
+use super::meaning;
 use super::options::Options;
 use super::prompts::Prompt;
 use crate::assets::{SHAPES, SHAPES_FILES};
@@ -14,6 +15,7 @@ use crate::error::Result;
 use crate::guide::{self, Diffusion};
 use crate::model::folder::{ModelFolder, Source};
 use crate::model::pipeline::{self, Pipeline, Size};
+use crate::pixels::Picture;
 use crate::proposal::{Proposal, Want};
 use crate::reward::{self, Reward, Spec, Sum};
 use crate::sampler::{self, Sampler};
@@ -64,6 +66,10 @@ impl<'b> Session<'b> {
     pub fn open(backend: &'b dyn Backend, options: &Options) -> Result<Session<'b>> {
         let folder = open_folder(options.model.as_deref())?;
         let pipeline = Pipeline::load(backend, &folder)?;
+        if pipeline.embeds_guidance() {
+            let why = "this model, which takes the guidance scale as an input";
+            meaning::no_negative(&options.prompts, why, "leave out the negative prompt")?;
+        }
         let schedule = Schedule::new(&pipeline.scheduler, options.steps, options.eta)?;
         let size = pipeline.size(options.height, options.width)?;
         let reward = reward::open(&options.rewards, folder.source(), backend)?;
@@ -83,8 +89,8 @@ impl<'b> Session<'b> {
     /// Particles per network call.
     pub fn micro_batch(&self, options: &Options) -> usize {
         match options.micro_batch {
-            Auto::Auto => (MICRO_BATCH_ELEMENTS / self.size.latent.len()).clamp(1, options.particles),
-            Auto::Exactly(n) => n.min(options.particles),
+            Auto::Auto => (MICRO_BATCH_ELEMENTS / self.size.latent.len()).clamp(1, options.chains),
+            Auto::Exactly(n) => n.min(options.chains),
         }
     }
 
@@ -104,10 +110,12 @@ impl<'b> Session<'b> {
         let mut warnings = self.reward.warnings();
         if let Some(eval) = &mut self.eval {
             eval.prepare(self.backend, &texts)?;
+            let new: Vec<String> = eval.warnings().into_iter().filter(|w| !warnings.contains(w)).collect();
+            warnings.extend(new);
         }
         let negative = (!prompt.negative.is_empty()).then_some(prompt.negative.as_str());
         let prompts = [pipeline::Prompt { text: &prompt.text, negative }];
-        let encoded = self.pipeline.encode(self.backend, &prompts, self.size, options.cfg_scale)?;
+        let encoded = self.pipeline.encode(self.backend, &prompts, self.size, options.cfg_scale as f32)?;
         warnings.extend(encoded.dropped.iter().flatten().map(|d| {
             format!(
                 "the prompt is longer than the text encoder reads: {} tokens from \"{}\" on are ignored",
@@ -116,9 +124,9 @@ impl<'b> Session<'b> {
             )
         }));
         let settings = guide::Settings {
-            cfg_scale: options.cfg_scale,
+            cfg_scale: options.cfg_scale as f32,
             micro_batch: self.micro_batch(options),
-            checkpointing: options.checkpointing,
+            checkpointing: options.checkpointing == Switch::On,
         };
         let guide = Diffusion::new(
             self.backend,
@@ -131,6 +139,56 @@ impl<'b> Session<'b> {
         );
         Ok((guide, warnings))
     }
+
+    /// Judges final images, a micro-batch at a time: beside the sampler's own batches it takes no more memory.
+    ///
+    /// # Errors
+    /// Of the rewards.
+    pub fn judge(&self, options: &Options, images: &Tensor, pictures: &[Picture]) -> Result<Judgement> {
+        let mut all = Judgement::default();
+        let (backend, slots) = (self.backend, (0..pictures.len() as u32).collect::<Vec<_>>());
+        let most = self.micro_batch(options);
+        for (slots, pictures) in slots.chunks(most).zip(pictures.chunks(most)) {
+            let prompt_of = vec![0; slots.len()];
+            let mut quantised = self.reward.picture_scores(backend, pictures, &prompt_of)?;
+            if let Some(eval) = &self.eval {
+                let images = backend.gather(images, slots)?;
+                append(&mut all.held_out, eval.part_scores(backend, &images, &prompt_of)?);
+                quantised.extend(eval.picture_scores(backend, pictures, &prompt_of)?);
+            }
+            append(&mut all.quantised, quantised);
+        }
+        Ok(all)
+    }
+}
+
+/// What final images are worth, by name of the reward, one number per image; the target's own rewards of the exact
+/// images are known from the sampler.
+#[derive(Default)]
+pub struct Judgement {
+    /// Held-out rewards.
+    pub held_out: Vec<(String, Vec<f32>)>,
+    /// All rewards, of the 8-bit pictures.
+    pub quantised: Vec<(String, Vec<f32>)>,
+}
+
+/// Adds the scores of further images.
+fn append(all: &mut Vec<(String, Vec<f32>)>, more: Vec<(String, Vec<f32>)>) {
+    if all.is_empty() {
+        *all = more;
+    } else {
+        all.iter_mut().zip(more).for_each(|((_, all), (_, more))| all.extend(more));
+    }
+}
+
+/// The images `(n, h, w, 3)` as 8-bit pictures.
+///
+/// # Errors
+/// Of the backend.
+pub fn pictures(backend: &dyn Backend, images: &Tensor) -> Result<Vec<Picture>> {
+    let shape = images.shape();
+    let values = backend.download(images)?;
+    Ok(values.chunks(shape.sample()).map(|pixels| Picture::from_floats(shape.w, shape.h, pixels)).collect())
 }
 
 /// The first characters of a text, for messages.
@@ -162,7 +220,7 @@ pub fn sampler<'a>(
 ) -> Result<Sampler<'a>> {
     let run = sampler::Options {
         prompts: vec![index as u32],
-        particles: options.particles,
+        particles: options.chains,
         alpha: kl,
         proposal: options.proposal,
         rules: options.rules,
@@ -180,7 +238,7 @@ pub fn sampler<'a>(
 /// Evaluations of the UNet for one prompt: particles, steps and branches of the guidance.
 pub fn evaluations(options: &Options, pipeline: &Pipeline) -> u64 {
     let branches = if options.cfg_scale > 1.0 && !pipeline.embeds_guidance() { 2 } else { 1 };
-    (options.particles * options.steps * branches) as u64
+    (options.chains * options.steps * branches) as u64
 }
 
 /// Whether the method differentiates the networks.

@@ -1,0 +1,124 @@
+//! Combinations of options that would change nothing, or contradict each other: refused, with the flag that makes
+//! sense of them. What is silently ignored is believed to have worked.
+
+use std::path::{Path, PathBuf};
+
+use super::args::{Sample, Save, Select, Switch};
+use super::prompts::Prompt;
+use crate::error::{Error, Result};
+use crate::proposal::{Proposal, Want};
+use crate::reward::Spec;
+
+/// The checks that need no model.
+///
+/// # Errors
+/// Usage errors, each with the fix.
+pub fn check(args: &Sample, prompts: &[Prompt], eval_rewards: &[Spec]) -> Result<()> {
+    of_method(args)?;
+    if args.cfg_scale <= 1.0 {
+        no_negative(
+            prompts,
+            &format!("--cfg-scale {}, which runs without guidance", args.cfg_scale),
+            "leave out the negative prompt, or give --cfg-scale above 1",
+        )?;
+    }
+    if let Some(spec) = eval_rewards.iter().find(|spec| spec.weight != 1.0) {
+        let name = spec.kind.name();
+        return Err(Error::usage(format!(
+            "--eval-reward {name}={}: held-out rewards are reported one by one, a weight has no meaning",
+            spec.weight
+        ))
+        .fix(format!("--eval-reward {name}, or --reward {name}={} to align to it", spec.weight)));
+    }
+    if args.select == Select::All && args.save == Save::Best {
+        return Err(Error::usage("--select all returns every particle, and --save best writes one image")
+            .fix("give --save all, or --select argmax or draw"));
+    }
+    Ok(())
+}
+
+/// Options that the method does not read.
+fn of_method(args: &Sample) -> Result<()> {
+    let method = args.proposal;
+    let given = [
+        ("--tempering", args.tempering.is_some(), method.weighs()),
+        ("--gamma", args.gamma.is_some(), method.weighs()),
+        ("--resample", args.resample.is_some(), method.weighs()),
+        ("--tempering-start", args.tempering_start != 0.0, method.weighs()),
+        ("--ess-threshold", args.ess_threshold.is_some(), method.weighs()),
+        ("--kl", args.kl.is_some(), method != Proposal::None),
+        ("--checkpointing on", args.checkpointing == Switch::On, method.wants() == Want::Gradient),
+    ];
+    match given.into_iter().find(|(_, given, read)| *given && !read) {
+        None => Ok(()),
+        Some((flag, ..)) => Err(Error::usage(format!("{flag} has no meaning with --proposal {method}"))
+            .fix(format!("leave out {flag}, or choose {}", readers(flag)))),
+    }
+}
+
+/// Methods that read an option.
+fn readers(flag: &str) -> &'static str {
+    match flag {
+        "--checkpointing on" => "--proposal das or tds, which keep activations for a gradient",
+        "--kl" => "--proposal das, tds, bootstrap or best-of-n",
+        _ => "--proposal das, tds or bootstrap",
+    }
+}
+
+/// Refuses negative prompts where nothing reads them, because of `why`.
+///
+/// # Errors
+/// [`ErrorKind::Usage`](crate::ErrorKind::Usage) with `fix`.
+pub fn no_negative(prompts: &[Prompt], why: &str, fix: &str) -> Result<()> {
+    let Some(Prompt { negative, .. }) = prompts.iter().find(|p| !p.negative.is_empty()) else {
+        return Ok(());
+    };
+    let short: String = negative.chars().take(40).collect();
+    Err(Error::usage(format!("the negative prompt \"{short}\" has no meaning with {why}")).fix(fix))
+}
+
+/// Where the results go: a directory, and for `NAME.png` also the file for the selected image.
+///
+/// # Errors
+/// Usage errors for a file where one cannot hold what is asked for.
+pub fn destination(args: &Sample, prompts: &[Prompt]) -> Result<(PathBuf, Option<PathBuf>)> {
+    let (output, shown) = (&args.output, args.output.display());
+    let ending = output.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    if output.is_dir() || !["png", "jpg", "jpeg", "webp"].contains(&ending.as_str()) {
+        return Ok((output.clone(), None));
+    }
+    let refused = |what: &str, fix: String| Err(Error::usage(format!("-o {shown}: {what}")).fix(fix));
+    if ending != "png" {
+        return refused(
+            "images are written as PNG",
+            format!("-o {}", output.with_extension("png").display()),
+        );
+    }
+    let directory = output.with_extension("");
+    if prompts.len() > 1 {
+        let many = format!("one file cannot hold the images of {} prompts", prompts.len());
+        return refused(&many, format!("give a directory: -o {}", directory.display()));
+    }
+    if args.select == Select::All {
+        return refused(
+            "one file cannot hold every particle",
+            format!("give a directory, -o {}, or --select argmax or draw", directory.display()),
+        );
+    }
+    if args.save == Save::None {
+        return refused("--save none writes no image", "give --save best or --save all".into());
+    }
+    Ok((directory, Some(output.clone())))
+}
+
+/// Refuses to replace a file unasked.
+///
+/// # Errors
+/// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming `-o` and `--overwrite`.
+pub fn unclaimed(file: &Path, overwrite: bool) -> Result<()> {
+    if overwrite || !file.exists() {
+        return Ok(());
+    }
+    Err(Error::usage(format!("-o {}: the file is there already", file.display()))
+        .fix("choose another name with -o, or replace it with --overwrite"))
+}

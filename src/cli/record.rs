@@ -1,0 +1,164 @@
+//! What a run says about itself, in one place for `run.json` and for the pictures. A picture carries the options that
+//! decide it, enough to draw it again, and none of those that only say where and how to work: those must not change
+//! its bytes.
+
+use serde_json::{Map, Value, json};
+
+use super::args::typed;
+use super::options::Options;
+use super::prompts::Prompt;
+use super::session::{self, Session};
+use crate::error::Result;
+use crate::model::folder::FileHash;
+use crate::reward::Spec;
+use crate::run::sha256_file;
+use crate::sampler::OnNan;
+use crate::smc::{Floor, Rules, Tempering};
+
+/// Every option, under the name of its flag.
+pub struct Choices {
+    /// What decides the particles and which of them is returned.
+    pub deciding: Map<String, Value>,
+    /// Where and how.
+    pub rest: Map<String, Value>,
+}
+
+impl Choices {
+    /// All options of prompt number `index`, defaults filled in. Those that the method does not read are `null`.
+    pub fn of(options: &Options, session: &Session<'_>, prompt: &Prompt, index: usize) -> Choices {
+        // Without `..`: an option that is not recorded does not compile.
+        let Options {
+            prompts: _,
+            model: _,
+            width: _,
+            height: _,
+            seed,
+            latents,
+            steps,
+            cfg_scale,
+            eta,
+            rewards,
+            eval_rewards,
+            kl: _,
+            proposal,
+            particles,
+            chains: _,
+            rules,
+            tempering_start,
+            on_nan,
+            output,
+            image,
+            select,
+            save,
+            save_latents,
+            grid,
+            metadata,
+            overwrite,
+            json,
+            quiet,
+            dtype,
+            micro_batch: _,
+            checkpointing,
+        } = options;
+        let weighs = proposal.weighs();
+        let Rules { tempering, resampler, ess_threshold } = rules;
+        let deciding = json!({
+            "prompt": prompt.text,
+            "negative_prompt": prompt.negative,
+            "index": index,
+            "model": session.model_name(options),
+            "width": session.size.width,
+            "height": session.size.height,
+            "seed": seed,
+            "latents": latents.as_ref().map(|path| path.to_string_lossy()),
+            "steps": steps,
+            "cfg_scale": cfg_scale,
+            "eta": eta,
+            "rewards": rewards.iter().map(weighted).collect::<Vec<_>>(),
+            "eval_rewards": eval_rewards.iter().map(named).collect::<Vec<_>>(),
+            "kl": session.kl,
+            "proposal": proposal.to_string(),
+            "particles": particles,
+            "tempering": weighs.then(|| tempering.to_string()),
+            "gamma": gamma(*tempering).filter(|_| weighs),
+            "tempering_start": weighs.then_some(tempering_start),
+            "resample": weighs.then(|| resampler.to_string()),
+            "ess_threshold": weighs.then_some(ess_threshold),
+            "on_nan": match on_nan {
+                OnNan::Drop => "drop",
+                OnNan::Abort => "abort",
+            },
+            "select": typed(*select),
+            "dtype": typed(*dtype),
+        });
+        let rest = json!({
+            "output": output.to_string_lossy(),
+            "image": image.as_ref().map(|path| path.to_string_lossy()),
+            "save": typed(*save),
+            "save_latents": save_latents,
+            "grid": grid,
+            "metadata": metadata,
+            "overwrite": overwrite,
+            "json": json,
+            "quiet": quiet,
+            "device": session.backend.name(),
+            "micro_batch": session.micro_batch(options),
+            "checkpointing": typed(*checkpointing),
+            "threads": rayon::current_num_threads(),
+        });
+        Choices { deciding: object(deciding), rest: object(rest) }
+    }
+}
+
+/// The entries of a value made as an object.
+pub fn object(value: Value) -> Map<String, Value> {
+    let Value::Object(map) = value else { unreachable!("made as an object") };
+    map
+}
+
+fn named(spec: &Spec) -> Value {
+    json!({"name": spec.kind.name(), "path": spec.path.as_ref().map(|path| path.to_string_lossy())})
+}
+
+fn weighted(spec: &Spec) -> Value {
+    let path = spec.path.as_ref().map(|path| path.to_string_lossy());
+    json!({"name": spec.kind.name(), "weight": spec.weight, "path": path})
+}
+
+/// The rate of a fixed schedule.
+fn gamma(tempering: Tempering) -> Option<f64> {
+    match tempering {
+        Tempering::None | Tempering::Adaptive { floor: Floor::Last } => None,
+        Tempering::Exp { gamma }
+        | Tempering::Poly { gamma, .. }
+        | Tempering::Adaptive { floor: Floor::Exp { gamma } | Floor::Poly { gamma, .. } } => Some(gamma),
+    }
+}
+
+/// Hashes of everything read: the files of the model, of the rewards, and the latents. The same for every prompt.
+///
+/// # Errors
+/// Of files that cannot be read any more.
+pub fn files(options: &Options, session: &Session<'_>) -> Result<Map<String, Value>> {
+    let by_path = |hashes: &[FileHash]| -> Map<String, Value> {
+        hashes.iter().map(|h| (h.path.clone(), json!(h.sha256))).collect()
+    };
+    let mut rewards = session.reward.hashes()?;
+    if let Some(eval) = &session.eval {
+        rewards.extend(eval.hashes()?);
+    }
+    Ok(object(json!({
+        "model_files": by_path(session.folder.hashes()?),
+        "reward_files": by_path(&rewards),
+        "latents_sha256": options.latents.as_deref().map(sha256_file).transpose()?,
+    })))
+}
+
+/// What followed from the options before anything was drawn.
+pub fn consequences(options: &Options, session: &Session<'_>) -> Map<String, Value> {
+    object(json!({
+        "scheduler": session.pipeline.scheduler.class,
+        "chains": options.chains,
+        "unet_evaluations": session::evaluations(options, &session.pipeline),
+    }))
+}
