@@ -1,0 +1,380 @@
+//! What a run leaves: records that are complete and repeat it, pictures that say how they were made.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use das_cuda::assets::SHAPES_FILES;
+use das_cuda::run::{sha256, sha256_file};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{fails, lines, only_folder, program, record_of, sample, succeeds, text};
+
+/// The keys of an object, in order.
+fn keys(object: &Value) -> Vec<&str> {
+    object.as_object().expect("an object").keys().map(String::as_str).collect()
+}
+
+/// Options that decide the particles and which of them is returned.
+const DECIDING: [&str; 23] = [
+    "prompt",
+    "negative_prompt",
+    "index",
+    "model",
+    "width",
+    "height",
+    "seed",
+    "latents",
+    "steps",
+    "cfg_scale",
+    "eta",
+    "rewards",
+    "eval_rewards",
+    "kl",
+    "proposal",
+    "particles",
+    "tempering",
+    "gamma",
+    "tempering_start",
+    "resample",
+    "ess_threshold",
+    "on_nan",
+    "select",
+];
+
+/// All fields of `run.json` besides.
+const REST: [&str; 28] = [
+    "status",
+    "program",
+    "version",
+    "command",
+    "dtype",
+    "output",
+    "image",
+    "save",
+    "save_latents",
+    "grid",
+    "metadata",
+    "overwrite",
+    "json",
+    "quiet",
+    "device",
+    "micro_batch",
+    "checkpointing",
+    "threads",
+    "scheduler",
+    "chains",
+    "unet_evaluations",
+    "model_files",
+    "reward_files",
+    "latents_sha256",
+    "started",
+    "seconds",
+    "result",
+    "error",
+];
+
+#[test]
+fn a_run_leaves_a_complete_record() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let out = dir.path().join("out");
+    let printed =
+        succeeds(sample(&out, &["-p", "a large red star", "--save-latents", "--eval-reward", "gold"]));
+    let run = only_folder(&out);
+    assert_eq!(printed.trim(), text(&run.join("best.png")));
+    for file in ["best.png", "grid.png", "particles/000.png", "particles/001.png", "latents.safetensors"] {
+        assert!(run.join(file).is_file(), "{file}");
+    }
+    assert_eq!(lines(&run.join("trace.jsonl")).len(), 3, "two steps and the final event");
+
+    let record = record_of(&run);
+    let expected: BTreeSet<&str> = DECIDING.into_iter().chain(REST).filter(|key| *key != "error").collect();
+    assert_eq!(keys(&record).into_iter().collect::<BTreeSet<_>>(), expected);
+    assert_eq!(record["status"], "finished");
+    assert_eq!(record["prompt"], "a large red star");
+    assert_eq!(record["rewards"], json!([{"name": "aesthetic", "weight": 1.0, "path": null}]));
+    assert_eq!(record["eval_rewards"], json!([{"name": "gold", "path": null}]));
+    let embedded = |name: &str| {
+        let (_, bytes) = SHAPES_FILES.iter().find(|(n, _)| *n == name).expect("an embedded file");
+        sha256(bytes)
+    };
+    for (list, file) in [
+        ("model_files", "unet/diffusion_pytorch_model.safetensors"),
+        ("reward_files", "clip/model.safetensors"),
+        ("reward_files", "aesthetic/model.safetensors"),
+    ] {
+        assert_eq!(record[list][file], embedded(file), "{file}");
+    }
+    let result = &record["result"];
+    assert_eq!(
+        keys(result),
+        ["best", "weight", "reward", "rewards", "eval_rewards", "log_z", "log_z_error", "peak_bytes"]
+    );
+    assert!(result["rewards"]["aesthetic"].is_number() && result["eval_rewards"]["gold"].is_number());
+}
+
+#[test]
+fn every_particle_has_a_complete_line() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let out = dir.path().join("out");
+    succeeds(sample(&out, &["-p", "a star", "--eval-reward", "clip"]));
+    let run = only_folder(&out);
+    let particles = lines(&run.join("particles.jsonl"));
+    assert_eq!(particles.len(), 2);
+    for (index, line) in particles.iter().enumerate() {
+        assert_eq!(
+            keys(line),
+            [
+                "index",
+                "path",
+                "seed",
+                "log_weight",
+                "weight",
+                "target",
+                "rewards",
+                "eval_rewards",
+                "reward_png",
+                "is_best",
+                "lineage",
+                "sha256"
+            ]
+        );
+        assert_eq!((&line["index"], &line["seed"]), (&json!(index), &json!(42)));
+        assert_eq!(line["path"], format!("particles/{index:03}.png"));
+        let picture = run.join(line["path"].as_str().expect("a path"));
+        assert_eq!(line["sha256"], sha256_file(&picture).expect("a hash"));
+        assert_eq!(line["lineage"].as_array().expect("a list").len(), 2, "one ancestor per step");
+        // What is recorded of the 8-bit picture is what `score` says of the file.
+        let rewards = ["--reward", "aesthetic", "--reward", "clip"];
+        let scored = program().arg("score").arg(&picture).args(rewards).output().expect("the program starts");
+        assert_eq!(super::json(&succeeds(scored))["rewards"], line["reward_png"], "particle {index}");
+    }
+    let total: f64 = particles.iter().map(|p| p["weight"].as_f64().expect("a weight")).sum();
+    assert!((total - 1.0).abs() < 1e-9, "weights sum to {total}");
+    assert_eq!(particles.iter().filter(|p| p["is_best"] == true).count(), 1);
+}
+
+/// Flags and values, none of them a default, and what the record must say of each.
+#[test]
+fn every_option_is_recorded() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let out = dir.path().join("out");
+    let image = dir.path().join("out.png");
+    let options: &[(&[&str], &str, Value)] = &[
+        (&["-n", "blue"], "negative_prompt", json!("blue")),
+        (&["--seed", "7"], "seed", json!(7)),
+        (&["--steps", "3"], "steps", json!(3)),
+        (&["--cfg-scale", "3.3"], "cfg_scale", json!(3.3)),
+        (&["--eta", "0.9"], "eta", json!(0.9)),
+        (
+            &["--reward", "aesthetic=2"],
+            "rewards",
+            json!([{"name": "aesthetic", "weight": 2.0, "path": null}]),
+        ),
+        (&["--eval-reward", "gold"], "eval_rewards", json!([{"name": "gold", "path": null}])),
+        (&["--kl", "0.5"], "kl", json!(0.5)),
+        (&["--proposal", "twisted"], "proposal", json!("das")),
+        (&["--particles", "3"], "particles", json!(3)),
+        (&["--tempering", "poly:2"], "tempering", json!("poly:2")),
+        (&["--gamma", "0.3"], "gamma", json!(0.3)),
+        (&["--tempering-start", "0.4"], "tempering_start", json!(0.4)),
+        (&["--resample", "residual"], "resample", json!("residual")),
+        (&["--ess-threshold", "0.7"], "ess_threshold", json!(0.7)),
+        (&["--on-nan", "abort"], "on_nan", json!("abort")),
+        (&["--select", "draw"], "select", json!("draw")),
+        (&["--save", "best"], "save", json!("best")),
+        (&["--save-latents"], "save_latents", json!(true)),
+        (&["--no-grid"], "grid", json!(false)),
+        (&["--no-metadata"], "metadata", json!(false)),
+        (&["--overwrite"], "overwrite", json!(true)),
+        (&["--json"], "json", json!(true)),
+        (&["--dtype", "bf16"], "dtype", json!("bf16")),
+        (&["--micro-batch", "1"], "micro_batch", json!(1)),
+        (&["--checkpointing", "on"], "checkpointing", json!("on")),
+        (&["--threads", "1"], "threads", json!(1)),
+    ];
+    let mut flags = vec!["-p", "a star"];
+    options.iter().for_each(|(flag, ..)| flags.extend(*flag));
+    succeeds(sample(&image, &flags));
+    let record = record_of(&only_folder(&out));
+    for (flag, key, value) in options {
+        assert_eq!(&record[key], value, "{flag:?}");
+    }
+    assert_eq!((&record["output"], &record["image"]), (&json!(text(&out)), &json!(text(&image))));
+    assert_eq!(record["quiet"], true);
+    assert!(flags.iter().all(|flag| record["command"].as_array().is_some_and(|c| c.contains(&json!(flag)))));
+}
+
+/// The text of a PNG's `parameters` chunk, and whether it is iTXt.
+fn parameters(path: &Path) -> (String, bool) {
+    let decoder = png::Decoder::new(std::io::BufReader::new(fs::File::open(path).expect("a picture")));
+    let reader = decoder.read_info().expect("a PNG");
+    let info = reader.info();
+    let latin = info.uncompressed_latin1_text.iter().find(|c| c.keyword == "parameters");
+    let unicode = info.utf8_text.iter().find(|c| c.keyword == "parameters");
+    match (latin, unicode) {
+        (Some(chunk), None) => (chunk.text.clone(), false),
+        (None, Some(chunk)) => (chunk.get_text().expect("UTF-8"), true),
+        _ => panic!("{} has no chunk, or two", path.display()),
+    }
+}
+
+/// The record in a picture.
+fn das(path: &Path) -> Value {
+    let (text, _) = parameters(path);
+    let (_, das) = text.rsplit_once(", DAS: ").expect("the last field");
+    super::json(das)
+}
+
+#[test]
+fn pictures_say_how_they_were_made_in_the_layout_that_viewers_read() {
+    let dir = TempDir::new().expect("a temporary folder");
+    for (name, prompt, unicode) in [("a", "a star", false), ("b", "\u{2b50} a star \u{1f600}", true)] {
+        let out = dir.path().join(name);
+        succeeds(sample(&out, &["-p", prompt, "-n", "dull", "--proposal", "none"]));
+        let best = only_folder(&out).join("best.png");
+        let (text, itxt) = parameters(&best);
+        assert_eq!(itxt, unicode, "{prompt}");
+        let version = env!("CARGO_PKG_VERSION");
+        let (before, after) = text.split_once(", DAS: ").expect("the last field");
+        assert_eq!(
+            before,
+            format!(
+                "{prompt}\nNegative prompt: dull\nSteps: 2, Sampler: DDIM, CFG scale: 5, Seed: 42, Size: 64x64, \
+                 Model: shapes, Version: das-cuda {version}"
+            )
+        );
+        let das = super::json(after);
+        let expected: Vec<&str> = DECIDING.into_iter().chain(["dtype", "version", "result"]).collect();
+        assert_eq!(keys(&das), expected);
+        let record = record_of(&only_folder(&out));
+        for key in expected.iter().filter(|key| **key != "result") {
+            assert_eq!(das[key], record[key], "{key}");
+        }
+        assert_eq!(das["result"]["reward"], record["result"]["reward"]);
+    }
+}
+
+/// The command line that a picture's record stands for.
+fn flags_of(das: &Value) -> Vec<String> {
+    let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
+    let mut flags = Vec::new();
+    for (key, value) in das.as_object().expect("an object").iter().filter(|(_, value)| !value.is_null()) {
+        match key.as_str() {
+            "index" | "version" | "result" | "model" => {}
+            "rewards" | "eval_rewards" => {
+                for reward in value.as_array().expect("a list") {
+                    let weight = reward.get("weight").map(|w| format!("={w}")).unwrap_or_default();
+                    let flag = format!("--{}", key.trim_end_matches('s').replace('_', "-"));
+                    flags.extend([flag, format!("{}{weight}", plain(&reward["name"]))]);
+                }
+            }
+            key => flags.extend([format!("--{}", key.replace('_', "-")), plain(value)]),
+        }
+    }
+    flags
+}
+
+#[test]
+fn the_record_in_a_picture_repeats_the_run() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let runs: &[&[&str]] = &[
+        &["-p", "a star", "--gamma", "0.3", "--kl", "0.7", "--eta", "0.8", "--seed", "9", "--select", "draw"],
+        &["-p", "a ring", "--proposal", "best-of-n", "--reward", "clip=2", "--eval-reward", "gold"],
+        &["-p", "a ring", "--proposal", "bootstrap", "--tempering", "adaptive", "--resample", "multinomial"],
+    ];
+    for (i, options) in runs.iter().enumerate() {
+        let (first, second) = (dir.path().join(format!("{i}a")), dir.path().join(format!("{i}b")));
+        succeeds(sample(&first, options));
+        let best = only_folder(&first).join("best.png");
+        let flags = flags_of(&das(&best));
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        succeeds(sample(&second, &flags));
+        let again = fs::read(only_folder(&second).join("best.png")).expect("best.png");
+        assert!(fs::read(best).expect("best.png") == again, "{flags:?} gave another picture");
+    }
+}
+
+#[test]
+fn best_of_n_records_what_was_asked_and_what_ran() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let out = dir.path().join("out");
+    succeeds(sample(&out, &["-p", "a star", "--proposal", "best-of-n", "--save", "best"]));
+    let run = only_folder(&out);
+    let record = record_of(&run);
+    assert_eq!(record["particles"], 2);
+    let chains = record["chains"].as_u64().expect("a number");
+    assert!(chains > 2, "{chains} plain chains for 2 with gradients");
+    assert_eq!(lines(&run.join("particles.jsonl")).len() as u64, chains);
+    assert_eq!(record["unet_evaluations"], 2 * 2 * chains);
+}
+
+#[test]
+fn a_draw_is_one_of_the_particles_and_not_always_the_first() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let mut chosen = Vec::new();
+    // Equal weights: the largest is the first, and a draw depends on the seed alone.
+    for select in ["argmax", "draw"] {
+        let out = dir.path().join(select);
+        let plain = ["-p", "a star", "--proposal", "none", "--particles", "4", "--seed", "1"];
+        let printed = succeeds(sample(&out, &[&plain[..], &["--select", select]].concat()));
+        let run = only_folder(&out);
+        assert_eq!(printed, format!("{}\n", run.join("best.png").display()));
+        let best = record_of(&run)["result"]["best"].as_u64().expect("a particle");
+        let picture = run.join(format!("particles/{best:03}.png"));
+        assert!(fs::read(run.join("best.png")).expect("best") == fs::read(picture).expect("a particle"));
+        assert_eq!(lines(&run.join("particles.jsonl"))[best as usize]["is_best"], true);
+        chosen.push(best);
+    }
+    assert_eq!(chosen[0], 0);
+    assert_ne!(chosen[1], 0);
+}
+
+#[test]
+fn all_particles_are_returned_with_their_weights() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let (plain, out) = (dir.path().join("plain"), dir.path().join("json"));
+    let all = ["-p", "a star", "--select", "all"];
+    let printed = succeeds(sample(&plain, &all));
+    let run = only_folder(&plain);
+    let paths = ["particles/000.png", "particles/001.png"].map(|p| run.join(p).display().to_string());
+    assert_eq!(printed, format!("{}\n", paths.join("\n")));
+
+    let answer =
+        super::json(&succeeds(sample(&out, &[&all[..], &["--json", "--eval-reward", "gold"]].concat())));
+    let run = only_folder(&out);
+    let images = answer["images"].as_array().expect("a list");
+    let particles = lines(&run.join("particles.jsonl"));
+    assert_eq!((images.len(), particles.len()), (2, 2));
+    for (image, line) in images.iter().zip(&particles) {
+        assert_eq!(keys(image), ["path", "particle", "weight", "target", "rewards", "eval_rewards"]);
+        assert_eq!(image["path"], text(&run.join(line["path"].as_str().expect("a path"))));
+        for key in ["weight", "target", "rewards", "eval_rewards"] {
+            assert_eq!(image[key], line[key], "{key}");
+        }
+    }
+    // Without pictures the weights are still told.
+    let none = ["-p", "a star", "--select", "all", "--save", "none", "--json"];
+    let answer = super::json(&succeeds(sample(&dir.path().join("none"), &none)));
+    assert!(answer["images"][1]["path"].is_null() && answer["images"][1]["weight"].is_number());
+}
+
+#[test]
+fn one_prompt_can_go_to_a_file() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let file = dir.path().join("star.png");
+    let plain = ["-p", "a star", "--proposal", "none"];
+    let printed = succeeds(sample(&file, &plain));
+    assert_eq!(printed, format!("{}\n", file.display()));
+    let best = only_folder(&dir.path().join("star")).join("best.png");
+    let image = fs::read(&file).expect("star.png");
+    assert!(image == fs::read(best).expect("best.png"));
+    // Neither the folder nor the file is replaced unasked.
+    fails(sample(&file, &plain), 2, &["star.png", "--overwrite"]);
+    fs::remove_dir_all(dir.path().join("star")).expect("removed");
+    fails(sample(&file, &[&plain[..], &["--seed", "7"]].concat()), 2, &["star.png", "--overwrite"]);
+    assert!(fs::read(&file).expect("star.png") == image);
+    succeeds(sample(&file, &[&plain[..], &["--seed", "7", "--overwrite"]].concat()));
+    assert!(fs::read(&file).expect("star.png") != image);
+}

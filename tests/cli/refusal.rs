@@ -1,0 +1,250 @@
+//! What is refused: bad options, output and files, each with its exit code, the culprit's name and a fix.
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{fails, lines, model, only_folder, program, record_of, run, sample, succeeds, text};
+
+const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
+
+/// Runs with a model damaged by `damage`.
+fn with_damage(damage: impl FnOnce(&Path)) -> Output {
+    let (dir, root) = model();
+    damage(&root);
+    sample(&dir.path().join("out"), &["-p", "a star", "-m", text(&root)])
+}
+
+fn edit_json(path: &Path, edit: impl FnOnce(&mut Value)) {
+    let mut value: Value = serde_json::from_slice(&fs::read(path).expect("a file")).expect("JSON");
+    edit(&mut value);
+    fs::write(path, value.to_string()).expect("written");
+}
+
+#[test]
+fn bad_options_are_usage_errors() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let empty = dir.path().join("empty.txt");
+    fs::write(&empty, "\n\n").expect("written");
+    let empty = text(&empty);
+    let cases: &[(&[&str], &str)] = &[
+        (&[], "-p"),
+        (&["-p", "a", "--particles", "0"], "--particles"),
+        (&["-p", "a", "--steps", "0"], "--steps"),
+        (&["-p", "a", "--steps", "5000"], "--steps"),
+        (&["-p", "a", "--kl", "0"], "--kl"),
+        (&["-p", "a", "--kl", "nan"], "--kl"),
+        (&["-p", "a", "--eta", "0"], "--eta"),
+        (&["-p", "a", "--cfg-scale=-1"], "--cfg-scale"),
+        (&["-p", "a", "--threads", "0"], "--threads"),
+        (&["-p", "a", "--ess-threshold", "2"], "--ess-threshold"),
+        (&["-p", "a", "--tempering", "linear"], "--tempering"),
+        (&["-p", "a", "--resample", "bingo"], "ssp"),
+        (&["-p", "a", "--reward", "beauty"], "aesthetic"),
+        (&["-p", "a", "--reward", "clip=x"], "clip"),
+        (&["-p", "a", "--proposal", "none", "--tempering", "exp"], "--tempering"),
+        (&["-p", "a", "--device", "tpu"], "--device"),
+        (&["-p", "a", "--micro-batch", "0"], "--micro-batch"),
+        (&["-p", "a", "-W", "65"], "width"),
+        (&["--prompts", empty], "no prompt"),
+        (&["--prompts", "nowhere.txt"], "nowhere.txt"),
+    ];
+    for (args, word) in cases {
+        let mut all = vec!["sample", "-q", "-o", text(dir.path())];
+        all.extend(*args);
+        fails(program().args(&all).output().expect("the program starts"), 2, &[word]);
+    }
+}
+
+#[test]
+fn options_without_meaning_are_refused_with_the_fix_named() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["--proposal", "none", "--kl", "0.1"], &["--kl", "--proposal das"]),
+        (&["--proposal", "none", "--ess-threshold", "0.5"], &["--ess-threshold", "--proposal das"]),
+        (&["--proposal", "none", "--checkpointing", "on"], &["--checkpointing", "--proposal das"]),
+        (&["--proposal", "bootstrap", "--checkpointing", "on"], &["--checkpointing", "--proposal das"]),
+        (&["--proposal", "best-of-n", "--ess-threshold", "0.5"], &["--ess-threshold"]),
+        (&["-n", "blue", "--cfg-scale", "1"], &["negative prompt \"blue\"", "--cfg-scale above 1"]),
+        (&["--eval-reward", "clip=0.5"], &["--eval-reward clip,", "--reward clip=0.5"]),
+        (&["--select", "all", "--save", "best"], &["--save all", "--select argmax"]),
+        (&["-p", "a ring", "-o", "a.png"], &["2 prompts", "-o a"]),
+        (&["--select", "all", "-o", "a.png"], &["every particle", "-o a"]),
+        (&["--save", "none", "-o", "a.png"], &["--save none", "--save best"]),
+        (&["-o", "a.jpg"], &["PNG", "-o a.png"]),
+    ];
+    for (args, words) in cases {
+        let small = ["sample", "-q", "-p", "a star", "--particles", "2", "--steps", "2"];
+        let output = program().args(small).args(*args).current_dir(dir.path()).output();
+        fails(output.expect("the program starts"), 2, words);
+        assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 0, "{args:?} left something");
+    }
+}
+
+#[test]
+fn an_earlier_result_is_not_overwritten_unasked() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let out = dir.path().join("out");
+    succeeds(sample(&out, &["-p", "a star"]));
+    fails(sample(&out, &["-p", "a star"]), 2, &["--overwrite"]);
+    succeeds(sample(&out, &["-p", "a star", "--overwrite"]));
+}
+
+/// Everything in a folder and below, with its bytes.
+fn content(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        match path.is_dir() {
+            true => all.extend(content(&path)),
+            false => all.push((path.display().to_string(), fs::read(&path).expect("a file"))),
+        }
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn a_run_that_cannot_start_leaves_the_old_results_and_no_empty_folder() {
+    let (dir, root) = model();
+    fs::write(root.join("vae/config.json"), "{").expect("written");
+    let out = dir.path().join("out");
+    let refused: &[(&[&str], i32)] = &[
+        (&["-m", "no/such/folder"], 3),
+        (&["-m", text(&root)], 3),
+        (&["--latents", "nowhere.safetensors"], 1),
+        (&["--reward", "jpeg"], 2),
+        (&["--reward", "clip:no/such/folder"], 3),
+    ];
+    for (more, code) in refused {
+        fails(sample(&out, &[&["-p", "a star"], *more].concat()), *code, &[]);
+        assert!(!out.exists(), "{more:?} left a folder");
+    }
+    succeeds(sample(&out, &["-p", "a star"]));
+    let before = content(&out);
+    for (more, code) in refused {
+        fails(sample(&out, &[&["-p", "a star", "--overwrite"], *more].concat()), *code, &[]);
+        assert!(content(&out) == before, "{more:?} changed the old results");
+    }
+}
+
+/// An alpha this small makes the guidance infinite.
+const LETHAL: [&str; 4] = ["-p", "a star", "--kl", "1e-40"];
+
+#[test]
+fn a_run_that_loses_every_particle_fails_and_says_so() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let out = dir.path().join("out");
+    let output = sample(&out, &LETHAL);
+    assert!(output.stdout.is_empty(), "a lost image is no result");
+    fails(output, 5, &["every particle was lost", "--kl"]);
+    let folder = only_folder(&out);
+    let record = record_of(&folder);
+    assert_eq!(record["status"], "failed");
+    assert!(record["error"].as_str().is_some_and(|e| e.contains("--kl")), "{record}");
+    assert!(!folder.join("best.png").exists());
+    let losses = lines(&folder.join("trace.jsonl"));
+    assert!(losses.iter().any(|step| step["losses"].as_array().is_some_and(|l| !l.is_empty())));
+    // A failure is no result to be protected.
+    succeeds(sample(&out, &["-p", "a star"]));
+    assert_eq!(record_of(&folder)["status"], "finished");
+}
+
+#[test]
+fn a_numerical_abort_names_the_first_value_that_is_not_finite() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let out = dir.path().join("out");
+    let output = sample(&out, &[&LETHAL[..], &["--on-nan", "abort"]].concat());
+    fails(output, 5, &["step 1, prompt 0, particle 0", "not finite", "--on-nan drop"]);
+    assert_eq!(record_of(&only_folder(&out))["status"], "failed");
+}
+
+#[test]
+fn output_that_cannot_be_written_is_named() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let file = dir.path().join("file");
+    fs::write(&file, "in the way").expect("written");
+    fails(sample(&file, &["-p", "a star"]), 1, &["file", "-o"]);
+}
+
+/// One part cut in half, replaced by text, with a NaN in it, or missing.
+#[test]
+fn damaged_weights_are_named() {
+    for file in [
+        UNET,
+        "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+        "clip/model.safetensors",
+        "aesthetic/model.safetensors",
+    ] {
+        let truncate = |m: &Path| {
+            let bytes = fs::read(m.join(file)).expect("weights");
+            fs::write(m.join(file), &bytes[..bytes.len() / 2]).expect("written");
+        };
+        fails(with_damage(truncate), 3, &[file]);
+        fails(with_damage(|m| fs::write(m.join(file), b"not weights at all").expect("written")), 3, &[file]);
+        fails(with_damage(|m| spoil_last_number(&m.join(file))), 3, &[file, "NaN"]);
+        fails(with_damage(|m| fs::remove_file(m.join(file)).expect("removed")), 3, &[folder_of(file)]);
+    }
+}
+
+fn folder_of(file: &str) -> &str {
+    file.split('/').next().unwrap_or_default()
+}
+
+/// NaN in place of the last number of the last tensor that is read; the encoder of images is not.
+fn spoil_last_number(path: &Path) {
+    let mut bytes = fs::read(path).expect("weights");
+    let data = 8 + u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..data]).expect("a header");
+    let end = |tensor: &Value| tensor["data_offsets"][1].as_u64().unwrap_or_default() as usize;
+    let read = header.as_object().expect("an object").iter();
+    let read = read.filter(|(name, _)| !name.starts_with("encoder.") && !name.starts_with("quant_conv."));
+    let (_, last) = read.max_by_key(|(_, tensor)| end(tensor)).expect("a tensor");
+    let nan = match last["dtype"].as_str() {
+        Some("F16") => half::f16::NAN.to_le_bytes().to_vec(),
+        Some("F32") => f32::NAN.to_le_bytes().to_vec(),
+        other => panic!("weights of type {other:?}"),
+    };
+    let end = data + end(last);
+    bytes[end - nan.len()..end].copy_from_slice(&nan);
+    fs::write(path, bytes).expect("written");
+}
+
+#[test]
+fn damaged_configurations_are_named() {
+    fails(
+        with_damage(|m| fs::remove_file(m.join("model_index.json")).expect("removed")),
+        3,
+        &["model_index.json"],
+    );
+    let broken = |m: &Path| fs::write(m.join("unet/config.json"), "{").expect("written");
+    fails(with_damage(broken), 3, &["unet/config.json"]);
+    let wrong_type = |m: &Path| edit_json(&m.join("unet/config.json"), |v| v["in_channels"] = "four".into());
+    fails(with_damage(wrong_type), 3, &["unet/config.json", "in_channels"]);
+    let block =
+        |m: &Path| edit_json(&m.join("unet/config.json"), |v| v["down_block_types"][0] = "FooBlock2D".into());
+    fails(with_damage(block), 3, &["unet/config.json", "FooBlock2D"]);
+    let width = |m: &Path| edit_json(&m.join("unet/config.json"), |v| v["block_out_channels"][0] = 64.into());
+    fails(with_damage(width), 3, &[UNET, "expected"]);
+    let beta = |m: &Path| {
+        edit_json(&m.join("scheduler/scheduler_config.json"), |v| v["beta_schedule"] = "cosmic".into());
+    };
+    fails(with_damage(beta), 3, &["scheduler_config.json", "cosmic"]);
+    let dir = TempDir::new().expect("a temporary folder");
+    let nowhere = sample(&dir.path().join("out"), &["-p", "a", "-m", "no/such/folder"]);
+    fails(nowhere, 3, &["no/such/folder"]);
+}
+
+#[test]
+fn images_that_cannot_be_read_are_named() {
+    let dir = TempDir::new().expect("a temporary folder");
+    fails(run(&["score", "nowhere.png", "--reward", "gold"]), 1, &["nowhere.png"]);
+    let notes = dir.path().join("notes.png");
+    fs::write(&notes, "hello").expect("written");
+    fails(run(&["score", text(&notes), "--reward", "gold"]), 1, &["notes.png"]);
+    fails(run(&["score", text(&notes), "--reward", "gold", "-m", "no/such/folder"]), 3, &["no/such/folder"]);
+}
