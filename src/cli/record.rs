@@ -10,6 +10,7 @@ use super::prompts::Prompt;
 use super::session::{self, Session};
 use crate::error::Result;
 use crate::model::folder::FileHash;
+use crate::proposal::Proposal;
 use crate::reward::Spec;
 use crate::run::sha256_file;
 use crate::sampler::OnNan;
@@ -76,7 +77,7 @@ impl Choices {
             "eta": eta,
             "rewards": rewards.iter().map(weighted).collect::<Vec<_>>(),
             "eval_rewards": eval_rewards.iter().map(named).collect::<Vec<_>>(),
-            "kl": session.kl,
+            "kl": (*proposal != Proposal::None).then_some(session.kl),
             "proposal": proposal.to_string(),
             "particles": particles,
             "tempering": weighs.then(|| tempering.to_string()),
@@ -159,6 +160,8 @@ pub fn consequences(options: &Options, session: &Session<'_>) -> Map<String, Val
     object(json!({
         "scheduler": session.pipeline.scheduler.class,
         "chains": options.chains,
+        // Of log Z, which plain samples estimate too.
+        "alpha": session.kl,
         "unet_evaluations": session::evaluations(options, &session.pipeline),
     }))
 }

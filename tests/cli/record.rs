@@ -44,7 +44,7 @@ const DECIDING: [&str; 23] = [
 ];
 
 /// All fields of `run.json` besides.
-const REST: [&str; 28] = [
+const REST: [&str; 29] = [
     "status",
     "program",
     "version",
@@ -65,6 +65,7 @@ const REST: [&str; 28] = [
     "threads",
     "scheduler",
     "chains",
+    "alpha",
     "unet_evaluations",
     "model_files",
     "reward_files",
@@ -282,6 +283,7 @@ fn the_record_in_a_picture_repeats_the_run() {
     let runs: &[&[&str]] = &[
         &["-p", "a star", "--gamma", "0.3", "--kl", "0.7", "--eta", "0.8", "--seed", "9", "--select", "draw"],
         &["-p", "a ring", "--proposal", "best-of-n", "--reward", "clip=2", "--eval-reward", "gold"],
+        &["-p", "a ring", "--proposal", "none", "-n", "red", "--cfg-scale", "2.5", "--on-nan", "abort"],
         &["-p", "a ring", "--proposal", "bootstrap", "--tempering", "adaptive", "--resample", "multinomial"],
     ];
     for (i, options) in runs.iter().enumerate() {
