@@ -15,8 +15,8 @@ use crate::tensor::{Shape, Tensor};
 /// Latents of a UNet whose file states no size, along one side.
 const DEFAULT_SIDE: usize = 64;
 
-/// Pixels along one side that can be asked for. No machine holds a square of them, but all products of sizes do fit
-/// into 64 bits.
+/// Pixels along one side that can be asked for: more than any machine holds a square of, and little enough that the
+/// lengths of all tensors fit into 64 bits.
 const LARGEST_SIDE: usize = 1 << 20;
 
 /// A model on a backend, ready to be sampled from.
