@@ -147,7 +147,6 @@ struct Patches<'a> {
 }
 
 impl Left for Patches<'_> {
-    type At = usize;
     #[inline(always)]
     fn rows(&self) -> usize {
         self.positions.len()

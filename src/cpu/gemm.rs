@@ -28,14 +28,13 @@ const TASK: usize = 1 << 18;
 
 /// The left factor: `rows` rows of `taps * width` elements, in `taps` pieces.
 pub trait Left: Sync {
-    /// What finding a row's pieces needs, computed once per tile.
-    type At: Copy;
     fn rows(&self) -> usize;
     fn taps(&self) -> usize;
     fn width(&self) -> usize;
-    fn at(&self, row: usize) -> Self::At;
+    /// What finding a row's pieces needs, computed once per tile.
+    fn at(&self, row: usize) -> usize;
     /// Piece `tap` of the row at `at`, `width` elements.
-    fn piece(&self, at: Self::At, tap: usize) -> &[f32];
+    fn piece(&self, at: usize, tap: usize) -> &[f32];
     /// The output's row that takes the result.
     fn target(&self, row: usize) -> usize;
     /// The bias's row.
@@ -67,7 +66,6 @@ impl<'a> Rows<'a> {
 }
 
 impl Left for Rows<'_> {
-    type At = usize;
     #[inline(always)]
     fn rows(&self) -> usize {
         self.rows
