@@ -8,6 +8,7 @@ pub mod assets;
 pub mod backend;
 pub mod cli;
 pub mod cpu;
+pub mod cuda;
 pub mod ddim;
 pub mod error;
 pub mod guide;

@@ -1,0 +1,253 @@
+//! One GPU: found without a panic where no driver is, one stream for everything, memory from the driver's pool in the
+//! order of that stream, and the driver's errors in our words.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cudarc::driver::{CudaContext, CudaStream, DevicePtr, DriverError, result, sys};
+
+use super::buffer::{Buffer, Elem};
+use crate::backend::{Memory, out_of_memory};
+use crate::error::{Error, Result};
+
+/// Bytes of buffers alive.
+#[derive(Debug, Default)]
+pub struct Account {
+    live: AtomicU64,
+    peak: AtomicU64,
+}
+
+impl Account {
+    pub fn add(&self, bytes: u64) {
+        let live = self.live.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.peak.fetch_max(live, Ordering::Relaxed);
+    }
+    pub fn remove(&self, bytes: u64) {
+        self.live.fetch_sub(bytes, Ordering::Relaxed);
+    }
+    pub fn memory(&self) -> Memory {
+        Memory { live: self.live.load(Ordering::Relaxed), peak: self.peak.load(Ordering::Relaxed) }
+    }
+    pub fn reset_peak(&self) {
+        self.peak.store(self.live.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+/// A GPU with its stream.
+#[derive(Debug)]
+pub struct Device {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    name: String,
+    capability: (i32, i32),
+    multiprocessors: usize,
+    shared_per_block: usize,
+    account: Arc<Account>,
+}
+
+/// Oldest GPUs with bf16 tensor cores and cp.async.
+const OLDEST: (i32, i32) = (8, 0);
+
+/// How many GPUs the driver shows.
+///
+/// # Errors
+/// [`ErrorKind::Device`](crate::ErrorKind::Device) without a driver, or where it does not start.
+#[allow(unsafe_code)]
+pub fn count() -> Result<usize> {
+    // SAFETY: only tries to load the library.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Error::device("no NVIDIA driver: the library libcuda.so.1 is not found").fix(
+            "install the NVIDIA driver (525 or newer) on a machine with an NVIDIA GPU, or use --device cpu",
+        ));
+    }
+    result::init().map_err(|e| {
+        let what = format!("the NVIDIA driver does not start: {}", describe(e));
+        Error::device(what).fix("see what nvidia-smi says; or use --device cpu")
+    })?;
+    let count = CudaContext::device_count().map_err(|e| {
+        Error::device(format!("the NVIDIA driver shows no GPU: {}", describe(e)))
+            .fix("see what nvidia-smi says; or use --device cpu")
+    })?;
+    Ok(count as usize)
+}
+
+/// The driver's name and words for an error.
+fn describe(e: DriverError) -> String {
+    let text = |s: std::result::Result<&std::ffi::CStr, DriverError>| {
+        s.map_or_else(|_| format!("{:?}", e.0), |s| s.to_string_lossy().into_owned())
+    };
+    format!("{} ({})", text(e.error_string()), text(e.error_name()))
+}
+
+impl Device {
+    /// Opens GPU `ordinal`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Device`](crate::ErrorKind::Device): no driver, no such GPU, one older than compute capability 8.0.
+    #[allow(unsafe_code)]
+    pub fn open(ordinal: usize) -> Result<Device> {
+        let count = count()?;
+        if ordinal >= count {
+            let fix = match count {
+                0 => "use --device cpu".into(),
+                1 => "the only one is --device cuda:0".into(),
+                n => format!("give --device cuda:0 to cuda:{}", n - 1),
+            };
+            return Err(
+                Error::device(format!("there is no GPU {ordinal}: the driver shows {count}")).fix(fix)
+            );
+        }
+        let opening = |e| Error::device(format!("GPU {ordinal} does not open: {}", describe(e)));
+        let context = CudaContext::new(ordinal).map_err(opening)?;
+        // SAFETY: one stream does everything, in order, so that no buffer needs events between streams.
+        unsafe { context.disable_event_tracking() };
+        let name = context.name().map_err(opening)?;
+        let capability = context.compute_capability().map_err(opening)?;
+        if capability < OLDEST {
+            let (major, minor) = capability;
+            return Err(Error::device(format!(
+                "GPU {ordinal} ({name}) has compute capability {major}.{minor}; 8.0 (Ampere) is the oldest supported"
+            ))
+            .fix("use another GPU (--device cuda:N), or --device cpu"));
+        }
+        use sys::CUdevice_attribute as Attribute;
+        let attribute = |a| context.attribute(a).map(|v| v as usize).map_err(opening);
+        let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let shared_per_block = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let stream = context.new_stream().map_err(opening)?;
+        let device = Device {
+            context,
+            stream,
+            name,
+            capability,
+            multiprocessors,
+            shared_per_block,
+            account: Arc::default(),
+        };
+        device.keep_freed_memory()?;
+        Ok(device)
+    }
+
+    /// Freed memory stays in the driver's pool until something asks for it: without this the pool is emptied at every
+    /// synchronisation.
+    #[allow(unsafe_code)]
+    fn keep_freed_memory(&self) -> Result<()> {
+        if !self.context.has_async_alloc() {
+            return Ok(());
+        }
+        let mut all = u64::MAX;
+        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        // SAFETY: the device is open, and the attribute is a 64-bit number.
+        let set = unsafe {
+            result::device::get_default_mem_pool(self.context.cu_device())
+                .and_then(|pool| result::mem_pool::set_attribute(pool, attribute, (&raw mut all).cast()))
+        };
+        set.map_err(|e| self.failed("setting up memory", e))
+    }
+
+    /// Gives memory that is free back to the driver, so that others (and graphs) can have it.
+    #[allow(unsafe_code)]
+    pub fn trim(&self) -> Result<()> {
+        if !self.context.has_async_alloc() {
+            return Ok(());
+        }
+        self.synchronize()?;
+        // SAFETY: the device is open; only memory that nothing uses is given back.
+        let trimmed = unsafe {
+            result::device::get_default_mem_pool(self.context.cu_device())
+                .and_then(|pool| result::mem_pool::trim_to(pool, 0))
+        };
+        trimmed.map_err(|e| self.failed("giving memory back", e))
+    }
+
+    pub fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+    pub fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+    /// `cuda:0 NVIDIA H200`.
+    pub fn name(&self) -> String {
+        format!("cuda:{} {}", self.context.ordinal(), self.name)
+    }
+    /// Compute capability, major and minor.
+    pub fn capability(&self) -> (i32, i32) {
+        self.capability
+    }
+    pub fn multiprocessors(&self) -> usize {
+        self.multiprocessors
+    }
+    /// Most shared memory a block may ask for, bytes.
+    pub fn shared_per_block(&self) -> usize {
+        self.shared_per_block
+    }
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+    /// Bytes of the GPU's memory that are free, counting what the pool keeps for us.
+    pub fn free_memory(&self) -> Result<u64> {
+        self.trim()?;
+        let (free, _) = self.context.mem_get_info().map_err(|e| self.failed("asking for memory", e))?;
+        Ok(free as u64)
+    }
+
+    /// An error of the driver while `doing`.
+    pub fn failed(&self, doing: &str, e: DriverError) -> Error {
+        let what = format!("{} failed while {doing}: {}", self.name(), describe(e));
+        let fix = match e.0 {
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                "lower --micro-batch, set --checkpointing on, or close other programs on this GPU"
+            }
+            sys::CUresult::CUDA_ERROR_ILLEGAL_ADDRESS | sys::CUresult::CUDA_ERROR_LAUNCH_FAILED => {
+                "this is a defect of das-cuda or of the GPU: run again with CUDA_LAUNCH_BLOCKING=1 under \
+                 compute-sanitizer, and report what it says"
+            }
+            _ => "see what nvidia-smi says, and the driver's log (dmesg)",
+        };
+        Error::device(what).fix(fix)
+    }
+
+    /// Memory for `len` elements (arbitrary bits), in stream order.
+    #[allow(unsafe_code)]
+    pub fn alloc(&self, elem: Elem, len: usize) -> Result<Buffer> {
+        // A buffer of nothing has an address all the same.
+        let bytes =
+            len.checked_mul(elem.size()).ok_or_else(|| out_of_memory(len))?.max(16).next_multiple_of(4);
+        // SAFETY: whoever asks writes all elements before anything reads them.
+        let memory = unsafe { self.stream.alloc::<u8>(bytes) }.map_err(|e| match e.0 {
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => out_of_memory(bytes / 4),
+            _ => self.failed("allocating memory", e),
+        })?;
+        let address = memory.device_ptr(&self.stream).0;
+        Ok(Buffer::new(memory, address, elem, len, self.account.clone()))
+    }
+
+    /// Waits for everything started so far.
+    pub fn synchronize(&self) -> Result<()> {
+        self.stream.synchronize().map_err(|e| self.failed("computing", e))
+    }
+
+    /// Fills with zero bits.
+    pub fn clear(&self, buffer: &mut Buffer) -> Result<()> {
+        self.stream.memset_zeros(buffer.memory_mut()).map_err(|e| self.failed("clearing memory", e))
+    }
+
+    /// Copies `data` into `to`.
+    pub fn copy_in(&self, data: &[u8], to: &mut Buffer) -> Result<()> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        let mut part = to.memory_mut().slice_mut(0..data.len());
+        self.stream.memcpy_htod(data, &mut part).map_err(|e| self.failed("copying to the GPU", e))
+    }
+
+    /// Copies the first bytes of `from` into `data`, and waits for them.
+    pub fn copy_out(&self, from: &Buffer, data: &mut [u8]) -> Result<()> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        let part = from.memory().slice(0..data.len());
+        self.stream.memcpy_dtoh(&part, data).map_err(|e| self.failed("copying from the GPU", e))?;
+        self.synchronize()
+    }
+}

@@ -1,0 +1,153 @@
+//! Images: the compiled kernels of one element type. They come from fatbins inside the binary, or where it was built
+//! without nvcc, from the sources inside the binary through NVRTC, compiled once per GPU model and kept on disk.
+
+use std::env;
+use std::ffi::{CStr, CString};
+use std::fs;
+use std::path::PathBuf;
+use std::ptr;
+use std::sync::Arc;
+
+use cudarc::driver::sys::CUfunction_attribute as Attribute;
+use cudarc::driver::{CudaFunction, CudaModule};
+use cudarc::nvrtc::{Ptx, result as nvrtc, sys};
+use sha2::{Digest, Sha256};
+
+use super::buffer::Elem;
+use super::device::Device;
+use crate::error::{Error, Result};
+
+include!(concat!(env!("OUT_DIR"), "/images.rs"));
+
+/// Loads the kernels of one element type onto a device.
+pub struct Image<'a> {
+    device: &'a Device,
+    elem: Elem,
+}
+
+impl<'a> Image<'a> {
+    pub fn new(device: &'a Device, elem: Elem) -> Image<'a> {
+        Image { device, elem }
+    }
+
+    /// The kernels of kernels/`file`.cu.
+    pub fn module(&self, file: &str) -> Result<Arc<CudaModule>> {
+        let embedded = IMAGES.iter().find(|(f, e, _)| *f == file && *e == self.elem.name());
+        let bytes = match embedded {
+            Some((_, _, bytes)) => bytes.to_vec(),
+            None => self.compiled(file)?,
+        };
+        let loaded = self.device.context().load_module(Ptx::from_binary(bytes));
+        loaded.map_err(|e| self.device.failed(&format!("loading the kernels of {file}.cu"), e))
+    }
+
+    /// The kernel `name`, allowed as much dynamic shared memory as the device gives.
+    pub fn function(&self, module: &Arc<CudaModule>, file: &str, name: &str) -> Result<CudaFunction> {
+        let full = format!("das_{name}_{}", self.elem.name());
+        let failed = |e| self.device.failed(&format!("loading the kernel {full} of {file}.cu"), e);
+        let function = module.load_function(&full).map_err(failed)?;
+        let fixed = function.shared_size_bytes().map_err(failed)?;
+        let dynamic = self.device.shared_per_block() as i32 - fixed;
+        let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        function.set_attribute(attribute, dynamic).map_err(failed)?;
+        Ok(function)
+    }
+
+    /// Compiles `file`, or takes what an earlier run compiled from the same sources for the same architecture.
+    fn compiled(&self, file: &str) -> Result<Vec<u8>> {
+        let (major, minor) = self.device.capability();
+        // Kernels that need Hopper's own instructions are compiled for them.
+        let feature = if major == 9 { "a" } else { "" };
+        let options = [
+            format!("--gpu-architecture=sm_{major}{minor}{feature}"),
+            "--std=c++17".into(),
+            format!("-DACT_{}", self.elem.name().to_uppercase()),
+        ];
+        let mut hash = Sha256::new();
+        for text in options.iter().map(String::as_str).chain(SOURCES.iter().flat_map(|(n, t)| [*n, *t])) {
+            hash.update(text.as_bytes());
+            hash.update([0]);
+        }
+        let digest: String = hash.finalize().iter().take(12).map(|b| format!("{b:02x}")).collect();
+        let kept = cache().map(|dir| dir.join(format!("{file}-{}-{digest}.cubin", self.elem.name())));
+        if let Some(bytes) = kept.as_ref().and_then(|path| fs::read(path).ok()).filter(|b| !b.is_empty()) {
+            return Ok(bytes);
+        }
+        let bytes = compile(file, &options)?;
+        if let Some(path) = kept {
+            // A cache that cannot be written costs a second at the next start, nothing else. The name appears only when
+            // the file is whole.
+            let part = path.with_extension(format!("{}.part", std::process::id()));
+            let written =
+                path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&part, &bytes));
+            let _ = written.and_then(|()| fs::rename(&part, &path));
+        }
+        Ok(bytes)
+    }
+}
+
+/// Where compiled kernels are kept: `$XDG_CACHE_HOME/das-cuda` or `~/.cache/das-cuda`.
+fn cache() -> Option<PathBuf> {
+    let dir = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let base = dir("XDG_CACHE_HOME").or_else(|| dir("HOME").map(|home| home.join(".cache")))?;
+    Some(base.join("das-cuda"))
+}
+
+/// Compiles kernels/`file`.cu to a cubin with NVRTC.
+#[allow(unsafe_code)]
+fn compile(file: &str, options: &[String]) -> Result<Vec<u8>> {
+    // SAFETY: only tries to load the library.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Error::device(
+            "this das-cuda was built without nvcc, and NVRTC, which could compile its kernels here, is not found",
+        )
+        .fix(
+            "install NVRTC (python3 -m pip install nvidia-cuda-nvrtc, and put its lib folder on LD_LIBRARY_PATH), \
+             or build with nvcc: tools/get-nvcc, then cargo build --release",
+        ));
+    }
+    let text = |s: &str| CString::new(s).expect("kernel sources have no NUL");
+    let source = SOURCES.iter().find(|(name, _)| *name == format!("{file}.cu"));
+    let Some((_, source)) = source else { panic!("kernels/{file}.cu is not in the binary") };
+    let headers: Vec<_> = SOURCES.iter().filter(|(name, _)| name.ends_with(".cuh")).collect();
+    let (names, texts): (Vec<_>, Vec<_>) = headers.iter().map(|(n, t)| (text(n), text(t))).unzip();
+    let pointers = |all: &[CString]| all.iter().map(|s| s.as_ptr()).collect::<Vec<_>>();
+    let (names, texts) = (pointers(&names), pointers(&texts));
+    let options: Vec<CString> = options.iter().map(|o| text(o)).collect();
+    let options = pointers(&options);
+    let (source, name) = (text(source), text(&format!("{file}.cu")));
+    let failed = |what: &str, e: nvrtc::NvrtcError| Error::device(format!("NVRTC: {what} {file}.cu: {e:?}"));
+    // SAFETY: every pointer is to a NUL-terminated string, or an array of `len` of them, that outlives the call; the
+    // program is destroyed once; the buffer is as long as NVRTC says the image is.
+    unsafe {
+        let mut program = ptr::null_mut();
+        sys::nvrtcCreateProgram(
+            &mut program,
+            source.as_ptr(),
+            name.as_ptr(),
+            names.len() as i32,
+            texts.as_ptr(),
+            names.as_ptr(),
+        )
+        .result()
+        .map_err(|e| failed("reading", e))?;
+        let image = (|| {
+            if let Err(e) = sys::nvrtcCompileProgram(program, options.len() as i32, options.as_ptr()).result()
+            {
+                let log = nvrtc::get_program_log(program).unwrap_or_default();
+                let log = CStr::from_ptr(log.as_ptr()).to_string_lossy().into_owned();
+                return Err(failed("compiling", e).fix(format!("report this as a defect:\n{log}")));
+            }
+            let mut len = 0;
+            sys::nvrtcGetCUBINSize(program, &mut len).result().map_err(|e| failed("measuring", e))?;
+            let mut image = vec![0_u8; len];
+            sys::nvrtcGetCUBIN(program, image.as_mut_ptr().cast())
+                .result()
+                .map_err(|e| failed("reading", e))?;
+            Ok(image)
+        })();
+        // A failure to clean up loses memory only.
+        let _ = sys::nvrtcDestroyProgram(&mut program).result();
+        image
+    }
+}
