@@ -5,6 +5,8 @@
 //! Callers obey the stated shapes (a breach is our own bug and panics); `Err` is for what the world does:
 //! memory, driver, device.
 
+use std::any::Any;
+
 use crate::error::{Error, Result};
 use crate::noise::Purpose;
 use crate::tensor::{HostSlice, Shape, Tensor};
@@ -131,6 +133,23 @@ pub trait Backend: Send + Sync {
     /// For records: `cpu`, `cuda:0 NVIDIA H200`, `meter`.
     fn name(&self) -> String;
 
+    /// Runs `f` on `inputs`. A device may record the work at one of the first calls with this `record` and replay it
+    /// at later ones instead of calling `f`: so `f` does the same operations whenever the record is the same, its
+    /// results depend on `inputs` and on nothing else that changes, and it waits for no result (where it does, it is
+    /// called every time).
+    fn replay(
+        &self,
+        _record: &mut Record,
+        inputs: &[&Tensor],
+        f: &mut dyn FnMut(&[Tensor]) -> Result<Vec<Tensor>>,
+    ) -> Result<Vec<Tensor>> {
+        f(&inputs.iter().map(|&x| x.clone()).collect::<Vec<_>>())
+    }
+
+    /// Names what follows for profilers, until the end of the range is said by `range_end`. Ranges nest.
+    fn range_start(&self, _name: &str) {}
+    fn range_end(&self) {}
+
     // Memory.
 
     /// Copies host elements, converted to the backend's element type. Weights keep 16 bits where that is exact.
@@ -217,6 +236,11 @@ pub trait Backend: Send + Sync {
     fn geglu_vjp(&self, x: &Tensor, dy: &Tensor) -> Result<Tensor>;
     /// `a x + b y`; transposes are the same call with zeros elided by the tape.
     fn axpby(&self, a: f32, x: &Tensor, b: f32, y: &Tensor) -> Result<Tensor>;
+    /// `k0 x + k1 y` with `k` `(1, 1, 1, 2)` on the device: coefficients that change from step to step while the
+    /// work stays the same.
+    fn blend(&self, k: &Tensor, x: &Tensor, y: &Tensor) -> Result<Tensor>;
+    /// `k[which] dy`.
+    fn blend_vjp(&self, k: &Tensor, which: usize, dy: &Tensor) -> Result<Tensor>;
     /// `a x`.
     fn scale(&self, a: f32, x: &Tensor) -> Result<Tensor>;
     /// `min(max(a x + b, lo), hi)`.
@@ -282,6 +306,25 @@ pub trait Backend: Send + Sync {
     ) -> Result<(Tensor, Vec<f64>)>;
     /// Squared Euclidean length of each sample.
     fn squared_norms(&self, x: &Tensor) -> Result<Vec<f64>>;
+}
+
+/// Work that a device has recorded, or knows it cannot record; for [`Backend::replay`]. Empty at first.
+#[derive(Default)]
+pub struct Record(pub Option<Box<dyn Any>>);
+
+/// A range of [`Backend::range_start`] that ends with its scope.
+pub struct Range<'a>(&'a dyn Backend);
+
+/// Opens a range named `name`.
+pub fn range<'a>(backend: &'a dyn Backend, name: &str) -> Range<'a> {
+    backend.range_start(name);
+    Range(backend)
+}
+
+impl Drop for Range<'_> {
+    fn drop(&mut self) {
+        self.0.range_end();
+    }
 }
 
 /// Parameters of [`Backend::affine_clamp`].

@@ -2,7 +2,10 @@
 //! gradient of the reward with respect to the noisy latent, back through reward, decoder and both branches of the
 //! UNet. Particles are taken a micro-batch at a time; each answer depends on its own particle alone.
 
-use crate::backend::{AffineClamp, Backend, ParticleId};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use crate::backend::{AffineClamp, Backend, ParticleId, Record, range};
 use crate::ddim;
 use crate::error::Result;
 use crate::model::pipeline::{Encoded, Pipeline, Size};
@@ -33,6 +36,18 @@ pub struct Diffusion<'a> {
     prompts: Vec<u32>,
     size: Size,
     settings: Settings,
+    /// Recorded work, by what it depends on.
+    records: RefCell<BTreeMap<(Vec<u32>, Want, Option<u32>), Record>>,
+}
+
+/// What the work of a micro-batch depends on, besides tensors.
+#[derive(Clone, Copy)]
+struct Work<'a> {
+    /// Text of each sample of all branches.
+    rows: &'a [u32],
+    prompt_of: &'a [u32],
+    clip: Option<f32>,
+    want: Want,
 }
 
 impl<'a> Diffusion<'a> {
@@ -49,7 +64,7 @@ impl<'a> Diffusion<'a> {
     ) -> Diffusion<'a> {
         assert!(settings.micro_batch > 0, "an empty micro-batch");
         assert_eq!(texts.dropped.len(), prompts.len(), "one number per encoded prompt");
-        Diffusion { backend, pipeline, reward, texts, prompts, size, settings }
+        Diffusion { backend, pipeline, reward, texts, prompts, size, settings, records: RefCell::default() }
     }
 
     /// Whether the UNet runs without the prompt too. Models that take the scale as an input have one branch.
@@ -76,13 +91,11 @@ impl<'a> Diffusion<'a> {
         if self.settings.checkpointing { tape.checkpoint(x, f) } else { f(tape, x) }
     }
 
-    /// Output of the UNet, guided.
-    fn predict<'t>(&'t self, tape: &Tape<'t>, x: &Var, t: i64, prompt_of: &[u32]) -> Result<Var> {
-        let two = self.two_branches();
-        let rows = self.texts.rows(prompt_of, two);
+    /// Output of the UNet, guided; `rows` is the text of each sample of all branches.
+    fn predict<'t>(&'t self, tape: &Tape<'t>, x: &Var, biases: &'t Tensor, rows: &'t [u32]) -> Result<Var> {
         let (unet, texts) = (&self.pipeline.unet, &self.texts.conditioning);
-        let out = self.section(tape, x, move |tape, x| unet.forward(tape, x, t as f32, texts, &rows))?;
-        if two { tape.guide(&out, self.settings.cfg_scale) } else { Ok(out) }
+        let out = self.section(tape, x, move |tape, x| unet.forward_at(tape, x, biases, texts, rows))?;
+        if self.two_branches() { tape.guide(&out, self.settings.cfg_scale) } else { Ok(out) }
     }
 
     /// Decoded clean latents, about -1 to 1.
@@ -102,39 +115,80 @@ impl<'a> Diffusion<'a> {
         Ok(reward)
     }
 
-    /// One micro-batch of [`Guide::look`].
+    /// One micro-batch of [`Guide::look`]. What changes from step to step is put into tensors first, so that a device
+    /// can record the work once and replay it.
     fn look_at(&self, x: &Tensor, prompt_of: &[u32], step: &ddim::Step, want: Want) -> Result<Look> {
         let backend = self.backend;
-        let tape = if want == Want::Gradient { Tape::new(backend) } else { Tape::off(backend) };
+        let rows = self.texts.rows(prompt_of, self.two_branches());
+        let biases = self.pipeline.unet.biases_at(backend, step.t as f32, &self.texts.conditioning, &rows)?;
+        let pair = |map: ddim::Affine| {
+            let k = [map.first as f32, map.second as f32];
+            backend.upload(Shape::vector(2), HostSlice::F32(&k))
+        };
+        let (to_eps, to_x0) = (pair(step.eps)?, pair(step.x0)?);
+        let work = Work { rows: &rows, prompt_of, clip: step.clip.map(|range| range as f32), want };
+        let key = (prompt_of.to_vec(), want, work.clip.map(f32::to_bits));
+        let mut records = self.records.borrow_mut();
+        let record = records.entry(key).or_default();
+        let mut results = backend
+            .replay(record, &[x, &biases, &to_eps, &to_x0], &mut |inputs| self.work(inputs, work))?
+            .into_iter();
+        let mut next = || results.next();
+        let (Some(eps), Some(x0)) = (next(), next()) else {
+            panic!("a look is noise and clean latent at least")
+        };
+        let mut look = Look { eps, x0, reward: None, grad: None };
+        if let (Some(raw), Some(score)) = (next(), next()) {
+            let reward = backend.download(&score)?.into_iter().map(f64::from).collect();
+            look.reward = Some(self.honest(&raw, reward)?);
+        }
+        look.grad = next();
+        Ok(look)
+    }
+
+    /// What `want` asks for at the state, bias, and coefficients in `inputs`: noise, clean latent, then the raw image and
+    /// its score, then the gradient.
+    fn work(&self, inputs: &[Tensor], work: Work<'_>) -> Result<Vec<Tensor>> {
+        let [x, biases, to_eps, to_x0] = inputs else { panic!("four inputs") };
+        let backend = self.backend;
+        let tape = if work.want == Want::Gradient { Tape::new(backend) } else { Tape::off(backend) };
         let leaf = tape.watch(x.clone());
-        let out = self.predict(&tape, &leaf, step.t, prompt_of)?;
-        let eps = backend.axpby(step.eps.first as f32, x, step.eps.second as f32, &out)?;
-        let mut x0 = tape.axpby(step.x0.first as f32, &leaf, step.x0.second as f32, &out)?;
+        let out = {
+            let _range = range(backend, "unet");
+            self.predict(&tape, &leaf, biases, work.rows)?
+        };
+        let eps = backend.blend(to_eps, x, &out)?;
+        let mut x0 = tape.blend(to_x0, &leaf, &out)?;
         drop(out);
-        if let Some(range) = step.clip {
-            let range = range as f32;
+        if let Some(range) = work.clip {
             x0 = tape.affine_clamp(&x0, AffineClamp { a: 1.0, b: 0.0, lo: -range, hi: range })?;
         }
-        let mut look = Look { eps, x0: x0.value().clone(), reward: None, grad: None };
-        if want == Want::Noise {
-            return Ok(look);
+        let mut results = vec![eps, x0.value().clone()];
+        if work.want == Want::Noise {
+            return Ok(results);
         }
-        let raw = self.decode(&tape, &x0)?;
-        let images = vae::to_unit(&tape, &raw)?;
-        let score = self.reward.score(&tape, &images, prompt_of)?;
-        let reward = backend.download(&score)?.into_iter().map(f64::from).collect();
-        look.reward = Some(self.honest(&raw, reward)?);
+        let raw = {
+            let _range = range(backend, "decoder");
+            self.decode(&tape, &x0)?
+        };
+        let score = {
+            let _range = range(backend, "reward");
+            let images = vae::to_unit(&tape, &raw)?;
+            self.reward.score(&tape, &images, work.prompt_of)?
+        };
+        results.extend([raw.value().clone(), score.value().clone()]);
         // What is not needed any more must not be held while the tape runs back.
-        drop((x0, raw, images));
-        if want == Want::Gradient {
+        drop((x0, raw));
+        if work.want == Want::Gradient {
+            let _range = range(backend, "gradient");
             let ones = vec![1.0; score.shape().len()];
             let ones = backend.upload(score.shape(), HostSlice::F32(&ones))?;
-            look.grad = Some(match tape.gradient(&score, ones, &leaf)? {
+            results.push(match tape.gradient(&score, ones, &leaf)? {
                 Some(grad) => grad.reshape(x.shape()),
                 None => backend.zeros(x.shape())?,
             });
         }
-        Ok(look)
+        Ok(results)
     }
 
     /// Runs `f(latents, encoded prompt of each)` on each micro-batch, in order.

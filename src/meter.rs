@@ -411,6 +411,13 @@ impl Backend for Meter {
         assert_eq!(x.shape(), y.shape(), "a sum of unlike shapes");
         self.call(Family::Pointwise, 0, &[x, y], x.shape())
     }
+    fn blend(&self, k: &Tensor, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+        assert_eq!(x.shape(), y.shape(), "a sum of unlike shapes");
+        self.call(Family::Pointwise, 0, &[k, x, y], x.shape())
+    }
+    fn blend_vjp(&self, k: &Tensor, _: usize, dy: &Tensor) -> Result<Tensor> {
+        self.call(Family::Pointwise, 0, &[k, dy], dy.shape())
+    }
     fn scale(&self, _: f32, x: &Tensor) -> Result<Tensor> {
         self.call(Family::Pointwise, 0, &[x], x.shape())
     }

@@ -4,7 +4,7 @@
 use crate::backend::{Activation, AffineClamp, Attention, Conv, Filter, GroupNorm};
 use crate::error::Result;
 use crate::tape::{Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{Shape, Tensor};
 
 /// `Some(node)` of each watched input, for closures that hand out cotangents.
 macro_rules! watched {
@@ -149,6 +149,25 @@ impl<'a> Tape<'a> {
                             node,
                             if factor == 1.0 { dy.clone() } else { backend.scale(factor, &dy)? },
                         ));
+                    }
+                }
+                Ok(out)
+            })
+        }))
+    }
+
+    /// `k0 x + k1 y` with coefficients on the device; see [`Backend::blend`](crate::backend::Backend::blend).
+    #[track_caller]
+    pub fn blend(&self, k: &Tensor, x: &Var, y: &Var) -> Result<Var> {
+        assert_eq!((x.shape(), k.shape()), (y.shape(), Shape::vector(2)), "a sum of unlike shapes");
+        let sum = self.backend().blend(k, x, y)?;
+        let (nodes, k) = ([x.node(), y.node()], k.clone());
+        Ok(self.push(sum, watched!(x, y), move |_| {
+            Box::new(move |backend, dy| {
+                let mut out = Vec::with_capacity(2);
+                for (which, node) in nodes.into_iter().enumerate() {
+                    if let Some(node) = node {
+                        out.push((node, backend.blend_vjp(&k, which, &dy)?));
                     }
                 }
                 Ok(out)

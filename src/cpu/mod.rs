@@ -240,6 +240,13 @@ impl Backend for Cpu {
     fn axpby(&self, a: f32, x: &Tensor, b: f32, y: &Tensor) -> Result<Tensor> {
         self.make(x.shape(), |out| pointwise::axpby(a, self.view(x), b, self.view(y), out))
     }
+    fn blend(&self, k: &Tensor, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+        let k = self.view(k);
+        self.axpby(k[0], x, k[1], y)
+    }
+    fn blend_vjp(&self, k: &Tensor, which: usize, dy: &Tensor) -> Result<Tensor> {
+        self.scale(self.view(k)[which], dy)
+    }
     fn scale(&self, a: f32, x: &Tensor) -> Result<Tensor> {
         self.make(x.shape(), |y| pointwise::scale(a, self.view(x), y))
     }

@@ -79,6 +79,10 @@ impl Buffer {
     pub fn elem(&self) -> Elem {
         self.elem
     }
+    /// In device memory.
+    pub(super) fn address(&self) -> u64 {
+        self.address
+    }
     /// Elements.
     pub fn len(&self) -> usize {
         self.len

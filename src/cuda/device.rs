@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cudarc::driver::{CudaContext, CudaStream, DevicePtr, DriverError, result, sys};
 
 use super::buffer::{Buffer, Elem};
+use super::graph;
 use crate::backend::{Memory, out_of_memory};
 use crate::error::{Error, Result};
 
@@ -224,6 +225,7 @@ impl Device {
 
     /// Waits for everything started so far.
     pub fn synchronize(&self) -> Result<()> {
+        graph::waits()?;
         self.stream.synchronize().map_err(|e| self.failed("computing", e))
     }
 
@@ -232,11 +234,22 @@ impl Device {
         self.stream.memset_zeros(buffer.memory_mut()).map_err(|e| self.failed("clearing memory", e))
     }
 
+    /// Copies all of `from` over `to`, which is as long, and which no kernel under way uses but in stream order.
+    #[allow(unsafe_code)]
+    pub fn copy(&self, from: &Buffer, to: &Buffer) -> Result<()> {
+        assert_eq!((from.elem(), from.len()), (to.elem(), to.len()), "a copy of another type or length");
+        let (from, to, bytes) = (from.address(), to.address(), from.memory().len());
+        // SAFETY: both are live and `bytes` long, and freed in the order of the stream that copies.
+        let copied = unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) };
+        copied.map_err(|e| self.failed("copying", e))
+    }
+
     /// Copies `data` into `to`.
     pub fn copy_in(&self, data: &[u8], to: &mut Buffer) -> Result<()> {
         if data.is_empty() {
             return Ok(());
         }
+        graph::waits()?;
         let mut part = to.memory_mut().slice_mut(0..data.len());
         self.stream.memcpy_htod(data, &mut part).map_err(|e| self.failed("copying to the GPU", e))
     }
@@ -246,6 +259,7 @@ impl Device {
         if data.is_empty() {
             return Ok(());
         }
+        graph::waits()?;
         let part = from.memory().slice(0..data.len());
         self.stream.memcpy_dtoh(&part, data).map_err(|e| self.failed("copying from the GPU", e))?;
         self.synchronize()

@@ -10,6 +10,7 @@ mod buffer;
 mod conv;
 mod device;
 mod gemm;
+mod graph;
 mod image;
 mod kernels;
 mod module;
@@ -22,7 +23,7 @@ use half::{bf16, f16};
 
 use crate::backend::{
     Activation, Advance, AffineClamp, Attention, Backend, Conv, Filter, GroupNorm, Memory, ParticleId,
-    Particles, Saved, reserved,
+    Particles, Record, Saved, reserved,
 };
 use crate::error::Result;
 use crate::noise::Purpose;
@@ -80,6 +81,8 @@ pub struct Cuda {
     act: Option<Kernels>,
     wide: Kernels,
     particle: particle::Table,
+    /// Whether [`Backend::replay`] records.
+    graphs: bool,
 }
 
 impl Cuda {
@@ -95,7 +98,12 @@ impl Cuda {
         let act = (elem != Elem::F32).then(|| Kernels::load(&device, elem)).transpose()?;
         let wide = Kernels::load(&device, Elem::F32)?;
         let particle = particle::Table::load(&Image::new(&device, Elem::F32))?;
-        Ok(Cuda { device, act, wide, particle })
+        Ok(Cuda { device, act, wide, particle, graphs: true })
+    }
+
+    /// Without CUDA graphs: every kernel is launched by itself, which a profiler shows better.
+    pub fn without_graphs(self) -> Cuda {
+        Cuda { graphs: false, ..self }
     }
 
     /// Element type of activations and weights.
@@ -168,6 +176,18 @@ impl Cuda {
         }
     }
 
+    /// Elements of their own.
+    fn copy(&self, x: &Tensor) -> Result<Tensor> {
+        let y = self.wrap(x.shape(), self.alloc(self.buffer(x).elem(), x.shape())?);
+        self.overwrite(x, &y)?;
+        Ok(y)
+    }
+
+    /// Copies the elements of `x` to those of `place`, whoever holds it.
+    fn overwrite(&self, x: &Tensor, place: &Tensor) -> Result<()> {
+        self.device.copy(self.buffer(x), self.buffer(place))
+    }
+
     /// Numbers for a kernel to index with.
     fn indices(&self, data: &[u32]) -> Result<Buffer> {
         let mut y = self.device.alloc(Elem::U32, data.len())?;
@@ -179,6 +199,15 @@ impl Cuda {
 impl Backend for Cuda {
     fn name(&self) -> String {
         self.device.name()
+    }
+
+    fn replay(
+        &self,
+        record: &mut Record,
+        inputs: &[&Tensor],
+        f: &mut dyn FnMut(&[Tensor]) -> Result<Vec<Tensor>>,
+    ) -> Result<Vec<Tensor>> {
+        graph::replay(self, record, inputs, f)
     }
 
     fn upload(&self, shape: Shape, data: HostSlice<'_>) -> Result<Tensor> {
@@ -335,6 +364,12 @@ impl Backend for Cuda {
     }
     fn axpby(&self, a: f32, x: &Tensor, b: f32, y: &Tensor) -> Result<Tensor> {
         pointwise::axpby(self, a, x, b, y)
+    }
+    fn blend(&self, k: &Tensor, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+        todo!("pointwise::blend {k:?} {x:?} {y:?}")
+    }
+    fn blend_vjp(&self, k: &Tensor, which: usize, dy: &Tensor) -> Result<Tensor> {
+        todo!("pointwise::blend_vjp {k:?} {which} {dy:?}")
     }
     fn scale(&self, a: f32, x: &Tensor) -> Result<Tensor> {
         pointwise::scale(self, a, x)

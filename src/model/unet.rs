@@ -258,6 +258,20 @@ impl Unet {
         cond: &Conditioning,
         rows: &[u32],
     ) -> Result<Var> {
+        let biases = self.biases_at(tape.backend(), t, cond, rows)?;
+        self.forward_at(tape, x, &biases, cond, rows)
+    }
+
+    /// [`Unet::forward`] at the time whose [`Unet::biases_at`] are `biases`.
+    #[track_caller]
+    pub fn forward_at(
+        &self,
+        tape: &Tape<'_>,
+        x: &Var,
+        biases: &Tensor,
+        cond: &Conditioning,
+        rows: &[u32],
+    ) -> Result<Var> {
         let (k, n) = (x.shape().n, rows.len());
         assert!(k > 0 && n.is_multiple_of(k), "{n} texts for {k} latents");
         assert!(rows.iter().all(|&r| (r as usize) < cond.texts), "a row beyond {} texts", cond.texts);
@@ -266,7 +280,6 @@ impl Unet {
         let whole = shape.h.is_multiple_of(side) && shape.w.is_multiple_of(side);
         assert!(whole, "latents {shape} in multiples of {side}");
 
-        let biases = self.biases_at(tape.backend(), t, cond, rows)?;
         let run = Run { tape, biases, text: Text { kv: &cond.kv, rows } };
         let mut h = match self.config.center_input_sample {
             true => tape
@@ -312,8 +325,14 @@ impl Unet {
     }
 
     /// The biases of all residual blocks at time `t`: `(1, 1, 1, all)`, or one for each sample where the embedding
-    /// depends on the text.
-    fn biases_at(&self, backend: &dyn Backend, t: f32, cond: &Conditioning, rows: &[u32]) -> Result<Tensor> {
+    /// depends on the text. All that the network reads of the time.
+    pub fn biases_at(
+        &self,
+        backend: &dyn Backend,
+        t: f32,
+        cond: &Conditioning,
+        rows: &[u32],
+    ) -> Result<Tensor> {
         let base = self.config.base_channels();
         let mut x = backend.upload(Shape::vector(base), HostSlice::F32(&self.sinusoid(t, base)))?;
         if let Some(guidance) = &cond.guidance {
@@ -361,14 +380,14 @@ fn guidance_embedding(scale: f32, dim: usize) -> Vec<f32> {
 struct Run<'t, 'a> {
     tape: &'t Tape<'a>,
     /// Of all residual blocks, `(1|n, 1, 1, all)`.
-    biases: Tensor,
+    biases: &'t Tensor,
     text: Text<'t>,
 }
 
 impl Run<'_, '_> {
     fn layer(&self, layer: &Layer, mut h: Var) -> Result<Var> {
         let (from, c) = layer.bias;
-        let bias = self.tape.backend().slice(&self.biases, from, c)?;
+        let bias = self.tape.backend().slice(self.biases, from, c)?;
         if bias.shape().n > 1 {
             h = widen(self.tape, h, bias.shape().n)?;
         }

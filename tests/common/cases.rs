@@ -87,6 +87,10 @@ pub enum Op {
         a: f32,
         b: f32,
     },
+    /// The coefficients are a third input.
+    Blend {
+        x: Shape,
+    },
     Scale {
         x: Shape,
         a: f32,
@@ -204,6 +208,7 @@ impl Op {
             Op::Activate { x, scale, .. } => vec![Input { scale: *scale, ..of(*x) }],
             Op::Geglu { y } => vec![of(y.with_c(2 * y.c))],
             Op::Axpby { x, .. } => vec![of(*x), of(*x)],
+            Op::Blend { x } => vec![of(*x), of(*x), randn(Shape::vector(2))],
             Op::ChannelAffine { x, shift } => {
                 let mut all = vec![of(*x), randn(Shape::vector(x.c))];
                 all.extend(shift.then(|| randn(Shape::vector(x.c))));
@@ -239,7 +244,7 @@ impl Op {
     /// How many of the inputs have a transpose.
     pub fn differentiable(&self) -> usize {
         match self {
-            Op::Axpby { .. } | Op::Concat { .. } => 2,
+            Op::Axpby { .. } | Op::Blend { .. } | Op::Concat { .. } => 2,
             Op::Gather { .. }
             | Op::Stack { .. }
             | Op::Normals { .. }
@@ -288,6 +293,7 @@ impl Op {
             Op::Activate { .. } => "activate",
             Op::Geglu { .. } => "geglu",
             Op::Axpby { .. } => "axpby",
+            Op::Blend { .. } => "blend",
             Op::Scale { .. } => "scale",
             Op::AffineClamp { .. } => "affine_clamp",
             Op::ChannelAffine { .. } => "channel_affine",
@@ -343,6 +349,8 @@ impl Op {
             | Op::Concat { .. }
             | Op::Stack { .. }
             | Op::Embed { .. } => json!({}),
+            // That of axpby, whose golden exists.
+            Op::Blend { .. } => return None,
             Op::Normals { .. } | Op::Advance { .. } | Op::SquaredNorms { .. } => return None,
         })
     }
@@ -453,6 +461,7 @@ impl Case {
             Op::Activate { f, .. } => backend.activate(x(), *f)?,
             Op::Geglu { .. } => backend.geglu(x())?,
             Op::Axpby { a, b, .. } => backend.axpby(*a, x(), *b, &inputs[1])?,
+            Op::Blend { .. } => backend.blend(&inputs[2], x(), &inputs[1])?,
             Op::Scale { a, .. } => backend.scale(*a, x())?,
             Op::AffineClamp { map, .. } => backend.affine_clamp(x(), *map)?,
             Op::ChannelAffine { .. } => backend.channel_affine(x(), &inputs[1], inputs.get(2))?,
@@ -505,6 +514,10 @@ impl Case {
             Op::Activate { f, .. } => backend.activate_vjp(x, dy, *f)?,
             Op::Geglu { .. } => backend.geglu_vjp(x, dy)?,
             Op::Axpby { a, b, .. } => return Ok(vec![backend.scale(*a, dy)?, backend.scale(*b, dy)?]),
+            Op::Blend { .. } => {
+                let k = &inputs[2];
+                return Ok(vec![backend.blend_vjp(k, 0, dy)?, backend.blend_vjp(k, 1, dy)?]);
+            }
             Op::Scale { a, .. } => backend.scale(*a, dy)?,
             Op::AffineClamp { map, .. } => backend.affine_clamp_vjp(x, dy, *map)?,
             Op::ChannelAffine { .. } => backend.channel_affine(dy, &inputs[1], None)?,

@@ -73,6 +73,7 @@ pub fn small() -> Vec<Case> {
     add(Op::Geglu { y: s(2, 3, 4, 5) });
     add(Op::Geglu { y: s(1, 1, 9, 67) });
     add(Op::Axpby { x: s(2, 3, 4, 5), a: 2.0, b: -0.5 });
+    add(Op::Blend { x: s(2, 3, 4, 5) });
     add(Op::Scale { x: s(2, 3, 4, 5), a: -1.75 });
     add(Op::AffineClamp { x: s(2, 3, 4, 5), map: AffineClamp { a: 0.5, b: 0.5, lo: 0.0, hi: 1.0 } });
     add(Op::ChannelAffine { x: s(2, 3, 4, 5), shift: true });
@@ -164,6 +165,7 @@ pub fn large() -> Vec<Case> {
         Op::Geglu { y: s(1, 64, 64, 1280) },
         Op::L2Norm { x: s(16, 1, 1, 768) },
         Op::Axpby { x: s(1, 64, 64, 320), a: 1.0, b: 1.0 },
+        Op::Blend { x: s(16, 64, 64, 4) },
         Op::Scale { x: s(16, 64, 64, 4), a: 1.0 / 0.18215 },
         Op::AffineClamp { x: s(1, 512, 512, 3), map: AffineClamp { a: 0.5, b: 0.5, lo: 0.0, hi: 1.0 } },
         Op::ChannelAffine { x: s(1, 224, 224, 3), shift: true },

@@ -1,0 +1,134 @@
+//! Work recorded once as a CUDA graph and replayed: no launch costs a microsecond of the host any more, and the GPU does
+//! not wait between kernels.
+//!
+//! The first call with a record runs as usual: it makes what is made once (forms of weights) and shows what the results
+//! look like. The second is captured. Inputs and results have fixed places that are copied to and from; memory taken and
+//! freed while capturing becomes part of the graph. Work that must wait for a result cannot be captured: then the record
+//! says so, and every call runs as usual.
+
+use std::cell::Cell;
+
+use cudarc::driver::{CudaGraph, sys};
+
+use super::Cuda;
+use super::buffer::Elem;
+use crate::backend::Record;
+use crate::error::{Error, Result};
+use crate::tensor::{Shape, Tensor};
+
+type Work<'a> = &'a mut dyn FnMut(&[Tensor]) -> Result<Vec<Tensor>>;
+
+/// What is known of a piece of work.
+enum State {
+    /// Ran once: type and shape of each result.
+    Seen(Vec<(Elem, Shape)>),
+    Recorded(Recorded),
+    /// Waits for results, or the driver cannot capture it.
+    Never,
+}
+
+/// A graph, and the places it reads and writes.
+struct Recorded {
+    graph: CudaGraph,
+    inputs: Vec<Tensor>,
+    results: Vec<Tensor>,
+}
+
+thread_local! {
+    /// Whether this thread is capturing, and whether something had to wait meanwhile.
+    static CAPTURE: Cell<Capture> = const { Cell::new(Capture::Off) };
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Capture {
+    Off,
+    On,
+    Broken,
+}
+
+/// Says that what comes must wait for the GPU, which a capture cannot.
+///
+/// # Errors
+/// While capturing; the capture is given up and the work done again without.
+pub fn waits() -> Result<()> {
+    if CAPTURE.get() == Capture::Off {
+        return Ok(());
+    }
+    CAPTURE.set(Capture::Broken);
+    Err(Error::device("a result is needed while the work is being recorded"))
+}
+
+/// Runs `f` on `inputs`, recorded where that is possible; see [`Backend::replay`](crate::backend::Backend::replay).
+pub fn replay(cuda: &Cuda, record: &mut Record, inputs: &[&Tensor], f: Work<'_>) -> Result<Vec<Tensor>> {
+    let given: Vec<Tensor> = inputs.iter().map(|&x| x.clone()).collect();
+    // Work inside recorded work is part of it.
+    if !cuda.graphs || CAPTURE.get() != Capture::Off {
+        return f(&given);
+    }
+    // After an error nothing is known.
+    let known = record.0.take().and_then(|state| state.downcast::<State>().ok()).map(|state| *state);
+    let (state, results) = match known {
+        None => {
+            let results = f(&given)?;
+            (State::Seen(results.iter().map(|y| (cuda.buffer(y).elem(), y.shape())).collect()), results)
+        }
+        Some(State::Never) => (State::Never, f(&given)?),
+        Some(State::Seen(shapes)) => match Recorded::new(cuda, &given, &shapes, f)? {
+            None => (State::Never, f(&given)?),
+            Some(recorded) => {
+                let results = recorded.run(cuda, &given)?;
+                (State::Recorded(recorded), results)
+            }
+        },
+        Some(State::Recorded(recorded)) => {
+            let results = recorded.run(cuda, &given)?;
+            (State::Recorded(recorded), results)
+        }
+    };
+    record.0 = Some(Box::new(state));
+    Ok(results)
+}
+
+impl Recorded {
+    /// Captures `f`; `None` where it waits for results.
+    fn new(
+        cuda: &Cuda,
+        inputs: &[Tensor],
+        results: &[(Elem, Shape)],
+        f: Work<'_>,
+    ) -> Result<Option<Recorded>> {
+        let device = &cuda.device;
+        let place = |elem, shape| cuda.alloc(elem, shape).map(|y| cuda.wrap(shape, y));
+        let inputs: Vec<Tensor> =
+            inputs.iter().map(|x| place(cuda.buffer(x).elem(), x.shape())).collect::<Result<_>>()?;
+        let results: Vec<Tensor> =
+            results.iter().map(|&(elem, shape)| place(elem, shape)).collect::<Result<_>>()?;
+        // The graph's memory is its own: what the pool keeps is in its way.
+        device.trim()?;
+        let failed = |e| device.failed("recording a graph", e);
+        // Relaxed: nothing else uses this stream, and making a form of a weight may allocate.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        device.stream().begin_capture(mode).map_err(failed)?;
+        CAPTURE.set(Capture::On);
+        let work = f(&inputs).and_then(|made| {
+            assert_eq!(made.len(), results.len(), "recorded work makes the same results every time");
+            made.iter().zip(&results).try_for_each(|(y, place)| cuda.overwrite(y, place))
+        });
+        let broken = CAPTURE.replace(Capture::Off) == Capture::Broken;
+        let graph = device.stream().end_capture(sys::CUgraphInstantiate_flags(0));
+        match work {
+            _ if broken => Ok(None),
+            Err(e) => Err(e),
+            Ok(()) => {
+                let graph = graph.map_err(failed)?;
+                Ok(graph.map(|graph| Recorded { graph, inputs, results }))
+            }
+        }
+    }
+
+    fn run(&self, cuda: &Cuda, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        inputs.iter().zip(&self.inputs).try_for_each(|(x, place)| cuda.overwrite(x, place))?;
+        self.graph.launch().map_err(|e| cuda.device.failed("starting a graph", e))?;
+        self.results.iter().map(|y| cuda.copy(y)).collect()
+    }
+}
