@@ -149,7 +149,16 @@ struct alignas(16) Words {
 };
 
 DEVICE Words load_words(const void* p) { return *static_cast<const Words*>(p); }
-DEVICE void store_words(void* p, Words w) { *static_cast<Words*>(p) = w; }
+// To global memory. In PTX, because the compiler takes the store of a struct apart and does not always join it again.
+DEVICE void store_words(void* p, Words w) {
+#if defined(__CUDACC__)
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "r"(w.w[0]), "r"(w.w[1]),
+               "r"(w.w[2]), "r"(w.w[3])
+               : "memory");
+#else
+  *static_cast<Words*>(p) = w;
+#endif
+}
 
 template <class T>
 DEVICE void load8(const T* p, float (&x)[8]) {
