@@ -7,7 +7,7 @@
 
 use std::any::Any;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::noise::Purpose;
 use crate::tensor::{HostSlice, Shape, Tensor};
 
@@ -346,7 +346,7 @@ pub struct Memory {
 /// The error for `elements` f32 numbers that do not fit into memory.
 pub fn out_of_memory(elements: usize) -> Error {
     let gigabytes = 4.0 * elements as f64 / 1e9;
-    Error::device(format!("out of memory: {gigabytes:.1} GB more are needed")).fix(
+    Error::new(ErrorKind::Memory, format!("out of memory: {gigabytes:.1} GB more are needed")).fix(
         "lower --micro-batch, set --checkpointing on, or ask for smaller images with --width (-W) and --height (-H)",
     )
 }
@@ -354,7 +354,7 @@ pub fn out_of_memory(elements: usize) -> Error {
 /// An empty list with room for `len` elements, for what a backend hands to the host.
 ///
 /// # Errors
-/// [`ErrorKind::Device`](crate::ErrorKind::Device) where the memory is not there: a `Vec` of that size would abort
+/// [`ErrorKind::Memory`](crate::ErrorKind::Memory) where the memory is not there: a `Vec` of that size would abort
 /// the program.
 pub fn reserved(len: usize) -> Result<Vec<f32>> {
     let mut list = Vec::new();

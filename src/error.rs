@@ -10,8 +10,10 @@ pub enum ErrorKind {
     Usage,
     /// Missing, damaged or unsupported model, reward or image files (exit code 3).
     Model,
-    /// Device, driver or memory (exit code 4).
+    /// Device or driver (exit code 4).
     Device,
+    /// Memory, of the host or of the device (exit code 4).
+    Memory,
     /// Numbers that make going on meaningless, such as all particles lost (exit code 5).
     Numerical,
     /// Reading or writing files other than models (exit code 1).
@@ -83,7 +85,7 @@ impl Error {
             ErrorKind::Io => 1,
             ErrorKind::Usage => 2,
             ErrorKind::Model => 3,
-            ErrorKind::Device => 4,
+            ErrorKind::Device | ErrorKind::Memory => 4,
             ErrorKind::Numerical => 5,
             ErrorKind::Interrupted => 130,
         }

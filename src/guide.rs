@@ -2,12 +2,12 @@
 //! gradient of the reward with respect to the noisy latent, back through reward, decoder and both branches of the
 //! UNet. Particles are taken a micro-batch at a time; each answer depends on its own particle alone.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use crate::backend::{AffineClamp, Backend, ParticleId, Record, range};
 use crate::ddim;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::model::pipeline::{Encoded, Pipeline, Size};
 use crate::model::vae;
 use crate::reward::{Reward, Sum};
@@ -36,6 +36,9 @@ pub struct Diffusion<'a> {
     prompts: Vec<u32>,
     size: Size,
     settings: Settings,
+    /// Particles per network call: that of the settings, or less once memory did not suffice.
+    micro_batch: Cell<usize>,
+    notes: RefCell<Vec<String>>,
     /// Recorded work, by what it depends on.
     records: RefCell<BTreeMap<(Vec<u32>, Want, Option<u32>), Record>>,
 }
@@ -64,7 +67,18 @@ impl<'a> Diffusion<'a> {
     ) -> Diffusion<'a> {
         assert!(settings.micro_batch > 0, "an empty micro-batch");
         assert_eq!(texts.dropped.len(), prompts.len(), "one number per encoded prompt");
-        Diffusion { backend, pipeline, reward, texts, prompts, size, settings, records: RefCell::default() }
+        Diffusion {
+            backend,
+            pipeline,
+            reward,
+            texts,
+            prompts,
+            size,
+            settings,
+            micro_batch: Cell::new(settings.micro_batch),
+            notes: RefCell::default(),
+            records: RefCell::default(),
+        }
     }
 
     /// Whether the UNet runs without the prompt too. Models that take the scale as an input have one branch.
@@ -191,7 +205,8 @@ impl<'a> Diffusion<'a> {
         Ok(results)
     }
 
-    /// Runs `f(latents, encoded prompt of each)` on each micro-batch, in order.
+    /// Runs `f(latents, encoded prompt of each)` on each micro-batch, in order. Where memory does not suffice, the
+    /// micro-batch is halved for the rest of the run.
     fn each<T>(
         &self,
         x: &Tensor,
@@ -200,13 +215,36 @@ impl<'a> Diffusion<'a> {
     ) -> Result<Vec<T>> {
         assert_eq!(x.shape().n, ids.len(), "one identity per latent");
         let prompt_of: Vec<u32> = ids.iter().map(|id| self.prompt_of(id)).collect();
-        if ids.len() <= self.settings.micro_batch {
-            return Ok(vec![f(x, &prompt_of)?]);
-        }
         let slots: Vec<u32> = (0..ids.len() as u32).collect();
-        let batches =
-            slots.chunks(self.settings.micro_batch).zip(prompt_of.chunks(self.settings.micro_batch));
-        batches.map(|(slots, prompts)| f(&self.backend.gather(x, slots)?, prompts)).collect()
+        let (mut results, mut done) = (Vec::new(), 0);
+        while done < slots.len() {
+            let most = self.micro_batch.get();
+            let batch = done..slots.len().min(done + most);
+            let taken = if batch.len() == slots.len() {
+                f(x, &prompt_of)
+            } else {
+                self.backend.gather(x, &slots[batch.clone()]).and_then(|x| f(&x, &prompt_of[batch.clone()]))
+            };
+            match taken {
+                Ok(result) => {
+                    results.push(result);
+                    done = batch.end;
+                }
+                Err(e) if e.kind() == ErrorKind::Memory && batch.len() > 1 => {
+                    // Recorded work holds memory too.
+                    self.records.borrow_mut().clear();
+                    let less = batch.len().div_ceil(2);
+                    self.micro_batch.set(less);
+                    self.notes.borrow_mut().push(format!(
+                        "memory does not suffice for {} particles at a time: going on with {less} \
+                         (--micro-batch {less} starts so)",
+                        batch.len()
+                    ));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(results)
     }
 
     /// The results of all micro-batches one after another.
@@ -243,18 +281,25 @@ impl Guide for Diffusion<'_> {
             let raw = self.decode(&tape, &Var::from(x.clone()))?;
             let images = vae::to_unit(&tape, &raw)?.into_value();
             let scores = self.reward.part_scores(self.backend, &images, prompts)?;
-            all.parts.resize_with(scores.len(), Default::default);
             let mut total = vec![0.0; prompts.len()];
-            for (((name, values), (part, scores)), weight) in all.parts.iter_mut().zip(scores).zip(&weights) {
-                total.iter_mut().zip(&scores).for_each(|(total, &score)| *total += weight * f64::from(score));
+            for ((_, scores), weight) in scores.iter().zip(&weights) {
+                total.iter_mut().zip(scores).for_each(|(total, &score)| *total += weight * f64::from(score));
+            }
+            // From here on nothing fails: a micro-batch that memory did not suffice for is done again in parts.
+            all.reward.extend(self.honest(&raw, total)?);
+            all.parts.resize_with(scores.len(), Default::default);
+            for ((name, values), (part, scores)) in all.parts.iter_mut().zip(scores) {
                 *name = part;
                 values.extend(scores.into_iter().map(f64::from));
             }
-            all.reward.extend(self.honest(&raw, total)?);
             Ok(images)
         })?;
         all.images = self.stack(&images.iter().collect::<Vec<_>>())?;
         Ok(all)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.notes.take()
     }
 
     fn without_gradient(&self) -> Option<String> {

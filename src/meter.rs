@@ -106,6 +106,8 @@ pub struct Meter {
     activation: u64,
     /// Bytes of an uploaded element; `None` as stored: 2 for 16-bit files, 4 for f32.
     weight: Option<u64>,
+    /// Rows that are not whole packets of eight are f32, as the GPU backend keeps them.
+    packets: bool,
     /// Operations hold the scratch space that the CPU backend takes for the length of a call.
     scratch: bool,
     state: Arc<Mutex<State>>,
@@ -131,7 +133,13 @@ impl Meter {
 
     /// Bytes per activation, and per weight (`None`: as wide as in the file); no scratch space.
     pub fn with_elements(activation: u64, weight: Option<u64>) -> Meter {
-        Meter { activation, weight, scratch: false, state: Arc::default() }
+        Meter { activation, weight, packets: false, scratch: false, state: Arc::default() }
+    }
+
+    /// Counts like the GPU backend: weights and activations of `element` bytes, and f32 where the channels are no whole
+    /// packets.
+    pub fn of_packets(element: u64) -> Meter {
+        Meter { packets: true, ..Meter::with_elements(element, Some(element)) }
     }
 
     /// Work since the last reset.
@@ -152,6 +160,7 @@ impl Meter {
     }
 
     fn block(&self, shape: Shape, element: u64, parameter: bool) -> Tensor {
+        let element = if self.packets && !shape.c.is_multiple_of(8) { F32 } else { element };
         let bytes = shape.len() as u64 * element;
         let mut state = lock(&self.state);
         state.take(bytes);

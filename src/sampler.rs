@@ -13,7 +13,7 @@ use std::time::Instant;
 pub use crate::proposal::Want;
 pub use record::{Loss, Lost, Population, PromptStep, Step};
 
-use crate::backend::{Advance, Backend, ParticleId, Particles};
+use crate::backend::{Advance, Backend, ParticleId, Particles, range};
 use crate::ddim::{self, Schedule};
 use crate::error::{Error, Result};
 use crate::noise::{Key, Purpose, uniforms};
@@ -55,6 +55,11 @@ pub trait Guide {
 
     /// Decodes and judges the final latents.
     fn finish(&self, x: &Tensor, ids: &[ParticleId]) -> Result<Finish>;
+
+    /// What the user should know of the last looks; said once.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Name of a reward that has no gradient, if there is one.
     fn without_gradient(&self) -> Option<String> {
@@ -281,6 +286,7 @@ impl<'a> Sampler<'a> {
     fn transition(&mut self) -> Result<Step> {
         let began = Instant::now();
         let (k, step) = (self.next, &self.schedule.steps[self.next]);
+        let _range = range(self.backend, &format!("step {k}"));
         let guided = k >= self.start && self.options.proposal.weighs();
         let want = if guided { self.options.proposal.wants() } else { Want::Noise };
         let mut look = self.guide.look(&self.x, &self.ids, step, want)?;
@@ -305,7 +311,14 @@ impl<'a> Sampler<'a> {
         self.dead = ancestors.iter().map(|&a| self.dead[a as usize]).collect();
         self.step_to(k, step, &look, &ancestors, &strength)?;
         self.next += 1;
-        Ok(Step { step: k, t: step.t, prompts: records, losses, ms: milliseconds(began) })
+        Ok(Step {
+            step: k,
+            t: step.t,
+            prompts: records,
+            losses,
+            notes: self.guide.notes(),
+            ms: milliseconds(began),
+        })
     }
 
     /// Gathers and moves all particles.
@@ -369,7 +382,7 @@ impl<'a> Sampler<'a> {
             .collect();
         self.end = Some(end);
         self.next += 1;
-        Ok(Step { step: k, t: 0, prompts, losses, ms: milliseconds(began) })
+        Ok(Step { step: k, t: 0, prompts, losses, notes: self.guide.notes(), ms: milliseconds(began) })
     }
 
     /// The weights a method ends with, where they are not those of the chain.

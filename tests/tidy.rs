@@ -15,6 +15,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("tape", &["error", "tensor", "backend"]),
     ("ops", &["error", "tensor", "backend", "tape"]),
     ("cpu", &["error", "tensor", "backend", "noise"]),
+    ("cuda", &["error", "tensor", "backend", "noise", "smc"]),
     ("meter", &["error", "tensor", "backend", "noise"]),
     ("model", &["error", "tensor", "backend", "tape", "ops", "ddim"]),
     ("reward", &["error", "tensor", "backend", "tape", "ops", "model", "pixels"]),
@@ -28,7 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const TOP: &[&str] = &["lib", "main", "cli", "assets"];
 
 /// Files that may contain `unsafe`, with the reason in `ARCHITECTURE.md`.
-const UNSAFE: &[&str] = &["model/checkpoint.rs"];
+const UNSAFE: &[&str] = &["model/checkpoint.rs", "cuda/device.rs", "cuda/kernels.rs", "cuda/module.rs"];
 
 fn sources(dir: &Path, out: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).expect("src is readable") {

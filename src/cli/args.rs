@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::device::{Bytes, Device};
 use crate::error::Result;
 use crate::proposal::Proposal;
 
@@ -27,10 +28,11 @@ pub enum Command {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Dtype {
+    /// Single precision
     Fp32,
-    /// Every result rounded to bfloat16 (on the CPU: the arithmetic stays f32)
+    /// bfloat16 (on the CPU every result is rounded to it and the arithmetic stays f32)
     Bf16,
-    /// Every result rounded to half precision (on the CPU: the arithmetic stays f32)
+    /// Half precision (on the CPU every result is rounded to it and the arithmetic stays f32)
     Fp16,
 }
 
@@ -96,6 +98,17 @@ impl std::str::FromStr for Auto {
             },
         }
     }
+}
+
+/// How a GPU is used.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Machine {
+    /// Most memory of the GPU to take, e.g. 20G: decides --micro-batch auto and --checkpointing auto
+    #[arg(long, value_name = "SIZE", help_heading = "Machine")]
+    pub max_vram: Option<Bytes>,
+    /// Launch every kernel by itself instead of recorded CUDA graphs (for profilers and debugging)
+    #[arg(long, help_heading = "Machine")]
+    pub no_graph: bool,
 }
 
 #[derive(Args, Debug)]
@@ -212,13 +225,15 @@ pub struct Sample {
     #[arg(short, long, help_heading = "Output")]
     pub quiet: bool,
 
-    /// Where to compute
-    #[arg(long, default_value = "cpu", help_heading = "Machine")]
-    pub device: String,
-    /// Rounding of every intermediate result
-    #[arg(long, value_enum, default_value_t = Dtype::Fp32, help_heading = "Machine")]
-    pub dtype: Dtype,
-    /// Particles per network call; changes memory and speed, never the result
+    /// Where to compute: cpu, cuda (the first GPU) or cuda:N
+    #[arg(long, default_value_t = Device::Cpu, help_heading = "Machine")]
+    pub device: Device,
+    /// Type of weights and intermediate results [default: fp32 on the CPU, bf16 on a GPU]
+    #[arg(long, value_enum, help_heading = "Machine")]
+    pub dtype: Option<Dtype>,
+    #[command(flatten)]
+    pub machine: Machine,
+    /// Particles per network call; changes memory and speed, and results by no more than rounding
     #[arg(long, default_value = "auto", value_name = "N|auto", help_heading = "Machine")]
     pub micro_batch: Auto,
     /// Recompute activations in the backward pass instead of keeping them: less memory, a third more time
@@ -243,9 +258,12 @@ pub struct Score {
     /// Prompt for rewards that compare with text [default: the prompt in the PNG's metadata]
     #[arg(short, long, value_name = "TEXT")]
     pub prompt: Option<String>,
-    /// Where to compute
-    #[arg(long, default_value = "cpu")]
-    pub device: String,
+    /// Where to compute: cpu, cuda (the first GPU) or cuda:N
+    #[arg(long, default_value_t = Device::Cpu)]
+    pub device: Device,
+    /// Type of weights and intermediate results [default: fp32 on the CPU, bf16 on a GPU]
+    #[arg(long, value_enum)]
+    pub dtype: Option<Dtype>,
     /// CPU threads [default: all]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::args::{Sample, Save, Select, Switch};
+use super::device::Device;
 use super::prompts::Prompt;
 use crate::error::{Error, Result};
 use crate::proposal::{Proposal, Want};
@@ -15,6 +16,7 @@ use crate::reward::Spec;
 /// Usage errors, each with the fix.
 pub fn check(args: &Sample, prompts: &[Prompt], eval_rewards: &[Spec]) -> Result<()> {
     of_method(args)?;
+    of_device(args)?;
     if args.cfg_scale <= 1.0 {
         no_negative(
             prompts,
@@ -53,6 +55,20 @@ fn of_method(args: &Sample) -> Result<()> {
         None => Ok(()),
         Some((flag, ..)) => Err(Error::usage(format!("{flag} has no meaning with --proposal {method}"))
             .fix(format!("leave out {flag}, or choose {}", readers(flag)))),
+    }
+}
+
+/// Options that only a GPU reads.
+fn of_device(args: &Sample) -> Result<()> {
+    if args.device != Device::Cpu {
+        return Ok(());
+    }
+    let machine = &args.machine;
+    let given = [("--max-vram", machine.max_vram.is_some()), ("--no-graph", machine.no_graph)];
+    match given.into_iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((flag, _)) => Err(Error::usage(format!("{flag} has no meaning with --device cpu"))
+            .fix(format!("leave out {flag}, or compute on a GPU with --device cuda:0"))),
     }
 }
 

@@ -2,6 +2,7 @@
 //! standard output, progress and warnings to stderr.
 
 mod args;
+mod device;
 mod meaning;
 mod memory;
 mod options;

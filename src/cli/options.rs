@@ -3,7 +3,8 @@
 
 use std::path::PathBuf;
 
-use super::args::{Auto, Dtype, NanPolicy, Sample, Save, Select, Switch};
+use super::args::{Auto, Dtype, Machine, NanPolicy, Sample, Save, Select, Switch};
+use super::device::Device;
 use super::meaning;
 use super::prompts::{self, Prompt};
 use crate::error::{Error, Result};
@@ -49,7 +50,9 @@ pub struct Options {
     pub overwrite: bool,
     pub json: bool,
     pub quiet: bool,
+    pub device: Device,
     pub dtype: Dtype,
+    pub machine: Machine,
     pub micro_batch: Auto,
     pub checkpointing: Switch,
 }
@@ -66,7 +69,6 @@ impl Options {
     /// Usage errors, each with the flag that would fix it.
     pub fn resolve(args: &Sample) -> Result<Options> {
         let prompts = prompts::collect(&args.prompts, args.prompt_file.as_deref(), &args.negative_prompt)?;
-        device(&args.device)?;
         // The embedded model's defaults fit a minute on two cores; elsewhere those of the DAS program hold.
         let embedded = args.model.is_none();
         let steps = args.steps.unwrap_or(if embedded { 50 } else { 100 });
@@ -135,7 +137,9 @@ impl Options {
             overwrite: args.overwrite,
             json: args.json,
             quiet: args.quiet,
-            dtype: args.dtype,
+            device: args.device,
+            dtype: args.dtype.unwrap_or(args.device.default_dtype()),
+            machine: args.machine.clone(),
             micro_batch: args.micro_batch,
             checkpointing: args.checkpointing,
         })
@@ -166,15 +170,6 @@ fn finite(flag: &str, value: f64, lo: f64, hi: f64) -> Result<()> {
         return Ok(());
     }
     Err(Error::usage(format!("{flag} {value}: out of range")).fix(format!("give a number from {lo} to {hi}")))
-}
-
-/// The devices this build can use.
-pub fn device(name: &str) -> Result<()> {
-    match name {
-        "cpu" => Ok(()),
-        other => Err(Error::usage(format!("--device {other}: this build computes on the CPU only"))
-            .fix("leave out --device, or give --device cpu")),
-    }
 }
 
 /// Sets the number of CPU threads for the whole program.

@@ -5,14 +5,15 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::args::Switch;
+use super::args::{Auto, Switch};
+use super::device::{Bytes, Device};
 use super::options::Options;
 use super::session::{self, Session};
 use super::{memory, output};
 use crate::backend::Backend;
 use crate::cpu::Cpu;
 use crate::error::Result;
-use crate::meter::{Counts, Meter};
+use crate::meter::Counts;
 use crate::proposal::{Proposal, best_of_n_at_equal_cost};
 use crate::reward::Reward;
 use crate::tensor::{HostSlice, Shape};
@@ -35,7 +36,7 @@ pub struct Plan {
 /// # Errors
 /// As the run itself.
 pub fn count(options: &Options) -> Result<Plan> {
-    let meter = Meter::new();
+    let meter = options.device.meter(options.dtype);
     let mut session = Session::open(&meter, options)?;
     let weights = meter.memory().live;
     let (schedule, kl) = (session.schedule.clone(), session.kl);
@@ -61,14 +62,39 @@ pub fn count(options: &Options) -> Result<Plan> {
 ///
 /// # Errors
 /// As [`count`].
-pub fn settle(options: Options) -> Result<Options> {
-    let options = at_equal_cost(options)?;
+pub fn settle(options: Options, available: Option<u64>) -> Result<Options> {
+    let options = fitting(at_equal_cost(options)?, available)?;
     let checkpointing = match options.checkpointing {
-        Switch::Auto if needs_checkpointing(&options, memory::available())? => Switch::On,
+        Switch::Auto if needs_checkpointing(&options, available)? => Switch::On,
         Switch::Auto => Switch::Off,
         given => given,
     };
     Ok(Options { checkpointing, ..options })
+}
+
+/// On a GPU, the largest micro-batch (all particles, a half, a quarter, ...) whose predicted peak fits into the memory
+/// `available`; one particle where none does. Larger is faster there: more tiles than the GPU has processors, and
+/// weights are read once for all.
+fn fitting(options: Options, available: Option<u64>) -> Result<Options> {
+    let (Auto::Auto, Device::Cuda(_), Some(available)) = (options.micro_batch, options.device, available)
+    else {
+        return Ok(options);
+    };
+    let mut micro_batch = options.chains;
+    loop {
+        let tried = Options { micro_batch: Auto::Exactly(micro_batch), ..options.clone() };
+        if micro_batch == 1 || peak(&tried)? <= available {
+            return Ok(tried);
+        }
+        micro_batch = micro_batch.div_ceil(2);
+    }
+}
+
+/// Most bytes alive at once in a run. Every guided step takes the same memory; a chain of one may have no noise, which
+/// guidance refuses.
+fn peak(options: &Options) -> Result<u64> {
+    let checkpointing = if options.checkpointing == Switch::On { Switch::On } else { Switch::Off };
+    Ok(count(&Options { steps: options.steps.min(2), checkpointing, ..options.clone() })?.peak)
 }
 
 /// For `best-of-n`, the number of plain chains that cost what the particles cost when guided (by gradients, or by
@@ -79,7 +105,7 @@ fn at_equal_cost(options: Options) -> Result<Options> {
     }
     let mut plain = Options { chains: 1, eval_rewards: Vec::new(), ..options.clone() };
     let cost = count(&plain)?.sampling.flops as f64;
-    let differentiable = Session::open(&Meter::new(), &plain)?.reward.differentiable();
+    let differentiable = Session::open(&options.device.meter(options.dtype), &plain)?.reward.differentiable();
     plain.proposal = if differentiable { Proposal::Das } else { Proposal::Bootstrap };
     plain.rules = plain.proposal.rules(plain.steps);
     let ratio = count(&plain)?.sampling.flops as f64 / cost;
@@ -92,9 +118,7 @@ fn needs_checkpointing(options: &Options, available: Option<u64>) -> Result<bool
     let Some(available) = available.filter(|_| session::differentiates(options.proposal)) else {
         return Ok(false);
     };
-    // Every guided step takes the same memory. A chain of one may have no noise, which guidance refuses.
-    let short = Options { steps: options.steps.min(2), checkpointing: Switch::Off, ..options.clone() };
-    let peak = count(&short)?.peak;
+    let peak = peak(options)?;
     if peak > available {
         output::note(format_args!(
             "note: checkpointing, because keeping activations would take {:.1} GB and {:.1} GB are free",
@@ -136,10 +160,15 @@ fn fastest(mut f: impl FnMut() -> Result<()>) -> Result<f64> {
 /// # Errors
 /// As [`count`].
 pub fn run(options: Options) -> Result<()> {
-    let options = settle(options)?;
+    let available = available(&options)?;
+    let options = settle(options, available)?;
     let plan = count(&options)?;
     let prompts = options.prompts.len() as u64;
-    let seconds = seconds(&plan.counts)? * prompts as f64;
+    let seconds = match options.device {
+        Device::Cpu => Some(seconds(&plan.counts)? * prompts as f64),
+        // Small products say nothing about a GPU, and large ones are a benchmark.
+        Device::Cuda(_) => None,
+    };
     output::line(if options.json {
         as_json(&options, &plan, prompts, seconds)
     } else {
@@ -147,7 +176,20 @@ pub fn run(options: Options) -> Result<()> {
     })
 }
 
-fn as_json(options: &Options, plan: &Plan, prompts: u64, seconds: f64) -> String {
+/// Bytes that the run could take. A GPU is opened to be asked, unless `--max-vram` says it: so that a run can be planned
+/// for a GPU of another machine.
+fn available(options: &Options) -> Result<Option<u64>> {
+    match (options.device, options.machine.max_vram) {
+        (Device::Cpu, _) => Ok(memory::available()),
+        (Device::Cuda(_), Some(Bytes(most))) => Ok(Some(most)),
+        (device @ Device::Cuda(_), None) => Ok(device
+            .open(options.dtype, &options.machine)
+            .map_err(|e| e.fix("say how much memory the GPU will have, --max-vram 24G, to plan without it"))?
+            .available),
+    }
+}
+
+fn as_json(options: &Options, plan: &Plan, prompts: u64, seconds: Option<f64>) -> String {
     let families: serde_json::Map<_, _> = plan
         .counts
         .by_family
@@ -174,10 +216,10 @@ fn as_json(options: &Options, plan: &Plan, prompts: u64, seconds: f64) -> String
     line.to_string()
 }
 
-fn as_text(options: &Options, plan: &Plan, prompts: u64, seconds: f64) -> String {
+fn as_text(options: &Options, plan: &Plan, prompts: u64, seconds: Option<f64>) -> String {
     let gradient = if session::differentiates(options.proposal) { ", each with its gradient" } else { "" };
     let megabytes = |bytes: u64| bytes as f64 / 1e6;
-    [
+    let lines = [
         format!("prompts            {prompts}"),
         format!("particles          {} per prompt, {} per network call", options.chains, plan.micro_batch),
         format!("UNet evaluations   {}{gradient}", plan.evaluations * prompts),
@@ -187,9 +229,9 @@ fn as_text(options: &Options, plan: &Plan, prompts: u64, seconds: f64) -> String
             megabytes(plan.peak),
             megabytes(plan.weights)
         ),
-        format!("time               about {seconds:.0} s on this processor"),
-    ]
-    .join("\n")
+    ];
+    let time = seconds.map(|s| format!("time               about {s:.0} s on this processor"));
+    lines.into_iter().chain(time).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 use serde_json::{Map, Value, json};
 
 use super::args::typed;
+use super::device::Bytes;
 use super::options::Options;
 use super::prompts::Prompt;
 use super::session::{self, Session};
@@ -57,7 +58,9 @@ impl Choices {
             overwrite,
             json,
             quiet,
+            device: _,
             dtype,
+            machine,
             micro_batch: _,
             checkpointing,
         } = options;
@@ -105,6 +108,8 @@ impl Choices {
             "device": session.backend.name(),
             "micro_batch": session.micro_batch(options),
             "checkpointing": typed(*checkpointing),
+            "max_vram": machine.max_vram.map(|Bytes(bytes)| bytes),
+            "graph": !machine.no_graph,
             "threads": rayon::current_num_threads(),
         });
         Choices { deciding: object(deciding), rest: object(rest) }

@@ -40,9 +40,9 @@ pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
     // Without a handler, Ctrl-C still ends the program; nothing else depends on it.
     let _ = ctrlc::set_handler(twice);
 
-    let options = plan::settle(options)?;
-    let cpu = session::cpu(options.dtype);
-    let mut session = Session::open(&cpu, &options)?;
+    let device = options.device.open(options.dtype, &options.machine)?;
+    let options = plan::settle(options, device.available)?;
+    let mut session = Session::open(&*device.backend, &options)?;
     let latents = initial(&session, &options)?;
     let files = record::files(&options, &session)?;
     let mut progress =
@@ -149,6 +149,7 @@ impl OnePrompt<'_> {
         for step in &mut sampler {
             let step = step?;
             trace_step(&mut trace, &step, backend)?;
+            step.notes.iter().for_each(|note| progress.warn(note));
             step.losses.iter().for_each(|loss| progress.warn(&loss.to_string()));
             progress.step(&self.message(&step.prompts[0]));
             if STOP.load(Ordering::SeqCst) && step.step < transitions {

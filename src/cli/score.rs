@@ -2,10 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::args::Score;
-use super::{options, output, session};
+use super::args::{Machine, Score};
+use super::{output, session};
 use crate::assets::SHAPES;
-use crate::cpu::Cpu;
 use crate::error::{Error, Result};
 use crate::pixels::Picture;
 use crate::reward::{self, Reward, Spec};
@@ -16,11 +15,12 @@ use crate::run::{Parameters, read_parameters};
 /// # Errors
 /// Of the rewards, and of the first image that cannot be read; lines of the images before it are printed.
 pub fn run(args: &Score) -> Result<()> {
-    options::device(&args.device)?;
     let specs = Spec::parse_all("--reward", &args.rewards)?;
-    let cpu = Cpu::new();
+    let dtype = args.dtype.unwrap_or(args.device.default_dtype());
+    let device = args.device.open(dtype, &Machine::default())?;
+    let backend = &*device.backend;
     let folder = session::open_folder(args.model.as_deref())?;
-    let mut sum = reward::open(&specs, folder.source(), &cpu)?;
+    let mut sum = reward::open(&specs, folder.source(), backend)?;
     let by_default = specs.iter().find(|spec| spec.kind.has_weights() && spec.path.is_none());
     if let (None, Some(spec)) = (&args.model, by_default) {
         let name = spec.kind.name();
@@ -38,9 +38,9 @@ pub fn run(args: &Score) -> Result<()> {
             return Err(Error::usage(format!("{}: has no prompt in its metadata", path.display()))
                 .fix("say what it should show with -p"));
         }
-        sum.prepare(&cpu, &[prompt.clone().unwrap_or_default()])?;
+        sum.prepare(backend, &[prompt.clone().unwrap_or_default()])?;
         sum.warnings().iter().for_each(|w| output::note(format_args!("warning: {w}")));
-        let scores = sum.picture_scores(&cpu, &[picture], &[0])?;
+        let scores = sum.picture_scores(backend, &[picture], &[0])?;
         let weights = sum.parts().map(|(w, _)| w);
         let target: f64 = weights.zip(&scores).map(|(w, (_, v))| w * f64::from(v[0])).sum();
         let rewards: Map<String, Value> =

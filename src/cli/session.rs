@@ -3,13 +3,12 @@
 
 use std::path::Path;
 
-use super::args::{Auto, Dtype, Switch};
+use super::args::{Auto, Switch};
 use super::meaning;
 use super::options::Options;
 use super::prompts::Prompt;
 use crate::assets::{SHAPES, SHAPES_FILES};
 use crate::backend::Backend;
-use crate::cpu::{Cpu, Round};
 use crate::ddim::Schedule;
 use crate::error::Result;
 use crate::guide::{self, Diffusion};
@@ -47,15 +46,6 @@ pub fn open_folder(model: Option<&Path>) -> Result<ModelFolder> {
         Some(path) => ModelFolder::open(path, None),
         None => ModelFolder::from_source(Source::Embedded(SHAPES_FILES), None),
     }
-}
-
-/// The processor, with the rounding asked for.
-pub fn cpu(dtype: Dtype) -> Cpu {
-    Cpu::with_rounding(match dtype {
-        Dtype::Fp32 => None,
-        Dtype::Bf16 => Some(Round::Bf16),
-        Dtype::Fp16 => Some(Round::F16),
-    })
 }
 
 impl<'b> Session<'b> {

@@ -9,7 +9,7 @@ use cudarc::driver::{CudaContext, CudaStream, DevicePtr, DriverError, result, sy
 use super::buffer::{Buffer, Elem};
 use super::graph;
 use crate::backend::{Memory, out_of_memory};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Bytes of buffers alive.
 #[derive(Debug, Default)]
@@ -197,7 +197,8 @@ impl Device {
         let what = format!("{} failed while {doing}: {}", self.name(), describe(e));
         let fix = match e.0 {
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                "lower --micro-batch, set --checkpointing on, or close other programs on this GPU"
+                let fix = "lower --micro-batch, set --checkpointing on, or close other programs on this GPU";
+                return Error::new(ErrorKind::Memory, what).fix(fix);
             }
             sys::CUresult::CUDA_ERROR_ILLEGAL_ADDRESS | sys::CUresult::CUDA_ERROR_LAUNCH_FAILED => {
                 "this is a defect of das-cuda or of the GPU: run again with CUDA_LAUNCH_BLOCKING=1 under \

@@ -15,6 +15,8 @@ pub struct Step {
     pub prompts: Vec<PromptStep>,
     /// Values that were not finite, with what they cost.
     pub losses: Vec<Loss>,
+    /// What the guide had to say, such as that memory ran short.
+    pub notes: Vec<String>,
     /// Wall-clock time of the step, in milliseconds.
     pub ms: f64,
 }

@@ -44,7 +44,7 @@ const DECIDING: [&str; 23] = [
 ];
 
 /// All fields of `run.json` besides.
-const REST: [&str; 29] = [
+const REST: [&str; 31] = [
     "status",
     "program",
     "version",
@@ -62,6 +62,8 @@ const REST: [&str; 29] = [
     "device",
     "micro_batch",
     "checkpointing",
+    "max_vram",
+    "graph",
     "threads",
     "scheduler",
     "chains",

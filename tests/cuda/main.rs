@@ -1,0 +1,9 @@
+//! The CUDA backend, operation by operation, against the CPU backend. Where there is no GPU it runs on the stand-in driver
+//! of `tests/emulator`; `DAS_CUDA_REQUIRE_GPU=1` makes it run on the GPU, and fail where there is none.
+
+#[path = "../common/cases.rs"]
+mod cases;
+mod device;
+mod parity;
+
+mod table;

@@ -1,0 +1,181 @@
+//! The typed tables of `src/cuda` against the text of `kernels/*.cu`: every kernel has one declaration in Rust with the
+//! same arguments in the same order, and the structs passed by value have the same fields.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use regex::Regex;
+
+/// A list of (name, type), types as Rust names them.
+type Fields = Vec<(String, String)>;
+
+/// Text of all files of `dir` with one of the endings, comments removed, by stem.
+fn texts(dir: &str, endings: &[&str]) -> BTreeMap<String, String> {
+    let comments = Regex::new(r"(?s)//[^\n]*|/\*.*?\*/").unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(dir);
+    let paths = fs::read_dir(root).unwrap().map(|e| e.unwrap().path());
+    let ours = paths.filter(|p| p.extension().is_some_and(|e| endings.iter().any(|w| e == *w)));
+    ours.map(|p| {
+        let text = fs::read_to_string(&p).unwrap();
+        let stem = p.file_stem().unwrap().to_string_lossy().into_owned();
+        let key = if p.extension().unwrap() == "cuh" { format!("{stem}.cuh") } else { stem };
+        (key, comments.replace_all(&text, "").into_owned())
+    })
+    .collect()
+}
+
+/// The text up to the bracket that closes an open one.
+fn until_closed(text: &str) -> &str {
+    let mut depth = 1;
+    for (i, c) in text.char_indices() {
+        depth += match c {
+            '(' | '{' => 1,
+            ')' | '}' => -1,
+            _ => 0,
+        };
+        if depth == 0 {
+            return &text[..i];
+        }
+    }
+    panic!("a bracket that never closes")
+}
+
+/// `float` as Rust's `f32`.
+fn number(c: &str) -> String {
+    match c {
+        "int32_t" => "i32",
+        "int64_t" => "i64",
+        "uint32_t" => "u32",
+        "uint64_t" => "u64",
+        "uint8_t" => "u8",
+        "float" => "f32",
+        "double" => "f64",
+        other => other,
+    }
+    .to_string()
+}
+
+/// `const Act* __restrict__ x, float* y, Params p` as `x: In<Act>, y: Out<f32>, p: Params`.
+fn c_arguments(text: &str) -> Fields {
+    let text = text.replace("__restrict__", " ").replace('*', " * ");
+    text.split(',')
+        .map(|argument| {
+            let words: Vec<&str> = argument.split_whitespace().collect();
+            match words[..] {
+                ["const", kind, "*", name] => (name.into(), format!("In<{}>", number(kind))),
+                [kind, "*", name] => (name.into(), format!("Out<{}>", number(kind))),
+                [kind, name] => (name.into(), number(kind)),
+                _ => panic!("an argument this test does not read: {argument}"),
+            }
+        })
+        .collect()
+}
+
+/// `int32_t n, c; float a[4];` as fields.
+fn c_fields(text: &str) -> Fields {
+    let mut fields = Fields::new();
+    for declaration in text.split(';').map(str::trim).filter(|d| !d.is_empty()) {
+        let (kind, names) = declaration.split_once(char::is_whitespace).unwrap();
+        for name in names.split(',').map(str::trim) {
+            let array = name.split_once('[').map(|(name, len)| (name, len.trim_end_matches(']')));
+            fields.push(match array {
+                Some((name, len)) => (name.into(), format!("[{}; {len}]", number(kind))),
+                None => (name.into(), number(kind)),
+            });
+        }
+    }
+    fields
+}
+
+/// `x: In<Act>, p: Params` as fields; attributes and `pub` are left out.
+fn rust_fields(text: &str) -> Fields {
+    let field = Regex::new(r"(?:pub )?(\w+):\s*(\[[^\]]*\]|[\w]+(?:<[^>]*>)?)\s*(?:,|$)").unwrap();
+    let lifetimes = Regex::new(r"'\w+,\s*").unwrap();
+    field.captures_iter(text.trim()).map(|c| (c[1].into(), lifetimes.replace_all(&c[2], "").into())).collect()
+}
+
+/// Kernels of the `.cu` files, as `file.name`.
+fn c_kernels(texts: &BTreeMap<String, String>) -> BTreeMap<String, Fields> {
+    let head = Regex::new(r"KERNEL\((\w+),\s*\([^)]*\),\s*\(").unwrap();
+    let mut all = BTreeMap::new();
+    for (file, text) in texts.iter().filter(|(file, _)| !file.ends_with(".cuh")) {
+        for found in head.captures_iter(text) {
+            let arguments = until_closed(&text[found.get(0).unwrap().end()..]);
+            assert!(
+                all.insert(format!("{file}.{}", &found[1]), c_arguments(arguments)).is_none(),
+                "{file}.cu: two kernels are called {}",
+                &found[1]
+            );
+        }
+    }
+    all
+}
+
+/// Kernels of the tables, as `file.name`.
+fn rust_kernels(texts: &BTreeMap<String, String>) -> BTreeMap<String, Fields> {
+    let table = Regex::new(r#"pub struct \w+ from "(\w+)" \{"#).unwrap();
+    let head = Regex::new(r"fn (\w+)\(").unwrap();
+    let mut all = BTreeMap::new();
+    for text in texts.values() {
+        for found in table.captures_iter(text) {
+            let body = until_closed(&text[found.get(0).unwrap().end()..]);
+            for kernel in head.captures_iter(body) {
+                let arguments = until_closed(&body[kernel.get(0).unwrap().end()..]);
+                all.insert(format!("{}.{}", &found[1], &kernel[1]), rust_fields(arguments));
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn every_kernel_is_declared_as_it_is_defined() {
+    let defined = c_kernels(&texts("kernels", &["cu"]));
+    let declared = rust_kernels(&texts("src/cuda", &["rs"]));
+    assert!(defined.len() > 2, "found only {defined:?}");
+    let names = |all: &BTreeMap<String, Fields>| all.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&defined), names(&declared), "kernels in kernels/*.cu, and in the tables of src/cuda");
+    for (name, arguments) in &defined {
+        assert_eq!(arguments, &declared[name], "{name}: as defined, and as declared");
+    }
+}
+
+#[test]
+fn structs_passed_by_value_have_the_same_fields() {
+    let (c, rust) = (texts("kernels", &["cu", "cuh"]), texts("src/cuda", &["rs"]));
+    let name = Regex::new(r"pub struct (\w+Params) \{").unwrap();
+    let mut seen = 0;
+    for text in rust.values() {
+        for found in name.captures_iter(text) {
+            let fields = rust_fields(until_closed(&text[found.get(0).unwrap().end()..]));
+            let head = Regex::new(&format!(r"struct {} \{{", &found[1])).unwrap();
+            let mut definitions = c
+                .values()
+                .filter_map(|text| head.find(text).map(|at| c_fields(until_closed(&text[at.end()..]))));
+            let Some(defined) = definitions.next() else { panic!("{} is in no .cu file", &found[1]) };
+            assert_eq!(defined, fields, "{}: in C, and in Rust", &found[1]);
+            assert!(definitions.next().is_none(), "{} is defined twice", &found[1]);
+            seen += 1;
+        }
+    }
+    assert!(seen > 0, "no structs found");
+}
+
+#[test]
+fn the_readers_see_what_they_should() {
+    let c = "KERNEL(f, (256, 2), (const Act* __restrict__ x, float *y, int64_t n, FParams p)) { g(); }\n\
+             struct FParams { int32_t n, c; float a[4]; uint64_t seed; };";
+    let rust = "kernels! { pub struct Table from \"t\" { /// f\n fn f(x: In<'_, Act>, y: Out<f32>, n: i64, p: FParams); } }\n\
+                params! { pub struct FParams { pub n: i32, pub c: i32, pub a: [f32; 4], pub seed: u64, } }";
+    let files = |text: &str| BTreeMap::from([("t".to_string(), text.to_string())]);
+    let defined = c_kernels(&files(c));
+    assert_eq!(defined, rust_kernels(&files(rust)));
+    let kinds: Vec<&str> = defined["t.f"].iter().map(|(_, kind)| kind.as_str()).collect();
+    assert_eq!(kinds, ["In<Act>", "Out<f32>", "i64", "FParams"]);
+    let fields = rust_fields(until_closed(&rust[rust.find("FParams {").unwrap() + 9..]));
+    assert_eq!(fields, c_fields(until_closed(&c[c.find("FParams {").unwrap() + 9..])));
+    assert_eq!(fields[2], ("a".to_string(), "[f32; 4]".to_string()));
+    // Swapped arguments differ.
+    assert_ne!(rust_fields("x: In<Act>, y: In<Act>"), rust_fields("y: In<Act>, x: In<Act>"));
+}
