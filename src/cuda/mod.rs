@@ -15,6 +15,8 @@ mod image;
 mod kernels;
 mod module;
 mod norm;
+#[allow(unsafe_code)]
+mod nvtx;
 mod particle;
 mod pointwise;
 
@@ -208,6 +210,13 @@ impl Backend for Cuda {
         f: &mut dyn FnMut(&[Tensor]) -> Result<Vec<Tensor>>,
     ) -> Result<Vec<Tensor>> {
         graph::replay(self, record, inputs, f)
+    }
+
+    fn range_start(&self, name: &str) {
+        nvtx::push(name);
+    }
+    fn range_end(&self) {
+        nvtx::pop();
     }
 
     fn upload(&self, shape: Shape, data: HostSlice<'_>) -> Result<Tensor> {
