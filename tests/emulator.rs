@@ -2,8 +2,11 @@
 
 use das_cuda_emulator as emulator;
 
-#[path = "emulator/tests/planted.rs"]
+#[path = "emulator/cases/planted.rs"]
 mod planted;
+
+#[path = "emulator/cases/driver.rs"]
+mod driver;
 
 #[test]
 fn every_kernel_file_compiles() {

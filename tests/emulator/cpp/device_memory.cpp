@@ -146,7 +146,7 @@ bool usable(Address p, size_t n, Stream* on) {
   if (c != capture_of().end()) return on->capture && c->second == on->capture.get();
   // Outside of its graph: only what the graph leaves allocated.
   const auto memory = of_graph(start);
-  return memory && !memory->freed_inside;
+  return memory && memory->outstanding;
 }
 bool alive(Address p, size_t n) {
   Address start;
@@ -202,7 +202,10 @@ EXPORT Result cuMemFree_v2(Address p) {
   if (const Result r = drain_all()) return r;
   s.counters.releases++;
   if (i->second.kind == Kind::GRAPH) {
-    if (const auto memory = of_graph(p)) end_graph_memory(memory.get());
+    if (const auto memory = of_graph(p)) {
+      memory->outstanding = false;
+      end_graph_memory(memory.get());
+    }
     return OK;
   }
   (i->second.kind == Kind::PLAIN ? s.plain : s.used) -= rounded(i->second.bytes, 512);
@@ -232,6 +235,8 @@ EXPORT Result cuMemFreeAsync(Address p, void* handle) {
   s.counters.releases++;
   if (i->second.kind == Kind::GRAPH) {
     const auto memory = of_graph(p);
+    if (!memory || !memory->outstanding) return refuse(INVALID_VALUE, "a release of a graph's memory, not allocated");
+    memory->outstanding = false;
     return put(on, NodeKind::FREE, "", [memory] { end_graph_memory(memory.get()); });
   }
   const size_t bytes = i->second.bytes;

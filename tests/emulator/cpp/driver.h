@@ -86,7 +86,8 @@ struct GraphMemory {
   Address address;
   size_t bytes;
   bool freed_inside = false;    // the graph frees it itself
-  bool given = false;           // between the run of its allocation and its release
+  bool given = false;           // between the run of its allocation and of its release
+  bool outstanding = false;     // between the calls for these, where the graph leaves it allocated
   ~GraphMemory();
 };
 enum class NodeKind { KERNEL = 0, MEMCPY = 1, MEMSET = 2, HOST = 3, EMPTY = 5, ALLOC = 10, FREE = 11 };

@@ -25,7 +25,7 @@
 namespace emu {
 template <class T>
 struct Describe {
-  static constexpr ::engine::Parameter value{sizeof(T), 0, 0};
+  static constexpr ::engine::Parameter value{sizeof(T), alignof(T), 0, 0};
 };
 template <class T>
 constexpr uint32_t pointee_align() {
@@ -41,11 +41,11 @@ constexpr uint32_t pointee_align<const void>() {
 }
 template <class T>
 struct Describe<T*> {
-  static constexpr ::engine::Parameter value{sizeof(T*), pointee_align<T>(), 0};
+  static constexpr ::engine::Parameter value{8, 8, pointee_align<T>(), 0};
 };
 template <class T>
 struct Describe<const T*> {
-  static constexpr ::engine::Parameter value{sizeof(T*), pointee_align<T>(), 1};
+  static constexpr ::engine::Parameter value{8, 8, pointee_align<T>(), 1};
 };
 template <size_t...>
 struct Indices {};
@@ -61,7 +61,7 @@ struct Signature;
 template <class... A>
 struct Signature<void (*)(A...)> {
   static constexpr ::engine::Parameter parameters[sizeof...(A) + 1] = {Describe<A>::value...,
-                                                                      {0, 0, 0}};
+                                                                      {}};
   static constexpr unsigned count = sizeof...(A);
   template <size_t... I>
   static void spread(void (*f)(A...), void** p, Indices<I...>) {

@@ -4,6 +4,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <string>
+
 #if defined(__SANITIZE_THREAD__) && !defined(EMULATOR_TSAN)
 #define EMULATOR_TSAN 1
 #elif !defined(EMULATOR_TSAN)
@@ -84,8 +86,8 @@ void atomic_point(Where);
 
 // ---- kernels
 struct Parameter {
-  uint32_t size;
-  uint32_t align;       // of what a pointer points to; 0 for a value
+  uint32_t size, align;
+  uint32_t pointee;     // the alignment of what a pointer points to; 0 for a value
   uint32_t is_const;    // a pointer to const
 };
 struct Bounds {
@@ -111,6 +113,8 @@ struct Launch {
   unsigned shared;
   uint64_t seed;
 };
+// Why it cannot be launched; empty if it can.
+std::string refuse(const Launch&);
 // Null, or what went wrong: a text that lives until this OS thread's next launch. Seed 0 is everything in order.
 const char* launch(const Launch&, void** parameters);
 // Switches between fibers since the start of this OS thread.

@@ -186,6 +186,8 @@ uint64_t common_factor(uint64_t a, uint64_t b) {
 
 thread_local std::string message;
 
+}  // namespace
+
 std::string refuse(const Launch& l) {
   const dim3 &g = l.grid, &b = l.block;
   const uint64_t threads = (uint64_t)b.x * b.y * b.z;
@@ -201,7 +203,6 @@ std::string refuse(const Launch& l) {
   if (l.shared > MAX_SHARED) return name + ": " + std::to_string(l.shared) + " bytes of dynamic shared memory";
   return "";
 }
-}  // namespace
 
 const char* launch(const Launch& l, void** parameters) {
   message = refuse(l);

@@ -137,6 +137,7 @@ struct Machine {
   void start(Fiber&);
   void reschedule();
   void thread_done();
+  void give_way();
   void stop_spinning();
   [[noreturn]] void abandon();
   [[noreturn]] void deadlock();

@@ -231,23 +231,26 @@ void mma_16816(Half type, float (&d)[4], const uint32_t (&a)[4], const uint32_t 
 
 void yield(Where where) {
   Machine& m = *machine;
-  Fiber& f = m.self();
-  f.where = where;
-  // A thread that waits for a block not yet begun waits forever if all blocks run here, one after the other.
-  if (++m.spins > (m.alone ? 1u << 22 : 1u << 28)) fail(where, "spins without end");
-  if (!m.alone && m.spins % 1024 == 0) {
+  m.self().where = where;
+  // Alone, a thread that waits for a block not yet begun waits forever.
+  if (++m.spins > (m.alone ? 1u << 18 : 1u << 20)) fail(where, "spins without end");
+  if (!m.alone && m.spins % 64 == 0) {
     const timespec pause{0, 50000};
     nanosleep(&pause, nullptr);
   }
-  m.warp[f.warp].spinning |= 1u << f.lane;
-  m.spinning++;
-  if (m.order != Order::FORWARD && m.random.below(4) == 0) m.stop_spinning();
-  m.reschedule();
+  m.give_way();
+}
+void Machine::give_way() {
+  const Fiber& f = self();
+  warp[f.warp].spinning |= 1u << f.lane;
+  spinning++;
+  if (order != Order::FORWARD && random.below(4) == 0) stop_spinning();
+  reschedule();
 }
 void atomic_point(Where where) {
   Machine& m = *machine;
-  m.atomics++;
-  if (m.order == Order::FORWARD ? m.atomics % 4096 == 0 : m.random.below(8) == 0) yield(where);
+  if (++m.atomics > 1u << 28) fail(where, "atomics without end");
+  if (m.order == Order::FORWARD ? m.atomics % 4096 == 0 : m.random.below(8) == 0) m.give_way();
 }
 
 // ---- asynchronous copies

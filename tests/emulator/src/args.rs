@@ -97,7 +97,7 @@ pub(crate) fn matches(kernel: &Kernel, args: &[Arg]) -> Result<(), String> {
         if arg.size != parameter.size as usize {
             return Err(format!("argument {i} has {} bytes, the parameter {}", arg.size, parameter.size));
         }
-        let pointer = parameter.align != 0;
+        let pointer = parameter.pointee != 0;
         if pointer != (arg.kind != Kind::Value) {
             let [a, b] = if pointer { ["a value", "a pointer"] } else { ["a pointer", "a value"] };
             return Err(format!("argument {i} is {a}, the parameter {b}"));

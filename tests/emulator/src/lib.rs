@@ -10,7 +10,10 @@ mod library;
 
 pub use args::Arg;
 pub use guarded::Guarded;
-pub use library::{available, broken_kernels, install, kernels, library_dir, seed_driver};
+pub use library::{
+    Counters, available, broken_kernels, counters, fail_allocation, install, kernels, launches, library_dir, limit_memory,
+    seed_driver, take_failure,
+};
 
 use std::ffi::c_void;
 

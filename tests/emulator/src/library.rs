@@ -11,8 +11,9 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 #[derive(Clone, Copy)]
 pub(crate) struct Parameter {
     pub size: u32,
-    /// Of what a pointer points to; 0 for a value.
-    pub align: u32,
+    _align: u32,
+    /// The alignment of what a pointer points to; 0 for a value.
+    pub pointee: u32,
     pub is_const: u32,
 }
 
@@ -51,12 +52,43 @@ interface! {
     emulator_allocate: fn(usize) -> *mut c_void;
     emulator_intact: fn(*const c_void) -> i32;
     emulator_release: fn(*mut c_void);
+    stand_in_enable: fn();
+    stand_in_seed: fn(u64);
+    stand_in_counters: fn(*mut Counters);
+    stand_in_launches: fn(Text) -> u64;
+    stand_in_fail_allocation: fn(i64);
+    stand_in_limit: fn(u64);
+    stand_in_take_failure: fn() -> Text;
 }
 
 struct Loaded {
     cuda: Interface,
     // What is loaded stays loaded: kernels and their threads live in it.
     _cuda: Library,
+    _nvrtc: Library,
+}
+
+/// What the stand-in driver has done since it was loaded; as `driver::Counters`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Kernels that ran, those of graphs included.
+    pub launches: u64,
+    pub graph_launches: u64,
+    pub graph_nodes: u64,
+    pub copies_to_device: u64,
+    pub copies_to_host: u64,
+    pub copies_on_device: u64,
+    pub memsets: u64,
+    pub allocations: u64,
+    pub releases: u64,
+    pub synchronisations: u64,
+    pub modules: u64,
+    /// Of device memory, as asked for (in the order of calls) and rounded to 512.
+    pub bytes_live: u64,
+    pub bytes_peak: u64,
+    /// Of pinned host memory.
+    pub host_bytes: u64,
 }
 
 const UNAVAILABLE: &str = include_str!(concat!(env!("OUT_DIR"), "/unavailable"));
@@ -76,15 +108,28 @@ fn load() -> Result<Loaded, String> {
     if !UNAVAILABLE.is_empty() {
         return Err(UNAVAILABLE.into());
     }
-    let path = library_dir().join("libcuda.so");
-    // SAFETY: the library's initialisers only make its list of kernels.
-    let cuda = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) };
-    let cuda = cuda.map_err(|e| format!("{}: {e}", path.display()))?;
-    Ok(Loaded { cuda: Interface::load(&cuda)?, _cuda: cuda })
+    let open = |name: &str| {
+        let path = library_dir().join(name);
+        // Global and under the names that cudarc asks for: its own search then ends here.
+        // SAFETY: the libraries' initialisers only make the list of kernels.
+        unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) }
+            .map_err(|e| format!("{}: {e}", path.display()))
+    };
+    let (cuda, nvrtc) = (open("libcuda.so")?, open("libnvrtc.so")?);
+    Ok(Loaded { cuda: Interface::load(&cuda)?, _cuda: cuda, _nvrtc: nvrtc })
 }
 fn loaded() -> Result<&'static Loaded, String> {
     static LOADED: OnceLock<Result<Loaded, String>> = OnceLock::new();
     LOADED.get_or_init(load).as_ref().map_err(String::clone)
+}
+
+/// For what makes no sense without the library.
+#[track_caller]
+fn interface() -> &'static Interface {
+    match loaded() {
+        Ok(l) => &l.cuda,
+        Err(e) => panic!("the emulator is not available: {e}"),
+    }
 }
 
 /// Whether kernels can be run here.
@@ -101,16 +146,64 @@ pub fn broken_kernels() -> &'static str {
 }
 
 /// From now on this process finds the stand-ins where it looks for `libcuda.so` and `libnvrtc.so`, and sees one device.
-/// To be called before the first call of cudarc.
+/// To be called before the first call of cudarc. The device is shared by all tests of a process.
 ///
 /// # Errors
 /// As [`available`].
 pub fn install() -> Result<(), String> {
-    available()
+    let f = &loaded()?.cuda;
+    // SAFETY: sets a flag.
+    unsafe { (f.stand_in_enable)() };
+    Ok(())
 }
 
-/// Another order in which the stand-in driver runs its streams.
-pub fn seed_driver(_seed: u64) {}
+/// The order in which the stand-in runs what is on streams, and threads within kernels. 0, as it is at first: nothing
+/// before somebody waits, threads in order. Others: also before that, and each launch in an order of its own.
+#[track_caller]
+pub fn seed_driver(seed: u64) {
+    // SAFETY: sets numbers under a lock.
+    unsafe { (interface().stand_in_seed)(seed) }
+}
+
+/// What the stand-in has done so far.
+#[track_caller]
+pub fn counters() -> Counters {
+    let mut counters = Counters::default();
+    // SAFETY: the struct is the library's.
+    unsafe { (interface().stand_in_counters)(&mut counters) };
+    counters
+}
+
+/// How often a kernel ran through the stand-in.
+#[track_caller]
+pub fn launches(kernel: &str) -> u64 {
+    let name = CString::new(kernel).expect("names hold no NUL");
+    // SAFETY: a text that ends in 0.
+    unsafe { (interface().stand_in_launches)(name.as_ptr()) }
+}
+
+/// The `nth` allocation of device memory from now on (1: the next) fails as if there were no more.
+#[track_caller]
+pub fn fail_allocation(nth: i64) {
+    // SAFETY: sets a number under a lock.
+    unsafe { (interface().stand_in_fail_allocation)(nth) }
+}
+
+/// Device memory from now on, in bytes (at first `DAS_STAND_IN_MEMORY`, or 8 GiB).
+#[track_caller]
+pub fn limit_memory(bytes: u64) {
+    // SAFETY: sets a number under a lock.
+    unsafe { (interface().stand_in_limit)(bytes) }
+}
+
+/// What failed on the device, or where something was written outside of allocations; `None` if nothing. The device works
+/// again after it (CUDA's never does).
+#[track_caller]
+pub fn take_failure() -> Option<String> {
+    // SAFETY: a text of the library, copied at once.
+    let failure = unsafe { (interface().stand_in_take_failure)() };
+    (!failure.is_null()).then(|| text(failure))
+}
 
 fn text(p: Text) -> String {
     // SAFETY: the library gives texts that end in 0 and live at least until this thread's next call of it.
