@@ -19,6 +19,7 @@ mod norm;
 mod nvtx;
 mod particle;
 mod pointwise;
+mod timer;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -37,6 +38,7 @@ use device::Device;
 pub use device::count;
 use kernels::{Act, In, Out};
 use module::Image;
+pub use timer::Mark;
 
 /// All kernels over one element type.
 struct Kernels {
