@@ -5,6 +5,9 @@ use das_cuda_emulator as emulator;
 #[path = "emulator/cases/planted.rs"]
 mod planted;
 
+#[path = "emulator/cases/operations.rs"]
+mod operations;
+
 #[path = "emulator/cases/driver.rs"]
 mod driver;
 

@@ -33,7 +33,7 @@ struct Unit {
 }
 
 fn main() {
-    for watched in ["../../kernels", "cpp", "planted.cu", "build.rs"] {
+    for watched in ["../../kernels", "cpp", "planted.cu", "operations.cu", "build.rs"] {
         println!("cargo::rerun-if-changed={watched}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));

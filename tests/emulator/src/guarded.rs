@@ -1,6 +1,7 @@
 //! Host buffers for kernels, between guard zones.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytemuck::Pod;
 
@@ -11,6 +12,8 @@ use crate::library;
 pub struct Guarded<T: Pod> {
     start: *mut T,
     len: usize,
+    /// Damage was told of: dropping it need not.
+    told: AtomicBool,
 }
 
 impl<T: Pod> Guarded<T> {
@@ -18,7 +21,7 @@ impl<T: Pod> Guarded<T> {
     #[track_caller]
     pub fn poisoned(len: usize) -> Self {
         let start = library::allocate(len * size_of::<T>()).expect("the emulator gives memory").cast();
-        Guarded { start, len }
+        Guarded { start, len, told: AtomicBool::new(false) }
     }
 
     #[track_caller]
@@ -34,11 +37,15 @@ impl<T: Pod> Guarded<T> {
     }
 
     /// Whether nothing was written outside of the elements.
+    ///
+    /// # Errors
+    /// Something was.
     pub fn check(&self) -> Result<(), String> {
-        match library::intact(self.start.cast()) {
-            true => Ok(()),
-            false => Err(format!("something wrote outside of a buffer of {} elements", self.len)),
+        if library::intact(self.start.cast()) {
+            return Ok(());
         }
+        self.told.store(true, Ordering::Relaxed);
+        Err(format!("something wrote outside of a buffer of {} elements", self.len))
     }
 }
 
@@ -80,10 +87,11 @@ unsafe impl<T: Pod + Sync> Sync for Guarded<T> {}
 
 impl<T: Pod> Drop for Guarded<T> {
     fn drop(&mut self) {
+        let told = self.told.load(Ordering::Relaxed) || std::thread::panicking();
         let checked = self.check();
         library::release(self.start.cast());
-        if !std::thread::panicking() {
-            checked.unwrap();
+        if let (false, Err(e)) = (told, checked) {
+            panic!("{e}");
         }
     }
 }
