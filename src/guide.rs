@@ -168,7 +168,7 @@ impl<'a> Diffusion<'a> {
         let tape = if work.want == Want::Gradient { Tape::new(backend) } else { Tape::off(backend) };
         let leaf = tape.watch(x.clone());
         let out = {
-            let _range = range(backend, "unet");
+            let _range = tape.range("unet");
             self.predict(&tape, &leaf, biases, work.rows)?
         };
         let eps = backend.blend(to_eps, x, &out)?;
@@ -182,11 +182,11 @@ impl<'a> Diffusion<'a> {
             return Ok(results);
         }
         let raw = {
-            let _range = range(backend, "decoder");
+            let _range = tape.range("decoder");
             self.decode(&tape, &x0)?
         };
         let score = {
-            let _range = range(backend, "reward");
+            let _range = tape.range("reward");
             let images = vae::to_unit(&tape, &raw)?;
             self.reward.score(&tape, &images, work.prompt_of)?
         };

@@ -4,6 +4,7 @@
 //! overwrite another's.
 
 use std::cell::RefCell;
+use std::fmt::Display;
 use std::ops::Deref;
 
 use crate::backend::Backend;
@@ -57,16 +58,51 @@ type Transpose<'a> = Box<dyn FnOnce(&dyn Backend, Tensor) -> Result<Cotangents> 
 pub struct Tape<'a> {
     backend: &'a dyn Backend,
     nodes: Option<RefCell<Vec<Option<Transpose<'a>>>>>,
+    /// Where ranges begin and end among the nodes, so that the way back is named as well.
+    marks: RefCell<Vec<Mark>>,
+}
+
+/// The beginning (no name) or the end of a range before node `at`.
+struct Mark {
+    at: usize,
+    end_of: Option<String>,
+}
+
+/// A range of [`Tape::range`] that ends with its scope.
+pub struct Range<'r, 'a> {
+    tape: &'r Tape<'a>,
+    name: String,
+}
+
+impl Drop for Range<'_, '_> {
+    fn drop(&mut self) {
+        self.tape.backend.range_end();
+        self.tape.mark(Some(std::mem::take(&mut self.name)));
+    }
 }
 
 impl<'a> Tape<'a> {
     /// A tape that records.
     pub fn new(backend: &'a dyn Backend) -> Tape<'a> {
-        Tape { backend, nodes: Some(RefCell::new(Vec::new())) }
+        Tape { backend, nodes: Some(RefCell::new(Vec::new())), marks: RefCell::default() }
     }
     /// Inference: the same operations, nothing kept.
     pub fn off(backend: &'a dyn Backend) -> Tape<'a> {
-        Tape { backend, nodes: None }
+        Tape { backend, nodes: None, marks: RefCell::default() }
+    }
+
+    /// Names what follows for profilers, forward and, as `name'`, on the way back.
+    pub fn range(&self, name: impl Display) -> Range<'_, 'a> {
+        let name = name.to_string();
+        self.backend.range_start(&name);
+        self.mark(None);
+        Range { tape: self, name }
+    }
+
+    fn mark(&self, end_of: Option<String>) {
+        if let Some(nodes) = &self.nodes {
+            self.marks.borrow_mut().push(Mark { at: nodes.borrow().len(), end_of });
+        }
     }
     pub fn backend(&self) -> &'a dyn Backend {
         self.backend
@@ -106,8 +142,23 @@ impl<'a> Tape<'a> {
         let mut cotangents: Vec<Option<Tensor>> = vec![None; top + 1];
         cotangents[top] = Some(seed);
         nodes.truncate(top + 1);
+        let mut marks = self.marks.into_inner();
+        let mut open = 0_usize;
         while nodes.len() > leaf + 1 {
             let id = nodes.len() - 1;
+            while let Some(mark) = marks.pop_if(|mark| mark.at > id) {
+                match mark.end_of {
+                    Some(name) => {
+                        self.backend.range_start(&format!("{name}'"));
+                        open += 1;
+                    }
+                    None if open > 0 => {
+                        self.backend.range_end();
+                        open -= 1;
+                    }
+                    None => {}
+                }
+            }
             let transpose = nodes.pop().flatten();
             let (Some(dy), Some(transpose)) = (cotangents[id].take(), transpose) else { continue };
             for (parent, dx) in transpose(self.backend, dy)? {
@@ -121,6 +172,7 @@ impl<'a> Tape<'a> {
                 });
             }
         }
+        (0..open).for_each(|_| self.backend.range_end());
         Ok(cotangents[leaf].take())
     }
 }

@@ -66,7 +66,8 @@ impl Layers {
     }
 
     fn run(&self, tape: &Tape<'_>, layers: &[Layer], mut x: Var) -> Result<Var> {
-        for layer in layers {
+        for (i, layer) in layers.iter().enumerate() {
+            let _range = tape.range(format_args!("layer {i}"));
             let h = self.attend(tape, layer, &x)?;
             x = self.finish(tape, layer, h, x)?;
         }

@@ -288,7 +288,8 @@ impl Unet {
         };
         h = self.conv_in.run(tape, &h, same(self.config.conv_in_kernel))?;
         let mut skips = vec![h.clone()];
-        for level in &self.down {
+        for (i, level) in self.down.iter().enumerate() {
+            let _range = tape.range(format_args!("down {i}"));
             for layer in &level.layers {
                 h = run.layer(layer, h)?;
                 skips.push(h.clone());
@@ -298,10 +299,14 @@ impl Unet {
                 skips.push(h.clone());
             }
         }
-        for layer in &self.mid {
-            h = run.layer(layer, h)?;
+        {
+            let _range = tape.range("mid");
+            for layer in &self.mid {
+                h = run.layer(layer, h)?;
+            }
         }
-        for level in &self.up {
+        for (i, level) in self.up.iter().enumerate() {
+            let _range = tape.range(format_args!("up {i}"));
             for layer in &level.layers {
                 if let Some(skip) = skips.pop() {
                     let skip = widen(tape, skip, h.shape().n)?;
@@ -391,9 +396,15 @@ impl Run<'_, '_> {
         if bias.shape().n > 1 {
             h = widen(self.tape, h, bias.shape().n)?;
         }
-        h = layer.res.run(self.tape, h, &bias)?;
+        h = {
+            let _range = self.tape.range("res");
+            layer.res.run(self.tape, h, &bias)?
+        };
         match &layer.transformer {
-            Some(transformer) => transformer.run(self.tape, h, &self.text),
+            Some(transformer) => {
+                let _range = self.tape.range("transformer");
+                transformer.run(self.tape, h, &self.text)
+            }
             None => Ok(h),
         }
     }

@@ -183,8 +183,12 @@ impl Decoder {
             h = linear.run(tape, &h, None)?;
         }
         h = self.conv_in.run(tape, &h, Conv::SAME3)?;
-        h = self.mid.run(tape, h)?;
-        for level in &self.levels {
+        h = {
+            let _range = tape.range("mid");
+            self.mid.run(tape, h)?
+        };
+        for (i, level) in self.levels.iter().enumerate() {
+            let _range = tape.range(format_args!("up {i}"));
             for block in &level.blocks {
                 h = block.run(tape, h)?;
             }
