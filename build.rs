@@ -98,7 +98,8 @@ struct Image {
 /// One fatbin per file and element; those whose sources, headers, flags and compiler are unchanged are kept.
 fn compile(nvcc: &Path, version: &str, sources: &[PathBuf], headers: &[PathBuf], out: &Path) -> Vec<Image> {
     let release = env::var("PROFILE").is_ok_and(|p| p == "release");
-    let archs = env::var("DAS_CUDA_ARCHS").unwrap_or_else(|_| if release { RELEASE } else { DEBUG }.into());
+    let archs = env::var("DAS_CUDA_ARCHS").ok().filter(|archs| !archs.is_empty());
+    let archs = archs.unwrap_or_else(|| if release { RELEASE } else { DEBUG }.into());
     let flags = flags(&archs);
     let mut base = DefaultHasher::new();
     (version, &flags).hash(&mut base);

@@ -1,5 +1,6 @@
 //! Images: the compiled kernels of one element type. They come from fatbins inside the binary, or where it was built
-//! without nvcc, from the sources inside the binary through NVRTC, compiled once per GPU model and kept on disk.
+//! without nvcc (or `DAS_CUDA_NVRTC=1` asks for it), from the sources inside the binary through NVRTC, compiled once per
+//! GPU model and kept on disk.
 
 use std::env;
 use std::ffi::{CStr, CString};
@@ -32,7 +33,8 @@ impl<'a> Image<'a> {
 
     /// The kernels of kernels/`file`.cu.
     pub fn module(&self, file: &str) -> Result<Arc<CudaModule>> {
-        let embedded = IMAGES.iter().find(|(f, e, _)| *f == file && *e == self.elem.name());
+        let here = env::var_os("DAS_CUDA_NVRTC").is_some_and(|v| v == "1");
+        let embedded = IMAGES.iter().find(|(f, e, _)| !here && *f == file && *e == self.elem.name());
         let bytes = match embedded {
             Some((_, _, bytes)) => bytes.to_vec(),
             None => self.compiled(file)?,
