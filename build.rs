@@ -80,11 +80,24 @@ fn nvcc() -> Option<(PathBuf, String)> {
         let answer = Command::new(path).arg("--version").output().ok()?;
         answer.status.success().then(|| String::from_utf8_lossy(&answer.stdout).into_owned())
     };
-    let found = candidates.into_iter().filter(|p| p.is_file()).find_map(|p| version(&p).map(|v| (p, v)));
-    if found.is_none() && mode == "require" {
-        panic!("DAS_CUDA=require, and no nvcc is found: run tools/get-nvcc, or set NVCC or CUDA_HOME");
+    let mut found = candidates.into_iter().filter(|p| p.is_file()).filter_map(|p| version(&p).map(|v| (p, v)));
+    let (mut usable, old): (Vec<_>, Vec<_>) = found.by_ref().partition(|(_, version)| is_recent(version));
+    if usable.is_empty() {
+        let old = old.first().map(|(path, _)| format!("{} is older than 12.8", path.display()));
+        let why = old.unwrap_or_else(|| "no nvcc is found".into());
+        assert!(mode != "require", "DAS_CUDA=require, and {why}: run tools/get-nvcc, or set NVCC or CUDA_HOME");
+        println!("cargo::warning={why}: the kernels will be compiled by NVRTC on the GPU's machine (tools/get-nvcc changes that)");
+        return None;
     }
-    found
+    Some(usable.swap_remove(0))
+}
+
+/// Whether a compiler knows all architectures and flags: CUDA 12.8 or newer.
+fn is_recent(version: &str) -> bool {
+    let release = version.split("release ").nth(1).and_then(|rest| rest.split(',').next());
+    let number = |s: &str| s.trim().parse::<u32>().ok();
+    let parts = release.and_then(|r| r.split_once('.')).and_then(|(a, b)| Some((number(a)?, number(b)?)));
+    parts.is_some_and(|parts| parts >= (12, 8))
 }
 
 struct Image {

@@ -49,6 +49,9 @@ pub struct Device {
 /// Oldest GPUs with bf16 tensor cores and cp.async.
 const OLDEST: (i32, i32) = (8, 0);
 
+/// Oldest driver, by the CUDA version it knows: older ones lack functions that cudarc calls.
+const OLDEST_DRIVER: i32 = 12_080;
+
 /// How many GPUs the driver shows.
 ///
 /// # Errors
@@ -58,8 +61,16 @@ pub fn count() -> Result<usize> {
     // SAFETY: only tries to load the library.
     if !unsafe { sys::is_culib_present() } {
         return Err(Error::device("no NVIDIA driver: the library libcuda.so.1 is not found").fix(
-            "install the NVIDIA driver (525 or newer) on a machine with an NVIDIA GPU, or use --device cpu",
+            "install the NVIDIA driver (580 or newer) on a machine with an NVIDIA GPU, or use --device cpu",
         ));
+    }
+    let mut version = 0;
+    // SAFETY: writes one number. The oldest driver has this function.
+    let asked = unsafe { sys::cuDriverGetVersion(&mut version) };
+    if asked.result().is_ok() && version < OLDEST_DRIVER {
+        let (major, minor) = (version / 1000, version % 1000 / 10);
+        return Err(Error::device(format!("the NVIDIA driver is too old: it knows CUDA {major}.{minor}"))
+            .fix("install a driver that knows CUDA 12.8 (570) or, for this binary's kernels, 13.0 (580)"));
     }
     result::init().map_err(|e| {
         let what = format!("the NVIDIA driver does not start: {}", describe(e));

@@ -24,6 +24,18 @@ const FLAGS: &[&str] = &[
     "-ffp-contract=off",
 ];
 
+/// `DAS_EMULATOR_SANITIZE=asan|tsan` (see `.ci/sanitize`): flags for kernels, for what runs them, and for the link. The
+/// scheduler itself is not instrumented for threads: it tells ThreadSanitizer which kernel thread runs.
+fn sanitizer() -> [&'static [&'static str]; 3] {
+    const ASAN: &[&str] = &["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"];
+    const TSAN: &[&str] = &["-O1", "-fsanitize=thread"];
+    match env::var("DAS_EMULATOR_SANITIZE").as_deref() {
+        Ok("asan") => [ASAN, ASAN, ASAN],
+        Ok("tsan") => [TSAN, &["-DEMULATOR_TSAN=1"], TSAN],
+        _ => [&[], &[], &[]],
+    }
+}
+
 /// One object file: the source the compiler gets, what else it depends on, and its own flags.
 struct Unit {
     name: String,
@@ -36,6 +48,7 @@ fn main() {
     for watched in ["../../kernels", "cpp", "planted.cu", "operations.cu", "build.rs"] {
         println!("cargo::rerun-if-changed={watched}");
     }
+    println!("cargo::rerun-if-env-changed=DAS_EMULATOR_SANITIZE");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let libraries = out.join("libraries");
     fs::create_dir_all(&libraries).expect("OUT_DIR is writable");
@@ -117,7 +130,7 @@ fn units() -> Vec<Unit> {
 /// Compiles and links; the text is what kernel files failed with.
 fn build(cxx: &cc::Tool, out: &Path, libraries: &Path) -> Result<String, String> {
     let mut base = DefaultHasher::new();
-    (cxx.path(), cxx.args(), FLAGS).hash(&mut base);
+    (cxx.path(), cxx.args(), FLAGS, sanitizer()).hash(&mut base);
     for header in files("cpp", &["h"]).iter().chain(&files("../../kernels", &["cuh"])) {
         fs::read(header).unwrap_or_default().hash(&mut base);
     }
@@ -170,6 +183,7 @@ fn object(cxx: &cc::Tool, unit: &Unit, mut key: DefaultHasher, out: &Path) -> Re
     let partial = object.with_extension("partial");
     let mut command = cxx.to_command();
     command.args(FLAGS).args(["-Icpp", "-I../../kernels", "-I."]).args(&unit.flags);
+    command.args(sanitizer()[usize::from(unit.kernels.is_none())]);
     command.arg("-c").arg(&unit.source).arg("-o").arg(&partial);
     run(&mut command)?;
     fs::rename(&partial, &object).map_err(|e| e.to_string())?;
@@ -185,7 +199,10 @@ fn link(cxx: &cc::Tool, objects: &[PathBuf], library: &Path) -> Result<(), Strin
     let name = library.file_name().unwrap_or_default().to_string_lossy();
     let partial = library.with_extension("partial");
     let mut command = cxx.to_command();
-    command.args(["-shared", "-pthread", "-Wl,-z,defs"]).arg(format!("-Wl,-soname,{name}"));
+    // Sanitizers leave their symbols to the process.
+    let whole = if sanitizer()[2].is_empty() { "-Wl,-z,defs" } else { "-Wl,--as-needed" };
+    command.args(["-shared", "-pthread", whole]).arg(format!("-Wl,-soname,{name}"));
+    command.args(sanitizer()[2]);
     run(command.args(objects).arg("-o").arg(&partial))?;
     // Replaced in one step: a test that runs keeps the file it has open.
     fs::rename(&partial, library).map_err(|e| e.to_string())?;
