@@ -80,13 +80,21 @@ fn nvcc() -> Option<(PathBuf, String)> {
         let answer = Command::new(path).arg("--version").output().ok()?;
         answer.status.success().then(|| String::from_utf8_lossy(&answer.stdout).into_owned())
     };
-    let mut found = candidates.into_iter().filter(|p| p.is_file()).filter_map(|p| version(&p).map(|v| (p, v)));
-    let (mut usable, old): (Vec<_>, Vec<_>) = found.by_ref().partition(|(_, version)| is_recent(version));
+    let found = candidates.into_iter().filter(|p| p.is_file()).filter_map(|p| version(&p).map(|v| (p, v)));
+    let (mut usable, old): (Vec<_>, Vec<_>) = found.partition(|(_, version)| is_recent(version));
     if usable.is_empty() {
-        let old = old.first().map(|(path, _)| format!("{} is older than 12.8", path.display()));
-        let why = old.unwrap_or_else(|| "no nvcc is found".into());
-        assert!(mode != "require", "DAS_CUDA=require, and {why}: run tools/get-nvcc, or set NVCC or CUDA_HOME");
-        println!("cargo::warning={why}: the kernels will be compiled by NVRTC on the GPU's machine (tools/get-nvcc changes that)");
+        let old = old.first().map(|(path, _)| format!("{} is older than CUDA 12.8", path.display()));
+        let why = old.clone().unwrap_or_else(|| "no nvcc is found".into());
+        assert!(
+            mode != "require",
+            "DAS_CUDA=require, and {why}: run tools/get-nvcc, or set NVCC or CUDA_HOME"
+        );
+        // Who has no nvcc at all need not hear of it at every build.
+        if let Some(why) = old {
+            println!(
+                "cargo::warning={why}, so NVRTC will compile the kernels on the GPU's machine; or run tools/get-nvcc"
+            );
+        }
         return None;
     }
     Some(usable.swap_remove(0))
