@@ -204,7 +204,9 @@ fn normals_of_group(key: &Key, block: u32) -> [f32; 4 * LANES] {
 pub fn box_muller(x0: u32, x1: u32) -> (f32, f32) {
     // The product is exact, so a fused multiply-add would give the same bits here.
     let u = x0 as f32 * (1.0 / 4_294_967_296.0) + (1.0 / 8_589_934_592.0);
-    let radius = (-2.0 * ln(u)).max(0.0).sqrt();
+    // Not `max`, which may take either zero for the larger.
+    let square = -2.0 * ln(u);
+    let radius = (if square > 0.0 { square } else { 0.0 }).sqrt();
     let (sin, cos) = sin_cos_turn(x1);
     (radius * cos, radius * sin)
 }

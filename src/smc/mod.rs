@@ -7,6 +7,7 @@
 //! ESS < threshold P  =>  ancestors by W, lw = -log P, psi gathered
 //! ```
 
+pub mod math;
 pub mod resample;
 pub mod temper;
 pub mod weights;
@@ -129,7 +130,7 @@ pub fn weigh(
 
     let resampled = event != Event::Final && weights.ess() < rules.ess_threshold * particles as f64;
     let ancestors: Vec<u32> = if resampled {
-        rules.resampler.ancestors(weights.weights(), uniforms)
+        rules.resampler.ancestors(weights.relative(), uniforms)
     } else {
         (0..particles as u32).collect()
     };

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::weights::log_sum_exp;
+use super::math::{exp, sum};
 use crate::error::{Error, Result};
 
 /// How lambda rises from 0 to 1. Steps `j` are counted from the first guided one.
@@ -158,27 +158,31 @@ pub fn gamma_reaching_one(steps: usize, fraction: f64) -> f64 {
 #[track_caller]
 pub fn adapt(base: &[f64], potential: &[f64], threshold: f64, lambda_min: f64) -> f64 {
     assert_eq!(base.len(), potential.len(), "particles differ in number");
-    let target = (threshold * base.len() as f64).ln();
+    let target = threshold * base.len() as f64;
     let mut scratch = vec![0.0; base.len()];
-    let mut excess = |lambda: f64| {
+    // NaN if nobody is alive.
+    let mut ess = |lambda: f64| {
         for (s, (a, l)) in scratch.iter_mut().zip(base.iter().zip(potential)) {
-            *s = if *a == f64::NEG_INFINITY { *a } else { a + lambda * l };
+            let v = if *a == f64::NEG_INFINITY { *a } else { a + lambda * l };
+            *s = if v.is_finite() { v } else { f64::NEG_INFINITY };
         }
-        let first = log_sum_exp(&scratch);
-        scratch.iter_mut().for_each(|s| *s *= 2.0);
-        2.0 * first - log_sum_exp(&scratch) - target
+        let max = scratch.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let relative = |s: &f64| if max == f64::NEG_INFINITY { 0.0 } else { exp(s - max) };
+        scratch.iter_mut().for_each(|s| *s = relative(s));
+        let total = sum(scratch.iter().copied());
+        total * total / sum(scratch.iter().map(|w| w * w))
     };
-    // Nobody alive gives NaN: stay.
-    if excess(lambda_min).partial_cmp(&0.0) != Some(std::cmp::Ordering::Greater) {
+    // NaN: stay.
+    if ess(lambda_min).partial_cmp(&target) != Some(std::cmp::Ordering::Greater) {
         return lambda_min;
     }
-    if excess(1.0) >= 0.0 {
+    if ess(1.0) >= target {
         return 1.0;
     }
     let (mut low, mut high) = (lambda_min, 1.0);
     for _ in 0..50 {
         let middle = 0.5 * (low + high);
-        if excess(middle) > 0.0 {
+        if ess(middle) > target {
             low = middle;
         } else {
             high = middle;

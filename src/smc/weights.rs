@@ -1,19 +1,25 @@
 //! Importance weights of one prompt's particles, in logarithms and in f64. A dead particle has log-weight
 //! -inf; what is not a number is dead too, never silently something else.
 
+use super::math::{exp, ln, sum};
+
 /// `log sum exp` of `values`; -inf for an empty slice or when all are -inf.
 pub fn log_sum_exp(values: &[f64]) -> f64 {
     let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     if max == f64::NEG_INFINITY {
         return max;
     }
-    max + values.iter().map(|v| (v - max).exp()).sum::<f64>().ln()
+    if max == f64::INFINITY {
+        return max;
+    }
+    max + ln(sum(values.iter().map(|v| exp(v - max))))
 }
 
 /// Normalised weights of P particles, fixed once made: they know their sum and their effective sample size.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weights {
     log_weights: Vec<f64>,
+    relative: Vec<f64>,
     weights: Vec<f64>,
     log_sum: f64,
     ess: f64,
@@ -27,26 +33,27 @@ impl Weights {
     pub fn new(log_weights: &[f64]) -> Weights {
         assert!(!log_weights.is_empty(), "no particles to weigh");
         let alive = |v: f64| if v.is_finite() { v } else { f64::NEG_INFINITY };
-        let mut log_weights: Vec<f64> = log_weights.iter().map(|&v| alive(v)).collect();
-        let log_sum = log_sum_exp(&log_weights);
-        let collapsed = log_sum == f64::NEG_INFINITY;
-        if collapsed {
-            log_weights = uniform(log_weights.len());
-        } else {
-            log_weights.iter_mut().for_each(|v| *v -= log_sum);
-        }
-        // Relative to the largest, so that equal weights give exactly ess = P.
-        let max = log_weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let relative: Vec<f64> = log_weights.iter().map(|v| (v - max).exp()).collect();
-        let sum: f64 = relative.iter().sum();
-        let ess = sum * sum / relative.iter().map(|w| w * w).sum::<f64>();
-        let weights = relative.iter().map(|w| w / sum).collect();
-        Weights { log_weights, weights, log_sum, ess, collapsed }
+        let given: Vec<f64> = log_weights.iter().map(|&v| alive(v)).collect();
+        let max = given.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let collapsed = max == f64::NEG_INFINITY;
+        let relative: Vec<f64> =
+            given.iter().map(|v| if collapsed { 1.0 } else { exp(v - max) }).collect();
+        let total = sum(relative.iter().copied());
+        let log_sum = if collapsed { max } else { max + ln(total) };
+        let log_weights =
+            if collapsed { uniform(given.len()) } else { given.iter().map(|v| v - log_sum).collect() };
+        let ess = total * total / sum(relative.iter().map(|w| w * w));
+        let weights = relative.iter().map(|w| w / total).collect();
+        Weights { log_weights, relative, weights, log_sum, ess, collapsed }
     }
 
     /// Normalised log-weights: their `log_sum_exp` is 0.
     pub fn log_weights(&self) -> &[f64] {
         &self.log_weights
+    }
+    /// Weights relative to the largest, which has 1.
+    pub fn relative(&self) -> &[f64] {
+        &self.relative
     }
     /// Linear weights, summing to 1.
     pub fn weights(&self) -> &[f64] {
@@ -73,7 +80,7 @@ impl Weights {
 
 /// Uniform log-weights, `-log P` each.
 pub fn uniform(particles: usize) -> Vec<f64> {
-    vec![-(particles as f64).ln(); particles]
+    vec![-ln(particles as f64); particles]
 }
 
 /// The incremental log-weights `log_ratio + psi - psi_prev` of each slot (das-spec 1.4): the move's density ratio
@@ -99,9 +106,9 @@ pub fn reweigh(previous: &[f64], log_ratio: &[f64], psi: &[f64], psi_prev: &[f64
     previous.iter().zip(&increments).map(|(w, d)| if d.is_finite() { w + d } else { *d }).collect()
 }
 
-/// Linear weights as integers, `round(w / w_max 2^40)`; what is negative or not a number counts as 0. Integer sums
-/// do not depend on their order, so ancestors chosen from them are the same on any grid of any device. The total of
-/// up to 2^23 particles fits 63 bits; a particle below 2^-41 of the largest weight rounds to 0.
+/// Linear weights as integers, `w / w_max 2^s` rounded to nearest even, with `s` of [`fixed_bits`]; what is negative or
+/// not a number counts as 0. Integer sums do not depend on their order, so ancestors chosen from them are the same on
+/// any grid of any device. A particle below `2^-(s + 1)` of the largest weight rounds to 0.
 ///
 /// Panics when no weight is positive: [`Weights`] never gives that.
 #[track_caller]
@@ -109,8 +116,15 @@ pub fn fixed_point(weights: &[f64]) -> Vec<u64> {
     let positive = |w: f64| if w.is_finite() && w > 0.0 { w } else { 0.0 };
     let max = weights.iter().fold(0.0, |max, &w| positive(w).max(max));
     assert!(max > 0.0, "no particle has a positive weight");
-    assert!(weights.len() <= 1 << 23, "too many particles for 64-bit sums");
-    weights.iter().map(|&w| (positive(w) / max * (1_u64 << 40) as f64).round() as u64).collect()
+    let scale = (1_u64 << fixed_bits(weights.len())) as f64;
+    weights.iter().map(|&w| (positive(w) / max * scale).round_ties_even() as u64).collect()
+}
+
+/// Fraction bits of integer weights: 40, or as many as let the total of `particles` stay within 2^63.
+#[track_caller]
+pub fn fixed_bits(particles: usize) -> u32 {
+    assert!((1..=1 << 32).contains(&particles), "{particles} particles");
+    40.min(63 - particles.next_power_of_two().trailing_zeros())
 }
 
 #[cfg(test)]
@@ -170,5 +184,7 @@ mod tests {
     fn fixed_point_weights_keep_proportions_and_zeros() {
         assert_eq!(fixed_point(&[0.0, 0.5, 0.25, f64::NAN, -1.0]), [0, 1 << 40, 1 << 39, 0, 0]);
         assert_eq!(fixed_point(&[1e-300]), [1 << 40]);
+        let bits = [1, 1024, 1 << 23, (1 << 23) + 1, 1 << 26, 1 << 32].map(fixed_bits);
+        assert_eq!(bits, [40, 40, 40, 39, 37, 31]);
     }
 }
