@@ -131,7 +131,7 @@ fn compile(nvcc: &Path, version: &str, sources: &[PathBuf], headers: &[PathBuf],
     for source in sources {
         for element in ELEMENTS {
             // Particles are f32 in every run.
-            if stem(source) == "particle" && element != "f32" {
+            if ["particle", "weigh", "resample"].contains(&stem(source).as_str()) && element != "f32" {
                 continue;
             }
             let mut hash = base.clone();

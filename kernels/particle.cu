@@ -1,1 +1,225 @@
-#include "act.cuh"
+// Moving particles: noise by slot, the transition with its density ratio in one pass, and squared lengths. Particles are
+// f32 in every run, so this file exists for f32 only.
+//
+// A particle has `sample` elements in a row. A group of `group` threads (a power of two, at most a block) works on 4
+// elements each, which are one block of Philox, so on a chunk of 4 group elements; `blocks` chunks make a particle. Small
+// particles share a block of threads, large ones have many blocks each.
+#include "philox.cuh"
+#include "reduce.cuh"
+
+constexpr int BLOCK = 256;
+
+// Where a thread stands.
+struct Place {
+  int32_t slot;
+  int32_t chunk;
+  // Of the group.
+  int lane;
+  // First of this thread's elements within the particle, and how many there are: 0 to 4.
+  int64_t first;
+  int count;
+};
+
+DEVICE Place place(int64_t sample, int32_t slots, int32_t group, int32_t blocks) {
+  Place at;
+  const int32_t unit = blockIdx.x * (BLOCK / group) + threadIdx.x / group;
+  at.slot = unit / blocks;
+  at.chunk = unit % blocks;
+  at.lane = threadIdx.x & (group - 1);
+  at.first = ((int64_t)at.chunk * group + at.lane) * 4;
+  const int64_t left = at.slot < slots ? sample - at.first : 0;
+  at.count = left < 0 ? 0 : left < 4 ? (int)left : 4;
+  return at;
+}
+
+// Up to four elements from `p` on; one access where rows are whole quadruples.
+DEVICE void load4(const float* p, int count, bool whole, float (&x)[4]) {
+  if (whole) {
+    const Words v = load_words(p);
+#pragma unroll
+    for (int i = 0; i < 4; i++) x[i] = __uint_as_float(v.w[i]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; i++) x[i] = i < count ? p[i] : 0.0f;
+  }
+}
+DEVICE void store4(float* p, int count, bool whole, const float (&x)[4]) {
+  if (whole) {
+    Words v;
+#pragma unroll
+    for (int i = 0; i < 4; i++) v.w[i] = __float_as_uint(x[i]);
+    store_words(p, v);
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      if (i < count) p[i] = x[i];
+  }
+}
+
+// Sums over each group of threads, in a fixed order. All threads of the block call.
+DEVICE void group_sums(double& a, double& b, int group, double* scratch) {
+  for (int o = (group < 32 ? group : 32) >> 1; o; o >>= 1) {
+    a += __shfl_xor_sync(FULL_WARP, a, o);
+    b += __shfl_xor_sync(FULL_WARP, b, o);
+  }
+  if (group <= 32) return;
+  const int warp = threadIdx.x >> 5, warps = group >> 5;
+  if ((threadIdx.x & 31) == 0) {
+    scratch[2 * warp] = a;
+    scratch[2 * warp + 1] = b;
+  }
+  __syncthreads();
+  a = b = 0.0;
+  for (int i = warp / warps * warps, end = i + warps; i < end; i++) {
+    a += scratch[2 * i];
+    b += scratch[2 * i + 1];
+  }
+}
+
+struct NormalsParams {
+  uint64_t seed;
+  int64_t sample;
+  uint32_t step;
+  uint32_t purpose;
+  int32_t slots;
+  int32_t group;
+  int32_t blocks;
+};
+// y = standard normals of each slot's own stream; `ids` holds (prompt, particle) of each slot. Writes 4 bytes per element;
+// about 50 operations each.
+KERNEL(normals, (256), (const uint32_t* __restrict__ ids, float* __restrict__ y, NormalsParams p)) {
+  const Place at = place(p.sample, p.slots, p.group, p.blocks);
+  if (at.count == 0) return;
+  float z[4];
+  const Stream stream = {p.seed, p.step, p.purpose};
+  normals(stream, ids[2 * at.slot], ids[2 * at.slot + 1], (uint32_t)(at.first / 4), z);
+  store4(y + at.slot * p.sample + at.first, at.count, p.sample % 4 == 0, z);
+}
+
+struct AdvanceParams {
+  uint64_t seed;
+  int64_t sample;
+  // kappa v, -1/2 kappa^2 v, -kappa sqrt v.
+  double drift;
+  double quadratic;
+  double linear;
+  float mean_x0;
+  float mean_eps;
+  float sigma;
+  uint32_t step;
+  uint32_t purpose;
+  int32_t slots;
+  int32_t group;
+  int32_t blocks;
+};
+
+// log p - log m of a move along s g: from |g|^2 and <g, z>.
+DEVICE double log_ratio(double quadratic, double linear, double s, double gg, double gz) {
+  return quadratic * s * s * gg + linear * s * gz;
+}
+
+// y = mean_x0 x0[a] + mean_eps eps[a] + (drift s) g[a] + sigma z for each slot, with a = ancestors[slot], s = strength[slot]
+// and z of the slot's own stream; sigma = 0: the mean alone. y is bit for bit that of src/cpu/particle.rs.
+//
+// With a gradient also |g|^2 and <g, z> in f64: of a particle of one chunk its log ratio straight into `ratio`, else the
+// sums of each chunk into `ratio` as [slot][chunk][2], for `ratios`. grad = 0 moves by the prior and writes no ratio.
+// Moves 16 bytes per element and 4 per particle; about 60 f32 and 4 f64 operations per element.
+KERNEL(advance, (256),
+       (const float* __restrict__ x0, const float* __restrict__ eps, const float* __restrict__ grad,
+        const uint32_t* __restrict__ ids, const uint32_t* __restrict__ ancestors, const float* __restrict__ strength,
+        float* __restrict__ y, double* __restrict__ ratio, AdvanceParams p)) {
+  SHARED(double, scratch, 2 * BLOCK / 32);
+  const Place at = place(p.sample, p.slots, p.group, p.blocks);
+  const bool whole = p.sample % 4 == 0, guided = grad != nullptr;
+  double gg = 0.0, gz = 0.0, s = 0.0;
+  if (at.count) {
+    const int64_t from = ancestors[at.slot] * p.sample + at.first, to = at.slot * p.sample + at.first;
+    float a[4], b[4], g[4], z[4];
+    load4(x0 + from, at.count, whole, a);
+    load4(eps + from, at.count, whole, b);
+    if (guided) load4(grad + from, at.count, whole, g);
+#pragma unroll
+    for (int i = 0; i < 4; i++) a[i] = mul_add(p.mean_x0, a[i], __fmul_rn(p.mean_eps, b[i]));
+    if (p.sigma != 0.0f) {
+      const Stream stream = {p.seed, p.step, p.purpose};
+      normals(stream, ids[2 * at.slot], ids[2 * at.slot + 1], (uint32_t)(at.first / 4), z);
+      if (guided) {
+        s = strength[at.slot];
+        const float drift = __double2float_rn(__dmul_rn(p.drift, s));
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          a[i] = __fadd_rn(a[i], mul_add(drift, g[i], __fmul_rn(p.sigma, z[i])));
+          if (i < at.count) {
+            gg += (double)g[i] * g[i];
+            gz += (double)g[i] * z[i];
+          }
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++) a[i] = mul_add(p.sigma, z[i], a[i]);
+      }
+    }
+    store4(y + to, at.count, whole, a);
+  }
+  if (!guided) return;
+  group_sums(gg, gz, p.group, scratch);
+  if (at.lane || at.slot >= p.slots) return;
+  if (p.blocks == 1) {
+    ratio[at.slot] = log_ratio(p.quadratic, p.linear, s, gg, gz);
+  } else {
+    double* const sums = ratio + 2 * ((int64_t)at.slot * p.blocks + at.chunk);
+    sums[0] = gg;
+    sums[1] = gz;
+  }
+}
+
+struct SquaresParams {
+  int64_t sample;
+  int32_t slots;
+  int32_t group;
+  int32_t blocks;
+};
+// Squared lengths in f64, or of several chunks the sums of each, laid out as those of `advance`. Reads 4 bytes per
+// element.
+KERNEL(squares, (256), (const float* __restrict__ x, double* __restrict__ y, SquaresParams p)) {
+  SHARED(double, scratch, 2 * BLOCK / 32);
+  const Place at = place(p.sample, p.slots, p.group, p.blocks);
+  double sum = 0.0, none = 0.0;
+  if (at.count) {
+    float v[4];
+    load4(x + at.slot * p.sample + at.first, at.count, p.sample % 4 == 0, v);
+#pragma unroll
+    for (int i = 0; i < 4; i++) sum += (double)v[i] * v[i];
+  }
+  group_sums(sum, none, p.group, scratch);
+  if (at.lane || at.slot >= p.slots) return;
+  if (p.blocks == 1) {
+    y[at.slot] = sum;
+  } else {
+    double* const sums = y + 2 * ((int64_t)at.slot * p.blocks + at.chunk);
+    sums[0] = sum;
+    sums[1] = 0.0;
+  }
+}
+
+struct RatiosParams {
+  double quadratic;
+  double linear;
+  int32_t slots;
+  int32_t blocks;
+};
+// Adds up the chunks: one warp per slot. y = log ratio of a move, or without strengths the first sum.
+KERNEL(ratios, (256),
+       (const double* __restrict__ sums, const float* __restrict__ strength, double* __restrict__ y, RatiosParams p)) {
+  const int slot = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5), lane = threadIdx.x & 31;
+  if (slot >= p.slots) return;
+  double gg = 0.0, gz = 0.0;
+  for (int i = lane; i < p.blocks; i += 32) {
+    const double* const at = sums + 2 * ((int64_t)slot * p.blocks + i);
+    gg += at[0];
+    gz += at[1];
+  }
+  gg = warp_sum(gg);
+  gz = warp_sum(gz);
+  if (lane == 0) y[slot] = strength ? log_ratio(p.quadratic, p.linear, strength[slot], gg, gz) : gg;
+}

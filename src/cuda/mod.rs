@@ -19,7 +19,10 @@ mod norm;
 mod nvtx;
 mod particle;
 mod pointwise;
+mod resample;
 mod timer;
+mod weigh;
+mod wide;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -38,7 +41,10 @@ use device::Device;
 pub use device::count;
 use kernels::{Act, In, Out};
 use module::Image;
+pub use resample::Resampled;
 pub use timer::Mark;
+pub use weigh::{Decision, Populations, Weighing};
+pub use wide::Wide;
 
 /// All kernels over one element type.
 struct Kernels {
@@ -84,7 +90,10 @@ pub struct Cuda {
     /// Over activations; `None` where these are f32.
     act: Option<Kernels>,
     wide: Kernels,
+    // Particles are f32 in every run.
     particle: particle::Table,
+    weigh: weigh::Table,
+    resample: resample::Table,
     /// Whether [`Backend::replay`] records.
     graphs: bool,
 }
@@ -101,8 +110,10 @@ impl Cuda {
         let device = Device::open(ordinal)?;
         let act = (elem != Elem::F32).then(|| Kernels::load(&device, elem)).transpose()?;
         let wide = Kernels::load(&device, Elem::F32)?;
-        let particle = particle::Table::load(&Image::new(&device, Elem::F32))?;
-        Ok(Cuda { device, act, wide, particle, graphs: true })
+        let image = Image::new(&device, Elem::F32);
+        let (particle, weigh) = (particle::Table::load(&image)?, weigh::Table::load(&image)?);
+        let resample = resample::Table::load(&image)?;
+        Ok(Cuda { device, act, wide, particle, weigh, resample, graphs: true })
     }
 
     /// Without CUDA graphs: every kernel is launched by itself, which a profiler shows better.

@@ -1,20 +1,109 @@
-//! Moving particles on the GPU: launchers of kernels/particle.cu.
+//! Moving particles on the GPU: launchers of kernels/particle.cu. Particles are f32 in every run.
 
-#![allow(unused_variables, dead_code, unused_imports)]
-
-use super::Cuda;
-use super::kernels::{Act, In, Launch, Out, kernels, params};
-use crate::backend::{
-    Activation, Advance, AffineClamp, Attention, Conv, Filter, GroupNorm, ParticleId, Particles, Saved,
-};
+use super::buffer::{Buffer, Elem};
+use super::kernels::{In, Launch, Out, kernels, params};
+use super::wide::Wide;
+use super::{Cuda, pointwise};
+use crate::backend::{Advance, ParticleId, Particles};
 use crate::error::Result;
 use crate::noise::Purpose;
 use crate::tensor::{Shape, Tensor};
 
+/// Threads per block, and elements of each: one block of Philox.
+const BLOCK: usize = 256;
+const EACH: usize = 4;
+
+params! {
+    pub struct NormalsParams {
+        pub seed: u64,
+        pub sample: i64,
+        pub step: u32,
+        pub purpose: u32,
+        pub slots: i32,
+        pub group: i32,
+        pub blocks: i32,
+    }
+    pub struct AdvanceParams {
+        pub seed: u64,
+        pub sample: i64,
+        pub drift: f64,
+        pub quadratic: f64,
+        pub linear: f64,
+        pub mean_x0: f32,
+        pub mean_eps: f32,
+        pub sigma: f32,
+        pub step: u32,
+        pub purpose: u32,
+        pub slots: i32,
+        pub group: i32,
+        pub blocks: i32,
+    }
+    pub struct SquaresParams {
+        pub sample: i64,
+        pub slots: i32,
+        pub group: i32,
+        pub blocks: i32,
+    }
+    pub struct RatiosParams {
+        pub quadratic: f64,
+        pub linear: f64,
+        pub slots: i32,
+        pub blocks: i32,
+    }
+}
+
 kernels! {
     /// The kernels of particle.cu.
     pub struct Table from "particle" {
+        fn normals(ids: In<u32>, y: Out<f32>, p: NormalsParams);
+        fn advance(
+            x0: In<f32>, eps: In<f32>, grad: In<f32>, ids: In<u32>, ancestors: In<u32>, strength: In<f32>,
+            y: Out<f32>, ratio: Out<f64>, p: AdvanceParams,
+        );
+        fn squares(x: In<f32>, y: Out<f64>, p: SquaresParams);
+        fn ratios(sums: In<f64>, strength: In<f32>, y: Out<f64>, p: RatiosParams);
     }
+}
+
+/// How the elements of `slots` particles are laid over blocks of threads.
+#[derive(Clone, Copy)]
+struct Split {
+    sample: usize,
+    slots: usize,
+    /// Threads that share a chunk.
+    group: usize,
+    /// Chunks of a particle.
+    blocks: usize,
+}
+
+impl Split {
+    #[track_caller]
+    fn new(sample: usize, slots: usize) -> Split {
+        let group = sample.div_ceil(EACH).next_power_of_two().clamp(1, BLOCK);
+        let split = Split { sample, slots, group, blocks: sample.div_ceil(EACH * group).max(1) };
+        assert!(split.units() < 1 << 31, "{slots} particles of {sample} elements");
+        split
+    }
+
+    fn units(self) -> usize {
+        self.slots * self.blocks
+    }
+
+    fn launch(self) -> Launch {
+        Launch::cover(self.units() * self.group, BLOCK as u32)
+    }
+
+    /// Numbers that the sums of all particles take.
+    fn sums(self) -> usize {
+        if self.blocks == 1 { self.slots } else { 2 * self.units() }
+    }
+}
+
+/// `(prompt, particle)` of each slot, for kernels.
+pub fn upload_ids(cuda: &Cuda, ids: &[ParticleId]) -> Result<Buffer> {
+    let words: Vec<u32> = ids.iter().flat_map(|id| [id.prompt, id.particle]).collect();
+    assert!(ids.iter().all(|id| id.prompt < 1 << 28), "a prompt that does not fit the counter");
+    cuda.indices(&words)
 }
 
 pub fn normals(
@@ -25,7 +114,21 @@ pub fn normals(
     purpose: Purpose,
     ids: &[ParticleId],
 ) -> Result<Tensor> {
-    todo!()
+    assert_eq!(ids.len(), shape.n, "one id per particle");
+    let split = Split::new(shape.len() / shape.n.max(1), shape.n);
+    let ids = upload_ids(cuda, ids)?;
+    let mut y = cuda.alloc(Elem::F32, shape)?;
+    let p = NormalsParams {
+        seed,
+        sample: split.sample as i64,
+        step,
+        purpose: purpose as u32,
+        slots: split.slots as i32,
+        group: split.group as i32,
+        blocks: split.blocks as i32,
+    };
+    cuda.particle.normals(&cuda.device, split.launch(), ids.u32(), y.f32_mut(), p)?;
+    Ok(cuda.wrap(shape, y))
 }
 
 pub fn advance(
@@ -35,9 +138,114 @@ pub fn advance(
     strength: &[f32],
     advance: Advance<'_>,
 ) -> Result<(Tensor, Vec<f64>)> {
-    todo!()
+    let n = particles.x0.shape().n;
+    assert!(ancestors.iter().all(|&a| (a as usize) < n), "an ancestor that does not exist");
+    let ids = upload_ids(cuda, advance.ids)?;
+    let mut at_strength = cuda.device.alloc(Elem::F32, strength.len())?;
+    pointwise::put(cuda, bytemuck::cast_slice(strength), &mut at_strength)?;
+    let slots = Slots { ids: &ids, ancestors: &cuda.indices(ancestors)?, strength: &at_strength };
+    let (y, ratio) = advance_slots(cuda, particles, slots, advance)?;
+    let ratio = match ratio {
+        Some(ratio) => ratio.download(cuda)?,
+        None => vec![0.0; ancestors.len()],
+    };
+    Ok((y, ratio))
+}
+
+/// What `advance` reads of each slot, in device memory.
+#[derive(Clone, Copy)]
+pub struct Slots<'a> {
+    /// See [`upload_ids`].
+    pub ids: &'a Buffer,
+    pub ancestors: &'a Buffer,
+    pub strength: &'a Buffer,
+}
+
+/// The transition with everything in device memory and nothing waited for; see
+/// [`Backend::advance`](crate::backend::Backend::advance). `advance.ids` are not looked at. Returns the log ratios, or
+/// `None` where they are all 0: without a gradient or without noise.
+pub fn advance_slots(
+    cuda: &Cuda,
+    particles: Particles<'_>,
+    slots: Slots<'_>,
+    advance: Advance<'_>,
+) -> Result<(Tensor, Option<Wide>)> {
+    let n = slots.ancestors.len();
+    let shape = particles.x0.shape().with_n(n);
+    assert_eq!((slots.ids.len(), slots.strength.len()), (2 * n, n), "one id and one strength per slot");
+    let state = [Some(particles.x0), Some(particles.eps), particles.grad];
+    assert!(state.iter().flatten().all(|x| x.shape() == particles.x0.shape()), "one state per particle");
+    let split = Split::new(shape.len() / n.max(1), n);
+
+    let (x0, eps) = (cuda.cast(particles.x0, Elem::F32)?, cuda.cast(particles.eps, Elem::F32)?);
+    let moves = advance.variance != 0.0;
+    let grad = particles.grad.filter(|_| moves).map(|g| cuda.cast(g, Elem::F32)).transpose()?;
+    let (kappa, v) = (f64::from(advance.kappa), f64::from(advance.variance));
+    let p = AdvanceParams {
+        seed: advance.seed,
+        sample: split.sample as i64,
+        drift: kappa * v,
+        quadratic: -0.5 * kappa * kappa * v,
+        linear: -kappa * v.sqrt(),
+        mean_x0: advance.mean_x0,
+        mean_eps: advance.mean_eps,
+        sigma: v.sqrt() as f32,
+        step: advance.step,
+        purpose: advance.purpose as u32,
+        slots: n as i32,
+        group: split.group as i32,
+        blocks: split.blocks as i32,
+    };
+    let mut y = cuda.alloc(Elem::F32, shape)?;
+    let mut sums = grad.is_some().then(|| Wide::alloc(cuda, split.sums())).transpose()?;
+    cuda.particle.advance(
+        &cuda.device,
+        split.launch(),
+        cuda.buffer(&x0).f32(),
+        cuda.buffer(&eps).f32(),
+        grad.as_ref().map_or(In::none(), |g| cuda.buffer(g).f32()),
+        slots.ids.u32(),
+        slots.ancestors.u32(),
+        slots.strength.f32(),
+        y.f32_mut(),
+        sums.as_mut().map_or(Out::none(), Wide::write),
+        p,
+    )?;
+    let ratio = sums.map(|sums| {
+        let p = RatiosParams { quadratic: p.quadratic, linear: p.linear, slots: p.slots, blocks: p.blocks };
+        add_up(cuda, split, sums, slots.strength.f32(), p)
+    });
+    Ok((cuda.wrap(shape, y), ratio.transpose()?))
+}
+
+/// The result of each particle from the sums of its chunks.
+fn add_up(cuda: &Cuda, split: Split, sums: Wide, strength: In<'_, f32>, p: RatiosParams) -> Result<Wide> {
+    if split.blocks == 1 {
+        return Ok(sums);
+    }
+    let mut y = Wide::alloc(cuda, split.slots)?;
+    let launch = Launch::cover(split.slots * 32, BLOCK as u32);
+    cuda.particle.ratios(&cuda.device, launch, sums.read(), strength, y.write(), p)?;
+    Ok(y)
 }
 
 pub fn squared_norms(cuda: &Cuda, x: &Tensor) -> Result<Vec<f64>> {
-    todo!()
+    squares(cuda, x)?.download(cuda)
+}
+
+/// Squared length of each sample, left in device memory.
+pub fn squares(cuda: &Cuda, x: &Tensor) -> Result<Wide> {
+    let shape = x.shape();
+    let x = cuda.cast(x, Elem::F32)?;
+    let split = Split::new(shape.len() / shape.n.max(1), shape.n);
+    let mut sums = Wide::alloc(cuda, split.sums())?;
+    let p = SquaresParams {
+        sample: split.sample as i64,
+        slots: split.slots as i32,
+        group: split.group as i32,
+        blocks: split.blocks as i32,
+    };
+    cuda.particle.squares(&cuda.device, split.launch(), cuda.buffer(&x).f32(), sums.write(), p)?;
+    let p = RatiosParams { quadratic: 0.0, linear: 0.0, slots: p.slots, blocks: p.blocks };
+    add_up(cuda, split, sums, In::none(), p)
 }

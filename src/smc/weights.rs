@@ -36,8 +36,7 @@ impl Weights {
         let given: Vec<f64> = log_weights.iter().map(|&v| alive(v)).collect();
         let max = given.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let collapsed = max == f64::NEG_INFINITY;
-        let relative: Vec<f64> =
-            given.iter().map(|v| if collapsed { 1.0 } else { exp(v - max) }).collect();
+        let relative: Vec<f64> = given.iter().map(|v| if collapsed { 1.0 } else { exp(v - max) }).collect();
         let total = sum(relative.iter().copied());
         let log_sum = if collapsed { max } else { max + ln(total) };
         let log_weights =

@@ -114,7 +114,8 @@ fn units() -> Vec<Unit> {
     for file in kernels {
         let name = stem(&file);
         // Particles are f32 in every image: their kernels exist once.
-        let types: &[&str] = if name == "particle" { &["F32"] } else { &["BF16", "F16", "F32"] };
+        let particles = ["particle", "weigh", "resample"].contains(&name.as_str());
+        let types: &[&str] = if particles { &["F32"] } else { &["BF16", "F16", "F32"] };
         for act in types {
             units.push(Unit {
                 name: format!("{name}-{}", act.to_lowercase()),

@@ -1,0 +1,123 @@
+//! Resampling of populations of any size on the device: the ancestors of the host, exactly.
+
+use das_cuda::backend::Backend;
+use das_cuda::cuda::{Cuda, Elem};
+use das_cuda::noise::{Key, Purpose, fill_normals, uniforms};
+use das_cuda::smc::{Resampler, Weights};
+use das_cuda::tensor::{HostSlice, Shape};
+
+use crate::device;
+
+/// Log-weights that have caught out resamplers before.
+fn populations(n: usize) -> Vec<(&'static str, Vec<f32>)> {
+    let normal = |spread: f32, stream: u32| {
+        let mut z = vec![0.0; n];
+        let key = Key { seed: 8, prompt: 0, particle: stream, step: n as u32, purpose: Purpose::Data };
+        fill_normals(&key, &mut z);
+        z.iter_mut().for_each(|z| *z *= spread);
+        z
+    };
+    let alone = |at: usize| (0..n).map(|p| if p == at { 3.0 } else { f32::NEG_INFINITY }).collect::<Vec<_>>();
+    let mut dead = normal(1.0, 3);
+    for (p, v) in dead.iter_mut().enumerate() {
+        match p % 7 {
+            0 => *v = f32::NAN,
+            3 => *v = f32::INFINITY,
+            4 | 5 => *v = f32::NEG_INFINITY,
+            _ => {}
+        }
+    }
+    let mut rising = normal(4.0, 4);
+    rising.sort_by(f32::total_cmp);
+    vec![
+        ("spread 0.1", normal(0.1, 0)),
+        ("spread 1", normal(1.0, 1)),
+        ("spread 4", normal(4.0, 2)),
+        ("the first alone", alone(0)),
+        ("the last alone", alone(n - 1)),
+        ("one in the middle alone", alone(n / 2)),
+        ("equal", vec![-1.5; n]),
+        ("many dead", dead),
+        ("all dead", vec![f32::NAN; n]),
+        ("rising", rising),
+        // Every other particle has nothing, and the sums of halves are exact.
+        ("every other", (0..n).map(|p| if p % 2 == 0 { 0.0 } else { f32::NEG_INFINITY }).collect()),
+    ]
+}
+
+fn compare(cuda: &Cuda, n: usize, log_weights: &[f32], resampler: Resampler, what: &str) {
+    let key = Key { seed: 1 << 40 | n as u64, prompt: 12, particle: 3, step: 5, purpose: Purpose::Resample };
+    let weights = Weights::new(&log_weights.iter().map(|&v| f64::from(v)).collect::<Vec<_>>());
+    let mut u = uniforms(key);
+    let wanted = resampler.ancestors(weights.relative(), &mut || u.draw());
+    let x = cuda.upload(Shape::new(n, 1, 1, 1), HostSlice::F32(log_weights)).unwrap();
+    let resampled = cuda.resample(&x, resampler, &key).unwrap();
+    let found = resampled.ancestors(cuda).unwrap();
+    let first = found.iter().zip(&wanted).position(|(a, b)| a != b);
+    assert!(found.len() == n && first.is_none(), "{resampler}, {n} particles, {what}: slot {first:?}");
+    let (log_sum, ess) = resampled.summary(cuda).unwrap();
+    if weights.collapsed() {
+        assert_eq!(log_sum, f64::NEG_INFINITY);
+    } else {
+        // Another order of at most 2^10 roundings, measured 4e-15.
+        assert!((log_sum - weights.log_sum()).abs() < 1e-12, "{what}: {log_sum}");
+    }
+    assert!((ess / weights.ess() - 1.0).abs() < 1e-12, "{what}: {ess} and {}", weights.ess());
+    let again = cuda.resample(&x, resampler, &key).unwrap();
+    assert_eq!(again.summary(cuda).unwrap(), (log_sum, ess), "the same launches twice");
+}
+
+/// One tile, part of a tile, several chunks, and a size that is no multiple of anything.
+#[test]
+fn ancestors_of_large_populations_are_those_of_the_host() {
+    let Some(cuda) = device::open(Elem::F32) else { return };
+    for n in [1, 2, 3, 5, 33, 1000, 1023, 1024, 1025, 4096, 4099, 100_003] {
+        for (what, log_weights) in populations(n) {
+            for resampler in [Resampler::Systematic, Resampler::Stratified] {
+                compare(&cuda, n, &log_weights, resampler, what);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_serial_is_done_on_the_host() {
+    let Some(cuda) = device::open(Elem::F32) else { return };
+    for resampler in [Resampler::Ssp, Resampler::Residual, Resampler::Multinomial] {
+        for (what, log_weights) in populations(1500) {
+            compare(&cuda, 1500, &log_weights, resampler, what);
+        }
+    }
+}
+
+/// Chunks of several tiles.
+#[test]
+#[ignore = "minutes on the stand-in: cargo test --test cuda resample -- --ignored"]
+fn ancestors_of_a_million_are_those_of_the_host() {
+    let Some(cuda) = device::open(Elem::F32) else { return };
+    let n = (1 << 20) + 4 * 1024 + 3;
+    for (what, log_weights) in populations(n) {
+        for resampler in [Resampler::Systematic, Resampler::Stratified] {
+            compare(&cuda, n, &log_weights, resampler, what);
+        }
+    }
+}
+
+#[test]
+fn rows_follow_their_ancestors() {
+    let Some(cuda) = device::open(Elem::F16) else { return };
+    let n = 1111;
+    let (_, log_weights) = populations(n).swap_remove(2);
+    let x = cuda.upload(Shape::new(n, 1, 1, 1), HostSlice::F32(&log_weights)).unwrap();
+    let key = Key { seed: 2, prompt: 0, particle: 0, step: 0, purpose: Purpose::Resample };
+    let resampled = cuda.resample(&x, Resampler::Systematic, &key).unwrap();
+    let ancestors = resampled.ancestors(&cuda).unwrap();
+    // Rows of 4, 8, 12, 16 bytes; of 16-bit elements 16; and of several units.
+    for d in [1, 2, 3, 4, 8, 12, 28] {
+        let host: Vec<f32> = (0..n * d).map(|i| (i % 2048) as f32).collect();
+        let x = cuda.upload(Shape::new(n, 1, 1, d), HostSlice::F32(&host)).unwrap();
+        let y = cuda.gather_resampled(&x, &resampled).unwrap();
+        let wanted: Vec<f32> = ancestors.iter().flat_map(|&a| host[a as usize * d..][..d].to_vec()).collect();
+        assert_eq!(cuda.download(&y).unwrap(), wanted, "rows of {d}");
+    }
+}
