@@ -108,8 +108,8 @@ KERNEL(op_ldmatrix, (32), (const uint16_t* x, uint32_t* y, uint32_t* transposed)
 KERNEL(op_mma, (32), (const Act* a, const Act* b, float* d, int times)) {
   const int l = threadIdx.x, g = l / 4, t = l % 4;
   const auto pair = [](const Act* p) { return (uint32_t)p[0].bits | (uint32_t)p[1].bits << 16; };
-  const uint32_t fa[4] = {pair(a + g * 16 + 2 * t), pair(a + (g + 8) * 16 + 2 * t), pair(a + g * 16 + 2 * t + 8),
-                          pair(a + (g + 8) * 16 + 2 * t + 8)};
+  const uint32_t fa[4] = {pair(a + g * 16 + 2 * t), pair(a + (g + 8) * 16 + 2 * t),
+                          pair(a + g * 16 + 2 * t + 8), pair(a + (g + 8) * 16 + 2 * t + 8)};
   const uint32_t fb[2] = {pair(b + g * 16 + 2 * t), pair(b + g * 16 + 2 * t + 8)};
   float fd[4] = {d[g * 8 + 2 * t], d[g * 8 + 2 * t + 1], d[(g + 8) * 8 + 2 * t], d[(g + 8) * 8 + 2 * t + 1]};
   for (int i = 0; i < times; i++) mma_16816<Act>(fd, fa, fb);
@@ -128,7 +128,7 @@ KERNEL(op_atomics, (64), (const uint32_t* x, uint32_t* y, unsigned long long* wi
   atomicMax(&y[1], v);
   atomicMin(&y[2], v);
   atomicOr(&y[3], v);
-  for (uint32_t old = y[4], seen;; old = seen) {
+  for (uint32_t old = atomicAdd(&y[4], 0u), seen;; old = seen) {
     seen = atomicCAS(&y[4], old, old + v);
     if (seen == old) break;
   }
@@ -203,7 +203,7 @@ KERNEL(op_shared, (32), (uint32_t* y, uint64_t* where)) {
   }
 }
 
-// ---- a kernel that takes long: y = x after n rounds through a barrier; and a matrix product, to measure speed
+// ---- to measure speed: y = x after n rounds through a barrier; and a matrix product
 
 KERNEL(op_rounds, (256), (const float* x, float* y, int n)) {
   SHARED(float, s, 256);
@@ -217,8 +217,8 @@ KERNEL(op_rounds, (256), (const float* x, float* y, int n)) {
   y[threadIdx.x] = v;
 }
 #if !defined(ACT_F32)
-// c (m x n) = a (m x k) b' (n x k): a block of 4 warps makes 64x64, a warp 32x32; two stages of 32 along k. Sizes are
-// multiples.
+// c (m x n) = a (m x k) b' (n x k): a block of 4 warps makes 64x64, a warp 32x32; two stages of 32 along k.
+// Sizes are multiples.
 KERNEL(op_product, (128), (const Act* a, const Act* b, float* c, int n, int k)) {
   constexpr int PITCH = 40;    // elements: rows begin in other banks
   DYNAMIC_SHARED(Act, tiles);
@@ -245,7 +245,8 @@ KERNEL(op_product, (128), (const Act* a, const Act* b, float* c, int n, int k)) 
       for (int m = 0; m < 2; m++)
         ldmatrix_x4(fa[m], tile + (row + 16 * m + lane % 16) * PITCH + h + lane / 16 * 8);
       for (int m = 0; m < 2; m++)
-        ldmatrix_x4(fb[m], tile + (64 + column + 16 * m + lane / 16 * 8 + lane % 8) * PITCH + h + lane / 8 % 2 * 8);
+        ldmatrix_x4(fb[m],
+                    tile + (64 + column + 16 * m + lane / 16 * 8 + lane % 8) * PITCH + h + lane / 8 % 2 * 8);
       for (int m = 0; m < 2; m++)
         for (int j = 0; j < 4; j++) {
           const uint32_t pair[2] = {fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]};

@@ -1,11 +1,11 @@
-// Kernels with a bug on purpose, each beside its right form, which prove that the emulator finds such bugs; and kernels
-// that show single operations, compared in tests/emulator.rs with plain loops.
+// Kernels with a bug on purpose, each beside its right form, which prove that the emulator finds such bugs;
+// and kernels that show single operations, compared in tests/emulator.rs with plain loops.
 #include "act.cuh"
 #include "mma.cuh"
 #include "reduce.cuh"
 
-#define BOTH(name, bounds, params, args)                       \
-  KERNEL(name##_right, bounds, params) { name<false> args; }   \
+#define BOTH(name, bounds, params, args)                     \
+  KERNEL(name##_right, bounds, params) { name<false> args; } \
   KERNEL(name##_wrong, bounds, params) { name<true> args; }
 
 // ---- bugs
@@ -162,8 +162,8 @@ DEVICE void planted_address(const float* x, float* y) {
 }
 BOTH(planted_address, (32), (const float* x, float* y), (x, y))
 
-// Two tiles in shared memory, filled by asynchronous copies one step ahead of their use: y = sum of the n tiles of 64
-// elements. Wrong: no barrier behind the use, so that a copy overtakes a reader.
+// Two tiles in shared memory, filled by asynchronous copies one step ahead of their use: y = sum of the n
+// tiles of 64 elements. Wrong: no barrier behind the use, so that a copy overtakes a reader.
 template <bool WRONG>
 DEVICE void planted_pipeline(const float* x, float* y, int n) {
   SHARED(float, tile, 2 * 64);

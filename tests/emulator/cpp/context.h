@@ -1,4 +1,5 @@
-// A stack and what is saved of a fiber that does not run. Switches cost a few nanoseconds; sanitizers are told of them.
+// A stack and what is saved of a fiber that does not run. Switches cost a few nanoseconds; sanitizers are
+// told of them.
 #pragma once
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -40,12 +41,13 @@ struct Context {
 #endif
   char* stack = nullptr;    // null: the OS thread's own
   size_t colour = 0;
-  void* fake = nullptr;     // ASan's
+  void* fake = nullptr;    // ASan's
   void* tsan = nullptr;
 
   // A page that cannot be touched lies below, so that an overflow is a fault and no silent write.
   bool allocate(size_t number) {
-    void* p = mmap(nullptr, STACK + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* p = mmap(nullptr, STACK + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
     if (p == MAP_FAILED) return false;
     mprotect(p, PAGE, PROT_NONE);
     stack = static_cast<char*>(p) + PAGE;

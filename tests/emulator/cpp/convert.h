@@ -1,5 +1,5 @@
-// Conversions of the 16-bit types, without branches, so that loops over them become vector code. Also used by the
-// emulated tensor core.
+// Conversions of the 16-bit types, without branches, so that loops over them become vector code. Also used by
+// the emulated tensor core.
 #pragma once
 #include <stdint.h>
 
@@ -15,8 +15,8 @@ inline uint32_t float_bits(float f) {
   return u;
 }
 
-// A half's exponent and fraction stand at the place of a float's, 112 too low; the product with 2^112 puts that right
-// for normal and subnormal halves alike. Infinities and NaNs get the largest exponent.
+// A half's exponent and fraction stand at the place of a float's, 112 too low; the product with 2^112 puts
+// that right for normal and subnormal halves alike. Infinities and NaNs get the largest exponent.
 inline float half_to_float(uint16_t h) {
   const uint32_t magnitude = (uint32_t)(h & 0x7fffu) << 13;
   const uint32_t finite = float_bits(bits_float(magnitude) * 0x1p112f);
@@ -25,8 +25,8 @@ inline float half_to_float(uint16_t h) {
 }
 inline float bf16_to_float(uint16_t b) { return bits_float((uint32_t)b << 16); }
 
-// To the nearest, ties to even. The largest halves overflow to infinity from 65520 on; NaNs become 0x7fff, as on the
-// device.
+// To the nearest, ties to even. The largest halves overflow to infinity from 65520 on; NaNs become 0x7fff, as
+// on the device.
 inline uint16_t float_to_half(float f) {
   const uint32_t u = float_bits(f), sign = u >> 16 & 0x8000u, a = u & 0x7fffffffu;
   uint32_t r;

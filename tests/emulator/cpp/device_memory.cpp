@@ -1,5 +1,5 @@
-// Device memory: plain, of the pool (in the order of streams), of graphs; and pinned host memory. Sizes are counted as a
-// device counts them: what is asked for in the order of calls, whatever has run.
+// Device memory: plain, of the pool (in the order of streams), of graphs; and pinned host memory. Sizes are
+// counted as a device counts them: what is asked for in the order of calls, whatever has run.
 #include <stdlib.h>
 #include <string.h>
 
@@ -50,8 +50,8 @@ Result allocate(State& s, Address* p, size_t bytes, Kind kind) {
 // The memory itself goes; its bytes were given back before.
 void give_back(State& s, Address p) {
   if (!memory::intact(at(p)))
-    fail(ILLEGAL_ADDRESS, "something wrote outside of an allocation of " + std::to_string(s.allocations[p].bytes) +
-                              " bytes");
+    fail(ILLEGAL_ADDRESS,
+         "something wrote outside of an allocation of " + std::to_string(s.allocations[p].bytes) + " bytes");
   s.allocations.erase(p);
   memory::release(at(p));
 }
@@ -73,7 +73,8 @@ std::shared_ptr<GraphMemory> of_graph(Address p) {
   return i == graph_memory().end() ? nullptr : i->second.lock();
 }
 std::map<Address, Capture*>& capture_of() {
-  static auto* m = new std::map<Address, Capture*>;    // memory that a capture under way has allocated and not freed
+  static auto* m =
+      new std::map<Address, Capture*>;    // memory that a capture under way has allocated and not freed
   return *m;
 }
 
@@ -96,14 +97,17 @@ Result allocate_in_graph(State& s, Address* p, size_t bytes, Stream* on) {
   g.peak = std::max(g.peak, g.now);
   s.counters.allocations++;
   GraphMemory* m = memory.get();
-  return put(on, NodeKind::ALLOC, "", [m] {
-    State& s = state();
-    m->given = true;
-    s.graph_used += rounded(m->bytes, 512);
-    s.graph_used_high = std::max(s.graph_used_high, s.graph_used);
-    count(s);
-    memset(at(m->address), 0xff, m->bytes);
-  }, memory);
+  return put(
+      on, NodeKind::ALLOC, "",
+      [m] {
+        State& s = state();
+        m->given = true;
+        s.graph_used += rounded(m->bytes, 512);
+        s.graph_used_high = std::max(s.graph_used_high, s.graph_used);
+        count(s);
+        memset(at(m->address), 0xff, m->bytes);
+      },
+      memory);
 }
 void end_graph_memory(GraphMemory* m) {
   State& s = state();
@@ -177,9 +181,9 @@ void synchronised() {
 
 using namespace driver;
 
-#define ENTER()                      \
-  State& s = state();                \
-  Lock lock(s.mutex);                \
+#define ENTER()       \
+  State& s = state(); \
+  Lock lock(s.mutex); \
   if (const Result r = ready()) return r
 
 EXPORT Result cuMemGetInfo_v2(size_t* free, size_t* total) {
@@ -198,7 +202,8 @@ EXPORT Result cuMemFree_v2(Address p) {
   if (!p) return OK;
   if (const Result r = forbidden("cuMemFree")) return r;
   const auto i = s.allocations.find(p);
-  if (i == s.allocations.end() || i->second.released) return refuse(INVALID_VALUE, "a release of what is not allocated");
+  if (i == s.allocations.end() || i->second.released)
+    return refuse(INVALID_VALUE, "a release of what is not allocated");
   if (const Result r = drain_all()) return r;
   s.counters.releases++;
   if (i->second.kind == Kind::GRAPH) {
@@ -230,12 +235,14 @@ EXPORT Result cuMemFreeAsync(Address p, void* handle) {
   if (!on) return INVALID_HANDLE;
   if (!p) return OK;
   const auto i = s.allocations.find(p);
-  if (i == s.allocations.end() || i->second.released) return refuse(INVALID_VALUE, "a release of what is not allocated");
+  if (i == s.allocations.end() || i->second.released)
+    return refuse(INVALID_VALUE, "a release of what is not allocated");
   if (on->capture) return free_in_graph(s, p, on);
   s.counters.releases++;
   if (i->second.kind == Kind::GRAPH) {
     const auto memory = of_graph(p);
-    if (!memory || !memory->outstanding) return refuse(INVALID_VALUE, "a release of a graph's memory, not allocated");
+    if (!memory || !memory->outstanding)
+      return refuse(INVALID_VALUE, "a release of a graph's memory, not allocated");
     memory->outstanding = false;
     return put(on, NodeKind::FREE, "", [memory] { end_graph_memory(memory.get()); });
   }
@@ -281,7 +288,9 @@ EXPORT Result cuMemPoolGetAttribute(void*, int attribute, void* value) {
   ENTER();
   uint64_t& v = *static_cast<uint64_t*>(value);
   switch (attribute) {
-    case 1: case 2: case 3: *static_cast<int*>(value) = 1; return OK;
+    case 1:
+    case 2:
+    case 3: *static_cast<int*>(value) = 1; return OK;
     case 4: v = s.threshold; return OK;
     case 5: v = s.reserved; return OK;
     case 6: v = s.reserved_high; return OK;

@@ -43,7 +43,8 @@ using namespace driver;
 
 // ---- for tests
 
-// Without this call or DAS_CUDA_STAND_IN=1 there is no device: nobody shall compute on the stand-in unknowingly.
+// Without this call or DAS_CUDA_STAND_IN=1 there is no device: nobody shall compute on the stand-in
+// unknowingly.
 EXPORT void das_stand_in_enable() { enabled = true; }
 EXPORT void das_stand_in_seed(uint64_t seed) {
   Lock lock(state().mutex);
@@ -104,14 +105,18 @@ const Name NAMES[] = {
      "operation not permitted when stream is capturing"},
     {CAPTURE_INVALIDATED, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
      "operation failed due to a previous error during capture"},
-    {CAPTURE_MERGE, "CUDA_ERROR_STREAM_CAPTURE_MERGE", "operation would result in a merge of separate captures"},
-    {CAPTURE_UNMATCHED, "CUDA_ERROR_STREAM_CAPTURE_UNMATCHED", "capture was not ended in the stream it began in"},
+    {CAPTURE_MERGE, "CUDA_ERROR_STREAM_CAPTURE_MERGE",
+     "operation would result in a merge of separate captures"},
+    {CAPTURE_UNMATCHED, "CUDA_ERROR_STREAM_CAPTURE_UNMATCHED",
+     "capture was not ended in the stream it began in"},
     {CAPTURE_UNJOINED, "CUDA_ERROR_STREAM_CAPTURE_UNJOINED", "capturing stream has unjoined work"},
     {CAPTURE_ISOLATION, "CUDA_ERROR_STREAM_CAPTURE_ISOLATION", "dependency created on uncaptured work"},
     {CAPTURE_IMPLICIT, "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT",
      "operation would make the legacy stream depend on a capturing blocking stream"},
-    {CAPTURED_EVENT, "CUDA_ERROR_CAPTURED_EVENT", "operation not permitted on an event last recorded while capturing"},
-    {CAPTURE_WRONG_THREAD, "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD", "attempt to end a capture from another thread"},
+    {CAPTURED_EVENT, "CUDA_ERROR_CAPTURED_EVENT",
+     "operation not permitted on an event last recorded while capturing"},
+    {CAPTURE_WRONG_THREAD, "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD",
+     "attempt to end a capture from another thread"},
     {GRAPH_EXEC_UPDATE_FAILURE, "CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE", "the graph update was not performed"},
 };
 const Name* named(int code) {
@@ -189,12 +194,12 @@ EXPORT Result cuDeviceTotalMem_v2(size_t* n, int) {
 EXPORT Result cuDeviceGetAttribute(int* v, int attribute, int) {
   // Those of an H100: shape of launches, shared memory, sizes of the machine, what it can do.
   static const std::map<int, int> VALUES = {
-      {1, 1024},        {2, 1024},     {3, 1024},    {4, 64},       {5, 0x7fffffff}, {6, 65535},   {7, 65535},
-      {8, 48 << 10},    {9, 64 << 10}, {10, 32},     {12, 65536},   {13, 1980000},   {15, 1},      {16, 132},
-      {19, 1},          {31, 1},       {32, 1},      {36, 2619000}, {37, 5120},      {38, 50 << 20}, {39, 2048},
-      {40, 3},          {41, 1},       {75, 9},      {76, 0},       {78, 1},         {79, 1},      {80, 1},
-      {81, 228 << 10},  {82, 65536},   {83, 1},      {90, 1},       {95, 1},         {97, 227 << 10}, {106, 32},
-      {111, 1 << 10},   {115, 1},
+      {1, 1024},       {2, 1024},     {3, 1024}, {4, 64},       {5, 0x7fffffff}, {6, 65535},      {7, 65535},
+      {8, 48 << 10},   {9, 64 << 10}, {10, 32},  {12, 65536},   {13, 1980000},   {15, 1},         {16, 132},
+      {19, 1},         {31, 1},       {32, 1},   {36, 2619000}, {37, 5120},      {38, 50 << 20},  {39, 2048},
+      {40, 3},         {41, 1},       {75, 9},   {76, 0},       {78, 1},         {79, 1},         {80, 1},
+      {81, 228 << 10}, {82, 65536},   {83, 1},   {90, 1},       {95, 1},         {97, 227 << 10}, {106, 32},
+      {111, 1 << 10},  {115, 1},
   };
   const auto i = VALUES.find(attribute);
   *v = i == VALUES.end() ? 0 : i->second;

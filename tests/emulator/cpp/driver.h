@@ -1,6 +1,7 @@
-// A CUDA driver without a GPU: state shared by the files driver.cpp, device_memory.cpp, streams.cpp, graphs.cpp and
-// modules.cpp. Work put on streams runs only when somebody waits or asks, in a random order that CUDA would allow, so that
-// a missing wait shows. One lock is held through every call, also while kernels run.
+// A CUDA driver without a GPU: state shared by the files driver.cpp, device_memory.cpp, streams.cpp,
+// graphs.cpp and modules.cpp. Work put on streams runs only when somebody waits or asks, in a random order
+// that CUDA would allow, so that a missing wait shows. One lock is held through every call, also while
+// kernels run.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -100,7 +101,7 @@ struct Node {
 };
 struct Graph {
   std::vector<Node> nodes;
-  size_t peak = 0;       // of allocation nodes, in the order of capture
+  size_t peak = 0;    // of allocation nodes, in the order of capture
   size_t now = 0;
   unsigned instances = 0;
   bool has_memory = false;
@@ -144,8 +145,8 @@ struct State {
   std::map<Address, Allocation> allocations;
   std::map<const char*, size_t> pinned;
   size_t limit = 0;
-  size_t plain = 0;                                                     // bytes of cuMemAlloc
-  size_t used = 0, used_high = 0, reserved = 0, reserved_high = 0;      // of the pool
+  size_t plain = 0;                                                   // bytes of cuMemAlloc
+  size_t used = 0, used_high = 0, reserved = 0, reserved_high = 0;    // of the pool
   uint64_t threshold = 0;
   size_t graph_used = 0, graph_used_high = 0, graph_reserved = 0, graph_reserved_high = 0;
   size_t awaiting_release = 0;

@@ -1,5 +1,6 @@
-// The device language for a host compiler: what kernels/act.cuh includes where nvcc is not the compiler. Included within
-// the anonymous namespace of unit.cpp, so that every kernel file has (and a sanitizer instruments) a copy of its own.
+// The device language for a host compiler: what kernels/act.cuh includes where nvcc is not the compiler.
+// Included within the anonymous namespace of unit.cpp, so that every kernel file has (and a sanitizer
+// instruments) a copy of its own.
 #pragma once
 #include <math.h>
 #include <stdint.h>
@@ -60,8 +61,7 @@ template <class F>
 struct Signature;
 template <class... A>
 struct Signature<void (*)(A...)> {
-  static constexpr ::engine::Parameter parameters[sizeof...(A) + 1] = {Describe<A>::value...,
-                                                                      {}};
+  static constexpr ::engine::Parameter parameters[sizeof...(A) + 1] = {Describe<A>::value..., {}};
   static constexpr unsigned count = sizeof...(A);
   template <size_t... I>
   static void spread(void (*f)(A...), void** p, Indices<I...>) {
@@ -91,10 +91,10 @@ struct Register {
 
 #define EMULATOR_JOIN2(a, b) a##b
 #define EMULATOR_JOIN(a, b) EMULATOR_JOIN2(a, b)
-#define KERNEL(name, bounds, params)                                                                       \
-  void KERNEL_NAME(name) params;                                                                           \
+#define KERNEL(name, bounds, params)                                                                        \
+  void KERNEL_NAME(name) params;                                                                            \
   emu::Register EMULATOR_JOIN(register_, KERNEL_NAME(name))(DAS_TEXT(KERNEL_NAME(name)), #params, __FILE__, \
-                                                            ::engine::Bounds bounds, &KERNEL_NAME(name));  \
+                                                            ::engine::Bounds bounds, &KERNEL_NAME(name));   \
   void KERNEL_NAME(name) params
 #define SHARED(T, name, n)          \
   static const char key_##name = 0; \

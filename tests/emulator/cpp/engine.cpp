@@ -1,4 +1,5 @@
-// The scheduler: which fiber runs next, and blocks from their start to their end. Compiled without -fsanitize=thread.
+// The scheduler: which fiber runs next, and blocks from their start to their end. Compiled without
+// -fsanitize=thread.
 #include <string.h>
 
 #include "machine.h"
@@ -227,8 +228,8 @@ void Machine::run_block(uint64_t index) {
   for (unsigned w = warps - 1; w; w--) std::swap(rank[w], rank[random.below(w + 1)]);
   prepare_shared();
 #if EMULATOR_TSAN
-  // Fibers are made here, not by the thread that leaves for them (making one orders memory), and one more than needed,
-  // handed out in turn: a thread of the next block is somebody else.
+  // Fibers are made here, not by the thread that leaves for them (making one orders memory), and one more
+  // than needed, handed out in turn: a thread of the next block is somebody else.
   if (!main.tsan) main.tsan = __tsan_get_current_fiber();
   while (contexts.size() < threads + 1) {
     contexts.emplace_back(new Context);
@@ -248,7 +249,6 @@ void Machine::run_block(uint64_t index) {
   }
   current = nullptr;
   running = &main;
-  acquire(1);
   if (error.empty()) {
     check_shared();
   } else {
@@ -257,6 +257,14 @@ void Machine::run_block(uint64_t index) {
     for (auto& c : contexts) idle.push_back(c.get());
     for (Fiber& f : fibers) f.copies.clear();
   }
+}
+
+// After the last block. Only here is what threads did ordered before what comes: blocks are not ordered among
+// themselves.
+void Machine::end() {
+  acquire(1);
+  for (char* arena : arenas) free(arena);
+  arenas.clear();
 }
 
 }  // namespace engine

@@ -1,5 +1,6 @@
-// What stands between the device language (emulator.h) and the machine that runs it: one fiber per CUDA thread, one
-// block at a time per OS thread. Nothing here depends on the element type, so it is the same for every kernel file.
+// What stands between the device language (emulator.h) and the machine that runs it: one fiber per CUDA
+// thread, one block at a time per OS thread. Nothing here depends on the element type, so it is the same for
+// every kernel file.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -115,7 +116,8 @@ struct Launch {
 };
 // Why it cannot be launched; empty if it can.
 std::string refuse(const Launch&);
-// Null, or what went wrong: a text that lives until this OS thread's next launch. Seed 0 is everything in order.
+// Null, or what went wrong: a text that lives until this OS thread's next launch. Seed 0 is everything in
+// order.
 const char* launch(const Launch&, void** parameters);
 // Switches between fibers since the start of this OS thread.
 uint64_t switches();

@@ -26,14 +26,16 @@ std::set<ExecRef*>& execs() {
   return *e;
 }
 
-// One run of a graph: its nodes in any order that their edges allow, one per step, so that other streams run in between.
+// One run of a graph: its nodes in any order that their edges allow, one per step, so that other streams run
+// in between.
 struct Run {
   std::shared_ptr<const std::vector<Node>> nodes;
   std::vector<unsigned> missing, can;
   std::vector<std::vector<unsigned>> next;
   size_t done = 0;
 
-  explicit Run(std::shared_ptr<const std::vector<Node>> n) : nodes(std::move(n)), missing(nodes->size()), next(nodes->size()) {
+  explicit Run(std::shared_ptr<const std::vector<Node>> n)
+      : nodes(std::move(n)), missing(nodes->size()), next(nodes->size()) {
     for (unsigned i = 0; i < nodes->size(); i++) {
       missing[i] = (unsigned)(*nodes)[i].after.size();
       for (const unsigned before : (*nodes)[i].after) next[before].push_back(i);
@@ -67,14 +69,14 @@ Result reserve(const Graph& g) {
 
 using namespace driver;
 
-#define ENTER()      \
+#define ENTER()       \
   State& s = state(); \
   Lock lock(s.mutex); \
   if (const Result r = ready()) return r
-#define GRAPH(g, handle)                                                                          \
+#define GRAPH(g, handle)                                                                               \
   if (!graphs().count(static_cast<GraphRef*>(handle))) return refuse(INVALID_HANDLE, "no such graph"); \
   const GraphRef g = *static_cast<GraphRef*>(handle)
-#define EXEC(e, handle)                                                                              \
+#define EXEC(e, handle)                                                                             \
   if (!execs().count(static_cast<ExecRef*>(handle))) return refuse(INVALID_HANDLE, "no such exec"); \
   const ExecRef e = *static_cast<ExecRef*>(handle)
 
@@ -108,7 +110,8 @@ EXPORT Result cuStreamEndCapture(void* handle, void** graph) {
     c->broken = CAPTURE_UNMATCHED;
     return refuse(CAPTURE_UNMATCHED, "the capture began on another stream");
   }
-  if (c->mode != 2 && c->thread != thread_number()) return refuse(CAPTURE_WRONG_THREAD, "the capture began elsewhere");
+  if (c->mode != 2 && c->thread != thread_number())
+    return refuse(CAPTURE_WRONG_THREAD, "the capture began elsewhere");
   std::vector<Node>& nodes = c->graph->nodes;
   std::vector<bool> joined(nodes.size());
   for (const unsigned node : on->tail) joined[node] = true;
@@ -241,11 +244,15 @@ EXPORT Result cuGraphExecUpdate_v2(void* handle, void* graph, UpdateInfo* info) 
   GRAPH(g, graph);
   // As CUDA's enumeration: 0 done, 2 topology, 3 kind of a node, 6 not supported.
   *info = {0, nullptr, nullptr};
-  if (g->has_memory || e->graph->has_memory) info->result = 6;
-  else if (g->nodes.size() != e->nodes->size()) info->result = 2;
+  if (g->has_memory || e->graph->has_memory)
+    info->result = 6;
+  else if (g->nodes.size() != e->nodes->size())
+    info->result = 2;
   for (size_t i = 0; info->result == 0 && i < g->nodes.size(); i++) {
-    if (g->nodes[i].after != (*e->nodes)[i].after) info->result = 2;
-    else if (g->nodes[i].kind != (*e->nodes)[i].kind) info->result = 3;
+    if (g->nodes[i].after != (*e->nodes)[i].after)
+      info->result = 2;
+    else if (g->nodes[i].kind != (*e->nodes)[i].kind)
+      info->result = 3;
     if (info->result) info->node = &g->nodes[i];
   }
   (void)s;

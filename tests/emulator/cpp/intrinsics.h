@@ -1,19 +1,13 @@
-// Arithmetic, bits, vectors and loads of the device language. The functions of math.h are the host's: within a few ulp of
-// the device's, as those are of the exact ones.
+// Arithmetic, bits, vectors and loads of the device language. The functions of math.h are the host's: within
+// a few ulp of the device's, as those are of the exact ones.
 #pragma once
 
-#define EMULATOR_VECTOR(T, N, A)                                          \
-  struct alignas(A) N##2 {                                                \
-    T x, y;                                                               \
-  };                                                                      \
-  struct N##3 {                                                           \
-    T x, y, z;                                                            \
-  };                                                                      \
-  struct alignas((A) * 2 > 16 ? 16 : (A) * 2) N##4 {                      \
-    T x, y, z, w;                                                         \
-  };                                                                      \
-  inline N##2 make_##N##2(T x, T y) { return {x, y}; }                    \
-  inline N##3 make_##N##3(T x, T y, T z) { return {x, y, z}; }            \
+#define EMULATOR_VECTOR(T, N, A)                                      \
+  struct alignas(A) N##2 { T x, y; };                                 \
+  struct N##3 { T x, y, z; };                                         \
+  struct alignas((A) * 2 > 16 ? 16 : (A) * 2) N##4 { T x, y, z, w; }; \
+  inline N##2 make_##N##2(T x, T y) { return {x, y}; }                \
+  inline N##3 make_##N##3(T x, T y, T z) { return {x, y, z}; }        \
   inline N##4 make_##N##4(T x, T y, T z, T w) { return {x, y, z, w}; }
 EMULATOR_VECTOR(float, float, 8)
 EMULATOR_VECTOR(double, double, 16)
@@ -109,8 +103,8 @@ inline double __uint2double_rn(unsigned x) { return x; }
 inline double __ll2double_rn(long long x) { return (double)x; }
 inline double __ull2double_rn(unsigned long long x) { return (double)x; }
 namespace emu {
-// To an integer as the device does: the ends of the range for what lies outside. NaN becomes 0 in 32 bits, the top bit in
-// 64.
+// To an integer as the device does: the ends of the range for what lies outside. NaN becomes 0 in 32 bits,
+// the top bit in 64.
 template <class I>
 inline I to_integer(double x, double lowest, double above) {
   if (x != x) return sizeof(I) == 8 ? (I)(1ull << 63) : (I)0;
@@ -126,17 +120,19 @@ inline I to_unsigned(double x) {
   return to_integer<I>(x, 0.0, sizeof(I) == 8 ? 0x1p64 : 0x1p32);
 }
 }  // namespace emu
-#define EMULATOR_TO_INTEGER(from, T)                                                                     \
-  inline int __##from##2int_rn(T x) { return emu::to_signed<int>(rint(x)); }                             \
-  inline int __##from##2int_rz(T x) { return emu::to_signed<int>(trunc(x)); }                            \
-  inline int __##from##2int_rd(T x) { return emu::to_signed<int>(floor(x)); }                            \
-  inline int __##from##2int_ru(T x) { return emu::to_signed<int>(ceil(x)); }                             \
-  inline unsigned __##from##2uint_rn(T x) { return emu::to_unsigned<unsigned>(rint(x)); }                \
-  inline unsigned __##from##2uint_rz(T x) { return emu::to_unsigned<unsigned>(trunc(x)); }               \
-  inline long long __##from##2ll_rn(T x) { return emu::to_signed<long long>(rint(x)); }                  \
-  inline long long __##from##2ll_rz(T x) { return emu::to_signed<long long>(trunc(x)); }                 \
+#define EMULATOR_TO_INTEGER(from, T)                                                                         \
+  inline int __##from##2int_rn(T x) { return emu::to_signed<int>(rint(x)); }                                 \
+  inline int __##from##2int_rz(T x) { return emu::to_signed<int>(trunc(x)); }                                \
+  inline int __##from##2int_rd(T x) { return emu::to_signed<int>(floor(x)); }                                \
+  inline int __##from##2int_ru(T x) { return emu::to_signed<int>(ceil(x)); }                                 \
+  inline unsigned __##from##2uint_rn(T x) { return emu::to_unsigned<unsigned>(rint(x)); }                    \
+  inline unsigned __##from##2uint_rz(T x) { return emu::to_unsigned<unsigned>(trunc(x)); }                   \
+  inline long long __##from##2ll_rn(T x) { return emu::to_signed<long long>(rint(x)); }                      \
+  inline long long __##from##2ll_rz(T x) { return emu::to_signed<long long>(trunc(x)); }                     \
   inline unsigned long long __##from##2ull_rn(T x) { return emu::to_unsigned<unsigned long long>(rint(x)); } \
-  inline unsigned long long __##from##2ull_rz(T x) { return emu::to_unsigned<unsigned long long>(trunc(x)); } \
+  inline unsigned long long __##from##2ull_rz(T x) {                                                         \
+    return emu::to_unsigned<unsigned long long>(trunc(x));                                                   \
+  }                                                                                                          \
   inline unsigned long long __##from##2ull_rd(T x) { return emu::to_unsigned<unsigned long long>(floor(x)); }
 EMULATOR_TO_INTEGER(float, float)
 EMULATOR_TO_INTEGER(double, double)
@@ -166,8 +162,8 @@ inline void __sincosf(float x, float* s, float* c) {
   *c = cosf(x);
 }
 
-#define EMULATOR_MIN_MAX(A, B, R)                                             \
-  inline R min(A a, B b) { return (R)b < (R)a ? (R)b : (R)a; }                \
+#define EMULATOR_MIN_MAX(A, B, R)                              \
+  inline R min(A a, B b) { return (R)b < (R)a ? (R)b : (R)a; } \
   inline R max(A a, B b) { return (R)a < (R)b ? (R)b : (R)a; }
 #define EMULATOR_MIN_MAX_MIXED(A, B, R) EMULATOR_MIN_MAX(A, B, R) EMULATOR_MIN_MAX(B, A, R)
 EMULATOR_MIN_MAX(int, int, int)
@@ -185,15 +181,15 @@ inline double min(double a, double b) { return fmin(a, b); }
 inline double max(double a, double b) { return fmax(a, b); }
 
 // ---- loads and stores with a hint
-#define EMULATOR_LOAD(name)       \
-  template <class T>              \
-  inline T name(const T* p) {     \
-    return *p;                    \
+#define EMULATOR_LOAD(name)   \
+  template <class T>          \
+  inline T name(const T* p) { \
+    return *p;                \
   }
-#define EMULATOR_STORE(name)                      \
-  template <class T, class U>                     \
-  inline void name(T* p, U v) {                   \
-    *p = v;                                       \
+#define EMULATOR_STORE(name)    \
+  template <class T, class U>   \
+  inline void name(T* p, U v) { \
+    *p = v;                     \
   }
 EMULATOR_LOAD(__ldg)
 EMULATOR_LOAD(__ldcg)

@@ -47,8 +47,8 @@ void on_fault(int signal, siginfo_t* info, void* context) {
     const char* low = f.context->stack - PAGE;
     const char* at = static_cast<const char*>(info->si_addr);
     if (at >= low && at < low + PAGE) what = "overflows its stack at";
-    snprintf(s, sizeof s, "%s %s %p; its last wait was at %s:%d", m.place(f).c_str(), what, info->si_addr, f.where.file,
-             f.where.line);
+    snprintf(s, sizeof s, "%s %s %p; its last wait was at %s:%d", m.place(f).c_str(), what, info->si_addr,
+             f.where.file, f.where.line);
     m.error = s;
     siglongjmp(m.fault, 1);
   }
@@ -98,7 +98,8 @@ struct Job {
   unsigned helpers = 0;
   std::string error;
 
-  // Blocks in another order: i * step + offset runs through all of them, since step and total share no factor.
+  // Blocks in another order: i * step + offset runs through all of them, since step and total share no
+  // factor.
   uint64_t block(uint64_t i) const { return (uint64_t)(((unsigned __int128)i * step + offset) % total); }
   void work() {
     static thread_local std::unique_ptr<Machine> mine;
@@ -115,6 +116,7 @@ struct Job {
       if (!failed) error = m.error;
       failed = true;
     }
+    m.end();
   }
 };
 
@@ -199,8 +201,10 @@ std::string refuse(const Launch& l) {
     return name + ": a block of " + std::to_string(threads) + " threads, its launch bounds say " +
            std::to_string(l.kernel->bounds.threads);
   if (g.x > 0x7fffffffu || g.y > 65535 || g.z > 65535)
-    return name + ": a grid of " + std::to_string(g.x) + "x" + std::to_string(g.y) + "x" + std::to_string(g.z);
-  if (l.shared > MAX_SHARED) return name + ": " + std::to_string(l.shared) + " bytes of dynamic shared memory";
+    return name + ": a grid of " + std::to_string(g.x) + "x" + std::to_string(g.y) + "x" +
+           std::to_string(g.z);
+  if (l.shared > MAX_SHARED)
+    return name + ": " + std::to_string(l.shared) + " bytes of dynamic shared memory";
   return "";
 }
 
@@ -237,8 +241,8 @@ uint64_t switches() { return machine ? machine->switches : 0; }
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Null, or a text that lives until this OS thread's next call.
-EXPORT const char* das_emulator_launch(const void* kernel, const unsigned* grid, const unsigned* block, unsigned shared,
-                                       void** parameters, uint64_t seed) {
+EXPORT const char* das_emulator_launch(const void* kernel, const unsigned* grid, const unsigned* block,
+                                       unsigned shared, void** parameters, uint64_t seed) {
   const engine::Launch l{static_cast<const engine::Kernel*>(kernel),
                          {grid[0], grid[1], grid[2]},
                          {block[0], block[1], block[2]},
@@ -247,11 +251,19 @@ EXPORT const char* das_emulator_launch(const void* kernel, const unsigned* grid,
   return engine::launch(l, parameters);
 }
 EXPORT const void* das_emulator_first() { return engine::first(); }
-EXPORT const void* das_emulator_next(const void* kernel) { return static_cast<const engine::Kernel*>(kernel)->next; }
+EXPORT const void* das_emulator_next(const void* kernel) {
+  return static_cast<const engine::Kernel*>(kernel)->next;
+}
 EXPORT const void* das_emulator_find(const char* name) { return engine::find(name); }
-EXPORT const char* das_emulator_name(const void* kernel) { return static_cast<const engine::Kernel*>(kernel)->name; }
-EXPORT const char* das_emulator_text(const void* kernel) { return static_cast<const engine::Kernel*>(kernel)->text; }
-EXPORT const char* das_emulator_file(const void* kernel) { return static_cast<const engine::Kernel*>(kernel)->file; }
+EXPORT const char* das_emulator_name(const void* kernel) {
+  return static_cast<const engine::Kernel*>(kernel)->name;
+}
+EXPORT const char* das_emulator_text(const void* kernel) {
+  return static_cast<const engine::Kernel*>(kernel)->text;
+}
+EXPORT const char* das_emulator_file(const void* kernel) {
+  return static_cast<const engine::Kernel*>(kernel)->file;
+}
 EXPORT unsigned das_emulator_parameters(const void* kernel, const engine::Parameter** list) {
   const engine::Kernel* k = static_cast<const engine::Kernel*>(kernel);
   *list = k->parameters;

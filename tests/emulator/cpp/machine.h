@@ -18,7 +18,7 @@ enum class Wait : uint8_t { NOTHING, BARRIER, WARP, DONE };
 struct Fiber : Thread {
   Context* context;    // null before its first instruction
   Wait wait;
-  Where where;         // of what it last waited for
+  Where where;    // of what it last waited for
   unsigned group;
   std::vector<std::pair<Copy, unsigned>> copies;
 };
@@ -64,8 +64,9 @@ struct Random {
   }
 };
 
-// In which order threads that may run do. In order; one warp as far as it goes, then any other (a warp that overtakes the
-// readers of shared memory); warps by a random strict priority; the last first; any warp after every wait.
+// In which order threads that may run do. In order; one warp as far as it goes, then any other (a warp that
+// overtakes the readers of shared memory); warps by a random strict priority; the last first; any warp after
+// every wait.
 enum class Order : uint8_t { FORWARD, GREEDY, PRIORITY, BACKWARD, ANY };
 Order order_of(uint64_t seed);
 
@@ -96,14 +97,17 @@ struct Machine {
   std::vector<SharedArray> arrays;
   char* dynamic = nullptr;
   size_t dynamic_bytes = 0;
+  // TSan: blocks are not ordered among themselves, so each has memory of its own until the launch ends.
+  std::vector<char*> arenas;
+  size_t arena_used = 0;
 
   std::string error;
   sigjmp_buf fault;
   bool alone;    // no other OS thread runs blocks of this launch
   uint64_t switches = 0;
 
-  // Addresses that stand for orders of memory (TSan): the launch's start and end, then one per barrier, in a ring: its
-  // length only hides races between barriers that far apart.
+  // Addresses that stand for orders of memory (TSan): the launch's start and end, then one per barrier, in a
+  // ring: its length only hides races between barriers that far apart.
   uint64_t edges[2 + 16];
   unsigned next_edge = 0;
   size_t turn = 0;
@@ -124,6 +128,7 @@ struct Machine {
 
   void begin(const Launch&, void** parameters);
   void run_block(uint64_t index);
+  void end();
 
   // scheduler
   void make_ready(unsigned w, unsigned lanes) {

@@ -1,5 +1,6 @@
-// The 16x8x16 product of a warp, all of it at once: what 32 lanes hold in fragments (see kernels/mma.cuh) is spread into
-// matrices, multiplied, and spread back. Products of two halves are exact in f32; sums round in the order of k.
+// The 16x8x16 product of a warp, all of it at once: what 32 lanes hold in fragments (see kernels/mma.cuh) is
+// spread into matrices, multiplied, and spread back. Products of two halves are exact in f32; sums round in
+// the order of k.
 #include "convert.h"
 #include "machine.h"
 

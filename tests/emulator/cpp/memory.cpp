@@ -35,7 +35,8 @@ void note(State& s, const char* what, const char* p, size_t n) {
   if (s.complaint.size() < 2000) s.complaint += text;
 }
 void look_at(State& s, const Range& r) {
-  if (!engine::holds(r.start, engine::POISON, r.bytes)) note(s, "a write to released memory", r.start, r.bytes);
+  if (!engine::holds(r.start, engine::POISON, r.bytes))
+    note(s, "a write to released memory", r.start, r.bytes);
   if (!guarded(r.start, r.bytes)) note(s, "a write near released memory", r.start, r.bytes);
 }
 }  // namespace

@@ -1,4 +1,5 @@
-// Memory that kernels get: each allocation has guard zones, is filled with a pattern, and is known by its addresses.
+// Memory that kernels get: each allocation has guard zones, is filled with a pattern, and is known by its
+// addresses.
 #pragma once
 #include <stddef.h>
 
@@ -17,8 +18,8 @@ void release(void* start);
 bool intact(const void* start);
 // The live allocation that holds this address.
 bool find(const void* p, Range*);
-// What was found since the last call: broken guard zones of released memory, writes to memory after its release. The
-// argument: look at all of it now.
+// What was found since the last call: broken guard zones of released memory, writes to memory after its
+// release. The argument: look at all of it now.
 std::string complaint(bool look);
 
 }  // namespace memory

@@ -11,7 +11,8 @@ struct Function {
   const engine::Kernel* kernel;
   int dynamic_most = DYNAMIC_DEFAULT;
 };
-// An image of the stand-in NVRTC says which file it is of and how it was compiled; of others nothing is known.
+// An image of the stand-in NVRTC says which file it is of and how it was compiled; of others nothing is
+// known.
 struct Module {
   std::string file, options;
   std::map<std::string, std::unique_ptr<Function>> functions;
@@ -51,7 +52,7 @@ struct Parameters {
 
 using namespace driver;
 
-#define ENTER()      \
+#define ENTER()       \
   State& s = state(); \
   Lock lock(s.mutex); \
   if (const Result r = ready()) return r
@@ -66,7 +67,10 @@ EXPORT Result cuModuleLoadData(void** module, const void* image) {
     const std::string text = bytes + 10;
     m->file = text.substr(0, text.find('\n'));
     m->options = text.substr(text.find('\n') + 1);
-  } else if (memcmp(bytes, "\x50\xed\x55\xba", 4) && memcmp(bytes, "\x7f" "ELF", 4)) {
+  } else if (memcmp(bytes, "\x50\xed\x55\xba", 4) && memcmp(bytes,
+                                                            "\x7f"
+                                                            "ELF",
+                                                            4)) {
     return refuse(INVALID_IMAGE, "neither a fatbin nor a cubin");
   }
   s.counters.modules++;
@@ -106,7 +110,7 @@ EXPORT Result cuModuleGetFunction(void** function, void* handle, const char* nam
 }
 EXPORT Result cuModuleGetGlobal_v2(Address*, size_t*, void*, const char*) { return NOT_FOUND; }
 
-#define FUNCTION(f, handle)                  \
+#define FUNCTION(f, handle)                     \
   Function* f = static_cast<Function*>(handle); \
   if (!functions().count(f)) return refuse(INVALID_HANDLE, "no such function")
 
@@ -115,7 +119,8 @@ EXPORT Result cuFuncSetAttribute(void* handle, int attribute, int value) {
   FUNCTION(f, handle);
   (void)s;
   if (attribute == 8) {
-    if (value < 0 || value > DYNAMIC_MOST) return refuse(INVALID_VALUE, "more dynamic shared memory than there is");
+    if (value < 0 || value > DYNAMIC_MOST)
+      return refuse(INVALID_VALUE, "more dynamic shared memory than there is");
     f->dynamic_most = value;
   }
   return attribute == 8 || attribute == 9 ? OK : INVALID_VALUE;
@@ -126,8 +131,9 @@ EXPORT Result cuFuncGetAttribute(int* value, int attribute, void* handle) {
   (void)s;
   switch (attribute) {
     case 0: *value = (int)f->kernel->bounds.threads; return OK;
-    case 4: *value = 64; return OK;      // registers: not known
-    case 5: case 6: *value = 90; return OK;
+    case 4: *value = 64; return OK;    // registers: not known
+    case 5:
+    case 6: *value = 90; return OK;
     case 8: *value = f->dynamic_most; return OK;
     case 9: *value = -1; return OK;
     default: *value = 0; return attribute >= 0 && attribute < 16 ? OK : INVALID_VALUE;
@@ -158,24 +164,26 @@ EXPORT Result cuFuncGetParamInfo(void* handle, size_t index, size_t* offset, siz
     at += p.size;
   }
 }
-EXPORT Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void* handle, int threads, size_t shared) {
+EXPORT Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void* handle, int threads,
+                                                          size_t shared) {
   ENTER();
   FUNCTION(f, handle);
   (void)s;
   if (threads <= 0 || threads > (int)f->kernel->bounds.threads) return INVALID_VALUE;
-  const int by_threads = 2048 / ((threads + 31) / 32 * 32), by_shared = (int)((228 << 10) / (shared + (1 << 10)));
+  const int by_threads = 2048 / ((threads + 31) / 32 * 32),
+            by_shared = (int)((228 << 10) / (shared + (1 << 10)));
   *blocks = std::min({by_threads, by_shared, 32});
   return OK;
 }
-EXPORT Result cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, void* f, int threads, size_t shared,
-                                                                   unsigned) {
+EXPORT Result cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, void* f, int threads,
+                                                                   size_t shared, unsigned) {
   return cuOccupancyMaxActiveBlocksPerMultiprocessor(blocks, f, threads, shared);
 }
 
 // ---- launches
 
-EXPORT Result cuLaunchKernel(void* handle, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
-                             unsigned shared, void* on_handle, void** parameters, void** extra) {
+EXPORT Result cuLaunchKernel(void* handle, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
+                             unsigned bz, unsigned shared, void* on_handle, void** parameters, void** extra) {
   ENTER();
   FUNCTION(f, handle);
   const engine::Kernel& k = *f->kernel;
@@ -188,7 +196,8 @@ EXPORT Result cuLaunchKernel(void* handle, unsigned gx, unsigned gy, unsigned gz
   if ((int)shared > f->dynamic_most)
     return refuse(INVALID_VALUE, name + ": " + std::to_string(shared) + " bytes of dynamic shared memory, " +
                                      std::to_string(f->dynamic_most) + " are allowed by its attribute");
-  if (extra || (k.count && !parameters)) return refuse(INVALID_VALUE, name + ": parameters are to be given one by one");
+  if (extra || (k.count && !parameters))
+    return refuse(INVALID_VALUE, name + ": parameters are to be given one by one");
 
   const auto p = std::make_shared<Parameters>();
   size_t words = 0;
@@ -237,7 +246,7 @@ EXPORT Result cuLaunchKernelEx(const LaunchConfig* c, void* f, void** parameters
   if (c->count) return refuse(NOT_SUPPORTED, "the stand-in knows no launch attributes");
   return cuLaunchKernel(f, c->gx, c->gy, c->gz, c->bx, c->by, c->bz, c->shared, c->stream, parameters, extra);
 }
-EXPORT Result cuLaunchCooperativeKernel(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
-                                        void*, void**) {
+EXPORT Result cuLaunchCooperativeKernel(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
+                                        unsigned, void*, void**) {
   return refuse(NOT_SUPPORTED, "the stand-in runs no cooperative kernels");
 }

@@ -1,5 +1,5 @@
-// NVRTC without a compiler: looks at what it was given as far as a compiler would stop at once, and gives an image that
-// the stand-in driver knows, which says what was compiled and how.
+// NVRTC without a compiler: looks at what it was given as far as a compiler would stop at once, and gives an
+// image that the stand-in driver knows, which says what was compiled and how.
 #include <string.h>
 
 #include <map>
@@ -28,8 +28,8 @@ std::set<Program*>& programs() {
   return *p;
 }
 
-// Every header that is included, directly or not, was given. Headers in angle brackets and emulator.h stand in branches
-// for other compilers.
+// Every header that is included, directly or not, was given. Headers in angle brackets and emulator.h stand
+// in branches for other compilers.
 bool includes(Program& p, const std::string& text, const std::string& file, std::set<std::string>& seen) {
   static const std::regex INCLUDE("^\\s*#\\s*include\\s*\"([^\"]+)\".*");
   std::istringstream lines(text);
@@ -39,7 +39,8 @@ bool includes(Program& p, const std::string& text, const std::string& file, std:
     if (!std::regex_match(line, m, INCLUDE) || m[1] == "emulator.h") continue;
     const auto header = p.headers.find(m[1]);
     if (header == p.headers.end()) {
-      p.log += file + "(" + std::to_string(number) + "): error: cannot open source file \"" + m[1].str() + "\"\n";
+      p.log +=
+          file + "(" + std::to_string(number) + "): error: cannot open source file \"" + m[1].str() + "\"\n";
       return false;
     }
     if (seen.insert(m[1]).second && !includes(p, header->second, m[1], seen)) return false;

@@ -57,7 +57,8 @@ Stream* stream(void* handle) {
 Result drain(const std::function<bool()>& until) {
   State& s = state();
   while (!until())
-    if (!step(s)) return fail(LAUNCH_FAILED, "streams wait for one another, or for an event never to be recorded");
+    if (!step(s))
+      return fail(LAUNCH_FAILED, "streams wait for one another, or for an event never to be recorded");
   return s.sticky;
 }
 Result drain_stream(Stream* stream) {
@@ -104,9 +105,9 @@ Result put(Stream* stream, NodeKind kind, const std::string& name, std::function
         return refuse(CAPTURE_IMPLICIT, "work on the default stream while a blocking stream is captured");
       }
   put_work(stream, {nullptr, [run = std::move(run)] {
-             run();
-             return true;
-           }});
+                      run();
+                      return true;
+                    }});
   return s.sticky;
 }
 
@@ -123,11 +124,11 @@ Result forbidden(const char* call) {
 
 using namespace driver;
 
-#define ENTER()      \
+#define ENTER()       \
   State& s = state(); \
   Lock lock(s.mutex); \
   if (const Result r = ready()) return r
-#define STREAM(on, handle)   \
+#define STREAM(on, handle)     \
   Stream* on = stream(handle); \
   if (!on) return refuse(INVALID_HANDLE, "no such stream")
 
@@ -141,7 +142,9 @@ EXPORT Result cuStreamCreate(void** handle, unsigned flags) {
   *handle = stream;
   return OK;
 }
-EXPORT Result cuStreamCreateWithPriority(void** handle, unsigned flags, int) { return cuStreamCreate(handle, flags); }
+EXPORT Result cuStreamCreateWithPriority(void** handle, unsigned flags, int) {
+  return cuStreamCreate(handle, flags);
+}
 EXPORT Result cuCtxGetStreamPriorityRange(int* least, int* greatest) {
   *least = 0;
   *greatest = -5;
@@ -201,7 +204,7 @@ EXPORT Result cuEventCreate(void** handle, unsigned flags) {
   *handle = e;
   return OK;
 }
-#define EVENT(e, handle)                                                                                 \
+#define EVENT(e, handle)                                                                               \
   if (!s.events.count(static_cast<EventRef*>(handle))) return refuse(INVALID_HANDLE, "no such event"); \
   const EventRef e = *static_cast<EventRef*>(handle)
 
@@ -233,7 +236,8 @@ EXPORT Result cuStreamWaitEvent(void* on_handle, void* handle, unsigned) {
   STREAM(on, on_handle);
   EVENT(e, handle);
   if (e->capture) {
-    if (!s.captures.count(e->capture)) return refuse(CAPTURED_EVENT, "an event recorded in a capture that ended");
+    if (!s.captures.count(e->capture))
+      return refuse(CAPTURED_EVENT, "an event recorded in a capture that ended");
     if (on->capture && on->capture != e->capture) {
       on->capture->broken = e->capture->broken = CAPTURE_MERGE;
       return refuse(CAPTURE_MERGE, "a wait for an event of another capture");
@@ -284,14 +288,16 @@ EXPORT Result cuEventElapsedTime_v2(float* ms, void* from, void* to) {
   *ms = (float)(b->at - a->at);
   return OK;
 }
-EXPORT Result cuEventElapsedTime(float* ms, void* from, void* to) { return cuEventElapsedTime_v2(ms, from, to); }
+EXPORT Result cuEventElapsedTime(float* ms, void* from, void* to) {
+  return cuEventElapsedTime_v2(ms, from, to);
+}
 
-// ---- copies and fills. From pageable memory the bytes are taken at the call; to pageable memory the call waits.
+// ---- copies and fills. From pageable memory bytes are taken at the call; to pageable memory the call waits.
 
 namespace {
 Result outside(const char* what, Address p, size_t n) {
-  return refuse(INVALID_VALUE, std::string(what) + " of " + std::to_string(n) + " bytes at " + std::to_string(p) +
-                                   " is not within a live allocation");
+  return refuse(INVALID_VALUE, std::string(what) + " of " + std::to_string(n) + " bytes at " +
+                                   std::to_string(p) + " is not within a live allocation");
 }
 // What a copy does when it runs, if its memory is still there.
 std::function<void()> checked(Address d, size_t n, std::function<void()> run) {
@@ -334,9 +340,9 @@ EXPORT Result cuMemcpyDtoHAsync_v2(void* to, Address from, size_t n, void* handl
     return refuse(CAPTURE_UNSUPPORTED, "a copy to pageable memory in a capture");
   }
   const Result r = put(on, NodeKind::MEMCPY, "", checked(from, n, [=] {
-    state().counters.copies_to_host++;
-    memcpy(to, at(from), n);
-  }));
+                         state().counters.copies_to_host++;
+                         memcpy(to, at(from), n);
+                       }));
   return r == OK && waits ? drain_stream(on) : r;
 }
 EXPORT Result cuMemcpyDtoDAsync_v2(Address to, Address from, size_t n, void* handle) {
@@ -346,9 +352,9 @@ EXPORT Result cuMemcpyDtoDAsync_v2(Address to, Address from, size_t n, void* han
   if (!usable(to, n, on)) return outside("a copy to", to, n);
   if (!usable(from, n, on)) return outside("a copy from", from, n);
   return put(on, NodeKind::MEMCPY, "", checked(to, n, checked(from, n, [=] {
-    state().counters.copies_on_device++;
-    memmove(at(to), at(from), n);
-  })));
+                                                 state().counters.copies_on_device++;
+                                                 memmove(at(to), at(from), n);
+                                               })));
 }
 namespace {
 template <class T>
@@ -359,9 +365,9 @@ Result fill(Address to, T value, size_t n, void* handle) {
   if (!usable(to, n * sizeof(T), on)) return outside("a fill", to, n * sizeof(T));
   if (to % sizeof(T)) return refuse(INVALID_VALUE, "a misaligned fill");
   return put(on, NodeKind::MEMSET, "", checked(to, n * sizeof(T), [=] {
-    state().counters.memsets++;
-    std::fill_n(at<T>(to), n, value);
-  }));
+               state().counters.memsets++;
+               std::fill_n(at<T>(to), n, value);
+             }));
 }
 // The calls without a stream are work of the default stream, and wait where host memory is concerned.
 Result wait_for(Result r) {
@@ -370,7 +376,9 @@ Result wait_for(Result r) {
 }
 }  // namespace
 EXPORT Result cuMemsetD8Async(Address to, unsigned char v, size_t n, void* on) { return fill(to, v, n, on); }
-EXPORT Result cuMemsetD16Async(Address to, unsigned short v, size_t n, void* on) { return fill(to, v, n, on); }
+EXPORT Result cuMemsetD16Async(Address to, unsigned short v, size_t n, void* on) {
+  return fill(to, v, n, on);
+}
 EXPORT Result cuMemsetD32Async(Address to, unsigned v, size_t n, void* on) { return fill(to, v, n, on); }
 EXPORT Result cuMemsetD8_v2(Address to, unsigned char v, size_t n) {
   ENTER();

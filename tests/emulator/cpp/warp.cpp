@@ -27,8 +27,8 @@ const char* name(Op op) {
 
 std::string Machine::place(const Fiber& f) const {
   char s[200];
-  snprintf(s, sizeof s, "block (%u,%u,%u) thread (%u,%u,%u) of %s", block.index.x, block.index.y, block.index.z,
-           f.index.x, f.index.y, f.index.z, what.kernel->name);
+  snprintf(s, sizeof s, "block (%u,%u,%u) thread (%u,%u,%u) of %s", block.index.x, block.index.y,
+           block.index.z, f.index.x, f.index.y, f.index.z, what.kernel->name);
   return s;
 }
 void fail(Where w, const char* format, ...) {
@@ -51,8 +51,8 @@ void Machine::deadlock() {
     waiting++;
     if (same(f.where, last)) continue;
     last = f.where;
-    error += place(f) + " waits in " + (f.wait == Wait::BARRIER ? "__syncthreads" : "a warp collective") + " at " +
-             f.where.file + ":" + std::to_string(f.where.line) + "; ";
+    error += place(f) + " waits in " + (f.wait == Wait::BARRIER ? "__syncthreads" : "a warp collective") +
+             " at " + f.where.file + ":" + std::to_string(f.where.line) + "; ";
     if (error.size() > 1500) break;
   }
   error += std::to_string(waiting) + " threads wait, " + std::to_string(threads - live) + " are done";
@@ -79,7 +79,8 @@ unsigned sync_threads(bool predicate, Where where) {
     m.barrier = where;
     m.barrier_edge = m.new_edge();
   } else if (!same(m.barrier, where)) {
-    fail(where, "divergent __syncthreads: other threads of the block wait at %s:%d", m.barrier.file, m.barrier.line);
+    fail(where, "divergent __syncthreads: other threads of the block wait at %s:%d", m.barrier.file,
+         m.barrier.line);
   }
   f.where = where;
   f.wait = Wait::BARRIER;
@@ -105,8 +106,8 @@ Collective& Machine::enter(unsigned mask, Op op, Where where) {
     Collective& c = w.open[i];
     if (c.op == op && c.mask == mask && same(c.where, where)) return c.arrived |= me, c;
     if (c.mask & mask)
-      fail(where, "divergent warp: %s of lanes %08x, while lanes %08x of them wait in %s of %08x at %s:%d", name(op), mask,
-           c.arrived, name(c.op), c.mask, c.where.file, c.where.line);
+      fail(where, "divergent warp: %s of lanes %08x, while lanes %08x of them wait in %s of %08x at %s:%d",
+           name(op), mask, c.arrived, name(c.op), c.mask, c.where.file, c.where.line);
   }
   Collective& c = w.open[w.count++];
   c = {mask, me, op == Op::SYNC ? new_edge() : 0, op, where};
@@ -134,7 +135,8 @@ void Machine::open(unsigned number, unsigned which) {
     case Op::SHUFFLE:
       for (unsigned m = c.arrived; m; m &= m - 1) {
         const unsigned l = (unsigned)__builtin_ctz(m), s = w.source[l];
-        if (!(c.arrived >> s & 1)) fail(c.where, "lane %u reads from lane %u, which does not take part", l, s);
+        if (!(c.arrived >> s & 1))
+          fail(c.where, "lane %u reads from lane %u, which does not take part", l, s);
         w.out[l] = w.in[s];
       }
       break;
@@ -289,12 +291,16 @@ bool holds(const void* p, unsigned char value, size_t n) {
   return true;
 }
 namespace {
+constexpr size_t ARENA = 80 << 10;    // all static arrays there may be, with their guard zones
+char* guarded(char* p, size_t bytes) {
+  fill(p, GUARD_BYTE, GUARD);
+  fill(p + GUARD + bytes, GUARD_BYTE, GUARD);
+  return p + GUARD;
+}
 char* allocate_shared(size_t bytes) {
   void* p;
   if (posix_memalign(&p, 128, bytes + 2 * GUARD)) abort();
-  fill(p, GUARD_BYTE, GUARD);
-  fill(static_cast<char*>(p) + GUARD + bytes, GUARD_BYTE, GUARD);
-  return static_cast<char*>(p) + GUARD;
+  return guarded(static_cast<char*>(p), bytes);
 }
 bool intact(const char* memory, size_t bytes) {
   return holds(memory - GUARD, GUARD_BYTE, GUARD) && holds(memory + bytes, GUARD_BYTE, GUARD);
@@ -305,9 +311,13 @@ void free_shared(char* memory) { free(memory - GUARD); }
 void Machine::prepare_shared() {
   const bool fresh = dynamic_bytes != what.shared || (what.shared && !dynamic);
   if (EMULATOR_TSAN) {
-    // Blocks are not ordered among themselves, so each has memory of its own, never to be used again.
+    // Here and not where a thread first names an array, since an allocation counts as a write.
+    void* p;
+    if (posix_memalign(&p, 128, ARENA + (what.shared + 127) / 128 * 128 + 2 * GUARD)) abort();
+    arenas.push_back(static_cast<char*>(p));
+    arena_used = 0;
     arrays.clear();
-    dynamic = what.shared ? allocate_shared(what.shared) : nullptr;
+    dynamic = what.shared ? guarded(arenas.back() + ARENA, what.shared) : nullptr;
   } else if (fresh) {
     if (dynamic) free_shared(dynamic);
     dynamic = what.shared ? allocate_shared(what.shared) : nullptr;
@@ -319,8 +329,8 @@ void Machine::prepare_shared() {
 void Machine::check_shared() {
   const auto broken = [&](const char* name, char* memory, size_t bytes) {
     char s[300];
-    snprintf(s, sizeof s, "block (%u,%u,%u) of %s wrote outside of %s (%zu bytes of shared memory)", block.index.x,
-             block.index.y, block.index.z, what.kernel->name, name, bytes);
+    snprintf(s, sizeof s, "block (%u,%u,%u) of %s wrote outside of %s (%zu bytes of shared memory)",
+             block.index.x, block.index.y, block.index.z, what.kernel->name, name, bytes);
     error = s;
     fill(memory - GUARD, GUARD_BYTE, GUARD);
     fill(memory + bytes, GUARD_BYTE, GUARD);
@@ -342,9 +352,14 @@ void* shared_static(size_t bytes, const void* key, const char* name, Where where
   }
   if (array && array->used) return array->memory;
   if (total > MAX_STATIC_SHARED) fail(where, "%zu bytes of static shared memory", total);
-  if (total + m.dynamic_bytes > MAX_SHARED) fail(where, "%zu bytes of shared memory", total + m.dynamic_bytes);
+  if (total + m.dynamic_bytes > MAX_SHARED)
+    fail(where, "%zu bytes of shared memory", total + m.dynamic_bytes);
   if (!array) {
-    m.arrays.push_back({key, name, allocate_shared(bytes), bytes, false});
+    const size_t taken = (bytes + 127) / 128 * 128 + 2 * GUARD;
+    char* memory = EMULATOR_TSAN ? guarded(m.arenas.back() + m.arena_used, bytes) : allocate_shared(bytes);
+    m.arena_used += taken;
+    if (EMULATOR_TSAN && m.arena_used > ARENA) fail(where, "too many shared arrays");
+    m.arrays.push_back({key, name, memory, bytes, false});
     array = &m.arrays.back();
   }
   array->used = true;

@@ -69,17 +69,20 @@ inline unsigned __match_any_sync(unsigned m, T v, ::engine::Where w = EMULATOR_H
 
 // ---- mma.cuh
 namespace emu {
-// Runs in instrumented code, so that a sanitizer sees which thread reads and writes.
+// Runs in instrumented code, element by element, so that a sanitizer sees which thread reads and writes.
 inline void land(const ::engine::Copy& c) {
-  unsigned char* to = static_cast<unsigned char*>(c.to);
-  __builtin_memcpy(to, c.from, c.read);
-  if (c.read < c.bytes) __builtin_memset(to + c.read, 0, c.bytes - c.read);
+  struct __attribute__((packed)) Word {
+    uint16_t half;
+  };
+  const Word* from = static_cast<const Word*>(c.from);
+  Word* to = static_cast<Word*>(c.to);
+  for (unsigned i = 0; i < c.bytes / 2; i++) to[i].half = i < c.read / 2 ? from[i].half : (uint16_t)0;
 }
 inline void cp_async(void* shared, const void* global, unsigned bytes, unsigned read,
                      ::engine::Where w = EMULATOR_HERE) {
   if ((uintptr_t)shared % bytes || (uintptr_t)global % bytes)
     ::engine::fail(w, "misaligned cp.async of %u bytes from %p to %p", bytes, global, shared);
-  if (read > bytes) ::engine::fail(w, "cp.async of %u bytes reads %u", bytes, read);
+  if (read > bytes || read % 2) ::engine::fail(w, "cp.async of %u bytes reads %u", bytes, read);
   const ::engine::Copy c{shared, global, bytes, read};
   if (::engine::copy_begin(c)) land(c);
 }
@@ -89,7 +92,8 @@ inline void cp_async_wait(unsigned left) {
   while (::engine::copy_next(left, &c)) land(c);
 }
 
-inline void ldmatrix_x4(uint32_t (&r)[4], const void* row, bool transposed, ::engine::Where w = EMULATOR_HERE) {
+inline void ldmatrix_x4(uint32_t (&r)[4], const void* row, bool transposed,
+                        ::engine::Where w = EMULATOR_HERE) {
   if ((uintptr_t)row % 16) ::engine::fail(w, "misaligned ldmatrix row at %p", row);
   uint32_t words[4];
   __builtin_memcpy(words, row, 16);
@@ -105,8 +109,8 @@ inline void mma_16816_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t 
 }
 }  // namespace emu
 
-// ---- memory and atomics. Blocks run on several OS threads, so these are true atomics; they also order memory, which
-// the device's do not: a missing __threadfence is not found here.
+// ---- memory and atomics. Blocks run on several OS threads, so these are true atomics; they also order memory,
+// which the device's do not: a missing __threadfence is not found here.
 inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 inline void __threadfence_block() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 inline void __nanosleep(unsigned, ::engine::Where w = EMULATOR_HERE) { ::engine::yield(w); }
@@ -125,10 +129,10 @@ inline T update(T* p, ::engine::Where w, F f) {
 template <class T>
 using Same_t = typename Same<T>::type;
 }  // namespace emu
-#define EMULATOR_ATOMIC(name, next)                                                           \
-  template <class T>                                                                          \
-  inline T name(T* p, emu::Same_t<T> v, ::engine::Where w = EMULATOR_HERE) {                  \
-    return emu::update(p, w, [=]([[maybe_unused]] T old) { return (T)(next); });              \
+#define EMULATOR_ATOMIC(name, next)                                              \
+  template <class T>                                                             \
+  inline T name(T* p, emu::Same_t<T> v, ::engine::Where w = EMULATOR_HERE) {     \
+    return emu::update(p, w, [=]([[maybe_unused]] T old) { return (T)(next); }); \
   }
 EMULATOR_ATOMIC(atomicAdd, old + v)
 EMULATOR_ATOMIC(atomicSub, old - v)
