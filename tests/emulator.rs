@@ -1,15 +1,18 @@
-//! The emulator and the stand-in driver themselves: that right kernels pass and wrong ones are found.
+//! The emulator and the stand-in driver themselves: that right kernels pass, that wrong ones are found, and that calls do
+//! what CUDA's do.
 
-use das_cuda_emulator as emulator;
-
+#[path = "emulator/cases/device.rs"]
+mod device;
+#[path = "emulator/cases/driver.rs"]
+mod driver;
+#[path = "emulator/cases/graphs.rs"]
+mod graphs;
+#[path = "emulator/cases/operations.rs"]
+mod operations;
 #[path = "emulator/cases/planted.rs"]
 mod planted;
 
-#[path = "emulator/cases/operations.rs"]
-mod operations;
-
-#[path = "emulator/cases/driver.rs"]
-mod driver;
+use das_cuda_emulator as emulator;
 
 #[test]
 fn every_kernel_file_compiles() {

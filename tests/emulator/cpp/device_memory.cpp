@@ -168,6 +168,10 @@ bool pinned(const void* p, size_t n) {
   return static_cast<const char*>(p) + n <= i->first + i->second;
 }
 
+void capture_ended(const Capture* c) {
+  for (auto i = capture_of().begin(); i != capture_of().end();) i = i->second == c ? capture_of().erase(i) : ++i;
+}
+
 // What a pool does at every synchronisation: it keeps no more than its threshold says.
 void synchronised() {
   State& s = state();

@@ -196,5 +196,7 @@ bool usable(Address p, size_t n, Stream*);
 // The same for work that runs now.
 bool alive(Address p, size_t n);
 bool pinned(const void* p, size_t n);
+// What a capture allocated belongs to its graph from now on.
+void capture_ended(const Capture*);
 
 }  // namespace driver

@@ -124,6 +124,7 @@ EXPORT Result cuStreamEndCapture(void* handle, void** graph) {
       stream->tail.clear();
     }
   s.captures.erase(c);
+  capture_ended(c.get());
   if (c->broken) return CAPTURE_INVALIDATED;
   if (std::find(joined.begin(), joined.end(), false) != joined.end())
     return refuse(CAPTURE_UNJOINED, "a stream that took part does not lead back to the one captured");
@@ -170,6 +171,7 @@ EXPORT Result cuGraphNodeGetType(void* node, int* type) {
 EXPORT Result cuGraphInstantiateWithFlags(void** exec, void* handle, unsigned long long flags) {
   ENTER();
   GRAPH(g, handle);
+  if (flags & ~3ull & ~8ull) return refuse(INVALID_VALUE, "the stand-in does not know these flags of a graph");
   if (g->has_memory && g->instances)
     return refuse(NOT_SUPPORTED, "a graph with memory nodes has one executable form at a time");
   if (flags & 2)
