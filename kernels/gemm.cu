@@ -1,1 +1,140 @@
-#include "act.cuh"
+// Products with gathered rows (product.cuh) of any shape and element without tensor cores, and what finishes the products
+// of tensor.cu whose results are f32 or sums of parts.
+#include "product.cuh"
+
+// y = product + bias + add for any channels, columns, taps and classes: the arithmetic of the f32 image, and of kernels too
+// large for tensor.cu's masks. A block of 128 threads makes a 64 x 64 tile in steps of 16 of the sum (taps times
+// channels), a thread 8 x 4 of it; everything is f32 inside.
+//
+// grid: x tiles, z classes. FLOPs: 2 rows columns taps channels.
+KERNEL(plain, (128, 4),
+       (const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,
+        const Act* __restrict__ add, Act* __restrict__ y, int32_t turned, ProductParams p)) {
+  constexpr int TILE = 64, STEP = 16, PITCH = TILE + 4;
+  SHARED(float, left, STEP * PITCH);
+  SHARED(float, right, STEP * PITCH);
+  SHARED(int, at, 4 * TILE);
+  const int which = blockIdx.z, thread = threadIdx.x, rows = rows_of(p, which);
+  int m0, n0;
+  tile_of(p, m0, n0);
+  m0 *= TILE;
+  n0 *= TILE;
+  if (m0 >= rows) return;
+  if (thread < TILE) {
+    const Pixel pixel = pixel_of(p, which, min(m0 + thread, rows - 1));
+    at[4 * thread] = m0 + thread < rows ? pixel.target : -1;
+    at[4 * thread + 1] = pixel.sample;
+    at[4 * thread + 2] = pixel.y;
+    at[4 * thread + 3] = pixel.x;
+  }
+  __syncthreads();
+
+  const int taps_x = p.taps_x[which], depth = p.taps_y[which] * taps_x * p.channels;
+  const int to_m = thread / 16 * 8, to_n = thread % 16 * 4;
+  float sum[8][4] = {};
+  for (int k0 = 0; k0 < depth; k0 += STEP) {
+    // Neighbouring threads take neighbouring elements: along the sum, or along the columns of a turned weight.
+    const int k = k0 + thread % STEP, tap = k / p.channels, c = k - tap * p.channels;
+    const int ty = tap / taps_x, tx = tap - ty * taps_x;
+    const int right_tap = p.right_at[which] + ty * p.right_y + tx * p.right_x;
+#pragma unroll
+    for (int i = 0; i < TILE / 8; i++) {
+      const int r = thread / STEP + 8 * i, iy = at[4 * r + 2] + p.dstep * ty, ix = at[4 * r + 3] + p.dstep * tx;
+      const bool some = k < depth && (unsigned)iy < (unsigned)p.in_h && (unsigned)ix < (unsigned)p.in_w;
+      const int64_t pixel = (int64_t)(at[4 * r + 1] * p.in_h + iy) * p.in_w + ix;
+      left[thread % STEP * PITCH + r] = some ? to_f32(x[pixel * p.channels + c]) : 0.0f;
+    }
+    if (turned) {
+      const int n = n0 + thread % TILE;
+#pragma unroll
+      for (int i = 0; i < TILE / 8; i++) {
+        const int j = thread / TILE + 2 * i, deep = k0 + j, spot = deep / p.channels;
+        const int sy = spot / taps_x, sx = spot - sy * taps_x;
+        const int64_t from = (int64_t)(deep - spot * p.channels) * p.right_row + p.right_at[which] + sy * p.right_y +
+                             sx * p.right_x + n;
+        right[j * PITCH + thread % TILE] = deep < depth && n < p.columns ? to_f32(w[from]) : 0.0f;
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < TILE / 8; i++) {
+        const int r = thread / STEP + 8 * i;
+        const int64_t from = (int64_t)(n0 + r) * p.right_row + right_tap + c;
+        right[thread % STEP * PITCH + r] = k < depth && n0 + r < p.columns ? to_f32(w[from]) : 0.0f;
+      }
+    }
+    __syncthreads();
+#pragma unroll
+    for (int j = 0; j < STEP; j++) {
+      float a[8], b[4];
+      load8(left + j * PITCH + to_m, a);
+#pragma unroll
+      for (int n = 0; n < 4; n++) b[n] = right[j * PITCH + to_n + n];
+#pragma unroll
+      for (int m = 0; m < 8; m++)
+#pragma unroll
+        for (int n = 0; n < 4; n++) sum[m][n] += a[m] * b[n];
+    }
+    __syncthreads();
+  }
+
+#pragma unroll
+  for (int m = 0; m < 8; m++) {
+    const int target = at[4 * (to_m + m)], sample = at[4 * (to_m + m) + 1];
+    if (target < 0) continue;
+#pragma unroll
+    for (int n = 0; n < 4; n++) {
+      const int column = n0 + to_n + n;
+      if (column >= p.columns) continue;
+      const int64_t to = (int64_t)target * p.columns + column;
+      float v = sum[m][n];
+      if (bias) v += to_f32(bias[(p.bias_each ? (int64_t)sample * p.columns : 0) + column]);
+      if (add) v += to_f32(add[to]);
+      y[to] = from_f32<Act>(v);
+    }
+  }
+}
+
+struct FinishParams {
+  int64_t len;         // elements of y, and of each part
+  int32_t columns;
+  int32_t splits;
+  int32_t per_sample;  // rows of y for one bias; 0 where there is one for all
+};
+
+// y = sum of the parts of z, in order, + bias + add. A thread makes 8 elements. Bytes: 4 len splits and what bias, add
+// and y are.
+KERNEL(finish, (256),
+       (const float* __restrict__ z, const Act* __restrict__ bias, const Act* __restrict__ add, Act* __restrict__ y,
+        FinishParams p)) {
+  const int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * PACKET;
+  if (i >= p.len) return;
+  if (p.columns % PACKET == 0) {
+    float v[8] = {}, more[8];
+    for (int s = 0; s < p.splits; s++) {
+      load8(z + s * p.len + i, more);
+#pragma unroll
+      for (int e = 0; e < 8; e++) v[e] += more[e];
+    }
+    if (bias) {
+      const int64_t row = i / p.columns, column = i - row * p.columns;
+      load8(bias + (p.per_sample ? row / p.per_sample * p.columns : 0) + column, more);
+#pragma unroll
+      for (int e = 0; e < 8; e++) v[e] += more[e];
+    }
+    if (add) {
+      load8(add + i, more);
+#pragma unroll
+      for (int e = 0; e < 8; e++) v[e] += more[e];
+    }
+    store8(y + i, v);
+    return;
+  }
+  for (int64_t j = i; j < min(i + PACKET, p.len); j++) {
+    const int64_t row = j / p.columns, column = j - row * p.columns;
+    float v = 0.0f;
+    for (int s = 0; s < p.splits; s++) v += z[s * p.len + j];
+    if (bias) v += to_f32(bias[(p.per_sample ? row / p.per_sample * p.columns : 0) + column]);
+    if (add) v += to_f32(add[j]);
+    y[j] = from_f32<Act>(v);
+  }
+}

@@ -46,8 +46,8 @@ impl Elem {
 pub enum Form {
     /// Input channels filled up with zeros to whole packets.
     Padded,
-    /// Kernel positions that meet on one pixel of an enlarged image summed, for this padding at top and left.
-    Folded([usize; 2]),
+    /// Kernel positions that meet on one pixel of an enlarged image summed.
+    Folded,
     /// Rows of whole patches, filled up to whole packets.
     Patches,
     /// Copied as f32, for an operation on f32 tensors.

@@ -1,20 +1,70 @@
-//! Convolutions and their transposes on the GPU: launchers of kernels/conv.cu.
-
-#![allow(unused_variables, dead_code, unused_imports)]
+//! Convolutions and their transposes on the GPU, as products with gathered rows (product.rs), and launchers of
+//! kernels/conv.cu for what has few channels: its patches are rows of their own, or its weight is filled up to packets.
 
 use super::Cuda;
+use super::buffer::{Elem, Form, PACKET};
+use super::gather::{Gather, POINT};
 use super::kernels::{Act, In, Launch, Out, kernels, params};
-use crate::backend::{
-    Activation, Advance, AffineClamp, Attention, Conv, Filter, GroupNorm, ParticleId, Particles, Saved,
-};
+use super::product::Product;
+use crate::backend::Conv;
 use crate::error::Result;
-use crate::noise::Purpose;
 use crate::tensor::{Shape, Tensor};
+
+/// Threads per block.
+const BLOCK: u32 = 256;
+
+params! {
+    /// Rows of patches.
+    pub struct PatchesParams {
+        pub rows: i64,
+        pub out_h: i32,
+        pub out_w: i32,
+        pub in_h: i32,
+        pub in_w: i32,
+        pub channels: i32,
+        pub width: i32,
+        pub step: i32,
+        pub in_y: i32,
+        pub in_x: i32,
+        pub dstep: i32,
+        pub unit: i32,
+        pub exact: i32,
+        pub taps_y: i32,
+        pub taps_x: i32,
+        pub by_channel: i32,
+    }
+    /// Patches put in their places.
+    pub struct ScatterParams {
+        pub len: i64,
+        pub h: i32,
+        pub w: i32,
+        pub channels: i32,
+        pub grid_h: i32,
+        pub grid_w: i32,
+        pub side_y: i32,
+        pub side_x: i32,
+    }
+    /// Sums of neighbouring kernel positions.
+    pub struct FoldParams {
+        pub len: i64,
+        pub kernel_y: i32,
+        pub kernel_x: i32,
+        pub channels: i32,
+    }
+}
 
 kernels! {
     /// The kernels of conv.cu.
     pub struct Table from "conv" {
+        fn patches(x: In<f32>, y: Out<Act>, p: PatchesParams);
+        fn scatter(z: In<f32>, y: Out<f32>, p: ScatterParams);
+        fn pad(x: In<f32>, y: Out<Act>, rows: i64, len: i64);
+        fn fold(w: In<Act>, y: Out<Act>, p: FoldParams);
     }
+}
+
+fn packets(c: usize) -> bool {
+    c.is_multiple_of(PACKET)
 }
 
 pub fn conv(
@@ -25,9 +75,155 @@ pub fn conv(
     add: Option<&Tensor>,
     conv: Conv,
 ) -> Result<Tensor> {
-    todo!()
+    let (input, kernel) = (x.shape(), w.shape());
+    let out = conv.output(input, kernel);
+    let run = |gather: &Gather, x: &Tensor, w: &Tensor| {
+        Product { gather, x, w, turned: false, bias: b, add, out, wide: false }.run(cuda)
+    };
+    if cuda.tensor.is_some() && !packets(kernel.c) && packets(kernel.n) {
+        let unit = if conv.upsample { 2 } else { 1 };
+        let rows = Rows { step: conv.stride, first: before(conv), dstep: 1, unit, exact: false };
+        let x = rows.of(cuda, x, out, [kernel.h, kernel.w], false)?;
+        let w = padded(cuda, w, Form::Patches, Shape::rows(kernel.n, kernel.sample()))?;
+        return run(&Gather::forward(out, [1, 1], POINT), &x, &w);
+    }
+    let gather = Gather::forward(out, [kernel.h, kernel.w], conv);
+    run(&gather, x, &folded(cuda, w, conv)?)
 }
 
 pub fn conv_vjp(cuda: &Cuda, dy: &Tensor, w: &Tensor, x: Shape, conv: Conv) -> Result<Tensor> {
-    todo!()
+    let kernel = w.shape();
+    assert_eq!(dy.shape().len(), conv.output(x, kernel).len(), "the cotangent of a convolution's result");
+    let run = |gather: &Gather, dy: &Tensor, w: &Tensor, out: Shape, wide: bool| {
+        Product { gather, x: dy, w, turned: true, bias: None, add: None, out, wide }.run(cuda)
+    };
+    let gather = Gather::transpose(x, [kernel.h, kernel.w], conv);
+    let point = |out: Shape| Gather::forward(out, [1, 1], POINT);
+    match (packets(kernel.c), packets(kernel.n)) {
+        // Few channels come: the patches of `dy` that a pixel was read by are rows.
+        (true, false) if cuda.tensor.is_some() => {
+            let w = folded(cuda, w, conv)?;
+            let kernel = w.shape();
+            let [top, left] = before(conv);
+            let rows = if conv.upsample {
+                Rows { step: 2, first: [1 - top, 1 - left], dstep: -1, unit: 1, exact: false }
+            } else {
+                Rows { step: 1, first: [-top, -left], dstep: -1, unit: conv.stride, exact: true }
+            };
+            let rows = rows.of(cuda, dy, x, [kernel.h, kernel.w], true)?;
+            run(&point(x), &rows, &w.reshape(Shape::rows(kernel.n * kernel.tokens(), kernel.c)), x, false)
+        }
+        // Few channels go. Where patches do not overlap, each is a row.
+        (false, true) if cuda.tensor.is_some() && conv == Conv::patches(kernel.h) && kernel.h == kernel.w => {
+            let w = padded(cuda, w, Form::Patches, Shape::rows(kernel.n, kernel.sample()))?;
+            let rows = dy.shape().with_c(kernel.sample());
+            scatter(cuda, &run(&point(rows), dy, &w, rows, true)?, x, kernel)
+        }
+        (false, true) if cuda.tensor.is_some() => {
+            let w = folded(cuda, w, conv)?;
+            run(&gather, dy, &padded(cuda, &w, Form::Padded, w.shape())?, x, false)
+        }
+        _ => run(&gather, dy, &folded(cuda, w, conv)?, x, false),
+    }
+}
+
+/// Where a kernel begins, beside its pixel.
+fn before(conv: Conv) -> [isize; 2] {
+    [-(conv.pad[0] as isize), -(conv.pad[2] as isize)]
+}
+
+/// How rows of patches are gathered: pixel `g` takes `(step g + first + dstep tap) / unit`, only where that is whole if
+/// `exact`.
+struct Rows {
+    step: usize,
+    first: [isize; 2],
+    dstep: isize,
+    unit: usize,
+    exact: bool,
+}
+
+impl Rows {
+    /// One row for each pixel of `grid`, of (tap, channel) or (channel, tap), filled up to packets.
+    fn of(&self, cuda: &Cuda, x: &Tensor, grid: Shape, taps: [usize; 2], by_channel: bool) -> Result<Tensor> {
+        let from = x.shape();
+        let shape = grid.with_c((taps[0] * taps[1] * from.c).next_multiple_of(PACKET));
+        let x = cuda.cast(x, Elem::F32)?;
+        let kernels = cuda.act();
+        let mut y = cuda.alloc(kernels.elem, shape)?;
+        let p = PatchesParams {
+            rows: grid.positions() as i64,
+            out_h: grid.h as i32,
+            out_w: grid.w as i32,
+            in_h: from.h as i32,
+            in_w: from.w as i32,
+            channels: from.c as i32,
+            width: shape.c as i32,
+            step: self.step as i32,
+            in_y: self.first[0] as i32,
+            in_x: self.first[1] as i32,
+            dstep: self.dstep as i32,
+            unit: self.unit as i32,
+            exact: i32::from(self.exact),
+            taps_y: taps[0] as i32,
+            taps_x: taps[1] as i32,
+            by_channel: i32::from(by_channel),
+        };
+        let launch = Launch::cover(shape.len() / PACKET, BLOCK);
+        kernels.conv.patches(&cuda.device, launch, cuda.buffer(&x).f32(), kernels.write(&mut y), p)?;
+        Ok(cuda.wrap(shape, y))
+    }
+}
+
+/// Rows of patches `(n, gh, gw, (y, x, c))` as the image `x` they were cut from.
+fn scatter(cuda: &Cuda, rows: &Tensor, x: Shape, kernel: Shape) -> Result<Tensor> {
+    let grid = rows.shape();
+    let mut y = cuda.device.alloc(Elem::F32, x.len())?;
+    let p = ScatterParams {
+        len: x.len() as i64,
+        h: x.h as i32,
+        w: x.w as i32,
+        channels: x.c as i32,
+        grid_h: grid.h as i32,
+        grid_w: grid.w as i32,
+        side_y: kernel.h as i32,
+        side_x: kernel.w as i32,
+    };
+    let launch = Launch::cover(x.len(), BLOCK);
+    cuda.wide.conv.scatter(&cuda.device, launch, cuda.buffer(rows).f32(), y.f32_mut(), p)?;
+    Ok(cuda.wrap(x, y))
+}
+
+/// An f32 weight as rows of whole packets, kept.
+fn padded(cuda: &Cuda, w: &Tensor, form: Form, rows: Shape) -> Result<Tensor> {
+    cuda.buffer(w).form(form, || {
+        let (kernels, shape) = (cuda.act(), rows.with_c(rows.c.next_multiple_of(PACKET)));
+        let x = cuda.cast(w, Elem::F32)?;
+        let mut y = cuda.alloc(kernels.elem, shape)?;
+        let launch = Launch::cover(shape.len() / PACKET, BLOCK);
+        let (x, to) = (cuda.buffer(&x).f32(), kernels.write(&mut y));
+        kernels.conv.pad(&cuda.device, launch, x, to, rows.positions() as i64, rows.c as i64)?;
+        Ok(cuda.wrap(shape, y))
+    })
+}
+
+/// The weight that the gather of `conv` reads: itself, or for an enlarged image the folded one, kept.
+fn folded(cuda: &Cuda, w: &Tensor, conv: Conv) -> Result<Tensor> {
+    if !conv.upsample {
+        return Ok(w.clone());
+    }
+    let (kernel, buffer) = (w.shape(), cuda.buffer(w));
+    buffer.form(Form::Folded, || {
+        let shape = Shape { h: kernel.h + 1, w: kernel.w + 1, ..kernel };
+        let kernels = cuda.kernels(buffer.elem());
+        let mut y = cuda.alloc(kernels.elem, shape)?;
+        let p = FoldParams {
+            len: shape.len() as i64,
+            kernel_y: kernel.h as i32,
+            kernel_x: kernel.w as i32,
+            channels: kernel.c as i32,
+        };
+        let launch = Launch::cover(shape.len(), BLOCK);
+        kernels.conv.fold(&cuda.device, launch, kernels.read(buffer), kernels.write(&mut y), p)?;
+        Ok(cuda.wrap(shape, y))
+    })
 }

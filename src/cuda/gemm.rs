@@ -1,19 +1,36 @@
-//! Matrix products on the GPU: launchers of kernels/gemm.cu.
-
-#![allow(unused_variables, dead_code, unused_imports)]
+//! Linear maps on the GPU: convolutions of single pixels. The kernels of gemm.cu are launched by product.rs.
 
 use super::Cuda;
-use super::kernels::{Act, In, Launch, Out, kernels, params};
-use crate::backend::{
-    Activation, Advance, AffineClamp, Attention, Conv, Filter, GroupNorm, ParticleId, Particles, Saved,
-};
+use super::conv;
+use super::gather::POINT;
+use super::kernels::{Act, In, Out, kernels, params};
+use super::product::ProductParams;
 use crate::error::Result;
-use crate::noise::Purpose;
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::Tensor;
+
+params! {
+    /// How parts of a product become a result.
+    pub struct FinishParams {
+        pub len: i64,
+        pub columns: i32,
+        pub splits: i32,
+        pub per_sample: i32,
+    }
+}
 
 kernels! {
     /// The kernels of gemm.cu.
     pub struct Table from "gemm" {
+        fn plain(
+            x: In<Act>,
+            w: In<Act>,
+            bias: In<Act>,
+            add: In<Act>,
+            y: Out<Act>,
+            turned: i32,
+            p: ProductParams,
+        );
+        fn finish(z: In<f32>, bias: In<Act>, add: In<Act>, y: Out<Act>, p: FinishParams);
     }
 }
 
@@ -24,9 +41,9 @@ pub fn linear(
     b: Option<&Tensor>,
     add: Option<&Tensor>,
 ) -> Result<Tensor> {
-    todo!()
+    conv::conv(cuda, x, w, b, add, POINT)
 }
 
 pub fn linear_vjp(cuda: &Cuda, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
-    todo!()
+    conv::conv_vjp(cuda, dy, w, dy.shape().with_c(w.shape().c), POINT)
 }

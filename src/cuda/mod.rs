@@ -9,6 +9,7 @@ mod attention;
 mod buffer;
 mod conv;
 mod device;
+mod gather;
 mod gemm;
 mod graph;
 mod image;
@@ -19,7 +20,9 @@ mod norm;
 mod nvtx;
 mod particle;
 mod pointwise;
+mod product;
 mod resample;
+mod tile;
 mod timer;
 mod weigh;
 mod wide;
@@ -90,6 +93,10 @@ pub struct Cuda {
     /// Over activations; `None` where these are f32.
     act: Option<Kernels>,
     wide: Kernels,
+    /// Products on tensor cores; `None` where activations are f32.
+    tensor: Option<product::Table>,
+    /// What every product takes instead of the best plan.
+    plan: Option<tile::Plan>,
     // Particles are f32 in every run.
     particle: particle::Table,
     weigh: weigh::Table,
@@ -110,16 +117,25 @@ impl Cuda {
         let device = Device::open(ordinal)?;
         let act = (elem != Elem::F32).then(|| Kernels::load(&device, elem)).transpose()?;
         let wide = Kernels::load(&device, Elem::F32)?;
+        let tensor = act.as_ref().map(|_| product::Table::load(&Image::new(&device, elem))).transpose()?;
         let image = Image::new(&device, Elem::F32);
         let (particle, weigh) = (particle::Table::load(&image)?, weigh::Table::load(&image)?);
         let resample = resample::Table::load(&image)?;
-        Ok(Cuda { device, act, wide, particle, weigh, resample, graphs: true })
+        Ok(Cuda { device, act, wide, tensor, plan: None, particle, weigh, resample, graphs: true })
     }
 
     /// Without CUDA graphs: every kernel is launched by itself, which a profiler shows better.
     pub fn without_graphs(self) -> Cuda {
         Cuda { graphs: false, ..self }
     }
+
+    /// Every matrix product and convolution with tile `tile` of [`Cuda::TILES`] and the sum in `splits` parts, to measure
+    /// and to test them.
+    pub fn with_plan(self, tile: usize, splits: usize) -> Cuda {
+        Cuda { plan: Some(tile::Plan { tile, splits }), ..self }
+    }
+    /// How many tiles there are.
+    pub const TILES: usize = tile::TILES.len();
 
     /// Element type of activations and weights.
     pub fn elem(&self) -> Elem {
