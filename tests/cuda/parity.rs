@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use das_cuda::backend::Backend;
 use das_cuda::cpu::{Cpu, Round};
-use das_cuda::cuda::Elem;
+use das_cuda::cuda::{Cuda, Elem};
 use das_cuda::tensor::HostSlice;
 use half::{bf16, f16};
 
@@ -105,9 +105,25 @@ pub fn compare(
 /// Compares many cases in every type of activations, prints the worst errors, and fails if any is too large.
 #[track_caller]
 pub fn check(cases: &[Case]) {
+    check_on(&crate::device::ELEMS, &[&|device| device], cases);
+}
+
+/// The same in bf16 with every tile of the tensor-core products, their sums whole and in parts.
+#[track_caller]
+pub fn check_tiles(cases: &[Case]) {
+    let plans = (0..Cuda::TILES).flat_map(|tile| [1, 3].map(|splits| (tile, splits)));
+    let changes: Vec<_> =
+        plans.map(|(tile, splits)| move |device: Cuda| device.with_plan(tile, splits)).collect();
+    let changes: Vec<&dyn Fn(Cuda) -> Cuda> = changes.iter().map(|c| c as _).collect();
+    check_on(&[Elem::Bf16], &changes, cases);
+}
+
+#[track_caller]
+fn check_on(elems: &[Elem], changes: &[&dyn Fn(Cuda) -> Cuda], cases: &[Case]) {
     let mut failures = Vec::new();
-    for elem in crate::device::ELEMS {
+    for (&elem, change) in elems.iter().flat_map(|elem| changes.iter().map(move |change| (elem, change))) {
         let Some(device) = crate::device::open(elem) else { return };
+        let device = change(device);
         let mut worst = Worst::new();
         cases.iter().for_each(|case| compare(&device, case, elem, &mut worst, &mut failures));
         println!("{} {elem:?}: worst error, and its share of the tolerance", device.name());
