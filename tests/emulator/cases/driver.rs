@@ -255,7 +255,7 @@ fn fresh_memory_is_poison() {
 }
 
 #[test]
-fn a_write_outside_of_an_allocation_is_told() {
+fn a_wrong_write_is_told() {
     let turn = device();
     let stream = turn.stream();
     let f = turn.function("planted_overrun_global_wrong");

@@ -263,7 +263,7 @@ fn bits_are_counted_and_moved() {
             v.leading_zeros(),
             if v == 0 { 0 } else { v.trailing_zeros() + 1 },
             v.reverse_bits(),
-            (u64::from(v) * 0xdead_beef >> 32) as u32,
+            ((u64::from(v) * 0xdead_beef) >> 32) as u32,
             (wide >> 96) as u32,
             u32::from_le_bytes([bytes[0], bytes[4], bytes[2], bytes[6]]),
             ((u64::from(!v) << 32 | u64::from(v)) << shift >> 32) as u32,

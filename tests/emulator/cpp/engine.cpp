@@ -19,9 +19,10 @@ thread_local Machine* machine;
 namespace {
 unsigned lowest(unsigned m) { return (unsigned)__builtin_ctz(m); }
 unsigned highest(unsigned m) { return 31 - (unsigned)__builtin_clz(m); }
+// The first one from a random place on: not every one is as likely, but any is.
 unsigned any(unsigned m, Random& r) {
-  for (unsigned k = r.below((unsigned)__builtin_popcount(m)); k; k--) m &= m - 1;
-  return lowest(m);
+  const unsigned from = r.below(WARP);
+  return (lowest(m >> from | m << (WARP - from) % WARP) + from) % WARP;
 }
 }  // namespace
 
