@@ -18,6 +18,7 @@ pub mod noise;
 pub mod ops;
 pub mod pixels;
 pub mod proposal;
+mod resize;
 pub mod reward;
 pub mod run;
 pub mod sampler;

@@ -3,7 +3,7 @@
 //! axis, applied row by row without an intermediate image.
 
 use super::parallel::parallel_rows;
-use crate::backend::Filter;
+use crate::resize::Banded;
 use crate::tensor::Shape;
 
 /// `[x, y]` along the channels: rows of `cx` and `cy` become rows of `cx + cy`.
@@ -136,101 +136,35 @@ pub fn take_token_vjp(dy: &[f32], at: &[u32], x_shape: Shape, out: &mut [f32]) {
     }
 }
 
-/// A banded matrix: row `i` has `weights[i]` from column `from[i]` on.
-#[derive(Debug)]
-pub struct Banded {
-    from: Vec<usize>,
-    weights: Vec<Vec<f32>>,
-}
-
-impl Banded {
-    /// The antialiased filter from `input` to `output` samples: half-pixel centres, the filter widened by the
-    /// scale when shrinking, weights of each output normalised to one.
-    pub fn resample(input: usize, output: usize, filter: Filter) -> Banded {
-        let scale = input as f64 / output as f64;
-        let widen = scale.max(1.0);
-        let radius = widen
-            * match filter {
-                Filter::Bilinear => 1.0,
-                Filter::Bicubic => 2.0,
-            };
-        let mut band = Banded { from: Vec::new(), weights: Vec::new() };
-        for i in 0..output {
-            let centre = scale * (i as f64 + 0.5);
-            // Samples whose own centre lies within the radius, rounded as PyTorch rounds.
-            let from = (centre - radius + 0.5).max(0.0) as usize;
-            let to = ((centre + radius + 0.5) as usize).min(input);
-            let raw: Vec<f64> =
-                (from..to).map(|j| kernel(filter, (j as f64 - centre + 0.5) / widen)).collect();
-            let sum: f64 = raw.iter().sum();
-            band.from.push(from);
-            band.weights.push(raw.iter().map(|w| (w / sum) as f32).collect());
+/// `out += sum_j w_j x[(from + j) * stride ..]`, runs as long as `out`.
+#[inline(always)]
+fn combine(band: &Banded, i: usize, x: &[f32], stride: usize, out: &mut [f32]) {
+    let (from, weights) = band.row(i);
+    for (j, &w) in (from..).zip(weights) {
+        for (o, &x) in out.iter_mut().zip(&x[j * stride..]) {
+            *o += w * x;
         }
-        band
-    }
-
-    /// The transpose, banded as well because bands only move forward.
-    pub fn transpose(&self, columns: usize) -> Banded {
-        let mut from = vec![0; columns];
-        let mut weights = vec![Vec::new(); columns];
-        for (i, (&first, row)) in self.from.iter().zip(&self.weights).enumerate() {
-            for (j, &w) in (first..).zip(row) {
-                if weights[j].is_empty() {
-                    from[j] = i;
-                }
-                assert_eq!(from[j] + weights[j].len(), i, "a band has no holes");
-                weights[j].push(w);
-            }
-        }
-        Banded { from, weights }
-    }
-
-    /// `out += sum_j w_j x[(from + j) * stride ..]`, runs as long as `out`.
-    #[inline(always)]
-    fn combine(&self, i: usize, x: &[f32], stride: usize, out: &mut [f32]) {
-        for (j, &w) in (self.from[i]..).zip(&self.weights[i]) {
-            for (o, &x) in out.iter_mut().zip(&x[j * stride..]) {
-                *o += w * x;
-            }
-        }
-    }
-
-    /// [`Banded::combine`] of one pixel of `C` channels, kept in registers.
-    #[inline(always)]
-    fn combine_pixel<const C: usize>(&self, i: usize, x: &[f32], out: &mut [f32]) {
-        let mut sum = [0.0; C];
-        for (&w, x) in self.weights[i].iter().zip(x[self.from[i] * C..].chunks_exact(C)) {
-            for k in 0..C {
-                sum[k] += w * x[k];
-            }
-        }
-        out.copy_from_slice(&sum);
     }
 }
 
-/// Triangle, or Keys' cubic with a = -0.5.
-fn kernel(filter: Filter, x: f64) -> f64 {
-    let x = x.abs();
-    match filter {
-        Filter::Bilinear => (1.0 - x).max(0.0),
-        Filter::Bicubic => {
-            const A: f64 = -0.5;
-            if x < 1.0 {
-                ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
-            } else if x < 2.0 {
-                (((x - 5.0) * x + 8.0) * x - 4.0) * A
-            } else {
-                0.0
-            }
+/// [`combine`] of one pixel of `C` channels, kept in registers.
+#[inline(always)]
+fn combine_pixel<const C: usize>(band: &Banded, i: usize, x: &[f32], out: &mut [f32]) {
+    let (from, weights) = band.row(i);
+    let mut sum = [0.0; C];
+    for (&w, x) in weights.iter().zip(x[from * C..].chunks_exact(C)) {
+        for k in 0..C {
+            sum[k] += w * x[k];
         }
     }
+    out.copy_from_slice(&sum);
 }
 
 /// Applies `rows` to the rows and `columns` to the columns of every image of `x`; `out` is `(n, h, w, c)`.
 /// Each output row is the mixture of input rows, then resampled along its width.
 pub fn resize(x: &[f32], x_shape: Shape, rows: &Banded, columns: &Banded, out: &mut [f32]) {
     let (line, c) = (x_shape.w * x_shape.c, x_shape.c);
-    let (h, w) = (rows.from.len(), columns.from.len());
+    let (h, w) = (rows.rows(), columns.rows());
     parallel_rows(
         out,
         w * c,
@@ -240,15 +174,15 @@ pub fn resize(x: &[f32], x_shape: Shape, rows: &Banded, columns: &Banded, out: &
             for (i, out) in lines.chunks_exact_mut(w * c).enumerate() {
                 let (n, y) = ((first + i) / h, (first + i) % h);
                 mixed.fill(0.0);
-                rows.combine(y, &x[n * x_shape.sample()..][..x_shape.sample()], line, &mut mixed);
+                combine(rows, y, &x[n * x_shape.sample()..][..x_shape.sample()], line, &mut mixed);
                 for (column, out) in out.chunks_exact_mut(c).enumerate() {
                     match c {
-                        1 => columns.combine_pixel::<1>(column, &mixed, out),
-                        3 => columns.combine_pixel::<3>(column, &mixed, out),
-                        4 => columns.combine_pixel::<4>(column, &mixed, out),
+                        1 => combine_pixel::<1>(columns, column, &mixed, out),
+                        3 => combine_pixel::<3>(columns, column, &mixed, out),
+                        4 => combine_pixel::<4>(columns, column, &mixed, out),
                         _ => {
                             out.fill(0.0);
-                            columns.combine(column, &mixed, c, out);
+                            combine(columns, column, &mixed, c, out);
                         }
                     }
                 }

@@ -22,6 +22,7 @@ use crate::backend::{
 };
 use crate::error::Result;
 use crate::noise::Purpose;
+use crate::resize::Banded;
 use crate::tensor::{HostSlice, Shape, Tensor};
 
 pub use buffer::Round;
@@ -311,14 +312,14 @@ impl Backend for Cpu {
     }
     fn resize(&self, x: &Tensor, h: usize, w: usize, filter: Filter) -> Result<Tensor> {
         let shape = x.shape();
-        let rows = image::Banded::resample(shape.h, h, filter);
-        let columns = image::Banded::resample(shape.w, w, filter);
+        let rows = Banded::resample(shape.h, h, filter);
+        let columns = Banded::resample(shape.w, w, filter);
         self.make(Shape { h, w, ..shape }, |y| image::resize(self.view(x), shape, &rows, &columns, y))
     }
     fn resize_vjp(&self, dy: &Tensor, x: Shape, filter: Filter) -> Result<Tensor> {
         let shape = dy.shape();
-        let rows = image::Banded::resample(x.h, shape.h, filter).transpose(x.h);
-        let columns = image::Banded::resample(x.w, shape.w, filter).transpose(x.w);
+        let rows = Banded::resample(x.h, shape.h, filter).transpose(x.h);
+        let columns = Banded::resample(x.w, shape.w, filter).transpose(x.w);
         self.make(x, |dx| image::resize(self.view(dy), shape, &rows, &columns, dx))
     }
 
