@@ -24,6 +24,7 @@ mod product;
 mod resample;
 mod tile;
 mod timer;
+mod walk;
 mod weigh;
 mod wide;
 
@@ -404,10 +405,10 @@ impl Backend for Cuda {
         pointwise::axpby(self, a, x, b, y)
     }
     fn blend(&self, k: &Tensor, x: &Tensor, y: &Tensor) -> Result<Tensor> {
-        todo!("pointwise::blend {k:?} {x:?} {y:?}")
+        pointwise::blend(self, k, x, y)
     }
     fn blend_vjp(&self, k: &Tensor, which: usize, dy: &Tensor) -> Result<Tensor> {
-        todo!("pointwise::blend_vjp {k:?} {which} {dy:?}")
+        pointwise::blend_vjp(self, k, which, dy)
     }
     fn scale(&self, a: f32, x: &Tensor) -> Result<Tensor> {
         pointwise::scale(self, a, x)
