@@ -1,1 +1,283 @@
-#include "act.cuh"
+// Moving data: channels, batches, tokens; and the antialiased resize. Everything but the resize is a copy: 16 bytes per
+// access where channels and offsets are whole accesses, single elements else. Nothing is added in an order that depends on
+// anything but shapes.
+#include "access.cuh"
+
+struct PartParams {
+  int64_t rows;
+  int32_t c;          // channels of y
+  int32_t from;       // a channel: where the second part, or the slice, begins
+  int32_t other;      // channels of the slice's other side
+  int32_t columns;    // accesses of a row of y that a block covers
+  int32_t lanes;      // rows it covers at once
+  int32_t wide;       // all of these are whole accesses of 16 bytes
+};
+
+// y = f(row, channel), an access, for the places of this thread; all are read before the first is written.
+template <int W, class F>
+DEVICE void rows_of(Act* y, const PartParams& p, F f) {
+  const Spot at = spot(p.columns, p.lanes, p.c / W);
+  if (!at.inside) return;
+  const int c = at.column * W;
+  Raw<W> ahead[AHEAD];
+#pragma unroll
+  for (int u = 0; u < AHEAD; u++) {
+    const int64_t row = at.row + u * p.lanes;
+    if (row < p.rows) ahead[u] = f(row, c);
+  }
+#pragma unroll
+  for (int u = 0; u < AHEAD; u++) {
+    const int64_t row = at.row + u * p.lanes;
+    if (row < p.rows) put_raw(y + row * p.c + c, ahead[u]);
+  }
+}
+
+// y = [a, b] along the channels, b from channel `from` on. Moves 2 n elements.
+template <int W>
+DEVICE void concat(const Act* a, const Act* b, Act* y, const PartParams& p) {
+  const int second = p.c - p.from;
+  rows_of<W>(y, p, [&](int64_t row, int c) {
+    return c < p.from ? fetch<W>(a + row * p.from + c) : fetch<W>(b + row * second + c - p.from);
+  });
+}
+KERNEL(concat, (384), (const Act* __restrict__ a, const Act* __restrict__ b, Act* __restrict__ y, PartParams p)) {
+  if (sizeof(Act) == 2 || p.wide) return concat<WIDE>(a, b, y, p);
+  concat<1>(a, b, y, p);
+}
+// y = channels from `from` on of rows of `other`. Moves 2 n elements.
+template <int W>
+DEVICE void slice(const Act* x, Act* y, const PartParams& p) {
+  rows_of<W>(y, p, [&](int64_t row, int c) { return fetch<W>(x + row * p.other + p.from + c); });
+}
+KERNEL(slice, (384), (const Act* __restrict__ x, Act* __restrict__ y, PartParams p)) {
+  if (sizeof(Act) == 2 || p.wide) return slice<WIDE>(x, y, p);
+  slice<1>(x, y, p);
+}
+// Rows of `other` channels at channel `from` of zeros. Moves n elements and `other` of every row.
+template <int W>
+DEVICE void slice_vjp(const Act* dy, Act* dx, const PartParams& p) {
+  rows_of<W>(dx, p, [&](int64_t row, int c) {
+    const int at = c - p.from;
+    return at >= 0 && at < p.other ? fetch<W>(dy + row * p.other + at) : zero<W>();
+  });
+}
+KERNEL(slice_vjp, (384), (const Act* __restrict__ dy, Act* __restrict__ dx, PartParams p)) {
+  if (sizeof(Act) == 2 || p.wide) return slice_vjp<WIDE>(dy, dx, p);
+  slice_vjp<1>(dy, dx, p);
+}
+
+struct CopyParams {
+  int64_t len;            // elements of a run
+  int64_t from;           // run i is read from + i from_stride + rows[i] row_stride on,
+  int64_t from_stride;
+  int64_t row_stride;
+  int64_t to;             // and written to + i to_stride on
+  int64_t to_stride;
+  int32_t runs;
+  int32_t wide;           // all of these are whole accesses of 16 bytes
+};
+// Runs of elements: batches, samples, tokens. blockIdx.y counts runs. Moves 2 n elements.
+template <int W>
+DEVICE void copy(const Act* x, const uint32_t* rows, Act* y, const CopyParams& p) {
+  const int64_t first = ((int64_t)blockIdx.x * AHEAD * blockDim.x + threadIdx.x) * W;
+  const int step = blockDim.x * W;
+  for (int run = blockIdx.y; run < p.runs; run += gridDim.y) {
+    const Act* from = x + p.from + run * p.from_stride + (rows ? rows[run] * p.row_stride : 0);
+    Act* to = y + p.to + run * p.to_stride;
+    Raw<W> ahead[AHEAD];
+#pragma unroll
+    for (int u = 0; u < AHEAD; u++)
+      if (first + u * step < p.len) ahead[u] = fetch<W>(from + first + u * step);
+#pragma unroll
+    for (int u = 0; u < AHEAD; u++)
+      if (first + u * step < p.len) put_raw(to + first + u * step, ahead[u]);
+  }
+}
+KERNEL(copy, (256),
+       (const Act* __restrict__ x, const uint32_t* __restrict__ rows, Act* __restrict__ y, CopyParams p)) {
+  if (p.wide) return copy<WIDE>(x, rows, y, p);
+  copy<1>(x, rows, y, p);
+}
+
+struct TokenParams {
+  int64_t len;       // elements of a sample
+  int32_t samples;
+  int32_t c;
+  int32_t wide;
+};
+// dx = row i of dy at token at[i] of sample i of zeros. Moves n elements.
+template <int W>
+DEVICE void take_token_vjp(const Act* dy, const uint32_t* at, Act* dx, const TokenParams& p) {
+  const int64_t first = ((int64_t)blockIdx.x * AHEAD * blockDim.x + threadIdx.x) * W;
+  const int step = blockDim.x * W;
+  for (int sample = blockIdx.y; sample < p.samples; sample += gridDim.y) {
+    const int64_t token = (int64_t)at[sample] * p.c;
+#pragma unroll
+    for (int u = 0; u < AHEAD; u++) {
+      const int64_t i = first + u * step;
+      if (i >= p.len) break;
+      const int64_t c = i - token;
+      const bool here = c >= 0 && c < p.c;
+      put_raw(dx + sample * p.len + i, here ? fetch<W>(dy + (int64_t)sample * p.c + c) : zero<W>());
+    }
+  }
+}
+KERNEL(take_token_vjp, (256),
+       (const Act* __restrict__ dy, const uint32_t* __restrict__ at, Act* __restrict__ dx, TokenParams p)) {
+  if (p.wide) return take_token_vjp<WIDE>(dy, at, dx, p);
+  take_token_vjp<1>(dy, at, dx, p);
+}
+
+struct RepeatParams {
+  int64_t n;         // elements of a copy
+  int32_t times;
+  int32_t wide;
+};
+// dx = the sum of the copies, in their order. Moves (times + 1) n elements.
+template <int W>
+DEVICE void repeat_vjp(const Act* dy, Act* dx, const RepeatParams& p) {
+  constexpr int EACH = AHEAD / 2;
+  const int64_t first = ((int64_t)blockIdx.x * EACH * blockDim.x + threadIdx.x) * W;
+  const int step = blockDim.x * W;
+  float sum[EACH][W];
+#pragma unroll
+  for (int u = 0; u < EACH; u++)
+#pragma unroll
+    for (int k = 0; k < W; k++) sum[u][k] = 0.0f;
+#pragma unroll 2
+  for (int t = 0; t < p.times; t++, dy += p.n) {
+    Raw<W> ahead[EACH];
+#pragma unroll
+    for (int u = 0; u < EACH; u++)
+      if (first + u * step < p.n) ahead[u] = fetch<W>(dy + first + u * step);
+#pragma unroll
+    for (int u = 0; u < EACH; u++) {
+      if (first + u * step < p.n) {
+        float v[W];
+        unpack(ahead[u], v);
+#pragma unroll
+        for (int k = 0; k < W; k++) sum[u][k] += v[k];
+      }
+    }
+  }
+#pragma unroll
+  for (int u = 0; u < EACH; u++)
+    if (first + u * step < p.n) store(dx + first + u * step, sum[u]);
+}
+KERNEL(repeat_vjp, (256), (const Act* __restrict__ dy, Act* __restrict__ dx, RepeatParams p)) {
+  if (p.wide) return repeat_vjp<WIDE>(dy, dx, p);
+  repeat_vjp<1>(dy, dx, p);
+}
+
+struct EmbedParams {
+  int32_t samples;
+  int32_t tokens;     // of y
+  int32_t head;       // of these the class token: 1 or 0
+  int32_t c;
+  int32_t columns;
+  int32_t lanes;
+  int32_t wide;
+};
+// y = [token, x] + position; blockIdx.z counts samples, positions stay in registers. Moves 2 n elements.
+template <int W>
+DEVICE void embed(const Act* x, const Act* token, const Act* position, Act* y, const EmbedParams& p) {
+  const Spot at = spot(p.columns, p.lanes, p.c / W);
+  if (!at.inside) return;
+  const int c = at.column * W;
+  Raw<W> positions[AHEAD];
+#pragma unroll
+  for (int u = 0; u < AHEAD; u++) {
+    const int64_t t = at.row + u * p.lanes;
+    if (t < p.tokens) positions[u] = fetch<W>(position + t * p.c + c);
+  }
+  for (int sample = blockIdx.z; sample < p.samples; sample += gridDim.z) {
+    const Act* from = x + (int64_t)sample * (p.tokens - p.head) * p.c + c;
+    Act* to = y + (int64_t)sample * p.tokens * p.c + c;
+    Raw<W> ahead[AHEAD];
+#pragma unroll
+    for (int u = 0; u < AHEAD; u++) {
+      const int64_t t = at.row + u * p.lanes;
+      if (t < p.tokens) ahead[u] = fetch<W>(t < p.head ? token + c : from + (t - p.head) * p.c);
+    }
+#pragma unroll
+    for (int u = 0; u < AHEAD; u++) {
+      const int64_t t = at.row + u * p.lanes;
+      if (t >= p.tokens) break;
+      float v[W], w[W];
+      unpack(ahead[u], v);
+      unpack(positions[u], w);
+#pragma unroll
+      for (int k = 0; k < W; k++) v[k] += w[k];
+      store(to + t * p.c, v);
+    }
+  }
+}
+KERNEL(embed, (384),
+       (const Act* __restrict__ x, const Act* __restrict__ token, const Act* __restrict__ position,
+        Act* __restrict__ y, EmbedParams p)) {
+  if (sizeof(Act) == 2 || p.wide) return embed<WIDE>(x, token, position, y, p);
+  embed<1>(x, token, position, y, p);
+}
+
+struct ResizeParams {
+  int32_t x_h;
+  int32_t x_w;
+  int32_t c;
+  int32_t y_h;
+  int32_t y_w;
+  int32_t row_taps;       // most weights of a row of the matrix along the height, and along the width
+  int32_t column_taps;
+  int32_t tile;           // columns of y per block
+  int32_t channels;       // of c, per block
+};
+// One axis of the resize is a banded matrix, made on the host: for every output the first input and how many, then the
+// weights of every output, as many as the longest has.
+struct Band {
+  const uint32_t* table;
+  const float* weights;
+  DEVICE Band(const uint32_t* axis, int outputs, int taps, int i)
+      : table(axis + 2 * i), weights(reinterpret_cast<const float*>(axis + 2 * outputs) + (int64_t)i * taps) {}
+  DEVICE int first() const { return table[0]; }
+  DEVICE int count() const { return table[1]; }
+};
+// sum + w x, rounded twice: the host's bits.
+DEVICE float plus(float sum, float w, float x) { return __fadd_rn(sum, __fmul_rn(w, x)); }
+
+// y = rows x columns^T for every channel; the transpose is the same with the transposed matrices. A block makes a piece of
+// one row of y: it mixes rows of x into shared memory (f32), as wide as the piece needs, and then mixes columns of that. x
+// is read about row_taps / scale times, from the cache but for the first.
+KERNEL(resize, (256),
+       (const Act* __restrict__ x, const uint32_t* __restrict__ rows, const uint32_t* __restrict__ columns,
+        Act* __restrict__ y, ResizeParams p)) {
+  DYNAMIC_SHARED(float, mixed);
+  const int sample = blockIdx.x / p.y_h, row = blockIdx.x - sample * p.y_h;
+  const int tile = blockIdx.y * p.tile, tile_end = min(tile + p.tile, p.y_w);
+  const int channel = blockIdx.z * p.channels, channels = min(p.channels, p.c - channel);
+  // Bands only move forward, so the first and the last column tell what the piece reads.
+  const Band head(columns, p.y_w, p.column_taps, tile), tail(columns, p.y_w, p.column_taps, tile_end - 1);
+  const int from = head.first(), span = tail.first() + tail.count() - from;
+
+  const Band band(rows, p.y_h, p.row_taps, row);
+  const int count = band.count(), line = p.x_w * p.c;
+  x += (((int64_t)sample * p.x_h + band.first()) * p.x_w + from) * p.c + channel;
+  for (int i = threadIdx.x; i < span * channels; i += blockDim.x) {
+    const Act* at = x + (channels == p.c ? i : i / channels * p.c + i % channels);
+    float sum = 0.0f;
+#pragma unroll 4
+    for (int k = 0; k < count; k++) sum = plus(sum, band.weights[k], to_f32(at[(int64_t)k * line]));
+    mixed[i] = sum;
+  }
+  __syncthreads();
+
+  y += (((int64_t)sample * p.y_h + row) * p.y_w + tile) * p.c + channel;
+  for (int i = threadIdx.x; i < (tile_end - tile) * channels; i += blockDim.x) {
+    const int column = i / channels, c = i - column * channels;
+    const Band of(columns, p.y_w, p.column_taps, tile + column);
+    const float* at = mixed + (of.first() - from) * channels + c;
+    const int taps = of.count();
+    float sum = 0.0f;
+#pragma unroll 4
+    for (int k = 0; k < taps; k++) sum = plus(sum, of.weights[k], at[k * channels]);
+    y[(int64_t)column * p.c + c] = from_f32<Act>(sum);
+  }
+}
