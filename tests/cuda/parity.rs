@@ -31,7 +31,7 @@ pub fn run(backend: &dyn Backend, case: &Case, elem: Elem) -> Vec<Vec<f32>> {
 }
 
 /// Numbers that `elem` holds exactly.
-fn rounded(mut x: Vec<f32>, elem: Elem) -> Vec<f32> {
+pub fn rounded(mut x: Vec<f32>, elem: Elem) -> Vec<f32> {
     match elem {
         Elem::F16 => x.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32()),
         Elem::Bf16 => x.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32()),
@@ -132,4 +132,24 @@ fn check_on(elems: &[Elem], changes: &[&dyn Fn(Cuda) -> Cuda], cases: &[Case]) {
         }
     }
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Every order of blocks and threads that the stand-in knows gives the bits of the first.
+#[track_caller]
+pub fn check_orders(cases: &[Case]) {
+    for elem in crate::device::ELEMS {
+        let Some(device) = crate::device::open(elem) else { return };
+        for case in cases {
+            let bits = |seed| {
+                das_cuda_emulator::seed_driver(seed);
+                let found = run(&device, case, elem);
+                das_cuda_emulator::seed_driver(0);
+                found.iter().flatten().map(|x| x.to_bits()).collect::<Vec<_>>()
+            };
+            let first = bits(0);
+            for seed in das_cuda_emulator::seeds() {
+                assert!(bits(seed) == first, "{elem:?} {}: other bits in order {seed}", case.name());
+            }
+        }
+    }
 }
