@@ -6,4 +6,14 @@ mod cases;
 mod device;
 mod parity;
 
+mod conv;
+mod gemm;
+mod graph;
+mod image;
+mod norm;
+mod particle;
+mod pointwise;
+mod resample;
+mod sample;
 mod table;
+mod weigh;

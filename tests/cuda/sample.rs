@@ -1,0 +1,182 @@
+//! `das-cuda sample` from end to end: the shapes model on a GPU against the same run on the CPU.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use assert_cmd::Command;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::device;
+use crate::parity::error;
+
+/// The program; on the stand-in it sees one GPU.
+fn program() -> Option<Command> {
+    let mut command = Command::cargo_bin("das-cuda").unwrap();
+    if !device::gpu_required() {
+        if let Err(why) = das_cuda_emulator::available() {
+            eprintln!("skipped: no stand-in for a GPU: {why}");
+            return None;
+        }
+        command.env("LD_LIBRARY_PATH", das_cuda_emulator::library_dir()).env("DAS_CUDA_STAND_IN", "1");
+    }
+    Some(command)
+}
+
+/// A small run: every kind of step, one resampling at least.
+const RUN: [&str; 12] = [
+    "sample",
+    "-q",
+    "-p",
+    "a large red star",
+    "--save-latents",
+    "--particles",
+    "2",
+    "--steps",
+    "3",
+    "--ess-threshold",
+    "1",
+    "-o",
+];
+
+struct Run {
+    dir: PathBuf,
+    stderr: String,
+}
+
+impl Run {
+    fn new(mut command: Command, out: &Path, more: &[&str]) -> Run {
+        let Output { status, stderr, .. } = command.args(RUN).arg(out).args(more).output().unwrap();
+        let stderr = String::from_utf8_lossy(&stderr).into_owned();
+        assert!(status.success(), "{more:?}: exit {:?}: {stderr}", status.code());
+        Run { dir: out.join("0000-a-large-red-star"), stderr }
+    }
+
+    fn latents(&self) -> Vec<f32> {
+        let bytes = fs::read(self.dir.join("latents.safetensors")).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        bytemuck::pod_collect_to_vec(file.tensor("latents").unwrap().data())
+    }
+
+    /// A list of every line of the trace.
+    fn trace(&self, key: &str) -> Vec<f32> {
+        let text = fs::read_to_string(self.dir.join("trace.jsonl")).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.flat_map(|line| line[key].as_array().unwrap().clone()).map(|v| v.as_f64().unwrap() as f32).collect()
+    }
+
+    fn record(&self) -> Value {
+        serde_json::from_slice(&fs::read(self.dir.join("run.json")).unwrap()).unwrap()
+    }
+}
+
+fn cpu(out: &Path, more: &[&str]) -> Run {
+    Run::new(Command::cargo_bin("das-cuda").unwrap(), out, more)
+}
+
+/// In f32, with graphs and without: the same ancestors, and latents and rewards that differ by the order of additions.
+/// A chain of about 300 operations per network, each off by U sqrt(terms) with up to 1000 terms, adds up to
+/// 6e-8 * 32 * sqrt(3 * 300) = 6e-5 per step like a random walk; three steps and a gradient in each: 3e-4.
+#[test]
+fn a_run_in_f32_is_that_of_the_cpu() {
+    let (dir, tolerance) = (TempDir::new().unwrap(), 3e-4);
+    let Some(command) = program() else { return };
+    let graphs = Run::new(command, &dir.path().join("graphs"), &["--device", "cuda:0", "--dtype", "fp32"]);
+    let launches = program().unwrap();
+    let flags = ["--device", "cuda:0", "--dtype", "fp32", "--no-graph"];
+    let launches = Run::new(launches, &dir.path().join("launches"), &flags);
+    let host = cpu(&dir.path().join("cpu"), &[]);
+    assert!(graphs.record()["device"].as_str().unwrap().starts_with("cuda:0 "), "{}", graphs.record());
+    for key in ["ancestors", "reward", "log_weights", "grad_norm"] {
+        assert_eq!(graphs.trace(key), launches.trace(key), "{key}: with graphs, and without");
+        let difference = error(&graphs.trace(key), &host.trace(key));
+        println!("{key}: {difference:.1e}");
+        assert!(difference < tolerance, "{key}: {difference:.1e}");
+    }
+    assert_eq!(graphs.trace("ancestors"), host.trace("ancestors"));
+    assert_eq!(graphs.latents(), launches.latents(), "with graphs, and without");
+    let difference = error(&graphs.latents(), &host.latents());
+    println!("latents: {difference:.1e}");
+    assert!(difference < tolerance, "latents: {difference:.1e}");
+}
+
+/// In 16 bits the rewards are no worse than those of the CPU backend that rounds every result: at most twice as far from
+/// the exact run. Latents are f32 here and rounded there.
+#[test]
+fn a_run_in_16_bits_is_as_good_as_rounding_allows() {
+    let dir = TempDir::new().unwrap();
+    let exact = cpu(&dir.path().join("exact"), &["--proposal", "none"]);
+    for dtype in ["bf16", "fp16"] {
+        let Some(command) = program() else { return };
+        let flags = ["--proposal", "none", "--device", "cuda", "--dtype", dtype];
+        let device = Run::new(command, &dir.path().join(dtype), &flags);
+        let honest = cpu(&dir.path().join(format!("cpu-{dtype}")), &["--proposal", "none", "--dtype", dtype]);
+        let [found, allowed] = [&device, &honest].map(|run| error(&run.latents(), &exact.latents()));
+        println!("{dtype}: latents off by {found:.1e}, honestly rounded {allowed:.1e}");
+        assert!(found <= 2.0 * allowed, "{dtype}: {found:.1e} > 2 x {allowed:.1e}");
+    }
+}
+
+/// What does not fit is done in halves, and said.
+#[test]
+fn where_memory_does_not_suffice_the_micro_batch_is_halved() {
+    if device::gpu_required() {
+        eprintln!("skipped: the memory of a GPU cannot be made small");
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let Some(plenty) = program() else { return };
+    let flags = ["--device", "cuda", "--dtype", "fp32", "--micro-batch", "2", "--no-graph"];
+    let whole = Run::new(plenty, &dir.path().join("whole"), &flags);
+    assert!(!whole.stderr.contains("memory"), "{}", whole.stderr);
+    let line = fs::read_to_string(whole.dir.join("trace.jsonl")).unwrap();
+    let line: Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
+    let peak = line["peak_bytes"].as_u64().unwrap();
+    let mut tight = program().unwrap();
+    // Weights are most of it: nine tenths of the peak hold one particle but not two.
+    tight.env("DAS_STAND_IN_MEMORY", (peak * 9 / 10).to_string());
+    let halves = Run::new(tight, &dir.path().join("halves"), &flags);
+    assert!(halves.stderr.contains("going on with 1"), "{}", halves.stderr);
+    let difference = error(&halves.latents(), &whole.latents());
+    assert!(difference < 3e-4, "latents: {difference:.1e}");
+}
+
+/// Kernels compiled on the GPU's machine, as in a binary built without nvcc.
+#[test]
+fn kernels_can_be_compiled_at_run_time() {
+    let dir = TempDir::new().unwrap();
+    let Some(mut command) = program() else { return };
+    command.env("DAS_CUDA_NVRTC", "1").env("XDG_CACHE_HOME", dir.path());
+    let flags = ["--device", "cuda", "--proposal", "none"];
+    Run::new(command, &dir.path().join("out"), &flags);
+    let kept = fs::read_dir(dir.path().join("das-cuda")).unwrap().count();
+    assert!(kept > 10, "{kept} images are kept for the next run");
+}
+
+#[test]
+fn without_a_gpu_the_error_says_what_to_do() {
+    if device::gpu_required() {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let run = |mut command: Command, flags: &[&str]| {
+        let Output { status, stderr, .. } =
+            command.args(RUN).arg(dir.path().join("out")).args(flags).output().unwrap();
+        (status.code(), String::from_utf8_lossy(&stderr).into_owned())
+    };
+    let mut no_driver = Command::cargo_bin("das-cuda").unwrap();
+    no_driver.env_remove("LD_LIBRARY_PATH");
+    let (code, text) = run(no_driver, &["--device", "cuda"]);
+    assert_eq!(code, Some(4), "{text}");
+    assert!(text.contains("fix: ") && text.contains("--device cpu"), "{text}");
+    let Some(no_device) = program() else { return };
+    let (code, text) = run(no_device, &["--device", "cuda:7"]);
+    assert_eq!(code, Some(4), "{text}");
+    assert!(text.contains("no GPU 7") && text.contains("--device cuda:0"), "{text}");
+    let Some(mut silent) = program() else { return };
+    silent.env("DAS_STAND_IN_NO_DEVICE", "1");
+    let (code, text) = run(silent, &["--device", "cuda"]);
+    assert_eq!(code, Some(4), "{text}");
+    assert!(text.contains("nvidia-smi"), "{text}");
+}
