@@ -56,6 +56,8 @@ struct Kernels {
     gemm: gemm::Table,
     conv: conv::Table,
     attention: attention::Table,
+    /// Of 16-bit types only.
+    flash: Option<flash::Tables>,
     norm: norm::Table,
     pointwise: pointwise::Table,
     image: image::Table,
@@ -69,6 +71,7 @@ impl Kernels {
             gemm: gemm::Table::load(&image)?,
             conv: conv::Table::load(&image)?,
             attention: attention::Table::load(&image)?,
+            flash: (elem != Elem::F32).then(|| flash::Tables::load(&image)).transpose()?,
             norm: norm::Table::load(&image)?,
             pointwise: pointwise::Table::load(&image)?,
             image: image::Table::load(&image)?,
@@ -104,6 +107,8 @@ pub struct Cuda {
     resample: resample::Table,
     /// Whether [`Backend::replay`] records.
     graphs: bool,
+    /// See [`Cuda::with_scores`].
+    scores: usize,
 }
 
 impl Cuda {
@@ -122,7 +127,8 @@ impl Cuda {
         let image = Image::new(&device, Elem::F32);
         let (particle, weigh) = (particle::Table::load(&image)?, weigh::Table::load(&image)?);
         let resample = resample::Table::load(&image)?;
-        Ok(Cuda { device, act, wide, tensor, plan: None, particle, weigh, resample, graphs: true })
+        let (graphs, scores) = (true, 1 << 24);
+        Ok(Cuda { device, act, wide, tensor, plan: None, particle, weigh, resample, graphs, scores })
     }
 
     /// Without CUDA graphs: every kernel is launched by itself, which a profiler shows better.
@@ -137,6 +143,11 @@ impl Cuda {
     }
     /// How many tiles there are.
     pub const TILES: usize = tile::TILES.len();
+    /// How many scores of an attention by matrix products (heads of more than 160 channels, and f32) are in memory at a
+    /// time, about; by default as many as one head of a decoder has at 512 x 512: 64 MB.
+    pub fn with_scores(self, scores: usize) -> Cuda {
+        Cuda { scores, ..self }
+    }
 
     /// Element type of activations and weights.
     pub fn elem(&self) -> Elem {

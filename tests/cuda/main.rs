@@ -3,6 +3,7 @@
 
 #[path = "../common/cases.rs"]
 mod cases;
+mod attention;
 mod device;
 mod parity;
 

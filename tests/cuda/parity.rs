@@ -49,7 +49,7 @@ pub fn error(x: &[f32], truth: &[f32]) -> f64 {
 }
 
 /// What the error of result `which` (0: forward) of a case may be.
-fn tolerance(case: &Case, elem: Elem, which: usize, truth: &[f32], honest: &[f32]) -> f64 {
+pub fn tolerance(case: &Case, elem: Elem, which: usize, truth: &[f32], honest: &[f32]) -> f64 {
     // As in tests/ops.rs: every term rounded once, errors added up like a random walk, and a factor of three for
     // cancellation.
     let exact = 3.0 * U * (case.op.terms() as f64 + 4.0).sqrt();

@@ -1,0 +1,255 @@
+// What the attention kernels share: how heads lie in memory, and for 16-bit types, tiles of a head in shared memory and
+// the products of tiles.
+//
+// Heads are slices of d channels of rows that hold several things side by side: q, k and v of self-attention in rows of
+// 3c, k and v of cross-attention in rows of 2c, results in rows of c. Sample n of q meets row kv_of[n] of kv, or row n.
+#pragma once
+#include "act.cuh"
+
+struct AttentionParams {
+  int32_t queries;
+  int32_t keys;
+  int32_t heads;
+  int32_t d;       // channels of a head
+  int32_t q_row;   // elements from one token to the next: of q and its cotangent,
+  int32_t kv_row;  // of k, v and theirs,
+  int32_t y_row;   // of y and dy
+  int32_t k_at;    // where k and v of the first head begin in their row
+  int32_t v_at;
+  int32_t causal;
+  float scale;
+};
+
+// One head of one sample.
+struct Head {
+  int64_t q;     // where its first token is in q,
+  int64_t k;     // in kv,
+  int64_t v;
+  int64_t y;     // in y and dy,
+  int64_t rows;  // and in what holds one f32 per query: log-sum-exp (n, heads, queries)
+};
+
+DEVICE Head head_at(const AttentionParams& p, const uint32_t* kv_of, int n, int head) {
+  const int64_t at = (int64_t)head * p.d;
+  const int64_t kv = (int64_t)(kv_of ? (int)kv_of[n] : n) * p.keys * p.kv_row + at;
+  Head h;
+  h.q = (int64_t)n * p.queries * p.q_row + at;
+  h.k = kv + p.k_at;
+  h.v = kv + p.v_at;
+  h.y = (int64_t)n * p.queries * p.y_row + at;
+  h.rows = ((int64_t)n * p.heads + head) * p.queries;
+  return h;
+}
+
+constexpr float LOG2_E = 1.4426950408889634f;
+
+#if !defined(ACT_F32)
+#include "mma.cuh"
+#include "reduce.cuh"
+
+// 2^x by the special function unit, relative error 2^-22; 0 of -infinity and where the result is subnormal. exp2f spends
+// three more instructions on subnormal results, which vanish beside a row's largest.
+DEVICE float exp2_fast(float x) {
+#if defined(__CUDACC__)
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return exp2f(x);
+#endif
+}
+
+constexpr int WARPS = 4;
+constexpr int THREADS = 32 * WARPS;
+
+// A head of at most D channels as rows in shared memory.
+template <int D>
+struct Rows {
+  static_assert(D % 8 == 0, "whole packets");
+  // 16 channels each, for products that sum over channels; the last may be half zeros.
+  static constexpr int STEPS = (D + 15) / 16;
+  // 8 channels each, for products whose result has channels.
+  static constexpr int TILES = D / 8;
+  // An odd number of packets: the eight rows that one matrix load reads begin in different banks.
+  static constexpr int STRIDE = 16 * STEPS + 8;
+};
+
+// Starts copying ROWS rows, of which `left` exist and the rest become zeros, as do channels from d on. `row` is the
+// stride in global memory.
+template <int D, int ROWS>
+DEVICE void load_rows(Act* to, const Act* from, int row, int left, int d) {
+  constexpr int PACKETS = 2 * Rows<D>::STEPS;
+  if constexpr (THREADS % PACKETS == 0) {
+    // A thread stays in its column, which spares registers for addresses.
+    constexpr int STEP = THREADS / PACKETS;
+    const int r = threadIdx.x / PACKETS, c = threadIdx.x % PACKETS * PACKET;
+    const Act* at = from + (r * row + c);
+    left = c < d ? left - r : 0;
+    to += r * Rows<D>::STRIDE + c;
+#pragma unroll
+    for (int i = 0; i < ROWS; i += STEP, at += STEP * row)
+      cp_async16(to + i * Rows<D>::STRIDE, i < left ? at : from, i < left ? 16 : 0);
+  } else {
+#pragma unroll
+    for (int i = threadIdx.x; i < ROWS * PACKETS; i += THREADS) {
+      const int r = i / PACKETS, c = i % PACKETS * PACKET;
+      const bool there = r < left && c < d;
+      cp_async16(to + r * Rows<D>::STRIDE + c, there ? from + (r * row + c) : from, there ? 16 : 0);
+    }
+  }
+}
+
+// Where a lane reads in a tile: rows of the left factor, or of a right factor that is summed over rows...
+template <int D>
+DEVICE int lane_by_rows() {
+  const int lane = threadIdx.x % 32;
+  return lane % 16 * Rows<D>::STRIDE + lane / 16 * 8;
+}
+// ... and rows of a right factor that is summed over channels.
+template <int D>
+DEVICE int lane_by_channels() {
+  const int lane = threadIdx.x % 32;
+  return (lane / 16 * 8 + lane % 8) * Rows<D>::STRIDE + lane / 8 % 2 * 8;
+}
+
+// A warp's rows, 16 M of them, as left factors; `tile` includes lane_by_rows.
+template <int D, int M>
+DEVICE void load_left(uint32_t (&a)[M][Rows<D>::STEPS][4], const Act* tile) {
+#pragma unroll
+  for (int m = 0; m < M; m++)
+#pragma unroll
+    for (int k = 0; k < Rows<D>::STEPS; k++) ldmatrix_x4(a[m][k], tile + 16 * m * Rows<D>::STRIDE + 16 * k);
+}
+
+template <int M, int N>
+DEVICE void clear(float (&x)[M][N][4]) {
+#pragma unroll
+  for (int m = 0; m < M; m++)
+#pragma unroll
+    for (int n = 0; n < N; n++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) x[m][n][i] = 0;
+}
+
+// Two tiles of 8 columns from one matrix load.
+DEVICE void multiply2(float (&x)[4], float (&y)[4], const uint32_t (&a)[4], const uint32_t (&b)[4]) {
+  const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
+  mma_16816<Act>(x, a, first);
+  mma_16816<Act>(y, a, second);
+}
+
+// s = a tile^T: 16 M rows against 8 N rows of a tile, summed over channels. `tile` includes lane_by_channels.
+template <int D, int M, int N>
+DEVICE void by_channels(float (&s)[M][N][4], const uint32_t (&a)[M][Rows<D>::STEPS][4], const Act* tile) {
+  static_assert(N % 2 == 0, "matrices are loaded in pairs");
+  clear(s);
+#pragma unroll
+  for (int k = 0; k < Rows<D>::STEPS; k++)
+#pragma unroll
+    for (int n = 0; n < N; n += 2) {
+      uint32_t b[4];
+      ldmatrix_x4(b, tile + 8 * n * Rows<D>::STRIDE + 16 * k);
+#pragma unroll
+      for (int m = 0; m < M; m++) multiply2(s[m][n], s[m][n + 1], a[m][k], b);
+    }
+}
+// The same with the left factor in shared memory, where registers are short; `left` includes lane_by_rows.
+template <int D, int M, int N>
+DEVICE void by_channels(float (&s)[M][N][4], const Act* left, const Act* tile) {
+  clear(s);
+#pragma unroll
+  for (int k = 0; k < Rows<D>::STEPS; k++) {
+    uint32_t a[M][4];
+#pragma unroll
+    for (int m = 0; m < M; m++) ldmatrix_x4(a[m], left + 16 * m * Rows<D>::STRIDE + 16 * k);
+#pragma unroll
+    for (int n = 0; n < N; n += 2) {
+      uint32_t b[4];
+      ldmatrix_x4(b, tile + 8 * n * Rows<D>::STRIDE + 16 * k);
+#pragma unroll
+      for (int m = 0; m < M; m++) multiply2(s[m][n], s[m][n + 1], a[m], b);
+    }
+  }
+}
+
+// The accumulators of a 16 x 16 block, rounded, are the left factor of the next product as they lie.
+template <int M, int N>
+DEVICE void as_left(uint32_t (&a)[M][N / 2][4], const float (&s)[M][N][4]) {
+#pragma unroll
+  for (int m = 0; m < M; m++)
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+      a[m][n / 2][n % 2 * 2] = pack2<Act>(s[m][n][0], s[m][n][1]);
+      a[m][n / 2][n % 2 * 2 + 1] = pack2<Act>(s[m][n][2], s[m][n][3]);
+    }
+}
+
+// y += a tile: summed over the 16 K rows of a tile. `tile` includes lane_by_rows.
+template <int D, int M, int K>
+DEVICE void by_rows(float (&y)[M][Rows<D>::TILES][4], const uint32_t (&a)[M][K][4], const Act* tile) {
+#pragma unroll
+  for (int k = 0; k < K; k++)
+#pragma unroll
+    for (int n = 0; n < Rows<D>::TILES; n += 2) {
+      uint32_t b[4];
+      ldmatrix_x4_trans(b, tile + 16 * k * Rows<D>::STRIDE + 8 * n);
+      const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
+#pragma unroll
+      for (int m = 0; m < M; m++) {
+        mma_16816<Act>(y[m][n], a[m][k], first);
+        if (n + 1 < Rows<D>::TILES) mma_16816<Act>(y[m][n + 1], a[m][k], second);
+      }
+    }
+}
+
+// Rounds a warp's 16 M rows and writes those `left` that exist, in whole packets; `own` is 16 M rows of shared memory that
+// no other warp uses.
+template <int D, int M>
+DEVICE void store_rows(Act* to, int row, int left, int d, const float (&x)[M][Rows<D>::TILES][4], Act* own) {
+  const int lane = threadIdx.x % 32;
+  uint32_t* const words = reinterpret_cast<uint32_t*>(own);
+  constexpr int WORDS = Rows<D>::STRIDE / 2;
+  __syncwarp();
+#pragma unroll
+  for (int m = 0; m < M; m++)
+#pragma unroll
+    for (int n = 0; n < Rows<D>::TILES; n++)
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        const int r = 16 * m + 8 * half + lane / 4;
+        words[r * WORDS + 4 * n + lane % 4] = pack2<Act>(x[m][n][2 * half], x[m][n][2 * half + 1]);
+      }
+  __syncwarp();
+#pragma unroll 1
+  for (int i = lane; i < 16 * M * Rows<D>::TILES; i += 32) {
+    const int r = i / Rows<D>::TILES, c = i % Rows<D>::TILES * PACKET;
+    if (r < left && c < d) store_words(to + (int64_t)r * row + c, load_words(words + r * WORDS + c / 2));
+  }
+}
+
+// Sums and maxima over the four lanes that share a row of accumulators.
+DEVICE float row_sum(float x) {
+  x += __shfl_xor_sync(FULL_WARP, x, 1);
+  return x + __shfl_xor_sync(FULL_WARP, x, 2);
+}
+DEVICE float row_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(FULL_WARP, x, 1));
+  return fmaxf(x, __shfl_xor_sync(FULL_WARP, x, 2));
+}
+
+// Keys that do not exist, or that a query may not see, get the score -infinity. `key` is the first of the tile, `row` the
+// warp's first query.
+template <int M, int N>
+DEVICE void hide(float (&s)[M][N][4], int key, int row, const AttentionParams& p) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int m = 0; m < M; m++)
+#pragma unroll
+    for (int n = 0; n < N; n++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int k = key + 8 * n + 2 * (lane % 4) + i % 2, q = row + 16 * m + 8 * (i / 2) + lane / 4;
+        if (k >= p.keys || (p.causal && k > q)) s[m][n][i] = -DAS_INFINITY;
+      }
+}
+#endif
