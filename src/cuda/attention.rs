@@ -286,13 +286,7 @@ fn tiles(kernels: &Kernels, rows: i32, columns: i32, heads: usize) -> Launch {
     Launch::grid((columns as usize).div_ceil(across), (rows as usize).div_ceil(tile), heads, BLOCK)
 }
 
-fn forward(
-    cuda: &Cuda,
-    kernels: &Kernels,
-    x: &Operands<'_>,
-    y: &mut Buffer,
-    lse: &mut Buffer,
-) -> Result<()> {
+fn forward(cuda: &Cuda, kernels: &Kernels, x: &Operands<'_>, y: &mut Buffer, lse: &mut Buffer) -> Result<()> {
     let (d, t, p) = (&cuda.device, &kernels.attention, x.p);
     let (q, kv) = (kernels.read(x.q), kernels.read(x.kv));
     let parts = parts(x, cuda.scores);
@@ -304,7 +298,16 @@ fn forward(
         t.attention_scores(d, launch, q, kv, x.kv_of(), s.f32_mut(), p, part)?;
         let n = heads * part.rows as usize;
         let launch = Launch::cover(32 * n, BLOCK);
-        t.attention_softmax(d, launch, s.f32(), kernels.write(&mut weights), lse.f32_mut(), p, part, n as i64)?;
+        t.attention_softmax(
+            d,
+            launch,
+            s.f32(),
+            kernels.write(&mut weights),
+            lse.f32_mut(),
+            p,
+            part,
+            n as i64,
+        )?;
         let launch = tiles(kernels, part.rows, p.d, heads);
         t.attention_mix(d, launch, kernels.read(&weights), kv, x.kv_of(), kernels.write(y), p, part, 0)?;
     }

@@ -12,7 +12,8 @@ use crate::device::{gpu_required, open};
 const SHAPE: Shape = Shape::new(2, 3, 4, 8);
 
 fn input(device: &Cuda, seed: usize) -> Tensor {
-    let values: Vec<f32> = (0..SHAPE.len()).map(|i| ((i * 37 + seed * 61) % 101) as f32 / 25.0 - 2.0).collect();
+    let values: Vec<f32> =
+        (0..SHAPE.len()).map(|i| ((i * 37 + seed * 61) % 101) as f32 / 25.0 - 2.0).collect();
     device.upload(SHAPE, HostSlice::F32(&values)).unwrap()
 }
 
@@ -46,7 +47,11 @@ fn recorded_work_gives_what_running_it_gives() {
             assert_eq!(found.len(), expected.len());
             for (found, expected) in found.iter().zip(&expected) {
                 assert_eq!(found.shape(), expected.shape());
-                assert_eq!(device.download(found).unwrap(), device.download(expected).unwrap(), "round {round}");
+                assert_eq!(
+                    device.download(found).unwrap(),
+                    device.download(expected).unwrap(),
+                    "round {round}"
+                );
             }
         }
         assert_eq!(calls.get(), 2, "once to see it, once to record it");

@@ -3,10 +3,10 @@
 
 #[path = "../common/cases.rs"]
 mod cases;
-mod attention;
 mod device;
 mod parity;
 
+mod attention;
 mod conv;
 mod gemm;
 mod graph;
