@@ -1,11 +1,12 @@
-// Accesses of memory-bound kernels: 16 bytes where rows and addresses allow it, else single elements, behind one name;
-// and how the threads of a block lie over rows.
+// Accesses of memory-bound kernels: 16 bytes where rows and addresses allow it, else single elements, behind
+// one name; and how the threads of a block lie over rows.
 #pragma once
 #include "act.cuh"
 
 // Elements of one 16-byte access.
 constexpr int WIDE = 16 / sizeof(Act);
-// Accesses a thread has under way at once: with 1000 threads on a multiprocessor this covers the memory's latency.
+// Accesses a thread has under way at once: with 1000 threads on a multiprocessor this covers the memory's
+// latency.
 constexpr int AHEAD = 4;
 
 // W elements (WIDE or 1) as they lie in memory.
@@ -64,8 +65,8 @@ DEVICE void store(Act* p, const float (&x)[WIDE]) {
   store_words(p, v);
 }
 
-// The threads of a block cover `lanes` rows of `columns` accesses at once; blockIdx.x counts runs of AHEAD times as many
-// rows, blockIdx.y the runs of columns of rows that are longer.
+// The threads of a block cover `lanes` rows of `columns` accesses at once; blockIdx.x counts runs of AHEAD
+// times as many rows, blockIdx.y the runs of columns of rows that are longer.
 struct Spot {
   int64_t row;    // the first; the next is `lanes` on
   int column;     // in accesses

@@ -1,9 +1,10 @@
-// Pieces of the group norms: how threads lie over a sample, sums of channels and groups, what a channel needs to know.
+// Pieces of the group norms: how threads lie over a sample, sums of channels and groups, what a channel needs
+// to know.
 //
-// A group's channels may begin and end within an access of 16 bytes, so a thread sums its W channels apart and the block
-// adds the channels of a group at the end. Sums are of x - shift, where the shift of a group is one of its elements (the
-// first channel of the pixel in the middle): a mean of many standard deviations costs no digits. Everything is added in
-// an order that the shape alone decides.
+// A group's channels may begin and end within an access of 16 bytes, so a thread sums its W channels apart
+// and the block adds the channels of a group at the end. Sums are of x - shift, where the shift of a group is
+// one of its elements (the first channel of the pixel in the middle): a mean of many standard deviations
+// costs no digits. Everything is added in an order that the shape alone decides.
 #pragma once
 #include "math.cuh"
 #include "reduce.cuh"
@@ -82,8 +83,8 @@ DEVICE float through(float z, float dy) {
   return SILU ? dy * silu_slope(z) : dy;
 }
 
-// use(element, access) for the accesses at x + row c, rows `step` apart from `row` to before `last`; EACH are under way at
-// once. stream2 has accesses of two tensors.
+// use(element, access) for the accesses at x + row c, rows `step` apart from `row` to before `last`; EACH are
+// under way at once. stream2 has accesses of two tensors.
 template <int W, int EACH, class F>
 DEVICE void stream(const Act* x, int c, int row, int last, int step, F use) {
 #pragma unroll 1
@@ -116,8 +117,8 @@ DEVICE void stream2(const Act* x, const Act* dy, int c, int row, int last, int s
   }
 }
 
-// to[i] = the sum over the block's rows of channel i of those `columns` accesses, of which this thread holds `mine`.
-// red: W floats per thread.
+// to[i] = the sum over the block's rows of channel i of those `columns` accesses, of which this thread holds
+// `mine`. red: W floats per thread.
 template <int W>
 DEVICE void channel_sums(const float (&mine)[W], float* red, float* to, int columns, const GroupParams& p) {
 #pragma unroll
@@ -272,6 +273,7 @@ DEVICE void sums_of_rows(const Act* x, float* partial, const GroupParams& p, flo
     to[1] = b;
   });
 }
+
 // The sums of a group over the blocks of its sample, by a warp; false where there is no such group.
 struct Group {
   int sample, group;
@@ -317,10 +319,11 @@ DEVICE void apply_rows(const Act* x, const Act* gamma, const Act* beta, const fl
     });
   }
 }
+
 // partial[block][group] = the sums over the block's rows of g and of g (x - mean), reads 2 n elements.
 template <int W, bool SILU>
-DEVICE void vjp_sums_of_rows(const Act* x, const Act* gamma, const Act* beta, const float* saved, const Act* dy,
-                             float* partial, const GroupParams& p, float* shared) {
+DEVICE void vjp_sums_of_rows(const Act* x, const Act* gamma, const Act* beta, const float* saved,
+                             const Act* dy, float* partial, const GroupParams& p, float* shared) {
   float *red = shared, *sums = red + W * blockDim.x, *products = sums + p.c;
   const int sample = blockIdx.x / p.blocks, first = (blockIdx.x - sample * p.blocks) * p.block_rows;
   const int last = min(first + p.block_rows, p.rows);
@@ -349,8 +352,9 @@ DEVICE void vjp_sums_of_rows(const Act* x, const Act* gamma, const Act* beta, co
     to[1] = b;
   });
 }
-// dx = rstd (g - mean(g) - xhat mean(g xhat)), g as above; means[sample][group] holds mean(g) and rstd mean(g xhat). Bytes
-// moved: 3 n.
+
+// dx = rstd (g - mean(g) - xhat mean(g xhat)), g as above; means[sample][group] holds mean(g) and rstd mean(g
+// xhat). Bytes moved: 3 n.
 template <int W, bool SILU>
 DEVICE void vjp_rows(const Act* x, const Act* gamma, const Act* beta, const float* saved, const Act* dy,
                      const float* means, Act* dx, const GroupParams& p) {
@@ -372,16 +376,17 @@ DEVICE void vjp_rows(const Act* x, const Act* gamma, const Act* beta, const floa
   }
 }
 
-// ---- samples of which a block holds some groups whole, in shared memory: x is read once. Every thread reads back only
-// what it has written itself.
+// ---- samples of which a block holds some groups whole, in shared memory: x is read once. Every thread reads
+// back only what it has written itself.
 
 template <int W, bool SILU>
-DEVICE void norm_whole(const Act* x, const Act* gamma, const Act* beta, Act* y, float* saved, const GroupParams& p,
-                       unsigned char* shared) {
+DEVICE void norm_whole(const Act* x, const Act* gamma, const Act* beta, Act* y, float* saved,
+                       const GroupParams& p, unsigned char* shared) {
   const int slots = (p.rows + p.lanes - 1) / p.lanes, channels = p.block_groups * p.width;
   Raw<W>* const held = reinterpret_cast<Raw<W>*>(shared);
   float* const red = reinterpret_cast<float*>(held + slots * blockDim.x);
-  float *const sums = red + W * blockDim.x, *const squares = sums + channels, *const stats = squares + channels;
+  float *const sums = red + W * blockDim.x, *const squares = sums + channels;
+  float* const stats = squares + channels;
   const int sample = blockIdx.x / p.blocks, group = (blockIdx.x - sample * p.blocks) * p.block_groups;
   const int64_t base = (int64_t)sample * p.rows * p.c;
   const Lane at = lane(p);
@@ -432,12 +437,13 @@ DEVICE void norm_whole(const Act* x, const Act* gamma, const Act* beta, Act* y, 
 }
 
 template <int W, bool SILU>
-DEVICE void vjp_whole(const Act* x, const Act* gamma, const Act* beta, const float* saved, const Act* dy, Act* dx,
-                      const GroupParams& p, unsigned char* shared) {
+DEVICE void vjp_whole(const Act* x, const Act* gamma, const Act* beta, const float* saved, const Act* dy,
+                      Act* dx, const GroupParams& p, unsigned char* shared) {
   const int slots = (p.rows + p.lanes - 1) / p.lanes, channels = p.block_groups * p.width;
   Raw<W>* const held = reinterpret_cast<Raw<W>*>(shared);
   float* const red = reinterpret_cast<float*>(held + 2 * slots * blockDim.x);
-  float *const sums = red + W * blockDim.x, *const products = sums + channels, *const means = products + channels;
+  float *const sums = red + W * blockDim.x, *const products = sums + channels;
+  float* const means = products + channels;
   const int sample = blockIdx.x / p.blocks, group = (blockIdx.x - sample * p.blocks) * p.block_groups;
   const Lane at = lane(p);
   const int channel = group * p.width + at.column * W;

@@ -1,6 +1,6 @@
-// Moving data: channels, batches, tokens; and the antialiased resize. Everything but the resize is a copy: 16 bytes per
-// access where channels and offsets are whole accesses, single elements else. Nothing is added in an order that depends on
-// anything but shapes.
+// Moving data: channels, batches, tokens; and the antialiased resize. Everything but the resize is a copy: 16
+// bytes per access where channels and offsets are whole accesses, single elements else. Nothing is added in
+// an order that depends on anything but shapes.
 #include "access.cuh"
 
 struct PartParams {
@@ -40,7 +40,8 @@ DEVICE void concat(const Act* a, const Act* b, Act* y, const PartParams& p) {
     return c < p.from ? fetch<W>(a + row * p.from + c) : fetch<W>(b + row * second + c - p.from);
   });
 }
-KERNEL(concat, (384), (const Act* __restrict__ a, const Act* __restrict__ b, Act* __restrict__ y, PartParams p)) {
+KERNEL(concat, (384),
+       (const Act* __restrict__ a, const Act* __restrict__ b, Act* __restrict__ y, PartParams p)) {
   if (sizeof(Act) == 2 || p.wide) return concat<WIDE>(a, b, y, p);
   concat<1>(a, b, y, p);
 }
@@ -178,37 +179,39 @@ struct EmbedParams {
   int32_t lanes;
   int32_t wide;
 };
-// y = [token, x] + position; blockIdx.z counts samples, positions stay in registers. Moves 2 n elements.
+// y = [token, x] + position; blockIdx.z counts samples. Moves 2 n elements, and positions from the cache.
 template <int W>
 DEVICE void embed(const Act* x, const Act* token, const Act* position, Act* y, const EmbedParams& p) {
+  constexpr int EACH = AHEAD / 2;
   const Spot at = spot(p.columns, p.lanes, p.c / W);
   if (!at.inside) return;
   const int c = at.column * W;
-  Raw<W> positions[AHEAD];
-#pragma unroll
-  for (int u = 0; u < AHEAD; u++) {
-    const int64_t t = at.row + u * p.lanes;
-    if (t < p.tokens) positions[u] = fetch<W>(position + t * p.c + c);
-  }
   for (int sample = blockIdx.z; sample < p.samples; sample += gridDim.z) {
     const Act* from = x + (int64_t)sample * (p.tokens - p.head) * p.c + c;
     Act* to = y + (int64_t)sample * p.tokens * p.c + c;
-    Raw<W> ahead[AHEAD];
+#pragma unroll 1
+    for (int half = 0; half < 2; half++) {
+      const int first = (int)at.row + half * EACH * p.lanes;
+      Raw<W> ahead[EACH], positions[EACH];
 #pragma unroll
-    for (int u = 0; u < AHEAD; u++) {
-      const int64_t t = at.row + u * p.lanes;
-      if (t < p.tokens) ahead[u] = fetch<W>(t < p.head ? token + c : from + (t - p.head) * p.c);
-    }
+      for (int u = 0; u < EACH; u++) {
+        const int t = first + u * p.lanes;
+        if (t < p.tokens) {
+          ahead[u] = fetch<W>(t < p.head ? token + c : from + (int64_t)(t - p.head) * p.c);
+          positions[u] = fetch<W>(position + (int64_t)t * p.c + c);
+        }
+      }
 #pragma unroll
-    for (int u = 0; u < AHEAD; u++) {
-      const int64_t t = at.row + u * p.lanes;
-      if (t >= p.tokens) break;
-      float v[W], w[W];
-      unpack(ahead[u], v);
-      unpack(positions[u], w);
+      for (int u = 0; u < EACH; u++) {
+        const int t = first + u * p.lanes;
+        if (t >= p.tokens) break;
+        float v[W], w[W];
+        unpack(ahead[u], v);
+        unpack(positions[u], w);
 #pragma unroll
-      for (int k = 0; k < W; k++) v[k] += w[k];
-      store(to + t * p.c, v);
+        for (int k = 0; k < W; k++) v[k] += w[k];
+        store(to + (int64_t)t * p.c, v);
+      }
     }
   }
 }
@@ -230,22 +233,23 @@ struct ResizeParams {
   int32_t tile;           // columns of y per block
   int32_t channels;       // of c, per block
 };
-// One axis of the resize is a banded matrix, made on the host: for every output the first input and how many, then the
-// weights of every output, as many as the longest has.
+// One axis of the resize is a banded matrix, made on the host: for every output the first input and how many,
+// then the weights of every output, as many as the longest has.
 struct Band {
   const uint32_t* table;
   const float* weights;
   DEVICE Band(const uint32_t* axis, int outputs, int taps, int i)
-      : table(axis + 2 * i), weights(reinterpret_cast<const float*>(axis + 2 * outputs) + (int64_t)i * taps) {}
+      : table(axis + 2 * i),
+        weights(reinterpret_cast<const float*>(axis + 2 * outputs) + (int64_t)i * taps) {}
   DEVICE int first() const { return table[0]; }
   DEVICE int count() const { return table[1]; }
 };
 // sum + w x, rounded twice: the host's bits.
 DEVICE float plus(float sum, float w, float x) { return __fadd_rn(sum, __fmul_rn(w, x)); }
 
-// y = rows x columns^T for every channel; the transpose is the same with the transposed matrices. A block makes a piece of
-// one row of y: it mixes rows of x into shared memory (f32), as wide as the piece needs, and then mixes columns of that. x
-// is read about row_taps / scale times, from the cache but for the first.
+// y = rows x columns^T for every channel; the transpose is the same with the transposed matrices. A block
+// makes a piece of one row of y: it mixes rows of x into shared memory (f32), as wide as the piece needs, and
+// then mixes columns of that. x is read about row_taps / scale times, from the cache but for the first.
 KERNEL(resize, (256),
        (const Act* __restrict__ x, const uint32_t* __restrict__ rows, const uint32_t* __restrict__ columns,
         Act* __restrict__ y, ResizeParams p)) {

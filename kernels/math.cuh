@@ -1,5 +1,5 @@
-// Transcendental functions. In the f32 image they are exact to a few roundings; for 16-bit results the GPU's own
-// exponential and reciprocal do, whose errors (1e-6) are far below half an ulp (2e-4).
+// Transcendental functions. In the f32 image they are exact to a few roundings; for 16-bit results the GPU's
+// own exponential and reciprocal do, whose errors (1e-6) are far below half an ulp (2e-4).
 #pragma once
 #include "act.cuh"
 
@@ -7,7 +7,8 @@
 constexpr bool EXACT = sizeof(Act) == 4;
 
 DEVICE float exponential(float x) { return EXACT ? expf(x) : __expf(x); }
-// 1 / x for x of at least 1, infinity too: the GPU's reciprocal, and a step of Newton's where its last digit counts.
+// 1 / x for x of at least 1, infinity too: the GPU's reciprocal, and a step of Newton's where its last digit
+// counts.
 DEVICE float reciprocal(float x) {
   const float r = __fdividef(1.0f, x);
   return EXACT && x < DAS_INFINITY ? fmaf(r, fmaf(-x, r, 1.0f), r) : r;
@@ -33,8 +34,8 @@ DEVICE float quick_gelu_slope(float x) {
   return s + QUICK * x * s * (1.0f - s);
 }
 
-// Distribution function and density of the standard normal: Phi(-|x|) = e^(-x^2/2) t P(t), t = 1 / (1 + 0.35 |x|), the fit
-// of src/cpu/math.rs (relative error 3.3e-8).
+// Distribution function and density of the standard normal: Phi(-|x|) = e^(-x^2/2) t P(t), t = 1 / (1 + 0.35
+// |x|), the fit of src/cpu/math.rs (relative error 3.3e-8).
 struct Normal {
   float cdf, pdf;
 };

@@ -1,9 +1,14 @@
-// Group norm of (n, h, w, c), with SiLU or without; layer norm and length normalisation of rows; their transposes.
+// Group norm of (n, h, w, c), with SiLU or without; layer norm and length normalisation of rows; their
+// transposes.
 //
-// A group norm of large samples reads x twice: many blocks per sample, each some rows of pixels, sum groups into scratch
-// space; a small kernel combines the sums; then the map itself. The second pass walks the blocks backwards, so that what
-// the first left in the cache is read from there. Where some groups of a sample fit into a block's shared memory one
-// kernel does it all and reads x once. In the transposes the pre-activation is recomputed from x and the statistics.
+// A group norm of large samples reads x twice: many blocks per sample, each some rows of pixels, sum groups
+// into scratch space; a small kernel combines the sums; then the map itself. The second pass walks the blocks
+// backwards, so that what the first left in the cache is read from there. Where some groups of a sample fit
+// into a block's shared memory one kernel does it all and reads x once. In the transposes the pre-activation
+// is recomputed from x and the statistics.
+//
+// Everything is f32 inside; the last sums of a group, and lengths, are f64. FLOPs are few: some 10 for an
+// element, 25 in a transpose with SiLU.
 #include "group.cuh"
 
 // Calls f<W, SILU> with the arguments.
@@ -23,7 +28,8 @@ KERNEL(group_sums, (384), (const Act* __restrict__ x, float* __restrict__ partia
 }
 // saved[sample][group] from the sums; a warp per group.
 KERNEL(group_finish, (256),
-       (const Act* __restrict__ x, const float* __restrict__ partial, float* __restrict__ saved, GroupParams p)) {
+       (const Act* __restrict__ x, const float* __restrict__ partial, float* __restrict__ saved,
+        GroupParams p)) {
   Group g;
   if (!combine(g, partial, p) || (threadIdx.x & 31)) return;
   const float shift = shift_of(x + (int64_t)g.sample * p.rows * p.c, p, g.group);
@@ -40,12 +46,14 @@ KERNEL(group_apply, (384),
 // The same for dx; reads 2 n elements.
 KERNEL(group_vjp_sums, (384, 2),
        (const Act* __restrict__ x, const Act* __restrict__ gamma, const Act* __restrict__ beta,
-        const float* __restrict__ saved, const Act* __restrict__ dy, float* __restrict__ partial, GroupParams p)) {
+        const float* __restrict__ saved, const Act* __restrict__ dy, float* __restrict__ partial,
+        GroupParams p)) {
   DYNAMIC_SHARED(float, shared);
   GROUP_CALL(vjp_sums_of_rows, x, gamma, beta, saved, dy, partial, p, shared);
 }
 KERNEL(group_vjp_finish, (256),
-       (const float* __restrict__ saved, const float* __restrict__ partial, float* __restrict__ means, GroupParams p)) {
+       (const float* __restrict__ saved, const float* __restrict__ partial, float* __restrict__ means,
+        GroupParams p)) {
   Group g;
   if (!combine(g, partial, p) || (threadIdx.x & 31)) return;
   const int64_t index = (int64_t)g.sample * p.groups + g.group;
@@ -60,9 +68,9 @@ KERNEL(group_vjp_apply, (384),
 }
 
 // All in one, a block having block_groups groups of a sample: moves 2 n elements, and 3 n.
-KERNEL(group_norm, (256),
-       (const Act* __restrict__ x, const Act* __restrict__ gamma, const Act* __restrict__ beta, Act* __restrict__ y,
-        float* __restrict__ saved, GroupParams p)) {
+KERNEL(group_norm, (256, 3),
+       (const Act* __restrict__ x, const Act* __restrict__ gamma, const Act* __restrict__ beta,
+        Act* __restrict__ y, float* __restrict__ saved, GroupParams p)) {
   DYNAMIC_SHARED(unsigned char, shared);
   GROUP_CALL(norm_whole, x, gamma, beta, y, saved, p, shared);
 }
@@ -73,8 +81,8 @@ KERNEL(group_norm_vjp, (256, 2),
   GROUP_CALL(vjp_whole, x, gamma, beta, saved, dy, dx, p, shared);
 }
 
-// ---- rows: a warp each. HELD accesses per lane keep rows of up to 1280 channels in registers, which is every row of the
-// models; other rows are read again from the cache, element by element.
+// ---- rows: a warp each. HELD accesses per lane keep rows of up to 1280 channels in registers, which is
+// every row of the models; other rows are read again from the cache, element by element.
 
 struct NormParams {
   int64_t rows;
@@ -113,11 +121,11 @@ DEVICE void save_row(float* saved, float shift, float rest, float rstd) {
   saved[2] = rstd;
 }
 
-// y = (x - mean) rstd gamma + beta. The sum is of x - shift, shift being the row's first element, and the squares are of
-// x - mean, so a large mean costs no digits. Moves 2 n elements.
+// y = (x - mean) rstd gamma + beta. The sum is of x - shift, shift being the row's first element, and the
+// squares are of x - mean, so a large mean costs no digits. Moves 2 n elements.
 KERNEL(layer_norm, (128),
-       (const Act* __restrict__ x, const Act* __restrict__ gamma, const Act* __restrict__ beta, Act* __restrict__ y,
-        float* __restrict__ saved, NormParams p)) {
+       (const Act* __restrict__ x, const Act* __restrict__ gamma, const Act* __restrict__ beta,
+        Act* __restrict__ y, float* __restrict__ saved, NormParams p)) {
   const int64_t row = warp_row();
   if (row >= p.rows) return;
   const Row held(x + row * p.c, p.c);
@@ -152,8 +160,8 @@ KERNEL(layer_norm, (128),
   if (held.lane == 0) save_row(saved + row * SAVED, shift, rest, rstd);
 }
 KERNEL(layer_norm_any, (128),
-       (const Act* __restrict__ x, const Act* __restrict__ gamma, const Act* __restrict__ beta, Act* __restrict__ y,
-        float* __restrict__ saved, NormParams p)) {
+       (const Act* __restrict__ x, const Act* __restrict__ gamma, const Act* __restrict__ beta,
+        Act* __restrict__ y, float* __restrict__ saved, NormParams p)) {
   const int64_t row = warp_row();
   if (row >= p.rows) return;
   const int lane = threadIdx.x & 31;
@@ -174,8 +182,8 @@ KERNEL(layer_norm_any, (128),
   if (lane == 0) save_row(saved + row * SAVED, shift, rest, rstd);
 }
 
-// dx = rstd (g - mean(g) - xhat mean(g xhat)), g = dy gamma, rounded by itself: then a row of one element gets the zero it
-// should. Moves 3 n elements.
+// dx = rstd (g - mean(g) - xhat mean(g xhat)), g = dy gamma, rounded by itself: then a row of one element
+// gets the zero it should. Moves 3 n elements.
 KERNEL(layer_norm_vjp, (128),
        (const Act* __restrict__ x, const Act* __restrict__ gamma, const float* __restrict__ saved,
         const Act* __restrict__ dy, Act* __restrict__ dx, NormParams p)) {
@@ -235,7 +243,8 @@ KERNEL(layer_norm_vjp_any, (128),
   }
 }
 
-// ---- rows divided by their length, a warp each: few rows (one per picture), so sums are f64 and lanes read elements.
+// ---- rows divided by their length, a warp each: few rows (one per picture), so sums are f64 and lanes read
+// elements.
 
 // The shortest length that rows are divided by.
 constexpr double SHORTEST = 1e-12;

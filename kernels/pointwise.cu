@@ -1,5 +1,6 @@
-// Pointwise maps: one pass over memory each, f32 inside. A thread has AHEAD accesses of 16 bytes of each input under way
-// (half as many with two inputs); a block covers a contiguous piece, or whole rows where the map knows its channel.
+// Pointwise maps: one pass over memory each, f32 inside. A thread has AHEAD accesses of 16 bytes of each
+// input under way (half as many with two inputs); a block covers a contiguous piece, or whole rows where the
+// map knows its channel.
 #include "math.cuh"
 #include "access.cuh"
 
@@ -36,7 +37,8 @@ KERNEL(put, (256), (uint32_t* __restrict__ y, PutParams p)) {
   if (i < p.n) y[p.at + i] = p.words[i];
 }
 
-// y[i] = f(x[i]) in accesses of W elements; the last, partial one, which only the f32 image has, in single elements.
+// y[i] = f(x[i]) in accesses of W elements; the last, partial one, which only the f32 image has, in single
+// elements.
 template <int W, class F>
 DEVICE void map(const Act* x, Act* y, int64_t n, F f) {
   const int64_t first = ((int64_t)blockIdx.x * AHEAD * blockDim.x + threadIdx.x) * W;
@@ -136,8 +138,8 @@ struct BlendParams {
 };
 // out = k0 x + k1 y, k on the device; bytes moved: 3 n.
 KERNEL(blend, (256),
-       (const float* __restrict__ k, const Act* __restrict__ x, const Act* __restrict__ y, Act* __restrict__ out,
-        BlendParams p)) {
+       (const float* __restrict__ k, const Act* __restrict__ x, const Act* __restrict__ y,
+        Act* __restrict__ out, BlendParams p)) {
   const float a = k[0], b = k[1];
   map2<WIDE>(x, y, out, p.n, [=](float v, float w) { return fmaf(a, v, b * w); });
 }

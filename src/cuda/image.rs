@@ -20,7 +20,8 @@ params! {
         pub lanes: i32,
         pub wide: i32,
     }
-    /// Run `i` is read from `from + i from_stride + rows[i] row_stride` on and written to `to + i to_stride` on.
+    /// Run `i` is read from `from + i from_stride + rows[i] row_stride` on and written to `to + i to_stride`
+    /// on.
     pub struct CopyParams {
         pub len: i64,
         pub from: i64,
@@ -295,8 +296,8 @@ pub fn take_token_vjp(cuda: &Cuda, dy: &Tensor, at: &[u32], x: Shape) -> Result<
 /// Floats of shared memory that a block of the resize may have: several blocks fit on a multiprocessor.
 const MIXED: usize = 6144;
 
-/// A banded matrix as the kernel reads it: first column and number of weights of each row, then the weights, as many for
-/// every row as the longest has.
+/// A banded matrix as the kernel reads it: first column and number of weights of each row, then the weights,
+/// as many for every row as the longest has.
 struct Weights {
     taps: usize,
     words: Vec<u32>,

@@ -41,26 +41,42 @@ kernels! {
         fn group_sums(x: In<Act>, partial: Out<f32>, p: GroupParams);
         fn group_finish(x: In<Act>, partial: In<f32>, saved: Out<f32>, p: GroupParams);
         fn group_apply(
-            x: In<Act>, gamma: In<Act>, beta: In<Act>, saved: In<f32>, y: Out<Act>, p: GroupParams
+            x: In<Act>, gamma: In<Act>, beta: In<Act>, saved: In<f32>,
+            y: Out<Act>, p: GroupParams
         );
         fn group_vjp_sums(
-            x: In<Act>, gamma: In<Act>, beta: In<Act>, saved: In<f32>, dy: In<Act>, partial: Out<f32>, p: GroupParams
+            x: In<Act>, gamma: In<Act>, beta: In<Act>, saved: In<f32>, dy: In<Act>,
+            partial: Out<f32>, p: GroupParams
         );
         fn group_vjp_finish(saved: In<f32>, partial: In<f32>, means: Out<f32>, p: GroupParams);
         fn group_vjp_apply(
-            x: In<Act>, gamma: In<Act>, beta: In<Act>, saved: In<f32>, dy: In<Act>, means: In<f32>, dx: Out<Act>,
-            p: GroupParams
+            x: In<Act>, gamma: In<Act>, beta: In<Act>, saved: In<f32>, dy: In<Act>, means: In<f32>,
+            dx: Out<Act>, p: GroupParams
         );
         fn group_norm(
-            x: In<Act>, gamma: In<Act>, beta: In<Act>, y: Out<Act>, saved: Out<f32>, p: GroupParams
+            x: In<Act>, gamma: In<Act>, beta: In<Act>,
+            y: Out<Act>, saved: Out<f32>, p: GroupParams
         );
         fn group_norm_vjp(
-            x: In<Act>, gamma: In<Act>, beta: In<Act>, saved: In<f32>, dy: In<Act>, dx: Out<Act>, p: GroupParams
+            x: In<Act>, gamma: In<Act>, beta: In<Act>, saved: In<f32>, dy: In<Act>,
+            dx: Out<Act>, p: GroupParams
         );
-        fn layer_norm(x: In<Act>, gamma: In<Act>, beta: In<Act>, y: Out<Act>, saved: Out<f32>, p: NormParams);
-        fn layer_norm_any(x: In<Act>, gamma: In<Act>, beta: In<Act>, y: Out<Act>, saved: Out<f32>, p: NormParams);
-        fn layer_norm_vjp(x: In<Act>, gamma: In<Act>, saved: In<f32>, dy: In<Act>, dx: Out<Act>, p: NormParams);
-        fn layer_norm_vjp_any(x: In<Act>, gamma: In<Act>, saved: In<f32>, dy: In<Act>, dx: Out<Act>, p: NormParams);
+        fn layer_norm(
+            x: In<Act>, gamma: In<Act>, beta: In<Act>,
+            y: Out<Act>, saved: Out<f32>, p: NormParams
+        );
+        fn layer_norm_any(
+            x: In<Act>, gamma: In<Act>, beta: In<Act>,
+            y: Out<Act>, saved: Out<f32>, p: NormParams
+        );
+        fn layer_norm_vjp(
+            x: In<Act>, gamma: In<Act>, saved: In<f32>, dy: In<Act>,
+            dx: Out<Act>, p: NormParams
+        );
+        fn layer_norm_vjp_any(
+            x: In<Act>, gamma: In<Act>, saved: In<f32>, dy: In<Act>,
+            dx: Out<Act>, p: NormParams
+        );
         fn l2_norm(x: In<Act>, y: Out<Act>, p: NormParams);
         fn l2_norm_vjp(x: In<Act>, dy: In<Act>, dx: Out<Act>, p: NormParams);
     }
@@ -70,12 +86,14 @@ kernels! {
 const SAVED: usize = 3;
 /// Shared memory of a block that every GPU gives, bytes.
 const SHARED: usize = 99 << 10;
-/// What a block holds of its groups is at most this where it has a choice: then four and more blocks take turns on a
-/// multiprocessor at reading, adding and writing.
+/// What a block holds of its groups is at most this where it has a choice: then four and more blocks take
+/// turns on a multiprocessor at reading, adding and writing.
 const HELD: usize = 24 << 10;
-/// A block that streams has at least this many bytes to read, against what it costs to start it and to add up its threads.
+/// A block that streams has at least this many bytes to read, against what it costs to start it and to add up
+/// its threads.
 const STREAMED: usize = 32 << 10;
-/// Blocks per multiprocessor, where there is enough to do: eight or so run at once, so the last ones leave little idle.
+/// Blocks per multiprocessor, where there is enough to do: eight or so run at once, so the last ones leave
+/// little idle.
 const BLOCKS: usize = 32;
 
 /// How a group norm is launched.
@@ -209,7 +227,8 @@ impl Plan {
 
     /// Elements of the sums of all blocks.
     fn partial(&self) -> usize {
-        2 * (self.params.samples * self.params.blocks * self.params.groups) as usize
+        let p = &self.params;
+        2 * p.samples as usize * p.blocks as usize * p.groups as usize
     }
 }
 
@@ -367,4 +386,59 @@ pub fn l2_norm_vjp(cuda: &Cuda, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let (to, (launch, p)) = (kernels.write(&mut dx), rows(shape, 0.0));
     kernels.norm.l2_norm_vjp(&cuda.device, launch, from, from_dy, to, p)?;
     Ok(cuda.wrap(shape, dx))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sizes of Stable Diffusion 1.5 and XL, its decoder, and odd ones.
+    const SIZES: &[(usize, usize, usize)] = &[
+        (4096, 320, 32),
+        (4096, 960, 32),
+        (1024, 640, 32),
+        (1024, 1920, 32),
+        (256, 1280, 32),
+        (256, 2560, 32),
+        (64, 1280, 32),
+        (64, 2560, 32),
+        (262_144, 128, 32),
+        (262_144, 256, 32),
+        (16_384, 512, 32),
+        (64, 64, 16),
+        (4096, 16, 4),
+        (1640, 24, 1),
+        (1, 8, 2),
+        (144, 3328, 32),
+        (25, 4096, 1),
+    ];
+
+    #[test]
+    fn plans_cover_every_row_and_group_and_fit_every_gpu() {
+        let mut both = [0, 0];
+        for &(tokens, c, groups) in SIZES {
+            let norm = GroupNorm { groups, eps: 1e-5, silu: true };
+            for (n, inputs, units) in [(1, 1, 16), (2, 2, 108), (16, 1, 132), (32, 2, 132)] {
+                for elem in [Elem::Bf16, Elem::F32] {
+                    let plan = Plan::new(Shape::new(n, 1, tokens, c), elem, norm, inputs, units);
+                    let (p, threads) = (&plan.params, plan.launch.block as usize);
+                    let at = |x: i32| x as usize;
+                    assert!(at(p.columns) * at(p.lanes) <= threads && threads.is_multiple_of(32));
+                    assert_eq!(plan.launch.grid[0] as usize, n * at(p.blocks));
+                    assert!(at(p.spread).is_power_of_two() && at(p.spread) <= 32);
+                    if plan.whole {
+                        assert_eq!(p.blocks * p.block_groups, p.groups);
+                        assert_eq!(p.columns * plan.access as i32, p.block_groups * p.width);
+                        assert!(plan.launch.shared as usize <= SHARED && threads <= BLOCK as usize);
+                    } else {
+                        let rows = at(p.blocks) * at(p.block_rows);
+                        assert!(rows >= tokens && rows - at(p.block_rows) < tokens, "{p:?}");
+                        assert!(plan.sums().shared as usize <= SHARED);
+                    }
+                    both[usize::from(plan.whole)] += 1;
+                }
+            }
+        }
+        assert!(both[0] > 20 && both[1] > 20, "{both:?}");
+    }
 }

@@ -93,8 +93,8 @@ pub fn convert(cuda: &Cuda, x: &Tensor, elem: Elem) -> Result<Tensor> {
     Ok(cuda.wrap(x.shape(), y))
 }
 
-/// Copies bytes of the host. A few travel as parameters of kernels, which needs no memory of the host to stay in place
-/// and may be part of a graph.
+/// Copies bytes of the host. A few travel as parameters of kernels, which needs no memory of the host to stay
+/// in place and may be part of a graph.
 pub fn put(cuda: &Cuda, bytes: &[u8], y: &mut Buffer) -> Result<()> {
     const FEW: usize = 4 * WORDS;
     // Sixteen launches carry the weights of a resize of any picture.

@@ -10,7 +10,8 @@ pub const BLOCK: u32 = 256;
 /// Most threads of a block of a kernel on rows: their `__launch_bounds__`.
 const MOST: usize = 384;
 
-/// Elements of one access: 16 bytes where all of `sizes` (channels, offsets, lengths) are whole ones, else one.
+/// Elements of one access: 16 bytes where all of `sizes` (channels, offsets, lengths) are whole ones, else
+/// one.
 pub fn access(elem: Elem, sizes: &[usize]) -> usize {
     let wide = 16 / elem.size();
     if sizes.iter().all(|n| n.is_multiple_of(wide)) { wide } else { 1 }

@@ -104,8 +104,8 @@ fn a_row_of_zeros_has_a_finite_gradient() {
     assert_eq!(dx, dy.iter().map(|d| d * 1e12).collect::<Vec<_>>());
 }
 
-/// Statistics are f32 in every type and mean the same on every device: mean, what its rounding lost, 1/std. A result of
-/// 16 bits rounds x first, so it is compared on numbers that it holds.
+/// Statistics are f32 in every type and mean the same on every device: mean, what its rounding lost, 1/std. A
+/// result of 16 bits rounds x first, so it is compared on numbers that it holds.
 #[test]
 fn saved_statistics_are_those_of_the_cpu() {
     let mut cases = vec![whole().swap_remove(2), whole().swap_remove(12), streamed().swap_remove(0)];

@@ -130,7 +130,8 @@ fn the_order_of_threads_changes_no_bit() {
     ]);
 }
 
-/// f32 tensors of whole packets among 16-bit ones: joined from narrower ones, they stay f32, and so do results.
+/// f32 tensors of whole packets among 16-bit ones: joined from narrower ones, they stay f32, and so do
+/// results.
 #[test]
 fn mixed_types_are_widened() {
     for elem in [Elem::F16, Elem::Bf16] {
