@@ -40,8 +40,11 @@ pub struct Diffusion<'a> {
     micro_batch: Cell<usize>,
     notes: RefCell<Vec<String>>,
     /// Recorded work, by what it depends on.
-    records: RefCell<BTreeMap<(Vec<u32>, Want, Option<u32>), Record>>,
+    records: RefCell<BTreeMap<WorkKey, Record>>,
 }
+
+/// Prompts of the particles, what is wanted, and the bits of the clip.
+type WorkKey = (Vec<u32>, Want, Option<u32>);
 
 /// What the work of a micro-batch depends on, besides tensors.
 #[derive(Clone, Copy)]

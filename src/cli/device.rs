@@ -63,7 +63,7 @@ impl FromStr for Bytes {
         };
         let number: f64 = digits.parse().map_err(|_| wrong())?;
         let bytes = number * factor;
-        if bytes >= 1.0 && bytes < 1e18 { Ok(Bytes(bytes as u64)) } else { Err(wrong()) }
+        if (1.0..1e18).contains(&bytes) { Ok(Bytes(bytes as u64)) } else { Err(wrong()) }
     }
 }
 
