@@ -52,7 +52,8 @@ fn lengths_around_the_tiles() {
             cases.push(own(1, tokens, 1, d, causal));
         }
     }
-    for keys in [1, 7, 31, 32, 33, 63, 64, 65, 77, 130, 300] {
+    // Not one key: its probability is 1, and the gradient nothing but rounding.
+    for keys in [2, 7, 31, 32, 33, 63, 64, 65, 77, 130, 300] {
         cases.push(cross(33, keys, &[0], 1, 40));
         cases.push(cross(17, keys, &[1, 0], 1, 80));
     }
