@@ -262,10 +262,6 @@ void Machine::run_block(uint64_t index) {
 
 // After the last block. Only here is what threads did ordered before what comes: blocks are not ordered among
 // themselves.
-void Machine::end() {
-  acquire(1);
-  for (char* arena : arenas) free(arena);
-  arenas.clear();
-}
+void Machine::end() { acquire(1); }
 
 }  // namespace engine

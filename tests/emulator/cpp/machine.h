@@ -97,9 +97,9 @@ struct Machine {
   std::vector<SharedArray> arrays;
   char* dynamic = nullptr;
   size_t dynamic_bytes = 0;
-  // TSan: blocks are not ordered among themselves, so each has memory of its own until the launch ends.
-  std::vector<char*> arenas;
-  size_t arena_used = 0;
+  // TSan: all shared memory of a block, mapped anew for each.
+  char* arena = nullptr;
+  size_t arena_bytes = 0, arena_used = 0;
 
   std::string error;
   sigjmp_buf fault;

@@ -311,13 +311,17 @@ void free_shared(char* memory) { free(memory - GUARD); }
 void Machine::prepare_shared() {
   const bool fresh = dynamic_bytes != what.shared || (what.shared && !dynamic);
   if (EMULATOR_TSAN) {
-    // Here and not where a thread first names an array, since an allocation counts as a write.
-    void* p;
-    if (posix_memalign(&p, 128, ARENA + (what.shared + 127) / 128 * 128 + 2 * GUARD)) abort();
-    arenas.push_back(static_cast<char*>(p));
+    // Blocks are not ordered among themselves: at an address that an earlier one used, each access would be a
+    // race. A new mapping has no past. Made here, not where a thread first names an array, since it counts as
+    // a write.
+    if (arena) munmap(arena, arena_bytes);
+    arena_bytes = ARENA + (what.shared + 127) / 128 * 128 + 2 * GUARD;
+    void* p = mmap(nullptr, arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) abort();
+    arena = static_cast<char*>(p);
     arena_used = 0;
     arrays.clear();
-    dynamic = what.shared ? guarded(arenas.back() + ARENA, what.shared) : nullptr;
+    dynamic = what.shared ? guarded(arena + ARENA, what.shared) : nullptr;
   } else if (fresh) {
     if (dynamic) free_shared(dynamic);
     dynamic = what.shared ? allocate_shared(what.shared) : nullptr;
@@ -356,7 +360,7 @@ void* shared_static(size_t bytes, const void* key, const char* name, Where where
     fail(where, "%zu bytes of shared memory", total + m.dynamic_bytes);
   if (!array) {
     const size_t taken = (bytes + 127) / 128 * 128 + 2 * GUARD;
-    char* memory = EMULATOR_TSAN ? guarded(m.arenas.back() + m.arena_used, bytes) : allocate_shared(bytes);
+    char* memory = EMULATOR_TSAN ? guarded(m.arena + m.arena_used, bytes) : allocate_shared(bytes);
     m.arena_used += taken;
     if (EMULATOR_TSAN && m.arena_used > ARENA) fail(where, "too many shared arrays");
     m.arrays.push_back({key, name, memory, bytes, false});
