@@ -151,7 +151,8 @@ pub fn keys_vjp(
     // As `Keys` of flash_vjp.cu: keys and values, two stages of q and dy, and of two numbers per query.
     let block = ROWS * WARPS * if width <= 64 { 2 } else { 1 };
     let queries = 32;
-    let launch = launch(x, width, x.p.keys, block, 2 * block + 4 * queries, 2 * 2 * queries * size_of::<f32>());
+    let launch =
+        launch(x, width, x.p.keys, block, 2 * block + 4 * queries, 2 * 2 * queries * size_of::<f32>());
     let (d, t, p) = (&cuda.device, &tables(kernels).vjp, x.p);
     let (qkv, dy, dx) = (kernels.read(x.kv), kernels.read(dy), kernels.write(dx));
     let (lse, dot) = (lse.f32(), dot.f32());
