@@ -24,7 +24,7 @@ fn one_device_is_seen() {
 fn child(set: &[(&str, &str)]) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["driver::a_child_looks_for_a_device", "--exact", "--ignored", "--nocapture"]);
-    command.env("LD_LIBRARY_PATH", emulator::library_dir()).envs(set.iter().copied());
+    command.envs(emulator::environment()).env_remove("DAS_CUDA_STAND_IN").envs(set.iter().copied());
     let output = command.output().unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

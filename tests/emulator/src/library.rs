@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
@@ -94,8 +94,8 @@ pub struct Counters {
 const UNAVAILABLE: &str = include_str!(concat!(env!("OUT_DIR"), "/unavailable"));
 const BROKEN: &str = include_str!(concat!(env!("OUT_DIR"), "/broken"));
 
-/// The folder of `libcuda.so` and `libnvrtc.so`, for the `LD_LIBRARY_PATH` of another process (which also needs
-/// `DAS_CUDA_STAND_IN=1`). `DAS_EMULATOR_LIBRARY` names another, with libraries built for a sanitizer.
+/// The folder of `libcuda.so` and `libnvrtc.so` (another process finds them by [`environment`]). `DAS_EMULATOR_LIBRARY`
+/// names another, with libraries built for a sanitizer.
 pub fn library_dir() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| match std::env::var_os("DAS_EMULATOR_LIBRARY") {
@@ -152,9 +152,26 @@ pub fn broken_kernels() -> &'static str {
 /// As [`available`].
 pub fn install() -> Result<(), String> {
     let f = &loaded()?.cuda;
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let (name, dir) = cache();
+        // SAFETY: Rust's own accesses take turns, and no C code of this process reads the environment while tests
+        // begin, except the libraries loaded above, which did so when they were loaded.
+        unsafe { std::env::set_var(name, dir) };
+    });
     // SAFETY: sets a flag.
     unsafe { (f.stand_in_enable)() };
     Ok(())
+}
+
+/// What the stand-in compiles at run time must not lie where a GPU's images are kept.
+fn cache() -> (&'static str, PathBuf) {
+    ("XDG_CACHE_HOME", Path::new(concat!(env!("OUT_DIR"), "/cache")).into())
+}
+
+/// The environment of another process that shall see the stand-in, as [`install`] makes it in this one.
+pub fn environment() -> [(&'static str, PathBuf); 3] {
+    [("LD_LIBRARY_PATH", library_dir().into()), ("DAS_CUDA_STAND_IN", "1".into()), cache()]
 }
 
 /// The order in which the stand-in runs what is on streams, and threads within kernels. 0, as it is at first: nothing
