@@ -354,7 +354,7 @@ pub fn out_of_memory(elements: usize) -> Error {
 /// An empty list with room for `len` elements, for what a backend hands to the host.
 ///
 /// # Errors
-/// [`ErrorKind::Memory`](crate::ErrorKind::Memory) where the memory is not there: a `Vec` of that size would abort
+/// [`ErrorKind::Memory`] where the memory is not there: a `Vec` of that size would abort
 /// the program.
 pub fn reserved(len: usize) -> Result<Vec<f32>> {
     let mut list = Vec::new();
