@@ -103,7 +103,7 @@ struct FinishParams {
 
 // y = sum of the parts of z, in order, + bias + add. A thread makes 8 elements. Bytes: 4 len splits and what bias, add
 // and y are.
-KERNEL(finish, (256),
+KERNEL(finish, (256, 4),
        (const float* __restrict__ z, const Act* __restrict__ bias, const Act* __restrict__ add, Act* __restrict__ y,
         FinishParams p)) {
   const int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * PACKET;
