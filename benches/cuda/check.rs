@@ -45,7 +45,7 @@ impl Options {
             elem: Elem::Bf16,
             only: list(&std::env::var("DAS_OPS").unwrap_or_default()),
             tiny: false,
-            micro_batches: vec![1, 4, 16],
+            micro_batches: vec![16, 4, 1],
             budget: Duration::from_millis(60),
         };
         let mut rest = arguments.iter();

@@ -29,7 +29,7 @@ PARTS = [
     ("step", 110),
     ("torch_step", 100),
     ("ops", 60),
-    ("torch_ops", 70),
+    ("torch_ops", 90),
     ("smc", 25),
     ("torch_smc", 25),
     ("sanitizer", 90),
