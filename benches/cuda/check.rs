@@ -5,6 +5,7 @@
 //!     folder PATH                a model of full size with random weights (needs no GPU)
 //!     once                       each case of the tests' table and of ops, forward and transpose, once: for a sanitizer
 //!     ops                        times of the cases
+//!     tiles                      times of products with every tile
 //!     copy                       bandwidth of a copy
 //!     step PATH                  a guided step with the model of `folder`
 //!     see PATH                   what comes out of a step, for comparison with PyTorch
@@ -27,7 +28,7 @@ use serde_json::json;
 use crate::cases::{self, Case};
 use crate::model::{self, Model};
 use crate::timing::{Effort, Times};
-use crate::{folder, ops, say, sd15, smc, step};
+use crate::{folder, ops, say, sd15, smc, step, tiles};
 
 struct Options {
     path: PathBuf,
@@ -113,6 +114,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
             .map_err(|e| Error::io(format!("{}: cannot be written", options.path.display())).because(e)),
         "once" => once(&options),
         "ops" => time_ops(&options),
+        "tiles" => tiles::run(options.open()?, options.cases(), options.effort()),
         "copy" => copy(&options),
         "step" => step::run(&options.open()?, &options.path, &options.micro_batches, options.effort()),
         "see" => see(&options.open()?, options.elem.name(), &options.path),

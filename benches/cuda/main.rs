@@ -17,6 +17,7 @@ mod profile;
 mod sd15;
 mod smc;
 mod step;
+mod tiles;
 mod timing;
 
 use std::process::ExitCode;

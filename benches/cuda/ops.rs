@@ -43,6 +43,11 @@ impl<'a> Ready<'a> {
         self.case.forward(backend, &self.inputs).map(drop)
     }
 
+    /// Shape of the result.
+    pub fn result(&self) -> Shape {
+        self.results[0].shape()
+    }
+
     /// Whether there is a transpose.
     pub fn has_vjp(&self) -> bool {
         self.dy.is_some()

@@ -257,6 +257,11 @@ def torch_ops(session, limit):
     return session.run("torch_ops", command, limit).summary()
 
 
+def tiles(session, limit):
+    few = ["--only", "linear"] if session.stand_in else []
+    return session.run("tiles", [session.bin("bench"), "--check", "tiles", *tiny(session), *few], limit).summary()
+
+
 def smc(session, limit):
     return session.run("smc", [session.bin("bench"), "--check", "smc", *tiny(session)], limit).summary()
 
@@ -287,7 +292,7 @@ def step(session, limit):
     began = Clock()
     at = folder(session, limit)
     made = limit - began.left(limit)
-    sizes = ["--micro-batch", "1,2"] if session.stand_in else []
+    sizes = ["--micro-batch", "1"] if session.stand_in else []
     half = session.run(
         "step",
         [session.bin("bench"), "--check", "step", at, *tiny(session), *sizes, "--budget-ms", 1500],

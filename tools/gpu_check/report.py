@@ -272,9 +272,9 @@ def steps(r):
         if run.get("ms_per_particle") and not r.stand_in:
             ms, particles = run["ms_per_particle"], run["particles"]
             r.add(
-                f"`das-cuda sample`, {particles} particles, {run['steps']} steps: {run['seconds']:.1f} s from start to "
-                f"end, {run['loop_seconds']:.1f} s in the chain, {ms:.2f} ms per particle-step (100 steps at that rate: "
-                f"{ms * particles / 10:.1f} s), tensors at most {run['peak'] / 1e9:.1f} GB.",
+                f"`das-cuda sample`, {particles} particles, {run['steps']} steps: {run['seconds']:.1f} s from start "
+                f"to end, {run['loop_seconds']:.1f} s in the chain, {ms:.2f} ms per particle-step (100 steps at that "
+                f"rate: {ms * particles / 10:.1f} s), tensors at most {run['peak'] / 1e9:.1f} GB.",
                 "",
             )
         elif run.get("skipped"):
@@ -311,15 +311,15 @@ def where(r):
 
 def operations(r):
     theirs = {(t["label"], t.get("vjp")): t.get("ms") for t in r.records("torch_ops", "torch_op")}
-    rows, ratios = [], {}
+    all_rows, ratios = [], {}
     for o in r.records("ops", "op"):
         torch, ms = r.time(theirs.get((o["label"], o["vjp"]))), r.time(o.get("ms"))
         faster = ratio(torch, ms)
         if faster:
             ratios.setdefault(o["op"], []).append(faster)
         name = o["label"] + (", transpose" if o["vjp"] else "")
-        rows.append((name, o.get("error") or ms, *r.rate(o.get("flops"), o.get("bytes"), ms), torch, faster))
-    if not rows:
+        all_rows.append((name, o.get("error") or ms, *r.rate(o.get("flops"), o.get("bytes"), ms), torch, faster))
+    if not all_rows:
         return
     r.add(
         "### Operations, bf16, micro-batch 16",
@@ -328,7 +328,6 @@ def operations(r):
         "count products' multiply-adds twice, else bytes read and written once.",
         "",
     )
-    r.add(*table(["operation", "ms", "rate", "of the ceiling", "PyTorch ms", "x PyTorch"], rows))
     rows = []
     for op, all_of in sorted(ratios.items()):
         product = 1.0
@@ -336,6 +335,43 @@ def operations(r):
             product *= x
         rows.append((op, len(all_of), product ** (1 / len(all_of)), min(all_of)))
     r.add(*table(["x PyTorch by operation", "cases", "geometric mean", "least"], rows))
+    if r.stand_in:
+        r.add(f"{len(all_rows)} operations ran.", "")
+        return
+    r.add("<details><summary>every operation</summary>", "")
+    r.add(*table(["operation", "ms", "rate", "of the ceiling", "PyTorch ms", "x PyTorch"], all_rows))
+    r.add("</details>", "")
+
+
+def tiles(r):
+    """Where another tile than the chosen one would be faster."""
+    chosen = {(o["label"], o["vjp"]): o.get("ms") for o in r.records("ops", "op")}
+    best = {}
+    for t in r.records("tiles", "tile"):
+        key = (t["label"], t["vjp"])
+        if t.get("ms") and (key not in best or t["ms"] < best[key]["ms"]):
+            best[key] = t
+    if not best:
+        return
+    r.add("### Tiles of the products", "")
+    if r.stand_in:
+        r.add(f"{len(r.records('tiles', 'tile'))} plans of {len(best)} products ran.", "")
+        return
+    rows = [
+        (
+            label + (", transpose" if vjp else ""),
+            chosen.get((label, vjp)),
+            t["ms"],
+            t["tile"],
+            t["splits"],
+            ratio(chosen.get((label, vjp)), t["ms"]),
+        )
+        for (label, vjp), t in best.items()
+    ]
+    rows.sort(key=lambda row: -(row[-1] or 0))
+    r.add("<details><summary>chosen and best</summary>", "")
+    r.add(*table(["product", "chosen ms", "best ms", "tile", "parts", "chosen / best"], rows))
+    r.add("</details>", "")
 
 
 def resampling(r):
@@ -370,7 +406,7 @@ def resampling(r):
 
 def markdown(results):
     r = Report(results)
-    for section in (heading, correctness, steps, where, operations, resampling):
+    for section in (heading, correctness, steps, where, operations, tiles, resampling):
         try:
             section(r)
         except Exception as error:

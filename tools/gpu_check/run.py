@@ -33,6 +33,7 @@ PARTS = [
     ("smc", 25),
     ("torch_smc", 25),
     ("sanitizer", 90),
+    ("tiles", 60),
     ("sample", 150),
 ]
 
