@@ -223,3 +223,10 @@ KERNEL(ratios, (256),
   gz = warp_sum(gz);
   if (lane == 0) y[slot] = strength ? log_ratio(p.quadratic, p.linear, strength[slot], gg, gz) : gg;
 }
+
+// y = score where the squared length beside it is finite, else NaN. One thread per sample; 16 bytes each.
+KERNEL(where_finite, (256),
+       (const float* __restrict__ score, const double* __restrict__ norms, float* __restrict__ y, int64_t n)) {
+  const int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+  if (i < n) y[i] = isfinite(norms[i]) ? score[i] : __uint_as_float(0x7FC00000u);
+}

@@ -306,6 +306,8 @@ pub trait Backend: Send + Sync {
     ) -> Result<(Tensor, Vec<f64>)>;
     /// Squared Euclidean length of each sample.
     fn squared_norms(&self, x: &Tensor) -> Result<Vec<f64>>;
+    /// `score` `(n, 1, 1, 1)` where every element of that sample of `by` is finite, NaN elsewhere.
+    fn where_finite(&self, score: &Tensor, by: &Tensor) -> Result<Tensor>;
 }
 
 /// Work that a device has recorded, or knows it cannot record; for [`Backend::replay`]. Empty at first.

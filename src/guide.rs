@@ -121,17 +121,6 @@ impl<'a> Diffusion<'a> {
         self.section(tape, x0, move |tape, x0| decoder.decode(tape, x0))
     }
 
-    /// Rewards that follow from `raw` images: where those are not finite, neither is the reward, whatever the clamp to
-    /// [0, 1] made of them.
-    fn honest(&self, raw: &Tensor, mut reward: Vec<f64>) -> Result<Vec<f64>> {
-        for (reward, norm) in reward.iter_mut().zip(self.backend.squared_norms(raw)?) {
-            if !norm.is_finite() {
-                *reward = f64::NAN;
-            }
-        }
-        Ok(reward)
-    }
-
     /// One micro-batch of [`Guide::look`]. What changes from step to step is put into tensors first, so that a device
     /// can record the work once and replay it.
     fn look_at(&self, x: &Tensor, prompt_of: &[u32], step: &ddim::Step, want: Want) -> Result<Look> {
@@ -155,16 +144,15 @@ impl<'a> Diffusion<'a> {
             panic!("a look is noise and clean latent at least")
         };
         let mut look = Look { eps, x0, reward: None, grad: None };
-        if let (Some(raw), Some(score)) = (next(), next()) {
-            let reward = backend.download(&score)?.into_iter().map(f64::from).collect();
-            look.reward = Some(self.honest(&raw, reward)?);
+        if let Some(score) = next() {
+            look.reward = Some(backend.download(&score)?.into_iter().map(f64::from).collect());
         }
         look.grad = next();
         Ok(look)
     }
 
-    /// What `want` asks for at the state, bias, and coefficients in `inputs`: noise, clean latent, then the raw image and
-    /// its score, then the gradient.
+    /// What `want` asks for at the state, bias, and coefficients in `inputs`: noise, clean latent, then the score,
+    /// then its gradient.
     fn work(&self, inputs: &[Tensor], work: Work<'_>) -> Result<Vec<Tensor>> {
         let [x, biases, to_eps, to_x0] = inputs else { panic!("four inputs") };
         let backend = self.backend;
@@ -193,7 +181,8 @@ impl<'a> Diffusion<'a> {
             let images = vae::to_unit(&tape, &raw)?;
             self.reward.score(&tape, &images, work.prompt_of)?
         };
-        results.extend([raw.value().clone(), score.value().clone()]);
+        // Where the raw image is not finite, neither is the score, whatever the clamp to [0, 1] made of it.
+        results.push(backend.where_finite(score.value(), raw.value())?);
         // What is not needed any more must not be held while the tape runs back.
         drop((x0, raw));
         if work.want == Want::Gradient {
@@ -284,12 +273,15 @@ impl Guide for Diffusion<'_> {
             let raw = self.decode(&tape, &Var::from(x.clone()))?;
             let images = vae::to_unit(&tape, &raw)?.into_value();
             let scores = self.reward.part_scores(self.backend, &images, prompts)?;
-            let mut total = vec![0.0; prompts.len()];
+            // As in `work`, a clamp must not hide what is not finite.
+            let norms = self.backend.squared_norms(&raw)?;
+            let sound = |norm: f64| if norm.is_finite() { 0.0 } else { f64::NAN };
+            let mut total: Vec<f64> = norms.into_iter().map(sound).collect();
             for ((_, scores), weight) in scores.iter().zip(&weights) {
                 total.iter_mut().zip(scores).for_each(|(total, &score)| *total += weight * f64::from(score));
             }
             // From here on nothing fails: a micro-batch that memory did not suffice for is done again in parts.
-            all.reward.extend(self.honest(&raw, total)?);
+            all.reward.extend(total);
             all.parts.resize_with(scores.len(), Default::default);
             for ((name, values), (part, scores)) in all.parts.iter_mut().zip(scores) {
                 *name = part;

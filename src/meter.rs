@@ -518,4 +518,7 @@ impl Backend for Meter {
         self.count(Family::Particle, 0, &[x], &[]);
         Ok(vec![0.0; x.shape().n])
     }
+    fn where_finite(&self, score: &Tensor, by: &Tensor) -> Result<Tensor> {
+        self.call(Family::Particle, 0, &[score, by], score.shape())
+    }
 }

@@ -353,4 +353,10 @@ impl Backend for Cpu {
     fn squared_norms(&self, x: &Tensor) -> Result<Vec<f64>> {
         Ok(particle::squared_norms(self.view(x), x.shape().sample()))
     }
+    fn where_finite(&self, score: &Tensor, by: &Tensor) -> Result<Tensor> {
+        assert_eq!(score.shape(), Shape::rows(by.shape().n, 1), "one score per sample");
+        let scores = self.view(score).iter().zip(self.squared_norms(by)?);
+        let y: Vec<f32> = scores.map(|(&s, norm)| if norm.is_finite() { s } else { f32::NAN }).collect();
+        self.upload(score.shape(), HostSlice::F32(&y))
+    }
 }

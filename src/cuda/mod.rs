@@ -504,4 +504,7 @@ impl Backend for Cuda {
     fn squared_norms(&self, x: &Tensor) -> Result<Vec<f64>> {
         particle::squared_norms(self, x)
     }
+    fn where_finite(&self, score: &Tensor, by: &Tensor) -> Result<Tensor> {
+        particle::where_finite(self, score, by)
+    }
 }

@@ -62,6 +62,7 @@ kernels! {
         );
         fn squares(x: In<f32>, y: Out<f64>, p: SquaresParams);
         fn ratios(sums: In<f64>, strength: In<f32>, y: Out<f64>, p: RatiosParams);
+        fn where_finite(score: In<f32>, norms: In<f64>, y: Out<f32>, n: i64);
     }
 }
 
@@ -248,4 +249,15 @@ pub fn squares(cuda: &Cuda, x: &Tensor) -> Result<Wide> {
     cuda.particle.squares(&cuda.device, split.launch(), cuda.buffer(&x).f32(), sums.write(), p)?;
     let p = RatiosParams { quadratic: 0.0, linear: 0.0, slots: p.slots, blocks: p.blocks };
     add_up(cuda, split, sums, In::none(), p)
+}
+
+pub fn where_finite(cuda: &Cuda, score: &Tensor, by: &Tensor) -> Result<Tensor> {
+    let n = by.shape().n;
+    assert_eq!(score.shape(), Shape::rows(n, 1), "one score per sample");
+    let (score, norms) = (cuda.cast(score, Elem::F32)?, squares(cuda, by)?);
+    let mut y = cuda.alloc(Elem::F32, score.shape())?;
+    let launch = Launch::cover(n, BLOCK as u32);
+    let (from, to) = (cuda.buffer(&score).f32(), y.f32_mut());
+    cuda.particle.where_finite(&cuda.device, launch, from, norms.read(), to, n as i64)?;
+    Ok(cuda.wrap(score.shape(), y))
 }

@@ -250,3 +250,32 @@ fn thousands_of_small_particles_move_like_a_few() {
     };
     one.compare(&cuda, "5000 particles of 2 elements");
 }
+
+/// The score passes bit for bit, or is NaN: infinite and undefined elements anywhere in a sample, in f32 and in 16 bits.
+#[test]
+fn scores_pass_where_everything_is_finite() {
+    let cpu = Cpu::new();
+    for elem in device::ELEMS {
+        let Some(cuda) = device::open(elem) else { return };
+        for sample in [1, 3, 24, 1025, 4096] {
+            let (n, last) = (5, sample - 1);
+            let mut x = noise(3, n * sample);
+            x[sample] = f32::NAN;
+            x[2 * sample + last] = f32::INFINITY;
+            x[3 * sample + sample / 2] = f32::NEG_INFINITY;
+            let score = [-0.0, 1.0, 2.0, 3.0, f32::MIN_POSITIVE];
+            let run = |backend: &dyn Backend| {
+                let score = backend.upload(Shape::rows(n, 1), HostSlice::F32(&score)).unwrap();
+                let by = backend.upload(Shape::rows(n, sample), HostSlice::F32(&x)).unwrap();
+                bits(&backend.download(&backend.where_finite(&score, &by).unwrap()).unwrap())
+            };
+            let nan = f32::NAN;
+            assert_eq!(
+                run(&cuda),
+                bits(&[-0.0, nan, nan, nan, f32::MIN_POSITIVE]),
+                "{elem:?}, {sample} elements"
+            );
+            assert_eq!(run(&cpu), run(&cuda), "{elem:?}, {sample} elements");
+        }
+    }
+}
