@@ -11,7 +11,7 @@
 #include "attention_product.cuh"
 #include "reduce.cuh"
 
-struct PartParams {
+struct ScoresParams {
   int64_t first;   // head, counted through samples
   int32_t query;
   int32_t rows;    // queries
@@ -23,7 +23,7 @@ struct Part {
   int64_t scores;  // where this head's begin
 };
 
-DEVICE Part part_at(const AttentionParams& p, const PartParams& part, const uint32_t* kv_of, int pair) {
+DEVICE Part part_at(const AttentionParams& p, const ScoresParams& part, const uint32_t* kv_of, int pair) {
   const int64_t at = part.first + pair;
   Part found;
   found.head = head_at(p, kv_of, (int)(at / p.heads), (int)(at % p.heads));
@@ -54,7 +54,7 @@ DEVICE void store2(Act* y, float a, float b, int left) {
 // s (heads of the part, rows, stride), f32. Grid: tiles of keys, tiles of queries, heads of the part.
 KERNEL(attention_scores, (256, 2),
        (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of, float* __restrict__ s,
-        AttentionParams p, PartParams part)) {
+        AttentionParams p, ScoresParams part)) {
   SHARED(Act, shared, Product::SHARED_ELEMENTS);
   const Part at = part_at(p, part, kv_of, blockIdx.z);
   const int row = blockIdx.y * Product::ROWS, column = blockIdx.x * Product::COLUMNS;
@@ -74,7 +74,7 @@ KERNEL(attention_scores, (256, 2),
 // p and lse from s, a warp per row; zeros where a key does not exist or may not be seen. n rows.
 KERNEL(attention_softmax, (256),
        (const float* __restrict__ s, Act* __restrict__ weights, float* __restrict__ lse, AttentionParams p,
-        PartParams part, int64_t n)) {
+        ScoresParams part, int64_t n)) {
   const int64_t at = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
   if (at >= n) return;
   const int lane = threadIdx.x % 32, query = part.query + (int)(at % part.rows);
@@ -96,7 +96,7 @@ KERNEL(attention_softmax, (256),
 KERNEL(attention_scores_vjp, (256, 2),
        (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
         const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,
-        Act* __restrict__ weights, Act* __restrict__ ds, AttentionParams p, PartParams part)) {
+        Act* __restrict__ weights, Act* __restrict__ ds, AttentionParams p, ScoresParams part)) {
   SHARED(Act, shared, Product::SHARED_ELEMENTS);
   const Part at = part_at(p, part, kv_of, blockIdx.z);
   const int row = blockIdx.y * Product::ROWS, column = blockIdx.x * Product::COLUMNS;
@@ -127,7 +127,7 @@ KERNEL(attention_scores_vjp, (256, 2),
 // the part.
 KERNEL(attention_mix, (256, 2),
        (const Act* __restrict__ a, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of, Act* __restrict__ out,
-        AttentionParams p, PartParams part, int32_t to_q)) {
+        AttentionParams p, ScoresParams part, int32_t to_q)) {
   SHARED(Act, shared, Product::SHARED_ELEMENTS);
   const Part at = part_at(p, part, kv_of, blockIdx.z);
   const int row = blockIdx.y * Product::ROWS, column = blockIdx.x * Product::COLUMNS;
@@ -150,7 +150,7 @@ KERNEL(attention_mix, (256, 2),
 // channels, tiles of keys, heads of the part.
 KERNEL(attention_gather, (256, 2),
        (const Act* __restrict__ a, const Act* __restrict__ x, float* __restrict__ sum, Act* __restrict__ out,
-        AttentionParams p, PartParams part, int32_t to_k, int32_t begin, int32_t end)) {
+        AttentionParams p, ScoresParams part, int32_t to_k, int32_t begin, int32_t end)) {
   SHARED(Act, shared, Product::SHARED_ELEMENTS);
   const Part at = part_at(p, part, nullptr, blockIdx.z);
   const int row = blockIdx.y * Product::ROWS, column = blockIdx.x * Product::COLUMNS;

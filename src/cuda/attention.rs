@@ -24,7 +24,7 @@ params! {
         pub scale: f32,
     }
     /// A part of all score matrices: `rows` queries from `query` on of the heads from `first` on.
-    pub struct PartParams {
+    pub struct ScoresParams {
         pub first: i64,
         pub query: i32,
         pub rows: i32,
@@ -36,21 +36,21 @@ kernels! {
     /// The kernels of attention.cu.
     pub struct Table from "attention" {
         fn attention_scores(
-            q: In<Act>, kv: In<Act>, kv_of: In<u32>, s: Out<f32>, p: AttentionParams, part: PartParams,
+            q: In<Act>, kv: In<Act>, kv_of: In<u32>, s: Out<f32>, p: AttentionParams, part: ScoresParams,
         );
         fn attention_softmax(
-            s: In<f32>, weights: Out<Act>, lse: Out<f32>, p: AttentionParams, part: PartParams, n: i64,
+            s: In<f32>, weights: Out<Act>, lse: Out<f32>, p: AttentionParams, part: ScoresParams, n: i64,
         );
         fn attention_scores_vjp(
             q: In<Act>, kv: In<Act>, kv_of: In<u32>, dy: In<Act>, lse: In<f32>, dot: In<f32>,
-            weights: Out<Act>, ds: Out<Act>, p: AttentionParams, part: PartParams,
+            weights: Out<Act>, ds: Out<Act>, p: AttentionParams, part: ScoresParams,
         );
         fn attention_mix(
-            a: In<Act>, kv: In<Act>, kv_of: In<u32>, out: Out<Act>, p: AttentionParams, part: PartParams,
+            a: In<Act>, kv: In<Act>, kv_of: In<u32>, out: Out<Act>, p: AttentionParams, part: ScoresParams,
             to_q: i32,
         );
         fn attention_gather(
-            a: In<Act>, x: In<Act>, sum: Out<f32>, out: Out<Act>, p: AttentionParams, part: PartParams,
+            a: In<Act>, x: In<Act>, sum: Out<f32>, out: Out<Act>, p: AttentionParams, part: ScoresParams,
             to_k: i32, begin: i32, end: i32,
         );
         fn attention_dot(y: In<Act>, dy: In<Act>, dot: Out<f32>, p: AttentionParams);
@@ -257,7 +257,7 @@ fn dot(cuda: &Cuda, kernels: &Kernels, x: &Operands<'_>, y: &Buffer, dy: &Buffer
 
 /// The parts of all score matrices, each of at most about `most` scores: some heads, or where one is larger, some queries
 /// of one head.
-fn parts(x: &Operands<'_>, most: usize) -> Vec<(PartParams, usize)> {
+fn parts(x: &Operands<'_>, most: usize) -> Vec<(ScoresParams, usize)> {
     let (queries, heads) = (x.p.queries as usize, x.samples * x.p.heads as usize);
     let stride = (x.p.keys as usize).next_multiple_of(PACKET);
     let (rows, count) = match most / (queries * stride).max(1) {
@@ -271,7 +271,7 @@ fn parts(x: &Operands<'_>, most: usize) -> Vec<(PartParams, usize)> {
     for first in (0..heads).step_by(count) {
         for query in (0..queries).step_by(rows.max(1)) {
             let rows = rows.min(queries - query) as i32;
-            let part = PartParams { first: first as i64, query: query as i32, rows, stride: stride as i32 };
+            let part = ScoresParams { first: first as i64, query: query as i32, rows, stride: stride as i32 };
             all.push((part, count.min(heads - first)));
         }
     }
