@@ -145,6 +145,7 @@ impl Backend for Observed<'_> {
         fn take_token_vjp(dy: &Tensor, at: &[u32], x: Shape) -> Tensor;
         fn resize(x: &Tensor, h: usize, w: usize, filter: Filter) -> Tensor;
         fn resize_vjp(dy: &Tensor, x: Shape, filter: Filter) -> Tensor;
+        fn where_finite(score: &Tensor, by: &Tensor) -> Tensor;
         fn squared_norms(x: &Tensor) -> Vec<f64>;
     }
 
