@@ -424,7 +424,9 @@ def summary(results):
     """The last words: what failed, and the few numbers that matter most."""
     r, lines = Report(results), []
     wrong = failures(results)
-    lines += [f"FAILED {line}" for line in wrong] or ["nothing failed"]
+    lines += [f"FAILED {line[:300]}" for line in wrong[:30]] or ["nothing failed"]
+    if len(wrong) > 30:
+        lines.append(f"... {len(wrong) - 30} more failures in report.md")
     for s in r.records("step", "step"):
         if s.get("ms_per_particle") and not r.stand_in:
             lines.append(

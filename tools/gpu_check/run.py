@@ -7,6 +7,7 @@ Needs Python and an NVIDIA driver. PyTorch and compute-sanitizer are used where 
 another Python). A part that fails or takes too long does not stop the next one."""
 
 import argparse
+import ctypes
 import datetime
 import json
 import subprocess
@@ -94,6 +95,11 @@ def main():
     if unknown:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
 
+    if not args.stand_in:
+        try:
+            ctypes.CDLL("libcuda.so.1")
+        except OSError as error:
+            sys.exit(f"gpu-check: no NVIDIA driver: {error}")
     session = Session(Path(__file__).resolve().parent.parent, args.out, args.stand_in, args.minutes)
     monitor = Monitor(not args.stand_in)
     results = {"date": datetime.date.today().isoformat(), "stand_in": args.stand_in, "parts": {}}

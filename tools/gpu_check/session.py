@@ -135,13 +135,12 @@ class Outcome:
         if self.timed_out:
             return f"stopped after {self.seconds:.0f} s"
         how = f"killed by signal {-self.code}" if self.code < 0 else f"exit code {self.code}"
-        spoken = [line for line in self.tail if line.strip()]
-        said = [
-            line
-            for line in spoken
-            if line.startswith(("error", "Error")) or "panicked at" in line or "Error:" in line
-        ]
-        return f"{how}: {(said or spoken or [''])[-1].strip()}"
+        spoken = [line.strip() for line in self.tail if line.strip()]
+        for at, line in enumerate(spoken):
+            if "panicked at" in line:
+                return f"{how}: {' '.join(spoken[at + 1 : at + 2])} ({line})"
+        said = [line for line in spoken if line.startswith("error") or "Error:" in line]
+        return f"{how}: {(said or spoken or [''])[-1]}"
 
     def summary(self, **more):
         return {"seconds": round(self.seconds, 2), "error": self.why(), "records": self.records} | more
