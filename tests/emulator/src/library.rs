@@ -92,7 +92,6 @@ pub struct Counters {
 }
 
 const UNAVAILABLE: &str = include_str!(concat!(env!("OUT_DIR"), "/unavailable"));
-const BROKEN: &str = include_str!(concat!(env!("OUT_DIR"), "/broken"));
 
 /// The folder of `libcuda.so` and `libnvrtc.so` (another process finds them by [`environment`]). `DAS_EMULATOR_LIBRARY`
 /// names another, with libraries built for a sanitizer.
@@ -142,7 +141,9 @@ pub fn available() -> Result<(), String> {
 
 /// The compiler's words on kernel files that do not compile; empty if all do.
 pub fn broken_kernels() -> &'static str {
-    BROKEN
+    static BROKEN: OnceLock<String> = OnceLock::new();
+    let beside = || library_dir().with_file_name("broken");
+    BROKEN.get_or_init(|| std::fs::read_to_string(beside()).unwrap_or_default())
 }
 
 /// From now on this process finds the stand-ins where it looks for `libcuda.so` and `libnvrtc.so`, and sees one device.
@@ -158,6 +159,7 @@ pub fn install() -> Result<(), String> {
         // SAFETY: Rust's own accesses take turns, and no C code of this process reads the environment while tests
         // begin, except the libraries loaded above, which did so when they were loaded.
         unsafe { std::env::set_var(name, dir) };
+        eprint!("{}", broken_kernels());
     });
     // SAFETY: sets a flag.
     unsafe { (f.stand_in_enable)() };
@@ -249,7 +251,7 @@ pub(crate) fn find(name: &str) -> Result<Kernel, String> {
     // SAFETY: a text that ends in 0.
     let handle = unsafe { (f.emulator_find)(c.as_ptr()) };
     if handle.is_null() {
-        return Err(format!("no kernel {name}\n{BROKEN}"));
+        return Err(format!("no kernel {name}\n{}", broken_kernels()));
     }
     let mut list = std::ptr::null();
     // SAFETY: a handle of the library, and the list it gives has as many elements as it says and lives as long as it.
