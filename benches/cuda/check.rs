@@ -137,6 +137,9 @@ fn once(options: &Options) -> Result<()> {
         ready.forward(&cuda)?;
         ready.vjp(&cuda)?;
     }
+    if options.only.is_empty() || options.only.iter().any(|op| op == "weigh") {
+        smc::run(&cuda, Effort::Touch)?;
+    }
     // What the GPU has found wrong is said here at the latest.
     cuda.elapsed(|| Ok(())).map(drop)
 }

@@ -147,6 +147,7 @@ GROUPS = {
     "pointwise": "activate,geglu,axpby,blend,scale,affine_clamp,channel_affine,guide",
     "image": "concat,slice,repeat,gather,stack,embed,take_token,resize",
     "particle": "normals,advance,squared_norms",
+    "weigh": "weigh",
 }
 
 
