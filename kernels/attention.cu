@@ -1,12 +1,13 @@
-// Attention by matrix products, with a score matrix in memory: for heads that are too wide for flash.cu (a decoder's one
-// head of 512 channels), and for f32 of any width. A score matrix is worked on in parts: some heads of some samples
-// (`first` and those after it, counted through samples and heads), or some queries of one (`query` and those after it).
+// Attention by matrix products, with a score matrix in memory: for heads that are too wide for flash.cu (a
+// decoder's one head of 512 channels), and for f32 of any width. A score matrix is worked on in parts: the
+// heads from `first` on, counted through samples and heads, or some queries, from `query` on, of one head.
 //
 //   forward     s = scale q k^T;  p = softmax(s), lse;  y = p v
 //   transpose   p = exp(s - lse), ds = p (dy v^T - dot);  dq = scale ds k;  dv = p^T dy, dk = scale ds^T q
 //
-// A block makes one tile of a product (attention_product.cuh); scores and sums are f32, probabilities and ds are Act. FLOPs per head
-// and sample: 4 d queries keys forward, 10 d queries keys back; bytes: 8 queries keys forward beside q, k, v and y.
+// A block makes one tile of a product (attention_product.cuh); scores and sums are f32, probabilities and ds
+// are Act. FLOPs per head and sample: 4 d queries keys forward, 10 d queries keys back; bytes: 8 queries keys
+// forward beside q, k, v and y.
 #include "attention.cuh"
 #include "attention_product.cuh"
 #include "reduce.cuh"
@@ -53,8 +54,8 @@ DEVICE void store2(Act* y, float a, float b, int left) {
 
 // s (heads of the part, rows, stride), f32. Grid: tiles of keys, tiles of queries, heads of the part.
 KERNEL(attention_scores, (256, 2),
-       (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of, float* __restrict__ s,
-        AttentionParams p, ScoresParams part)) {
+       (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
+        float* __restrict__ s, AttentionParams p, ScoresParams part)) {
   SHARED(Act, shared, Product::SHARED_ELEMENTS);
   const Part at = part_at(p, part, kv_of, blockIdx.z);
   const int row = blockIdx.y * Product::ROWS, column = blockIdx.x * Product::COLUMNS;
@@ -123,11 +124,11 @@ KERNEL(attention_scores_vjp, (256, 2),
   });
 }
 
-// out_i = sum_j a_ij x_j: y from p and v, or `to_q`, dq from ds and k. Grid: tiles of channels, tiles of queries, heads of
-// the part.
+// out_i = sum_j a_ij x_j: y from p and v, or `to_q`, dq from ds and k. Grid: tiles of channels, tiles of
+// queries, heads of the part.
 KERNEL(attention_mix, (256, 2),
-       (const Act* __restrict__ a, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of, Act* __restrict__ out,
-        AttentionParams p, ScoresParams part, int32_t to_q)) {
+       (const Act* __restrict__ a, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
+        Act* __restrict__ out, AttentionParams p, ScoresParams part, int32_t to_q)) {
   SHARED(Act, shared, Product::SHARED_ELEMENTS);
   const Part at = part_at(p, part, kv_of, blockIdx.z);
   const int row = blockIdx.y * Product::ROWS, column = blockIdx.x * Product::COLUMNS;
@@ -145,9 +146,9 @@ KERNEL(attention_mix, (256, 2),
   });
 }
 
-// out_j = sum_i a_ij x_i: dv from p and dy, or `to_k`, dk from ds and q. Where a head's queries come in parts, `sum`
-// (keys, d) holds the sum of the parts before: of none at the `begin`; at the `end`, out is written. Grid: tiles of
-// channels, tiles of keys, heads of the part.
+// out_j = sum_i a_ij x_i: dv from p and dy, or `to_k`, dk from ds and q. Where a head's queries come in
+// parts, `sum` (keys, d) holds the sum of the parts before: of none at the `begin`; at the `end`, out is
+// written. Grid: tiles of channels, tiles of keys, heads of the part.
 KERNEL(attention_gather, (256, 2),
        (const Act* __restrict__ a, const Act* __restrict__ x, float* __restrict__ sum, Act* __restrict__ out,
         AttentionParams p, ScoresParams part, int32_t to_k, int32_t begin, int32_t end)) {
@@ -155,9 +156,8 @@ KERNEL(attention_gather, (256, 2),
   const Part at = part_at(p, part, nullptr, blockIdx.z);
   const int row = blockIdx.y * Product::ROWS, column = blockIdx.x * Product::COLUMNS;
   const Matrix left = rows_of(a, at.scores, part.stride, 0, part.rows, part.stride);
-  const Matrix right =
-      to_k ? rows_of(x, at.head.q, p.q_row, part.query, part.rows, p.d)
-           : rows_of(x, at.head.y, p.y_row, part.query, part.rows, p.d);
+  const Matrix right = to_k ? rows_of(x, at.head.q, p.q_row, part.query, part.rows, p.d)
+                            : rows_of(x, at.head.y, p.y_row, part.query, part.rows, p.d);
   Product product;
   product.add<false, false>(left, right, row, column, part.rows, shared);
   const float factor = to_k ? p.scale : 1.0f;
@@ -178,8 +178,8 @@ KERNEL(attention_gather, (256, 2),
   });
 }
 
-// dot_i = <dy_i, y_i> of every head, f32: eight lanes per query, 32 queries per block. Grid: blocks of queries, heads,
-// samples. Reads y and dy once.
+// dot_i = <dy_i, y_i> of every head, f32: eight lanes per query, 32 queries per block. Grid: blocks of
+// queries, heads, samples. Reads y and dy once.
 KERNEL(attention_dot, (256),
        (const Act* __restrict__ y, const Act* __restrict__ dy, float* __restrict__ dot, AttentionParams p)) {
   const int query = blockIdx.x * 32 + threadIdx.x / 8, lane = threadIdx.x % 8;

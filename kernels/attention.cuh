@@ -1,8 +1,9 @@
-// What the attention kernels share: how heads lie in memory, and for 16-bit types, tiles of a head in shared memory and
-// the products of tiles.
+// What the attention kernels share: how heads lie in memory, and for 16-bit types, tiles of a head in shared
+// memory and the products of tiles.
 //
-// Heads are slices of d channels of rows that hold several things side by side: q, k and v of self-attention in rows of
-// 3c, k and v of cross-attention in rows of 2c, results in rows of c. Sample n of q meets row kv_of[n] of kv, or row n.
+// Heads are slices of d channels of rows that hold several things side by side: q, k and v of self-attention
+// in rows of 3c, k and v of cross-attention in rows of 2c, results in rows of c. Sample n of q meets row
+// kv_of[n] of kv, or row n.
 #pragma once
 #include "act.cuh"
 
@@ -22,8 +23,8 @@ struct AttentionParams {
 
 // One head of one sample.
 struct Head {
-  int64_t q;     // where its first token is in q,
-  int64_t k;     // in kv,
+  int64_t q;  // where its first token is in q,
+  int64_t k;  // in kv,
   int64_t v;
   int64_t y;     // in y and dy,
   int64_t rows;  // and in what holds one f32 per query: log-sum-exp (n, heads, queries)
@@ -47,8 +48,8 @@ constexpr float LOG2_E = 1.4426950408889634f;
 #include "mma.cuh"
 #include "reduce.cuh"
 
-// 2^x by the special function unit, relative error 2^-22; 0 of -infinity and where the result is subnormal. exp2f spends
-// three more instructions on subnormal results, which vanish beside a row's largest.
+// 2^x by the special function unit, relative error 2^-22; 0 of -infinity and where the result is subnormal.
+// exp2f spends three more instructions on subnormal results, which vanish beside a row's largest.
 DEVICE float exp2_fast(float x) {
 #if defined(__CUDACC__)
   float y;
@@ -74,8 +75,8 @@ struct Rows {
   static constexpr int STRIDE = 16 * STEPS + 8;
 };
 
-// Starts copying ROWS rows, of which `left` exist and the rest become zeros, as do channels from d on. `row` is the
-// stride in global memory.
+// Starts copying ROWS rows, of which `left` exist and the rest become zeros, as do channels from d on. `row`
+// is the stride in global memory.
 template <int D, int ROWS>
 DEVICE void load_rows(Act* to, const Act* from, int row, int left, int d) {
   constexpr int PACKETS = 2 * Rows<D>::STEPS;
@@ -91,10 +92,11 @@ DEVICE void load_rows(Act* to, const Act* from, int row, int left, int d) {
       cp_async16(to + i * Rows<D>::STRIDE, i < left ? at : from, i < left ? 16 : 0);
   } else {
 #pragma unroll
-    for (int i = threadIdx.x; i < ROWS * PACKETS; i += THREADS) {
-      const int r = i / PACKETS, c = i % PACKETS * PACKET;
+    for (int j = 0; j < ROWS * PACKETS; j += THREADS) {
+      const int i = j + threadIdx.x, r = i / PACKETS, c = i % PACKETS * PACKET;
       const bool there = r < left && c < d;
-      cp_async16(to + r * Rows<D>::STRIDE + c, there ? from + (r * row + c) : from, there ? 16 : 0);
+      if (j + THREADS <= ROWS * PACKETS || r < ROWS)
+        cp_async16(to + r * Rows<D>::STRIDE + c, there ? from + (r * row + c) : from, there ? 16 : 0);
     }
   }
 }
@@ -202,8 +204,8 @@ DEVICE void by_rows(float (&y)[M][Rows<D>::TILES][4], const uint32_t (&a)[M][K][
     }
 }
 
-// Rounds a warp's 16 M rows and writes those `left` that exist, in whole packets; `own` is 16 M rows of shared memory that
-// no other warp uses.
+// Rounds a warp's 16 M rows and writes those `left` that exist, in whole packets; `own` is 16 M rows of
+// shared memory that no other warp uses.
 template <int D, int M>
 DEVICE void store_rows(Act* to, int row, int left, int d, const float (&x)[M][Rows<D>::TILES][4], Act* own) {
   const int lane = threadIdx.x % 32;
@@ -237,8 +239,8 @@ DEVICE float row_max(float x) {
   return fmaxf(x, __shfl_xor_sync(FULL_WARP, x, 2));
 }
 
-// Keys that do not exist, or that a query may not see, get the score -infinity. `key` is the first of the tile, `row` the
-// warp's first query.
+// Keys that do not exist, or that a query may not see, get the score -infinity. `key` is the first of the
+// tile, `row` the warp's first query.
 template <int M, int N>
 DEVICE void hide(float (&s)[M][N][4], int key, int row, const AttentionParams& p) {
   const int lane = threadIdx.x % 32;

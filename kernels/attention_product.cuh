@@ -1,9 +1,9 @@
-// One block's tile of a matrix product, for the attention whose heads are too wide for flash.cu: tensor cores for 16-bit
-// types, multiply-adds for f32. A matrix is rows of Act at any stride; outside it everything is zero. 16-bit matrices have
-// whole packets of columns.
+// One block's tile of a matrix product, for the attention whose heads are too wide for flash.cu: tensor cores
+// for 16-bit types, multiply-adds for f32. A matrix is rows of Act at any stride; outside it everything is
+// zero. 16-bit matrices have whole packets of columns.
 //
-// A left factor "by rows" has the result's rows as its rows, a right factor "by rows" the result's columns as its rows;
-// otherwise their rows are what is summed over.
+// A left factor "by rows" has the result's rows as its rows, a right factor "by rows" the result's columns as
+// its rows; otherwise their rows are what is summed over.
 #pragma once
 #include "act.cuh"
 
@@ -32,7 +32,8 @@ struct Product {
   template <bool BY_ROWS>
   static DEVICE void load(float* to, const Matrix& m, int at, int k) {
 #pragma unroll
-    for (int i = threadIdx.x; i < 64 * DEEP; i += THREADS) {
+    for (int n = 0; n < 64 * DEEP; n += THREADS) {
+      const int i = n + threadIdx.x;
       // Neighbours in memory by neighbouring threads.
       const int e = BY_ROWS ? i / DEEP : i % 64, d = BY_ROWS ? i % DEEP : i / 64;
       const int row = BY_ROWS ? at + e : k + d, column = BY_ROWS ? k + d : at + e;
@@ -100,10 +101,11 @@ struct Product {
   static DEVICE void load(Act* to, const Matrix& m, int at, int k) {
     typedef Tile<SIDE, BY_ROWS> T;
     constexpr int PACKETS = T::COLUMNS / PACKET;
+    static_assert(T::ROWS * PACKETS % THREADS == 0, "every thread copies as often");
     const int first = BY_ROWS ? at : k, from = BY_ROWS ? k : at;
 #pragma unroll
-    for (int i = threadIdx.x; i < T::ROWS * PACKETS; i += THREADS) {
-      const int r = i / PACKETS, c = i % PACKETS * PACKET;
+    for (int n = 0; n < T::ROWS * PACKETS; n += THREADS) {
+      const int i = n + threadIdx.x, r = i / PACKETS, c = i % PACKETS * PACKET;
       const bool there = first + r < m.rows && from + c < m.columns;
       const Act* const x = there ? m.x + (int64_t)(first + r) * m.stride + from + c : m.x;
       cp_async16(to + r * T::STRIDE + c, x, there ? 16 : 0);
@@ -138,7 +140,7 @@ struct Product {
         uint32_t u[2][4], v[2][4];
 #pragma unroll
         for (int m = 0; m < 2; m++) {
-          // By columns, the matrices of 8 x 8 come transposed, and in the other order of the two in the middle.
+          // By columns, the matrices of 8 x 8 come transposed, and the two in the middle in the other order.
           const int e = y + 16 * m;
           if (LEFT_BY_ROWS)
             ldmatrix_x4(u[m], a + (e + lane % 16) * A + k + lane / 16 * 8);

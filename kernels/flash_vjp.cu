@@ -1,12 +1,16 @@
 // The transpose of flash.cu in two passes, neither of which adds to what another block wrote:
 //
-//   p = exp(scale <q_i, k_j> - lse_i),   dp = <dy_i, v_j>,   ds = p (dp - dot_i),   dot_i = <dy_i, y_i> = sum_j p dp
-//   dv_j = sum_i p dy_i,   dk_j = scale sum_i ds q_i      a block owns keys and walks over queries: 8 d queries keys FLOPs
-//   dq_i = scale sum_j ds k_j                             a block owns queries and walks over keys: 6 d queries keys FLOPs
+//   p = exp(scale <q_i, k_j> - lse_i),   dp = <dy_i, v_j>,   ds = p (dp - dot_i)
+//   dot_i = <dy_i, y_i> = sum_j p dp
+//   dv_j = sum_i p dy_i,   dk_j = scale sum_i ds q_i:   a block owns keys and walks over queries
+//   dq_i = scale sum_j ds k_j:                          a block owns queries and walks over keys
 //
-// Scores, dp and all sums are f32; p and ds are rounded for the products. The other side's tiles come by asynchronous
-// copies, the next while one is used. For cross-attention, whose keys are constant and which saved nothing, the second
-// pass walks over the keys once more before, for lse and dot.
+// FLOPs: 8 d queries keys, and 6 d queries keys. Bytes: what a block owns once from memory, the other side
+// again per block from the second-level cache, and each result once.
+//
+// Scores, dp and all sums are f32; p and ds are rounded for the products. The other side's tiles come by
+// asynchronous copies, the next while one is used. For cross-attention, whose keys are constant and which
+// saved nothing, the second pass walks over the keys once more before, for lse and dot.
 #include "attention.cuh"
 
 #if !defined(ACT_F32)
@@ -23,9 +27,11 @@ struct Keys {
 };
 
 template <int D>
-DEVICE void keys_vjp(const Act* qkv, const Act* dy, const float* lse, const float* dot, Act* dqkv, AttentionParams p) {
+DEVICE void keys_vjp(const Act* qkv, const Act* dy, const float* lse, const float* dot, Act* dqkv,
+                     AttentionParams p) {
   constexpr int M = Keys<D>::M, KEYS = Keys<D>::KEYS, QUERIES = Keys<D>::QUERIES, N = QUERIES / 8;
-  constexpr int STRIDE = Rows<D>::STRIDE, TILES = Rows<D>::TILES, STEPS = Rows<D>::STEPS, STAGE = 2 * QUERIES * STRIDE;
+  constexpr int STRIDE = Rows<D>::STRIDE, TILES = Rows<D>::TILES, STEPS = Rows<D>::STEPS,
+                STAGE = 2 * QUERIES * STRIDE;
   DYNAMIC_SHARED(Act, shared);
   Act* const stages = shared + 2 * KEYS * STRIDE;
   float* const numbers = reinterpret_cast<float*>(stages + 2 * STAGE);
@@ -41,8 +47,8 @@ DEVICE void keys_vjp(const Act* qkv, const Act* dy, const float* lse, const floa
     load_rows<D, QUERIES>(to + QUERIES * STRIDE, dy + h.y + (int64_t)at * p.y_row, p.y_row, left, p.d);
     cp_async_commit();
   };
-  // The two numbers of each query, as the exponent of 2 and dot: thread j's is that of query j / 2. Zeros where there is no
-  // query: with q and dy zero, so is all they add.
+  // The two numbers of each query, as the exponent of 2 and dot: thread j's is that of query j / 2. Zeros
+  // where there is no query: with q and dy zero, so is all they add.
   auto number = [&](int i) {
     const int query = i * QUERIES + threadIdx.x / 2;
     if (threadIdx.x >= 2 * QUERIES || query >= p.queries) return 0.0f;
@@ -55,7 +61,8 @@ DEVICE void keys_vjp(const Act* qkv, const Act* dy, const float* lse, const floa
   const int tiles = (p.queries + QUERIES - 1) / QUERIES;
   const int begin = p.causal ? block / QUERIES : 0;
   load_rows<D, KEYS>(shared, qkv + h.k + (int64_t)block * p.kv_row, p.kv_row, p.keys - block, p.d);
-  load_rows<D, KEYS>(shared + KEYS * STRIDE, qkv + h.v + (int64_t)block * p.kv_row, p.kv_row, p.keys - block, p.d);
+  load_rows<D, KEYS>(shared + KEYS * STRIDE, qkv + h.v + (int64_t)block * p.kv_row, p.kv_row, p.keys - block,
+                     p.d);
   load(begin);
   keep(begin, number(begin));
   const Act* const k = shared + 16 * M * warp * STRIDE + lane_by_rows<D>();
@@ -150,7 +157,8 @@ template <int D>
 DEVICE void queries_vjp(const Act* q, const Act* kv, const uint32_t* kv_of, const Act* dy, const float* lse,
                         const float* dot, Act* dq, AttentionParams p) {
   constexpr int M = Queries<D>::M, KEYS = Queries<D>::KEYS, QUERIES = Queries<D>::QUERIES, N = KEYS / 8;
-  constexpr int STRIDE = Rows<D>::STRIDE, TILES = Rows<D>::TILES, STEPS = Rows<D>::STEPS, STAGE = 2 * KEYS * STRIDE;
+  constexpr int STRIDE = Rows<D>::STRIDE, TILES = Rows<D>::TILES, STEPS = Rows<D>::STEPS,
+                STAGE = 2 * KEYS * STRIDE;
   DYNAMIC_SHARED(Act, shared);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int block = blockIdx.x * QUERIES, first = block + 16 * M * warp;
@@ -172,7 +180,8 @@ DEVICE void queries_vjp(const Act* q, const Act* kv, const uint32_t* kv_of, cons
   // q and dy stand where the second tile will, and behind it.
   Act* const left = shared + STAGE;
   load_rows<D, QUERIES>(left, q + h.q + (int64_t)block * p.q_row, p.q_row, p.queries - block, p.d);
-  load_rows<D, QUERIES>(left + QUERIES * STRIDE, dy + h.y + (int64_t)block * p.y_row, p.y_row, p.queries - block, p.d);
+  load_rows<D, QUERIES>(left + QUERIES * STRIDE, dy + h.y + (int64_t)block * p.y_row, p.y_row,
+                        p.queries - block, p.d);
   load(0);
   cp_async_wait<0>();
   __syncthreads();
@@ -180,8 +189,8 @@ DEVICE void queries_vjp(const Act* q, const Act* kv, const uint32_t* kv_of, cons
   load_left<D, M>(qa, left + 16 * M * warp * STRIDE + lane_by_rows<D>());
   load_left<D, M>(dya, left + (QUERIES + 16 * M * warp) * STRIDE + lane_by_rows<D>());
 
-  // Of each row: the exponent's shift, its mean dp; before they are known, the largest score, and the sums of the weights
-  // relative to it and of their products with dp.
+  // Of each row: the exponent's shift, its mean dp; before they are known, the largest score, and the sums of
+  // the weights relative to it and of their products with dp.
   float shift[M][2], mean[M][2], sum[M][2];
 #pragma unroll
   for (int m = 0; m < M; m++)
@@ -263,81 +272,81 @@ DEVICE void queries_vjp(const Act* q, const Act* kv, const uint32_t* kv_of, cons
 }
 
 KERNEL(flash_keys_vjp_32, (THREADS, 2),
-       (const Act* __restrict__ qkv, const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,
-        Act* __restrict__ dqkv, AttentionParams p)) {
+       (const Act* __restrict__ qkv, const Act* __restrict__ dy, const float* __restrict__ lse,
+        const float* __restrict__ dot, Act* __restrict__ dqkv, AttentionParams p)) {
   keys_vjp<32>(qkv, dy, lse, dot, dqkv, p);
 }
 KERNEL(flash_keys_vjp_40, (THREADS, 2),
-       (const Act* __restrict__ qkv, const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,
-        Act* __restrict__ dqkv, AttentionParams p)) {
+       (const Act* __restrict__ qkv, const Act* __restrict__ dy, const float* __restrict__ lse,
+        const float* __restrict__ dot, Act* __restrict__ dqkv, AttentionParams p)) {
   keys_vjp<40>(qkv, dy, lse, dot, dqkv, p);
 }
 KERNEL(flash_keys_vjp_64, (THREADS, 2),
-       (const Act* __restrict__ qkv, const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,
-        Act* __restrict__ dqkv, AttentionParams p)) {
+       (const Act* __restrict__ qkv, const Act* __restrict__ dy, const float* __restrict__ lse,
+        const float* __restrict__ dot, Act* __restrict__ dqkv, AttentionParams p)) {
   keys_vjp<64>(qkv, dy, lse, dot, dqkv, p);
 }
 KERNEL(flash_keys_vjp_80, (THREADS, 2),
-       (const Act* __restrict__ qkv, const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,
-        Act* __restrict__ dqkv, AttentionParams p)) {
+       (const Act* __restrict__ qkv, const Act* __restrict__ dy, const float* __restrict__ lse,
+        const float* __restrict__ dot, Act* __restrict__ dqkv, AttentionParams p)) {
   keys_vjp<80>(qkv, dy, lse, dot, dqkv, p);
 }
 KERNEL(flash_keys_vjp_96, (THREADS, 2),
-       (const Act* __restrict__ qkv, const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,
-        Act* __restrict__ dqkv, AttentionParams p)) {
+       (const Act* __restrict__ qkv, const Act* __restrict__ dy, const float* __restrict__ lse,
+        const float* __restrict__ dot, Act* __restrict__ dqkv, AttentionParams p)) {
   keys_vjp<96>(qkv, dy, lse, dot, dqkv, p);
 }
 KERNEL(flash_keys_vjp_128, (THREADS, 2),
-       (const Act* __restrict__ qkv, const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,
-        Act* __restrict__ dqkv, AttentionParams p)) {
+       (const Act* __restrict__ qkv, const Act* __restrict__ dy, const float* __restrict__ lse,
+        const float* __restrict__ dot, Act* __restrict__ dqkv, AttentionParams p)) {
   keys_vjp<128>(qkv, dy, lse, dot, dqkv, p);
 }
 KERNEL(flash_keys_vjp_160, (THREADS, 2),
-       (const Act* __restrict__ qkv, const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,
-        Act* __restrict__ dqkv, AttentionParams p)) {
+       (const Act* __restrict__ qkv, const Act* __restrict__ dy, const float* __restrict__ lse,
+        const float* __restrict__ dot, Act* __restrict__ dqkv, AttentionParams p)) {
   keys_vjp<160>(qkv, dy, lse, dot, dqkv, p);
 }
 
 KERNEL(flash_queries_vjp_32, (THREADS, 2),
        (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
-        const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot, Act* __restrict__ dq,
-        AttentionParams p)) {
+        const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,
+        Act* __restrict__ dq, AttentionParams p)) {
   queries_vjp<32>(q, kv, kv_of, dy, lse, dot, dq, p);
 }
 KERNEL(flash_queries_vjp_40, (THREADS, 2),
        (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
-        const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot, Act* __restrict__ dq,
-        AttentionParams p)) {
+        const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,
+        Act* __restrict__ dq, AttentionParams p)) {
   queries_vjp<40>(q, kv, kv_of, dy, lse, dot, dq, p);
 }
 KERNEL(flash_queries_vjp_64, (THREADS, 2),
        (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
-        const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot, Act* __restrict__ dq,
-        AttentionParams p)) {
+        const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,
+        Act* __restrict__ dq, AttentionParams p)) {
   queries_vjp<64>(q, kv, kv_of, dy, lse, dot, dq, p);
 }
 KERNEL(flash_queries_vjp_80, (THREADS, 2),
        (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
-        const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot, Act* __restrict__ dq,
-        AttentionParams p)) {
+        const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,
+        Act* __restrict__ dq, AttentionParams p)) {
   queries_vjp<80>(q, kv, kv_of, dy, lse, dot, dq, p);
 }
 KERNEL(flash_queries_vjp_96, (THREADS, 2),
        (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
-        const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot, Act* __restrict__ dq,
-        AttentionParams p)) {
+        const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,
+        Act* __restrict__ dq, AttentionParams p)) {
   queries_vjp<96>(q, kv, kv_of, dy, lse, dot, dq, p);
 }
 KERNEL(flash_queries_vjp_128, (THREADS, 2),
        (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
-        const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot, Act* __restrict__ dq,
-        AttentionParams p)) {
+        const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,
+        Act* __restrict__ dq, AttentionParams p)) {
   queries_vjp<128>(q, kv, kv_of, dy, lse, dot, dq, p);
 }
 KERNEL(flash_queries_vjp_160, (THREADS, 2),
        (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
-        const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot, Act* __restrict__ dq,
-        AttentionParams p)) {
+        const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,
+        Act* __restrict__ dq, AttentionParams p)) {
   queries_vjp<160>(q, kv, kv_of, dy, lse, dot, dq, p);
 }
 #endif

@@ -1,5 +1,6 @@
-//! Attention on the GPU. 16-bit heads of at most 160 channels go without a score matrix (flash.rs); wider ones, f32 and
-//! heads that are not whole packets through matrix products, some scores at a time: launchers of kernels/attention.cu.
+//! Attention on the GPU. 16-bit heads of at most 160 channels go without a score matrix (flash.rs); wider
+//! ones, f32 and heads that are not whole packets through matrix products, some scores at a time: launchers
+//! of kernels/attention.cu.
 
 use super::buffer::{Buffer, Elem};
 use super::kernels::{Act, In, Launch, Out, kernels, params};
@@ -255,8 +256,8 @@ fn dot(cuda: &Cuda, kernels: &Kernels, x: &Operands<'_>, y: &Buffer, dy: &Buffer
     Ok(dot)
 }
 
-/// The parts of all score matrices, each of at most about `most` scores: some heads, or where one is larger, some queries
-/// of one head.
+/// The parts of all score matrices, each of at most about `most` scores: some heads, or where one is larger,
+/// some queries of one head.
 fn parts(x: &Operands<'_>, most: usize) -> Vec<(ScoresParams, usize)> {
     let (queries, heads) = (x.p.queries as usize, x.samples * x.p.heads as usize);
     let stride = (x.p.keys as usize).next_multiple_of(PACKET);
@@ -298,16 +299,8 @@ fn forward(cuda: &Cuda, kernels: &Kernels, x: &Operands<'_>, y: &mut Buffer, lse
         t.attention_scores(d, launch, q, kv, x.kv_of(), s.f32_mut(), p, part)?;
         let n = heads * part.rows as usize;
         let launch = Launch::cover(32 * n, BLOCK);
-        t.attention_softmax(
-            d,
-            launch,
-            s.f32(),
-            kernels.write(&mut weights),
-            lse.f32_mut(),
-            p,
-            part,
-            n as i64,
-        )?;
+        let w = kernels.write(&mut weights);
+        t.attention_softmax(d, launch, s.f32(), w, lse.f32_mut(), p, part, n as i64)?;
         let launch = tiles(kernels, part.rows, p.d, heads);
         t.attention_mix(d, launch, kernels.read(&weights), kv, x.kv_of(), kernels.write(y), p, part, 0)?;
     }

@@ -1,5 +1,5 @@
-//! Attention without a score matrix, for heads of at most 160 channels in whole packets, 16-bit types: launchers of
-//! kernels/flash.cu and kernels/flash_vjp.cu.
+//! Attention without a score matrix, for heads of at most 160 channels in whole packets, 16-bit types:
+//! launchers of kernels/flash.cu and kernels/flash_vjp.cu.
 
 use super::attention::{AttentionParams, Operands};
 use super::buffer::Buffer;
@@ -100,7 +100,8 @@ pub fn width(d: usize) -> Option<usize> {
     WIDTHS.into_iter().find(|&w| d <= w && d.is_multiple_of(PACKET))
 }
 
-/// Grid and shared memory of blocks of `block` of the `rows` tokens, which hold `shared` rows of a head, and `more` bytes.
+/// Grid and shared memory of blocks of `block` of the `rows` tokens, which hold `shared` rows of a head, and
+/// `more` bytes.
 #[track_caller]
 fn launch(x: &Operands<'_>, width: usize, rows: i32, block: usize, shared: usize, more: usize) -> Launch {
     // As `Rows` of attention.cuh.
@@ -119,7 +120,8 @@ pub fn forward(
     lse: Option<&mut Buffer>,
 ) -> Result<()> {
     let width = x.width();
-    // As `Forward` of flash.cu: two stages of keys and values; the queries, and later results, lie over the second.
+    // As `Forward` of flash.cu: two stages of keys and values; the queries, and later results, lie over the
+    // second.
     let block = ROWS * WARPS * if width <= 80 { 2 } else { 1 };
     let keys = if width == 80 || width > 96 { 32 } else { 64 };
     let launch = launch(x, width, x.p.queries, block, 2 * keys + block.max(2 * keys), 0);
@@ -151,8 +153,8 @@ pub fn keys_vjp(
     // As `Keys` of flash_vjp.cu: keys and values, two stages of q and dy, and of two numbers per query.
     let block = ROWS * WARPS * if width <= 64 { 2 } else { 1 };
     let queries = 32;
-    let launch =
-        launch(x, width, x.p.keys, block, 2 * block + 4 * queries, 2 * 2 * queries * size_of::<f32>());
+    let numbers = 2 * 2 * queries * size_of::<f32>();
+    let launch = launch(x, width, x.p.keys, block, 2 * block + 4 * queries, numbers);
     let (d, t, p) = (&cuda.device, &tables(kernels).vjp, x.p);
     let (qkv, dy, dx) = (kernels.read(x.kv), kernels.read(dy), kernels.write(dx));
     let (lse, dot) = (lse.f32(), dot.f32());
@@ -178,7 +180,8 @@ pub fn queries_vjp(
     dq: &mut Buffer,
 ) -> Result<()> {
     let width = x.width();
-    // As `Queries` of flash_vjp.cu: two stages of keys and values; q and dy lie over the second and behind it.
+    // As `Queries` of flash_vjp.cu: two stages of keys and values; q and dy lie over the second and behind
+    // it.
     let block = ROWS * WARPS * if width <= 64 { 2 } else { 1 };
     let keys = if width == 80 || width == 96 { 64 } else { 32 };
     let launch = launch(x, width, x.p.queries, block, 2 * keys + 2 * block.max(keys), 0);

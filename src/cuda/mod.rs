@@ -145,8 +145,8 @@ impl Cuda {
     /// How many tiles there are.
     pub const TILES: usize = tile::TILES.len();
 
-    /// How many scores of an attention by matrix products (heads of more than 160 channels, and f32) are in memory at a
-    /// time, about; by default as many as one head of a decoder has at 512 x 512: 64 MB.
+    /// How many scores of an attention by matrix products (heads of more than 160 channels, and f32) are in
+    /// memory at a time, about; by default as many as a decoder's one head has at 512 x 512: 64 MB.
     pub fn with_scores(self, scores: usize) -> Cuda {
         Cuda { scores, ..self }
     }
