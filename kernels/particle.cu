@@ -123,11 +123,12 @@ DEVICE double log_ratio(double quadratic, double linear, double s, double gg, do
 //
 // With a gradient also |g|^2 and <g, z> in f64: of a particle of one chunk its log ratio straight into `ratio`, else the
 // sums of each chunk into `ratio` as [slot][chunk][2], for `ratios`. grad = 0 moves by the prior and writes no ratio.
+// A gradient whose squared length in `norms`, where there are any, is not finite counts as 0.
 // Moves 16 bytes per element and 4 per particle; about 60 f32 and 4 f64 operations per element.
 KERNEL(advance, (256),
        (const float* __restrict__ x0, const float* __restrict__ eps, const float* __restrict__ grad,
         const uint32_t* __restrict__ ids, const uint32_t* __restrict__ ancestors, const float* __restrict__ strength,
-        float* __restrict__ y, double* __restrict__ ratio, AdvanceParams p)) {
+        const double* __restrict__ norms, float* __restrict__ y, double* __restrict__ ratio, AdvanceParams p)) {
   SHARED(double, scratch, 2 * BLOCK / 32);
   const Place at = place(p.sample, p.slots, p.group, p.blocks);
   const bool whole = p.sample % 4 == 0, guided = grad != nullptr;
@@ -137,7 +138,10 @@ KERNEL(advance, (256),
     float a[4], b[4], g[4], z[4];
     load4(x0 + from, at.count, whole, a);
     load4(eps + from, at.count, whole, b);
-    if (guided) load4(grad + from, at.count, whole, g);
+    if (guided) {
+      load4(grad + from, at.count, whole, g);
+      if (norms && !isfinite(norms[ancestors[at.slot]])) g[0] = g[1] = g[2] = g[3] = 0.0f;
+    }
 #pragma unroll
     for (int i = 0; i < 4; i++) a[i] = mul_add(p.mean_x0, a[i], __fmul_rn(p.mean_eps, b[i]));
     if (p.sigma != 0.0f) {

@@ -32,6 +32,23 @@ struct WeighParams {
   int32_t gather;
 };
 
+struct JudgeParams {
+  double alpha;
+  int32_t n;
+};
+// The reward of each slot (`narrow`, or where that is 0 `wide`), NaN where it, the state's or the noise's squared length is
+// not finite, and potential = reward / alpha. One thread per slot.
+KERNEL(judge, (256),
+       (const float* __restrict__ narrow, const double* __restrict__ wide, const double* __restrict__ states,
+        const double* __restrict__ noises, double* __restrict__ reward, double* __restrict__ potential, JudgeParams p)) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= p.n) return;
+  double r = narrow ? (double)narrow[i] : wide[i];
+  if (!is_finite(r) || !is_finite(states[i]) || !is_finite(noises[i])) r = bits(0x7FF8000000000000ull);
+  reward[i] = r;
+  potential[i] = ratio(r, p.alpha);
+}
+
 // Numbers of a record before its lists: lambda, lambda_next, increment of log Z, ESS, log Z, resampled, collapsed.
 constexpr int HEAD = 7;
 

@@ -11,7 +11,7 @@ use crate::error::{ErrorKind, Result};
 use crate::model::pipeline::{Encoded, Pipeline, Size};
 use crate::model::vae;
 use crate::reward::{Reward, Sum};
-use crate::sampler::{Finish, Guide, Look, Want};
+use crate::sampler::{Finish, Guide, Look, Scores, Want};
 use crate::tape::{Tape, Var};
 use crate::tensor::{HostSlice, Shape, Tensor};
 
@@ -144,9 +144,7 @@ impl<'a> Diffusion<'a> {
             panic!("a look is noise and clean latent at least")
         };
         let mut look = Look { eps, x0, reward: None, grad: None };
-        if let Some(score) = next() {
-            look.reward = Some(backend.download(&score)?.into_iter().map(f64::from).collect());
-        }
+        look.reward = next().map(Scores::Device);
         look.grad = next();
         Ok(look)
     }
@@ -261,8 +259,11 @@ impl Guide for Diffusion<'_> {
         };
         let of = |f: fn(&Look) -> &Tensor| self.stack(&looks.iter().map(f).collect::<Vec<_>>());
         let (eps, x0, grad) = (of(|l| &l.eps)?, of(|l| &l.x0)?, all(|l| l.grad.as_ref())?);
-        let reward: Option<Vec<Vec<f64>>> = looks.into_iter().map(|l| l.reward).collect();
-        Ok(Look { eps, x0, reward: reward.map(|parts| parts.concat()), grad })
+        let reward = all(|l| match &l.reward {
+            Some(Scores::Device(scores)) => Some(scores),
+            _ => None,
+        })?;
+        Ok(Look { eps, x0, reward: reward.map(Scores::Device), grad })
     }
 
     fn finish(&self, x: &Tensor, ids: &[ParticleId]) -> Result<Finish> {

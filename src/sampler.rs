@@ -6,6 +6,7 @@
 //! chosen. Every random number is keyed by (seed, prompt, particle, step, purpose), so a prompt's particles do not
 //! depend on which other prompts run beside it.
 
+mod host;
 mod record;
 
 use std::time::Instant;
@@ -13,13 +14,15 @@ use std::time::Instant;
 pub use crate::proposal::Want;
 pub use record::{Loss, Lost, Population, PromptStep, Step};
 
-use crate::backend::{Advance, Backend, ParticleId, Particles, range};
+pub use crate::backend::Scores;
+use crate::backend::{Advance, Backend, ParticleId, Particles, Run, Told, Turn, Weigher, range};
 use crate::ddim::{self, Schedule};
 use crate::error::{Error, Result};
-use crate::noise::{Key, Purpose, uniforms};
+use crate::noise::Purpose;
 use crate::proposal::{Ending, Proposal};
 use crate::smc::{self, Event, Rules, Weighed, Weights};
 use crate::tensor::{Shape, Tensor};
+use host::Host;
 use record::Genealogy;
 
 /// What a state looks like. Rewards and gradients are of the plain reward r, not of r / alpha.
@@ -30,7 +33,7 @@ pub struct Look {
     /// Predicted clean latent, clamped where the scheduler says so.
     pub x0: Tensor,
     /// Of each decoded clean latent; `Some` if wanted.
-    pub reward: Option<Vec<f64>>,
+    pub reward: Option<Scores>,
     /// With respect to the state; `Some` if wanted.
     pub grad: Option<Tensor>,
 }
@@ -136,17 +139,26 @@ pub struct Sampler<'a> {
     options: Options,
     /// Of every slot; prompt after prompt.
     ids: Vec<ParticleId>,
+    weigher: Box<dyn Weigher + 'a>,
     /// First step that looks at rewards.
     start: usize,
+    /// The step to yield.
     next: usize,
+    /// Transitions that the weigher has been given: `next`, and what is queued ahead.
+    queued: usize,
+    /// What ended the queueing, kept until the steps before it have been yielded.
+    failed: Option<Error>,
     stopped: bool,
+    /// After all that is queued.
     x: Tensor,
-    /// `log p - log m` of the move that made each state.
+    /// `log p - log m` of the move that made each state of the step to yield.
     log_ratio: Vec<f64>,
     /// Slots whose death has been reported.
     dead: Vec<bool>,
     prompts: Vec<Prompt>,
     end: Option<Finish>,
+    /// When the last step was yielded.
+    yielded: Option<Instant>,
 }
 
 impl<'a> Sampler<'a> {
@@ -176,17 +188,21 @@ impl<'a> Sampler<'a> {
             genealogy: Genealogy::new(particles),
         };
         Ok(Sampler {
+            weigher: weigher(backend, &options, &ids)?,
             backend,
             guide,
             schedule,
             start: (schedule.len() as f64 * options.tempering_start).floor() as usize,
             next: 0,
+            queued: 0,
+            failed: None,
             stopped: false,
             x,
             log_ratio: vec![0.0; ids.len()],
             dead: vec![false; ids.len()],
             prompts: options.prompts.iter().map(prompt).collect(),
             end: None,
+            yielded: None,
             ids,
             options,
         })
@@ -228,7 +244,17 @@ impl<'a> Sampler<'a> {
         );
         self.ids.iter_mut().zip(names.iter().cycle()).for_each(|(id, &name)| id.particle = name);
         self.x = self.backend.normals(self.x.shape(), self.options.seed, 0, Purpose::Initial, &self.ids)?;
+        self.weigher = weigher(self.backend, &self.options, &self.ids)?;
         Ok(self)
+    }
+
+    /// Weighs on the host, whatever the backend can do. For tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn on_host(mut self) -> Sampler<'a> {
+        assert_eq!(self.queued, 0, "the run has begun");
+        self.weigher = Box::new(Host::new(self.backend, &self.options));
+        self
     }
 
     /// Steps that this run yields: one per transition, and the final event.
@@ -236,7 +262,8 @@ impl<'a> Sampler<'a> {
         self.schedule.len() + 1
     }
 
-    /// The latents of all slots, `(B P, h, w, c)`.
+    /// The latents of all slots, `(B P, h, w, c)`, after all that has been queued: on a device that weighs by itself one
+    /// step more than have been yielded.
     pub fn latents(&self) -> &Tensor {
         &self.x
     }
@@ -282,83 +309,79 @@ impl<'a> Sampler<'a> {
             .collect()
     }
 
-    /// One transition.
+    /// One transition, and those after it that the weigher takes ahead of time.
     fn transition(&mut self) -> Result<Step> {
-        let began = Instant::now();
-        let (k, step) = (self.next, &self.schedule.steps[self.next]);
+        let began = self.yielded.unwrap_or_else(Instant::now);
+        let last = (self.next + self.weigher.ahead()).min(self.schedule.len() - 1);
+        while self.queued <= last && self.failed.is_none() {
+            match self.queue() {
+                Ok(x) => (self.x, self.queued) = (x, self.queued + 1),
+                Err(e) => self.failed = Some(e),
+            }
+        }
+        if self.queued == self.next
+            && let Some(e) = self.failed.take()
+        {
+            return Err(e);
+        }
+        let told = self.weigher.told()?;
+        let (prompts, losses) = self.follow(&told)?;
+        let (step, t) = (self.next, self.schedule.steps[self.next].t);
+        self.next += 1;
+        Ok(Step { step, t, prompts, losses, notes: self.guide.notes(), ms: self.since(began) })
+    }
+
+    /// Looks at the latest latents, and has them weighed and moved.
+    fn queue(&mut self) -> Result<Tensor> {
+        let (k, step) = (self.queued, &self.schedule.steps[self.queued]);
         let _range = range(self.backend, &format!("step {k}"));
         let guided = k >= self.start && self.options.proposal.weighs();
         let want = if guided { self.options.proposal.wants() } else { Want::Noise };
-        let mut look = self.guide.look(&self.x, &self.ids, step, want)?;
-        let (norms, losses) = self.sift(k, &mut look)?;
-
-        let mut records = Vec::with_capacity(self.prompts.len());
-        let mut ancestors = Vec::with_capacity(self.ids.len());
-        let mut strength = Vec::with_capacity(self.ids.len());
-        for b in 0..self.prompts.len() {
-            let record = match &look.reward {
-                Some(reward) => self.weigh(b, Event::Step(k - self.start), reward),
-                None => self.idle(b),
-            };
-            let particles = self.options.particles;
-            let first = (b * particles) as u32;
-            ancestors.extend(record.ancestors.iter().map(|a| first + a));
-            strength.extend(vec![(record.lambda_next / self.options.alpha) as f32; particles]);
-            let grad_norm =
-                norms.get(first as usize..first as usize + particles).unwrap_or_default().to_vec();
-            records.push(PromptStep { grad_norm, ..record });
-        }
-        self.dead = ancestors.iter().map(|&a| self.dead[a as usize]).collect();
-        self.step_to(k, step, &look, &ancestors, &strength)?;
-        self.next += 1;
-        Ok(Step {
-            step: k,
-            t: step.t,
-            prompts: records,
-            losses,
-            notes: self.guide.notes(),
-            ms: milliseconds(began),
+        let look = self.guide.look(&self.x, &self.ids, step, want)?;
+        let shape = self.x.shape();
+        assert_eq!((look.x0.shape(), look.eps.shape()), (shape, shape), "what the guide saw");
+        assert!(look.grad.as_ref().is_none_or(|g| g.shape() == shape), "one gradient per particle");
+        self.weigher.queue(Turn {
+            x: &self.x,
+            particles: Particles { x0: &look.x0, eps: &look.eps, grad: look.grad.as_ref() },
+            event: look.reward.as_ref().map(|scores| (Event::Step(k - self.start), scores)),
+            advance: Advance {
+                mean_x0: step.mean.first as f32,
+                mean_eps: step.mean.second as f32,
+                variance: step.variance as f32,
+                kappa: step.kappa as f32,
+                seed: self.options.seed,
+                step: k as u32,
+                purpose: Purpose::Move,
+                ids: &self.ids,
+            },
         })
     }
 
-    /// Gathers and moves all particles.
-    fn step_to(
-        &mut self,
-        k: usize,
-        step: &ddim::Step,
-        look: &Look,
-        ancestors: &[u32],
-        strength: &[f32],
-    ) -> Result<()> {
-        let advance = Advance {
-            mean_x0: step.mean.first as f32,
-            mean_eps: step.mean.second as f32,
-            variance: step.variance as f32,
-            kappa: step.kappa as f32,
-            seed: self.options.seed,
-            step: k as u32,
-            purpose: Purpose::Move,
-            ids: &self.ids,
-        };
-        let grad = look.grad.as_ref();
-        (self.x, self.log_ratio) = match self.options.compat {
-            Compat::Paper => {
-                let particles = Particles { x0: &look.x0, eps: &look.eps, grad };
-                self.backend.advance(particles, ancestors, strength, advance)?
-            }
-            Compat::Reference => {
-                let x0 = self.backend.gather(&look.x0, ancestors)?;
-                let eps = self.backend.gather(&look.eps, ancestors)?;
-                let stay: Vec<u32> = (0..ancestors.len() as u32).collect();
-                self.backend.advance(Particles { x0: &x0, eps: &eps, grad }, &stay, strength, advance)?
-            }
-        };
-        Ok(())
+    /// Follows a turn: what was lost, and each prompt's record.
+    fn follow(&mut self, told: &Told) -> Result<(Vec<PromptStep>, Vec<Loss>)> {
+        let losses = self.losses(told)?;
+        let particles = self.options.particles;
+        let (mut records, mut dead) = (Vec::with_capacity(self.prompts.len()), Vec::new());
+        for b in 0..self.prompts.len() {
+            let slots = b * particles..(b + 1) * particles;
+            let of = |list: &[f64]| list.get(slots.clone()).unwrap_or_default().to_vec();
+            let record = match told.weighed.get(b) {
+                Some(weighed) => self.weighed(b, weighed.clone(), of(&told.rewards)),
+                None => self.idle(b),
+            };
+            dead.extend(record.ancestors.iter().map(|&a| self.dead[slots.start + a as usize]));
+            let grad_norm = of(&told.grads).into_iter().map(f64::sqrt).collect();
+            records.push(PromptStep { grad_norm, ..record });
+        }
+        self.dead = dead;
+        self.log_ratio.clone_from(&told.log_ratio);
+        Ok((records, losses))
     }
 
     /// The final event.
     fn ending(&mut self) -> Result<Step> {
-        let began = Instant::now();
+        let began = self.yielded.unwrap_or_else(Instant::now);
         let k = self.next;
         let mut end = self.guide.finish(&self.x, &self.ids)?;
         assert_eq!(end.reward.len(), self.ids.len(), "one reward per particle");
@@ -376,13 +399,13 @@ impl<'a> Sampler<'a> {
         self.abort_on(&losses)?;
         let prompts = (0..self.prompts.len())
             .map(|b| {
-                let record = self.weigh(b, Event::Final, &end.reward);
+                let record = self.last(b, &end.reward);
                 self.conclude(b, record)
             })
             .collect();
         self.end = Some(end);
         self.next += 1;
-        Ok(Step { step: k, t: 0, prompts, losses, notes: self.guide.notes(), ms: milliseconds(began) })
+        Ok(Step { step: k, t: 0, prompts, losses, notes: self.guide.notes(), ms: self.since(began) })
     }
 
     /// The weights a method ends with, where they are not those of the chain.
@@ -406,53 +429,34 @@ impl<'a> Sampler<'a> {
         record
     }
 
-    /// Looks for values that are not finite: marks dead particles by a reward of NaN and empties bad gradients.
-    /// Returns the lengths of the gradients.
-    fn sift(&mut self, k: usize, look: &mut Look) -> Result<(Vec<f64>, Vec<Loss>)> {
-        let slots = self.ids.len();
-        assert_eq!(
-            (look.x0.shape(), look.eps.shape()),
-            (self.x.shape(), self.x.shape()),
-            "what the guide saw"
-        );
-        assert!(look.reward.as_ref().is_none_or(|r| r.len() == slots), "one reward per particle");
-        let latents = self.backend.squared_norms(&self.x)?;
-        let noises = self.backend.squared_norms(&look.eps)?;
+    /// What was not finite in a turn.
+    fn losses(&mut self, told: &Told) -> Result<Vec<Loss>> {
+        let k = self.next;
         let mut losses = Vec::new();
-        for slot in 0..slots {
-            let what = match (latents[slot].is_finite(), noises[slot].is_finite()) {
+        for slot in 0..self.ids.len() {
+            let what = match (told.states[slot].is_finite(), told.noises[slot].is_finite()) {
                 (false, _) => Lost::Latent,
                 (true, false) => Lost::Noise,
                 (true, true) => Lost::Reward,
             };
-            let reward = look.reward.as_mut().map(|r| &mut r[slot]);
-            if what != Lost::Reward || reward.as_ref().is_some_and(|r| !r.is_finite()) {
+            if what != Lost::Reward || told.rewards.get(slot).is_some_and(|r| !r.is_finite()) {
                 self.bury(k, slot, what, &mut losses);
-                // A clamp may have hidden it from the reward.
-                reward.into_iter().for_each(|r| *r = f64::NAN);
             }
         }
-        let mut norms = Vec::new();
-        if let Some(grad) = &look.grad {
-            assert_eq!(grad.shape(), self.x.shape(), "one gradient per particle");
-            norms = self.backend.squared_norms(grad)?;
-            let bad: Vec<usize> = (0..slots).filter(|&slot| !norms[slot].is_finite()).collect();
-            for &slot in &bad {
-                if !self.dead[slot] {
-                    losses.push(self.loss(k, slot, Lost::Gradient));
-                }
+        for (slot, norm) in told.grads.iter().enumerate() {
+            if !norm.is_finite() && !self.dead[slot] {
+                losses.push(self.loss(k, slot, Lost::Gradient));
             }
-            if !bad.is_empty() {
-                // Row `slots` of the stack is zero.
-                let zero = self.backend.zeros(grad.shape().with_n(1))?;
-                let row = |slot: usize| if norms[slot].is_finite() { slot } else { slots } as u32;
-                let rows: Vec<u32> = (0..slots).map(row).collect();
-                look.grad = Some(self.backend.gather(&self.backend.stack(&[grad, &zero])?, &rows)?);
-            }
-            norms.iter_mut().for_each(|n| *n = n.sqrt());
         }
         self.abort_on(&losses)?;
-        Ok((norms, losses))
+        Ok(losses)
+    }
+
+    /// Milliseconds since `began`; the next step begins now.
+    fn since(&mut self, began: Instant) -> f64 {
+        let now = Instant::now();
+        self.yielded = Some(now);
+        (now - began).as_secs_f64() * 1e3
     }
 
     fn loss(&self, step: usize, slot: usize, what: Lost) -> Loss {
@@ -479,38 +483,32 @@ impl<'a> Sampler<'a> {
         }
     }
 
-    /// Weighs prompt `b` by `reward` (of all slots) and resamples it.
-    fn weigh(&mut self, b: usize, event: Event, reward: &[f64]) -> PromptStep {
+    /// Weighs prompt `b` by its final rewards, out of those of all slots.
+    fn last(&mut self, b: usize, reward: &[f64]) -> PromptStep {
         let particles = self.options.particles;
         let slots = b * particles..(b + 1) * particles;
         let reward = &reward[slots.clone()];
-        let potential: Vec<f64> = reward.iter().map(|r| r / self.options.alpha).collect();
-        let prompt = self.options.prompts[b];
-        let mut stream = uniforms(Key {
+        let event = host::Weighing {
+            rules: &self.options.rules,
+            event: Event::Final,
+            alpha: self.options.alpha,
             seed: self.options.seed,
-            prompt,
-            particle: 0,
+            prompt: self.options.prompts[b],
             step: self.next as u32,
-            purpose: Purpose::Resample,
-        });
+        };
+        let weighed = event.weigh(&self.prompts[b].population, &self.log_ratio[slots], reward);
+        self.weighed(b, weighed, reward.to_vec())
+    }
+
+    /// What became of prompt `b`.
+    fn weighed(&mut self, b: usize, weighed: Weighed, reward: Vec<f64>) -> PromptStep {
         let side = &mut self.prompts[b];
-        let weighed: Weighed = smc::weigh(
-            &self.options.rules,
-            &side.population,
-            event,
-            &self.log_ratio[slots],
-            &potential,
-            &mut || stream.draw(),
-        );
         side.population = side.population.after(&weighed);
-        if self.options.compat == Compat::Reference {
-            side.population.psi.clone_from(&weighed.twist);
-        }
-        if event != Event::Final {
+        if self.next < self.schedule.len() {
             side.genealogy.push(&weighed.ancestors, weighed.resampled);
         }
         PromptStep {
-            prompt,
+            prompt: self.options.prompts[b],
             lambda: weighed.lambda,
             lambda_next: weighed.lambda_next,
             log_weights: weighed.log_weights,
@@ -518,7 +516,7 @@ impl<'a> Sampler<'a> {
             ess: weighed.ess,
             resampled: weighed.resampled,
             ancestors: weighed.ancestors,
-            reward: reward.to_vec(),
+            reward,
             grad_norm: Vec::new(),
             log_z_increment: weighed.log_z_increment,
             log_z: side.population.log_z,
@@ -566,8 +564,18 @@ impl Iterator for Sampler<'_> {
     }
 }
 
-fn milliseconds(since: Instant) -> f64 {
-    since.elapsed().as_secs_f64() * 1e3
+/// The device's own weighing, where it has one that keeps the books as the options say.
+fn weigher<'a>(
+    backend: &'a dyn Backend,
+    options: &Options,
+    ids: &[ParticleId],
+) -> Result<Box<dyn Weigher + 'a>> {
+    let run = Run { rules: &options.rules, alpha: options.alpha, prompts: &options.prompts, ids };
+    let own = match options.compat {
+        Compat::Paper => backend.weigher(run)?,
+        Compat::Reference => None,
+    };
+    Ok(own.unwrap_or_else(|| Box::new(Host::new(backend, options))))
 }
 
 fn check(options: &Options, schedule: &Schedule) -> Result<()> {

@@ -72,9 +72,14 @@ fn bits(backend: &dyn Backend, x: &Tensor) -> Vec<u32> {
     backend.download(x).expect("elements").into_iter().map(f32::to_bits).collect()
 }
 
+fn rewards(backend: &dyn Backend, look: &Look) -> Vec<f64> {
+    look.reward.as_ref().expect("wanted").download(backend).expect("rewards")
+}
+
 /// Everything a look says, as bits.
 fn look_bits(backend: &dyn Backend, look: &Look) -> Vec<Vec<u32>> {
-    let reward = look.reward.iter().flatten().map(|r| (*r as f32).to_bits()).collect();
+    let reward = look.reward.as_ref().map(|scores| scores.download(backend).expect("rewards"));
+    let reward = reward.iter().flatten().map(|r| (*r as f32).to_bits()).collect();
     let tensors = [Some(&look.eps), Some(&look.x0), look.grad.as_ref()];
     tensors.into_iter().flatten().map(|x| bits(backend, x)).chain([reward]).collect()
 }
@@ -110,7 +115,7 @@ fn the_gradient_is_that_of_the_reward_through_both_branches() {
         let reward_at = |h: f32| {
             let moved: Vec<f32> = host.iter().zip(&directions).map(|(x, d)| x + h * d).collect();
             let moved = cpu.upload(x.shape(), HostSlice::F32(&moved)).expect("latents");
-            guide.look(&moved, &IDS, step, Want::Reward).expect("a look").reward.expect("rewards")
+            rewards(&cpu, &guide.look(&moved, &IDS, step, Want::Reward).expect("a look"))
         };
         let h = 0.0005;
         let (after, before) = (reward_at(h), reward_at(-h));
@@ -234,7 +239,7 @@ fn images_that_are_not_finite_have_no_reward() {
     let x = cpu.upload(shape, HostSlice::F32(&host)).expect("latents");
     let guide = world.guide(5.0, 5);
     let look = guide.look(&x, &IDS, &step, Want::Gradient).expect("a look");
-    let (seen, end) = (look.reward.expect("rewards"), guide.finish(&x, &IDS).expect("the end").reward);
+    let (seen, end) = (rewards(&cpu, &look), guide.finish(&x, &IDS).expect("the end").reward);
     for p in 0..IDS.len() {
         assert_eq!((seen[p].is_finite(), end[p].is_finite()), (p != 2, p != 2), "particle {p}");
     }

@@ -444,7 +444,7 @@ fn guide_matches(name: &str, steps: usize, variants: &[(&str, Value)]) {
             }
             // Three numbers: too few for a comparison with the errors of another order of summation.
             if let Some(reward) = look.reward {
-                let found: Vec<f32> = reward.iter().map(|&r| r as f32).collect();
+                let found = reward.download(&cpu).unwrap().into_iter().map(|r| r as f32).collect::<Vec<_>>();
                 let error = nmse(&found, &golden.values(&format!("{label}reward")));
                 println!("{name:18} {label}reward {error:.1e}");
                 assert!(error <= 1e-9, "{name} {label}reward: NMSE {error:.2e}");

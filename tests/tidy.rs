@@ -11,7 +11,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("pixels", &["error"]),
     ("ddim", &["error"]),
     ("smc", &["error"]),
-    ("backend", &["error", "noise", "tensor"]),
+    ("backend", &["error", "noise", "smc", "tensor"]),
     ("tape", &["error", "tensor", "backend"]),
     ("ops", &["error", "tensor", "backend", "tape"]),
     ("resize", &["backend"]),

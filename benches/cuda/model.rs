@@ -85,7 +85,8 @@ pub fn save(backend: &dyn Backend, model: &Model, name: &str, folder: &Path, n: 
         ("t", vec![1], numbers(&[model.step.t as f64])),
         ("guidance", vec![1], vec![GUIDANCE]),
     ];
-    if let (Some(reward), Some(grad)) = (&look.reward, &look.grad) {
+    let reward = look.reward.as_ref().map(|scores| scores.download(backend)).transpose()?;
+    if let (Some(reward), Some(grad)) = (&reward, &look.grad) {
         tensors.push(("reward", vec![n], numbers(reward)));
         tensors.push(("grad", dims(x.shape()), backend.download(grad)?));
     }
@@ -96,7 +97,7 @@ pub fn save(backend: &dyn Backend, model: &Model, name: &str, folder: &Path, n: 
     let path = folder.join(format!("look-{name}.safetensors"));
     let bytes = safetensors::serialize(views, None).expect("tensors");
     std::fs::write(&path, bytes).map_err(|e| Error::io(path.display().to_string()).because(e))?;
-    say(json!({"kind": "look", "file": path, "reward": look.reward}));
+    say(json!({"kind": "look", "file": path, "reward": reward}));
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use das_cuda::Result;
 use das_cuda::backend::{
     Activation, Advance, AffineClamp, Attention, Backend, Conv, Filter, GroupNorm, Memory, ParticleId,
-    Particles, Saved,
+    Particles, Run, Saved, Weigher,
 };
 use das_cuda::noise::Purpose;
 use das_cuda::tensor::{HostSlice, Shape, Tensor};
@@ -167,5 +167,8 @@ impl Backend for Observed<'_> {
         advance: Advance<'_>,
     ) -> Result<(Tensor, Vec<f64>)> {
         self.backend.advance(particles, ancestors, strength, advance)
+    }
+    fn weigher<'a>(&'a self, run: Run<'_>) -> Result<Option<Box<dyn Weigher + 'a>>> {
+        self.backend.weigher(run)
     }
 }

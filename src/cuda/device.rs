@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cudarc::driver::{CudaContext, CudaStream, DevicePtr, DriverError, result, sys};
+use cudarc::driver::{
+    CudaContext, CudaEvent, CudaStream, DevicePtr, DriverError, PinnedHostSlice, result, sys,
+};
 
 use super::buffer::{Buffer, Elem};
 use super::graph;
@@ -44,6 +46,21 @@ pub struct Device {
     multiprocessors: usize,
     shared_per_block: usize,
     account: Arc<Account>,
+}
+
+/// Memory of the host that stays in place for copies that nobody waits for.
+#[derive(Debug)]
+pub struct Pinned {
+    memory: PinnedHostSlice<u8>,
+    /// After the last copy into it.
+    copied: CudaEvent,
+}
+
+impl Drop for Pinned {
+    /// It must not go while a copy is under way.
+    fn drop(&mut self) {
+        let _ = self.copied.synchronize();
+    }
 }
 
 /// Oldest GPUs with bf16 tensor cores and cp.async.
@@ -264,6 +281,32 @@ impl Device {
         graph::waits()?;
         let mut part = to.memory_mut().slice_mut(0..data.len());
         self.stream.memcpy_htod(data, &mut part).map_err(|e| self.failed("copying to the GPU", e))
+    }
+
+    /// Host memory that the GPU can write while the host goes on.
+    #[allow(unsafe_code)]
+    pub fn pinned(&self, bytes: usize) -> Result<Pinned> {
+        let failed = |e| self.failed("allocating memory of the host", e);
+        let copied = self.context.new_event(None).map_err(failed)?;
+        // SAFETY: nothing reads it before a copy has written it.
+        let memory = unsafe { self.context.alloc_pinned_with_flags(bytes, 0) }.map_err(failed)?;
+        Ok(Pinned { memory, copied })
+    }
+
+    /// Fills `to` from the start of `from`, in the order of the stream.
+    pub fn copy_behind(&self, from: &Buffer, to: &mut Pinned) -> Result<()> {
+        let part = from.memory().slice(0..to.memory.len());
+        self.stream
+            .memcpy_dtoh(&part, &mut to.memory)
+            .and_then(|()| to.copied.record(&self.stream))
+            .map_err(|e| self.failed("copying from the GPU", e))
+    }
+
+    /// What the last copy brought. Waits for it, and for nothing behind it.
+    pub fn arrived<'a>(&self, from: &'a Pinned) -> Result<&'a [u8]> {
+        let failed = |e| self.failed("computing", e);
+        from.copied.synchronize().map_err(failed)?;
+        from.memory.as_slice().map_err(failed)
     }
 
     /// Copies the first bytes of `from` into `data`, and waits for them.

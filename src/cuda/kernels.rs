@@ -40,6 +40,13 @@ impl<T> Out<'_, T> {
     pub(super) fn new(address: u64) -> Self {
         Out(address, PhantomData)
     }
+    /// For a kernel that reads what another one has written.
+    pub fn read(&self) -> In<'_, T> {
+        In(self.0, PhantomData)
+    }
+    pub fn again(&mut self) -> Out<'_, T> {
+        Out(self.0, PhantomData)
+    }
     pub fn none() -> Self {
         Out(0, PhantomData)
     }

@@ -22,6 +22,7 @@ mod nvtx;
 mod particle;
 mod pointwise;
 mod product;
+mod queue;
 mod resample;
 mod tile;
 mod timer;
@@ -34,7 +35,7 @@ use half::{bf16, f16};
 
 use crate::backend::{
     Activation, Advance, AffineClamp, Attention, Backend, Conv, Filter, GroupNorm, Memory, ParticleId,
-    Particles, Record, Saved, reserved,
+    Particles, Record, Run, Saved, Weigher, reserved,
 };
 use crate::error::Result;
 use crate::noise::Purpose;
@@ -506,5 +507,8 @@ impl Backend for Cuda {
     }
     fn where_finite(&self, score: &Tensor, by: &Tensor) -> Result<Tensor> {
         particle::where_finite(self, score, by)
+    }
+    fn weigher<'a>(&'a self, run: Run<'_>) -> Result<Option<Box<dyn Weigher + 'a>>> {
+        queue::weigher(self, run)
     }
 }

@@ -58,7 +58,7 @@ kernels! {
         fn normals(ids: In<u32>, y: Out<f32>, p: NormalsParams);
         fn advance(
             x0: In<f32>, eps: In<f32>, grad: In<f32>, ids: In<u32>, ancestors: In<u32>, strength: In<f32>,
-            y: Out<f32>, ratio: Out<f64>, p: AdvanceParams,
+            norms: In<f64>, y: Out<f32>, ratio: Out<f64>, p: AdvanceParams,
         );
         fn squares(x: In<f32>, y: Out<f64>, p: SquaresParams);
         fn ratios(sums: In<f64>, strength: In<f32>, y: Out<f64>, p: RatiosParams);
@@ -94,9 +94,9 @@ impl Split {
         Launch::cover(self.units() * self.group, BLOCK as u32)
     }
 
-    /// Numbers that the sums of all particles take.
-    fn sums(self) -> usize {
-        if self.blocks == 1 { self.slots } else { 2 * self.units() }
+    /// Place for the sums of all chunks, where a particle has several.
+    fn scratch(self, cuda: &Cuda) -> Result<Option<Wide>> {
+        (self.blocks > 1).then(|| Wide::alloc(cuda, 2 * self.units())).transpose()
     }
 }
 
@@ -171,6 +171,25 @@ pub fn advance_slots(
     slots: Slots<'_>,
     advance: Advance<'_>,
 ) -> Result<(Tensor, Option<Wide>)> {
+    if particles.grad.is_none() || advance.variance == 0.0 {
+        let y = advance_into(cuda, particles, slots, In::none(), advance, Out::none())?;
+        return Ok((y, None));
+    }
+    let mut ratio = Wide::alloc(cuda, slots.ancestors.len())?;
+    let y = advance_into(cuda, particles, slots, In::none(), advance, ratio.write())?;
+    Ok((y, Some(ratio)))
+}
+
+/// The same, with the log ratios written to `ratio` unless they are all 0. Where `norms` (of each particle) are given,
+/// a gradient whose squared length there is not finite counts as 0.
+pub fn advance_into(
+    cuda: &Cuda,
+    particles: Particles<'_>,
+    slots: Slots<'_>,
+    norms: In<'_, f64>,
+    advance: Advance<'_>,
+    mut ratio: Out<'_, f64>,
+) -> Result<Tensor> {
     let n = slots.ancestors.len();
     let shape = particles.x0.shape().with_n(n);
     assert_eq!((slots.ids.len(), slots.strength.len()), (2 * n, n), "one id and one strength per slot");
@@ -198,7 +217,7 @@ pub fn advance_slots(
         blocks: split.blocks as i32,
     };
     let mut y = cuda.alloc(Elem::F32, shape)?;
-    let mut sums = grad.is_some().then(|| Wide::alloc(cuda, split.sums())).transpose()?;
+    let mut sums = grad.as_ref().map_or(Ok(None), |_| split.scratch(cuda))?;
     cuda.particle.advance(
         &cuda.device,
         split.launch(),
@@ -208,26 +227,29 @@ pub fn advance_slots(
         slots.ids.u32(),
         slots.ancestors.u32(),
         slots.strength.f32(),
+        norms,
         y.f32_mut(),
-        sums.as_mut().map_or(Out::none(), Wide::write),
+        sums.as_mut().map_or(ratio.again(), Wide::write),
         p,
     )?;
-    let ratio = sums.map(|sums| {
+    if let Some(sums) = sums {
         let p = RatiosParams { quadratic: p.quadratic, linear: p.linear, slots: p.slots, blocks: p.blocks };
-        add_up(cuda, split, sums, slots.strength.f32(), p)
-    });
-    Ok((cuda.wrap(shape, y), ratio.transpose()?))
+        add_up(cuda, split, &sums, slots.strength.f32(), ratio, p)?;
+    }
+    Ok(cuda.wrap(shape, y))
 }
 
 /// The result of each particle from the sums of its chunks.
-fn add_up(cuda: &Cuda, split: Split, sums: Wide, strength: In<'_, f32>, p: RatiosParams) -> Result<Wide> {
-    if split.blocks == 1 {
-        return Ok(sums);
-    }
-    let mut y = Wide::alloc(cuda, split.slots)?;
+fn add_up(
+    cuda: &Cuda,
+    split: Split,
+    sums: &Wide,
+    strength: In<'_, f32>,
+    y: Out<'_, f64>,
+    p: RatiosParams,
+) -> Result<()> {
     let launch = Launch::cover(split.slots * 32, BLOCK as u32);
-    cuda.particle.ratios(&cuda.device, launch, sums.read(), strength, y.write(), p)?;
-    Ok(y)
+    cuda.particle.ratios(&cuda.device, launch, sums.read(), strength, y, p)
 }
 
 pub fn squared_norms(cuda: &Cuda, x: &Tensor) -> Result<Vec<f64>> {
@@ -236,19 +258,27 @@ pub fn squared_norms(cuda: &Cuda, x: &Tensor) -> Result<Vec<f64>> {
 
 /// Squared length of each sample, left in device memory.
 pub fn squares(cuda: &Cuda, x: &Tensor) -> Result<Wide> {
+    let mut y = Wide::alloc(cuda, x.shape().n)?;
+    squares_into(cuda, x, y.write())?;
+    Ok(y)
+}
+
+/// The same, written to `y`.
+pub fn squares_into(cuda: &Cuda, x: &Tensor, mut y: Out<'_, f64>) -> Result<()> {
     let shape = x.shape();
     let x = cuda.cast(x, Elem::F32)?;
     let split = Split::new(shape.len() / shape.n.max(1), shape.n);
-    let mut sums = Wide::alloc(cuda, split.sums())?;
+    let mut sums = split.scratch(cuda)?;
     let p = SquaresParams {
         sample: split.sample as i64,
         slots: split.slots as i32,
         group: split.group as i32,
         blocks: split.blocks as i32,
     };
-    cuda.particle.squares(&cuda.device, split.launch(), cuda.buffer(&x).f32(), sums.write(), p)?;
+    let place = sums.as_mut().map_or(y.again(), Wide::write);
+    cuda.particle.squares(&cuda.device, split.launch(), cuda.buffer(&x).f32(), place, p)?;
     let p = RatiosParams { quadratic: 0.0, linear: 0.0, slots: p.slots, blocks: p.blocks };
-    add_up(cuda, split, sums, In::none(), p)
+    sums.map_or(Ok(()), |sums| add_up(cuda, split, &sums, In::none(), y, p))
 }
 
 pub fn where_finite(cuda: &Cuda, score: &Tensor, by: &Tensor) -> Result<Tensor> {

@@ -34,9 +34,20 @@ params! {
     }
 }
 
+params! {
+    pub struct JudgeParams {
+        pub alpha: f64,
+        pub n: i32,
+    }
+}
+
 kernels! {
     /// The kernels of weigh.cu.
     pub struct Table from "weigh" {
+        fn judge(
+            narrow: In<f32>, wide: In<f64>, states: In<f64>, noises: In<f64>,
+            reward: Out<f64>, potential: Out<f64>, p: JudgeParams,
+        );
         fn weigh(
             log_ratio: In<f64>, potential: In<f64>, prompts: In<u32>,
             log_weights: Out<f64>, psi: Out<f64>, lambdas: Out<f64>, log_z: Out<f64>,
@@ -134,6 +145,23 @@ impl Populations {
         let (prompts, particles) = (self.prompts.len(), self.particles);
         let slots = prompts * particles;
         assert_eq!((log_ratio.len(), potential.len()), (slots, slots), "one number per slot");
+        let mut record = Wide::alloc(cuda, prompts * numbers(particles))?;
+        let (ancestors, strength) =
+            self.weigh_into(cuda, log_ratio.read(), potential.read(), weighing, record.write())?;
+        Ok(Decision { ancestors, strength, record, particles })
+    }
+
+    /// The same, with the record written to `record`: [`numbers`] of each prompt. Returns ancestors and strengths.
+    pub(super) fn weigh_into(
+        &mut self,
+        cuda: &Cuda,
+        log_ratio: In<'_, f64>,
+        potential: In<'_, f64>,
+        weighing: Weighing<'_>,
+        record: Out<'_, f64>,
+    ) -> Result<(Buffer, Buffer)> {
+        let (prompts, particles) = (self.prompts.len(), self.particles);
+        let slots = prompts * particles;
         let Weighing { rules, event, step, seed, alpha, gather } = weighing;
         let (floor, floor_next) = match event {
             Event::Step(j) => rules.tempering.schedule(j),
@@ -157,12 +185,11 @@ impl Populations {
         };
         let mut ancestors = cuda.device.alloc(Elem::U32, slots)?;
         let mut strength = cuda.device.alloc(Elem::F32, slots)?;
-        let mut record = Wide::alloc(cuda, prompts * (HEAD + 4 * particles))?;
         cuda.weigh.weigh(
             &cuda.device,
             Launch::line(prompts, particles.next_multiple_of(32) as u32),
-            log_ratio.read(),
-            potential.read(),
+            log_ratio,
+            potential,
             self.prompts.u32(),
             self.log_weights.write(),
             self.psi.write(),
@@ -170,10 +197,10 @@ impl Populations {
             self.log_z.write(),
             ancestors.write(Elem::U32),
             strength.f32_mut(),
-            record.write(),
+            record,
             p,
         )?;
-        Ok(Decision { ancestors, strength, record, particles })
+        Ok((ancestors, strength))
     }
 }
 
@@ -181,30 +208,7 @@ impl Decision {
     /// What [`smc::weigh`](crate::smc::weigh) would have returned for each prompt, and log Z after the event. Waits for
     /// the device.
     pub fn download(&self, cuda: &Cuda) -> Result<Vec<(Weighed, f64)>> {
-        let n = self.particles;
-        let record: Vec<f64> = self.record.download(cuda)?;
-        let read = |row: &[f64]| {
-            let (head, lists) = row.split_at(HEAD);
-            let list = |i: usize| lists[i * n..][..n].to_vec();
-            let ancestors: Vec<u32> = list(3).iter().map(|&a| a as u32).collect();
-            let (log_weights, twist, resampled) = (list(0), list(2), head[5] != 0.0);
-            let weighed = Weighed {
-                lambda: head[0],
-                lambda_next: head[1],
-                increment: list(1),
-                log_z_increment: head[2],
-                ess: head[3],
-                collapsed: head[6] != 0.0,
-                resampled,
-                psi: ancestors.iter().map(|&a| twist[a as usize]).collect(),
-                ancestors,
-                twist,
-                next_log_weights: if resampled { weights::uniform(n) } else { log_weights.clone() },
-                log_weights,
-            };
-            (weighed, head[4])
-        };
-        Ok(record.chunks_exact(HEAD + 4 * n).map(read).collect())
+        Ok(read(&self.record.download::<f64>(cuda)?, self.particles))
     }
 
     /// Ancestors (index into the batch) and strengths of the slots. Waits for the device.
@@ -215,4 +219,35 @@ impl Decision {
         cuda.device.copy_out(&self.strength, bytemuck::cast_slice_mut(&mut strength))?;
         Ok((ancestors, strength))
     }
+}
+
+/// Numbers of one prompt's record.
+pub fn numbers(particles: usize) -> usize {
+    HEAD + 4 * particles
+}
+
+/// What the records of prompts of `n` particles say: the event, and log Z after it.
+pub fn read(record: &[f64], n: usize) -> Vec<(Weighed, f64)> {
+    let read = |row: &[f64]| {
+        let (head, lists) = row.split_at(HEAD);
+        let list = |i: usize| lists[i * n..][..n].to_vec();
+        let ancestors: Vec<u32> = list(3).iter().map(|&a| a as u32).collect();
+        let (log_weights, twist, resampled) = (list(0), list(2), head[5] != 0.0);
+        let weighed = Weighed {
+            lambda: head[0],
+            lambda_next: head[1],
+            increment: list(1),
+            log_z_increment: head[2],
+            ess: head[3],
+            collapsed: head[6] != 0.0,
+            resampled,
+            psi: ancestors.iter().map(|&a| twist[a as usize]).collect(),
+            ancestors,
+            twist,
+            next_log_weights: if resampled { weights::uniform(n) } else { log_weights.clone() },
+            log_weights,
+        };
+        (weighed, head[4])
+    };
+    record.chunks_exact(numbers(n)).map(read).collect()
 }

@@ -38,6 +38,34 @@ impl Wide {
         self.len
     }
 
+    /// All numbers 0.
+    pub(super) fn clear(&mut self, cuda: &Cuda) -> Result<()> {
+        cuda.device.clear(&mut self.words)
+    }
+
+    /// Parts of these lengths, one after another.
+    #[track_caller]
+    pub(super) fn parts<const N: usize>(&mut self, lens: [usize; N]) -> [Out<'_, f64>; N] {
+        assert_eq!(lens.iter().sum::<usize>(), self.len, "parts of another whole");
+        let mut at = self.words.address();
+        lens.map(|len| {
+            let part = Out::new(at);
+            at += 8 * len as u64;
+            part
+        })
+    }
+
+    /// `len` numbers from `at` on.
+    #[track_caller]
+    pub(super) fn part(&self, at: usize, len: usize) -> In<'_, f64> {
+        assert!(at + len <= self.len, "a part beyond the end");
+        In::new(self.words.address() + 8 * at as u64)
+    }
+
+    pub(super) fn words(&self) -> &Buffer {
+        &self.words
+    }
+
     /// As `const T*`.
     pub(super) fn read<T>(&self) -> In<'_, T> {
         assert_eq!(size_of::<T>(), 8, "numbers of 64 bits");

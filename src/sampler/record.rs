@@ -17,7 +17,7 @@ pub struct Step {
     pub losses: Vec<Loss>,
     /// What the guide had to say, such as that memory ran short.
     pub notes: Vec<String>,
-    /// Wall-clock time of the step, in milliseconds.
+    /// Wall-clock time since the step before was yielded, or since the start, in milliseconds.
     pub ms: f64,
 }
 

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use das_cuda::backend::{Backend, ParticleId};
 use das_cuda::ddim::{Schedule, Step};
 use das_cuda::error::Result;
-use das_cuda::sampler::{Finish, Guide, Look, Want};
+use das_cuda::sampler::{Finish, Guide, Look, Scores, Want};
 use das_cuda::tensor::{HostSlice, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -72,7 +72,7 @@ impl<const D: usize, L: Law<D>> Guide for Closed<'_, D, L> {
         Ok(Look {
             eps: self.upload(seen.iter().map(|s| &s.eps))?,
             x0: self.upload(seen.iter().map(|s| &s.x0))?,
-            reward: (want >= Want::Reward).then(|| seen.iter().map(|s| s.reward).collect()),
+            reward: (want >= Want::Reward).then(|| Scores::Host(seen.iter().map(|s| s.reward).collect())),
             grad: match want {
                 Want::Gradient => Some(self.upload(seen.iter().map(|s| &s.grad))?),
                 _ => None,

@@ -4,6 +4,8 @@
 #[path = "../common/cases.rs"]
 mod cases;
 mod device;
+#[path = "../common/laws.rs"]
+mod laws;
 mod parity;
 
 mod attention;
@@ -14,6 +16,7 @@ mod image;
 mod norm;
 mod particle;
 mod pointwise;
+mod queue;
 mod resample;
 mod sample;
 mod table;

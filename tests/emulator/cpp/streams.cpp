@@ -266,6 +266,7 @@ EXPORT Result cuEventSynchronize(void* handle) {
   EVENT(e, handle);
   if (e->capture) return CAPTURED_EVENT;
   const uint64_t version = e->recorded;
+  if (!version) return s.sticky;
   drain([e, version] { return e->done >= version; });
   synchronised();
   return s.sticky;

@@ -1,0 +1,196 @@
+//! Steps of a run queued on the GPU: squared lengths, the weighing event and the move of each step follow one another in
+//! the stream, and what they told is copied behind them into memory of the host. Nothing waits until somebody asks.
+
+use std::collections::VecDeque;
+
+use super::Cuda;
+use super::buffer::{Buffer, Elem};
+use super::device::Pinned;
+use super::kernels::{In, Launch, Out};
+use super::particle::{self, Slots};
+use super::weigh::{self, JudgeParams, MOST, Populations, Weighing};
+use super::wide::Wide;
+use crate::backend::{Advance, Run, Scores, Told, Turn, Weigher};
+use crate::error::Result;
+use crate::smc::{Event, Rules};
+use crate::tensor::Tensor;
+
+/// Threads per block.
+const BLOCK: u32 = 256;
+
+/// See [`Backend::weigher`](crate::backend::Backend::weigher).
+pub fn weigher<'a>(cuda: &'a Cuda, run: Run<'_>) -> Result<Option<Box<dyn Weigher + 'a>>> {
+    let (slots, prompts) = (run.ids.len(), run.prompts.len());
+    let particles = slots / prompts.max(1);
+    if !(1..=MOST).contains(&particles) {
+        return Ok(None);
+    }
+    let mut still = cuda.device.alloc(Elem::F32, slots)?;
+    cuda.device.clear(&mut still)?;
+    let mut last = Wide::alloc(cuda, numbers(slots, prompts))?;
+    last.clear(cuda)?;
+    Ok(Some(Box::new(Queue {
+        cuda,
+        rules: *run.rules,
+        alpha: run.alpha,
+        populations: Populations::new(cuda, run.prompts, particles)?,
+        ids: particle::upload_ids(cuda, run.ids)?,
+        stay: cuda.indices(&(0..slots as u32).collect::<Vec<_>>())?,
+        still,
+        last,
+        prompts,
+        particles,
+        under_way: VecDeque::new(),
+        free: Vec::new(),
+    })))
+}
+
+/// Numbers that a turn tells: of each slot the five of [`Told`], then what `weigh` tells of each prompt.
+fn numbers(slots: usize, prompts: usize) -> usize {
+    5 * slots + prompts * weigh::numbers(slots / prompts)
+}
+
+struct Queue<'a> {
+    cuda: &'a Cuda,
+    rules: Rules,
+    alpha: f64,
+    populations: Populations,
+    ids: Buffer,
+    /// Ancestors and strengths of a step that weighs nothing.
+    stay: Buffer,
+    still: Buffer,
+    /// What the last turn tells: its log ratios are the next one's.
+    last: Wide,
+    prompts: usize,
+    particles: usize,
+    under_way: VecDeque<UnderWay>,
+    /// Places that have been read.
+    free: Vec<Pinned>,
+}
+
+/// A copy of what a turn tells.
+struct UnderWay {
+    place: Pinned,
+    graded: bool,
+    weighed: bool,
+}
+
+impl Queue<'_> {
+    fn slots(&self) -> usize {
+        self.prompts * self.particles
+    }
+
+    /// Weighs all prompts by `scores` and the log ratios of the last move. Returns ancestors and strengths.
+    fn weigh(
+        &mut self,
+        seen: Seen<'_>,
+        event: Event,
+        scores: &Scores,
+        advance: &Advance<'_>,
+    ) -> Result<(Buffer, Buffer)> {
+        let (cuda, n) = (self.cuda, self.slots());
+        let Seen { states, noises, rewards, told } = seen;
+        let (narrow, wide) = match scores {
+            Scores::Device(scores) => (Some(cuda.cast(scores, Elem::F32)?), None),
+            Scores::Host(scores) => (None, Some(Wide::upload(cuda, scores)?)),
+        };
+        let given = narrow.as_ref().map(|x| x.shape().len()).or(wide.as_ref().map(Wide::len));
+        assert_eq!(given, Some(n), "one reward per particle");
+        let mut potential = Wide::alloc(cuda, n)?;
+        cuda.weigh.judge(
+            &cuda.device,
+            Launch::cover(n, BLOCK),
+            narrow.as_ref().map_or(In::none(), |x| cuda.buffer(x).f32()),
+            wide.as_ref().map_or(In::none(), Wide::read),
+            states,
+            noises,
+            rewards,
+            potential.write(),
+            JudgeParams { alpha: self.alpha, n: n as i32 },
+        )?;
+        let weighing = Weighing {
+            rules: &self.rules,
+            event,
+            step: advance.step,
+            seed: advance.seed,
+            alpha: self.alpha,
+            gather: true,
+        };
+        let log_ratio = self.last.part(4 * n, n);
+        self.populations.weigh_into(cuda, log_ratio, potential.read(), weighing, told)
+    }
+}
+
+/// What weighing reads and writes of a turn's numbers.
+struct Seen<'a> {
+    states: In<'a, f64>,
+    noises: In<'a, f64>,
+    rewards: Out<'a, f64>,
+    told: Out<'a, f64>,
+}
+
+impl Weigher for Queue<'_> {
+    fn queue(&mut self, turn: Turn<'_>) -> Result<Tensor> {
+        let (cuda, n) = (self.cuda, self.slots());
+        let Turn { x, particles, event, advance } = turn;
+        assert_eq!(particles.x0.shape().n, n, "one state per slot");
+        let mut record = Wide::alloc(cuda, self.last.len())?;
+        record.clear(cuda)?;
+        let [mut states, mut noises, mut grads, rewards, log_ratio, told] =
+            record.parts([n, n, n, n, n, self.last.len() - 5 * n]);
+        particle::squares_into(cuda, x, states.again())?;
+        particle::squares_into(cuda, particles.eps, noises.again())?;
+        if let Some(grad) = particles.grad {
+            particle::squares_into(cuda, grad, grads.again())?;
+        }
+        let decided = match event {
+            Some((event, scores)) => {
+                let seen = Seen { states: states.read(), noises: noises.read(), rewards, told };
+                Some(self.weigh(seen, event, scores, &advance)?)
+            }
+            None => None,
+        };
+        let (ancestors, strength) = decided.as_ref().map_or((&self.stay, &self.still), |(a, s)| (a, s));
+        let slots = Slots { ids: &self.ids, ancestors, strength };
+        let norms = if particles.grad.is_some() { grads.read() } else { In::none() };
+        let y = particle::advance_into(cuda, particles, slots, norms, advance, log_ratio)?;
+
+        let mut place = match self.free.pop() {
+            Some(place) => place,
+            None => cuda.device.pinned(8 * record.len())?,
+        };
+        cuda.device.copy_behind(record.words(), &mut place)?;
+        self.last = record;
+        self.under_way.push_back(UnderWay {
+            place,
+            graded: particles.grad.is_some(),
+            weighed: event.is_some(),
+        });
+        Ok(y)
+    }
+
+    #[track_caller]
+    fn told(&mut self) -> Result<Told> {
+        let n = self.slots();
+        let Some(UnderWay { place, graded, weighed }) = self.under_way.pop_front() else {
+            panic!("no turn is under way")
+        };
+        let numbers: Vec<f64> = bytemuck::pod_collect_to_vec(self.cuda.device.arrived(&place)?);
+        self.free.push(place);
+        let list = |i: usize, there: bool| if there { numbers[i * n..][..n].to_vec() } else { Vec::new() };
+        let events = if weighed { weigh::read(&numbers[5 * n..], self.particles) } else { Vec::new() };
+        Ok(Told {
+            states: list(0, true),
+            noises: list(1, true),
+            grads: list(2, graded),
+            rewards: list(3, weighed),
+            log_ratio: list(4, true),
+            weighed: events.into_iter().map(|(weighed, _)| weighed).collect(),
+        })
+    }
+
+    /// While the host reads what one turn told, the device works on the next.
+    fn ahead(&self) -> usize {
+        1
+    }
+}

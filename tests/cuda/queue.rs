@@ -1,0 +1,228 @@
+//! Runs that the GPU weighs by itself, one step ahead of the host: they are those that the host weighs, number for
+//! number, and nothing between two steps waits.
+
+use std::cell::Cell;
+use std::process::Command;
+
+use das_cuda::ErrorKind;
+use das_cuda::assets::SHAPES_FILES;
+use das_cuda::backend::{Backend, ParticleId};
+use das_cuda::cuda::{Cuda, Elem};
+use das_cuda::ddim::{self, Schedule, SchedulerConfig};
+use das_cuda::error::{Error, Result};
+use das_cuda::guide::{Diffusion, Settings};
+use das_cuda::model::folder::{ModelFolder, Source};
+use das_cuda::model::pipeline::{Pipeline, Prompt};
+use das_cuda::proposal::Proposal;
+use das_cuda::reward::{self, Reward};
+use das_cuda::sampler::{Compat, Finish, Guide, Look, OnNan, Options, Sampler, Want};
+use das_cuda::smc::{Floor, Resampler, Rules, Tempering};
+use das_cuda::tensor::{Shape, Tensor};
+
+use crate::device;
+use crate::laws::{Closed, Grid, Law, Seen};
+
+fn chain(steps: usize) -> Schedule {
+    Schedule::new(&SchedulerConfig::stable_diffusion(), steps, 1.0).unwrap()
+}
+
+fn options(proposal: Proposal, tempering: Tempering, resampler: Resampler, ess_threshold: f64) -> Options {
+    let rules = Rules { tempering, resampler, ess_threshold };
+    Options { proposal, rules, prompts: vec![4, 0], particles: 5, alpha: 0.7, ..Options::new(20, 1) }
+}
+
+/// Everything a run says, with the end's latents in bits; `{:?}` tells numbers apart that differ.
+fn tell(sampler: Sampler<'_>, cuda: &Cuda) -> Vec<String> {
+    let mut sampler = sampler;
+    let mut told = Vec::new();
+    for step in &mut sampler {
+        match step {
+            Ok(step) => told.push(format!("{:?}", (step.step, step.t, step.prompts, step.losses))),
+            Err(e) => told.push(format!("{e:?}")),
+        }
+    }
+    if told.len() == sampler.steps() {
+        for end in sampler.populations().unwrap() {
+            let x: Vec<u32> = cuda.download(&end.x).unwrap().iter().map(|x| x.to_bits()).collect();
+            let weights = (end.rewards, end.log_weights, end.log_z, end.log_z_error, end.lineage);
+            told.push(format!("{x:?} {weights:?}"));
+        }
+    }
+    told
+}
+
+fn compare(cuda: &Cuda, guide: &dyn Guide, schedule: &Schedule, options: &Options) {
+    let sampler = || Sampler::new(cuda, guide, schedule, options.clone()).unwrap();
+    let (own, host) = (tell(sampler(), cuda), tell(sampler().on_host(), cuda));
+    assert_eq!(own.len(), host.len(), "{options:?}");
+    for (own, host) in own.iter().zip(&host) {
+        assert_eq!(own, host, "{options:?}");
+    }
+}
+
+/// Methods, temperings and resamplers.
+fn kinds() -> Vec<Options> {
+    let exp = Tempering::Exp { gamma: 0.3 };
+    let adaptive = Tempering::Adaptive { floor: Floor::Exp { gamma: 0.1 } };
+    vec![
+        options(Proposal::Das, exp, Resampler::Ssp, 0.5),
+        options(Proposal::Das, adaptive, Resampler::Systematic, 0.6),
+        Options { tempering_start: 0.45, ..options(Proposal::Das, exp, Resampler::Stratified, 1.0) },
+        options(Proposal::Tds, Tempering::None, Resampler::Residual, 0.9),
+        options(Proposal::Bootstrap, exp, Resampler::Multinomial, 2.0),
+        options(Proposal::None, exp, Resampler::Ssp, 0.5),
+        options(Proposal::BestOfN, exp, Resampler::Ssp, 0.5),
+        // The host keeps these books.
+        Options { compat: Compat::Reference, ..options(Proposal::Das, exp, Resampler::Ssp, 0.5) },
+    ]
+}
+
+#[test]
+fn a_run_is_that_of_the_host() {
+    let Some(cuda) = device::open(Elem::F32) else { return };
+    let schedule = chain(8);
+    for options in kinds() {
+        compare(&cuda, &Closed::new(&cuda, Grid), &schedule, &options);
+    }
+}
+
+/// Rewards, gradients and noise that are not finite: dropped with the same words, or the end of the run at the same
+/// step.
+#[test]
+fn what_is_not_finite_costs_what_it_costs_on_the_host() {
+    let Some(cuda) = device::open(Elem::F32) else { return };
+    let schedule = chain(8);
+    let at = schedule.steps[3].t;
+    for all in [false, true] {
+        let mut guide = Closed::new(&cuda, Grid);
+        guide.spoil = Some(Box::new(move |t, id, seen: &mut Seen<2>| match (id.prompt, id.particle) {
+            (4, _) if t == at && all => seen.reward = f64::NAN,
+            (4, 1) if t == at => seen.reward = f64::NEG_INFINITY,
+            (4, 2) if t == at => seen.grad[1] = f64::NAN,
+            (4, 3) if t == at => seen.eps[0] = f64::INFINITY,
+            (4, 4) if t == at => (seen.x0[1], seen.grad[0]) = (f64::NAN, f64::INFINITY),
+            (4, 0) if t == 0 => seen.reward = f64::NAN,
+            _ => {}
+        }));
+        for ess_threshold in [0.0, 2.0] {
+            for on_nan in [OnNan::Drop, OnNan::Abort] {
+                let das =
+                    options(Proposal::Das, Tempering::Exp { gamma: 0.3 }, Resampler::Ssp, ess_threshold);
+                compare(&cuda, &guide, &schedule, &Options { on_nan, ..das });
+            }
+        }
+    }
+}
+
+/// States of several chunks: `N(0, I)` data, and the reward of their mean.
+struct Long;
+const LONG: usize = 2100;
+
+impl Law<LONG> for Long {
+    fn look(&self, x: [f64; LONG], step: &ddim::Step) -> Seen<LONG> {
+        let (a, b) = (step.alpha_bar.sqrt(), (1.0 - step.alpha_bar).sqrt());
+        let grad = [a / LONG as f64 * 40.0; LONG];
+        Seen { x0: x.map(|x| a * x), eps: x.map(|x| b * x), reward: a * self.reward(x), grad }
+    }
+    fn reward(&self, x: [f64; LONG]) -> f64 {
+        40.0 * x.iter().sum::<f64>() / LONG as f64
+    }
+}
+
+#[test]
+fn long_states_too() {
+    let Some(cuda) = device::open(Elem::Bf16) else { return };
+    let schedule = chain(3);
+    let at = schedule.steps[1].t;
+    let mut guide = Closed::new(&cuda, Long);
+    guide.spoil = Some(Box::new(move |t, id, seen: &mut Seen<LONG>| {
+        if (t, id.particle) == (at, 2) {
+            seen.grad[LONG - 1] = f64::NAN;
+        }
+    }));
+    compare(&cuda, &guide, &schedule, &options(Proposal::Das, Tempering::None, Resampler::Ssp, 0.9));
+}
+
+/// A guide whose look number `left` fails.
+struct Fails<'a> {
+    guide: Closed<'a, 2, Grid>,
+    left: Cell<usize>,
+}
+
+impl Guide for Fails<'_> {
+    fn latent(&self) -> Shape {
+        self.guide.latent()
+    }
+    fn look(&self, x: &Tensor, ids: &[ParticleId], step: &ddim::Step, want: Want) -> Result<Look> {
+        let Some(left) = self.left.get().checked_sub(1) else { return Err(Error::device("no look")) };
+        self.left.set(left);
+        self.guide.look(x, ids, step, want)
+    }
+    fn finish(&self, x: &Tensor, ids: &[ParticleId]) -> Result<Finish> {
+        self.guide.finish(x, ids)
+    }
+}
+
+/// What was queued before a failure is told before it.
+#[test]
+fn a_failure_ahead_loses_no_step() {
+    let Some(cuda) = device::open(Elem::F32) else { return };
+    let schedule = chain(6);
+    let das = options(Proposal::Das, Tempering::None, Resampler::Ssp, 0.9);
+    for left in 0..6 {
+        let guide = Fails { guide: Closed::new(&cuda, Grid), left: Cell::new(left) };
+        let results: Vec<_> = Sampler::new(&cuda, &guide, &schedule, das.clone()).unwrap().collect();
+        assert_eq!(results.len(), left + 1);
+        assert!(results[..left].iter().all(|r| r.is_ok()));
+        assert_eq!(results[left].as_ref().err().map(Error::kind), Some(ErrorKind::Device));
+    }
+}
+
+/// The stand-in counts for the whole process, so this is asked of a process that does nothing else.
+#[test]
+fn nothing_waits_between_steps() {
+    if device::gpu_required() || das_cuda_emulator::available().is_err() {
+        eprintln!("skipped: only the stand-in for a GPU counts what waits");
+        return;
+    }
+    let test = ["--ignored", "--exact", "queue::alone_nothing_waits_between_steps", "--nocapture"];
+    let output = Command::new(std::env::current_exe().unwrap()).args(test).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    println!("{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && text.contains("1 passed"));
+}
+
+/// Small pictures of the model inside the program, two particles one at a time, with graphs and without: a step waits
+/// once, for what the step before it told, and copies nothing but that.
+#[test]
+#[ignore = "for `nothing_waits_between_steps`"]
+fn alone_nothing_waits_between_steps() {
+    for (graphs, steps) in [(true, 5), (false, 4)] {
+        let cuda = device::open(Elem::Bf16).unwrap();
+        let cuda = if graphs { cuda } else { cuda.without_graphs() };
+        let folder = ModelFolder::from_source(Source::Embedded(SHAPES_FILES), None).unwrap();
+        let pipeline = Pipeline::load(&cuda, &folder).unwrap();
+        let mut reward = reward::open(&["aesthetic".parse().unwrap()], folder.source(), &cuda).unwrap();
+        reward.prepare(&cuda, &["a star".into()]).unwrap();
+        let size = pipeline.size(Some(16), Some(16)).unwrap();
+        let texts = pipeline.encode(&cuda, &[Prompt { text: "a star", negative: None }], size, 1.0).unwrap();
+        let settings = Settings { cfg_scale: 1.0, micro_batch: 1, checkpointing: false };
+        let guide = Diffusion::new(&cuda, &pipeline, &reward, texts, vec![0], size, settings);
+        let schedule = Schedule::new(&pipeline.scheduler, steps, 1.0).unwrap();
+        let options = Options { particles: 2, rules: Proposal::Das.rules(steps), ..Options::new(3, steps) };
+        let mut sampler = Sampler::new(&cuda, &guide, &schedule, options).unwrap();
+        let mut before = das_cuda_emulator::counters();
+        for k in 0..steps {
+            sampler.next().unwrap().unwrap();
+            let now = das_cuda_emulator::counters();
+            let waits = now.synchronisations - before.synchronisations;
+            let (to, from) =
+                (now.copies_to_device - before.copies_to_device, now.copies_to_host - before.copies_to_host);
+            println!("graphs {graphs}, step {k}: {waits} waits, {to} copies to the device, {from} back");
+            // The first steps see the work, make forms of weights and record graphs.
+            let settled = if graphs { 2 } else { 1 };
+            assert!(k < settled || (waits, to, from) == (1, 0, 1));
+            before = now;
+        }
+    }
+}
