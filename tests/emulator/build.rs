@@ -152,10 +152,11 @@ fn build(cxx: &cc::Tool, out: &Path, libraries: &Path) -> Result<String, String>
     });
     let mut done = done.into_inner().expect("no job panics");
     done.sort_by(|a, b| a.0.name.cmp(&b.0.name));
-    let (mut broken, mut cuda, mut nvrtc) = (String::new(), Vec::new(), Vec::new());
+    let (mut broken, mut cuda, mut nvrtc, mut cublaslt) = (String::new(), Vec::new(), Vec::new(), Vec::new());
     for (unit, object) in done {
         match object {
             Ok(object) if unit.name == "nvrtc" => nvrtc.push(object),
+            Ok(object) if unit.name == "cublaslt" => cublaslt.push(object),
             Ok(object) => cuda.push(object),
             Err(e) if unit.kernels.is_some() => broken += &format!("{} does not compile:\n{e}\n", unit.name),
             Err(e) => return Err(format!("{} does not compile:\n{e}", unit.name)),
@@ -163,6 +164,9 @@ fn build(cxx: &cc::Tool, out: &Path, libraries: &Path) -> Result<String, String>
     }
     link(cxx, &cuda, &libraries.join("libcuda.so"))?;
     link(cxx, &nvrtc, &libraries.join("libnvrtc.so"))?;
+    // It puts its work on the driver's streams.
+    cublaslt.push(libraries.join("libcuda.so"));
+    link(cxx, &cublaslt, &libraries.join("libcublasLt.so"))?;
     Ok(broken)
 }
 

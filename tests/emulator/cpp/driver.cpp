@@ -68,6 +68,12 @@ EXPORT void das_stand_in_limit(uint64_t bytes) {
   Lock lock(state().mutex);
   state().limit = bytes;
 }
+// For the stand-in of a library: whether this memory may be used in work put on this stream now.
+EXPORT int das_stand_in_usable(Address p, size_t n, void* handle) {
+  Lock lock(state().mutex);
+  Stream* on = stream(handle);
+  return on && usable(p, n, on);
+}
 // Null, or what is wrong now: the device's failure, or writes outside of allocations. Forgets the failure.
 EXPORT const char* das_stand_in_take_failure() {
   static thread_local std::string text;

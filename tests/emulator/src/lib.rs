@@ -11,8 +11,8 @@ mod library;
 pub use args::Arg;
 pub use guarded::Guarded;
 pub use library::{
-    Counters, available, broken_kernels, counters, environment, fail_allocation, install, kernels, launches,
-    library_dir, limit_memory, seed_driver, take_failure,
+    Counters, Cublas, available, broken_kernels, counters, cublas, cublas_calls, environment,
+    fail_allocation, install, kernels, launches, library_dir, limit_memory, seed_driver, take_failure,
 };
 
 use std::ffi::c_void;

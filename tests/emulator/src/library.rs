@@ -61,11 +61,34 @@ interface! {
     stand_in_take_failure: fn() -> Text;
 }
 
+/// The functions of `libcublasLt.so` that are not cuBLASLt's.
+struct CublasInterface {
+    behave: unsafe extern "C" fn(i32),
+    started: unsafe extern "C" fn() -> u64,
+    refused: unsafe extern "C" fn() -> u64,
+}
+
 struct Loaded {
     cuda: Interface,
+    cublas: CublasInterface,
     // What is loaded stays loaded: kernels and their threads live in it.
-    _cuda: Library,
-    _nvrtc: Library,
+    _libraries: [Library; 3],
+}
+
+/// What the stand-in for cuBLASLt does on the calling thread; as `Behaviour` of cublaslt.cpp. `Absent` until somebody says
+/// otherwise, or in another process where DAS_CUBLAS_STAND_IN is not 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cublas {
+    /// It does not start.
+    Absent,
+    /// Products, by plain loops.
+    Right,
+    /// The same after 0.3 s.
+    Slow,
+    /// Every element is larger by one.
+    Wrong,
+    /// It starts, but no product does.
+    Failing,
 }
 
 /// What the stand-in driver has done since it was loaded; as `driver::Counters`.
@@ -93,7 +116,7 @@ pub struct Counters {
 
 const UNAVAILABLE: &str = include_str!(concat!(env!("OUT_DIR"), "/unavailable"));
 
-/// The folder of `libcuda.so` and `libnvrtc.so` (another process finds them by [`environment`]). `DAS_EMULATOR_LIBRARY`
+/// The folder of `libcuda.so`, `libnvrtc.so` and `libcublasLt.so` (another process finds them by [`environment`]). `DAS_EMULATOR_LIBRARY`
 /// names another, with libraries built for a sanitizer.
 pub fn library_dir() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
@@ -114,8 +137,19 @@ fn load() -> Result<Loaded, String> {
         unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) }
             .map_err(|e| format!("{}: {e}", path.display()))
     };
-    let (cuda, nvrtc) = (open("libcuda.so")?, open("libnvrtc.so")?);
-    Ok(Loaded { cuda: Interface::load(&cuda)?, _cuda: cuda, _nvrtc: nvrtc })
+    let libraries = [open("libcuda.so")?, open("libnvrtc.so")?, open("libcublasLt.so")?];
+    let cuda = Interface::load(&libraries[0])?;
+    let failed = |e: libloading::Error| e.to_string();
+    // SAFETY: the signatures are those of cublaslt.cpp, built with this crate.
+    let cublas = unsafe {
+        let library = &libraries[2];
+        CublasInterface {
+            behave: *library.get(b"das_cublas_behave").map_err(failed)?,
+            started: *library.get(b"das_cublas_started").map_err(failed)?,
+            refused: *library.get(b"das_cublas_refused").map_err(failed)?,
+        }
+    };
+    Ok(Loaded { cuda, cublas, _libraries: libraries })
 }
 fn loaded() -> Result<&'static Loaded, String> {
     static LOADED: OnceLock<Result<Loaded, String>> = OnceLock::new();
@@ -146,7 +180,8 @@ pub fn broken_kernels() -> &'static str {
     BROKEN.get_or_init(|| std::fs::read_to_string(beside()).unwrap_or_default())
 }
 
-/// From now on this process finds the stand-ins where it looks for `libcuda.so` and `libnvrtc.so`, and sees one device.
+/// From now on this process finds the stand-ins where it looks for `libcuda.so`, `libnvrtc.so` and `libcublasLt.so`, and
+/// sees one device.
 /// To be called before the first call of cudarc. The device is shared by all tests of a process.
 ///
 /// # Errors
@@ -182,6 +217,29 @@ pub fn environment() -> [(&'static str, PathBuf); 3] {
 pub fn seed_driver(seed: u64) {
     // SAFETY: sets numbers under a lock.
     unsafe { (interface().stand_in_seed)(seed) }
+}
+
+#[track_caller]
+fn cublas_interface() -> &'static CublasInterface {
+    match loaded() {
+        Ok(l) => &l.cublas,
+        Err(e) => panic!("the emulator is not available: {e}"),
+    }
+}
+
+/// Lets cuBLASLt's stand-in do this on the calling thread.
+#[track_caller]
+pub fn cublas(behaviour: Cublas) {
+    // SAFETY: sets a number of this thread.
+    unsafe { (cublas_interface().behave)(behaviour as i32) };
+}
+
+/// How many products cuBLASLt's stand-in started for this thread, and how many calls it refused because they were wrong.
+#[track_caller]
+pub fn cublas_calls() -> (u64, u64) {
+    let f = cublas_interface();
+    // SAFETY: reads numbers.
+    unsafe { ((f.started)(), (f.refused)()) }
 }
 
 /// What the stand-in has done so far.
