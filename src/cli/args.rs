@@ -109,6 +109,9 @@ pub struct Machine {
     /// Launch every kernel by itself instead of recorded CUDA graphs (for profilers and debugging)
     #[arg(long, help_heading = "Machine")]
     pub no_graph: bool,
+    /// Leave every product to the program's own kernels, also where cuBLASLt is found and is faster
+    #[arg(long, help_heading = "Machine")]
+    pub no_cublas: bool,
 }
 
 #[derive(Args, Debug)]

@@ -106,6 +106,9 @@ impl Device {
                 if machine.no_graph {
                     cuda = cuda.without_graphs();
                 }
+                if machine.no_cublas {
+                    cuda = cuda.without_cublas();
+                }
                 let free = cuda.free_memory()?;
                 Ok(Opened { backend: Box::new(cuda), available: limit(Some(free)) })
             }

@@ -64,7 +64,11 @@ fn of_device(args: &Sample) -> Result<()> {
         return Ok(());
     }
     let machine = &args.machine;
-    let given = [("--max-vram", machine.max_vram.is_some()), ("--no-graph", machine.no_graph)];
+    let given = [
+        ("--max-vram", machine.max_vram.is_some()),
+        ("--no-graph", machine.no_graph),
+        ("--no-cublas", machine.no_cublas),
+    ];
     match given.into_iter().find(|(_, given)| *given) {
         None => Ok(()),
         Some((flag, _)) => Err(Error::usage(format!("{flag} has no meaning with --device cpu"))

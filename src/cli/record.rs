@@ -110,6 +110,7 @@ impl Choices {
             "checkpointing": typed(*checkpointing),
             "max_vram": machine.max_vram.map(|Bytes(bytes)| bytes),
             "graph": !machine.no_graph,
+            "cublas": !machine.no_cublas,
             "threads": rayon::current_num_threads(),
         });
         Choices { deciding: object(deciding), rest: object(rest) }

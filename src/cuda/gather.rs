@@ -1,6 +1,6 @@
-//! The geometry of convolutions and their transposes, all as one thing: a product whose left rows are gathered. Each
-//! output pixel belongs to a class by the parity of its coordinates; those of a class read input pixels at affine places,
-//! and so does what they read of the kernel.
+//! The geometry of convolutions and their transposes, all as one thing: a product whose left rows are
+//! gathered. Each output pixel belongs to a class by the parity of its coordinates; those of a class read
+//! input pixels at affine places, and so does what they read of the kernel.
 //!
 //! - forward: one class;
 //! - forward on the twice enlarged image: four classes, over the kernel whose neighbouring positions are summed
@@ -46,8 +46,8 @@ fn count(k: usize, step: usize, last: usize) -> usize {
     if k > last { 0 } else { (last - k) / step + 1 }
 }
 
-/// Output pixel `2g + q` of the enlarged image reads pixel `g + t` with the kernel positions `2t + pad - q` and the next,
-/// whose sum is position `2t + pad - q + 1` of the folded kernel.
+/// Output pixel `2g + q` of the enlarged image reads pixel `g + t` with the kernel positions `2t + pad - q`
+/// and the next, whose sum is position `2t + pad - q + 1` of the folded kernel.
 fn enlarged(kernel: usize, pad: usize, q: usize) -> Axis {
     let first = (q as isize - pad as isize).div_euclid(2);
     let k = (2 * first + pad as isize + 1 - q as isize) as usize;
@@ -76,12 +76,19 @@ impl Gather {
     pub fn transpose(dx: Shape, kernel: [usize; 2], conv: Conv) -> Gather {
         let pad = [conv.pad[0], conv.pad[2]];
         if conv.upsample {
-            // Input pixel g stands at 2g and 2g + 1, read by outputs 2g + pad + 1 - k with position k of the folded kernel.
+            // Input pixel g stands at 2g and 2g + 1, read by outputs 2g + pad + 1 - k with position k of the
+            // folded kernel.
             return Gather::new(dx, [1, 2], -1, 1, |i, _| (pad[i] as isize + 1, kernel[i] + 1, 0));
         }
         Gather::new(dx, [conv.stride, 1], -1, conv.stride, |i, q| {
             transposed(kernel[i], pad[i], q, conv.stride)
         })
+    }
+
+    /// Every pixel reads itself.
+    pub fn is_point(&self) -> bool {
+        let [class] = &self.classes[..] else { return false };
+        (self.step_out, self.step_in) == (1, 1) && class.taps == [1, 1] && class.first == [0, 0]
     }
 
     fn new(

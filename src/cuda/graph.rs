@@ -46,6 +46,11 @@ enum Capture {
     Broken,
 }
 
+/// Whether this thread's work is being recorded.
+pub fn capturing() -> bool {
+    CAPTURE.get() != Capture::Off
+}
+
 /// Says that what comes must wait for the GPU, which a capture cannot.
 ///
 /// # Errors

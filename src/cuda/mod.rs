@@ -7,7 +7,10 @@
 
 mod attention;
 mod buffer;
+mod choices;
+mod contest;
 mod conv;
+mod cublaslt;
 mod device;
 mod flash;
 mod gather;
@@ -43,6 +46,8 @@ use crate::tensor::{HostSlice, Shape, Tensor};
 
 pub use buffer::Elem;
 use buffer::{Buffer, Form, PACKET};
+use contest::Contest;
+pub use contest::Outcome;
 use device::Device;
 pub use device::count;
 use kernels::{Act, In, Out};
@@ -95,6 +100,8 @@ impl Kernels {
 
 /// A GPU as a device.
 pub struct Cuda {
+    /// A library that competes with our products on tensor cores. Dropped before the device it uses.
+    contest: Option<Contest>,
     device: Device,
     /// Over activations; `None` where these are f32.
     act: Option<Kernels>,
@@ -130,21 +137,30 @@ impl Cuda {
         let (particle, weigh) = (particle::Table::load(&image)?, weigh::Table::load(&image)?);
         let resample = resample::Table::load(&image)?;
         let (graphs, scores) = (true, 1 << 24);
-        Ok(Cuda { device, act, wide, tensor, plan: None, particle, weigh, resample, graphs, scores })
+        let contest = None;
+        let mut cuda = Cuda {
+            contest,
+            device,
+            act,
+            wide,
+            tensor,
+            plan: None,
+            particle,
+            weigh,
+            resample,
+            graphs,
+            scores,
+        };
+        if cuda.tensor.is_some() {
+            cuda.contest = Contest::new(&cuda);
+        }
+        Ok(cuda)
     }
 
     /// Without CUDA graphs: every kernel is launched by itself, which a profiler shows better.
     pub fn without_graphs(self) -> Cuda {
         Cuda { graphs: false, ..self }
     }
-
-    /// Every matrix product and convolution with tile `tile` of [`Cuda::TILES`] and the sum in `splits` parts, to measure
-    /// and to test them.
-    pub fn with_plan(self, tile: usize, splits: usize) -> Cuda {
-        Cuda { plan: Some(tile::Plan { tile, splits }), ..self }
-    }
-    /// How many tiles there are.
-    pub const TILES: usize = tile::TILES.len();
 
     /// How many scores of an attention by matrix products (heads of more than 160 channels, and f32) are in
     /// memory at a time, about; by default as many as a decoder's one head has at 512 x 512: 64 MB.

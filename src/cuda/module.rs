@@ -88,8 +88,8 @@ impl<'a> Image<'a> {
     }
 }
 
-/// Where compiled kernels are kept: `$XDG_CACHE_HOME/das-cuda` or `~/.cache/das-cuda`.
-fn cache() -> Option<PathBuf> {
+/// Where compiled kernels and choices between products are kept: `$XDG_CACHE_HOME/das-cuda` or `~/.cache/das-cuda`.
+pub fn cache() -> Option<PathBuf> {
     let dir = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let base = dir("XDG_CACHE_HOME").or_else(|| dir("HOME").map(|home| home.join(".cache")))?;
     Some(base.join("das-cuda"))

@@ -1,8 +1,12 @@
-//! Products with gathered rows on the GPU: launchers of kernels/tensor.cu, and of `plain` and `finish` of gemm.cu. Linear
-//! maps and convolutions come here as a gather (gather.rs) and a weight.
+//! Products with gathered rows on the GPU: launchers of kernels/tensor.cu, and of `plain` and `finish` of
+//! gemm.cu. Linear maps and convolutions come here as a gather (gather.rs) and a weight.
+
+use std::path::Path;
 
 use super::Cuda;
 use super::buffer::{Buffer, Elem, PACKET};
+use super::contest::{Contest, Outcome};
+use super::cublaslt::Key;
 use super::gather::{Class, Gather};
 use super::gemm::FinishParams;
 use super::kernels::{Act, In, Launch, Out, kernels, params};
@@ -53,17 +57,124 @@ params! {
 kernels! {
     /// The kernels of tensor.cu, for 16-bit elements only.
     pub struct Table from "tensor" {
-        fn product_256x128(x: In<Act>, w: In<Act>, bias: In<Act>, add: In<Act>, y: Out<Act>, z: Out<f32>, p: ProductParams);
-        fn product_128x160(x: In<Act>, w: In<Act>, bias: In<Act>, add: In<Act>, y: Out<Act>, z: Out<f32>, p: ProductParams);
-        fn product_128x128(x: In<Act>, w: In<Act>, bias: In<Act>, add: In<Act>, y: Out<Act>, z: Out<f32>, p: ProductParams);
-        fn product_128x64(x: In<Act>, w: In<Act>, bias: In<Act>, add: In<Act>, y: Out<Act>, z: Out<f32>, p: ProductParams);
-        fn product_64x64(x: In<Act>, w: In<Act>, bias: In<Act>, add: In<Act>, y: Out<Act>, z: Out<f32>, p: ProductParams);
-        fn turned_256x128(x: In<Act>, w: In<Act>, bias: In<Act>, add: In<Act>, y: Out<Act>, z: Out<f32>, p: ProductParams);
-        fn turned_128x160(x: In<Act>, w: In<Act>, bias: In<Act>, add: In<Act>, y: Out<Act>, z: Out<f32>, p: ProductParams);
-        fn turned_128x128(x: In<Act>, w: In<Act>, bias: In<Act>, add: In<Act>, y: Out<Act>, z: Out<f32>, p: ProductParams);
-        fn turned_128x64(x: In<Act>, w: In<Act>, bias: In<Act>, add: In<Act>, y: Out<Act>, z: Out<f32>, p: ProductParams);
-        fn turned_64x64(x: In<Act>, w: In<Act>, bias: In<Act>, add: In<Act>, y: Out<Act>, z: Out<f32>, p: ProductParams);
+        fn product_256x128(
+            x: In<Act>,
+            w: In<Act>,
+            bias: In<Act>,
+            add: In<Act>,
+            y: Out<Act>,
+            z: Out<f32>,
+            p: ProductParams,
+        );
+        fn product_128x160(
+            x: In<Act>,
+            w: In<Act>,
+            bias: In<Act>,
+            add: In<Act>,
+            y: Out<Act>,
+            z: Out<f32>,
+            p: ProductParams,
+        );
+        fn product_128x128(
+            x: In<Act>,
+            w: In<Act>,
+            bias: In<Act>,
+            add: In<Act>,
+            y: Out<Act>,
+            z: Out<f32>,
+            p: ProductParams,
+        );
+        fn product_128x64(
+            x: In<Act>,
+            w: In<Act>,
+            bias: In<Act>,
+            add: In<Act>,
+            y: Out<Act>,
+            z: Out<f32>,
+            p: ProductParams,
+        );
+        fn product_64x64(
+            x: In<Act>,
+            w: In<Act>,
+            bias: In<Act>,
+            add: In<Act>,
+            y: Out<Act>,
+            z: Out<f32>,
+            p: ProductParams,
+        );
+        fn turned_256x128(
+            x: In<Act>,
+            w: In<Act>,
+            bias: In<Act>,
+            add: In<Act>,
+            y: Out<Act>,
+            z: Out<f32>,
+            p: ProductParams,
+        );
+        fn turned_128x160(
+            x: In<Act>,
+            w: In<Act>,
+            bias: In<Act>,
+            add: In<Act>,
+            y: Out<Act>,
+            z: Out<f32>,
+            p: ProductParams,
+        );
+        fn turned_128x128(
+            x: In<Act>,
+            w: In<Act>,
+            bias: In<Act>,
+            add: In<Act>,
+            y: Out<Act>,
+            z: Out<f32>,
+            p: ProductParams,
+        );
+        fn turned_128x64(
+            x: In<Act>,
+            w: In<Act>,
+            bias: In<Act>,
+            add: In<Act>,
+            y: Out<Act>,
+            z: Out<f32>,
+            p: ProductParams,
+        );
+        fn turned_64x64(
+            x: In<Act>,
+            w: In<Act>,
+            bias: In<Act>,
+            add: In<Act>,
+            y: Out<Act>,
+            z: Out<f32>,
+            p: ProductParams,
+        );
     }
+}
+
+impl Cuda {
+    /// Without cuBLASLt, even where it is found: results then depend on our kernels only.
+    pub fn without_cublas(self) -> Cuda {
+        Cuda { contest: None, ..self }
+    }
+
+    /// With the choices between cuBLASLt and our kernels read from and added to this file, not the usual one;
+    /// without one, they are made anew.
+    pub fn with_choices(self, file: Option<&Path>) -> Cuda {
+        Cuda { contest: self.contest.map(|contest| contest.choices(file)), ..self }
+    }
+
+    /// What was chosen between cuBLASLt and our kernels, where the times were taken by this device; `None`
+    /// without the library.
+    pub fn contests(&self) -> Option<Vec<Outcome>> {
+        self.contest.as_ref().map(Contest::outcomes)
+    }
+
+    /// Every matrix product and convolution with tile `tile` of [`Cuda::TILES`] and the sum in `splits`
+    /// parts, to measure and to test them.
+    pub fn with_plan(self, tile: usize, splits: usize) -> Cuda {
+        Cuda { plan: Some(Plan { tile, splits }), ..self }
+    }
+    /// How many tiles there are.
+    pub const TILES: usize = TILES.len();
 }
 
 /// `y = gathered x * w + bias + add`.
@@ -71,8 +182,8 @@ kernels! {
 pub struct Product<'a> {
     pub gather: &'a Gather,
     pub x: &'a Tensor,
-    /// `(rows, kh, kw, c)`: a row makes a column of `y` from the channels `c`; or where it is `turned`, belongs to a
-    /// channel of `x` and adds to the columns `c`.
+    /// `(rows, kh, kw, c)`: a row makes a column of `y` from the channels `c`; or where it is `turned`,
+    /// belongs to a channel of `x` and adds to the columns `c`.
     pub w: &'a Tensor,
     pub turned: bool,
     /// `(1|n, 1, 1, out)`.
@@ -112,10 +223,39 @@ impl Product<'_> {
         let taps = self.gather.classes.iter().flat_map(|c| c.taps).max().unwrap_or(0);
         match &cuda.tensor {
             Some(table) if packets && taps <= TAPS && self.gather.classes.len() <= CLASSES => {
-                self.on_tensor_cores(cuda, table)
+                match self.by_library(cuda, table)? {
+                    Some(y) => Ok(y),
+                    None => self.on_tensor_cores(cuda, table),
+                }
             }
             _ => self.plain(cuda),
         }
+    }
+
+    /// A plain matrix product, if the library is there to compete for it.
+    fn by_library(self, cuda: &Cuda, table: &Table) -> Result<Option<Tensor>> {
+        let Some(contest) = &cuda.contest else { return Ok(None) };
+        let (act, out, x, w) = (cuda.elem(), self.out, self.x.shape(), self.w.shape());
+        let pixels = self.gather.is_point() && [x.n, x.h, x.w] == [out.n, out.h, out.w];
+        let [columns, depth] = if self.turned { [w.c, w.n] } else { [w.n, w.c] };
+        let whole = columns == out.c && depth == x.c && w.tokens() == 1 && !out.is_empty();
+        if cuda.plan.is_some()
+            || self.bias_each()
+            || self.wide
+            || cuda.elem_of(out) != act
+            || !pixels
+            || !whole
+        {
+            return Ok(None);
+        }
+        let (bias, add) = (self.cast(cuda, self.bias, act)?, self.cast(cuda, self.add, act)?);
+        let (x, w) = (cuda.cast(self.x, act)?, cuda.cast_weight(self.w, act)?);
+        let (turned, rows) = (self.turned, out.positions());
+        let key = Key { rows, columns, depth, turned, bias: bias.is_some(), add: add.is_some() };
+        let same = Product { x: &x, w: &w, bias: bias.as_ref(), add: add.as_ref(), ..self };
+        let own = || same.on_tensor_cores(cuda, table);
+        let y = contest.product(cuda, key, [Some(&x), Some(&w), bias.as_ref(), add.as_ref()], &own)?;
+        Ok(Some(y.reshape(out)))
     }
 
     fn on_tensor_cores(self, cuda: &Cuda, table: &Table) -> Result<Tensor> {

@@ -44,7 +44,7 @@ const DECIDING: [&str; 23] = [
 ];
 
 /// All fields of `run.json` besides.
-const REST: [&str; 31] = [
+const REST: [&str; 32] = [
     "status",
     "program",
     "version",
@@ -64,6 +64,7 @@ const REST: [&str; 31] = [
     "checkpointing",
     "max_vram",
     "graph",
+    "cublas",
     "threads",
     "scheduler",
     "chains",

@@ -10,6 +10,7 @@ mod parity;
 
 mod attention;
 mod conv;
+mod cublas;
 mod gemm;
 mod graph;
 mod image;

@@ -68,10 +68,11 @@ fn cpu(out: &Path, more: &[&str]) -> Run {
     Run::new(Command::cargo_bin("das-cuda").unwrap(), out, more)
 }
 
-/// In f32, with graphs and without: the same ancestors, and latents and rewards that differ by the order of additions.
-/// A chain of about 300 operations per network, each off by U sqrt(terms) with up to 1000 terms, adds up to
-/// 6e-8 * 32 * sqrt(3 * 300) = 6e-5 per step like a random walk; three steps and a gradient in each: 3e-4. Measured on the
-/// stand-in: rewards 2.2e-7, log-weights 7.8e-6, lengths of gradients 3.3e-5, latents 3.1e-6.
+/// In f32, with graphs and without: the same ancestors, and latents and rewards that differ by the order of
+/// additions. A chain of about 300 operations per network, each off by U sqrt(terms) with up to 1000 terms,
+/// adds up to 6e-8 * 32 * sqrt(3 * 300) = 6e-5 per step like a random walk; three steps and a gradient in
+/// each: 3e-4. Measured on the stand-in: rewards 2.2e-7, log-weights 7.8e-6, lengths of gradients 3.3e-5,
+/// latents 3.1e-6.
 #[test]
 fn a_run_in_f32_is_that_of_the_cpu() {
     let (dir, tolerance) = (TempDir::new().unwrap(), 3e-4);
@@ -99,8 +100,8 @@ fn a_run_in_f32_is_that_of_the_cpu() {
     assert!(difference < tolerance, "latents: {difference:.1e}");
 }
 
-/// In 16 bits the rewards are no worse than those of the CPU backend that rounds every result: at most twice as far from
-/// the exact run. Latents are f32 here and rounded there.
+/// In 16 bits the rewards are no worse than those of the CPU backend that rounds every result: at most twice
+/// as far from the exact run. Latents are f32 here and rounded there.
 #[test]
 fn a_run_in_16_bits_is_as_good_as_rounding_allows() {
     let dir = TempDir::new().unwrap();
@@ -114,6 +115,34 @@ fn a_run_in_16_bits_is_as_good_as_rounding_allows() {
         println!("{dtype}: latents off by {found:.1e}, honestly rounded {allowed:.1e}");
         assert!(found <= 2.0 * allowed, "{dtype}: {found:.1e} > 2 x {allowed:.1e}");
     }
+}
+
+/// With cuBLASLt: as good, its choices stay for the next run, and none is used where it is switched off.
+#[test]
+fn a_run_with_cublas_is_as_good_and_repeats_itself() {
+    if device::gpu_required() {
+        eprintln!("skipped: whether there is a library, and who wins, is the machine's");
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let exact = cpu(&dir.path().join("exact"), &["--proposal", "none"]);
+    let honest = cpu(&dir.path().join("honest"), &["--proposal", "none", "--dtype", "bf16"]);
+    let run = |name: &str, more: &[&str]| {
+        let mut command = program()?;
+        command.env("DAS_CUBLAS_STAND_IN", "1").env("XDG_CACHE_HOME", dir.path());
+        let flags = [&["--proposal", "none", "--device", "cuda"][..], more].concat();
+        Some(Run::new(command, &dir.path().join(name), &flags))
+    };
+    let choices = || fs::read_dir(dir.path().join("das-cuda")).map_or(0, Iterator::count);
+    let Some(own) = run("own", &["--no-cublas"]) else { return };
+    assert_eq!((own.record()["cublas"].clone(), choices()), (Value::Bool(false), 0));
+    let library = run("library", &[]).unwrap();
+    assert_eq!((library.record()["cublas"].clone(), choices()), (Value::Bool(true), 1));
+    assert_ne!(library.latents(), own.latents(), "the library made nothing");
+    assert_eq!(run("again", &[]).unwrap().latents(), library.latents());
+    let [found, allowed] = [&library, &honest].map(|run| error(&run.latents(), &exact.latents()));
+    println!("latents off by {found:.1e}, honestly rounded {allowed:.1e}");
+    assert!(found <= 2.0 * allowed, "{found:.1e} > 2 x {allowed:.1e}");
 }
 
 /// What does not fit is done in halves, and said.

@@ -1,5 +1,6 @@
-// cuBLASLt without a GPU: knows the calls, descriptions and attributes that das-cuda uses and refuses every other. A
-// product is plain loops, put on the stream as a function of the host. It starts only where a test has asked for it.
+// cuBLASLt without a GPU: knows the calls, descriptions and attributes that das-cuda uses and refuses every
+// other. A product is plain loops, put on the stream as a function of the host. It starts only where a test
+// has asked for it.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -33,7 +33,8 @@ macro_rules! interface {
         struct Interface { $($name: unsafe extern "C" fn($($arg),*) $(-> $result)?,)* }
         impl Interface {
             fn load(library: &Library) -> Result<Self, String> {
-                // SAFETY: the signatures are those of launch.cpp, memory.cpp and driver.cpp, built with this crate.
+                // SAFETY: the signatures are those of launch.cpp, memory.cpp and driver.cpp, built with this
+                // crate.
                 Ok(unsafe { Interface { $($name: *library
                     .get(concat!("das_", stringify!($name)).as_bytes())
                     .map_err(|e| e.to_string())?,)* } })
@@ -75,8 +76,8 @@ struct Loaded {
     _libraries: [Library; 3],
 }
 
-/// What the stand-in for cuBLASLt does on the calling thread; as `Behaviour` of cublaslt.cpp. `Absent` until somebody says
-/// otherwise, or in another process where DAS_CUBLAS_STAND_IN is not 1.
+/// What the stand-in for cuBLASLt does on the calling thread; as `Behaviour` of cublaslt.cpp. `Absent` until
+/// somebody says otherwise, or in another process where DAS_CUBLAS_STAND_IN is not 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cublas {
     /// It does not start.
@@ -116,8 +117,8 @@ pub struct Counters {
 
 const UNAVAILABLE: &str = include_str!(concat!(env!("OUT_DIR"), "/unavailable"));
 
-/// The folder of `libcuda.so`, `libnvrtc.so` and `libcublasLt.so` (another process finds them by [`environment`]). `DAS_EMULATOR_LIBRARY`
-/// names another, with libraries built for a sanitizer.
+/// The folder of `libcuda.so`, `libnvrtc.so` and `libcublasLt.so` (another process finds them by
+/// [`environment`]). `DAS_EMULATOR_LIBRARY` names another, with libraries built for a sanitizer.
 pub fn library_dir() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| match std::env::var_os("DAS_EMULATOR_LIBRARY") {
@@ -180,9 +181,9 @@ pub fn broken_kernels() -> &'static str {
     BROKEN.get_or_init(|| std::fs::read_to_string(beside()).unwrap_or_default())
 }
 
-/// From now on this process finds the stand-ins where it looks for `libcuda.so`, `libnvrtc.so` and `libcublasLt.so`, and
-/// sees one device.
-/// To be called before the first call of cudarc. The device is shared by all tests of a process.
+/// From now on this process finds the stand-ins where it looks for `libcuda.so`, `libnvrtc.so` and
+/// `libcublasLt.so`, and sees one device. To be called before the first call of cudarc. The device is shared
+/// by all tests of a process.
 ///
 /// # Errors
 /// As [`available`].
@@ -191,8 +192,8 @@ pub fn install() -> Result<(), String> {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let (name, dir) = cache();
-        // SAFETY: Rust's own accesses take turns, and no C code of this process reads the environment while tests
-        // begin, except the libraries loaded above, which did so when they were loaded.
+        // SAFETY: Rust's own accesses take turns, and no C code of this process reads the environment while
+        // tests begin, except the libraries loaded above, which did so when they were loaded.
         unsafe { std::env::set_var(name, dir) };
         eprint!("{}", broken_kernels());
     });
@@ -211,8 +212,9 @@ pub fn environment() -> [(&'static str, PathBuf); 3] {
     [("LD_LIBRARY_PATH", library_dir().into()), ("DAS_CUDA_STAND_IN", "1".into()), cache()]
 }
 
-/// The order in which the stand-in runs what is on streams, and threads within kernels. 0, as it is at first: nothing
-/// before somebody waits, threads in order. Others: also before that, and each launch in an order of its own.
+/// The order in which the stand-in runs what is on streams, and threads within kernels. 0, as it is at first:
+/// nothing before somebody waits, threads in order. Others: also before that, and each launch in an order of
+/// its own.
 #[track_caller]
 pub fn seed_driver(seed: u64) {
     // SAFETY: sets numbers under a lock.
@@ -234,7 +236,8 @@ pub fn cublas(behaviour: Cublas) {
     unsafe { (cublas_interface().behave)(behaviour as i32) };
 }
 
-/// How many products cuBLASLt's stand-in started for this thread, and how many calls it refused because they were wrong.
+/// How many products cuBLASLt's stand-in started for this thread, and how many calls it refused because they
+/// were wrong.
 #[track_caller]
 pub fn cublas_calls() -> (u64, u64) {
     let f = cublas_interface();
@@ -273,8 +276,8 @@ pub fn limit_memory(bytes: u64) {
     unsafe { (interface().stand_in_limit)(bytes) }
 }
 
-/// What failed on the device, or where something was written outside of allocations; `None` if nothing. The device works
-/// again after it (CUDA's never does).
+/// What failed on the device, or where something was written outside of allocations; `None` if nothing. The
+/// device works again after it (CUDA's never does).
 #[track_caller]
 pub fn take_failure() -> Option<String> {
     // SAFETY: a text of the library, copied at once.
@@ -312,7 +315,8 @@ pub(crate) fn find(name: &str) -> Result<Kernel, String> {
         return Err(format!("no kernel {name}\n{}", broken_kernels()));
     }
     let mut list = std::ptr::null();
-    // SAFETY: a handle of the library, and the list it gives has as many elements as it says and lives as long as it.
+    // SAFETY: a handle of the library, and the list it gives has as many elements as it says and lives as
+    // long as it.
     unsafe {
         let count = (f.emulator_parameters)(handle, &mut list) as usize;
         let parameters = std::slice::from_raw_parts(list, count).to_vec();
@@ -329,7 +333,8 @@ pub(crate) fn launch(
     seed: u64,
 ) -> Result<(), String> {
     let f = &loaded()?.cuda;
-    // SAFETY: a handle of the library; as many places as the kernel has parameters, of their sizes (`args::matches`).
+    // SAFETY: a handle of the library; as many places as the kernel has parameters, of their sizes
+    // (`args::matches`).
     let failure = unsafe {
         let (grid, block) = (grid.as_ptr(), block.as_ptr());
         (f.emulator_launch)(kernel.handle, grid, block, shared, parameters.as_mut_ptr(), seed)

@@ -1,0 +1,207 @@
+//! Linear maps that cuBLASLt may make: what it makes agrees with the CPU, it gets only what it makes right
+//! and faster, and choices last. Without a GPU it is a stand-in whose products are plain loops; on a GPU it
+//! is the library, if that is found.
+
+use std::cell::Cell;
+
+use das_cuda::backend::{Backend, Conv, Record};
+use das_cuda::cuda::{Cuda, Elem};
+use das_cuda::tensor::{HostSlice, Shape, Tensor};
+use das_cuda_emulator::Cublas;
+
+use crate::cases::{Bias, Case, Kind, Op};
+use crate::device::{gpu_required, open, open_with_cublas};
+use crate::parity::{self, Worst};
+
+fn linear(x: Shape, out: usize, bias: Bias, add: bool) -> Case {
+    Case { op: Op::Linear { x, out, bias, add }, kind: Kind::Randn, large: false }
+}
+
+/// A device that finds cuBLASLt; `None` where there is none.
+fn opened(elem: Elem, behaviour: Cublas) -> Option<Cuda> {
+    if !gpu_required() && das_cuda_emulator::available().is_ok() {
+        das_cuda_emulator::cublas(behaviour);
+    }
+    let device = open_with_cublas(elem)?;
+    if device.contests().is_none() {
+        assert!(gpu_required(), "the stand-in starts");
+        eprintln!("skipped: no cuBLASLt");
+        return None;
+    }
+    Some(device)
+}
+
+/// Products that the stand-in started for this thread; none that it refused.
+fn started() -> u64 {
+    let (started, refused) = das_cuda_emulator::cublas_calls();
+    assert_eq!(refused, 0, "calls that the stand-in does not understand");
+    started
+}
+
+/// Every end of a product, both ways, tails. Measured on the stand-in, as shares of the tolerance: f16 0.48,
+/// bf16 0.44.
+#[test]
+fn what_the_library_makes_agrees_with_the_cpu() {
+    let s = Shape::new;
+    let point = Conv { stride: 1, pad: [0; 4], upsample: false };
+    let conv = |conv, x, kernel| Op::Conv { x, out: 24, kernel, conv, bias: Bias::One, add: true };
+    let mut cases = vec![
+        linear(s(1, 1, 1, 8), 8, Bias::None, false),
+        linear(s(2, 3, 5, 72), 40, Bias::One, false),
+        linear(s(1, 1, 77, 200), 104, Bias::None, true),
+        linear(s(2, 4, 4, 64), 48, Bias::One, true),
+    ];
+    for op in [conv(point, s(2, 4, 5, 16), 1), conv(Conv::patches(4), s(2, 8, 12, 3), 4)] {
+        cases.push(Case { op, kind: Kind::Randn, large: false });
+    }
+    for elem in [Elem::F16, Elem::Bf16] {
+        let Some(device) = opened(elem, Cublas::Right) else { return };
+        let (mut worst, mut failures) = (Worst::new(), Vec::new());
+        cases.iter().for_each(|case| parity::compare(&device, case, elem, &mut worst, &mut failures));
+        assert!(failures.is_empty(), "{}", failures.join("\n"));
+        println!("{elem:?}: worst error, and its share of the tolerance: {worst:?}");
+        let contests = device.contests().unwrap();
+        // Forward and transpose, but for patches, which have no transpose of this kind.
+        assert_eq!(contests.len(), 2 * cases.len() - 1, "{contests:?}");
+        assert!(contests.iter().any(|c| c.bias && c.add) && contests.iter().any(|c| c.turned));
+        if !gpu_required() {
+            assert!(
+                contests.iter().all(|c| c.taken),
+                "plain loops are faster than the emulator: {contests:?}"
+            );
+            assert!(started() > contests.len() as u64);
+        }
+    }
+}
+
+/// What our kernels make, and not the library: a bias for each sample, results in f32, all of f32.
+#[test]
+fn other_products_are_not_contested() {
+    let s = Shape::new;
+    let each = [linear(s(3, 1, 4, 16), 8, Bias::Each, false), linear(s(1, 1, 4, 16), 5, Bias::One, false)];
+    let Some(device) = opened(Elem::Bf16, Cublas::Right) else { return };
+    each.iter().for_each(|case| drop(case.forward(&device, &inputs(&device, case)).unwrap()));
+    assert_eq!(device.contests().unwrap().len(), 0);
+    let wide = open_with_cublas(Elem::F32).unwrap();
+    assert!(wide.contests().is_none());
+    let off = open_with_cublas(Elem::Bf16).unwrap().without_cublas();
+    let case = linear(s(1, 1, 4, 16), 8, Bias::One, false);
+    bits(&off, &case);
+    assert!(off.contests().is_none());
+}
+
+fn inputs(device: &Cuda, case: &Case) -> Vec<Tensor> {
+    case.upload(device, &case.host_inputs()).unwrap()
+}
+
+fn bits(device: &Cuda, case: &Case) -> Vec<u32> {
+    parity::run(device, case, device.elem()).iter().flatten().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn a_library_that_is_slow_or_wrong_or_fails_gets_nothing() {
+    if gpu_required() {
+        return;
+    }
+    let case = linear(Shape::new(1, 2, 9, 24), 32, Bias::One, true);
+    let Some(own) = open(Elem::Bf16) else { return };
+    let expected = bits(&own, &case);
+    for behaviour in [Cublas::Slow, Cublas::Wrong, Cublas::Failing] {
+        let device = opened(Elem::Bf16, behaviour).unwrap();
+        assert!(bits(&device, &case) == expected, "{behaviour:?}: not the bits of our kernels");
+        let contests = device.contests().unwrap();
+        assert_eq!(contests.len(), 2);
+        assert!(contests.iter().all(|c| !c.taken), "{behaviour:?}: {contests:?}");
+        assert_eq!(contests.iter().any(|c| c.library.is_none()), behaviour == Cublas::Failing);
+        // It may come right later: the choice stays.
+        das_cuda_emulator::cublas(Cublas::Right);
+        assert!(bits(&device, &case) == expected);
+        assert_eq!(device.contests().unwrap().len(), 2);
+    }
+}
+
+#[test]
+fn a_library_that_fails_later_loses_the_shape() {
+    if gpu_required() {
+        return;
+    }
+    let case = linear(Shape::new(1, 1, 10, 24), 32, Bias::One, false);
+    let Some(device) = opened(Elem::Bf16, Cublas::Right) else { return };
+    bits(&device, &case);
+    das_cuda_emulator::cublas(Cublas::Failing);
+    assert!(bits(&device, &case) == bits(&open(Elem::Bf16).unwrap(), &case));
+    let before = started();
+    das_cuda_emulator::cublas(Cublas::Right);
+    bits(&device, &case);
+    assert_eq!(started(), before);
+}
+
+#[test]
+fn choices_are_those_of_the_first_run() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let file = dir.path().join("products.txt");
+    let case = linear(Shape::new(1, 1, 11, 24), 32, Bias::One, false);
+    let with_file = |behaviour| opened(Elem::Bf16, behaviour).map(|device| device.with_choices(Some(&file)));
+    let Some(first) = with_file(Cublas::Right) else { return };
+    let expected = bits(&first, &case);
+    assert_eq!(first.contests().unwrap().len(), 2, "forward and transpose");
+    let kept = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(kept.lines().count(), 2, "{kept}");
+    // Slow: a contest of its own would end otherwise.
+    let second = with_file(Cublas::Slow).unwrap();
+    assert!(bits(&second, &case) == expected);
+    assert_eq!(second.contests().unwrap().len(), 0);
+    if !gpu_required() {
+        let shapes = ["11 32 24 w+bias", "11 24 32 w'"];
+        assert!(kept.lines().zip(shapes).all(|(line, shape)| line.starts_with(shape)), "{kept}");
+        let all = |choice| shapes.map(|shape| format!("{shape} {choice}\n")).concat();
+        std::fs::write(&file, all("own")).unwrap();
+        let third = with_file(Cublas::Right).unwrap();
+        assert!(bits(&third, &case) == bits(&open(Elem::Bf16).unwrap(), &case));
+        assert_eq!(third.contests().unwrap().len(), 0);
+        // A way that the library has not is no choice.
+        std::fs::write(&file, all("7")).unwrap();
+        let fourth = with_file(Cublas::Right).unwrap();
+        assert!(bits(&fourth, &case) == expected);
+        assert_eq!(fourth.contests().unwrap().len(), 2);
+    }
+}
+
+/// A contest waits for the GPU, which recorded work cannot: it is held when work runs first, and what was
+/// chosen then is recorded.
+#[test]
+fn no_contest_is_held_while_work_is_recorded() {
+    let Some(device) = opened(Elem::Bf16, Cublas::Right) else { return };
+    let shape = Shape::new(1, 1, 12, 16);
+    let upload = |shape: Shape, scale: f32| {
+        let values: Vec<f32> =
+            (0..shape.len()).map(|i| scale * ((i * 37 % 101) as f32 / 50.0 - 1.0)).collect();
+        device.upload(shape, HostSlice::F32(&values)).unwrap()
+    };
+    let (w, other) = (upload(Shape::new(24, 1, 1, 16), 0.5), upload(Shape::new(32, 1, 1, 16), 0.5));
+    let (mut record, calls) = (Record::default(), Cell::new(0));
+    let mut round = |scale: f32| {
+        let x = upload(shape, scale);
+        let found = device
+            .replay(&mut record, &[&x], &mut |x| {
+                calls.set(calls.get() + 1);
+                // What is met for the first time while it is recorded.
+                if calls.get() == 2 {
+                    device.linear(&x[0], &other, None, None)?;
+                }
+                Ok(vec![device.linear(&x[0], &w, None, None)?])
+            })
+            .unwrap();
+        let expected = device.linear(&x, &w, None, None).unwrap();
+        assert_eq!(device.download(&found[0]).unwrap(), device.download(&expected).unwrap());
+    };
+    round(1.0);
+    assert_eq!(device.contests().unwrap().len(), 1);
+    (2..5).for_each(|scale| round(scale as f32));
+    assert_eq!((calls.get(), device.contests().unwrap().len()), (2, 1));
+    device.linear(&upload(shape, 1.0), &other, None, None).unwrap();
+    assert_eq!(device.contests().unwrap().len(), 2);
+    if !gpu_required() {
+        assert!(started() > 0);
+    }
+}
