@@ -6,6 +6,7 @@
 //!     once                       each case of the tests' table and of ops, forward and transpose, once: for a sanitizer
 //!     ops                        times of the cases
 //!     tiles                      times of products with every tile
+//!     contest                    times of linear maps by our kernels and by cuBLASLt
 //!     copy                       bandwidth of a copy
 //!     step PATH                  a guided step with the model of `folder`
 //!     see PATH                   what comes out of a step, for comparison with PyTorch
@@ -28,7 +29,7 @@ use serde_json::json;
 use crate::cases::{self, Case};
 use crate::model::{self, Model};
 use crate::timing::{Effort, Times};
-use crate::{folder, ops, say, sd15, smc, step, tiles};
+use crate::{contest, folder, ops, say, sd15, smc, step, tiles};
 
 struct Options {
     path: PathBuf,
@@ -88,8 +89,9 @@ impl Options {
         if self.tiny { Effort::Touch } else { Effort::Measure(self.budget) }
     }
 
+    /// With our kernels alone.
     fn open(&self) -> Result<Cuda> {
-        Cuda::open(0, self.elem)
+        Cuda::open(0, self.elem).map(Cuda::without_cublas)
     }
 }
 
@@ -115,6 +117,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
         "once" => once(&options),
         "ops" => time_ops(&options),
         "tiles" => tiles::run(options.open()?, options.cases(), options.effort()),
+        "contest" => contest::run(&Cuda::open(0, options.elem)?.with_choices(None), options.cases()),
         "copy" => copy(&options),
         "step" => step::run(&options.open()?, &options.path, &options.micro_batches, options.effort()),
         "see" => see(&options.open()?, options.elem.name(), &options.path),

@@ -9,6 +9,7 @@
 #[path = "../../tests/common/cases.rs"]
 mod cases;
 mod check;
+mod contest;
 mod folder;
 mod model;
 mod observe;
@@ -64,7 +65,8 @@ fn open(elem: Elem) -> Result<Option<Cuda>> {
             eprintln!("cuda: nothing is measured: {why}");
             Ok(None)
         }
-        _ => Cuda::open(0, elem).map(Some),
+        // Our kernels: who wins against cuBLASLt is a part of `--check`.
+        _ => Cuda::open(0, elem).map(|cuda| Some(cuda.without_cublas())),
     }
 }
 

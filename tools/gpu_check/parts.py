@@ -102,7 +102,7 @@ def tests(session, limit):
             if name == TABLE:
                 jobs += [(binary, f"table {op}", exact, {"DAS_OPS": op}) for op in session.facts["operations"]]
             else:
-                jobs.append((binary, name, exact, {}))
+                jobs.append((binary, name, exact, cublas(session) if name.startswith("cublas::") else {}))
     if session.stand_in:
         # A few, to see that it is done right: the emulator's own tests run all of them.
         few = ("table scale", "table activate", "lib", "graph", "device")
@@ -261,6 +261,29 @@ def torch_ops(session, limit):
 def tiles(session, limit):
     few = ["--only", "linear"] if session.stand_in else []
     return session.run("tiles", [session.bin("bench"), "--check", "tiles", *tiny(session), *few], limit).summary()
+
+
+def cublas(session):
+    """The environment in which ours find cuBLASLt: that of PyTorch, where the loader finds none."""
+    if session.stand_in:
+        return {"DAS_CUBLAS_STAND_IN": "1"}
+    torch = session.torch()
+    if not torch:
+        return {}
+    ask = (
+        "import glob, os, torch; at = os.path.dirname(os.path.dirname(torch.__file__)); "
+        "print(*[os.path.dirname(f) for f in glob.glob(at + '/nvidia/*/lib/libcublasLt.so.1[23]')][:1])"
+    )
+    found = output([torch[0], "-c", ask]).strip()
+    return {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, [os.environ.get("LD_LIBRARY_PATH"), found]))}
+
+
+def contest(session, limit):
+    command = [session.bin("bench"), "--check", "contest", "--only", "linear,conv", *tiny(session)]
+    done = session.run("contest", command, limit, cublas(session))
+    if done.ok and not done.records:
+        return {"skipped": "no cuBLASLt"}
+    return done.summary()
 
 
 def smc(session, limit):

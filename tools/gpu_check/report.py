@@ -374,6 +374,30 @@ def tiles(r):
     r.add("</details>", "")
 
 
+def contest(r):
+    """Linear maps by our kernels and by cuBLASLt."""
+    all_of = r.records("contest", "contest")
+    if not all_of:
+        return
+    r.add("### Linear maps against cuBLASLt", "")
+    if r.stand_in:
+        r.add(f"{len(all_of)} contests were held.", "")
+        return
+    rows = []
+    for c in all_of:
+        what = "w'" if c["turned"] else "w"
+        what += "".join(f" + {end}" for end in ("bias", "add") if c[end])
+        shape = f"{c['rows']} x {c['columns']} x {c['depth']}, {what}"
+        times = (c["own_ms"], c["library_ms"])
+        rates = (r.rate(c["flops"], 0, t)[0] for t in times)
+        rows.append((shape, *times, *rates, ratio(*times), "cuBLASLt" if c["taken"] else "own"))
+    rows.sort(key=lambda row: -(row[-2] or 0))
+    r.add(f"cuBLASLt makes {sum(c['taken'] for c in all_of)} of {len(rows)}.", "")
+    r.add("<details><summary>every shape</summary>", "")
+    r.add(*table(["rows x columns x depth", "own ms", "cuBLASLt ms", "own", "cuBLASLt", "own / cuBLASLt", "taken"], rows))
+    r.add("</details>", "")
+
+
 def resampling(r):
     theirs = {(t["what"], t["particles"], t["sums"]): t.get("ms") for t in r.records("torch_smc", "torch_smc")}
     rows, copy = [], r.ceiling()[0]
@@ -406,7 +430,7 @@ def resampling(r):
 
 def markdown(results):
     r = Report(results)
-    for section in (heading, correctness, steps, where, operations, tiles, resampling):
+    for section in (heading, correctness, steps, where, operations, contest, tiles, resampling):
         try:
             section(r)
         except Exception as error:

@@ -34,6 +34,7 @@ PARTS = [
     ("smc", 25),
     ("torch_smc", 25),
     ("sanitizer", 90),
+    ("contest", 30),
     ("tiles", 60),
     ("sample", 150),
 ]
