@@ -76,6 +76,31 @@ DEVICE void group_sums(double& a, double& b, int group, double* scratch) {
   }
 }
 
+// Adds this block's sums, those of one chunk, to the `sums` [chunk][2] of its particle. In the first warp of the block
+// that comes last, a and b are then the sums of all chunks, in an order that does not depend on which comes when, and
+// the result is true. `counter` is 0 between launches. All threads of the block call.
+DEVICE bool last_sums(double& a, double& b, double* sums, uint32_t* counter, int chunk, int blocks) {
+  SHARED(uint32_t, arrived, 1);
+  if (threadIdx.x == 0) {
+    sums[2 * chunk] = a;
+    sums[2 * chunk + 1] = b;
+    __threadfence();
+    *arrived = atomicAdd(counter, 1u);
+  }
+  __syncthreads();
+  if (*arrived != (uint32_t)blocks - 1 || threadIdx.x >= 32) return false;
+  __threadfence();
+  a = b = 0.0;
+  for (int i = threadIdx.x; i < blocks; i += 32) {
+    a += __ldcg(sums + 2 * i);
+    b += __ldcg(sums + 2 * i + 1);
+  }
+  a = warp_sum(a);
+  b = warp_sum(b);
+  if (threadIdx.x == 0) *counter = 0;
+  return true;
+}
+
 struct NormalsParams {
   uint64_t seed;
   int64_t sample;
@@ -121,14 +146,15 @@ DEVICE double log_ratio(double quadratic, double linear, double s, double gg, do
 // y = mean_x0 x0[a] + mean_eps eps[a] + (drift s) g[a] + sigma z for each slot, with a = ancestors[slot], s = strength[slot]
 // and z of the slot's own stream; sigma = 0: the mean alone. y is bit for bit that of src/cpu/particle.rs.
 //
-// With a gradient also |g|^2 and <g, z> in f64: of a particle of one chunk its log ratio straight into `ratio`, else the
-// sums of each chunk into `ratio` as [slot][chunk][2], for `ratios`. grad = 0 moves by the prior and writes no ratio.
-// A gradient whose squared length in `norms`, where there are any, is not finite counts as 0.
+// With a gradient also |g|^2 and <g, z> in f64, and from them each slot's log ratio; of several chunks by way of `sums`
+// [slot][chunk][2] and `counters` [slot] (`last_sums`). grad = 0 moves by the prior and writes no ratio. A gradient
+// whose squared length in `norms`, where there are any, is not finite counts as 0.
 // Moves 16 bytes per element and 4 per particle; about 60 f32 and 4 f64 operations per element.
 KERNEL(advance, (256),
        (const float* __restrict__ x0, const float* __restrict__ eps, const float* __restrict__ grad,
         const uint32_t* __restrict__ ids, const uint32_t* __restrict__ ancestors, const float* __restrict__ strength,
-        const double* __restrict__ norms, float* __restrict__ y, double* __restrict__ ratio, AdvanceParams p)) {
+        const double* __restrict__ norms, float* __restrict__ y, double* __restrict__ ratio, double* __restrict__ sums,
+        uint32_t* __restrict__ counters, AdvanceParams p)) {
   SHARED(double, scratch, 2 * BLOCK / 32);
   const Place at = place(p.sample, p.slots, p.group, p.blocks);
   const bool whole = p.sample % 4 == 0, guided = grad != nullptr;
@@ -167,14 +193,11 @@ KERNEL(advance, (256),
   }
   if (!guided) return;
   group_sums(gg, gz, p.group, scratch);
-  if (at.lane || at.slot >= p.slots) return;
-  if (p.blocks == 1) {
-    ratio[at.slot] = log_ratio(p.quadratic, p.linear, s, gg, gz);
-  } else {
-    double* const sums = ratio + 2 * ((int64_t)at.slot * p.blocks + at.chunk);
-    sums[0] = gg;
-    sums[1] = gz;
-  }
+  // Of several chunks each is a block: all its threads are of one slot.
+  double* const mine = sums + 2 * (int64_t)at.slot * p.blocks;
+  if (p.blocks > 1 && !last_sums(gg, gz, mine, counters + at.slot, at.chunk, p.blocks)) return;
+  if (at.lane == 0 && at.slot < p.slots)
+    ratio[at.slot] = log_ratio(p.quadratic, p.linear, strength[at.slot], gg, gz);
 }
 
 struct SquaresParams {
@@ -183,11 +206,17 @@ struct SquaresParams {
   int32_t group;
   int32_t blocks;
 };
-// Squared lengths in f64, or of several chunks the sums of each, laid out as those of `advance`. Reads 4 bytes per
-// element.
-KERNEL(squares, (256), (const float* __restrict__ x, double* __restrict__ y, SquaresParams p)) {
+// y [tensor][slot] = squared lengths in f64 of the particles of up to three tensors (0: none); blockIdx.y is the tensor.
+// Of several chunks by way of `sums` [tensor][slot][chunk][2] and `counters` [tensor][slot] (`last_sums`). Reads 4 bytes
+// per element.
+KERNEL(squares, (256),
+       (const float* __restrict__ x0, const float* __restrict__ x1, const float* __restrict__ x2,
+        double* __restrict__ y, double* __restrict__ sums, uint32_t* __restrict__ counters, SquaresParams p)) {
   SHARED(double, scratch, 2 * BLOCK / 32);
+  const float* const x = blockIdx.y == 0 ? x0 : blockIdx.y == 1 ? x1 : x2;
+  if (!x) return;
   const Place at = place(p.sample, p.slots, p.group, p.blocks);
+  const int64_t row = (int64_t)blockIdx.y * p.slots + at.slot;
   double sum = 0.0, none = 0.0;
   if (at.count) {
     float v[4];
@@ -196,36 +225,8 @@ KERNEL(squares, (256), (const float* __restrict__ x, double* __restrict__ y, Squ
     for (int i = 0; i < 4; i++) sum += (double)v[i] * v[i];
   }
   group_sums(sum, none, p.group, scratch);
-  if (at.lane || at.slot >= p.slots) return;
-  if (p.blocks == 1) {
-    y[at.slot] = sum;
-  } else {
-    double* const sums = y + 2 * ((int64_t)at.slot * p.blocks + at.chunk);
-    sums[0] = sum;
-    sums[1] = 0.0;
-  }
-}
-
-struct RatiosParams {
-  double quadratic;
-  double linear;
-  int32_t slots;
-  int32_t blocks;
-};
-// Adds up the chunks: one warp per slot. y = log ratio of a move, or without strengths the first sum.
-KERNEL(ratios, (256),
-       (const double* __restrict__ sums, const float* __restrict__ strength, double* __restrict__ y, RatiosParams p)) {
-  const int slot = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5), lane = threadIdx.x & 31;
-  if (slot >= p.slots) return;
-  double gg = 0.0, gz = 0.0;
-  for (int i = lane; i < p.blocks; i += 32) {
-    const double* const at = sums + 2 * ((int64_t)slot * p.blocks + i);
-    gg += at[0];
-    gz += at[1];
-  }
-  gg = warp_sum(gg);
-  gz = warp_sum(gz);
-  if (lane == 0) y[slot] = strength ? log_ratio(p.quadratic, p.linear, strength[slot], gg, gz) : gg;
+  if (p.blocks > 1 && !last_sums(sum, none, sums + 2 * row * p.blocks, counters + row, at.chunk, p.blocks)) return;
+  if (at.lane == 0 && at.slot < p.slots) y[row] = sum;
 }
 
 // y = score where the squared length beside it is finite, else NaN. One thread per sample; 16 bytes each.

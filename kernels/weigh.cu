@@ -32,23 +32,6 @@ struct WeighParams {
   int32_t gather;
 };
 
-struct JudgeParams {
-  double alpha;
-  int32_t n;
-};
-// The reward of each slot (`narrow`, or where that is 0 `wide`), NaN where it, the state's or the noise's squared length is
-// not finite, and potential = reward / alpha. One thread per slot.
-KERNEL(judge, (256),
-       (const float* __restrict__ narrow, const double* __restrict__ wide, const double* __restrict__ states,
-        const double* __restrict__ noises, double* __restrict__ reward, double* __restrict__ potential, JudgeParams p)) {
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= p.n) return;
-  double r = narrow ? (double)narrow[i] : wide[i];
-  if (!is_finite(r) || !is_finite(states[i]) || !is_finite(noises[i])) r = bits(0x7FF8000000000000ull);
-  reward[i] = r;
-  potential[i] = ratio(r, p.alpha);
-}
-
 // Numbers of a record before its lists: lambda, lambda_next, increment of log Z, ESS, log Z, resampled, collapsed.
 constexpr int HEAD = 7;
 
@@ -162,14 +145,16 @@ DEVICE int choose(uint64_t weight, int n, int resampler, Draws d, Scratch& share
   return live ? first_above(shared.count, n, (int32_t)me) : 0;
 }
 
-// Reads `log_ratio` and `potential` (reward / alpha) of each slot, and updates the state of each prompt: log_weights, psi,
-// lambda, log_z. Writes for the move that follows `ancestors` (index into the batch) and `strength` (lambda_next / alpha),
-// and everything the event decided to `record`: HEAD numbers, then log_weights, increment, twist and ancestors (within the
+// Reads of each slot `log_ratio`, the reward (`narrow`, or where that is 0 `wide`), and where they are given the squared
+// lengths of state and noise: where one is not finite the reward is NaN, which `rewards` are told. Updates the state of
+// each prompt: log_weights, psi, lambda, log_z. Writes for the move that follows `ancestors` (index into the batch) and
+// `strength` (lambda_next / alpha), and everything the event decided to `record`: HEAD numbers, then log_weights, increment, twist and ancestors (within the
 // prompt) of each slot.
 KERNEL(weigh, (1024),
-       (const double* __restrict__ log_ratio, const double* __restrict__ potential, const uint32_t* __restrict__ prompts,
-        double* __restrict__ log_weights, double* __restrict__ psi, double* __restrict__ lambdas,
-        double* __restrict__ log_z, uint32_t* __restrict__ ancestors, float* __restrict__ strength,
+       (const double* __restrict__ log_ratio, const float* __restrict__ narrow, const double* __restrict__ wide,
+        const double* __restrict__ states, const double* __restrict__ noises, const uint32_t* __restrict__ prompts,
+        double* __restrict__ rewards, double* __restrict__ log_weights, double* __restrict__ psi,
+        double* __restrict__ lambdas, double* __restrict__ log_z, uint32_t* __restrict__ ancestors, float* __restrict__ strength,
         double* __restrict__ record, WeighParams p)) {
   SHARED(Scratch, memory, 1);
   Scratch& shared = *memory;
@@ -177,7 +162,12 @@ KERNEL(weigh, (1024),
   const bool live = me < n;
   const int64_t slot = (int64_t)b * n + me;
   const double previous = live ? log_weights[slot] : DAS_DEAD, psi_before = live ? psi[slot] : 0.0;
-  const double move = live ? log_ratio[slot] : 0.0, l = live ? potential[slot] : 0.0;
+  const double move = live ? log_ratio[slot] : 0.0;
+  double reward = !live ? 0.0 : narrow ? (double)narrow[slot] : wide[slot];
+  if (live && states && !(is_finite(reward) && is_finite(states[slot]) && is_finite(noises[slot])))
+    reward = bits(0x7FF8000000000000ull);
+  if (live && rewards) rewards[slot] = reward;
+  const double l = ratio(reward, p.alpha);
   const double last = lambdas[b], z = log_z[b];
 
   double lambda = p.last ? 1.0 : p.floor, lambda_next = p.last ? 1.0 : p.floor_next;

@@ -324,6 +324,8 @@ pub struct Run<'a> {
     pub prompts: &'a [u32],
     /// Of every slot, prompt after prompt.
     pub ids: &'a [ParticleId],
+    /// Elements of a state.
+    pub sample: usize,
 }
 
 /// Rewards of the particles, where they were computed.

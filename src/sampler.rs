@@ -188,7 +188,7 @@ impl<'a> Sampler<'a> {
             genealogy: Genealogy::new(particles),
         };
         Ok(Sampler {
-            weigher: weigher(backend, &options, &ids)?,
+            weigher: weigher(backend, &options, &ids, shape.sample())?,
             backend,
             guide,
             schedule,
@@ -244,7 +244,7 @@ impl<'a> Sampler<'a> {
         );
         self.ids.iter_mut().zip(names.iter().cycle()).for_each(|(id, &name)| id.particle = name);
         self.x = self.backend.normals(self.x.shape(), self.options.seed, 0, Purpose::Initial, &self.ids)?;
-        self.weigher = weigher(self.backend, &self.options, &self.ids)?;
+        self.weigher = weigher(self.backend, &self.options, &self.ids, self.x.shape().sample())?;
         Ok(self)
     }
 
@@ -569,8 +569,9 @@ fn weigher<'a>(
     backend: &'a dyn Backend,
     options: &Options,
     ids: &[ParticleId],
+    sample: usize,
 ) -> Result<Box<dyn Weigher + 'a>> {
-    let run = Run { rules: &options.rules, alpha: options.alpha, prompts: &options.prompts, ids };
+    let run = Run { rules: &options.rules, alpha: options.alpha, prompts: &options.prompts, ids, sample };
     let own = match options.compat {
         Compat::Paper => backend.weigher(run)?,
         Compat::Reference => None,

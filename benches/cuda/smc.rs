@@ -2,7 +2,8 @@
 //! written once.
 
 use das_cuda::Result;
-use das_cuda::cuda::{Cuda, Populations, Weighing, Wide};
+use das_cuda::backend::{Advance, Backend, ParticleId, Particles, Run, Scores, Turn};
+use das_cuda::cuda::Cuda;
 use das_cuda::noise::{Key, Purpose};
 use das_cuda::smc::{Event, Resampler, Rules, Tempering};
 use das_cuda::tensor::Shape;
@@ -18,7 +19,7 @@ const TINY_SIZES: [usize; 2] = [16, 4096];
 /// A line for each size and kind of work.
 pub fn run(cuda: &Cuda, effort: Effort) -> Result<()> {
     let sizes = if matches!(effort, Effort::Touch) { &TINY_SIZES[..] } else { &SIZES };
-    weigh(cuda, effort)?;
+    turn(cuda, effort)?;
     for &particles in sizes {
         let log_weights = random(cuda, Shape::rows(particles, 1))?;
         let x = random(cuda, Shape::rows(particles, 2))?;
@@ -34,22 +35,53 @@ pub fn run(cuda: &Cuda, effort: Effort) -> Result<()> {
     Ok(())
 }
 
-/// A weighing event of 16 particles as in every step of a run: tempering, weights, effective size, ancestors.
-fn weigh(cuda: &Cuda, effort: Effort) -> Result<()> {
-    const PARTICLES: usize = 16;
-    let ratio = Wide::upload(cuda, &[0.0; PARTICLES])?;
-    let potential: Vec<f64> = (0..PARTICLES as u64).map(|p| f64::from(crate::folder::normal(p))).collect();
-    let potential = Wide::upload(cuda, &potential)?;
+/// What a run does in every step besides the networks, for 16 latents of Stable Diffusion 1.5: lengths of states, noise
+/// and gradients, the weighing event, ancestors, and the move.
+fn turn(cuda: &Cuda, effort: Effort) -> Result<()> {
+    const PARTICLES: u32 = 16;
+    let shape = Shape::new(PARTICLES as usize, 64, 64, 4);
+    let [x, x0, eps, grad] = [(); 4].map(|()| random(cuda, shape));
+    let (x, x0, eps, grad) = (x?, x0?, eps?, grad?);
+    let scores = Scores::Device(random(cuda, Shape::rows(shape.n, 1))?);
     let rules = Rules {
         tempering: Tempering::parse("exp", None, 100)?,
         resampler: Resampler::Ssp,
         ess_threshold: 0.5,
     };
-    let weighing =
-        Weighing { rules: &rules, event: Event::Step(50), step: 50, seed: 1, alpha: 1.0, gather: true };
-    let mut populations = Populations::new(cuda, &[0], PARTICLES)?;
-    let times = time(cuda, effort, || populations.weigh(cuda, &ratio, &potential, weighing).map(drop))?;
-    line("weigh (ssp)", PARTICLES, 8 * 2 * PARTICLES, &times);
+    let ids: Vec<ParticleId> = (0..PARTICLES).map(|particle| ParticleId { prompt: 0, particle }).collect();
+    let run = Run { rules: &rules, alpha: 1.0, prompts: &[0], ids: &ids, sample: shape.sample() };
+    let Some(mut weigher) = cuda.weigher(run)? else { panic!("16 particles are weighed on the device") };
+    let turn = Turn {
+        x: &x,
+        particles: Particles { x0: &x0, eps: &eps, grad: Some(&grad) },
+        event: Some((Event::Step(50), &scores)),
+        advance: Advance {
+            mean_x0: 0.5,
+            mean_eps: 0.8,
+            variance: 0.01,
+            kappa: 1.0,
+            seed: 1,
+            step: 50,
+            purpose: Purpose::Move,
+            ids: &ids,
+        },
+    };
+    let (samples, elements) = match effort {
+        Effort::Measure(_) => (200, 1 << 26),
+        Effort::Touch => (1, 1 << 10),
+    };
+    let busy = random(cuda, Shape::rows(elements, 1))?;
+    let mut times = Times(Vec::new());
+    for _ in 0..samples {
+        // As in a run, the GPU is busy while the host queues a turn.
+        for _ in 0..4 {
+            cuda.axpby(0.5, &busy, 0.5, &busy)?;
+        }
+        times.0.push(cuda.elapsed(|| weigher.queue(turn).map(drop))?);
+        weigher.told()?;
+    }
+    // Three tensors for their lengths, three for the move, and the new state.
+    line("turn (ssp)", shape.n, 7 * 4 * shape.len(), &times);
     Ok(())
 }
 

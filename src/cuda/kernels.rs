@@ -40,10 +40,11 @@ impl<T> Out<'_, T> {
     pub(super) fn new(address: u64) -> Self {
         Out(address, PhantomData)
     }
-    /// For a kernel that reads what another one has written.
-    pub fn read(&self) -> In<'_, T> {
-        In(self.0, PhantomData)
+    /// From element `at` on, for a kernel that reads what another one has written.
+    pub fn read_at(&self, at: usize) -> In<'_, T> {
+        In(self.0 + (at * size_of::<T>()) as u64, PhantomData)
     }
+    /// For several kernels one after another.
     pub fn again(&mut self) -> Out<'_, T> {
         Out(self.0, PhantomData)
     }

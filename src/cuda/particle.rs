@@ -44,12 +44,6 @@ params! {
         pub group: i32,
         pub blocks: i32,
     }
-    pub struct RatiosParams {
-        pub quadratic: f64,
-        pub linear: f64,
-        pub slots: i32,
-        pub blocks: i32,
-    }
 }
 
 kernels! {
@@ -58,16 +52,17 @@ kernels! {
         fn normals(ids: In<u32>, y: Out<f32>, p: NormalsParams);
         fn advance(
             x0: In<f32>, eps: In<f32>, grad: In<f32>, ids: In<u32>, ancestors: In<u32>, strength: In<f32>,
-            norms: In<f64>, y: Out<f32>, ratio: Out<f64>, p: AdvanceParams,
+            norms: In<f64>, y: Out<f32>, ratio: Out<f64>, sums: Out<f64>, counters: Out<u32>, p: AdvanceParams,
         );
-        fn squares(x: In<f32>, y: Out<f64>, p: SquaresParams);
-        fn ratios(sums: In<f64>, strength: In<f32>, y: Out<f64>, p: RatiosParams);
+        fn squares(
+            x0: In<f32>, x1: In<f32>, x2: In<f32>, y: Out<f64>, sums: Out<f64>, counters: Out<u32>, p: SquaresParams,
+        );
         fn where_finite(score: In<f32>, norms: In<f64>, y: Out<f32>, n: i64);
     }
 }
 
 /// How the elements of `slots` particles are laid over blocks of threads.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Split {
     sample: usize,
     slots: usize,
@@ -90,13 +85,41 @@ impl Split {
         self.slots * self.blocks
     }
 
-    fn launch(self) -> Launch {
-        Launch::cover(self.units() * self.group, BLOCK as u32)
+    /// Blocks of one tensor.
+    fn grid(self) -> usize {
+        (self.units() * self.group).div_ceil(BLOCK)
     }
 
-    /// Place for the sums of all chunks, where a particle has several.
-    fn scratch(self, cuda: &Cuda) -> Result<Option<Wide>> {
-        (self.blocks > 1).then(|| Wide::alloc(cuda, 2 * self.units())).transpose()
+    fn launch(self) -> Launch {
+        Launch::line(self.grid(), BLOCK as u32)
+    }
+}
+
+/// Where the sums of chunks meet, for up to three tensors: nothing where a particle is one chunk. Kernels that follow
+/// one another may share it.
+pub struct Chunks {
+    split: Split,
+    sums: Option<(Wide, Buffer)>,
+}
+
+impl Chunks {
+    /// For `slots` particles of `sample` elements in each of `tensors`.
+    pub fn new(cuda: &Cuda, sample: usize, slots: usize, tensors: usize) -> Result<Chunks> {
+        let split = Split::new(sample, slots);
+        if split.blocks == 1 {
+            return Ok(Chunks { split, sums: None });
+        }
+        let sums = Wide::alloc(cuda, 2 * tensors * split.units())?;
+        let mut counters = cuda.device.alloc(Elem::U32, tensors * slots)?;
+        cuda.device.clear(&mut counters)?;
+        Ok(Chunks { split, sums: Some((sums, counters)) })
+    }
+
+    fn write(&mut self) -> (Out<'_, f64>, Out<'_, u32>) {
+        match &mut self.sums {
+            Some((sums, counters)) => (sums.write(), counters.write(Elem::U32)),
+            None => (Out::none(), Out::none()),
+        }
     }
 }
 
@@ -116,7 +139,7 @@ pub fn normals(
     ids: &[ParticleId],
 ) -> Result<Tensor> {
     assert_eq!(ids.len(), shape.n, "one id per particle");
-    let split = Split::new(shape.len() / shape.n.max(1), shape.n);
+    let split = Split::new(shape.sample(), shape.n);
     let ids = upload_ids(cuda, ids)?;
     let mut y = cuda.alloc(Elem::F32, shape)?;
     let p = NormalsParams {
@@ -171,12 +194,14 @@ pub fn advance_slots(
     slots: Slots<'_>,
     advance: Advance<'_>,
 ) -> Result<(Tensor, Option<Wide>)> {
+    let shape = particles.x0.shape();
+    let mut chunks = Chunks::new(cuda, shape.sample(), slots.ancestors.len(), 1)?;
     if particles.grad.is_none() || advance.variance == 0.0 {
-        let y = advance_into(cuda, particles, slots, In::none(), advance, Out::none())?;
+        let y = advance_into(cuda, particles, slots, In::none(), advance, Out::none(), &mut chunks)?;
         return Ok((y, None));
     }
     let mut ratio = Wide::alloc(cuda, slots.ancestors.len())?;
-    let y = advance_into(cuda, particles, slots, In::none(), advance, ratio.write())?;
+    let y = advance_into(cuda, particles, slots, In::none(), advance, ratio.write(), &mut chunks)?;
     Ok((y, Some(ratio)))
 }
 
@@ -188,14 +213,16 @@ pub fn advance_into(
     slots: Slots<'_>,
     norms: In<'_, f64>,
     advance: Advance<'_>,
-    mut ratio: Out<'_, f64>,
+    ratio: Out<'_, f64>,
+    chunks: &mut Chunks,
 ) -> Result<Tensor> {
     let n = slots.ancestors.len();
     let shape = particles.x0.shape().with_n(n);
     assert_eq!((slots.ids.len(), slots.strength.len()), (2 * n, n), "one id and one strength per slot");
     let state = [Some(particles.x0), Some(particles.eps), particles.grad];
     assert!(state.iter().flatten().all(|x| x.shape() == particles.x0.shape()), "one state per particle");
-    let split = Split::new(shape.len() / n.max(1), n);
+    let split = Split::new(shape.sample(), n);
+    assert_eq!(split, chunks.split, "a place for other particles");
 
     let (x0, eps) = (cuda.cast(particles.x0, Elem::F32)?, cuda.cast(particles.eps, Elem::F32)?);
     let moves = advance.variance != 0.0;
@@ -217,7 +244,7 @@ pub fn advance_into(
         blocks: split.blocks as i32,
     };
     let mut y = cuda.alloc(Elem::F32, shape)?;
-    let mut sums = grad.as_ref().map_or(Ok(None), |_| split.scratch(cuda))?;
+    let (sums, counters) = chunks.write();
     cuda.particle.advance(
         &cuda.device,
         split.launch(),
@@ -229,27 +256,12 @@ pub fn advance_into(
         slots.strength.f32(),
         norms,
         y.f32_mut(),
-        sums.as_mut().map_or(ratio.again(), Wide::write),
+        ratio,
+        sums,
+        counters,
         p,
     )?;
-    if let Some(sums) = sums {
-        let p = RatiosParams { quadratic: p.quadratic, linear: p.linear, slots: p.slots, blocks: p.blocks };
-        add_up(cuda, split, &sums, slots.strength.f32(), ratio, p)?;
-    }
     Ok(cuda.wrap(shape, y))
-}
-
-/// The result of each particle from the sums of its chunks.
-fn add_up(
-    cuda: &Cuda,
-    split: Split,
-    sums: &Wide,
-    strength: In<'_, f32>,
-    y: Out<'_, f64>,
-    p: RatiosParams,
-) -> Result<()> {
-    let launch = Launch::cover(split.slots * 32, BLOCK as u32);
-    cuda.particle.ratios(&cuda.device, launch, sums.read(), strength, y, p)
 }
 
 pub fn squared_norms(cuda: &Cuda, x: &Tensor) -> Result<Vec<f64>> {
@@ -259,26 +271,29 @@ pub fn squared_norms(cuda: &Cuda, x: &Tensor) -> Result<Vec<f64>> {
 /// Squared length of each sample, left in device memory.
 pub fn squares(cuda: &Cuda, x: &Tensor) -> Result<Wide> {
     let mut y = Wide::alloc(cuda, x.shape().n)?;
-    squares_into(cuda, x, y.write())?;
+    let mut chunks = Chunks::new(cuda, x.shape().sample(), x.shape().n, 1)?;
+    squares_into(cuda, &[x], y.write(), &mut chunks)?;
     Ok(y)
 }
 
-/// The same, written to `y`.
-pub fn squares_into(cuda: &Cuda, x: &Tensor, mut y: Out<'_, f64>) -> Result<()> {
-    let shape = x.shape();
-    let x = cuda.cast(x, Elem::F32)?;
-    let split = Split::new(shape.len() / shape.n.max(1), shape.n);
-    let mut sums = split.scratch(cuda)?;
+/// Squared lengths of the samples of up to three tensors, written to `y` one tensor after another.
+pub fn squares_into(cuda: &Cuda, all: &[&Tensor], y: Out<'_, f64>, chunks: &mut Chunks) -> Result<()> {
+    assert!((1..=3).contains(&all.len()), "{} tensors", all.len());
+    let shape = all[0].shape();
+    assert!(all.iter().all(|x| x.shape() == shape), "tensors of different shapes");
+    let split = Split::new(shape.sample(), shape.n);
+    assert_eq!(split, chunks.split, "a place for other particles");
+    let all: Vec<Tensor> = all.iter().map(|x| cuda.cast(x, Elem::F32)).collect::<Result<_>>()?;
+    let x = |i: usize| all.get(i).map_or(In::none(), |x| cuda.buffer(x).f32());
     let p = SquaresParams {
         sample: split.sample as i64,
         slots: split.slots as i32,
         group: split.group as i32,
         blocks: split.blocks as i32,
     };
-    let place = sums.as_mut().map_or(y.again(), Wide::write);
-    cuda.particle.squares(&cuda.device, split.launch(), cuda.buffer(&x).f32(), place, p)?;
-    let p = RatiosParams { quadratic: 0.0, linear: 0.0, slots: p.slots, blocks: p.blocks };
-    sums.map_or(Ok(()), |sums| add_up(cuda, split, &sums, In::none(), y, p))
+    let (sums, counters) = chunks.write();
+    let launch = Launch::grid(split.grid(), all.len(), 1, BLOCK as u32);
+    cuda.particle.squares(&cuda.device, launch, x(0), x(1), x(2), y, sums, counters, p)
 }
 
 pub fn where_finite(cuda: &Cuda, score: &Tensor, by: &Tensor) -> Result<Tensor> {

@@ -6,17 +6,15 @@ use std::collections::VecDeque;
 use super::Cuda;
 use super::buffer::{Buffer, Elem};
 use super::device::Pinned;
-use super::kernels::{In, Launch, Out};
-use super::particle::{self, Slots};
-use super::weigh::{self, JudgeParams, MOST, Populations, Weighing};
+use super::graph;
+use super::kernels::In;
+use super::particle::{self, Chunks, Slots};
+use super::weigh::{self, MOST, Populations, Seen, Weighing};
 use super::wide::Wide;
-use crate::backend::{Advance, Run, Scores, Told, Turn, Weigher};
+use crate::backend::{Run, Scores, Told, Turn, Weigher};
 use crate::error::Result;
-use crate::smc::{Event, Rules};
+use crate::smc::Rules;
 use crate::tensor::Tensor;
-
-/// Threads per block.
-const BLOCK: u32 = 256;
 
 /// See [`Backend::weigher`](crate::backend::Backend::weigher).
 pub fn weigher<'a>(cuda: &'a Cuda, run: Run<'_>) -> Result<Option<Box<dyn Weigher + 'a>>> {
@@ -37,6 +35,7 @@ pub fn weigher<'a>(cuda: &'a Cuda, run: Run<'_>) -> Result<Option<Box<dyn Weighe
         ids: particle::upload_ids(cuda, run.ids)?,
         stay: cuda.indices(&(0..slots as u32).collect::<Vec<_>>())?,
         still,
+        chunks: Chunks::new(cuda, run.sample, slots, 3)?,
         last,
         prompts,
         particles,
@@ -59,6 +58,7 @@ struct Queue<'a> {
     /// Ancestors and strengths of a step that weighs nothing.
     stay: Buffer,
     still: Buffer,
+    chunks: Chunks,
     /// What the last turn tells: its log ratios are the next one's.
     last: Wide,
     prompts: usize,
@@ -79,81 +79,57 @@ impl Queue<'_> {
     fn slots(&self) -> usize {
         self.prompts * self.particles
     }
-
-    /// Weighs all prompts by `scores` and the log ratios of the last move. Returns ancestors and strengths.
-    fn weigh(
-        &mut self,
-        seen: Seen<'_>,
-        event: Event,
-        scores: &Scores,
-        advance: &Advance<'_>,
-    ) -> Result<(Buffer, Buffer)> {
-        let (cuda, n) = (self.cuda, self.slots());
-        let Seen { states, noises, rewards, told } = seen;
-        let (narrow, wide) = match scores {
-            Scores::Device(scores) => (Some(cuda.cast(scores, Elem::F32)?), None),
-            Scores::Host(scores) => (None, Some(Wide::upload(cuda, scores)?)),
-        };
-        let given = narrow.as_ref().map(|x| x.shape().len()).or(wide.as_ref().map(Wide::len));
-        assert_eq!(given, Some(n), "one reward per particle");
-        let mut potential = Wide::alloc(cuda, n)?;
-        cuda.weigh.judge(
-            &cuda.device,
-            Launch::cover(n, BLOCK),
-            narrow.as_ref().map_or(In::none(), |x| cuda.buffer(x).f32()),
-            wide.as_ref().map_or(In::none(), Wide::read),
-            states,
-            noises,
-            rewards,
-            potential.write(),
-            JudgeParams { alpha: self.alpha, n: n as i32 },
-        )?;
-        let weighing = Weighing {
-            rules: &self.rules,
-            event,
-            step: advance.step,
-            seed: advance.seed,
-            alpha: self.alpha,
-            gather: true,
-        };
-        let log_ratio = self.last.part(4 * n, n);
-        self.populations.weigh_into(cuda, log_ratio, potential.read(), weighing, told)
-    }
-}
-
-/// What weighing reads and writes of a turn's numbers.
-struct Seen<'a> {
-    states: In<'a, f64>,
-    noises: In<'a, f64>,
-    rewards: Out<'a, f64>,
-    told: Out<'a, f64>,
 }
 
 impl Weigher for Queue<'_> {
     fn queue(&mut self, turn: Turn<'_>) -> Result<Tensor> {
+        // What a turn leaves for the next one cannot belong to a graph.
+        graph::waits()?;
         let (cuda, n) = (self.cuda, self.slots());
         let Turn { x, particles, event, advance } = turn;
         assert_eq!(particles.x0.shape().n, n, "one state per slot");
+        let graded = particles.grad.is_some();
         let mut record = Wide::alloc(cuda, self.last.len())?;
-        record.clear(cuda)?;
-        let [mut states, mut noises, mut grads, rewards, log_ratio, told] =
-            record.parts([n, n, n, n, n, self.last.len() - 5 * n]);
-        particle::squares_into(cuda, x, states.again())?;
-        particle::squares_into(cuda, particles.eps, noises.again())?;
-        if let Some(grad) = particles.grad {
-            particle::squares_into(cuda, grad, grads.again())?;
+        // What nothing writes to is told as 0.
+        if !graded || event.is_none() || advance.variance == 0.0 {
+            record.clear(cuda)?;
         }
+        let [mut norms, rewards, log_ratio, told] = record.parts([3 * n, n, n, self.last.len() - 5 * n]);
+        let all = [Some(x), Some(particles.eps), particles.grad];
+        let all: Vec<&Tensor> = all.into_iter().flatten().collect();
+        particle::squares_into(cuda, &all, norms.again(), &mut self.chunks)?;
+        let [states, noises, grads] = [0, 1, 2].map(|i| norms.read_at(i * n));
         let decided = match event {
             Some((event, scores)) => {
-                let seen = Seen { states: states.read(), noises: noises.read(), rewards, told };
-                Some(self.weigh(seen, event, scores, &advance)?)
+                let (narrow, wide) = match scores {
+                    Scores::Device(scores) => (Some(cuda.cast(scores, Elem::F32)?), None),
+                    Scores::Host(scores) => (None, Some(Wide::upload(cuda, scores)?)),
+                };
+                let given = narrow.as_ref().map(|x| x.shape().len()).or(wide.as_ref().map(Wide::len));
+                assert_eq!(given, Some(n), "one reward per particle");
+                let seen = Seen {
+                    log_ratio: self.last.part(4 * n, n),
+                    narrow: narrow.as_ref().map_or(In::none(), |x| cuda.buffer(x).f32()),
+                    wide: wide.as_ref().map_or(In::none(), Wide::read),
+                    states,
+                    noises,
+                };
+                let weighing = Weighing {
+                    rules: &self.rules,
+                    event,
+                    step: advance.step,
+                    seed: advance.seed,
+                    alpha: self.alpha,
+                    gather: true,
+                };
+                Some(self.populations.weigh_into(cuda, seen, weighing, rewards, told)?)
             }
             None => None,
         };
         let (ancestors, strength) = decided.as_ref().map_or((&self.stay, &self.still), |(a, s)| (a, s));
         let slots = Slots { ids: &self.ids, ancestors, strength };
-        let norms = if particles.grad.is_some() { grads.read() } else { In::none() };
-        let y = particle::advance_into(cuda, particles, slots, norms, advance, log_ratio)?;
+        let grads = if graded { grads } else { In::none() };
+        let y = particle::advance_into(cuda, particles, slots, grads, advance, log_ratio, &mut self.chunks)?;
 
         let mut place = match self.free.pop() {
             Some(place) => place,
@@ -161,11 +137,7 @@ impl Weigher for Queue<'_> {
         };
         cuda.device.copy_behind(record.words(), &mut place)?;
         self.last = record;
-        self.under_way.push_back(UnderWay {
-            place,
-            graded: particles.grad.is_some(),
-            weighed: event.is_some(),
-        });
+        self.under_way.push_back(UnderWay { place, graded, weighed: event.is_some() });
         Ok(y)
     }
 

@@ -34,23 +34,12 @@ params! {
     }
 }
 
-params! {
-    pub struct JudgeParams {
-        pub alpha: f64,
-        pub n: i32,
-    }
-}
-
 kernels! {
     /// The kernels of weigh.cu.
     pub struct Table from "weigh" {
-        fn judge(
-            narrow: In<f32>, wide: In<f64>, states: In<f64>, noises: In<f64>,
-            reward: Out<f64>, potential: Out<f64>, p: JudgeParams,
-        );
         fn weigh(
-            log_ratio: In<f64>, potential: In<f64>, prompts: In<u32>,
-            log_weights: Out<f64>, psi: Out<f64>, lambdas: Out<f64>, log_z: Out<f64>,
+            log_ratio: In<f64>, narrow: In<f32>, wide: In<f64>, states: In<f64>, noises: In<f64>, prompts: In<u32>,
+            rewards: Out<f64>, log_weights: Out<f64>, psi: Out<f64>, lambdas: Out<f64>, log_z: Out<f64>,
             ancestors: Out<u32>, strength: Out<f32>, record: Out<f64>, p: WeighParams,
         );
     }
@@ -74,10 +63,22 @@ pub struct Weighing<'a> {
     /// Step of the chain: it keys the uniforms, with `seed` and the number of the prompt.
     pub step: u32,
     pub seed: u64,
-    /// Strengths are `lambda_next / alpha`.
+    /// Potentials are `reward / alpha`, strengths `lambda_next / alpha`.
     pub alpha: f64,
     /// Twists travel with their particles. Without it they stay in their slots, as in the authors' program.
     pub gather: bool,
+}
+
+/// What an event looks at, a number per slot.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<'a> {
+    pub log_ratio: In<'a, f64>,
+    /// Plain rewards, in one of two types.
+    pub narrow: In<'a, f32>,
+    pub wide: In<'a, f64>,
+    /// Squared lengths of state and noise, or none.
+    pub states: In<'a, f64>,
+    pub noises: In<'a, f64>,
 }
 
 /// What an event decided, in device memory.
@@ -132,32 +133,38 @@ impl Populations {
         Ok((0..self.prompts.len()).map(population).collect())
     }
 
-    /// One weighing event of all prompts. `log_ratio` and `potential` (reward over alpha) have one number per slot, prompt
-    /// after prompt.
+    /// One weighing event of all prompts. `log_ratio` and `rewards` have one number per slot, prompt after prompt.
     #[track_caller]
     pub fn weigh(
         &mut self,
         cuda: &Cuda,
         log_ratio: &Wide,
-        potential: &Wide,
+        rewards: &Wide,
         weighing: Weighing<'_>,
     ) -> Result<Decision> {
         let (prompts, particles) = (self.prompts.len(), self.particles);
         let slots = prompts * particles;
-        assert_eq!((log_ratio.len(), potential.len()), (slots, slots), "one number per slot");
+        assert_eq!((log_ratio.len(), rewards.len()), (slots, slots), "one number per slot");
         let mut record = Wide::alloc(cuda, prompts * numbers(particles))?;
-        let (ancestors, strength) =
-            self.weigh_into(cuda, log_ratio.read(), potential.read(), weighing, record.write())?;
+        let seen = Seen {
+            log_ratio: log_ratio.read(),
+            narrow: In::none(),
+            wide: rewards.read(),
+            states: In::none(),
+            noises: In::none(),
+        };
+        let (ancestors, strength) = self.weigh_into(cuda, seen, weighing, Out::none(), record.write())?;
         Ok(Decision { ancestors, strength, record, particles })
     }
 
-    /// The same, with the record written to `record`: [`numbers`] of each prompt. Returns ancestors and strengths.
+    /// The same, with the rewards it weighed by written to `rewards`, and the record to `record`: [`numbers`] of each
+    /// prompt. Returns ancestors and strengths.
     pub(super) fn weigh_into(
         &mut self,
         cuda: &Cuda,
-        log_ratio: In<'_, f64>,
-        potential: In<'_, f64>,
+        seen: Seen<'_>,
         weighing: Weighing<'_>,
+        rewards: Out<'_, f64>,
         record: Out<'_, f64>,
     ) -> Result<(Buffer, Buffer)> {
         let (prompts, particles) = (self.prompts.len(), self.particles);
@@ -188,9 +195,13 @@ impl Populations {
         cuda.weigh.weigh(
             &cuda.device,
             Launch::line(prompts, particles.next_multiple_of(32) as u32),
-            log_ratio,
-            potential,
+            seen.log_ratio,
+            seen.narrow,
+            seen.wide,
+            seen.states,
+            seen.noises,
             self.prompts.u32(),
+            rewards,
             self.log_weights.write(),
             self.psi.write(),
             self.lambda.write(),

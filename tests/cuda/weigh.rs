@@ -27,27 +27,27 @@ fn stream(particle: u32, step: u32) -> Uniforms {
     uniforms(Key { seed: 77, prompt: 0, particle, step, purpose: Purpose::Data })
 }
 
-/// `(log ratio, potential)` of each slot.
+/// `(log ratio, reward)` of each slot.
 fn inputs(kind: Kind, slots: usize, u: &mut Uniforms) -> (Vec<f64>, Vec<f64>) {
     let mut ratio: Vec<f64> = (0..slots).map(|_| 2.0 * u.draw() - 1.0).collect();
-    let mut potential: Vec<f64> = (0..slots).map(|_| 6.0 * u.draw()).collect();
+    let mut reward: Vec<f64> = (0..slots).map(|_| 6.0 * u.draw()).collect();
     for p in 0..slots {
         match kind {
             Kind::Usual => {}
             Kind::SomeDead => match (8.0 * u.draw()) as u32 {
-                0 => potential[p] = f64::NAN,
-                1 => potential[p] = f64::INFINITY,
+                0 => reward[p] = f64::NAN,
+                1 => reward[p] = f64::INFINITY,
                 2 => ratio[p] = f64::NAN,
                 3 => ratio[p] = f64::NEG_INFINITY,
                 _ => {}
             },
-            Kind::AllDead => potential[p] = f64::NAN,
-            Kind::OneHot => potential[p] = if p == slots / 2 { 1e4 } else { -1e4 },
-            Kind::Equal => (ratio[p], potential[p]) = (-0.25, 3.5),
-            Kind::Wide => potential[p] = 2000.0 * u.draw(),
+            Kind::AllDead => reward[p] = f64::NAN,
+            Kind::OneHot => reward[p] = if p == slots / 2 { 1e4 } else { -1e4 },
+            Kind::Equal => (ratio[p], reward[p]) = (-0.25, 3.5),
+            Kind::Wide => reward[p] = 2000.0 * u.draw(),
         }
     }
-    (ratio, potential)
+    (ratio, reward)
 }
 
 /// Bits of everything, so that zeros have signs and NaN equals itself.
@@ -91,11 +91,11 @@ impl Chain {
             let event_kind = if event == 4 { Event::Final } else { Event::Step(event) };
             // A population of dead particles in the middle of the chain goes on.
             let kind = if *kind == Kind::AllDead && event != 1 { Kind::Usual } else { *kind };
-            let (ratio, potential) = inputs(kind, prompts * particles, &mut stream(number, event as u32));
+            let (ratio, reward) = inputs(kind, prompts * particles, &mut stream(number, event as u32));
             let (seed, step, alpha) = (0xFEDC_BA98_7654_3210, 40 + event as u32, 0.37);
             let weighing = Weighing { rules, event: event_kind, step, seed, alpha, gather: *gather };
             let up = |x: &[f64]| Wide::upload(cuda, x).unwrap();
-            let decision = device.weigh(cuda, &up(&ratio), &up(&potential), weighing).unwrap();
+            let decision = device.weigh(cuda, &up(&ratio), &up(&reward), weighing).unwrap();
             let found = decision.download(cuda).unwrap();
             let (ancestors, strength) = decision.moves(cuda).unwrap();
             let state = device.download(cuda).unwrap();
@@ -103,8 +103,9 @@ impl Chain {
                 let key = Key { seed, prompt: numbers[b], particle: 0, step, purpose: Purpose::Resample };
                 let mut u = uniforms(key);
                 let slots = b * particles..(b + 1) * particles;
-                let (ratio, potential) = (&ratio[slots.clone()], &potential[slots.clone()]);
-                let wanted = weigh(rules, &host[b], event_kind, ratio, potential, &mut || u.draw());
+                let ratio = &ratio[slots.clone()];
+                let potential: Vec<f64> = reward[slots.clone()].iter().map(|r| r / alpha).collect();
+                let wanted = weigh(rules, &host[b], event_kind, ratio, &potential, &mut || u.draw());
                 host[b] = host[b].after(&wanted);
                 if !gather {
                     host[b].psi.clone_from(&wanted.twist);
@@ -183,14 +184,14 @@ fn every_tempering_meets_every_population() {
 #[test]
 fn other_uniforms_and_other_rules_choose_other_ancestors() {
     let Some(cuda) = device::open(Elem::F32) else { return };
-    let (ratio, potential) = inputs(Kind::Usual, 64, &mut stream(1, 1));
+    let (ratio, reward) = inputs(Kind::Usual, 64, &mut stream(1, 1));
     let ancestors = |resampler, seed| {
         let rules = Rules { tempering: Tempering::None, resampler, ess_threshold: 2.0 };
         let weighing =
             Weighing { rules: &rules, event: Event::Step(0), step: 1, seed, alpha: 1.0, gather: true };
         let up = |x: &[f64]| Wide::upload(&cuda, x).unwrap();
         let mut population = Populations::new(&cuda, &[3], 64).unwrap();
-        let decision = population.weigh(&cuda, &up(&ratio), &up(&potential), weighing).unwrap();
+        let decision = population.weigh(&cuda, &up(&ratio), &up(&reward), weighing).unwrap();
         decision.moves(&cuda).unwrap().0
     };
     let mut seen: Vec<Vec<u32>> =
