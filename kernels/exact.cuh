@@ -1,6 +1,6 @@
-// Arithmetic of weighing, bit for bit that of src/smc: f64 operations that are rounded to nearest and never contracted,
-// an exponential and a logarithm made of them, integer weights, and sums and scans over a block in a fixed order. What is
-// chosen from equal log-weights is equal on every device.
+// Arithmetic of weighing, bit for bit that of src/smc: f64 operations that are rounded to nearest and never
+// contracted, an exponential and a logarithm made of them, integer weights, and sums and scans over a block
+// in a fixed order. What is chosen from equal log-weights is equal on every device.
 #pragma once
 #include "reduce.cuh"
 
@@ -63,8 +63,8 @@ DEVICE uint64_t fixed_point(double relative, int fraction) {
   return __double2ull_rn(mul(relative, __ull2double_rn(1ull << fraction)));
 }
 
-// ---- over a block of whole warps. `scratch` is shared memory for one number per warp, and as in reduce.cuh may be used
-// again at once.
+// ---- over a block of whole warps. `scratch` is shared memory for one number per warp, and as in reduce.cuh
+// may be used again at once.
 
 // The sum in the order of src/smc/math.rs.
 DEVICE double exact_sum(double x, double* scratch) { return block_sum(x, scratch); }
@@ -84,15 +84,11 @@ DEVICE double block_max(double x, double* scratch) {
   return x;
 }
 
-// Inclusive sums of integers, and the sum of all.
+// Inclusive sums of integers over the block, and the sum of all.
 template <class T>
 DEVICE T block_scan(T x, T& total, T* scratch) {
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
-#pragma unroll
-  for (int o = 1; o < 32; o <<= 1) {
-    const T y = __shfl_up_sync(FULL_WARP, x, o);
-    if (lane >= o) x += y;
-  }
+  x = warp_scan(x);
   __syncthreads();
   if (lane == 31) scratch[warp] = x;
   __syncthreads();

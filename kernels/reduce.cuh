@@ -1,5 +1,6 @@
-// Sums and maxima over a warp and over a block. Every lane of a warp, or every thread of a block, gets the result. The
-// order of the additions is fixed by the shape of the launch, so the same launch gives the same bits.
+// Sums and maxima over a warp and over a block. Every lane of a warp, or every thread of a block, gets the
+// result. The order of the additions is fixed by the shape of the launch, so the same launch gives the same
+// bits.
 #pragma once
 #include "act.cuh"
 
@@ -16,9 +17,19 @@ DEVICE float warp_max(float x) {
   for (int o = 16; o; o >>= 1) x = fmaxf(x, __shfl_xor_sync(FULL_WARP, x, o));
   return x;
 }
+// Inclusive sums over the lanes.
+template <class T>
+DEVICE T warp_scan(T x) {
+#pragma unroll
+  for (int o = 1; o < 32; o <<= 1) {
+    const T y = __shfl_up_sync(FULL_WARP, x, o);
+    if ((int)(threadIdx.x & 31) >= o) x += y;
+  }
+  return x;
+}
 
-// `scratch` is shared memory for one T per warp. All threads of a block of whole warps call. Safe to call again with the
-// same scratch: the first barrier waits for the readers of the last call.
+// `scratch` is shared memory for one T per warp. All threads of a block of whole warps call. Safe to call
+// again with the same scratch: the first barrier waits for the readers of the last call.
 template <class T>
 DEVICE T block_sum(T x, T* scratch) {
   const int warp = threadIdx.x >> 5, warps = blockDim.x >> 5;

@@ -1,33 +1,54 @@
-// Systematic and stratified resampling of one population of any size, and moving rows by ancestors.
+// Resampling of one population of any size, and moving rows by ancestors.
 //
-// log-weights --peaks--> largest of each chunk --totals--> integer weight and sums of each chunk --ends--> where each
-// particle's offspring end --merge--> ancestor of each slot.
+//   log-weights --peaks--> the largest --cumulate--> cumulative integer weights, then
+//   systematic, stratified   --place--> ancestor of each slot
+//   SSP                      --trades--> where each particle's offspring end --merge--> ancestors
+//   multinomial              --draws--> offspring of each particle --tally--> ends --merge--> ancestors
+//   residual                 --wholes--> whole copies --rest_draws--> the rest, then as multinomial
 //
-// No offspring can be counted before the total is known, so one pass with a look-back would have to store the cumulative
-// weights and read them again: computing the weights twice from the log-weights moves fewer bytes (24 per particle in all),
-// waits for no other block, and orders the sums of f64. Chunks are whole tiles, at most 1024 of them, so that a block adds
-// up what is before it by itself. Weights are integers (exact.cuh): their sums have no order.
+// Weights are integers (exact.cuh): their sums have no order, and every choice is the host's. Integers are
+// relative to the largest log-weight, and no offspring can be counted before the total is known, so
+// systematic resampling moves 28 bytes per particle: 4 to find the largest, 4 + 8 to weigh and add up in one
+// pass (lookback.cuh), 8 + 4 to place. Weighing again instead of keeping the sums would move 20 to 24, and
+// spend the exponentials in f64, which take longer than the bytes saved, twice.
+#include "lookback.cuh"
 #include "offspring.cuh"
 
-constexpr int BLOCK = 256;
-constexpr int EACH = 4;
-constexpr int TILE = BLOCK * EACH;
+// Words of 64 bits that are zero before the first kernel, counters and statuses of three scans among them.
+enum Control { PEAK, TOTAL, WHOLES, HITS, COUNTERS, STATUSES = COUNTERS + 3 };
 
-struct ChunksParams {
+struct ResampleParams {
+  uint64_t seed;
   int32_t particles;
-  // Tiles in a chunk, and chunks.
+  // Of TILE particles.
   int32_t tiles;
-  int32_t chunks;
   // Fraction bits of integer weights.
   int32_t fraction;
+  uint32_t step;
+  uint32_t purpose;
+  uint32_t prompt;
+  uint32_t particle;
+  int32_t systematic;
 };
 
+// Of the launch's scan 0, 1 or 2.
+DEVICE uint32_t* counter(uint64_t* control, int scan) {
+  return reinterpret_cast<uint32_t*>(control + COUNTERS + scan);
+}
+DEVICE uint64_t* statuses(uint64_t* control, int scan, const ResampleParams& p) {
+  return control + STATUSES + (int64_t)scan * p.tiles;
+}
+DEVICE Draws draws_of(const ResampleParams& p) { return {{p.seed, p.step, p.purpose}, p.prompt, p.particle}; }
 DEVICE bool is_alive(float v) { return (__float_as_uint(v) >> 23 & 0xFF) != 0xFF; }
+// Integers in the order of floats, more than 0.
+DEVICE uint32_t in_order(float v) {
+  const uint32_t b = __float_as_uint(v);
+  return b >> 31 ? ~b : b | 1u << 31;
+}
+DEVICE float from_order(uint32_t b) { return __uint_as_float(b >> 31 ? b & ~(1u << 31) : ~b); }
 
-// This thread's log-weights of the tile at `first`; -inf for what is dead or beyond the last. A chunk starts at a multiple of
-// 16 bytes.
-DEVICE void load_tile(const float* log_weights, int64_t first, int32_t particles, float (&v)[EACH]) {
-  const int64_t at = first + threadIdx.x * EACH;
+// EACH log-weights from `at`, a multiple of EACH; -inf for what is dead or beyond the last.
+DEVICE void load_four(const float* log_weights, int64_t at, int32_t particles, float (&v)[EACH]) {
   if (at + EACH <= particles) {
     const Words w = load_words(log_weights + at);
 #pragma unroll
@@ -40,12 +61,29 @@ DEVICE void load_tile(const float* log_weights, int64_t first, int32_t particles
   for (int i = 0; i < EACH; i++)
     if (!is_alive(v[i])) v[i] = -DAS_INFINITY;
 }
-
-// The largest log-weight of all chunks; -inf where everything is dead.
-DEVICE float peak_of(const float* peak, int chunks, float* scratch) {
-  float top = -DAS_INFINITY;
-  for (int i = threadIdx.x; i < chunks; i += BLOCK) top = fmaxf(top, peak[i]);
-  return block_max(top, scratch);
+DEVICE void store_four(uint32_t* y, int64_t at, int32_t particles, const uint32_t (&x)[EACH]) {
+  if (at + EACH <= particles) {
+    store_words(y + at, Words{{x[0], x[1], x[2], x[3]}});
+  } else {
+#pragma unroll
+    for (int i = 0; i < EACH; i++)
+      if (at + i < particles) y[at + i] = x[i];
+  }
+}
+// EACH cumulative weights; the last one for what is beyond it.
+DEVICE void load_four(const uint64_t* cumulative, int64_t at, int32_t particles, uint64_t (&c)[EACH]) {
+#pragma unroll
+  for (int i = 0; i < EACH; i++) c[i] = cumulative[at + i < particles ? at + i : particles - 1];
+}
+// First item of this thread in a row of a tile.
+DEVICE int64_t item(int32_t tile, int row) {
+  return (int64_t)tile * TILE + row * ROW + (int)threadIdx.x * EACH;
+}
+DEVICE void store_counts(uint32_t* y, int32_t tile, int32_t particles, const uint64_t (&x)[ROWS][EACH]) {
+#pragma unroll
+  for (int r = 0; r < ROWS; r++)
+    store_four(y, item(tile, r), particles,
+               {(uint32_t)x[r][0], (uint32_t)x[r][1], (uint32_t)x[r][2], (uint32_t)x[r][3]});
 }
 
 // Weight relative to the largest: where everything is dead, all are alike.
@@ -54,138 +92,282 @@ DEVICE double relative(float v, float top, bool exists) {
   return exponential(sub(v, top));
 }
 
-// Largest log-weight of each chunk, one block each. Reads 4 bytes per particle.
-KERNEL(peaks, (256), (const float* __restrict__ log_weights, float* __restrict__ peak, ChunksParams p)) {
+// The largest log-weight, -inf where everything is dead. Blocks go from tile to tile. Reads 4 bytes per
+// particle.
+KERNEL(peaks, (256), (const float* __restrict__ log_weights, uint64_t* control, ResampleParams p)) {
   SHARED(float, scratch, 32);
   float top = -DAS_INFINITY;
-  int64_t first = (int64_t)blockIdx.x * p.tiles * TILE;
-  for (int tile = 0; tile < p.tiles; tile++, first += TILE) {
-    float v[EACH];
-    load_tile(log_weights, first, p.particles, v);
+  for (int32_t tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
 #pragma unroll
-    for (int i = 0; i < EACH; i++) top = fmaxf(top, v[i]);
+    for (int r = 0; r < ROWS; r++) {
+      float v[EACH];
+      load_four(log_weights, item(tile, r), p.particles, v);
+#pragma unroll
+      for (int i = 0; i < EACH; i++) top = fmaxf(top, v[i]);
+    }
   }
   top = block_max(top, scratch);
-  if (threadIdx.x == 0) peak[blockIdx.x] = top;
+  if (threadIdx.x == 0) atomicMax(reinterpret_cast<uint32_t*>(control + PEAK), in_order(top));
 }
 
-// Of each chunk the integer weight, and the sums of relative weights and of their squares; one block each. Reads 4 bytes
-// per particle; about 40 operations of f64 each.
-KERNEL(totals, (256),
-       (const float* __restrict__ log_weights, const float* __restrict__ peak, uint64_t* __restrict__ weight,
-        double* __restrict__ sums, ChunksParams p)) {
-  SHARED(float, tops, 32);
-  SHARED(uint64_t, integers, 32);
+// Cumulative integer weights, their total, and of each tile the sums of relative weights and of their
+// squares. A block per tile. Reads 4 bytes per particle and writes 8; about 45 operations of f64 each.
+KERNEL(cumulate, (256),
+       (const float* __restrict__ log_weights, uint64_t* control, uint64_t* __restrict__ cumulative,
+        double* __restrict__ sums, ResampleParams p)) {
+  SHARED(int32_t, place, 1);
+  SHARED(uint64_t, scratch, 32);
   SHARED(double, numbers, 32);
-  const float top = peak_of(peak, p.chunks, tops);
-  uint64_t total = 0;
+  const int32_t tile = ticket(counter(control, 0), place);
+  const float top = from_order((uint32_t)control[PEAK]);
+  uint64_t x[ROWS][EACH];
   double sum = 0.0, squares = 0.0;
-  int64_t first = (int64_t)blockIdx.x * p.tiles * TILE;
-  for (int tile = 0; tile < p.tiles; tile++, first += TILE) {
+#pragma unroll
+  for (int r = 0; r < ROWS; r++) {
     float v[EACH];
-    load_tile(log_weights, first, p.particles, v);
+    const int64_t at = item(tile, r);
+    load_four(log_weights, at, p.particles, v);
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
-      const double w = relative(v[i], top, first + threadIdx.x * EACH + i < p.particles);
-      total += fixed_point(w, p.fraction);
+      const double w = relative(v[i], top, at + i < p.particles);
+      x[r][i] = fixed_point(w, p.fraction);
       sum += w;
       squares += w * w;
     }
   }
-  total = block_sum(total, integers);
-  sum = block_sum(sum, numbers);
-  squares = block_sum(squares, numbers);
-  if (threadIdx.x == 0) {
-    weight[blockIdx.x] = total;
-    sums[2 * blockIdx.x] = sum;
-    sums[2 * blockIdx.x + 1] = squares;
-  }
-}
-
-struct EndsParams {
-  uint64_t seed;
-  // As in ChunksParams.
-  int32_t particles;
-  int32_t tiles;
-  int32_t chunks;
-  int32_t fraction;
-  uint32_t step;
-  uint32_t purpose;
-  uint32_t prompt;
-  uint32_t particle;
-  int32_t systematic;
-};
-// Where the offspring of each particle end: a never decreasing list whose last number is that of the particles. One block
-// per chunk. Block 0 also writes log sum exp of the log-weights and the effective sample size. Reads 4 bytes per particle
-// and writes 4; about 60 operations of f64 each.
-KERNEL(ends, (256),
-       (const float* __restrict__ log_weights, const float* __restrict__ peak, const uint64_t* __restrict__ weight,
-        const double* __restrict__ sums, uint32_t* __restrict__ end, double* __restrict__ summary, EndsParams p)) {
-  SHARED(float, tops, 32);
-  SHARED(uint64_t, integers, 32);
-  SHARED(double, numbers, 32);
-  const float top = peak_of(peak, p.chunks, tops);
-  uint64_t before = 0, total = 0;
-  for (int i = threadIdx.x; i < p.chunks; i += BLOCK) {
-    total += weight[i];
-    before += i < (int)blockIdx.x ? weight[i] : 0;
-  }
-  total = block_sum(total, integers);
-  before = block_sum(before, integers);
-  const Draws d = {{p.seed, p.step, p.purpose}, p.prompt, p.particle};
-  int64_t first = (int64_t)blockIdx.x * p.tiles * TILE;
-  for (int tile = 0; tile < p.tiles && first < p.particles; tile++, first += TILE) {
-    float v[EACH];
-    load_tile(log_weights, first, p.particles, v);
-    const int64_t at = first + threadIdx.x * EACH;
-    uint64_t w[EACH], mine = 0, all;
+  running_sums(x, tile, p.tiles, statuses(control, 0, p), control + TOTAL, scratch);
 #pragma unroll
-    for (int i = 0; i < EACH; i++) {
-      w[i] = fixed_point(relative(v[i], top, at + i < p.particles), p.fraction);
-      mine += w[i];
-    }
-    uint64_t cumulative = before + block_scan(mine, all, integers) - mine;
-    before += all;
-    uint32_t e[EACH];
-#pragma unroll
-    for (int i = 0; i < EACH; i++) {
-      cumulative += w[i];
-      e[i] = offspring_end(cumulative, p.particles, total, p.systematic, d);
-    }
+  for (int r = 0; r < ROWS; r++) {
+    const int64_t at = item(tile, r);
     if (at + EACH <= p.particles) {
-      store_words(end + at, Words{{e[0], e[1], e[2], e[3]}});
+#pragma unroll
+      for (int i = 0; i < EACH; i += 2) {
+        const uint64_t a = x[r][i], b = x[r][i + 1];
+        store_words(cumulative + at + i,
+                    Words{{(uint32_t)a, (uint32_t)(a >> 32), (uint32_t)b, (uint32_t)(b >> 32)}});
+      }
     } else {
 #pragma unroll
       for (int i = 0; i < EACH; i++)
-        if (at + i < p.particles) end[at + i] = e[i];
+        if (at + i < p.particles) cumulative[at + i] = x[r][i];
     }
-  }
-  if (blockIdx.x) return;
-  double sum = 0.0, squares = 0.0;
-  for (int i = threadIdx.x; i < p.chunks; i += BLOCK) {
-    sum += sums[2 * i];
-    squares += sums[2 * i + 1];
   }
   sum = block_sum(sum, numbers);
   squares = block_sum(squares, numbers);
   if (threadIdx.x == 0) {
-    summary[0] = top == -DAS_INFINITY ? DAS_DEAD : add(top, logarithm(sum));
-    summary[1] = sum * sum / squares;
+    sums[2 * tile] = sum;
+    sums[2 * tile + 1] = squares;
   }
 }
 
-// Items of a block of `merge`.
-constexpr int ITEMS = 2048;
+// ---- SSP
 
-// How many of the particles b with b + end[b] < `diagonal` there are, by one warp: 33 pieces at a time.
-DEVICE int32_t before_diagonal(const uint32_t* end, int32_t particles, uint32_t diagonal) {
+// m times the cumulative weight up to particle k, modulo the total.
+DEVICE uint64_t left_over(const uint64_t* cumulative, int64_t k, uint32_t m, uint64_t total) {
+  if (k < 0) return 0;
+  uint64_t left;
+  share(m, cumulative[k], total, left);
+  return left;
+}
+
+// What is known of a tile: of the first step in which the one that trades changes, whether it has a whole; or
+// that there is no such step in the tile.
+enum First { NO_CHANGE = 1, NO_WHOLE, WHOLE };
+
+// Of a thread's four steps.
+DEVICE uint32_t first_of(uint32_t changes, uint32_t wholes) {
+  if (!changes) return NO_CHANGE;
+  return wholes & changes & (0u - changes) ? WHOLE : NO_WHOLE;
+}
+
+// Where the offspring of each particle end (`trade` of offspring.cuh), by tiles from the last to the first:
+// what a particle asks of later ones is mostly answered a few particles on, else by the nearest tile that
+// knows. Reads 8 bytes per particle and writes 4; about 200 operations each.
+KERNEL(trades, (256),
+       (const uint64_t* __restrict__ cumulative, uint64_t* control, uint32_t* __restrict__ end,
+        ResampleParams p)) {
+  SHARED(int32_t, place, 1);
+  // Of each warp in each row, in order: as for a tile, of its own steps and of later ones.
+  SHARED(uint32_t, own, 32);
+  SHARED(uint32_t, later, 32);
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  const int32_t turn = ticket(counter(control, 1), place), tile = p.tiles - 1 - turn;
+  uint64_t* const status = statuses(control, 1, p);
+  const uint64_t total = control[TOTAL];
+  const uint32_t m = p.particles;
+  const Draws d = draws_of(p);
+  uint32_t e[ROWS][EACH];
+  // Bits of this thread's steps: a change, a whole; and the lanes of the warp that have a change.
+  uint32_t changes = 0, wholes = 0, lanes[ROWS];
+#pragma unroll
+  for (int r = 0; r < ROWS; r++) {
+    const int64_t at = item(tile, r);
+    uint64_t c[EACH], left[EACH];
+    load_four(cumulative, at, p.particles, c);
+#pragma unroll
+    for (int i = 0; i < EACH; i++) e[r][i] = share(m, c[i], total, left[i]);
+    uint64_t before = __shfl_up_sync(FULL_WARP, left[EACH - 1], 1);
+    uint64_t last = __shfl_up_sync(FULL_WARP, left[EACH - 2], 1);
+    if (lane == 0 && at < p.particles) {
+      before = left_over(cumulative, at - 1, m, total);
+      last = left_over(cumulative, at - 2, m, total);
+    }
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+      bool whole = false, change = false;
+      if (at + i > 0 && at + i < p.particles)
+        change = trade(left[i], before, last, total, draw(d, (uint32_t)(at + i - 1)), whole);
+      changes |= (uint32_t)change << (r * EACH + i);
+      wholes |= (uint32_t)whole << (r * EACH + i);
+      last = before;
+      before = left[i];
+    }
+    const uint32_t mine = first_of(changes >> (r * EACH) & 0xFu, wholes >> (r * EACH));
+    lanes[r] = __ballot_sync(FULL_WARP, mine != NO_CHANGE);
+    const uint32_t first = __shfl_sync(FULL_WARP, mine, lanes[r] ? __ffs((int)lanes[r]) - 1 : 0);
+    if (lane == 0) own[r * WARPS + warp] = first;
+  }
+  __syncthreads();
+  if (warp == 0) {
+    const uint32_t mine = own[lane], some = __ballot_sync(FULL_WARP, mine != NO_CHANGE);
+    const uint32_t first = __shfl_sync(FULL_WARP, mine, some ? __ffs((int)some) - 1 : 0);
+    if (lane == 0) publish(status + turn, first);
+    uint64_t word = NO_WHOLE;
+    bool ended = false;
+    uint32_t found = NO_WHOLE;
+    for (int32_t at = turn - 1 - lane; !ended; at -= 32) {
+      const auto ends = [](uint64_t w) { return w > NO_CHANGE; };
+      const uint32_t known = look(status, at, NO_WHOLE, ends, word, ended);
+      found = __shfl_sync(FULL_WARP, (uint32_t)word, 31 - __clz((int)known));
+    }
+    if (lane == 0 && first == NO_CHANGE) publish(status + turn, found);
+    const uint32_t above = some & ~((2u << lane) - 1);
+    const uint32_t next = __shfl_sync(FULL_WARP, mine, above ? __ffs((int)above) - 1 : 0);
+    later[lane] = above ? next : found;
+  }
+  __syncthreads();
+#pragma unroll
+  for (int r = 0; r < ROWS; r++) {
+    const uint32_t change = changes >> (r * EACH) & 0xFu, whole = wholes >> (r * EACH);
+    const uint32_t above = lanes[r] & ~((2u << lane) - 1);
+    const uint32_t near = __shfl_sync(FULL_WARP, first_of(change, whole), above ? __ffs((int)above) - 1 : 0);
+    uint32_t next = above ? near : later[r * WARPS + warp];
+#pragma unroll
+    for (int i = EACH - 1; i >= 0; i--) {
+      e[r][i] += next == WHOLE;
+      if (change >> i & 1) next = whole >> i & 1 ? WHOLE : NO_WHOLE;
+    }
+    store_four(end, item(tile, r), p.particles, e[r]);
+  }
+}
+
+// ---- independent draws: each finds its particle by itself, and those of a particle are counted. Counts are
+// integers and may grow in any order.
+
+KERNEL(draws, (256),
+       (const uint64_t* __restrict__ cumulative, const uint64_t* __restrict__ control, uint32_t* hits,
+        ResampleParams p)) {
+  const int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x;
+  if (i >= p.particles) return;
+  const uint64_t point = part(draw(draws_of(p), (uint32_t)i), control[TOTAL]);
+  atomicAdd(hits + first_above(cumulative, p.particles, point), 1u);
+}
+
+// Cumulative whole copies of residual resampling. Reads 8 bytes per particle and writes 4.
+KERNEL(wholes, (256),
+       (const uint64_t* __restrict__ cumulative, uint64_t* control, uint32_t* __restrict__ whole,
+        ResampleParams p)) {
+  SHARED(int32_t, place, 1);
+  SHARED(uint64_t, scratch, 32);
+  const int32_t tile = ticket(counter(control, 1), place);
+  const uint64_t total = control[TOTAL];
+  uint64_t x[ROWS][EACH];
+#pragma unroll
+  for (int r = 0; r < ROWS; r++) {
+    const int64_t at = item(tile, r);
+    uint64_t c[EACH], left;
+    load_four(cumulative, at, p.particles, c);
+    uint64_t before = at > 0 ? cumulative[at - 1 < p.particles ? at - 1 : p.particles - 1] : 0;
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+      x[r][i] = share(p.particles, c[i] - before, total, left);
+      before = c[i];
+    }
+  }
+  running_sums(x, tile, p.tiles, statuses(control, 1, p), control + WHOLES, scratch);
+  store_counts(whole, tile, p.particles, x);
+}
+
+// The cumulative rest of particle k, in units of 1 / total: m times its cumulative weight without the whole
+// copies.
+struct Rests {
+  const uint64_t* cumulative;
+  const uint32_t* whole;
+  uint64_t total;
+  uint32_t m;
+  DEVICE Wide operator()(int32_t k) const { return minus(times(cumulative[k], m), times(total, whole[k])); }
+};
+KERNEL(rest_draws, (256),
+       (const uint64_t* __restrict__ cumulative, const uint32_t* __restrict__ whole,
+        const uint64_t* __restrict__ control, uint32_t* hits, ResampleParams p)) {
+  const int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x;
+  const uint32_t left = (uint32_t)(p.particles - control[WHOLES]);
+  if (i >= left) return;
+  const Rests rest = {cumulative, whole, control[TOTAL], (uint32_t)p.particles};
+  const Wide point = part(draw(draws_of(p), (uint32_t)i), times(control[TOTAL], left));
+  int32_t low = 0, high = p.particles - 1;
+  while (low < high) {
+    const int32_t middle = (low + high) >> 1;
+    if (less(point, rest(middle)))
+      high = middle;
+    else
+      low = middle + 1;
+  }
+  atomicAdd(hits + low, 1u);
+}
+
+// Where the offspring of each particle end: cumulative hits, and whole copies if there are any. Reads 4 or 8
+// bytes per particle and writes 4.
+KERNEL(tally, (256),
+       (const uint32_t* __restrict__ hits, const uint32_t* __restrict__ whole, uint64_t* control,
+        uint32_t* __restrict__ end, ResampleParams p)) {
+  SHARED(int32_t, place, 1);
+  SHARED(uint64_t, scratch, 32);
+  const int32_t tile = ticket(counter(control, 2), place);
+  uint64_t x[ROWS][EACH];
+#pragma unroll
+  for (int r = 0; r < ROWS; r++) {
+    const int64_t at = item(tile, r);
+#pragma unroll
+    for (int i = 0; i < EACH; i++) x[r][i] = at + i < p.particles ? hits[at + i] : 0;
+  }
+  running_sums(x, tile, p.tiles, statuses(control, 2, p), control + HITS, scratch);
+  if (whole) {
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+      const int64_t at = item(tile, r);
+#pragma unroll
+      for (int i = 0; i < EACH; i++) x[r][i] += at + i < p.particles ? whole[at + i] : 0;
+    }
+  }
+  store_counts(end, tile, p.particles, x);
+}
+
+// ---- ancestors from where offspring end
+
+// Steps of a block.
+constexpr int ITEMS = 32 * BLOCK;
+
+// How many of the particles b with b + end(b) < `diagonal` there are, by one warp: 33 pieces at a time.
+template <class End>
+DEVICE int32_t before_diagonal(const End& end, int32_t particles, uint32_t diagonal) {
   const int lane = threadIdx.x & 31;
   int32_t low = diagonal > (uint32_t)particles ? (int32_t)(diagonal - particles) : 0;
   int32_t high = diagonal < (uint32_t)particles ? (int32_t)diagonal : particles;
   while (low < high) {
     const int32_t step = (high - low + 32) / 33, b = low + (lane + 1) * step - 1;
-    const bool less = b < high && (uint32_t)b + end[b] < diagonal;
-    const int32_t pieces = __popc(__ballot_sync(FULL_WARP, less));
+    const bool fewer = b < high && (uint32_t)b + end(b) < diagonal;
+    const int32_t pieces = __popc(__ballot_sync(FULL_WARP, fewer));
     // The first that is not less bounds from above, if one was looked at.
     const int32_t bound = low + (pieces + 1) * step - 1;
     if (pieces < 32 && bound < high) high = bound;
@@ -194,13 +376,15 @@ DEVICE int32_t before_diagonal(const uint32_t* end, int32_t particles, uint32_t 
   return low;
 }
 
-// Ancestors from the ends of offspring: a walk along both lists at once, in which a slot below the end of particle b is b's,
-// and else the walk goes on to particle b + 1, which is step b + end[b]. Every block takes ITEMS steps, whatever the
-// weights: particles without offspring, or with all of them, make no block slower. Reads 4 bytes per particle and writes 4.
-KERNEL(merge, (256), (const uint32_t* __restrict__ end, uint32_t* __restrict__ ancestors, int32_t particles)) {
+// A walk along particles and slots at once, in which a slot below the end of particle b is b's, and else the
+// walk goes on to particle b + 1, which is step b + end(b). Every block takes ITEMS steps, whatever the
+// weights: particles without offspring, or with all of them, make no block slower.
+template <class End>
+DEVICE void walk(const End& end, uint32_t* ancestors, int32_t particles) {
   SHARED(uint8_t, passed, ITEMS);
-  SHARED(uint32_t, mask, ITEMS / 32);
-  SHARED(int32_t, count, ITEMS / 32);
+  SHARED(uint32_t, mask, BLOCK);
+  SHARED(int32_t, count, BLOCK);
+  SHARED(int32_t, scratch, 32);
   SHARED(int32_t, range, 2);
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const uint32_t first = blockIdx.x * (uint32_t)ITEMS, steps = 2 * (uint32_t)particles;
@@ -212,37 +396,51 @@ KERNEL(merge, (256), (const uint32_t* __restrict__ end, uint32_t* __restrict__ a
   for (int i = threadIdx.x; i < ITEMS / 4; i += BLOCK) reinterpret_cast<uint32_t*>(passed)[i] = 0;
   __syncthreads();
   const int32_t from = range[0], to = range[1];
-  for (int32_t b = from + (int32_t)threadIdx.x; b < to; b += BLOCK) passed[(uint32_t)b + end[b] - first] = 1;
+  for (int32_t b = from + (int32_t)threadIdx.x; b < to; b += BLOCK) passed[(uint32_t)b + end(b) - first] = 1;
   __syncthreads();
-  bool particle[ITEMS / BLOCK];
-#pragma unroll
-  for (int k = 0; k < ITEMS / BLOCK; k++) {
-    particle[k] = passed[k * BLOCK + threadIdx.x];
-    const uint32_t m = __ballot_sync(FULL_WARP, particle[k]);
-    if (lane == 0) mask[k * (BLOCK / 32) + warp] = m;
+  for (int word = warp; word < BLOCK; word += WARPS) {
+    const uint32_t m = __ballot_sync(FULL_WARP, passed[word * 32 + lane]);
+    if (lane == 0) mask[word] = m;
   }
   __syncthreads();
-  if (warp == 0) {
-    // 64 words by 32 lanes, two each.
-    const int32_t a = __popc(mask[2 * lane]), b = __popc(mask[2 * lane + 1]);
-    int32_t sum = a + b;
-#pragma unroll
-    for (int o = 1; o < 32; o <<= 1) {
-      const int32_t x = __shfl_up_sync(FULL_WARP, sum, o);
-      if (lane >= o) sum += x;
-    }
-    count[2 * lane] = sum - a - b;
-    count[2 * lane + 1] = sum - b;
-  }
+  int32_t all;
+  const int32_t mine = __popc(mask[threadIdx.x]);
+  count[threadIdx.x] = block_scan(mine, all, scratch) - mine;
   __syncthreads();
-#pragma unroll
-  for (int k = 0; k < ITEMS / BLOCK; k++) {
-    const int word = k * (BLOCK / 32) + warp;
-    const uint32_t step = first + (uint32_t)(word * 32 + lane);
-    if (particle[k] || step >= last) continue;
-    const int32_t b = from + count[word] + __popc(mask[word] & ((1u << lane) - 1));
+  for (int word = warp; word < BLOCK; word += WARPS) {
+    const uint32_t step = first + (uint32_t)(word * 32 + lane), m = mask[word];
+    if (m >> lane & 1 || step >= last) continue;
+    const int32_t b = from + count[word] + __popc(m & ((1u << lane) - 1));
     ancestors[step - (uint32_t)b] = (uint32_t)b;
   }
+}
+
+struct Given {
+  const uint32_t* end;
+  DEVICE uint32_t operator()(int32_t b) const { return end[b]; }
+};
+// Reads 4 bytes per particle and writes 4.
+KERNEL(merge, (256),
+       (const uint32_t* __restrict__ end, uint32_t* __restrict__ ancestors, int32_t particles)) {
+  walk(Given{end}, ancestors, particles);
+}
+
+struct Points {
+  const uint64_t* cumulative;
+  uint64_t total;
+  uint32_t m;
+  bool systematic;
+  Draws draws;
+  DEVICE uint32_t operator()(int32_t b) const {
+    return offspring_end(cumulative[b], m, total, systematic, draws);
+  }
+};
+// The same with one point in each stratum. Reads 8 bytes per particle and writes 4.
+KERNEL(place, (256),
+       (const uint64_t* __restrict__ cumulative, const uint64_t* __restrict__ control,
+        uint32_t* __restrict__ ancestors, ResampleParams p)) {
+  const uint32_t m = p.particles;
+  walk(Points{cumulative, control[TOTAL], m, p.systematic != 0, draws_of(p)}, ancestors, p.particles);
 }
 
 struct RowsParams {
@@ -262,17 +460,20 @@ DEVICE void move_row(const T* x, const uint32_t* ancestors, T* y, RowsParams p) 
   const uint32_t row = i / units;
   put(y + i, x[(int64_t)ancestors[row] * units + (i - row * units)]);
 }
-// y[i] = x[ancestors[i]], a row at a time; a thread per unit of 16, 8 or 4 bytes. Bytes moved: twice those of the rows, and
-// 4 for each ancestor.
+// y[i] = x[ancestors[i]], a row at a time; a thread per unit of 16, 8 or 4 bytes. Bytes moved: twice those of
+// the rows, and 4 for each ancestor.
 KERNEL(rows16, (256),
-       (const uint32_t* __restrict__ x, const uint32_t* __restrict__ ancestors, uint32_t* __restrict__ y, RowsParams p)) {
+       (const uint32_t* __restrict__ x, const uint32_t* __restrict__ ancestors, uint32_t* __restrict__ y,
+        RowsParams p)) {
   move_row(reinterpret_cast<const Words*>(x), ancestors, reinterpret_cast<Words*>(y), p);
 }
 KERNEL(rows8, (256),
-       (const uint32_t* __restrict__ x, const uint32_t* __restrict__ ancestors, uint32_t* __restrict__ y, RowsParams p)) {
+       (const uint32_t* __restrict__ x, const uint32_t* __restrict__ ancestors, uint32_t* __restrict__ y,
+        RowsParams p)) {
   move_row(reinterpret_cast<const uint64_t*>(x), ancestors, reinterpret_cast<uint64_t*>(y), p);
 }
 KERNEL(rows4, (256),
-       (const uint32_t* __restrict__ x, const uint32_t* __restrict__ ancestors, uint32_t* __restrict__ y, RowsParams p)) {
+       (const uint32_t* __restrict__ x, const uint32_t* __restrict__ ancestors, uint32_t* __restrict__ y,
+        RowsParams p)) {
   move_row(x, ancestors, y, p);
 }

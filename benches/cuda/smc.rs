@@ -24,7 +24,7 @@ pub fn run(cuda: &Cuda, effort: Effort) -> Result<()> {
         let log_weights = random(cuda, Shape::rows(particles, 1))?;
         let x = random(cuda, Shape::rows(particles, 2))?;
         let key = Key { seed: 1, prompt: 0, particle: 0, step: 3, purpose: Purpose::Resample };
-        for resampler in [Resampler::Systematic, Resampler::Stratified] {
+        for resampler in Resampler::ALL {
             let times = time(cuda, effort, || cuda.resample(&log_weights, resampler, &key).map(drop))?;
             line(&resampler.to_string(), particles, 8 * particles, &times);
         }

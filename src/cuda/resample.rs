@@ -1,37 +1,31 @@
-//! Resampling of one population of any size on the GPU, for users of the library and for benches: launchers of
-//! kernels/resample.cu. Ancestors are those that [`Resampler::ancestors`] finds on the host from the same log-weights and
-//! uniforms.
+//! Resampling of one population of any size on the GPU, for users of the library and for benches: launchers
+//! of kernels/resample.cu. Ancestors are those that [`Resampler::ancestors`] finds on the host from the same
+//! log-weights and uniforms.
 
 use super::Cuda;
 use super::buffer::{Buffer, Elem};
 use super::kernels::{In, Launch, Out, kernels, params};
 use super::wide::Wide;
-use crate::backend::Backend;
 use crate::error::Result;
-use crate::noise::{Key, uniforms};
-use crate::smc::{Resampler, Weights, weights};
+use crate::noise::Key;
+use crate::smc::{Resampler, math, weights};
 use crate::tensor::Tensor;
 
-/// Threads per block, log-weights of a tile, chunks at most, and steps of a block along both lists.
+/// Threads per block, log-weights of a tile, and steps of a block along particles and slots.
 const BLOCK: u32 = 256;
-const TILE: usize = 1024;
-const CHUNKS: usize = 1024;
-const ITEMS: usize = 2048;
+const TILE: usize = 4096;
+const ITEMS: usize = 8192;
+/// Words before the statuses of scans, and scans, as `Control` of resample.cu has them.
+const CONTROL: usize = 7;
+const SCANS: usize = 3;
 /// So that the steps of a walk along particles and slots are numbered in 32 bits.
 const MOST: usize = 1 << 30;
 
 params! {
-    pub struct ChunksParams {
-        pub particles: i32,
-        pub tiles: i32,
-        pub chunks: i32,
-        pub fraction: i32,
-    }
-    pub struct EndsParams {
+    pub struct ResampleParams {
         pub seed: u64,
         pub particles: i32,
         pub tiles: i32,
-        pub chunks: i32,
         pub fraction: i32,
         pub step: u32,
         pub purpose: u32,
@@ -48,13 +42,19 @@ params! {
 kernels! {
     /// The kernels of resample.cu.
     pub struct Table from "resample" {
-        fn peaks(log_weights: In<f32>, peak: Out<f32>, p: ChunksParams);
-        fn totals(log_weights: In<f32>, peak: In<f32>, weight: Out<u64>, sums: Out<f64>, p: ChunksParams);
-        fn ends(
-            log_weights: In<f32>, peak: In<f32>, weight: In<u64>, sums: In<f64>,
-            end: Out<u32>, summary: Out<f64>, p: EndsParams,
+        fn peaks(log_weights: In<f32>, control: Out<u64>, p: ResampleParams);
+        fn cumulate(
+            log_weights: In<f32>, control: Out<u64>, cumulative: Out<u64>, sums: Out<f64>, p: ResampleParams,
         );
+        fn trades(cumulative: In<u64>, control: Out<u64>, end: Out<u32>, p: ResampleParams);
+        fn draws(cumulative: In<u64>, control: In<u64>, hits: Out<u32>, p: ResampleParams);
+        fn wholes(cumulative: In<u64>, control: Out<u64>, whole: Out<u32>, p: ResampleParams);
+        fn rest_draws(
+            cumulative: In<u64>, whole: In<u32>, control: In<u64>, hits: Out<u32>, p: ResampleParams,
+        );
+        fn tally(hits: In<u32>, whole: In<u32>, control: Out<u64>, end: Out<u32>, p: ResampleParams);
         fn merge(end: In<u32>, ancestors: Out<u32>, particles: i32);
+        fn place(cumulative: In<u64>, control: In<u64>, ancestors: Out<u32>, p: ResampleParams);
         fn rows16(x: In<u32>, ancestors: In<u32>, y: Out<u32>, p: RowsParams);
         fn rows8(x: In<u32>, ancestors: In<u32>, y: Out<u32>, p: RowsParams);
         fn rows4(x: In<u32>, ancestors: In<u32>, y: Out<u32>, p: RowsParams);
@@ -65,7 +65,9 @@ kernels! {
 pub struct Resampled {
     /// Of each slot, never decreasing.
     ancestors: Buffer,
-    summary: Wide,
+    control: Buffer,
+    /// Of each tile the sums of relative weights and of their squares.
+    sums: Wide,
 }
 
 impl Resampled {
@@ -76,80 +78,94 @@ impl Resampled {
         Ok(data)
     }
 
-    /// `log sum exp` of the log-weights (-inf where all particles are dead) and their effective sample size. Waits for the
-    /// device.
+    /// `log sum exp` of the log-weights (-inf where all particles are dead) and their effective sample size.
+    /// Waits for the device.
     pub fn summary(&self, cuda: &Cuda) -> Result<(f64, f64)> {
-        let numbers: Vec<f64> = self.summary.download(cuda)?;
-        Ok((numbers[0], numbers[1]))
+        let mut peak = [0_u32];
+        cuda.device.copy_out(&self.control, bytemuck::cast_slice_mut(&mut peak))?;
+        // As `in_order` of resample.cu.
+        let top = f32::from_bits(if peak[0] >> 31 == 1 { peak[0] & !(1 << 31) } else { !peak[0] });
+        let sums: Vec<f64> = self.sums.download(cuda)?;
+        let sum = |which: usize| math::sum(sums.iter().skip(which).step_by(2).copied());
+        let (total, squares) = (sum(0), sum(1));
+        let log_sum = if top.is_finite() { f64::from(top) + math::ln(total) } else { f64::NEG_INFINITY };
+        Ok((log_sum, total * total / squares))
     }
 }
 
 impl Cuda {
-    /// As many ancestors as there are `log_weights` (f32, any shape, any constant added; what is not finite is dead; if all
-    /// are, weights are equal), with the uniforms of `key`. Up to 2^30 particles. Systematic and stratified resampling
-    /// run on the GPU and wait for nothing; the others are serial or need sorted numbers, and are done on the host.
+    /// As many ancestors as there are `log_weights` (f32, any shape, any constant added; what is not finite is
+    /// dead; if all are, weights are equal), with the uniforms of `key`. Up to 2^30 particles. Waits for
+    /// nothing.
     #[track_caller]
     pub fn resample(&self, log_weights: &Tensor, resampler: Resampler, key: &Key) -> Result<Resampled> {
         let particles = log_weights.shape().len();
         assert!((1..=MOST).contains(&particles), "{particles} particles");
-        let (Resampler::Systematic | Resampler::Stratified) = resampler else {
-            return self.resample_on_host(log_weights, resampler, key);
-        };
         let log_weights = self.buffer(log_weights);
-        let tiles = particles.div_ceil(TILE).div_ceil(CHUNKS);
-        let chunks = particles.div_ceil(TILE * tiles);
-        let fraction = weights::fixed_bits(particles);
-        let p = ChunksParams {
+        let tiles = particles.div_ceil(TILE);
+        let p = ResampleParams {
+            seed: key.seed,
             particles: particles as i32,
             tiles: tiles as i32,
-            chunks: chunks as i32,
-            fraction: fraction as i32,
-        };
-        let ends = EndsParams {
-            seed: key.seed,
-            particles: p.particles,
-            tiles: p.tiles,
-            chunks: p.chunks,
-            fraction: p.fraction,
+            fraction: weights::fixed_bits(particles) as i32,
             step: key.step,
             purpose: key.purpose as u32,
             prompt: key.prompt,
             particle: key.particle,
             systematic: i32::from(resampler == Resampler::Systematic),
         };
-        let (device, table, launch) = (&self.device, &self.resample, Launch::line(chunks, BLOCK));
-        let mut peak = device.alloc(Elem::F32, chunks)?;
-        let (mut weight, mut sums) = (Wide::alloc(self, chunks)?, Wide::alloc(self, 2 * chunks)?);
-        let mut end = device.alloc(Elem::U32, particles)?;
-        let mut ancestors = device.alloc(Elem::U32, particles)?;
-        let mut summary = Wide::alloc(self, 2)?;
-        table.peaks(device, launch, log_weights.f32(), peak.f32_mut(), p)?;
-        table.totals(device, launch, log_weights.f32(), peak.f32(), weight.write(), sums.write(), p)?;
-        table.ends(
-            device,
-            launch,
-            log_weights.f32(),
-            peak.f32(),
-            weight.read(),
-            sums.read(),
-            end.write(Elem::U32),
-            summary.write(),
-            ends,
-        )?;
+        let (d, t) = (&self.device, &self.resample);
+        let mut control = d.alloc(Elem::U32, 2 * (CONTROL + SCANS * tiles))?;
+        d.clear(&mut control)?;
+        let mut cumulative = Wide::alloc(self, particles)?;
+        let mut sums = Wide::alloc(self, 2 * tiles)?;
+        let mut ancestors = d.alloc(Elem::U32, particles)?;
+        // Enough loads under way to keep the memory busy.
+        let all = Launch::line(tiles.min(8 * d.multiprocessors()), BLOCK);
+        t.peaks(d, all, log_weights.f32(), control.write(Elem::U32), p)?;
+        let each = Launch::line(tiles, BLOCK);
+        let (scan, total) = (control.write(Elem::U32), sums.write());
+        t.cumulate(d, each, log_weights.f32(), scan, cumulative.write(), total, p)?;
         let walk = Launch::line((2 * particles).div_ceil(ITEMS), BLOCK);
-        table.merge(device, walk, end.u32(), ancestors.write(Elem::U32), p.particles)?;
-        Ok(Resampled { ancestors, summary })
+        if let Resampler::Systematic | Resampler::Stratified = resampler {
+            let to = ancestors.write(Elem::U32);
+            t.place(d, walk, cumulative.read(), control.read(Elem::U32), to, p)?;
+        } else {
+            let end = self.ends(&cumulative, &mut control, resampler, p)?;
+            t.merge(d, walk, end.u32(), ancestors.write(Elem::U32), p.particles)?;
+        }
+        Ok(Resampled { ancestors, control, sums })
     }
 
-    fn resample_on_host(&self, log_weights: &Tensor, resampler: Resampler, key: &Key) -> Result<Resampled> {
-        let given: Vec<f64> = self.download(log_weights)?.into_iter().map(f64::from).collect();
-        let weights = Weights::new(&given);
-        let mut stream = uniforms(*key);
-        let ancestors = resampler.ancestors(weights.relative(), &mut || stream.draw());
-        Ok(Resampled {
-            ancestors: self.indices(&ancestors)?,
-            summary: Wide::upload(self, &[weights.log_sum(), weights.ess()])?,
-        })
+    /// Where the offspring of each particle end.
+    fn ends(
+        &self,
+        cumulative: &Wide,
+        control: &mut Buffer,
+        resampler: Resampler,
+        p: ResampleParams,
+    ) -> Result<Buffer> {
+        let (d, t, c, particles) = (&self.device, &self.resample, cumulative.read(), p.particles as usize);
+        let (tiles, one) = (Launch::line(p.tiles as usize, BLOCK), Launch::cover(particles, BLOCK));
+        let mut end = d.alloc(Elem::U32, particles)?;
+        if resampler == Resampler::Ssp {
+            t.trades(d, tiles, c, control.write(Elem::U32), end.write(Elem::U32), p)?;
+            return Ok(end);
+        }
+        let mut hits = d.alloc(Elem::U32, particles)?;
+        d.clear(&mut hits)?;
+        let mut copies = None;
+        if resampler == Resampler::Residual {
+            let whole = copies.insert(d.alloc(Elem::U32, particles)?);
+            t.wholes(d, tiles, c, control.write(Elem::U32), whole.write(Elem::U32), p)?;
+            let (c, control) = (cumulative.read(), control.read(Elem::U32));
+            t.rest_draws(d, one, c, whole.u32(), control, hits.write(Elem::U32), p)?;
+        } else {
+            t.draws(d, one, c, control.read(Elem::U32), hits.write(Elem::U32), p)?;
+        }
+        let whole = copies.as_ref().map_or(In::none(), Buffer::u32);
+        t.tally(d, tiles, hits.u32(), whole, control.write(Elem::U32), end.write(Elem::U32), p)?;
+        Ok(end)
     }
 
     /// The rows (samples) of `x` that were chosen, one per slot.

@@ -67,38 +67,60 @@ fn compare(cuda: &Cuda, n: usize, log_weights: &[f32], resampler: Resampler, wha
     assert_eq!(again.summary(cuda).unwrap(), (log_sum, ess), "the same launches twice");
 }
 
-/// One tile, part of a tile, several chunks, and a size that is no multiple of anything.
+/// One tile, part of a tile, several tiles, and a size that is no multiple of anything.
 #[test]
 fn ancestors_of_large_populations_are_those_of_the_host() {
     let Some(cuda) = device::open(Elem::F32) else { return };
-    for n in [1, 2, 3, 5, 33, 1000, 1023, 1024, 1025, 4096, 4099, 100_003] {
+    for n in [1, 2, 3, 5, 33, 1000, 1023, 1024, 1025, 4095, 4096, 4097, 12_291] {
         for (what, log_weights) in populations(n) {
-            for resampler in [Resampler::Systematic, Resampler::Stratified] {
+            for resampler in Resampler::ALL {
                 compare(&cuda, n, &log_weights, resampler, what);
             }
         }
     }
 }
 
+/// More tiles than a warp looks at at once.
 #[test]
-fn what_is_serial_is_done_on_the_host() {
+fn ancestors_of_many_tiles_are_those_of_the_host() {
     let Some(cuda) = device::open(Elem::F32) else { return };
-    for resampler in [Resampler::Ssp, Resampler::Residual, Resampler::Multinomial] {
-        for (what, log_weights) in populations(1500) {
-            compare(&cuda, 1500, &log_weights, resampler, what);
+    let n = 150_003;
+    for (what, log_weights) in populations(n) {
+        for resampler in Resampler::ALL {
+            compare(&cuda, n, &log_weights, resampler, what);
         }
     }
 }
 
-/// Chunks of several tiles.
+/// Blocks in orders of the stand-in's choice, which pause where they look at each other's sums.
+#[test]
+fn ancestors_do_not_depend_on_the_order_of_blocks() {
+    let Some(cuda) = device::open(Elem::F32) else { return };
+    if device::gpu_required() {
+        return;
+    }
+    let n = 50_001;
+    for seed in 1..=3 {
+        das_cuda_emulator::seed_driver(seed);
+        for (what, log_weights) in populations(n).into_iter().step_by(2) {
+            for resampler in Resampler::ALL {
+                compare(&cuda, n, &log_weights, resampler, what);
+            }
+        }
+    }
+    das_cuda_emulator::seed_driver(0);
+}
+
 #[test]
 #[ignore = "minutes on the stand-in: cargo test --test cuda resample -- --ignored"]
-fn ancestors_of_a_million_are_those_of_the_host() {
+fn ancestors_of_millions_are_those_of_the_host() {
     let Some(cuda) = device::open(Elem::F32) else { return };
-    let n = (1 << 20) + 4 * 1024 + 3;
-    for (what, log_weights) in populations(n) {
-        for resampler in [Resampler::Systematic, Resampler::Stratified] {
-            compare(&cuda, n, &log_weights, resampler, what);
+    // With more than 2^23, integer weights have fewer bits.
+    for n in [(1 << 20) + 4 * 1024 + 3, (1 << 23) + 1] {
+        for (what, log_weights) in populations(n) {
+            for resampler in Resampler::ALL {
+                compare(&cuda, n, &log_weights, resampler, what);
+            }
         }
     }
 }

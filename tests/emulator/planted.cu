@@ -1,6 +1,7 @@
 // Kernels with a bug on purpose, each beside its right form, which prove that the emulator finds such bugs;
 // and kernels that show single operations, compared in tests/emulator.rs with plain loops.
 #include "act.cuh"
+#include "lookback.cuh"
 #include "mma.cuh"
 #include "reduce.cuh"
 
@@ -116,6 +117,34 @@ DEVICE void planted_block_race(int* y) {
   }
 }
 BOTH(planted_block_race, (32), (int* y), (y))
+
+// y[i] = sum of x[0] to x[i], blocks of one warp that look back at each other. Wrong: block i takes element
+// i, and may wait for one that begins only when it is done.
+template <bool WRONG>
+DEVICE void planted_ticket(const uint64_t* x, uint64_t* y, uint64_t* control) {
+  SHARED(int32_t, place, 1);
+  const int32_t i = WRONG ? (int32_t)blockIdx.x : ticket(reinterpret_cast<uint32_t*>(control), place);
+  const uint64_t before = look_back(x[i], i, control + 1);
+  if (threadIdx.x == 0) y[i] = before + x[i];
+}
+BOTH(planted_ticket, (32), (const uint64_t* x, uint64_t* y, uint64_t* control), (x, y, control))
+
+// y[i] = sum of x[0] to x[i]; each block adds to what the one before it hands over. Wrong: first the flag,
+// then the number, as a GPU may show two stores that no fence keeps in order.
+template <bool WRONG>
+DEVICE void planted_hand_over(const uint64_t* x, uint64_t* y, uint64_t* control) {
+  SHARED(int32_t, place, 1);
+  const int32_t i = ticket(reinterpret_cast<uint32_t*>(control), place);
+  if (threadIdx.x) return;
+  uint64_t* const at = control + 1 + 2 * i;
+  while (i && peek(at - 2) == 0) __nanosleep(32);
+  const uint64_t sum = x[i] + (i ? peek(at - 1) : 0);
+  publish(WRONG ? at : at + 1, WRONG ? 1 : sum);
+  __threadfence();
+  publish(WRONG ? at + 1 : at, WRONG ? sum : 1);
+  y[i] = sum;
+}
+BOTH(planted_hand_over, (32), (const uint64_t* x, uint64_t* y, uint64_t* control), (x, y, control))
 
 // Wrong: half of the warp is not there when the whole of it shuffles.
 template <bool WRONG>

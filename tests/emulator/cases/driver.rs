@@ -430,6 +430,7 @@ fn what_is_compiled_at_run_time_is_loaded() {
     const HEADERS: &[(&str, &str)] = &[
         ("act.cuh", include_str!("../../../kernels/act.cuh")),
         ("mma.cuh", include_str!("../../../kernels/mma.cuh")),
+        ("lookback.cuh", include_str!("../../../kernels/lookback.cuh")),
         ("reduce.cuh", include_str!("../../../kernels/reduce.cuh")),
     ];
     let options = ["--gpu-architecture=sm_90a", "--std=c++17", "-DACT_BF16"];
@@ -440,7 +441,7 @@ fn what_is_compiled_at_run_time_is_loaded() {
     assert!(module.load_function("das_planted_reduction_right_f16").is_err());
     assert!(module.load_function("das_op_add_bf16").is_err());
 
-    let missing = compile(SOURCE, &HEADERS[..2], &options).unwrap_err();
+    let missing = compile(SOURCE, &HEADERS[..3], &options).unwrap_err();
     assert!(missing.contains("NVRTC_ERROR_COMPILATION") && missing.contains("reduce.cuh"), "{missing}");
     assert!(compile(SOURCE, HEADERS, &options[..2]).unwrap_err().contains("ACT_F32"));
     assert!(compile(SOURCE, HEADERS, &["sm_90"]).unwrap_err().contains("NVRTC_ERROR_INVALID_OPTION"));

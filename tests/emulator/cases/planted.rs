@@ -67,6 +67,15 @@ fn run(case: &str, form: &str, seed: u64) -> Result<(), String> {
             go(64, 32, 0, &args![&mut sum])?;
             if sum[0] == 2016 { Ok(()) } else { Err(format!("the sum is {}, not 2016", sum[0])) }
         }
+        "ticket" | "hand_over" => {
+            let x = Guarded::from(&(0..64).map(|i| i * i + 1).collect::<Vec<u64>>());
+            let (mut y, mut control) = (Guarded::<u64>::zeros(64), Guarded::<u64>::zeros(1 + 2 * 64));
+            go(64, 32, 0, &args![&x, &mut y, &mut control])?;
+            match (0..64).find(|&i| y[i] != x[..=i].iter().sum()) {
+                None => Ok(()),
+                Some(i) => Err(format!("element {i} is {}, not that", y[i])),
+            }
+        }
         "packet" | "packet_copy" | "address" => {
             go(1, 32, 0, &args![&x, &mut y])?;
             want(&y, &|i| i as f32)
@@ -89,6 +98,8 @@ const CASES: &[(&str, &str)] = &[
     ("divergent_barrier", "divergent __syncthreads"),
     ("missing_thread", "spins without end"),
     ("syncwarp", ""),
+    ("ticket", ""),
+    ("hand_over", ""),
     ("shuffle", "deadlock"),
     ("mask", "reads from lane 20, which does not take part"),
     ("packet", "illegal or misaligned address"),

@@ -106,6 +106,7 @@ void Machine::start(Fiber& f) {
 
 // Leaves a thread that waits, spins or is done for another; returns when it may go on.
 void Machine::reschedule() {
+  if (!warps_ready && spinning && for_others) return make_way(self().wait == Wait::DONE);
   if (!warps_ready && spinning) stop_spinning();
   if (!warps_ready) {
     if (live) deadlock();
@@ -123,6 +124,17 @@ void Machine::reschedule() {
   jump(next.context, leaving);
 }
 
+// Other blocks go on, if there are any; whoever is drawn then goes on here.
+void Machine::make_way(bool leaving) {
+  paused = true;
+  jump(&main, leaving);
+}
+void Machine::pause() {
+  const Fiber& f = self();
+  make_ready(f.warp, 1u << f.lane);
+  make_way(false);
+}
+
 void Machine::stop_spinning() {
   for (unsigned w = 0; w < warps; w++)
     if (warp[w].spinning) {
@@ -130,6 +142,7 @@ void Machine::stop_spinning() {
       warp[w].spinning = 0;
     }
   spinning = 0;
+  for_others = false;
 }
 
 void Machine::entry() {
@@ -204,13 +217,14 @@ void Machine::begin(const Launch& l, void** p) {
   }
 }
 
-void Machine::run_block(uint64_t index) {
+void Machine::open_block(uint64_t index) {
   const dim3 g = what.grid;
   block.index = {(unsigned)(index % g.x), (unsigned)(index / g.x % g.y), (unsigned)(index / g.x / g.y)};
   random.seed(what.seed, index);
   live = threads;
   at_barrier = predicate = phase = sticky = spinning = 0;
   spins = atomics = 0;
+  for_others = false;
   for (unsigned i = 0; i < threads; i++) {
     Fiber& f = fibers[i];
     f.context = nullptr;
@@ -242,22 +256,34 @@ void Machine::run_block(uint64_t index) {
   for (size_t i = 0; i <= threads; i++) idle.push_back(contexts[(i + turn) % (threads + 1)].get());
 #endif
   release(0);
+}
+
+bool Machine::resume() {
+  machine = this;
   running = &main;
+  paused = false;
   if (sigsetjmp(fault, 0) == 0) {
+    if (!warps_ready) stop_spinning();
     Fiber& f = fibers[draw()];
     start(f);
     jump(f.context, false);
   }
   current = nullptr;
   running = &main;
-  if (error.empty()) {
+  return !paused || !error.empty();
+}
+
+void Machine::close_block() {
+  if (error.empty())
     check_shared();
-  } else {
-    // The fibers were left: their stacks are free.
-    idle.clear();
-    for (auto& c : contexts) idle.push_back(c.get());
-    for (Fiber& f : fibers) f.copies.clear();
-  }
+  else
+    drop_block();
+}
+
+void Machine::drop_block() {
+  idle.clear();
+  for (auto& c : contexts) idle.push_back(c.get());
+  for (Fiber& f : fibers) f.copies.clear();
 }
 
 // After the last block. Only here is what threads did ordered before what comes: blocks are not ordered among

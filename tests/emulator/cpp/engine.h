@@ -81,7 +81,10 @@ bool copy_next(unsigned left, Copy*);
 
 // Lets other threads go on; a thread that spins must come here.
 void yield(Where);
-// The same, now and then: atomics are what threads of different warps order themselves by.
+// A look at what another block writes, or the moment before or after writing what one looks at: blocks of one
+// OS thread take turns here, in an order by the seed.
+void look();
+// Like yield, now and then: atomics are what threads of different warps order themselves by.
 void atomic_point(Where);
 [[noreturn]] void fail(Where, const char* format, ...) __attribute__((format(printf, 2, 3)));
 

@@ -2,6 +2,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include <atomic>
 #include <condition_variable>
@@ -86,6 +87,14 @@ void catch_faults() {}
 // ---- blocks over OS threads
 
 namespace {
+// Blocks that take turns on an OS thread, where they look at each other's work.
+constexpr size_t GANG = 4;
+
+void rest() {
+  const timespec pause{0, 50000};
+  nanosleep(&pause, nullptr);
+}
+
 struct Job {
   Launch what;
   void** parameters;
@@ -101,22 +110,49 @@ struct Job {
   // Blocks in another order: i * step + offset runs through all of them, since step and total share no
   // factor.
   uint64_t block(uint64_t i) const { return (uint64_t)(((unsigned __int128)i * step + offset) % total); }
+  bool take(uint64_t& i) { return !failed && (i = next++) < total; }
+  void fail(const char* text, const std::string& more = "") {
+    std::lock_guard<std::mutex> guard(mutex);
+    if (!failed) error = text + more;
+    failed = true;
+  }
+  // A block after the other; from when one makes way, several in turns.
   void work() {
-    static thread_local std::unique_ptr<Machine> mine;
-    if (!mine) mine.reset(new Machine);
-    machine = mine.get();
-    Machine& m = *machine;
+    static thread_local std::vector<std::unique_ptr<Machine>> machines;
     catch_faults();
-    m.alone = alone;
-    m.begin(what, parameters);
-    for (uint64_t i; !failed && (i = next++) < total;) {
-      m.run_block(block(i));
-      if (m.error.empty()) continue;
-      std::lock_guard<std::mutex> guard(mutex);
-      if (!failed) error = m.error;
-      failed = true;
+    Random random;
+    random.seed(what.seed, total);
+    size_t begun = 0, busy = 0, wanted = 1, turn = 0;
+    unsigned turns = 0;    // since a block began or ended
+    for (uint64_t i; !failed;) {
+      while (busy < wanted && take(i)) {
+        if (machines.size() == busy) machines.emplace_back(new Machine);
+        Machine& m = *machines[busy++];
+        if (begun < busy) {
+          machine = &m;
+          m.alone = alone;
+          m.begin(what, parameters);
+          begun = busy;
+        }
+        m.open_block(block(i));
+        turns = 0;
+      }
+      if (!busy) break;
+      turn = what.seed ? random.below((unsigned)busy) : (turn + 1) % busy;
+      Machine& m = *machines[turn];
+      if (!m.resume()) {
+        wanted = GANG;
+        if (++turns > (alone ? 1u << 18 : 1u << 20)) fail(what.kernel->name, ": blocks spin without end, for what has not begun");
+        if (!alone && turns % 64 == 0) rest();
+        continue;
+      }
+      m.close_block();
+      if (!m.error.empty()) fail("", m.error);
+      std::swap(machines[turn], machines[--busy]);
+      turns = 0;
     }
-    m.end();
+    for (size_t k = 0; k < busy; k++) machines[k]->drop_block();
+    for (size_t k = 0; k < begun; k++) machines[k]->end();
   }
 };
 

@@ -89,6 +89,7 @@ struct Machine {
   Warp warp[WARP];
   unsigned warps_ready, sticky, rank[WARP];
   unsigned spinning;
+  bool for_others;    // one of those who spin waits for more than this block, perhaps
   uint64_t spins, atomics;
 
   unsigned at_barrier, predicate, phase, result[2], barrier_edge;
@@ -104,6 +105,7 @@ struct Machine {
   std::string error;
   sigjmp_buf fault;
   bool alone;    // no other OS thread runs blocks of this launch
+  bool paused;    // the block has made way for others
   uint64_t switches = 0;
 
   // Addresses that stand for orders of memory (TSan): the launch's start and end, then one per barrier, in a
@@ -127,7 +129,12 @@ struct Machine {
   }
 
   void begin(const Launch&, void** parameters);
-  void run_block(uint64_t index);
+  void open_block(uint64_t index);
+  // Runs the block on: true when it is done or has failed, false when it makes way for others.
+  bool resume();
+  void close_block();
+  // Leaves the fibers of a block that is not done.
+  void drop_block();
   void end();
 
   // scheduler
@@ -144,6 +151,8 @@ struct Machine {
   void thread_done();
   void give_way();
   void stop_spinning();
+  void make_way(bool leaving);
+  void pause();
   [[noreturn]] void abandon();
   [[noreturn]] void deadlock();
   static void entry();

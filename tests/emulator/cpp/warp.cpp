@@ -240,6 +240,7 @@ void yield(Where where) {
     const timespec pause{0, 50000};
     nanosleep(&pause, nullptr);
   }
+  m.for_others = true;
   m.give_way();
 }
 void Machine::give_way() {
@@ -248,6 +249,10 @@ void Machine::give_way() {
   spinning++;
   if (order != Order::FORWARD && random.below(4) == 0) stop_spinning();
   reschedule();
+}
+void look() {
+  Machine& m = *machine;
+  if (m.order != Order::FORWARD && m.random.below(8) == 0) m.pause();
 }
 void atomic_point(Where where) {
   Machine& m = *machine;

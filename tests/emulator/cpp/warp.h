@@ -115,7 +115,18 @@ inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 inline void __threadfence_block() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 inline void __nanosleep(unsigned, ::engine::Where w = EMULATOR_HERE) { ::engine::yield(w); }
 
+// ---- lookback.cuh. In no order with anything else, as a sanitizer knows.
 namespace emu {
+inline uint64_t peek(const uint64_t* p) {
+  ::engine::look();
+  return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+inline void publish(uint64_t* p, uint64_t v) {
+  ::engine::look();
+  __atomic_store_n(p, v, __ATOMIC_RELAXED);
+  ::engine::look();
+}
+
 template <class T, class F>
 inline T update(T* p, ::engine::Where w, F f) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8, "atomics are of 4 or 8 bytes");
