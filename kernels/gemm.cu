@@ -1,10 +1,10 @@
-// Products with gathered rows (product.cuh) of any shape and element without tensor cores, and what finishes the products
-// of tensor.cu whose results are f32 or sums of parts.
+// Products with gathered rows (product.cuh) of any shape and element without tensor cores, and what finishes
+// the products of tensor.cu whose results are f32 or sums of parts.
 #include "product.cuh"
 
-// y = product + bias + add for any channels, columns, taps and classes: the arithmetic of the f32 image, and of kernels too
-// large for tensor.cu's masks. A block of 128 threads makes a 64 x 64 tile in steps of 16 of the sum (taps times
-// channels), a thread 8 x 4 of it; everything is f32 inside.
+// y = product + bias + add for any channels, columns, taps and classes: the arithmetic of the f32 image, and
+// of kernels too large for tensor.cu's masks. A block of 128 threads makes a 64 x 64 tile in steps of 16 of
+// the sum (taps times channels), a thread 8 x 4 of it; everything is f32 inside.
 //
 // grid: x tiles, z classes. FLOPs: 2 rows columns taps channels.
 KERNEL(plain, (128, 4),
@@ -33,13 +33,14 @@ KERNEL(plain, (128, 4),
   const int to_m = thread / 16 * 8, to_n = thread % 16 * 4;
   float sum[8][4] = {};
   for (int k0 = 0; k0 < depth; k0 += STEP) {
-    // Neighbouring threads take neighbouring elements: along the sum, or along the columns of a turned weight.
+    // Neighbouring threads take neighbouring elements: along the sum, or along columns of a turned weight.
     const int k = k0 + thread % STEP, tap = k / p.channels, c = k - tap * p.channels;
     const int ty = tap / taps_x, tx = tap - ty * taps_x;
     const int right_tap = p.right_at[which] + ty * p.right_y + tx * p.right_x;
 #pragma unroll
     for (int i = 0; i < TILE / 8; i++) {
-      const int r = thread / STEP + 8 * i, iy = at[4 * r + 2] + p.dstep * ty, ix = at[4 * r + 3] + p.dstep * tx;
+      const int r = thread / STEP + 8 * i;
+      const int iy = at[4 * r + 2] + p.dstep * ty, ix = at[4 * r + 3] + p.dstep * tx;
       const bool some = k < depth && (unsigned)iy < (unsigned)p.in_h && (unsigned)ix < (unsigned)p.in_w;
       const int64_t pixel = (int64_t)(at[4 * r + 1] * p.in_h + iy) * p.in_w + ix;
       left[thread % STEP * PITCH + r] = some ? to_f32(x[pixel * p.channels + c]) : 0.0f;
@@ -50,8 +51,8 @@ KERNEL(plain, (128, 4),
       for (int i = 0; i < TILE / 8; i++) {
         const int j = thread / TILE + 2 * i, deep = k0 + j, spot = deep / p.channels;
         const int sy = spot / taps_x, sx = spot - sy * taps_x;
-        const int64_t from = (int64_t)(deep - spot * p.channels) * p.right_row + p.right_at[which] + sy * p.right_y +
-                             sx * p.right_x + n;
+        const int64_t from = (int64_t)(deep - spot * p.channels) * p.right_row + p.right_at[which] +
+                             sy * p.right_y + sx * p.right_x + n;
         right[j * PITCH + thread % TILE] = deep < depth && n < p.columns ? to_f32(w[from]) : 0.0f;
       }
     } else {
@@ -95,17 +96,18 @@ KERNEL(plain, (128, 4),
 }
 
 struct FinishParams {
-  int64_t len;         // elements of y, and of each part
+  int64_t len;    // elements of y, and of each part
   int32_t columns;
   int32_t splits;
-  int32_t per_sample;  // rows of y for one bias; 0 where there is one for all
+  int32_t per_sample;    // rows of y for one bias; 0 where there is one for all
+  int32_t ending;        // as in ProductParams
 };
 
-// y = sum of the parts of z, in order, + bias + add. A thread makes 8 elements. Bytes: 4 len splits and what bias, add
-// and y are.
+// y = ending(sum of the parts of z, in order, + bias + add), and what the ending is given, where that is
+// wanted. A thread makes 8 elements of what is given. Bytes: 4 len splits, and bias, add, y and given.
 KERNEL(finish, (256, 4),
-       (const float* __restrict__ z, const Act* __restrict__ bias, const Act* __restrict__ add, Act* __restrict__ y,
-        FinishParams p)) {
+       (const float* __restrict__ z, const Act* __restrict__ bias, const Act* __restrict__ add,
+        Act* __restrict__ y, Act* __restrict__ given, FinishParams p)) {
   const int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * PACKET;
   if (i >= p.len) return;
   if (p.columns % PACKET == 0) {
@@ -115,9 +117,11 @@ KERNEL(finish, (256, 4),
 #pragma unroll
       for (int e = 0; e < 8; e++) v[e] += more[e];
     }
+    const int64_t row = i / p.columns;
+    const int column = (int)(i - row * p.columns);
     if (bias) {
-      const int64_t row = i / p.columns, column = i - row * p.columns;
-      load8(bias + (p.per_sample ? row / p.per_sample * p.columns : 0) + column, more);
+      const int64_t each = p.per_sample ? row / p.per_sample * p.columns : 0;
+      load_bias(bias + each, column, p.columns, p.ending, more);
 #pragma unroll
       for (int e = 0; e < 8; e++) v[e] += more[e];
     }
@@ -126,7 +130,10 @@ KERNEL(finish, (256, 4),
 #pragma unroll
       for (int e = 0; e < 8; e++) v[e] += more[e];
     }
-    store8(y + i, v);
+    if (p.ending)
+      end(v, row, column, p.columns, p.ending, y, given);
+    else
+      store8(y + i, v);
     return;
   }
   for (int64_t j = i; j < min(i + PACKET, p.len); j++) {

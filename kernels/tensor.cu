@@ -1,14 +1,16 @@
-// Products with gathered rows (product.cuh) on tensor cores, for 16-bit elements: linear maps, convolutions and their
-// transposes.
+// Products with gathered rows (product.cuh) on tensor cores, for 16-bit elements: linear maps, convolutions
+// and their transposes.
 //
-// A block makes a BM x BN tile of y, a warp WM x WN of it in f32 registers (mma m16n8k16). The sum runs over channels in
-// steps of 32, all taps of one step after the other (so that neighbouring taps meet in the cache), through a ring of
-// STAGES stages in shared memory that cp.async fills; a tap outside the image, a channel, row or column too many comes
-// as zeros. Rows of a stage are swizzled in 16-byte chunks so that neither copies nor ldmatrix meet a bank twice.
-// Where the tiles are too few for the GPU, blockIdx.y splits the sum and `finish` (gemm.cu) adds the parts in order.
+// A block makes a BM x BN tile of y, a warp WM x WN of it in f32 registers (mma m16n8k16). The sum runs over
+// channels in steps of 32, all taps of one step after the other (so that neighbouring taps meet in the
+// cache), through a ring of STAGES stages in shared memory that cp.async fills; a tap outside the image, a
+// channel, row or column too many comes as zeros. Rows of a stage are swizzled in 16-byte chunks so that
+// neither copies nor ldmatrix meet a bank twice. Where the tiles are too few for the GPU, blockIdx.y splits
+// the sum and `finish` (gemm.cu) adds the parts in order.
 //
-// grid: x tiles, y splits, z classes. Bytes moved at least: x, w, bias, add and y once; FLOPs: 2 rows columns taps
-// channels. Results: y = product + bias + add in Act, or where z is given the bare product (or its parts) in f32.
+// grid: x tiles, y splits, z classes. Bytes moved at least: x, w, bias, add and y once; FLOPs: 2 rows columns
+// taps channels. Results: y = ending(product + bias + add) in Act, and product + bias as `given` where that
+// is wanted; or where z is given the bare product (or its parts) in f32.
 #include "mma.cuh"
 #include "product.cuh"
 
@@ -17,12 +19,12 @@
 // Channels per step: rows of 64 bytes.
 constexpr int BK = 32;
 
-// 16-byte chunk of (row, chunk) in the left stage, and in the right one where its rows are columns of y. Two rows of
-// four chunks fill all banks; the shift by pairs of rows makes any eight rows of one chunk do so too.
+// 16-byte chunk of (row, chunk) in the left stage, and in the right one where its rows are columns of y. Two
+// rows of four chunks fill all banks; the shift by pairs of rows makes any eight rows of one chunk do so too.
 DEVICE int narrow_chunk(int row, int chunk) { return row * 4 + (chunk ^ (row >> 1 & 3)); }
 
-// The same for the turned right stage: rows are channels, BN / 8 chunks long. Neighbouring rows differ by half the banks
-// (a row of 20 chunks does by itself), pairs by the rest.
+// The same for the turned right stage: rows are channels, BN / 8 chunks long. Neighbouring rows differ by
+// half the banks (a row of 20 chunks does by itself), pairs by the rest.
 template <int BN>
 DEVICE int turned_chunk(int row, int chunk) {
   const int half = BN / 8 % 8 == 4 ? 0 : (row & 1) << 2;
@@ -38,7 +40,8 @@ DEVICE uint32_t inside(int first, int step, int taps, int size) {
 
 template <int BM, int BN, int WM, int WN, int STAGES, bool TURNED>
 DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,
-                    const Act* __restrict__ add, Act* __restrict__ y, float* __restrict__ z, const ProductParams& p) {
+                    const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ given,
+                    float* __restrict__ z, const ProductParams& p) {
   constexpr int WARPS_N = BN / WN, THREADS = BM / WM * WARPS_N * 32;
   constexpr int LEFT = BM * 64, STAGE = LEFT + BN * 64;
   // Copies per thread and step; where the right factor is turned, LANES threads copy one of its rows.
@@ -51,7 +54,8 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
   int* const targets = reinterpret_cast<int*>(shared + STAGES * STAGE);
   int* const reads = reinterpret_cast<int*>(shared + (STAGES - 1) * STAGE);
 
-  const int which = blockIdx.z, split = blockIdx.y, thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
+  const int which = blockIdx.z, split = blockIdx.y, thread = threadIdx.x, lane = thread & 31,
+            warp = thread >> 5;
   const int rows = rows_of(p, which);
   int m0, n0;
   tile_of(p, m0, n0);
@@ -72,8 +76,8 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
   }
   __syncthreads();
 
-  // This thread's copies: chunk `chunk` of rows COPY_ROWS apart, or LANES chunks apart of one turned row. Rows and columns
-  // of the right factor beyond its end repeat its last: what they make is written nowhere.
+  // This thread's copies: chunk `chunk` of rows COPY_ROWS apart, or LANES chunks apart of one turned row.
+  // Rows and columns of the right factor beyond its end repeat its last: what they make is written nowhere.
   const int chunk = thread & 3, row = thread >> 2, turned_row = thread / LANES, turned_col = thread % LANES;
   int pixel[LEFTS];
   uint32_t mask[LEFTS], right_from[RIGHTS];
@@ -85,7 +89,8 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
 #pragma unroll
   for (int i = 0; i < RIGHTS; i++)
     right_from[i] = TURNED ? min(n0 + 8 * (turned_col + i * LANES), (p.columns - 1) / 8 * 8)
-                           : min(n0 + row + i * COPY_ROWS, p.columns - 1) * p.right_row;
+                           : right_row_of(min(n0 + row + i * COPY_ROWS, p.columns - 1), p.columns, p.ending) *
+                                 p.right_row;
   const int left_to = 16 * narrow_chunk(row, chunk);
 
   // The part of the sum that is this block's, and where it stands.
@@ -107,13 +112,15 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
     for (int i = 0; i < LEFTS; i++) {
       const bool some = wanted && (mask[i] & select) == select;
       const uint32_t from = some ? pixel[i] + shift : 0;
-      cp_async16(stage + left_to + i * COPY_ROWS * 64, left + (uint64_t)from * (uint32_t)p.channels, some ? 16 : 0);
+      cp_async16(stage + left_to + i * COPY_ROWS * 64, left + (uint64_t)from * (uint32_t)p.channels,
+                 some ? 16 : 0);
     }
     const int deep = TURNED ? c + turned_row : channel;
     const Act* const right = w + (deep < p.depth ? (TURNED ? deep * p.right_row : deep) + tap : 0);
 #pragma unroll
     for (int i = 0; i < RIGHTS; i++) {
-      const int to = TURNED ? 16 * turned_chunk<BN>(turned_row, turned_col + i * LANES) : left_to + i * COPY_ROWS * 64;
+      const int to =
+          TURNED ? 16 * turned_chunk<BN>(turned_row, turned_col + i * LANES) : left_to + i * COPY_ROWS * 64;
       cp_async16(stage + LEFT + to, right + right_from[i], deep < p.depth ? 16 : 0);
     }
     if (++tx == taps_x) {
@@ -125,11 +132,13 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
     }
   };
 
-  // This lane's rows for ldmatrix, in the stage: of the left factor for both halves of a step, and of the right one.
+  // This lane's rows for ldmatrix, in the stage: of the left factor for both halves of a step, and of the
+  // right one.
   const int warp_m = warp / WARPS_N * WM, warp_n = warp % WARPS_N * WN;
   int left_row[BK / 16], right_row[TURNED ? WN / 16 : BK / 16];
 #pragma unroll
-  for (int k = 0; k < BK / 16; k++) left_row[k] = 64 * warp_m + 16 * narrow_chunk(lane & 15, 2 * k + (lane >> 4));
+  for (int k = 0; k < BK / 16; k++)
+    left_row[k] = 64 * warp_m + 16 * narrow_chunk(lane & 15, 2 * k + (lane >> 4));
   if (TURNED) {
 #pragma unroll
     for (int j = 0; j < WN / 16; j++)
@@ -164,8 +173,8 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
     }
   };
 
-  // All stages but the last are under way when the first is needed. The barrier of a step shows everybody's copies of
-  // its stage, and that the stage before is free.
+  // All stages but the last are under way when the first is needed. The barrier of a step shows everybody's
+  // copies of its stage, and that the stage before is free.
 #pragma unroll
   for (int s = 0; s < STAGES - 1; s++) {
     if (s < count) copy_step(shared + s * STAGE);
@@ -183,8 +192,8 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
   }
   __syncthreads();
 
-  // Sixteen rows of the warp at a time through shared memory, to be written in whole packets. A pitch of 8 banks more
-  // than whole lines of 32 (or 16 less) keeps the halves of a warp apart.
+  // Sixteen rows of the warp at a time through shared memory, to be written in whole packets. A pitch of 8
+  // banks more than whole lines of 32 (or 16 less) keeps the halves of a warp apart.
   constexpr int PITCH = WN + 8, PACKETS = WN / 8;
   static_assert(PITCH % 32 == 8 || PITCH % 32 == 24, "rows of a quarter apart");
   float* const mine = reinterpret_cast<float*>(shared) + warp * 16 * PITCH;
@@ -218,8 +227,10 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
       } else {
         const int64_t to = (int64_t)target * p.columns + column;
         float more[8];
+        const int ending = TURNED ? 0 : p.ending;
         if (bias) {
-          load8(bias + (p.bias_each ? targets[2 * at + 1] * p.columns : 0) + column, more);
+          const int each = p.bias_each ? targets[2 * at + 1] * p.columns : 0;
+          load_bias(bias + each, column, p.columns, ending, more);
 #pragma unroll
           for (int e = 0; e < 8; e++) v[e] += more[e];
         }
@@ -228,64 +239,77 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
 #pragma unroll
           for (int e = 0; e < 8; e++) v[e] += more[e];
         }
-        store8(y + to, v);
+        if (ending)
+          end(v, target, column, p.columns, ending, y, given);
+        else
+          store8(y + to, v);
       }
     }
     __syncwarp();
   }
 }
 
-// Tiles, largest first; `turned` where w has the sum's channels as rows. Two blocks of 128 threads with tiles of
-// 64 x 64 or 64 x 80 per warp fill the registers of an SM, as does one of 256.
+// Tiles, largest first; `turned` where w has the sum's channels as rows. Two blocks of 128 threads with tiles
+// of 64 x 64 or 64 x 80 per warp fill the registers of an SM, as does one of 256.
 KERNEL(product_256x128, (256, 1),
        (const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,
-        const Act* __restrict__ add, Act* __restrict__ y, float* __restrict__ z, ProductParams p)) {
-  product<256, 128, 64, 64, 4, false>(x, w, bias, add, y, z, p);
+        const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ given, float* __restrict__ z,
+        ProductParams p)) {
+  product<256, 128, 64, 64, 4, false>(x, w, bias, add, y, given, z, p);
 }
 KERNEL(product_128x160, (128, 2),
        (const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,
-        const Act* __restrict__ add, Act* __restrict__ y, float* __restrict__ z, ProductParams p)) {
-  product<128, 160, 64, 80, 4, false>(x, w, bias, add, y, z, p);
+        const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ given, float* __restrict__ z,
+        ProductParams p)) {
+  product<128, 160, 64, 80, 4, false>(x, w, bias, add, y, given, z, p);
 }
 KERNEL(product_128x128, (128, 2),
        (const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,
-        const Act* __restrict__ add, Act* __restrict__ y, float* __restrict__ z, ProductParams p)) {
-  product<128, 128, 64, 64, 4, false>(x, w, bias, add, y, z, p);
+        const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ given, float* __restrict__ z,
+        ProductParams p)) {
+  product<128, 128, 64, 64, 4, false>(x, w, bias, add, y, given, z, p);
 }
 KERNEL(product_128x64, (128, 3),
        (const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,
-        const Act* __restrict__ add, Act* __restrict__ y, float* __restrict__ z, ProductParams p)) {
-  product<128, 64, 64, 32, 4, false>(x, w, bias, add, y, z, p);
+        const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ given, float* __restrict__ z,
+        ProductParams p)) {
+  product<128, 64, 64, 32, 4, false>(x, w, bias, add, y, given, z, p);
 }
 KERNEL(product_64x64, (128, 4),
        (const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,
-        const Act* __restrict__ add, Act* __restrict__ y, float* __restrict__ z, ProductParams p)) {
-  product<64, 64, 32, 32, 4, false>(x, w, bias, add, y, z, p);
+        const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ given, float* __restrict__ z,
+        ProductParams p)) {
+  product<64, 64, 32, 32, 4, false>(x, w, bias, add, y, given, z, p);
 }
 KERNEL(turned_256x128, (256, 1),
        (const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,
-        const Act* __restrict__ add, Act* __restrict__ y, float* __restrict__ z, ProductParams p)) {
-  product<256, 128, 64, 64, 4, true>(x, w, bias, add, y, z, p);
+        const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ given, float* __restrict__ z,
+        ProductParams p)) {
+  product<256, 128, 64, 64, 4, true>(x, w, bias, add, y, given, z, p);
 }
 KERNEL(turned_128x160, (128, 2),
        (const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,
-        const Act* __restrict__ add, Act* __restrict__ y, float* __restrict__ z, ProductParams p)) {
-  product<128, 160, 64, 80, 4, true>(x, w, bias, add, y, z, p);
+        const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ given, float* __restrict__ z,
+        ProductParams p)) {
+  product<128, 160, 64, 80, 4, true>(x, w, bias, add, y, given, z, p);
 }
 KERNEL(turned_128x128, (128, 2),
        (const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,
-        const Act* __restrict__ add, Act* __restrict__ y, float* __restrict__ z, ProductParams p)) {
-  product<128, 128, 64, 64, 4, true>(x, w, bias, add, y, z, p);
+        const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ given, float* __restrict__ z,
+        ProductParams p)) {
+  product<128, 128, 64, 64, 4, true>(x, w, bias, add, y, given, z, p);
 }
 KERNEL(turned_128x64, (128, 3),
        (const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,
-        const Act* __restrict__ add, Act* __restrict__ y, float* __restrict__ z, ProductParams p)) {
-  product<128, 64, 64, 32, 4, true>(x, w, bias, add, y, z, p);
+        const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ given, float* __restrict__ z,
+        ProductParams p)) {
+  product<128, 64, 64, 32, 4, true>(x, w, bias, add, y, given, z, p);
 }
 KERNEL(turned_64x64, (128, 4),
        (const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,
-        const Act* __restrict__ add, Act* __restrict__ y, float* __restrict__ z, ProductParams p)) {
-  product<64, 64, 32, 32, 4, true>(x, w, bias, add, y, z, p);
+        const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ given, float* __restrict__ z,
+        ProductParams p)) {
+  product<64, 64, 32, 32, 4, true>(x, w, bias, add, y, given, z, p);
 }
 
 #endif

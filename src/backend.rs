@@ -23,6 +23,13 @@ pub enum Activation {
     QuickGelu,
 }
 
+/// What follows a linear map in one operation; see [`Backend::linear_then`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ending {
+    Activate(Activation),
+    Geglu,
+}
+
 /// Geometry of a convolution. `pad` is `[top, bottom, left, right]` zeros. With `upsample` the input is first
 /// enlarged twice by nearest neighbour (never materialised); padding then applies to the enlarged image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -166,6 +173,22 @@ pub trait Backend: Send + Sync {
 
     /// `y = x w^T + b + add` over the rows of `(n*h*w, in)`; `w` `(out, 1, 1, in)`.
     fn linear(&self, x: &Tensor, w: &Tensor, b: Option<&Tensor>, add: Option<&Tensor>) -> Result<Tensor>;
+    /// `linear` and then `ending`; and what that was given, which its transpose wants, if `keep`.
+    fn linear_then(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: Option<&Tensor>,
+        ending: Ending,
+        keep: bool,
+    ) -> Result<(Tensor, Option<Saved>)> {
+        let given = self.linear(x, w, b, None)?;
+        let y = match ending {
+            Ending::Activate(f) => self.activate(&given, f)?,
+            Ending::Geglu => self.geglu(&given)?,
+        };
+        Ok((y, keep.then_some(given)))
+    }
     /// `dx = dy w`.
     fn linear_vjp(&self, dy: &Tensor, w: &Tensor) -> Result<Tensor>;
     /// Convolution (cross-correlation), `w` `(out, kh, kw, in)`.

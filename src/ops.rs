@@ -1,7 +1,7 @@
 //! The operations models are written in: each forward beside its transpose. A `Var` argument is
 //! differentiable, a `Tensor` argument is a constant.
 
-use crate::backend::{Activation, AffineClamp, Attention, Conv, Filter, GroupNorm};
+use crate::backend::{Activation, AffineClamp, Attention, Conv, Ending, Filter, GroupNorm};
 use crate::error::Result;
 use crate::tape::{Tape, Var};
 use crate::tensor::{Shape, Tensor};
@@ -37,6 +37,23 @@ impl<'a> Tape<'a> {
         let y = self.backend().linear(x, w, b, add.map(Var::value))?;
         let w = w.clone();
         Ok(self.with_add(x, y, add, move |backend, dy| backend.linear_vjp(dy, &w)))
+    }
+
+    /// `x w^T + b`, then `ending`; see [`Backend::linear_then`](crate::backend::Backend::linear_then).
+    #[track_caller]
+    pub fn linear_then(&self, x: &Var, w: &Tensor, b: Option<&Tensor>, ending: Ending) -> Result<Var> {
+        assert_eq!((w.shape().h, w.shape().w, w.shape().c), (1, 1, x.shape().c), "linear {}", x.shape());
+        let (y, given) = self.backend().linear_then(x, w, b, ending, self.records(x))?;
+        let w = w.clone();
+        Ok(self.unary(x, y, move |b, dy| {
+            let Some(given) = given else { panic!("what is differentiated was recorded") };
+            let dy = match ending {
+                Ending::Activate(f) => b.activate_vjp(&given, &dy, f)?,
+                Ending::Geglu => b.geglu_vjp(&given, &dy)?,
+            };
+            drop(given);
+            b.linear_vjp(&dy, &w)
+        }))
     }
 
     /// Convolution; see [`Backend::conv`](crate::backend::Backend::conv).

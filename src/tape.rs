@@ -104,6 +104,10 @@ impl<'a> Tape<'a> {
             self.marks.borrow_mut().push(Mark { at: nodes.borrow().len(), end_of });
         }
     }
+    /// Whether what is made of `x` will be differentiated.
+    pub(crate) fn records(&self, x: &Var) -> bool {
+        self.nodes.is_some() && x.node.is_some()
+    }
     pub fn backend(&self) -> &'a dyn Backend {
         self.backend
     }

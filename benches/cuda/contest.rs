@@ -27,10 +27,11 @@ pub fn run(cuda: &Cuda, cases: impl Iterator<Item = Case>) -> Result<()> {
 }
 
 fn line(label: &str, outcome: &Outcome) -> Value {
-    let Outcome { rows, columns, depth, turned, bias, add, ours, library, taken } = outcome;
+    let Outcome { rows, columns, depth, turned, bias, add, then, ours, library, taken } = outcome;
     json!({
         "kind": "contest", "label": label, "rows": rows, "columns": columns, "depth": depth, "turned": turned,
-        "bias": bias, "add": add, "flops": 2 * rows * columns * depth, "own_ms": ours.as_secs_f64() * 1e3,
+        "bias": bias, "add": add, "then": then.map(|(ending, _)| format!("{ending:?}")),
+        "flops": 2 * rows * columns * depth, "own_ms": ours.as_secs_f64() * 1e3,
         "library_ms": library.map(|t| t.as_secs_f64() * 1e3), "taken": taken,
     })
 }

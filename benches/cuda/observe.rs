@@ -5,8 +5,8 @@ use std::fmt::Write;
 
 use das_cuda::Result;
 use das_cuda::backend::{
-    Activation, Advance, AffineClamp, Attention, Backend, Conv, Filter, GroupNorm, Memory, ParticleId,
-    Particles, Run, Saved, Weigher,
+    Activation, Advance, AffineClamp, Attention, Backend, Conv, Ending, Filter, GroupNorm, Memory,
+    ParticleId, Particles, Run, Saved, Weigher,
 };
 use das_cuda::noise::Purpose;
 use das_cuda::tensor::{HostSlice, Shape, Tensor};
@@ -30,7 +30,7 @@ macro_rules! shown_by_debug {
         }
     })* };
 }
-shown_by_debug!(f32, usize, Shape, Activation, AffineClamp, Attention, Conv, Filter, GroupNorm);
+shown_by_debug!(f32, usize, bool, Ending, Shape, Activation, AffineClamp, Attention, Conv, Filter, GroupNorm);
 
 impl Shown for Tensor {
     fn show(&self) -> String {
@@ -100,6 +100,9 @@ impl Backend for Observed<'_> {
 
     observed! {
         fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, add: Option<&Tensor>) -> Tensor;
+        fn linear_then(
+            x: &Tensor, w: &Tensor, b: Option<&Tensor>, ending: Ending, keep: bool
+        ) -> (Tensor, Option<Saved>);
         fn linear_vjp(dy: &Tensor, w: &Tensor) -> Tensor;
         fn conv(x: &Tensor, w: &Tensor, b: Option<&Tensor>, add: Option<&Tensor>, conv: Conv) -> Tensor;
         fn conv_vjp(dy: &Tensor, w: &Tensor, x: Shape, conv: Conv) -> Tensor;

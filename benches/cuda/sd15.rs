@@ -1,7 +1,7 @@
 //! Operations of one guided step of Stable Diffusion 1.5 for a micro-batch of 16: the UNet on both branches, the decoder,
 //! the CLIP-L/14 tower and what lies between. `tiny` keeps kinds and head widths and shrinks everything else.
 
-use das_cuda::backend::{Activation, AffineClamp, Attention, Conv, Filter, GroupNorm};
+use das_cuda::backend::{Activation, AffineClamp, Attention, Conv, Ending, Filter, GroupNorm};
 use das_cuda::tensor::Shape;
 
 use crate::cases::{Bias, Case, Kind, Op};
@@ -100,6 +100,17 @@ fn products(s: &Sizes, ops: &mut Vec<Op>) {
         add(s.image(2, side, c), 8 * c, false);
         add(s.image(2, side, 4 * c), c, true);
     }
+    let mut then = |x: Shape, out: usize, ending: Ending| {
+        ops.push(Op::LinearThen { x, out: s.channels(out), bias: Bias::One, ending });
+    };
+    for (side, c) in [(64, 320), (32, 640), (16, 1280), (8, 1280)] {
+        then(s.image(2, side, c), 8 * c, Ending::Geglu);
+    }
+    then(s.tokens(1024), 4096, Ending::Activate(Activation::QuickGelu));
+    then(Shape::vector(s.channels(1280)), 1280, Ending::Activate(Activation::Silu));
+    let mut add = |x: Shape, out: usize, add: bool| {
+        ops.push(Op::Linear { x, out: s.channels(out), bias: Bias::One, add });
+    };
     // Shortcuts where the channels change.
     for (side, c, out) in [(64, 960, 320), (32, 1920, 640), (16, 2560, 1280)] {
         add(s.image(2, side, c), out, false);
@@ -192,6 +203,7 @@ pub fn label(case: &Case) -> String {
         Op::Linear { x, out, add, .. } => {
             format!("linear {} -> {out}{}", s(x), if *add { " + add" } else { "" })
         }
+        Op::LinearThen { x, out, ending, .. } => format!("linear {} -> {out}, {ending:?}", s(x)),
         Op::GroupNorm { x, norm, .. } => {
             format!("group norm{} {}", if norm.silu { " + SiLU" } else { "" }, s(x))
         }

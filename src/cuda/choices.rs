@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use super::cublaslt::Key;
 use super::module;
+use crate::backend::{Activation, Ending};
 
 /// Who makes a shape: our kernels, or one of the library's ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,17 +56,32 @@ impl Choices {
     }
 }
 
-/// `4096 2560 320 w+bias+add 2`: rows, columns, depth, what is in it (`w'` where the weight is turned), and
-/// the way, or `own`.
+/// Names of what may follow.
+const ENDINGS: [(&str, Ending); 4] = [
+    ("silu", Ending::Activate(Activation::Silu)),
+    ("gelu", Ending::Activate(Activation::Gelu)),
+    ("quick-gelu", Ending::Activate(Activation::QuickGelu)),
+    ("geglu", Ending::Geglu),
+];
+
+/// `4096 2560 320 w+bias+geglu+kept 2`: rows, columns, depth, what is in it (`w'` where the weight is
+/// turned), and the way, or `own`.
 fn line(key: Key, choice: Choice) -> String {
-    let Key { rows, columns, depth, turned, bias, add } = key;
-    let what =
-        [if turned { "w'" } else { "w" }, if bias { "+bias" } else { "" }, if add { "+add" } else { "" }];
+    let Key { rows, columns, depth, turned, bias, add, then } = key;
+    let named = |ending| ENDINGS.iter().find(|(_, e)| *e == ending).map(|(name, _)| *name);
+    let parts = [
+        Some(if turned { "w'" } else { "w" }),
+        bias.then_some("bias"),
+        add.then_some("add"),
+        then.and_then(|(ending, _)| named(ending)),
+        then.and_then(|(_, keep)| keep.then_some("kept")),
+    ];
+    let what = parts.into_iter().flatten().collect::<Vec<_>>().join("+");
     let choice = match choice {
         Choice::Own => "own".into(),
         Choice::Way(n) => n.to_string(),
     };
-    format!("{rows} {columns} {depth} {} {choice}\n", what.concat())
+    format!("{rows} {columns} {depth} {what} {choice}\n")
 }
 
 fn parse(line: &str) -> Option<(Key, Choice)> {
@@ -73,7 +89,8 @@ fn parse(line: &str) -> Option<(Key, Choice)> {
     let [rows, columns, depth] = [rows.parse().ok()?, columns.parse().ok()?, depth.parse().ok()?];
     let parts: Vec<_> = what.split('+').collect();
     let has = |part| parts.contains(&part);
-    let key = Key { rows, columns, depth, turned: has("w'"), bias: has("bias"), add: has("add") };
+    let then = ENDINGS.iter().find(|(name, _)| has(name)).map(|(_, ending)| (*ending, has("kept")));
+    let key = Key { rows, columns, depth, turned: has("w'"), bias: has("bias"), add: has("add"), then };
     let choice = if choice == "own" { Choice::Own } else { Choice::Way(choice.parse().ok()?) };
     Some((key, choice))
 }
@@ -90,9 +107,10 @@ mod tests {
             depth: 320,
             turned: flags[i & 1],
             bias: flags[i >> 1 & 1],
-            add: flags[i >> 2],
+            add: flags[i >> 2 & 1],
+            then: (i > 7).then(|| (ENDINGS[i & 3].1, flags[i >> 2 & 1])),
         };
-        (0..8).map(key).collect()
+        (0..16).map(key).collect()
     }
 
     #[test]

@@ -11,8 +11,9 @@ use std::time::Duration;
 use super::buffer::Elem;
 use super::choices::{Choice, Choices};
 use super::cublaslt::{Addresses, Key, Library, Plan, pause};
+use super::product::Ended;
 use super::{Cuda, graph, nvtx};
-use crate::backend::Backend;
+use crate::backend::{Backend, Ending};
 use crate::error::Result;
 use crate::tensor::{Shape, Tensor};
 
@@ -33,6 +34,8 @@ pub struct Outcome {
     pub turned: bool,
     pub bias: bool,
     pub add: bool,
+    /// What followed, and whether what it was given was kept.
+    pub then: Option<(Ending, bool)>,
     /// Time of our kernels, and of the library's best way, if it has any.
     pub ours: Duration,
     pub library: Option<Duration>,
@@ -77,17 +80,19 @@ impl Contest {
         self.known.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// The product `(rows, columns)`, by the library or by `own`, our kernels; a first one is made by both.
+    /// The product `(rows, columns)` with what follows, by `own`, our kernels, or by the library and `apart`;
+    /// a first one is made by both.
     ///
     /// # Errors
-    /// Of `own`.
+    /// Of `own` and `apart`.
     pub fn product(
         &self,
         cuda: &Cuda,
         key: Key,
         [x, w, bias, add]: [Option<&Tensor>; 4],
-        own: &dyn Fn() -> Result<Tensor>,
-    ) -> Result<Tensor> {
+        own: &dyn Fn() -> Result<Ended>,
+        apart: &dyn Fn(Tensor) -> Result<Ended>,
+    ) -> Result<Ended> {
         let address = |t: Option<&Tensor>| t.map_or(0, |t| cuda.buffer(t).address());
         let [x, w, bias, add] = [x, w, bias, add].map(address);
         let at = Addresses { x, w, bias, add, y: 0 };
@@ -99,9 +104,9 @@ impl Contest {
             None => match self.remembered(cuda, key) {
                 Some(plan) => plan,
                 None => {
-                    let y = own()?;
-                    match self.decide(cuda, key, at, &y, own) {
-                        None => return Ok(y),
+                    let made = own()?;
+                    match self.decide(cuda, key, at, &made.0, own, apart) {
+                        None => return Ok(made),
                         plan => plan,
                     }
                 }
@@ -114,7 +119,7 @@ impl Contest {
             self.known().plans.insert(key, None);
             return own();
         }
-        Ok(cuda.wrap(shape, y))
+        apart(cuda.wrap(shape, y))
     }
 
     /// What an earlier run chose.
@@ -138,9 +143,10 @@ impl Contest {
         key: Key,
         at: Addresses,
         y: &Tensor,
-        own: &dyn Fn() -> Result<Tensor>,
+        own: &dyn Fn() -> Result<Ended>,
+        apart: &dyn Fn(Tensor) -> Result<Ended>,
     ) -> Option<Arc<Plan>> {
-        let held = self.hold(cuda, key, at, y, own);
+        let held = self.hold(cuda, key, at, y, own, apart);
         let mut known = self.known();
         let (outcome, way) = held.unzip();
         if let Some(outcome) = outcome {
@@ -165,24 +171,30 @@ impl Contest {
         key: Key,
         at: Addresses,
         y: &Tensor,
-        own: &dyn Fn() -> Result<Tensor>,
+        own: &dyn Fn() -> Result<Ended>,
+        apart: &dyn Fn(Tensor) -> Result<Ended>,
     ) -> Option<(Outcome, Option<(usize, Plan)>)> {
         let plans = Plan::candidates(&self.library, cuda, key).ok()?;
-        let to = cuda.alloc(cuda.elem(), y.shape()).ok()?;
+        let shape = Shape::rows(key.rows, key.columns);
+        let to = cuda.alloc(cuda.elem(), shape).ok()?;
         let at = Addresses { y: to.address(), ..at };
-        let theirs = cuda.wrap(y.shape(), to);
+        let product = cuda.wrap(shape, to);
         let ours = time(cuda, &|| own().ok().map(drop))?;
         let (mut best, mut library, mut taken) = (ours, None::<Duration>, None);
         for (n, plan) in plans.into_iter().enumerate() {
-            let Some(took) = time(cuda, &|| plan.run(&self.library, cuda, at).ok()) else { continue };
+            let run = || {
+                plan.run(&self.library, cuda, at).ok()?;
+                apart(product.clone()).ok()
+            };
+            let Some(took) = time(cuda, &|| run().map(drop)) else { continue };
             library = Some(library.map_or(took, |least| least.min(took)));
-            if best.as_secs_f64() > CLEARLY * took.as_secs_f64() && agree(cuda, y, &theirs)? {
+            if best.as_secs_f64() > CLEARLY * took.as_secs_f64() && agree(cuda, y, &run()?.0)? {
                 (best, taken) = (took, Some((n, plan)));
             }
         }
-        let Key { rows, columns, depth, turned, bias, add } = key;
+        let Key { rows, columns, depth, turned, bias, add, then } = key;
         let outcome =
-            Outcome { rows, columns, depth, turned, bias, add, ours, library, taken: taken.is_some() };
+            Outcome { rows, columns, depth, turned, bias, add, then, ours, library, taken: taken.is_some() };
         Some((outcome, taken))
     }
 }

@@ -149,7 +149,7 @@ pub fn conv_vjp(cuda: &Cuda, dy: &Tensor, w: &Tensor, x: Shape, conv: Conv) -> R
 }
 
 /// The gather of a linear map.
-fn point(out: Shape) -> Gather {
+pub fn point(out: Shape) -> Gather {
     Gather::forward(out, [1, 1], POINT)
 }
 

@@ -4,7 +4,8 @@ use super::Cuda;
 use super::conv;
 use super::gather::POINT;
 use super::kernels::{Act, In, Out, kernels, params};
-use super::product::ProductParams;
+use super::product::{Ended, Product, ProductParams};
+use crate::backend::Ending;
 use crate::error::Result;
 use crate::tensor::Tensor;
 
@@ -15,6 +16,7 @@ params! {
         pub columns: i32,
         pub splits: i32,
         pub per_sample: i32,
+        pub ending: i32,
     }
 }
 
@@ -30,7 +32,14 @@ kernels! {
             turned: i32,
             p: ProductParams,
         );
-        fn finish(z: In<f32>, bias: In<Act>, add: In<Act>, y: Out<Act>, p: FinishParams);
+        fn finish(
+            z: In<f32>,
+            bias: In<Act>,
+            add: In<Act>,
+            y: Out<Act>,
+            given: Out<Act>,
+            p: FinishParams,
+        );
     }
 }
 
@@ -42,6 +51,22 @@ pub fn linear(
     add: Option<&Tensor>,
 ) -> Result<Tensor> {
     conv::conv(cuda, x, w, b, add, POINT)
+}
+
+/// With what follows; see [`Backend::linear_then`](crate::backend::Backend::linear_then).
+#[track_caller]
+pub fn linear_then(
+    cuda: &Cuda,
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    ending: Ending,
+    keep: bool,
+) -> Result<Ended> {
+    let out = x.shape().with_c(w.shape().n);
+    let gather = conv::point(out);
+    let product = Product { gather: &gather, x, w, turned: false, bias, add: None, out, wide: false };
+    product.run_then(cuda, ending, keep)
 }
 
 pub fn linear_vjp(cuda: &Cuda, dy: &Tensor, w: &Tensor) -> Result<Tensor> {

@@ -37,8 +37,8 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::backend::{
-    Activation, Advance, AffineClamp, Attention, Backend, Conv, Filter, GroupNorm, Memory, ParticleId,
-    Particles, Record, Run, Saved, Weigher, reserved,
+    Activation, Advance, AffineClamp, Attention, Backend, Conv, Ending, Filter, GroupNorm, Memory,
+    ParticleId, Particles, Record, Run, Saved, Weigher, reserved,
 };
 use crate::error::Result;
 use crate::noise::Purpose;
@@ -335,6 +335,16 @@ impl Backend for Cuda {
 
     fn linear(&self, x: &Tensor, w: &Tensor, b: Option<&Tensor>, add: Option<&Tensor>) -> Result<Tensor> {
         gemm::linear(self, x, w, b, add)
+    }
+    fn linear_then(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: Option<&Tensor>,
+        ending: Ending,
+        keep: bool,
+    ) -> Result<(Tensor, Option<Saved>)> {
+        gemm::linear_then(self, x, w, b, ending, keep)
     }
     fn linear_vjp(&self, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
         gemm::linear_vjp(self, dy, w)

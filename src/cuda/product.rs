@@ -11,6 +11,7 @@ use super::gather::{Class, Gather};
 use super::gemm::FinishParams;
 use super::kernels::{Act, In, Launch, Out, kernels, params};
 use super::tile::{Plan, STEP, TILES, Work};
+use crate::backend::{Activation, Backend, Ending};
 use crate::error::Result;
 use crate::tensor::{Shape, Tensor};
 
@@ -42,6 +43,7 @@ params! {
         pub splits: i32,
         pub tiles_m: i32,
         pub tiles_n: i32,
+        pub ending: i32,
         pub grid_h: [i32; 16],
         pub grid_w: [i32; 16],
         pub out_y: [i32; 16],
@@ -63,6 +65,7 @@ kernels! {
             bias: In<Act>,
             add: In<Act>,
             y: Out<Act>,
+            given: Out<Act>,
             z: Out<f32>,
             p: ProductParams,
         );
@@ -72,6 +75,7 @@ kernels! {
             bias: In<Act>,
             add: In<Act>,
             y: Out<Act>,
+            given: Out<Act>,
             z: Out<f32>,
             p: ProductParams,
         );
@@ -81,6 +85,7 @@ kernels! {
             bias: In<Act>,
             add: In<Act>,
             y: Out<Act>,
+            given: Out<Act>,
             z: Out<f32>,
             p: ProductParams,
         );
@@ -90,6 +95,7 @@ kernels! {
             bias: In<Act>,
             add: In<Act>,
             y: Out<Act>,
+            given: Out<Act>,
             z: Out<f32>,
             p: ProductParams,
         );
@@ -99,6 +105,7 @@ kernels! {
             bias: In<Act>,
             add: In<Act>,
             y: Out<Act>,
+            given: Out<Act>,
             z: Out<f32>,
             p: ProductParams,
         );
@@ -108,6 +115,7 @@ kernels! {
             bias: In<Act>,
             add: In<Act>,
             y: Out<Act>,
+            given: Out<Act>,
             z: Out<f32>,
             p: ProductParams,
         );
@@ -117,6 +125,7 @@ kernels! {
             bias: In<Act>,
             add: In<Act>,
             y: Out<Act>,
+            given: Out<Act>,
             z: Out<f32>,
             p: ProductParams,
         );
@@ -126,6 +135,7 @@ kernels! {
             bias: In<Act>,
             add: In<Act>,
             y: Out<Act>,
+            given: Out<Act>,
             z: Out<f32>,
             p: ProductParams,
         );
@@ -135,6 +145,7 @@ kernels! {
             bias: In<Act>,
             add: In<Act>,
             y: Out<Act>,
+            given: Out<Act>,
             z: Out<f32>,
             p: ProductParams,
         );
@@ -144,6 +155,7 @@ kernels! {
             bias: In<Act>,
             add: In<Act>,
             y: Out<Act>,
+            given: Out<Act>,
             z: Out<f32>,
             p: ProductParams,
         );
@@ -194,6 +206,36 @@ pub struct Product<'a> {
     pub wide: bool,
 }
 
+/// A result, and what its ending was given where that is kept.
+pub type Ended = (Tensor, Option<Tensor>);
+/// What follows, and whether what it is given is kept.
+type Then = Option<(Ending, bool)>;
+
+/// As in product.cuh.
+fn number(ending: Ending) -> i32 {
+    match ending {
+        Ending::Activate(Activation::Silu) => 1,
+        Ending::Activate(Activation::Gelu) => 2,
+        Ending::Activate(Activation::QuickGelu) => 3,
+        Ending::Geglu => 4,
+    }
+}
+
+/// The shape of what comes out of a product `out` with what follows.
+fn ended(out: Shape, then: Then) -> Shape {
+    if matches!(then, Some((Ending::Geglu, _))) { out.with_c(out.c / 2) } else { out }
+}
+
+/// What follows as a pass of its own.
+fn apart(cuda: &Cuda, given: Tensor, then: Then) -> Result<Ended> {
+    let Some((ending, keep)) = then else { return Ok((given, None)) };
+    let y = match ending {
+        Ending::Activate(f) => cuda.activate(&given, f)?,
+        Ending::Geglu => cuda.geglu(&given)?,
+    };
+    Ok((y, keep.then_some(given)))
+}
+
 #[track_caller]
 fn small(n: usize) -> i32 {
     let Ok(n) = i32::try_from(n) else { panic!("{n} is beyond the 32-bit numbers of a product") };
@@ -207,6 +249,26 @@ impl Product<'_> {
     /// Memory or driver.
     #[track_caller]
     pub fn run(self, cuda: &Cuda) -> Result<Tensor> {
+        self.made(cuda, None).map(|(y, _)| y)
+    }
+
+    /// The same and then `ending`, in one pass on tensor cores; with what the ending was given if `keep`.
+    ///
+    /// # Errors
+    /// Memory or driver.
+    #[track_caller]
+    pub fn run_then(self, cuda: &Cuda, ending: Ending, keep: bool) -> Result<Ended> {
+        assert!(!self.turned && !self.wide, "what follows is for plain products");
+        let then = Some((ending, keep));
+        if ended(self.out, then).c.is_multiple_of(PACKET) {
+            self.made(cuda, then)
+        } else {
+            apart(cuda, self.run(cuda)?, then)
+        }
+    }
+
+    #[track_caller]
+    fn made(self, cuda: &Cuda, then: Then) -> Result<Ended> {
         let out = self.out;
         if let Some(bias) = self.bias {
             let b = bias.shape();
@@ -223,17 +285,17 @@ impl Product<'_> {
         let taps = self.gather.classes.iter().flat_map(|c| c.taps).max().unwrap_or(0);
         match &cuda.tensor {
             Some(table) if packets && taps <= TAPS && self.gather.classes.len() <= CLASSES => {
-                match self.by_library(cuda, table)? {
-                    Some(y) => Ok(y),
-                    None => self.on_tensor_cores(cuda, table),
+                match self.by_library(cuda, table, then)? {
+                    Some(made) => Ok(made),
+                    None => self.on_tensor_cores(cuda, table, then),
                 }
             }
-            _ => self.plain(cuda),
+            _ => apart(cuda, self.plain(cuda)?, then),
         }
     }
 
     /// A plain matrix product, if the library is there to compete for it.
-    fn by_library(self, cuda: &Cuda, table: &Table) -> Result<Option<Tensor>> {
+    fn by_library(self, cuda: &Cuda, table: &Table, then: Then) -> Result<Option<Ended>> {
         let Some(contest) = &cuda.contest else { return Ok(None) };
         let (act, out, x, w) = (cuda.elem(), self.out, self.x.shape(), self.w.shape());
         let pixels = self.gather.is_point() && [x.n, x.h, x.w] == [out.n, out.h, out.w];
@@ -251,21 +313,26 @@ impl Product<'_> {
         let (bias, add) = (self.cast(cuda, self.bias, act)?, self.cast(cuda, self.add, act)?);
         let (x, w) = (cuda.cast(self.x, act)?, cuda.cast_weight(self.w, act)?);
         let (turned, rows) = (self.turned, out.positions());
-        let key = Key { rows, columns, depth, turned, bias: bias.is_some(), add: add.is_some() };
+        let key = Key { rows, columns, depth, turned, bias: bias.is_some(), add: add.is_some(), then };
         let same = Product { x: &x, w: &w, bias: bias.as_ref(), add: add.as_ref(), ..self };
-        let own = || same.on_tensor_cores(cuda, table);
-        let y = contest.product(cuda, key, [Some(&x), Some(&w), bias.as_ref(), add.as_ref()], &own)?;
-        Ok(Some(y.reshape(out)))
+        let own = || same.on_tensor_cores(cuda, table, then);
+        let operands = [Some(&x), Some(&w), bias.as_ref(), add.as_ref()];
+        let (y, given) = contest.product(cuda, key, operands, &own, &|y| apart(cuda, y, then))?;
+        Ok(Some((y.reshape(ended(out, then)), given.map(|given| given.reshape(out)))))
     }
 
-    fn on_tensor_cores(self, cuda: &Cuda, table: &Table) -> Result<Tensor> {
+    fn on_tensor_cores(self, cuda: &Cuda, table: &Table, then: Then) -> Result<Ended> {
         let (act, out) = (cuda.elem(), self.out);
         let kernels = cuda.kernels(act);
         let (x, w) = (cuda.cast(self.x, act)?, cuda.cast_weight(self.w, act)?);
         let target = if self.wide { Elem::F32 } else { cuda.elem_of(out) };
         let plan = self.plan(cuda);
         let tile = TILES[plan.tile];
-        let p = self.params(&self.gather.classes, [tile.rows, tile.columns], plan.splits);
+        let ending = then.map_or(0, |(ending, _)| number(ending));
+        let p = ProductParams {
+            ending,
+            ..self.params(&self.gather.classes, [tile.rows, tile.columns], plan.splits)
+        };
         let blocks = p.tiles_m as usize * p.tiles_n as usize;
         let launch = Launch::grid(blocks, plan.splits, self.gather.classes.len(), tile.threads);
         let launch = launch.shared(tile.shared());
@@ -282,36 +349,51 @@ impl Product<'_> {
             (true, _) => Table::turned_64x64,
         };
         let (x, w) = (kernels.read(cuda.buffer(&x)), kernels.read(cuda.buffer(&w)));
-        let ends = self.bias.is_some() || self.add.is_some();
         if target == act && plan.splits == 1 {
             let (bias, add) = (self.cast(cuda, self.bias, act)?, self.cast(cuda, self.add, act)?);
             let [bias, add] = [&bias, &add].map(|t| read(cuda, t, act));
-            let mut y = cuda.alloc(act, out)?;
-            start(table, &cuda.device, launch, x, w, bias, add, kernels.write(&mut y), Out::none(), p)?;
-            return Ok(cuda.wrap(out, y));
+            let (mut y, mut given) = self.places(cuda, act, then)?;
+            let (to, kept) =
+                (kernels.write(&mut y), given.as_mut().map_or_else(Out::none, |y| kernels.write(y)));
+            start(table, &cuda.device, launch, x, w, bias, add, to, kept, Out::none(), p)?;
+            return Ok(self.wrapped(cuda, y, given, then));
         }
         let mut z = cuda.device.alloc(Elem::F32, plan.splits * out.len())?;
-        start(table, &cuda.device, launch, x, w, In::none(), In::none(), Out::none(), z.f32_mut(), p)?;
+        let (none, nowhere) = (In::none, Out::none);
+        start(table, &cuda.device, launch, x, w, none(), none(), nowhere(), nowhere(), z.f32_mut(), p)?;
+        let ends = self.bias.is_some() || self.add.is_some() || then.is_some();
         if target == Elem::F32 && plan.splits == 1 && !ends {
-            return Ok(cuda.wrap(out, z));
+            return Ok((cuda.wrap(out, z), None));
         }
-        self.finish(cuda, &z, plan.splits, target)
+        self.finish(cuda, &z, plan.splits, target, then)
     }
 
-    /// Adds the parts of `z`, bias and addend.
-    fn finish(self, cuda: &Cuda, z: &Buffer, splits: usize, target: Elem) -> Result<Tensor> {
+    /// Memory for the result, and for what its ending is given.
+    fn places(self, cuda: &Cuda, elem: Elem, then: Then) -> Result<(Buffer, Option<Buffer>)> {
+        let keep = then.is_some_and(|(_, keep)| keep);
+        Ok((cuda.alloc(elem, ended(self.out, then))?, keep.then(|| cuda.alloc(elem, self.out)).transpose()?))
+    }
+
+    fn wrapped(self, cuda: &Cuda, y: Buffer, given: Option<Buffer>, then: Then) -> Ended {
+        (cuda.wrap(ended(self.out, then), y), given.map(|given| cuda.wrap(self.out, given)))
+    }
+
+    /// Adds the parts of `z`, bias and addend, and does what follows.
+    fn finish(self, cuda: &Cuda, z: &Buffer, splits: usize, target: Elem, then: Then) -> Result<Ended> {
         let (bias, add) = (self.cast(cuda, self.bias, target)?, self.cast(cuda, self.add, target)?);
         let [bias, add] = [&bias, &add].map(|t| read(cuda, t, target));
-        let mut y = cuda.alloc(target, self.out)?;
+        let (mut y, mut given) = self.places(cuda, target, then)?;
         let p = FinishParams {
             len: self.out.len() as i64,
             columns: small(self.out.c),
             splits: small(splits),
             per_sample: if self.bias_each() { small(self.out.tokens()) } else { 0 },
+            ending: then.map_or(0, |(ending, _)| number(ending)),
         };
         let (kernels, launch) = (cuda.kernels(target), Launch::cover(self.out.len().div_ceil(PACKET), 256));
-        kernels.gemm.finish(&cuda.device, launch, z.f32(), bias, add, kernels.write(&mut y), p)?;
-        Ok(cuda.wrap(self.out, y))
+        let (to, kept) = (kernels.write(&mut y), given.as_mut().map_or_else(Out::none, |y| kernels.write(y)));
+        kernels.gemm.finish(&cuda.device, launch, z.f32(), bias, add, to, kept, p)?;
+        Ok(self.wrapped(cuda, y, given, then))
     }
 
     /// Without tensor cores: in `Act` if everything is, else in f32.
@@ -393,6 +475,7 @@ impl Product<'_> {
             splits: small(splits),
             tiles_m: small(rows.div_ceil(tile[0])),
             tiles_n: small(out.c.div_ceil(tile[1])),
+            ending: 0,
             grid_h: each(&|c| c.grid[0] as isize),
             grid_w: each(&|c| c.grid[1] as isize),
             out_y: each(&|c| c.out[0] as isize),

@@ -6,7 +6,7 @@ use super::block::{Conv2d, Linear, Loader, Norm, ResBlock, Rows};
 use super::checkpoint::Checkpoint;
 use super::config::{self, Mid, UNetConfig};
 use super::transformer::{Text, Transformer, widen};
-use crate::backend::{Activation, AffineClamp, Backend, Conv, GroupNorm};
+use crate::backend::{Activation, AffineClamp, Backend, Conv, Ending, GroupNorm};
 use crate::error::{Error, Result};
 use crate::tape::{Tape, Var};
 use crate::tensor::{HostSlice, Shape, Tensor};
@@ -41,6 +41,8 @@ struct Layer {
     transformer: Option<Transformer>,
 }
 
+const SILU: Ending = Ending::Activate(Activation::Silu);
+
 /// Two linear layers with SiLU between them.
 struct TimeMlp {
     first: Linear,
@@ -56,8 +58,12 @@ impl TimeMlp {
     }
 
     fn of(&self, backend: &dyn Backend, x: &Tensor) -> Result<Tensor> {
-        let h = self.first.of(backend, x, None)?;
-        self.second.of(backend, &backend.activate(&h, Activation::Silu)?, None)
+        self.second.of(backend, &self.first.then(backend, x, SILU)?, None)
+    }
+
+    /// With SiLU behind it too.
+    fn activated(&self, backend: &dyn Backend, x: &Tensor) -> Result<Tensor> {
+        self.second.then(backend, &self.first.then(backend, x, SILU)?, SILU)
     }
 }
 
@@ -343,11 +349,14 @@ impl Unet {
         if let Some(guidance) = &cond.guidance {
             x = backend.axpby(1.0, &x, 1.0, guidance)?;
         }
-        let mut embedding = self.time.of(backend, &x)?;
-        if let Some(added) = &cond.added {
-            embedding = backend.axpby(1.0, &backend.repeat(&embedding, cond.texts)?, 1.0, added)?;
-        }
-        let biases = self.biases.of(backend, &backend.activate(&embedding, Activation::Silu)?, None)?;
+        let embedding = match &cond.added {
+            None => self.time.activated(backend, &x)?,
+            Some(added) => {
+                let time = backend.repeat(&self.time.of(backend, &x)?, cond.texts)?;
+                backend.activate(&backend.axpby(1.0, &time, 1.0, added)?, Activation::Silu)?
+            }
+        };
+        let biases = self.biases.of(backend, &embedding, None)?;
         if cond.added.is_some() { backend.gather(&biases, rows) } else { Ok(biases) }
     }
 

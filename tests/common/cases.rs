@@ -11,7 +11,8 @@ mod inputs;
 mod table;
 
 use das_cuda::backend::{
-    Activation, Advance, AffineClamp, Attention, Backend, Conv, Filter, GroupNorm, ParticleId, Particles,
+    Activation, Advance, AffineClamp, Attention, Backend, Conv, Ending, Filter, GroupNorm, ParticleId,
+    Particles,
 };
 use das_cuda::error::Result;
 use das_cuda::noise::Purpose;
@@ -39,6 +40,13 @@ pub enum Op {
         out: usize,
         bias: Bias,
         add: bool,
+    },
+    /// `out` channels before `ending`.
+    LinearThen {
+        x: Shape,
+        out: usize,
+        bias: Bias,
+        ending: Ending,
     },
     Conv {
         x: Shape,
@@ -190,6 +198,11 @@ impl Op {
                 all.extend(bias_and_add(*bias, *add, x.with_c(*out)));
                 all
             }
+            Op::LinearThen { x, out, bias, .. } => {
+                let mut all = vec![of(*x), weight(Shape::rows(*out, x.c))];
+                all.extend(bias_and_add(*bias, false, x.with_c(*out)));
+                all
+            }
             Op::Conv { x, out, kernel, conv, bias, add } => {
                 let w = Shape::new(*out, *kernel, *kernel, x.c);
                 let mut all = vec![of(*x), weight(w)];
@@ -265,6 +278,7 @@ impl Op {
                 | Op::CrossAttention { .. }
                 | Op::Activate { .. }
                 | Op::Geglu { .. }
+                | Op::LinearThen { .. }
                 | Op::AffineClamp { .. }
         )
     }
@@ -272,7 +286,7 @@ impl Op {
     /// Most products added up for one element of a result or of a cotangent; what rounding grows with.
     pub fn terms(&self) -> usize {
         match self {
-            Op::Linear { x, out, .. } => x.c.max(*out),
+            Op::Linear { x, out, .. } | Op::LinearThen { x, out, .. } => x.c.max(*out),
             Op::Conv { x, out, kernel, .. } => kernel * kernel * x.c.max(*out),
             Op::SelfAttention { y, attention } => attention_terms(attention, y.tokens(), y.c),
             Op::CrossAttention { q, keys, attention, .. } => attention_terms(attention, *keys, q.c),
@@ -284,6 +298,7 @@ impl Op {
     pub fn name(&self) -> &'static str {
         match self {
             Op::Linear { .. } => "linear",
+            Op::LinearThen { .. } => "linear_then",
             Op::Conv { .. } => "conv",
             Op::GroupNorm { .. } => "group_norm",
             Op::LayerNorm { .. } => "layer_norm",
@@ -317,6 +332,9 @@ impl Op {
         let attention = |a: &Attention| json!({"heads": a.heads, "scale": a.scale, "causal": a.causal});
         Some(match self {
             Op::Linear { bias, add, .. } => json!({"bias": *bias != Bias::None, "add": add}),
+            Op::LinearThen { bias, ending, .. } => {
+                json!({"bias": *bias != Bias::None, "ending": format!("{ending:?}")})
+            }
             Op::Conv { conv, bias, add, .. } => json!({
                 "stride": conv.stride, "pad": conv.pad, "upsample": conv.upsample,
                 "bias": *bias != Bias::None, "add": add,
@@ -391,7 +409,9 @@ impl Case {
 
     /// Has results made by PyTorch.
     pub fn has_golden(&self) -> bool {
-        !self.large && self.op.params().is_some()
+        // Those of linear and of what follows exist.
+        let made_of_others = matches!(self.op, Op::LinearThen { .. });
+        !self.large && !made_of_others && self.op.params().is_some()
     }
 
     /// The line of the case list the golden script reads.
@@ -440,6 +460,11 @@ impl Case {
             Op::Linear { bias, add, .. } => {
                 let (b, a) = optional(inputs, *bias, *add);
                 backend.linear(x(), &inputs[1], b, a)?
+            }
+            Op::LinearThen { bias, ending, .. } => {
+                let (b, _) = optional(inputs, *bias, false);
+                let (y, given) = backend.linear_then(x(), &inputs[1], b, *ending, true)?;
+                return Ok([Some(y), given].into_iter().flatten().collect());
             }
             Op::Conv { conv, bias, add, .. } => {
                 let (b, a) = optional(inputs, *bias, *add);
@@ -499,6 +524,13 @@ impl Case {
         let shape = x.shape();
         let dx = match &self.op {
             Op::Linear { .. } => backend.linear_vjp(dy, &inputs[1])?,
+            Op::LinearThen { ending, .. } => {
+                let dy = match ending {
+                    Ending::Activate(f) => backend.activate_vjp(&results[1], dy, *f)?,
+                    Ending::Geglu => backend.geglu_vjp(&results[1], dy)?,
+                };
+                backend.linear_vjp(&dy, &inputs[1])?
+            }
             Op::Conv { conv, .. } => backend.conv_vjp(dy, &inputs[1], shape, *conv)?,
             Op::GroupNorm { norm, .. } => {
                 backend.group_norm_vjp(x, &inputs[1], &inputs[2], &results[1], dy, *norm)?

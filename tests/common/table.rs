@@ -1,6 +1,6 @@
 //! The lines of the table.
 
-use das_cuda::backend::{Activation, AffineClamp, Attention, Conv, Filter, GroupNorm};
+use das_cuda::backend::{Activation, AffineClamp, Attention, Conv, Ending, Filter, GroupNorm};
 use das_cuda::tensor::Shape;
 
 use super::{Bias, Case, Kind, Op};
@@ -20,6 +20,11 @@ pub fn small() -> Vec<Case> {
     add(Op::Linear { x: s(1, 1, 1, 1), out: 1, bias: Bias::None, add: false });
     add(Op::Linear { x: s(1, 1, 17, 33), out: 65, bias: Bias::One, add: false });
     add(Op::Linear { x: s(3, 4, 4, 64), out: 48, bias: Bias::Each, add: true });
+    let then = |x, out, bias, ending| Op::LinearThen { x, out, bias, ending };
+    add(then(s(2, 3, 5, 7), 6, Bias::One, Ending::Geglu));
+    add(then(s(1, 4, 4, 24), 32, Bias::None, Ending::Geglu));
+    add(then(s(1, 1, 1, 16), 24, Bias::One, Ending::Activate(Activation::Silu)));
+    add(then(s(1, 1, 9, 33), 20, Bias::One, Ending::Activate(Activation::QuickGelu)));
     let conv = |x, out, kernel, conv| Op::Conv { x, out, kernel, conv, bias: Bias::One, add: false };
     let point = Conv { stride: 1, pad: [0; 4], upsample: false };
     let lopsided = Conv { stride: 1, pad: [2, 0, 1, 3], upsample: false };

@@ -4,7 +4,7 @@
 
 use std::cell::Cell;
 
-use das_cuda::backend::{Backend, Conv, Record};
+use das_cuda::backend::{Activation, Backend, Conv, Ending, Record};
 use das_cuda::cuda::{Cuda, Elem};
 use das_cuda::tensor::{HostSlice, Shape, Tensor};
 use das_cuda_emulator::Cublas;
@@ -54,6 +54,10 @@ fn what_the_library_makes_agrees_with_the_cpu() {
     for op in [conv(point, s(2, 4, 5, 16), 1), conv(Conv::patches(4), s(2, 8, 12, 3), 4)] {
         cases.push(Case { op, kind: Kind::Randn, large: false });
     }
+    for ending in [Ending::Geglu, Ending::Activate(Activation::QuickGelu)] {
+        let op = Op::LinearThen { x: s(1, 1, 20, 40), out: 48, bias: Bias::One, ending };
+        cases.push(Case { op, kind: Kind::Randn, large: false });
+    }
     for elem in [Elem::F16, Elem::Bf16] {
         let Some(device) = opened(elem, Cublas::Right) else { return };
         let (mut worst, mut failures) = (Worst::new(), Vec::new());
@@ -61,8 +65,9 @@ fn what_the_library_makes_agrees_with_the_cpu() {
         assert!(failures.is_empty(), "{}", failures.join("\n"));
         println!("{elem:?}: worst error, and its share of the tolerance: {worst:?}");
         let contests = device.contests().unwrap();
-        // Forward and transpose, but for patches, which have no transpose of this kind.
-        assert_eq!(contests.len(), 2 * cases.len() - 1, "{contests:?}");
+        // Forward and transpose, but for patches, which have no transpose of this kind, and one transpose of
+        // both endings.
+        assert_eq!(contests.len(), 2 * cases.len() - 2, "{contests:?}");
         assert!(contests.iter().any(|c| c.bias && c.add) && contests.iter().any(|c| c.turned));
         if !gpu_required() {
             assert!(

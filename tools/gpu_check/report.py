@@ -387,6 +387,7 @@ def contest(r):
     for c in all_of:
         what = "w'" if c["turned"] else "w"
         what += "".join(f" + {end}" for end in ("bias", "add") if c[end])
+        what += f", {c['then']}" if c.get("then") else ""
         shape = f"{c['rows']} x {c['columns']} x {c['depth']}, {what}"
         times = (c["own_ms"], c["library_ms"])
         rates = (r.rate(c["flops"], 0, t)[0] for t in times)
