@@ -57,6 +57,12 @@ pub enum Save {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Books {
+    Paper,
+    Reference,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum NanPolicy {
     Drop,
     Abort,
@@ -198,6 +204,10 @@ pub struct Sample {
     /// What to do about values that are not finite: drop the particle (and say so) or abort with exit code 5
     #[arg(long, value_enum, default_value_t = NanPolicy::Drop, help_heading = "Alignment")]
     pub on_nan: NanPolicy,
+    /// Whose bookkeeping after a resampling: the paper's, or that of the authors' program, in which twists and gradients do
+    /// not travel with their particles. The latter is biased; it is for comparisons with published numbers
+    #[arg(long, value_enum, default_value_t = Books::Paper, help_heading = "Alignment")]
+    pub compat: Books,
 
     /// Output directory; each prompt gets a folder of its own. For one prompt also NAME.png: the selected image goes
     /// there, the rest into the directory NAME beside it

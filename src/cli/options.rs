@@ -3,14 +3,14 @@
 
 use std::path::PathBuf;
 
-use super::args::{Auto, Dtype, Machine, NanPolicy, Sample, Save, Select, Switch};
+use super::args::{Auto, Books, Dtype, Machine, NanPolicy, Sample, Save, Select, Switch};
 use super::device::Device;
 use super::meaning;
 use super::prompts::{self, Prompt};
 use crate::error::{Error, Result};
 use crate::proposal::Proposal;
 use crate::reward::{Kind, Spec};
-use crate::sampler::OnNan;
+use crate::sampler::{Compat, OnNan};
 use crate::smc::{Resampler, Rules, Tempering};
 
 /// A validated `sample`.
@@ -38,6 +38,7 @@ pub struct Options {
     pub rules: Rules,
     pub tempering_start: f64,
     pub on_nan: OnNan,
+    pub compat: Compat,
     /// Directory for the prompts' folders.
     pub output: PathBuf,
     /// File that gets the selected image too.
@@ -126,6 +127,10 @@ impl Options {
             on_nan: match args.on_nan {
                 NanPolicy::Drop => OnNan::Drop,
                 NanPolicy::Abort => OnNan::Abort,
+            },
+            compat: match args.compat {
+                Books::Paper => Compat::Paper,
+                Books::Reference => Compat::Reference,
             },
             output,
             image,

@@ -14,7 +14,7 @@ use crate::model::folder::FileHash;
 use crate::proposal::Proposal;
 use crate::reward::Spec;
 use crate::run::sha256_file;
-use crate::sampler::OnNan;
+use crate::sampler::{Compat, OnNan};
 use crate::smc::{Floor, Rules, Tempering};
 
 /// Every option, under the name of its flag.
@@ -48,6 +48,7 @@ impl Choices {
             rules,
             tempering_start,
             on_nan,
+            compat,
             output,
             image,
             select,
@@ -92,6 +93,10 @@ impl Choices {
                 OnNan::Drop => "drop",
                 OnNan::Abort => "abort",
             },
+            "compat": weighs.then_some(match compat {
+                Compat::Paper => "paper",
+                Compat::Reference => "reference",
+            }),
             "select": typed(*select),
             "dtype": typed(*dtype),
         });

@@ -216,6 +216,7 @@ pub fn sampler<'a>(
         rules: options.rules,
         tempering_start: options.tempering_start,
         on_nan: options.on_nan,
+        compat: options.compat,
         ..sampler::Options::new(options.seed, options.steps)
     };
     let sampler = Sampler::new(backend, guide, schedule, run)?;

@@ -17,7 +17,7 @@ fn keys(object: &Value) -> Vec<&str> {
 }
 
 /// Options that decide the particles and which of them is returned.
-const DECIDING: [&str; 23] = [
+const DECIDING: [&str; 24] = [
     "prompt",
     "negative_prompt",
     "index",
@@ -40,6 +40,7 @@ const DECIDING: [&str; 23] = [
     "resample",
     "ess_threshold",
     "on_nan",
+    "compat",
     "select",
 ];
 
@@ -186,6 +187,7 @@ fn every_option_is_recorded() {
         (&["--resample", "residual"], "resample", json!("residual")),
         (&["--ess-threshold", "0.7"], "ess_threshold", json!(0.7)),
         (&["--on-nan", "abort"], "on_nan", json!("abort")),
+        (&["--compat", "reference"], "compat", json!("reference")),
         (&["--select", "draw"], "select", json!("draw")),
         (&["--save", "best"], "save", json!("best")),
         (&["--save-latents"], "save_latents", json!(true)),
