@@ -89,9 +89,8 @@ impl Options {
         if self.tiny { Effort::Touch } else { Effort::Measure(self.budget) }
     }
 
-    /// With our kernels alone.
     fn open(&self) -> Result<Cuda> {
-        Cuda::open(0, self.elem).map(Cuda::without_cublas)
+        Cuda::open(0, self.elem)
     }
 }
 
@@ -117,7 +116,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
         "once" => once(&options),
         "ops" => time_ops(&options),
         "tiles" => tiles::run(options.open()?, options.cases(), options.effort()),
-        "contest" => contest::run(&Cuda::open(0, options.elem)?.with_choices(None), options.cases()),
+        "contest" => contest::run(&options.open()?.with_cublas().with_choices(None), options.cases()),
         "copy" => copy(&options),
         "step" => step::run(&options.open()?, &options.path, &options.micro_batches, options.effort()),
         "see" => see(&options.open()?, options.elem.name(), &options.path),

@@ -65,8 +65,7 @@ fn open(elem: Elem) -> Result<Option<Cuda>> {
             eprintln!("cuda: nothing is measured: {why}");
             Ok(None)
         }
-        // Our kernels: who wins against cuBLASLt is a part of `--check`.
-        _ => Cuda::open(0, elem).map(|cuda| Some(cuda.without_cublas())),
+        _ => Cuda::open(0, elem).map(Some),
     }
 }
 

@@ -106,8 +106,8 @@ impl Device {
                 if machine.no_graph {
                     cuda = cuda.without_graphs();
                 }
-                if machine.no_cublas {
-                    cuda = cuda.without_cublas();
+                if !machine.no_cublas {
+                    cuda = cuda.with_cublas();
                 }
                 let free = cuda.free_memory()?;
                 Ok(Opened { backend: Box::new(cuda), available: limit(Some(free)) })

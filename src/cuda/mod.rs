@@ -137,24 +137,8 @@ impl Cuda {
         let (particle, weigh) = (particle::Table::load(&image)?, weigh::Table::load(&image)?);
         let resample = resample::Table::load(&image)?;
         let (graphs, scores) = (true, 1 << 24);
-        let contest = None;
-        let mut cuda = Cuda {
-            contest,
-            device,
-            act,
-            wide,
-            tensor,
-            plan: None,
-            particle,
-            weigh,
-            resample,
-            graphs,
-            scores,
-        };
-        if cuda.tensor.is_some() {
-            cuda.contest = Contest::new(&cuda);
-        }
-        Ok(cuda)
+        let (contest, plan) = (None, None);
+        Ok(Cuda { contest, device, act, wide, tensor, plan, particle, weigh, resample, graphs, scores })
     }
 
     /// Without CUDA graphs: every kernel is launched by itself, which a profiler shows better.

@@ -10,19 +10,19 @@ use das_cuda::tensor::{HostSlice, Shape, Tensor};
 use das_cuda_emulator::Cublas;
 
 use crate::cases::{Bias, Case, Kind, Op};
-use crate::device::{gpu_required, open, open_with_cublas};
+use crate::device::{gpu_required, open};
 use crate::parity::{self, Worst};
 
 fn linear(x: Shape, out: usize, bias: Bias, add: bool) -> Case {
     Case { op: Op::Linear { x, out, bias, add }, kind: Kind::Randn, large: false }
 }
 
-/// A device that finds cuBLASLt; `None` where there is none.
+/// A device that finds cuBLASLt, and chooses anew; `None` where there is none.
 fn opened(elem: Elem, behaviour: Cublas) -> Option<Cuda> {
     if !gpu_required() && das_cuda_emulator::available().is_ok() {
         das_cuda_emulator::cublas(behaviour);
     }
-    let device = open_with_cublas(elem)?;
+    let device = open(elem)?.with_cublas().with_choices(None);
     if device.contests().is_none() {
         assert!(gpu_required(), "the stand-in starts");
         eprintln!("skipped: no cuBLASLt");
@@ -87,12 +87,9 @@ fn other_products_are_not_contested() {
     let Some(device) = opened(Elem::Bf16, Cublas::Right) else { return };
     each.iter().for_each(|case| drop(case.forward(&device, &inputs(&device, case)).unwrap()));
     assert_eq!(device.contests().unwrap().len(), 0);
-    let wide = open_with_cublas(Elem::F32).unwrap();
+    let wide = open(Elem::F32).unwrap().with_cublas();
     assert!(wide.contests().is_none());
-    let off = open_with_cublas(Elem::Bf16).unwrap().without_cublas();
-    let case = linear(s(1, 1, 4, 16), 8, Bias::One, false);
-    bits(&off, &case);
-    assert!(off.contests().is_none());
+    assert!(open(Elem::Bf16).unwrap().contests().is_none());
 }
 
 fn inputs(device: &Cuda, case: &Case) -> Vec<Tensor> {

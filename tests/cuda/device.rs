@@ -12,15 +12,9 @@ pub fn gpu_required() -> bool {
     std::env::var("DAS_CUDA_REQUIRE_GPU").is_ok_and(|v| v == "1")
 }
 
-/// Opens a device whose activations are of type `elem`, with our kernels alone. `None`, said on stderr, where
-/// neither a GPU is required nor the stand-in could be built.
+/// Opens a device whose activations are of type `elem`. `None`, said on stderr, where neither a GPU is required
+/// nor the stand-in could be built.
 pub fn open(elem: Elem) -> Option<Cuda> {
-    open_with_cublas(elem).map(Cuda::without_cublas)
-}
-
-/// The same with cuBLASLt, where that is found; choices between it and our kernels are made anew. The
-/// stand-in is found where the calling thread has asked for it.
-pub fn open_with_cublas(elem: Elem) -> Option<Cuda> {
     static STAND_IN: Once = Once::new();
     if !gpu_required() {
         if let Err(why) = das_cuda_emulator::available() {
@@ -29,5 +23,5 @@ pub fn open_with_cublas(elem: Elem) -> Option<Cuda> {
         }
         STAND_IN.call_once(|| das_cuda_emulator::install().unwrap());
     }
-    Some(Cuda::open(0, elem).unwrap().with_choices(None))
+    Some(Cuda::open(0, elem).unwrap())
 }

@@ -140,7 +140,7 @@ def output_of_list(session, binary):
 # ---- 3. sanitizers
 
 GROUPS = {
-    "gemm": "linear",
+    "gemm": "linear,linear_then",
     "conv": "conv",
     "attention": "self_attention,cross_attention",
     "norm": "group_norm,layer_norm,l2_norm",
@@ -279,7 +279,7 @@ def cublas(session):
 
 
 def contest(session, limit):
-    command = [session.bin("bench"), "--check", "contest", "--only", "linear,conv", *tiny(session)]
+    command = [session.bin("bench"), "--check", "contest", "--only", "linear,linear_then,conv", *tiny(session)]
     done = session.run("contest", command, limit, cublas(session))
     if done.ok and not done.records:
         return {"skipped": "no cuBLASLt"}
