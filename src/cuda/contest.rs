@@ -101,7 +101,7 @@ impl Contest {
             Some(plan) => plan,
             // What is being recorded cannot be timed.
             None if graph::capturing() => return own(),
-            None => match self.remembered(cuda, key) {
+            None => match self.remembered(cuda, key, bias) {
                 Some(plan) => plan,
                 None => {
                     let made = own()?;
@@ -123,13 +123,13 @@ impl Contest {
     }
 
     /// What an earlier run chose.
-    fn remembered(&self, cuda: &Cuda, key: Key) -> Option<Option<Arc<Plan>>> {
+    fn remembered(&self, cuda: &Cuda, key: Key, bias: u64) -> Option<Option<Arc<Plan>>> {
         let choice = self.known().choices.get(&key)?;
         let plan = match choice {
             Choice::Own => None,
             // As many ways as then, since it is the same library.
             Choice::Way(n) => {
-                Some(Arc::new(Plan::candidates(&self.library, cuda, key).ok()?.into_iter().nth(n)?))
+                Some(Arc::new(Plan::candidates(&self.library, cuda, key, bias).ok()?.into_iter().nth(n)?))
             }
         };
         self.known().plans.insert(key, plan.clone());
@@ -174,7 +174,7 @@ impl Contest {
         own: &dyn Fn() -> Result<Ended>,
         apart: &dyn Fn(Tensor) -> Result<Ended>,
     ) -> Option<(Outcome, Option<(usize, Plan)>)> {
-        let plans = Plan::candidates(&self.library, cuda, key).ok()?;
+        let plans = Plan::candidates(&self.library, cuda, key, at.bias).ok()?;
         let shape = Shape::rows(key.rows, key.columns);
         let to = cuda.alloc(cuda.elem(), shape).ok()?;
         let at = Addresses { y: to.address(), ..at };

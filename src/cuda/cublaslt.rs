@@ -145,6 +145,7 @@ pub fn pause(cuda: &Cuda) -> Option<()> {
     extern "C" fn sleep(_: *mut c_void) {
         thread::sleep(PAUSE);
     }
+    cuda.device.context().bind_to_thread().ok()?;
     // SAFETY: the function uses no argument and calls nothing of CUDA's.
     unsafe { launch_host_function(cuda.device.stream().cu_stream(), sleep, ptr::null_mut()) }.ok()
 }
@@ -216,9 +217,10 @@ impl Preference {
 }
 
 impl Plan {
-    /// What the library thinks are its best ways, in that order: the same ones every time.
+    /// What the library thinks are its best ways, in that order: the same ones every time. It may look at where a bias
+    /// is: an address like all that follow.
     #[allow(unsafe_code)]
-    pub fn candidates(library: &Library, cuda: &Cuda, key: Key) -> Lt<Vec<Plan>> {
+    pub fn candidates(library: &Library, cuda: &Cuda, key: Key, bias: u64) -> Lt<Vec<Plan>> {
         let kind = match cuda.elem() {
             Elem::F16 => sys::cudaDataType::CUDA_R_16F,
             _ => sys::cudaDataType::CUDA_R_16BF,
@@ -229,7 +231,7 @@ impl Plan {
         let scheme = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
         preference.set(PreferenceAttribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, scheme)?;
         let (mut found, mut count) = ([MaybeUninit::uninit(); WAYS], 0);
-        let first = Plan::described(key, kind)?;
+        let first = Plan::described(key, kind, bias)?;
         // SAFETY: all descriptions are alive; there is room for WAYS answers.
         unsafe {
             let desc = first.desc.lock().unwrap_or_else(|e| e.into_inner());
@@ -253,14 +255,14 @@ impl Plan {
             // SAFETY: the library wrote the first `count` answers.
             let answer: sys::cublasLtMatmulHeuristicResult_t = unsafe { answer.assume_init() };
             if answer.state.result().is_ok() && answer.workspaceSize <= WORKSPACE {
-                plans.push(Plan { algorithm: answer.algo, ..Plan::described(key, kind)? });
+                plans.push(Plan { algorithm: answer.algo, ..Plan::described(key, kind, bias)? });
             }
         }
         Ok(plans)
     }
 
     /// A plan without a way.
-    fn described(key: Key, kind: sys::cudaDataType) -> Lt<Plan> {
+    fn described(key: Key, kind: sys::cudaDataType, address: u64) -> Lt<Plan> {
         let Key { rows, columns, depth, turned, .. } = key;
         let layout = |rows: usize, columns: usize| {
             result::create_matrix_layout(kind, rows as u64, columns as u64, rows as i64).map(Layout)
@@ -272,6 +274,7 @@ impl Plan {
         if key.bias {
             let bias = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS;
             desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, bias)?;
+            desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, address)?;
         }
         Ok(Plan {
             desc: Mutex::new(desc),

@@ -241,7 +241,7 @@ EXPORT int cublasLtMatmulAlgoGetHeuristic(int* handle, Desc* desc, Layout* a, La
   REQUIRE(alive<Layout>().has(a) && alive<Layout>().has(b) && c == d && alive<Layout>().has(d));
   REQUIRE(fits(*desc, *a, *b, *d));
   REQUIRE(p->workspace >= NEEDED && p->scheme == BY_COMPUTE_TYPE);
-  REQUIRE(wanted > 0);
+  REQUIRE(wanted > 0 && (desc->epilogue == EPILOGUE_DEFAULT || desc->bias));
   *count = wanted < 3 ? wanted : 3;
   for (int i = 0; i < *count; i++) {
     answers[i] = {};
