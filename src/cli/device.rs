@@ -7,7 +7,7 @@ use super::args::{Dtype, Machine};
 use super::memory;
 use crate::backend::Backend;
 use crate::cpu::{Cpu, Round};
-use crate::cuda::{Cuda, Elem};
+use crate::cuda::{Cuda, Elem, compiles};
 use crate::error::Result;
 use crate::meter::Meter;
 
@@ -102,6 +102,9 @@ impl Device {
                     Dtype::Bf16 => Elem::Bf16,
                     Dtype::Fp16 => Elem::F16,
                 };
+                if compiles() {
+                    eprintln!("compiling the kernels for this GPU, once: this takes a minute or more");
+                }
                 let mut cuda = Cuda::open(ordinal, elem)?;
                 if machine.no_graph {
                     cuda = cuda.without_graphs();

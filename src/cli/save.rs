@@ -31,7 +31,12 @@ impl OnePrompt<'_> {
             Select::Argmax | Select::All => population.best(),
         };
         let pictures = session::pictures(backend, &population.images)?;
-        let judgement = session.judge(options, &population.images, &pictures)?;
+        // Where judging fails, the pictures are still worth keeping.
+        let judged = session.judge(options, &population.images, &pictures);
+        let (judgement, failed) = match judged {
+            Ok(judgement) => (judgement, None),
+            Err(e) => (Judgement::default(), Some(e)),
+        };
         let mut lines: Vec<ParticleLine> =
             (0..pictures.len()).map(|p| self.line(population, &judgement, p, p == best)).collect();
         if options.save == Save::All {
@@ -47,6 +52,9 @@ impl OnePrompt<'_> {
         if options.save_latents {
             let values = backend.download(&population.x)?;
             save_latents(&self.folder.path().join("latents.safetensors"), population.x.shape(), &values)?;
+        }
+        if let Some(e) = failed {
+            return Err(e);
         }
         let result = self.result(session, population, &lines[best]);
         let returned = match options.select {

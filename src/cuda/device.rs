@@ -95,7 +95,7 @@ pub fn count() -> Result<usize> {
     })?;
     let count = CudaContext::device_count().map_err(|e| {
         Error::device(format!("the NVIDIA driver shows no GPU: {}", describe(e)))
-            .fix("see what nvidia-smi says; or use --device cpu")
+            .fix("see what nvidia-smi says, and whether CUDA_VISIBLE_DEVICES hides it; or use --device cpu")
     })?;
     Ok(count as usize)
 }
@@ -118,7 +118,7 @@ impl Device {
         let count = count()?;
         if ordinal >= count {
             let fix = match count {
-                0 => "use --device cpu".into(),
+                0 => "see whether CUDA_VISIBLE_DEVICES hides it, or use --device cpu".into(),
                 1 => "the only one is --device cuda:0".into(),
                 n => format!("give --device cuda:0 to cuda:{}", n - 1),
             };
@@ -126,7 +126,15 @@ impl Device {
                 Error::device(format!("there is no GPU {ordinal}: the driver shows {count}")).fix(fix)
             );
         }
-        let opening = |e| Error::device(format!("GPU {ordinal} does not open: {}", describe(e)));
+        let opening = |e: DriverError| {
+            let what = format!("GPU {ordinal} does not open: {}", describe(e));
+            let fix = "see with nvidia-smi whether other programs have it (its compute mode may allow only one) and how \
+                       much memory is free; or use --device cpu";
+            match e.0 {
+                sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::new(ErrorKind::Memory, what).fix(fix),
+                _ => Error::device(what).fix(fix),
+            }
+        };
         let context = CudaContext::new(ordinal).map_err(opening)?;
         // SAFETY: one stream does everything, in order, so that no buffer needs events between streams.
         unsafe { context.disable_event_tracking() };
@@ -174,17 +182,21 @@ impl Device {
         set.map_err(|e| self.failed("setting up memory", e))
     }
 
-    /// Gives memory that is free back to the driver, so that others (and graphs) can have it.
+    /// Gives memory that is free back to the driver, that of the pool and that of graphs: neither has any use of the
+    /// other's.
     #[allow(unsafe_code)]
     pub fn trim(&self) -> Result<()> {
         if !self.context.has_async_alloc() {
             return Ok(());
         }
         self.synchronize()?;
-        // SAFETY: the device is open; only memory that nothing uses is given back.
+        let device = self.context.cu_device();
+        // SAFETY: the device is open; only memory that nothing uses is given back. A graph that runs again takes its own
+        // anew.
         let trimmed = unsafe {
-            result::device::get_default_mem_pool(self.context.cu_device())
+            result::device::get_default_mem_pool(device)
                 .and_then(|pool| result::mem_pool::trim_to(pool, 0))
+                .and_then(|()| sys::cuDeviceGraphMemTrim(device).result())
         };
         trimmed.map_err(|e| self.failed("giving memory back", e))
     }
@@ -198,6 +210,10 @@ impl Device {
     /// `cuda:0 NVIDIA H200`.
     pub fn name(&self) -> String {
         format!("cuda:{} {}", self.context.ordinal(), self.name)
+    }
+    /// `NVIDIA H200`.
+    pub fn model(&self) -> &str {
+        &self.name
     }
     /// Compute capability, major and minor.
     pub fn capability(&self) -> (i32, i32) {
@@ -229,8 +245,14 @@ impl Device {
                 return Error::new(ErrorKind::Memory, what).fix(fix);
             }
             sys::CUresult::CUDA_ERROR_ILLEGAL_ADDRESS | sys::CUresult::CUDA_ERROR_LAUNCH_FAILED => {
-                "this is a defect of das-cuda or of the GPU: run again with CUDA_LAUNCH_BLOCKING=1 under \
+                "this is a defect of das-cuda or of the GPU: run again with --no-graph and CUDA_LAUNCH_BLOCKING=1 under \
                  compute-sanitizer, and report what it says"
+            }
+            sys::CUresult::CUDA_ERROR_INVALID_IMAGE
+            | sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+            | sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => {
+                "the driver may be older than the CUDA that built these kernels: install driver 580 or newer, or \
+                 build with the 12.8 toolkit"
             }
             _ => "see what nvidia-smi says, and the driver's log (dmesg)",
         };
@@ -244,12 +266,26 @@ impl Device {
         let bytes =
             len.checked_mul(elem.size()).ok_or_else(|| out_of_memory(len))?.max(16).next_multiple_of(4);
         // SAFETY: whoever asks writes all elements before anything reads them.
-        let memory = unsafe { self.stream.alloc::<u8>(bytes) }.map_err(|e| match e.0 {
+        let take = || unsafe { self.stream.alloc::<u8>(bytes) };
+        let memory = self.with_all_memory(take).map_err(|e| match e.0 {
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => out_of_memory(bytes / 4),
             _ => self.failed("allocating memory", e),
         })?;
         let address = memory.device_ptr(&self.stream).0;
         Ok(Buffer::new(memory, address, elem, len, self.account.clone()))
+    }
+
+    /// `f`, and once more where it lacks memory that lies idle in the pool or with graphs.
+    pub fn with_all_memory<T>(
+        &self,
+        mut f: impl FnMut() -> std::result::Result<T, DriverError>,
+    ) -> std::result::Result<T, DriverError> {
+        match f() {
+            Err(e) if e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY && !graph::capturing() => {
+                if self.trim().is_ok() { f() } else { Err(e) }
+            }
+            result => result,
+        }
     }
 
     /// Waits for everything started so far.
@@ -268,8 +304,10 @@ impl Device {
     pub fn copy(&self, from: &Buffer, to: &Buffer) -> Result<()> {
         assert_eq!((from.elem(), from.len()), (to.elem(), to.len()), "a copy of another type or length");
         let (from, to, bytes) = (from.address(), to.address(), from.memory().len());
+        let bound = self.context.bind_to_thread();
         // SAFETY: both are live and `bytes` long, and freed in the order of the stream that copies.
-        let copied = unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) };
+        let copied = bound
+            .and_then(|()| unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) });
         copied.map_err(|e| self.failed("copying", e))
     }
 
@@ -280,7 +318,9 @@ impl Device {
         }
         graph::waits()?;
         let mut part = to.memory_mut().slice_mut(0..data.len());
-        self.stream.memcpy_htod(data, &mut part).map_err(|e| self.failed("copying to the GPU", e))
+        self.stream.memcpy_htod(data, &mut part).map_err(|e| self.failed("copying to the GPU", e))?;
+        // `data` may go at once.
+        self.synchronize()
     }
 
     /// Host memory that the GPU can write while the host goes on.

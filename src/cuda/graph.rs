@@ -13,7 +13,7 @@ use cudarc::driver::{CudaGraph, sys};
 use super::Cuda;
 use super::buffer::Elem;
 use crate::backend::Record;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::{Shape, Tensor};
 
 type Work<'a> = &'a mut dyn FnMut(&[Tensor]) -> Result<Vec<Tensor>>;
@@ -120,20 +120,24 @@ impl Recorded {
             made.iter().zip(&results).try_for_each(|(y, place)| cuda.overwrite(y, place))
         });
         let broken = CAPTURE.replace(Capture::Off) == Capture::Broken;
+        // What went wrong in passing, as when memory of a capture that failed was freed: it would keep the capture from
+        // being ended.
+        let passing = device.context().check_err();
         let graph = device.stream().end_capture(sys::CUgraphInstantiate_flags(0));
-        match work {
-            _ if broken => Ok(None),
-            Err(e) => Err(e),
-            Ok(()) => {
-                let graph = graph.map_err(failed)?;
-                Ok(graph.map(|graph| Recorded { graph, inputs, results }))
+        match (work, graph) {
+            (Err(e), _) if !broken && e.kind() == ErrorKind::Memory => Err(e),
+            (Ok(()), Ok(Some(graph))) if !broken && passing.is_ok() => {
+                Ok(Some(Recorded { graph, inputs, results }))
             }
+            // The work runs without: if the fault was its own, it shows again.
+            _ => Ok(None),
         }
     }
 
     fn run(&self, cuda: &Cuda, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
         inputs.iter().zip(&self.inputs).try_for_each(|(x, place)| cuda.overwrite(x, place))?;
-        self.graph.launch().map_err(|e| cuda.device.failed("starting a graph", e))?;
+        let launched = cuda.device.with_all_memory(|| self.graph.launch());
+        launched.map_err(|e| cuda.device.failed("starting a graph", e))?;
         self.results.iter().map(|y| cuda.copy(y)).collect()
     }
 }

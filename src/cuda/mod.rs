@@ -52,6 +52,7 @@ use device::Device;
 pub use device::count;
 use kernels::{Act, In, Out};
 use module::Image;
+pub use module::compiles;
 pub use resample::Resampled;
 pub use timer::Mark;
 pub use weigh::{Decision, Populations, Weighing};

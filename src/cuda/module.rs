@@ -35,11 +35,19 @@ impl<'a> Image<'a> {
     pub fn module(&self, file: &str) -> Result<Arc<CudaModule>> {
         let here = env::var_os("DAS_CUDA_NVRTC").is_some_and(|v| v == "1");
         let embedded = IMAGES.iter().find(|(f, e, _)| !here && *f == file && *e == self.elem.name());
-        let bytes = match embedded {
-            Some((_, _, bytes)) => bytes.to_vec(),
-            None => self.compiled(file)?,
+        let load = |bytes: Vec<u8>| self.device.context().load_module(Ptx::from_binary(bytes));
+        let loaded = match embedded {
+            Some((_, _, bytes)) => load(bytes.to_vec()),
+            None => {
+                let kept = self.kept(file);
+                let bytes = kept.as_ref().and_then(|path| fs::read(path).ok()).filter(|b| !b.is_empty());
+                // What another driver's NVRTC left may be too new for this one.
+                match bytes.map(load) {
+                    Some(Ok(module)) => Ok(module),
+                    _ => load(self.compiled(file, kept)?),
+                }
+            }
         };
-        let loaded = self.device.context().load_module(Ptx::from_binary(bytes));
         loaded.map_err(|e| self.device.failed(&format!("loading the kernels of {file}.cu"), e))
     }
 
@@ -55,30 +63,36 @@ impl<'a> Image<'a> {
         Ok(function)
     }
 
-    /// Compiles `file`, or takes what an earlier run compiled from the same sources for the same architecture.
-    fn compiled(&self, file: &str) -> Result<Vec<u8>> {
+    /// For the device's own architecture.
+    fn options(&self) -> [String; 3] {
         let (major, minor) = self.device.capability();
         // Kernels that need Hopper's own instructions are compiled for them.
         let feature = if major == 9 { "a" } else { "" };
-        let options = [
+        [
             format!("--gpu-architecture=sm_{major}{minor}{feature}"),
             "--std=c++17".into(),
             format!("-DACT_{}", self.elem.name().to_uppercase()),
-        ];
+        ]
+    }
+
+    /// Where `file` is kept, compiled from these sources for this architecture.
+    fn kept(&self, file: &str) -> Option<PathBuf> {
+        let options = self.options();
         let mut hash = Sha256::new();
         for text in options.iter().map(String::as_str).chain(SOURCES.iter().flat_map(|(n, t)| [*n, *t])) {
             hash.update(text.as_bytes());
             hash.update([0]);
         }
         let digest: String = hash.finalize().iter().take(12).map(|b| format!("{b:02x}")).collect();
-        let kept = cache().map(|dir| dir.join(format!("{file}-{}-{digest}.cubin", self.elem.name())));
-        if let Some(bytes) = kept.as_ref().and_then(|path| fs::read(path).ok()).filter(|b| !b.is_empty()) {
-            return Ok(bytes);
-        }
-        let bytes = compile(file, &options)?;
+        cache().map(|dir| dir.join(format!("{file}-{}-{digest}.cubin", self.elem.name())))
+    }
+
+    /// Compiles `file`, and keeps it for the next run.
+    fn compiled(&self, file: &str, kept: Option<PathBuf>) -> Result<Vec<u8>> {
+        let bytes = compile(file, self.options())?;
         if let Some(path) = kept {
-            // A cache that cannot be written costs a second at the next start, nothing else. The name appears only when
-            // the file is whole.
+            // A cache that cannot be written costs the time of compiling at the next start, nothing else. The name
+            // appears only when the file is whole.
             let part = path.with_extension(format!("{}.part", std::process::id()));
             let written =
                 path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&part, &bytes));
@@ -95,9 +109,18 @@ pub fn cache() -> Option<PathBuf> {
     Some(base.join("das-cuda"))
 }
 
-/// Compiles kernels/`file`.cu to a cubin with NVRTC.
+/// Whether the next GPU to be opened has its kernels compiled first, which takes a minute or more: there are none in the
+/// binary, and none were kept.
+pub fn compiles() -> bool {
+    let here = env::var_os("DAS_CUDA_NVRTC").is_some_and(|v| v == "1");
+    let mut kept = cache().and_then(|dir| fs::read_dir(dir).ok()).into_iter().flatten().flatten();
+    (here || IMAGES.is_empty()) && !kept.any(|file| file.path().extension().is_some_and(|e| e == "cubin"))
+}
+
+/// Compiles kernels/`file`.cu with NVRTC: to machine code for the architecture that the first of the options names,
+/// or where NVRTC is older than the GPU, to PTX, of which the driver makes machine code.
 #[allow(unsafe_code)]
-fn compile(file: &str, options: &[String]) -> Result<Vec<u8>> {
+fn compile(file: &str, mut options: [String; 3]) -> Result<Vec<u8>> {
     // SAFETY: only tries to load the library.
     if !unsafe { sys::is_culib_present() } {
         return Err(Error::device(
@@ -115,8 +138,10 @@ fn compile(file: &str, options: &[String]) -> Result<Vec<u8>> {
     let (names, texts): (Vec<_>, Vec<_>) = headers.iter().map(|(n, t)| (text(n), text(t))).unzip();
     let pointers = |all: &[CString]| all.iter().map(|s| s.as_ptr()).collect::<Vec<_>>();
     let (names, texts) = (pointers(&names), pointers(&texts));
-    let options: Vec<CString> = options.iter().map(|o| text(o)).collect();
-    let options = pointers(&options);
+    let own: Vec<CString> = options.iter().map(|o| text(o)).collect();
+    options[0] = "--gpu-architecture=compute_80".into();
+    let any: Vec<CString> = options.iter().map(|o| text(o)).collect();
+    let (own, any) = (pointers(&own), pointers(&any));
     let (source, name) = (text(source), text(&format!("{file}.cu")));
     let failed = |what: &str, e: nvrtc::NvrtcError| Error::device(format!("NVRTC: {what} {file}.cu: {e:?}"));
     // SAFETY: every pointer is to a NUL-terminated string, or an array of `len` of them, that outlives the call; the
@@ -134,18 +159,26 @@ fn compile(file: &str, options: &[String]) -> Result<Vec<u8>> {
         .result()
         .map_err(|e| failed("reading", e))?;
         let image = (|| {
-            if let Err(e) = sys::nvrtcCompileProgram(program, options.len() as i32, options.as_ptr()).result()
-            {
+            let compile = |options: &[_]| {
+                sys::nvrtcCompileProgram(program, options.len() as i32, options.as_ptr()).result()
+            };
+            let mut compiled = compile(&own);
+            let unknown = sys::nvrtcResult::NVRTC_ERROR_INVALID_OPTION;
+            let ptx = matches!(&compiled, Err(e) if e.0 == unknown);
+            if ptx {
+                compiled = compile(&any);
+            }
+            if let Err(e) = compiled {
                 let log = nvrtc::get_program_log(program).unwrap_or_default();
                 let log = CStr::from_ptr(log.as_ptr()).to_string_lossy().into_owned();
                 return Err(failed("compiling", e).fix(format!("report this as a defect:\n{log}")));
             }
             let mut len = 0;
-            sys::nvrtcGetCUBINSize(program, &mut len).result().map_err(|e| failed("measuring", e))?;
+            let size = if ptx { sys::nvrtcGetPTXSize } else { sys::nvrtcGetCUBINSize };
+            let get = if ptx { sys::nvrtcGetPTX } else { sys::nvrtcGetCUBIN };
+            size(program, &mut len).result().map_err(|e| failed("measuring", e))?;
             let mut image = vec![0_u8; len];
-            sys::nvrtcGetCUBIN(program, image.as_mut_ptr().cast())
-                .result()
-                .map_err(|e| failed("reading", e))?;
+            get(program, image.as_mut_ptr().cast()).result().map_err(|e| failed("reading", e))?;
             Ok(image)
         })();
         // A failure to clean up loses memory only.

@@ -24,7 +24,8 @@ class Session:
         if stand_in:
             self.env |= {"LD_LIBRARY_PATH": str(self.kit / "stand-in"), "DAS_CUDA_STAND_IN": "1"}
         self.facts = json.loads((self.kit / "kit.json").read_text())
-        self.python = None
+        # Found at first use.
+        self.python = self.libraries = None
 
     def left(self):
         return self.end - time.monotonic()
@@ -51,7 +52,10 @@ class Session:
         for python in (os.environ.get("GPU_CHECK_PYTHON"), "python3", "python"):
             if python and shutil.which(python):
                 test = "import torch; print(torch.cuda.is_available())"
-                answer = subprocess.run([python, "-c", test], capture_output=True, text=True)
+                try:
+                    answer = subprocess.run([python, "-c", test], capture_output=True, text=True, timeout=60)
+                except subprocess.TimeoutExpired:
+                    continue
                 if answer.returncode == 0 and (self.stand_in or answer.stdout.strip() == "True"):
                     return [python, "cpu" if self.stand_in else "cuda"]
         return []
@@ -117,7 +121,11 @@ def with_children(child):
         os.killpg(child.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         pass
-    child.wait()
+    try:
+        child.wait(20)
+    except subprocess.TimeoutExpired:
+        # Stuck in the driver: what remains is done beside it.
+        pass
 
 
 class Outcome:
@@ -132,7 +140,7 @@ class Outcome:
         """What went wrong, in a line."""
         if self.ok:
             return None
-        if self.timed_out:
+        if self.timed_out or self.code is None:
             return f"stopped after {self.seconds:.0f} s"
         how = f"killed by signal {-self.code}" if self.code < 0 else f"exit code {self.code}"
         spoken = [line.strip() for line in self.tail if line.strip()]
