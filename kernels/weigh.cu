@@ -71,35 +71,25 @@ DEVICE double adapt(double base, double l, double target, double lowest, Scratch
   return low;
 }
 
-// Two rests at a time trade until one is 0 or a whole (src/smc/resample.rs), by one thread. `u` holds the uniforms.
-DEVICE void srinivasan(const uint64_t* rest, const double* u, int32_t* count, int n, uint64_t one) {
-  if (n < 2) return;
-  int i = 0, j = 1;
-  uint64_t at_i = rest[0], at_j = rest[1];
-  for (int next = 2; next <= n; next++) {
-    const uint64_t more = next < n ? rest[next] : 0;
-    const uint64_t up = at_j < one - at_i ? at_j : one - at_i;
-    const uint64_t down = at_i < one - at_j ? at_i : one - at_j;
-    const bool below = mul(u[next - 2], __ull2double_rn(up + down)) < __ull2double_rn(up);
-    const bool swap = up > 0 && (below || down == 0);
-    const uint64_t d = swap ? down : up;
-    if (swap) {
-      const int k = i;
-      const uint64_t at = at_i;
-      i = j, j = k;
-      at_i = at_j, at_j = at;
-    }
-    if (at_j < one - at_i) {
-      at_i += d;
-      j = next;
-      at_j = more;
-    } else {
-      at_j -= d;
-      count[i] += 1;
-      i = next;
-      at_i = more;
-    }
-  }
+// Where the offspring of this thread's particle end by SSP (`trade` of offspring.cuh). All threads call.
+DEVICE uint32_t ssp_end(uint64_t cumulative, uint32_t n, uint64_t total, Draws d, Scratch& shared) {
+  const uint32_t me = threadIdx.x, lane = me & 31, warp = me >> 5, warps = blockDim.x >> 5;
+  uint64_t left;
+  const uint32_t end = share(n, cumulative, total, left);
+  shared.rest[me] = left;
+  __syncthreads();
+  const uint64_t before = me > 0 ? shared.rest[me - 1] : 0, last = me > 1 ? shared.rest[me - 2] : 0;
+  bool whole = false;
+  const bool change = me > 0 && me < n && trade(left, before, last, total, draw(d, me - 1), whole);
+  // The first change after this particle is in its own warp, or in the nearest later one that has any.
+  const uint32_t changes = __ballot_sync(FULL_WARP, change), wholes = __ballot_sync(FULL_WARP, whole);
+  if (lane == 0) shared.count[warp] = !changes ? 0 : wholes & changes & (0u - changes) ? 2 : 1;
+  __syncthreads();
+  const uint32_t later = changes & ~((2u << lane) - 1);
+  if (later) return end + (wholes & later & (0u - later) ? 1 : 0);
+  for (uint32_t i = warp + 1; i < warps; i++)
+    if (shared.count[i]) return end + (shared.count[i] == 2 ? 1 : 0);
+  return end;
 }
 
 // Ancestor of this thread's slot, given the weight of its particle. All threads call; those of no particle with weight 0.
@@ -110,30 +100,23 @@ DEVICE int choose(uint64_t weight, int n, int resampler, Draws d, Scratch& share
   int32_t end = 0, all;
   if (resampler == SYSTEMATIC || resampler == STRATIFIED) {
     if (live) end = (int32_t)offspring_end(cumulative, n, total, resampler == SYSTEMATIC, d);
+  } else if (resampler == SSP) {
+    end = (int32_t)ssp_end(cumulative, n, total, d, shared);
   } else {
     // Whole copies, and what is left of each in units of 1 / total.
     const bool copies = resampler != MULTINOMIAL;
     uint64_t rest = weight;
     const uint32_t whole = copies ? share(n, weight, total, rest) : 0;
-    if (live) {
-      shared.count[me] = (int32_t)whole;
-      shared.rest[me] = rest;
-    }
-    if (resampler == SSP) {
-      if (me + 1 < n) shared.number[me] = draw(d, me);
-      __syncthreads();
-      if (me == 0) srinivasan(shared.rest, shared.number, shared.count, n, total);
-    } else {
-      // Independent draws from the rests: those of each particle are counted, and integers may be in any order.
-      uint64_t sum;
-      const uint64_t below = block_scan(rest, sum, shared.totals);
-      if (live) shared.cumulative[me] = below;
-      __syncthreads();
-      const uint64_t draws = copies ? sum / total : (uint64_t)n;
-      if ((uint64_t)me < draws) {
-        const uint64_t point = part(draw(d, me), sum);
-        atomicAdd(&shared.count[first_above(shared.cumulative, n, point)], 1);
-      }
+    if (live) shared.count[me] = (int32_t)whole;
+    // Independent draws from the rests: those of each particle are counted, and integers may be in any order.
+    uint64_t sum;
+    const uint64_t below = block_scan(rest, sum, shared.totals);
+    if (live) shared.cumulative[me] = below;
+    __syncthreads();
+    const uint64_t draws = copies ? sum / total : (uint64_t)n;
+    if ((uint64_t)me < draws) {
+      const uint64_t point = part(draw(d, me), sum);
+      atomicAdd(&shared.count[first_above(shared.cumulative, n, point)], 1);
     }
     __syncthreads();
     const int32_t mine = live ? shared.count[me] : 0;
