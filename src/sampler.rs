@@ -7,11 +7,13 @@
 //! depend on which other prompts run beside it.
 
 mod host;
+mod options;
 mod record;
 
 use std::time::Instant;
 
 pub use crate::proposal::Want;
+pub use options::{Compat, OnNan, Options};
 pub use record::{Loss, Lost, Population, PromptStep, Step};
 
 pub use crate::backend::Scores;
@@ -19,8 +21,8 @@ use crate::backend::{Advance, Backend, ParticleId, Particles, Run, Told, Turn, W
 use crate::ddim::{self, Schedule};
 use crate::error::{Error, Result};
 use crate::noise::Purpose;
-use crate::proposal::{Ending, Proposal};
-use crate::smc::{self, Event, Rules, Weighed, Weights};
+use crate::proposal::Ending;
+use crate::smc::{self, Event, Weighed, Weights};
 use crate::tensor::{Shape, Tensor};
 use host::Host;
 use record::Genealogy;
@@ -67,61 +69,6 @@ pub trait Guide {
     /// Name of a reward that has no gradient, if there is one.
     fn without_gradient(&self) -> Option<String> {
         None
-    }
-}
-
-/// What to do about values that are not finite.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub enum OnNan {
-    /// Weight 0 for the particle (no guidance, if only its gradient is concerned), and a line in the record.
-    #[default]
-    Drop,
-    /// An error that names the first of them.
-    Abort,
-}
-
-/// Whose bookkeeping after a resampling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub enum Compat {
-    /// The paper's: everything a particle has travels with it.
-    #[default]
-    Paper,
-    /// That of the authors' program (das-spec 5.1, 5.2): twist and gradient stay in their slots. Biased; for comparison.
-    Reference,
-}
-
-/// Everything a run depends on, besides model, reward and chain.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Options {
-    pub seed: u64,
-    /// Numbers of the prompts to run together, each below 2^28. They key the noise.
-    pub prompts: Vec<u32>,
-    /// Per prompt.
-    pub particles: usize,
-    /// Alpha of the target `p(x) exp(r(x) / alpha)`.
-    pub alpha: f64,
-    pub proposal: Proposal,
-    pub rules: Rules,
-    /// Fraction of the steps before the first look at a reward, in [0, 1).
-    pub tempering_start: f64,
-    pub on_nan: OnNan,
-    pub compat: Compat,
-}
-
-impl Options {
-    /// The repository's defaults for `steps` steps: one prompt, 4 particles, DAS.
-    pub fn new(seed: u64, steps: usize) -> Options {
-        Options {
-            seed,
-            prompts: vec![0],
-            particles: 4,
-            alpha: 1.0,
-            proposal: Proposal::Das,
-            rules: Proposal::Das.rules(steps),
-            tempering_start: 0.0,
-            on_nan: OnNan::Drop,
-            compat: Compat::Paper,
-        }
     }
 }
 
@@ -172,7 +119,7 @@ impl<'a> Sampler<'a> {
         schedule: &'a Schedule,
         options: Options,
     ) -> Result<Sampler<'a>> {
-        check(&options, schedule)?;
+        options.check(schedule)?;
         let noisy = schedule.steps.iter().any(|s| s.variance > 0.0);
         options.proposal.check(guide.without_gradient().as_deref(), noisy)?;
         let particles = options.particles;
@@ -577,32 +524,4 @@ fn weigher<'a>(
         Compat::Reference => None,
     };
     Ok(own.unwrap_or_else(|| Box::new(Host::new(backend, options))))
-}
-
-fn check(options: &Options, schedule: &Schedule) -> Result<()> {
-    assert!(!schedule.is_empty(), "a chain without steps");
-    assert!(!options.prompts.is_empty(), "no prompts");
-    let mut prompts = options.prompts.clone();
-    prompts.sort_unstable();
-    prompts.dedup();
-    assert_eq!(prompts.len(), options.prompts.len(), "prompts share a number, and so their noise");
-    if options.particles == 0 {
-        return Err(Error::usage("no particles to sample").fix("give --particles at least 1"));
-    }
-    if !(options.alpha.is_finite() && options.alpha > 0.0) {
-        return Err(Error::usage(format!("alpha {} is not a positive number", options.alpha))
-            .fix("give --kl a positive number; smaller follows the reward more"));
-    }
-    if !(0.0..1.0).contains(&options.tempering_start) {
-        return Err(Error::usage(format!("tempering starts at {}, outside [0, 1)", options.tempering_start))
-            .fix("give --tempering-start a fraction of the steps below 1"));
-    }
-    if options.proposal.weighs() {
-        options.rules.tempering.validate(options.rules.ess_threshold)?;
-    }
-    if options.proposal == Proposal::Tds && options.rules.tempering != smc::Tempering::None {
-        return Err(Error::usage(format!("--proposal tds with --tempering {}", options.rules.tempering))
-            .fix("leave out --tempering, or use --proposal das"));
-    }
-    Ok(())
 }
