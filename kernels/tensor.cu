@@ -150,31 +150,30 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
           LEFT + 64 * warp_n + 16 * narrow_chunk((lane & 7) + (lane >> 4) * 8, 2 * k + (lane >> 3 & 1));
   }
   float sum[WM / 16][WN / 8][4] = {};
-  auto multiply = [&](const unsigned char* stage) {
+  auto multiply = [&](const unsigned char* stage, int k) {
+    uint32_t a[WM / 16][4];
 #pragma unroll
-    for (int k = 0; k < BK / 16; k++) {
-      uint32_t a[WM / 16][4];
+    for (int i = 0; i < WM / 16; i++) ldmatrix_x4(a[i], stage + left_row[k] + 16 * 64 * i);
 #pragma unroll
-      for (int i = 0; i < WM / 16; i++) ldmatrix_x4(a[i], stage + left_row[k] + 16 * 64 * i);
+    for (int j = 0; j < WN / 16; j++) {
+      uint32_t b[4];
+      if (TURNED)
+        ldmatrix_x4_trans(b, stage + right_row[j] + 16 * k * (BN * 2));
+      else
+        ldmatrix_x4(b, stage + right_row[k] + 16 * 64 * j);
+      const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
 #pragma unroll
-      for (int j = 0; j < WN / 16; j++) {
-        uint32_t b[4];
-        if (TURNED)
-          ldmatrix_x4_trans(b, stage + right_row[j] + 16 * k * (BN * 2));
-        else
-          ldmatrix_x4(b, stage + right_row[k] + 16 * 64 * j);
-        const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
-#pragma unroll
-        for (int i = 0; i < WM / 16; i++) {
-          mma_16816<Act>(sum[i][2 * j], a[i], first);
-          mma_16816<Act>(sum[i][2 * j + 1], a[i], second);
-        }
+      for (int i = 0; i < WM / 16; i++) {
+        mma_16816<Act>(sum[i][2 * j], a[i], first);
+        mma_16816<Act>(sum[i][2 * j + 1], a[i], second);
       }
     }
   };
 
   // All stages but the last are under way when the first is needed. The barrier of a step shows everybody's
-  // copies of its stage, and that the stage before is free.
+  // copies of its stage, and that the stage before is free. Copies stand between the products, so that the tensor
+  // cores have work
+  // while addresses are found.
 #pragma unroll
   for (int s = 0; s < STAGES - 1; s++) {
     if (s < count) copy_step(shared + s * STAGE);
@@ -184,9 +183,11 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
   for (int s = 0; s < count; s++) {
     cp_async_wait<STAGES - 2>();
     __syncthreads();
+    static_assert(BK == 32, "two halves of a step");
+    multiply(shared + use * STAGE, 0);
     if (s + STAGES - 1 < count) copy_step(shared + fill * STAGE);
     cp_async_commit();
-    multiply(shared + use * STAGE);
+    multiply(shared + use * STAGE, 1);
     use = use + 1 == STAGES ? 0 : use + 1;
     fill = fill + 1 == STAGES ? 0 : fill + 1;
   }

@@ -10,6 +10,7 @@ use cudarc::driver::{
 
 use super::buffer::{Buffer, Elem};
 use super::graph;
+use super::tile::Gpu;
 use crate::backend::{Memory, out_of_memory};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -43,7 +44,7 @@ pub struct Device {
     stream: Arc<CudaStream>,
     name: String,
     capability: (i32, i32),
-    multiprocessors: usize,
+    gpu: Gpu,
     shared_per_block: usize,
     account: Arc<Account>,
 }
@@ -149,18 +150,14 @@ impl Device {
         }
         use sys::CUdevice_attribute as Attribute;
         let attribute = |a| context.attribute(a).map(|v| v as usize).map_err(opening);
-        let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let gpu = Gpu {
+            multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            shared: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR)?,
+        };
         let shared_per_block = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         let stream = context.new_stream().map_err(opening)?;
-        let device = Device {
-            context,
-            stream,
-            name,
-            capability,
-            multiprocessors,
-            shared_per_block,
-            account: Arc::default(),
-        };
+        let device =
+            Device { context, stream, name, capability, gpu, shared_per_block, account: Arc::default() };
         device.keep_freed_memory()?;
         Ok(device)
     }
@@ -219,8 +216,11 @@ impl Device {
     pub fn capability(&self) -> (i32, i32) {
         self.capability
     }
+    pub fn gpu(&self) -> Gpu {
+        self.gpu
+    }
     pub fn multiprocessors(&self) -> usize {
-        self.multiprocessors
+        self.gpu.multiprocessors
     }
     /// Most shared memory a block may ask for, bytes.
     pub fn shared_per_block(&self) -> usize {

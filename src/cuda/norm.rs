@@ -84,13 +84,13 @@ kernels! {
 
 /// Numbers saved per group or row: mean, what its rounding lost, 1/std.
 const SAVED: usize = 3;
-/// Shared memory of a block that every GPU gives, bytes.
-const SHARED: usize = 99 << 10;
+/// Shared memory of a block that every GPU gives, bytes: 99 KiB, of which one may be reserved.
+const SHARED: usize = 98 << 10;
 /// What a block holds of its groups is at most this where it has a choice: then four and more blocks take
 /// turns on a multiprocessor at reading, adding and writing.
 const HELD: usize = 24 << 10;
 /// A block that streams has at least this many bytes to read, against what it costs to start it and to add up
-/// its threads.
+/// its threads; less where multiprocessors would have no two.
 const STREAMED: usize = 32 << 10;
 /// Blocks per multiprocessor, where there is enough to do: eight or so run at once, so the last ones leave
 /// little idle.
@@ -205,7 +205,8 @@ impl Plan {
         let walked = walk.lanes * AHEAD / inputs;
         let fewest = STREAMED.div_ceil(x.c * elem.size());
         let even = (rows * x.n).div_ceil(multiprocessors * BLOCKS);
-        let block_rows = fewest.max(even).next_multiple_of(walked);
+        let some = (rows * x.n).div_ceil(2 * multiprocessors);
+        let block_rows = fewest.min(some).max(even).next_multiple_of(walked);
         let blocks = rows.div_ceil(block_rows);
         let params = GroupParams { blocks: blocks as i32, block_rows: block_rows as i32, ..params };
         let launch = Launch::line(blocks * x.n, walk.threads);

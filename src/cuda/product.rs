@@ -440,7 +440,7 @@ impl Product<'_> {
         let class = |c: &Class| (self.rows(c), c.taps[0] * c.taps[1] * steps);
         let classes = self.gather.classes.iter().map(class).collect();
         let work = Work { classes, columns: self.out.c, len: self.out.len() };
-        work.plan(cuda.device.multiprocessors())
+        work.plan(cuda.device.gpu())
     }
 
     fn params(self, classes: &[Class], tile: [usize; 2], splits: usize) -> ProductParams {

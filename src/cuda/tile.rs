@@ -1,5 +1,5 @@
 //! Which tile of tensor.cu makes a product, and in how many parts its sum is split: the choice with the least time in a
-//! small model of the GPU. It depends on the shape and the number of multiprocessors only, so a run repeats itself.
+//! small model of the GPU. It depends on the shape and the kind of GPU only, so a run repeats itself.
 
 /// A kernel of tensor.cu.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,7 +28,23 @@ pub const TILES: [Tile; 5] = [
 pub const STEP: usize = 32;
 const STAGES: usize = 4;
 
+/// What the model knows of a GPU.
+#[derive(Clone, Copy, Debug)]
+pub struct Gpu {
+    pub multiprocessors: usize,
+    /// Bytes of shared memory of each: 228 KiB of Hopper, 100 KiB of GeForce.
+    pub shared: usize,
+}
+
+/// What every block takes of shared memory besides its own.
+const RESERVED: usize = 1 << 10;
+
 impl Tile {
+    /// Blocks that one multiprocessor holds at once.
+    fn held(&self, gpu: Gpu) -> usize {
+        self.resident.min(gpu.shared / (self.shared() + RESERVED)).max(1)
+    }
+
     /// Bytes of dynamic shared memory: the stages, target and sample of each row.
     pub fn shared(&self) -> usize {
         STAGES * (self.rows + self.columns) * 2 * STEP + 8 * self.rows
@@ -67,8 +83,9 @@ const FEWEST: usize = 6;
 
 impl Work {
     /// Clocks of a plan.
-    fn clocks(&self, plan: Plan, multiprocessors: usize) -> f64 {
+    fn clocks(&self, plan: Plan, gpu: Gpu) -> f64 {
         let tile = &TILES[plan.tile];
+        let held = tile.held(gpu);
         let across = self.columns.div_ceil(tile.columns);
         let (mut blocks, mut steps) = (0, 0.0);
         for &(rows, depth) in &self.classes {
@@ -79,22 +96,22 @@ impl Work {
         if blocks == 0 {
             return 0.0;
         }
-        let most = blocks.div_ceil(multiprocessors);
-        let idle = tile.resident.saturating_sub(most) as f64 / (tile.resident - 1).max(1) as f64;
+        let most = blocks.div_ceil(gpu.multiprocessors);
+        let idle = (tile.resident - most.min(held)) as f64 / (tile.resident - 1).max(1) as f64;
         let speed = tile.full * (1.0 - (1.0 - tile.alone) * idle);
         let step = (tile.rows * tile.columns * STEP) as f64 / RATE / speed;
-        let block = steps / blocks as f64 * step + ENDS / tile.resident as f64;
+        let block = steps / blocks as f64 * step + ENDS / held as f64;
         let finish =
             if plan.splits > 1 { LAUNCH + (self.len * 4 * 2 * plan.splits) as f64 / MEMORY } else { 0.0 };
         most as f64 * block + finish
     }
 
     /// The best plan.
-    pub fn plan(&self, multiprocessors: usize) -> Plan {
+    pub fn plan(&self, gpu: Gpu) -> Plan {
         let longest = self.classes.iter().map(|c| c.1).max().unwrap_or(0);
         let most = (longest / FEWEST).min(PARTS / (4 * self.len).max(1)).clamp(1, 32);
         let plans = (0..TILES.len()).flat_map(|tile| (1..=most).map(move |splits| Plan { tile, splits }));
-        let timed = plans.map(|plan| (self.clocks(plan, multiprocessors), plan));
+        let timed = plans.map(|plan| (self.clocks(plan, gpu), plan));
         let best = timed.min_by(|a, b| a.0.total_cmp(&b.0));
         best.map_or(Plan { tile: TILES.len() - 1, splits: 1 }, |(_, plan)| plan)
     }
@@ -104,6 +121,17 @@ impl Work {
 mod tests {
     use super::*;
 
+    const H100: Gpu = Gpu { multiprocessors: 132, shared: 228 << 10 };
+    const RTX_4090: Gpu = Gpu { multiprocessors: 128, shared: 100 << 10 };
+
+    /// Of 75 KiB each, two fit where there are 228 KiB, and one where there are 100.
+    #[test]
+    fn fewer_blocks_fit_into_less_shared_memory() {
+        let held = |gpu| TILES.map(|tile| tile.held(gpu));
+        assert_eq!(held(H100), [1, 2, 2, 3, 4]);
+        assert_eq!(held(RTX_4090), [1, 1, 1, 2, 2]);
+    }
+
     /// A 3x3 convolution of `rows` pixels from `c` channels to `columns`.
     fn work(rows: usize, c: usize, columns: usize) -> Work {
         Work { classes: vec![(rows, 9 * c.div_ceil(STEP))], columns, len: rows * columns }
@@ -111,15 +139,15 @@ mod tests {
 
     #[test]
     fn large_products_take_large_tiles() {
-        let plan = work(16 * 512 * 512, 128, 128).plan(132);
+        let plan = work(16 * 512 * 512, 128, 128).plan(H100);
         assert_eq!((TILES[plan.tile].columns, plan.splits), (128, 1));
-        let plan = work(32 * 64 * 64, 320, 320).plan(132);
+        let plan = work(32 * 64 * 64, 320, 320).plan(H100);
         assert_eq!((TILES[plan.tile].columns, plan.splits), (160, 1));
     }
 
     #[test]
     fn few_tiles_are_split() {
-        let plan = work(2 * 8 * 8, 1280, 1280).plan(132);
+        let plan = work(2 * 8 * 8, 1280, 1280).plan(H100);
         let tile = TILES[plan.tile];
         let blocks = 128_usize.div_ceil(tile.rows) * 1280_usize.div_ceil(tile.columns) * plan.splits;
         assert!((100..=132 * 4).contains(&blocks), "{plan:?} makes {blocks} blocks");
@@ -127,11 +155,11 @@ mod tests {
 
     #[test]
     fn narrow_products_take_narrow_tiles() {
-        assert_eq!(TILES[work(512 * 512, 128, 3).plan(132).tile].columns, 64);
+        assert_eq!(TILES[work(512 * 512, 128, 3).plan(H100).tile].columns, 64);
     }
 
     #[test]
     fn empty_products_have_a_plan() {
-        assert_eq!(work(0, 8, 8).plan(132).splits, 1);
+        assert_eq!(work(0, 8, 8).plan(H100).splits, 1);
     }
 }
