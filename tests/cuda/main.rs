@@ -15,6 +15,7 @@ mod gemm;
 mod graph;
 mod image;
 mod norm;
+mod once;
 mod particle;
 mod pointwise;
 mod queue;
