@@ -75,8 +75,8 @@ struct Rows {
   static constexpr int STRIDE = 16 * STEPS + 8;
 };
 
-// Starts copying ROWS rows, of which `left` exist and the rest become zeros, as do channels from d on. `row`
-// is the stride in global memory.
+// Starts copying ROWS rows, of which `left` exist and the rest become zeros, as do channels from d on: of them
+// no byte is read. `row` is the stride in global memory.
 template <int D, int ROWS>
 DEVICE void load_rows(Act* to, const Act* from, int row, int left, int d) {
   constexpr int PACKETS = 2 * Rows<D>::STEPS;
@@ -89,14 +89,14 @@ DEVICE void load_rows(Act* to, const Act* from, int row, int left, int d) {
     to += r * Rows<D>::STRIDE + c;
 #pragma unroll
     for (int i = 0; i < ROWS; i += STEP, at += STEP * row)
-      cp_async16(to + i * Rows<D>::STRIDE, i < left ? at : from, i < left ? 16 : 0);
+      cp_async16(to + i * Rows<D>::STRIDE, at, i < left ? 16 : 0);
   } else {
 #pragma unroll
     for (int j = 0; j < ROWS * PACKETS; j += THREADS) {
       const int i = j + threadIdx.x, r = i / PACKETS, c = i % PACKETS * PACKET;
       const bool there = r < left && c < d;
       if (j + THREADS <= ROWS * PACKETS || r < ROWS)
-        cp_async16(to + r * Rows<D>::STRIDE + c, there ? from + (r * row + c) : from, there ? 16 : 0);
+        cp_async16(to + r * Rows<D>::STRIDE + c, from + (r * row + c), there ? 16 : 0);
     }
   }
 }

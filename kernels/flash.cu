@@ -63,13 +63,15 @@ DEVICE void forward(const Act* q, const Act* kv, const uint32_t* kv_of, Act* y, 
   for (int i = 0; i < tiles; i++) {
     cp_async_wait<0>();
     __syncthreads();
-    if (i + 1 < tiles) load(i + 1);
     const int key = i * KEYS;
-    // A warp without queries, or whose queries all come before this tile.
-    if (first >= p.queries || (p.causal && key > first + 16 * M - 1)) continue;
+    // A warp without queries, or whose queries all come before this tile, only copies.
+    const bool works = first < p.queries && !(p.causal && key > first + 16 * M - 1);
     const Act* const tile = shared + i % 2 * STAGE;
     float s[M][N][4];
-    by_channels<D, M, N>(s, a, tile + lane_by_channels<D>());
+    if (works) by_channels<D, M, N>(s, a, tile + lane_by_channels<D>());
+    // Behind the first products, so that the tensor cores have work while addresses are found.
+    if (i + 1 < tiles) load(i + 1);
+    if (!works) continue;
     if (key + KEYS > p.keys || (p.causal && key + KEYS - 1 > first)) hide(s, key, first, p);
 #pragma unroll
     for (int m = 0; m < M; m++)

@@ -82,26 +82,32 @@ DEVICE void keys_vjp(const Act* qkv, const Act* dy, const float* lse, const floa
   for (int i = begin; i < tiles; i++) {
     cp_async_wait<0>();
     __syncthreads();
+    const int query = i * QUERIES;
+    // A warp without keys, or whose keys these queries may not see, only copies.
+    const bool works = first < p.keys && !(p.causal && query + QUERIES - 1 < first);
+    const Act* const tile = stages + i % 2 * STAGE;
+    const Act* const tile_dy = tile + QUERIES * STRIDE;
+    float s[M][N][4];
+    // Rows are keys, columns queries.
+    if (works) {
+      if constexpr (Keys<D>::HELD)
+        by_channels<D, M, N>(s, ka, tile + lane_by_channels<D>());
+      else
+        by_channels<D, M, N>(s, k, tile + lane_by_channels<D>());
+    }
+    // Behind the first products, so that the tensor cores have work while addresses are found.
     float next = 0;
     if (i + 1 < tiles) {
       load(i + 1);
       next = number(i + 1);
     }
-    const int query = i * QUERIES;
-    // A warp without keys, or whose keys these queries may not see.
-    if (first < p.keys && !(p.causal && query + QUERIES - 1 < first)) {
-      const Act* const tile = stages + i % 2 * STAGE;
-      const Act* const tile_dy = tile + QUERIES * STRIDE;
+    if (works) {
       const float* const of = numbers + i % 2 * 2 * QUERIES + 4 * (lane % 4);
-      float s[M][N][4], dp[M][N][4];
-      // Rows are keys, columns queries.
-      if constexpr (Keys<D>::HELD) {
-        by_channels<D, M, N>(s, ka, tile + lane_by_channels<D>());
+      float dp[M][N][4];
+      if constexpr (Keys<D>::HELD)
         by_channels<D, M, N>(dp, va, tile_dy + lane_by_channels<D>());
-      } else {
-        by_channels<D, M, N>(s, k, tile + lane_by_channels<D>());
+      else
         by_channels<D, M, N>(dp, v, tile_dy + lane_by_channels<D>());
-      }
       const bool edge = p.causal && query < first + 16 * M;
 #pragma unroll
       for (int n = 0; n < N; n++) {
@@ -209,12 +215,13 @@ DEVICE void queries_vjp(const Act* q, const Act* kv, const uint32_t* kv_of, cons
   for (int i = 0; i < before + tiles; i++) {
     cp_async_wait<0>();
     __syncthreads();
-    if (i + 1 < before + tiles) load(i + 1);
     const int key = (i >= tiles ? i - tiles : i) * KEYS;
-    if (first >= p.queries || (p.causal && key > first + 16 * M - 1)) continue;
+    const bool works = first < p.queries && !(p.causal && key > first + 16 * M - 1);
     const Act* const tile = shared + i % 2 * STAGE;
     float s[M][N][4], dp[M][N][4];
-    by_channels<D, M, N>(s, qa, tile + lane_by_channels<D>());
+    if (works) by_channels<D, M, N>(s, qa, tile + lane_by_channels<D>());
+    if (i + 1 < before + tiles) load(i + 1);
+    if (!works) continue;
     by_channels<D, M, N>(dp, dya, tile + KEYS * STRIDE + lane_by_channels<D>());
     if (key + KEYS > p.keys || (p.causal && key + KEYS - 1 > first)) hide(s, key, first, p);
     if (i < before) {

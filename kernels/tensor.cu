@@ -172,8 +172,7 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
 
   // All stages but the last are under way when the first is needed. The barrier of a step shows everybody's
   // copies of its stage, and that the stage before is free. Copies stand between the products, so that the tensor
-  // cores have work
-  // while addresses are found.
+  // cores have work while addresses are found.
 #pragma unroll
   for (int s = 0; s < STAGES - 1; s++) {
     if (s < count) copy_step(shared + s * STAGE);
