@@ -52,6 +52,10 @@ DEVICE void store2(Act* y, float a, float b, int left) {
 #endif
 }
 
+struct alignas(8) Two {
+  float first, second;
+};
+
 // s (heads of the part, rows, stride), f32. Grid: tiles of keys, tiles of queries, heads of the part.
 KERNEL(attention_scores, (256, 2),
        (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
@@ -66,9 +70,9 @@ KERNEL(attention_scores, (256, 2),
     i += row, j += column;
     // Rows are whole packets, so both or none of two are within one.
     if (i >= part.rows || j >= part.stride) return;
-    float* const to = s + at.scores + (int64_t)i * part.stride + j;
-    to[0] = p.scale * product.get(n);
-    to[1] = p.scale * product.get(n + 1);
+    // j is even.
+    *reinterpret_cast<Two*>(s + at.scores + (int64_t)i * part.stride + j) = {p.scale * product.get(n),
+                                                                             p.scale * product.get(n + 1)};
   });
 }
 

@@ -256,6 +256,15 @@ fn dot(cuda: &Cuda, kernels: &Kernels, x: &Operands<'_>, y: &Buffer, dy: &Buffer
     Ok(dot)
 }
 
+/// How many scores are in memory at a time: enough rows for two blocks of `attention_mix` per multiprocessor, from 64 MB to
+/// 256.
+fn most_scores(cuda: &Cuda, x: &Operands<'_>) -> usize {
+    cuda.scores.unwrap_or_else(|| {
+        let rows = 128 * (2 * cuda.device.multiprocessors()).div_ceil((x.p.d as usize).div_ceil(64));
+        (rows * (x.p.keys as usize).next_multiple_of(PACKET)).clamp(1 << 24, 1 << 26)
+    })
+}
+
 /// The parts of all score matrices, each of at most about `most` scores: some heads, or where one is larger,
 /// some queries of one head.
 fn parts(x: &Operands<'_>, most: usize) -> Vec<(ScoresParams, usize)> {
@@ -290,7 +299,7 @@ fn tiles(kernels: &Kernels, rows: i32, columns: i32, heads: usize) -> Launch {
 fn forward(cuda: &Cuda, kernels: &Kernels, x: &Operands<'_>, y: &mut Buffer, lse: &mut Buffer) -> Result<()> {
     let (d, t, p) = (&cuda.device, &kernels.attention, x.p);
     let (q, kv) = (kernels.read(x.q), kernels.read(x.kv));
-    let parts = parts(x, cuda.scores);
+    let parts = parts(x, most_scores(cuda, x));
     // The first part is the largest.
     let size = parts.first().map_or(0, |(part, heads)| heads * part.rows as usize * part.stride as usize);
     let (mut s, mut weights) = (d.alloc(Elem::F32, size)?, d.alloc(kernels.elem, size)?);
@@ -318,7 +327,7 @@ fn vjp(
 ) -> Result<()> {
     let (d, t, p) = (&cuda.device, &kernels.attention, x.p);
     let (q, kv, dy) = (kernels.read(x.q), kernels.read(x.kv), kernels.read(dy));
-    let parts = parts(x, cuda.scores);
+    let parts = parts(x, most_scores(cuda, x));
     let size = parts.first().map_or(0, |(part, heads)| heads * part.rows as usize * part.stride as usize);
     let (mut weights, mut ds) = (d.alloc(kernels.elem, size)?, d.alloc(kernels.elem, size)?);
     // Sums for dv and dk where the queries of a head come in parts.

@@ -111,7 +111,7 @@ pub struct Cuda {
     /// Whether [`Backend::replay`] records.
     graphs: bool,
     /// See [`Cuda::with_scores`].
-    scores: usize,
+    scores: Option<usize>,
 }
 
 impl Cuda {
@@ -130,7 +130,7 @@ impl Cuda {
         let image = Image::new(&device, Elem::F32);
         let (particle, weigh) = (particle::Table::load(&image)?, weigh::Table::load(&image)?);
         let resample = resample::Table::load(&image)?;
-        let (graphs, scores) = (true, 1 << 24);
+        let (graphs, scores) = (true, None);
         let (contest, plan) = (None, None);
         Ok(Cuda { contest, device, act, wide, tensor, plan, particle, weigh, resample, graphs, scores })
     }
@@ -141,9 +141,9 @@ impl Cuda {
     }
 
     /// How many scores of an attention by matrix products (heads of more than 160 channels, and f32) are in
-    /// memory at a time, about; by default as many as a decoder's one head has at 512 x 512: 64 MB.
+    /// memory at a time, about; by default as many as fill the GPU, 64 to 256 MB.
     pub fn with_scores(self, scores: usize) -> Cuda {
-        Cuda { scores, ..self }
+        Cuda { scores: Some(scores), ..self }
     }
 
     /// Element type of activations and weights.
