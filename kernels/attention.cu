@@ -52,9 +52,28 @@ DEVICE void store2(Act* y, float a, float b, int left) {
 #endif
 }
 
-struct alignas(8) Two {
-  float first, second;
-};
+// 8 bytes at once, in PTX for the reason of store_words.
+DEVICE void store_pair(void* p, uint32_t a, uint32_t b) {
+#if defined(__CUDACC__)
+  asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(p)), "r"(a), "r"(b)
+               : "memory");
+#else
+  struct alignas(8) Pair {
+    uint32_t a, b;
+  };
+  *static_cast<Pair*>(p) = {a, b};
+#endif
+}
+DEVICE void store4(Act* y, const float (&x)[4]) {
+#if defined(ACT_F32)
+  Words v;
+#pragma unroll
+  for (int k = 0; k < 4; k++) v.w[k] = __float_as_uint(x[k]);
+  store_words(y, v);
+#else
+  store_pair(y, pack2<Act>(x[0], x[1]), pack2<Act>(x[2], x[3]));
+#endif
+}
 
 // s (heads of the part, rows, stride), f32. Grid: tiles of keys, tiles of queries, heads of the part.
 KERNEL(attention_scores, (256, 2),
@@ -71,12 +90,13 @@ KERNEL(attention_scores, (256, 2),
     // Rows are whole packets, so both or none of two are within one.
     if (i >= part.rows || j >= part.stride) return;
     // j is even.
-    *reinterpret_cast<Two*>(s + at.scores + (int64_t)i * part.stride + j) = {p.scale * product.get(n),
-                                                                             p.scale * product.get(n + 1)};
+    store_pair(s + at.scores + (int64_t)i * part.stride + j, __float_as_uint(p.scale * product.get(n)),
+               __float_as_uint(p.scale * product.get(n + 1)));
   });
 }
 
-// p and lse from s, a warp per row; zeros where a key does not exist or may not be seen. n rows.
+// p and lse from s, a warp per row, a lane four scores at a time; zeros where a key does not exist or may not
+// be seen. n rows.
 KERNEL(attention_softmax, (256),
        (const float* __restrict__ s, Act* __restrict__ weights, float* __restrict__ lse, AttentionParams p,
         ScoresParams part, int64_t n)) {
@@ -85,15 +105,30 @@ KERNEL(attention_softmax, (256),
   const int lane = threadIdx.x % 32, query = part.query + (int)(at % part.rows);
   const int seen = p.causal ? min(p.keys, query + 1) : p.keys;
   const float* const row = s + at * part.stride;
-  float top = -DAS_INFINITY;
-  for (int j = lane; j < seen; j += 32) top = fmaxf(top, row[j]);
+  auto load = [&](int j, float (&x)[4]) {
+    const Words v = load_words(row + j);
+#pragma unroll
+    for (int k = 0; k < 4; k++) x[k] = j + k < seen ? __uint_as_float(v.w[k]) : -DAS_INFINITY;
+  };
+  float top = -DAS_INFINITY, sum = 0, x[4];
+  for (int j = 4 * lane; j < seen; j += 128) {
+    load(j, x);
+    top = fmaxf(top, fmaxf(fmaxf(x[0], x[1]), fmaxf(x[2], x[3])));
+  }
   top = warp_max(top);
-  float sum = 0;
-  for (int j = lane; j < seen; j += 32) sum += expf(row[j] - top);
+  for (int j = 4 * lane; j < seen; j += 128) {
+    load(j, x);
+#pragma unroll
+    for (int k = 0; k < 4; k++) sum += expf(x[k] - top);
+  }
   sum = warp_sum(sum);
   const float inverse = 1.0f / sum;
-  for (int j = lane; j < part.stride; j += 32)
-    weights[at * part.stride + j] = from_f32<Act>(j < seen ? expf(row[j] - top) * inverse : 0.0f);
+  for (int j = 4 * lane; j < part.stride; j += 128) {
+    load(j, x);
+#pragma unroll
+    for (int k = 0; k < 4; k++) x[k] = j + k < seen ? expf(x[k] - top) * inverse : 0.0f;
+    store4(weights + at * part.stride + j, x);
+  }
   if (lane == 0) lse[(part.first + at / part.rows) * p.queries + query] = top + logf(sum);
 }
 

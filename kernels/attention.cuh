@@ -75,30 +75,40 @@ struct Rows {
   static constexpr int STRIDE = 16 * STEPS + 8;
 };
 
-// Starts copying ROWS rows, of which `left` exist and the rest become zeros, as do channels from d on: of them
-// no byte is read. `row` is the stride in global memory.
+// Starts copying ROWS rows of each of `from`, a tile of them behind the other, of which `left` exist and the
+// rest become zeros, as do channels from d on. `row` are the strides in global memory. A thread stays in its
+// column and takes rows STEP apart. Of what becomes zeros nothing is read, wherever the address points.
+template <int D, int ROWS, int COUNT>
+DEVICE void load_rows(Act* to, const Act* const (&from)[COUNT], const int (&row)[COUNT], int left, int d) {
+  constexpr int PACKETS = 2 * Rows<D>::STEPS, STRIDE = Rows<D>::STRIDE;
+  // As few steps as the threads allow, each of as few threads as these allow.
+  constexpr int MOST = THREADS / PACKETS, TIMES = (ROWS + MOST - 1) / MOST, STEP = (ROWS + TIMES - 1) / TIMES;
+  const int r = threadIdx.x / PACKETS, c = threadIdx.x % PACKETS * PACKET;
+  if (STEP * PACKETS < THREADS && r >= STEP) return;
+  const Act* at[COUNT];
+#pragma unroll
+  for (int j = 0; j < COUNT; j++) at[j] = from[j] + (r * row[j] + c);
+  to += r * STRIDE + c;
+  auto copy = [&](int i, bool there) {
+    if (i + STEP > ROWS && r >= ROWS - i) return;
+#pragma unroll
+    for (int j = 0; j < COUNT; j++) {
+      cp_async16(to + (j * ROWS + i) * STRIDE, at[j], there ? 16 : 0);
+      at[j] += STEP * row[j];
+    }
+  };
+  if (left >= ROWS) {
+#pragma unroll
+    for (int i = 0; i < ROWS; i += STEP) copy(i, c < d);
+  } else {
+    left = c < d ? left - r : 0;
+#pragma unroll
+    for (int i = 0; i < ROWS; i += STEP) copy(i, i < left);
+  }
+}
 template <int D, int ROWS>
 DEVICE void load_rows(Act* to, const Act* from, int row, int left, int d) {
-  constexpr int PACKETS = 2 * Rows<D>::STEPS;
-  if constexpr (THREADS % PACKETS == 0) {
-    // A thread stays in its column, which spares registers for addresses.
-    constexpr int STEP = THREADS / PACKETS;
-    const int r = threadIdx.x / PACKETS, c = threadIdx.x % PACKETS * PACKET;
-    const Act* at = from + (r * row + c);
-    left = c < d ? left - r : 0;
-    to += r * Rows<D>::STRIDE + c;
-#pragma unroll
-    for (int i = 0; i < ROWS; i += STEP, at += STEP * row)
-      cp_async16(to + i * Rows<D>::STRIDE, at, i < left ? 16 : 0);
-  } else {
-#pragma unroll
-    for (int j = 0; j < ROWS * PACKETS; j += THREADS) {
-      const int i = j + threadIdx.x, r = i / PACKETS, c = i % PACKETS * PACKET;
-      const bool there = r < left && c < d;
-      if (j + THREADS <= ROWS * PACKETS || r < ROWS)
-        cp_async16(to + r * Rows<D>::STRIDE + c, from + (r * row + c), there ? 16 : 0);
-    }
-  }
+  load_rows<D, ROWS, 1>(to, {from}, {row}, left, d);
 }
 
 // Where a lane reads in a tile: rows of the left factor, or of a right factor that is summed over rows...

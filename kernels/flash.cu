@@ -34,10 +34,10 @@ DEVICE void forward(const Act* q, const Act* kv, const uint32_t* kv_of, Act* y, 
   const int tiles = (seen + KEYS - 1) / KEYS;
 
   auto load = [&](int i) {
+    if (i >= tiles) return;
     Act* const to = shared + i % 2 * STAGE;
     const Act* const from = k + (int64_t)i * KEYS * p.kv_row;
-    load_rows<D, KEYS>(to, from, p.kv_row, p.keys - i * KEYS, p.d);
-    load_rows<D, KEYS>(to + KEYS * STRIDE, from + (p.v_at - p.k_at), p.kv_row, p.keys - i * KEYS, p.d);
+    load_rows<D, KEYS, 2>(to, {from, from + (p.v_at - p.k_at)}, {p.kv_row, p.kv_row}, p.keys - i * KEYS, p.d);
     cp_async_commit();
   };
 
@@ -64,14 +64,16 @@ DEVICE void forward(const Act* q, const Act* kv, const uint32_t* kv_of, Act* y, 
     cp_async_wait<0>();
     __syncthreads();
     const int key = i * KEYS;
-    // A warp without queries, or whose queries all come before this tile, only copies.
-    const bool works = first < p.queries && !(p.causal && key > first + 16 * M - 1);
+    // A warp without queries, or whose queries all come before this tile.
+    if (first >= p.queries || (p.causal && key > first + 16 * M - 1)) {
+      load(i + 1);
+      continue;
+    }
     const Act* const tile = shared + i % 2 * STAGE;
     float s[M][N][4];
-    if (works) by_channels<D, M, N>(s, a, tile + lane_by_channels<D>());
+    by_channels<D, M, N>(s, a, tile + lane_by_channels<D>());
     // Behind the first products, so that the tensor cores have work while addresses are found.
-    if (i + 1 < tiles) load(i + 1);
-    if (!works) continue;
+    load(i + 1);
     if (key + KEYS > p.keys || (p.causal && key + KEYS - 1 > first)) hide(s, key, first, p);
 #pragma unroll
     for (int m = 0; m < M; m++)

@@ -43,8 +43,8 @@ DEVICE void keys_vjp(const Act* qkv, const Act* dy, const float* lse, const floa
   auto load = [&](int i) {
     Act* const to = stages + i % 2 * STAGE;
     const int at = i * QUERIES, left = p.queries - at;
-    load_rows<D, QUERIES>(to, qkv + h.q + (int64_t)at * p.q_row, p.q_row, left, p.d);
-    load_rows<D, QUERIES>(to + QUERIES * STRIDE, dy + h.y + (int64_t)at * p.y_row, p.y_row, left, p.d);
+    const Act* const q = qkv + h.q + (int64_t)at * p.q_row;
+    load_rows<D, QUERIES, 2>(to, {q, dy + h.y + (int64_t)at * p.y_row}, {p.q_row, p.y_row}, left, p.d);
     cp_async_commit();
   };
   // The two numbers of each query, as the exponent of 2 and dot: thread j's is that of query j / 2. Zeros
@@ -170,16 +170,16 @@ DEVICE void queries_vjp(const Act* q, const Act* kv, const uint32_t* kv_of, cons
   const int block = blockIdx.x * QUERIES, first = block + 16 * M * warp;
   const Head h = head_at(p, kv_of, blockIdx.z, blockIdx.y);
   const Act* const k = kv + h.k;
-  const Act* const v = kv + h.v;
   const float c = p.scale * LOG2_E;
   const int seen = p.causal ? min(p.keys, block + QUERIES) : p.keys;
   const int tiles = (seen + KEYS - 1) / KEYS, before = lse ? 0 : tiles;
 
   auto load = [&](int i) {
+    if (i >= before + tiles) return;
     Act* const to = shared + i % 2 * STAGE;
     const int key = (i >= tiles ? i - tiles : i) * KEYS;
-    load_rows<D, KEYS>(to, k + (int64_t)key * p.kv_row, p.kv_row, p.keys - key, p.d);
-    load_rows<D, KEYS>(to + KEYS * STRIDE, v + (int64_t)key * p.kv_row, p.kv_row, p.keys - key, p.d);
+    const Act* const from = k + (int64_t)key * p.kv_row;
+    load_rows<D, KEYS, 2>(to, {from, from + (p.v_at - p.k_at)}, {p.kv_row, p.kv_row}, p.keys - key, p.d);
     cp_async_commit();
   };
 
@@ -216,12 +216,14 @@ DEVICE void queries_vjp(const Act* q, const Act* kv, const uint32_t* kv_of, cons
     cp_async_wait<0>();
     __syncthreads();
     const int key = (i >= tiles ? i - tiles : i) * KEYS;
-    const bool works = first < p.queries && !(p.causal && key > first + 16 * M - 1);
+    if (first >= p.queries || (p.causal && key > first + 16 * M - 1)) {
+      load(i + 1);
+      continue;
+    }
     const Act* const tile = shared + i % 2 * STAGE;
     float s[M][N][4], dp[M][N][4];
-    if (works) by_channels<D, M, N>(s, qa, tile + lane_by_channels<D>());
-    if (i + 1 < before + tiles) load(i + 1);
-    if (!works) continue;
+    by_channels<D, M, N>(s, qa, tile + lane_by_channels<D>());
+    load(i + 1);
     by_channels<D, M, N>(dp, dya, tile + KEYS * STRIDE + lane_by_channels<D>());
     if (key + KEYS > p.keys || (p.causal && key + KEYS - 1 > first)) hide(s, key, first, p);
     if (i < before) {
