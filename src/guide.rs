@@ -143,10 +143,8 @@ impl<'a> Diffusion<'a> {
         let (Some(eps), Some(x0)) = (next(), next()) else {
             panic!("a look is noise and clean latent at least")
         };
-        let mut look = Look { eps, x0, reward: None, grad: None };
-        look.reward = next().map(Scores::Device);
-        look.grad = next();
-        Ok(look)
+        let reward = next().map(Scores::Device);
+        Ok(Look { eps, x0, reward, grad: next() })
     }
 
     /// What `want` asks for at the state, bias, and coefficients in `inputs`: noise, clean latent, then the score,

@@ -33,8 +33,7 @@ impl<'a> Image<'a> {
 
     /// The kernels of kernels/`file`.cu.
     pub fn module(&self, file: &str) -> Result<Arc<CudaModule>> {
-        let here = env::var_os("DAS_CUDA_NVRTC").is_some_and(|v| v == "1");
-        let embedded = IMAGES.iter().find(|(f, e, _)| !here && *f == file && *e == self.elem.name());
+        let embedded = embedded().iter().find(|(f, e, _)| *f == file && *e == self.elem.name());
         let load = |bytes: Vec<u8>| self.device.context().load_module(Ptx::from_binary(bytes));
         let loaded = match embedded {
             Some((_, _, bytes)) => load(bytes.to_vec()),
@@ -102,6 +101,12 @@ impl<'a> Image<'a> {
     }
 }
 
+/// Images in the binary: none are used where it is asked that NVRTC compiles them.
+fn embedded() -> &'static [(&'static str, &'static str, &'static [u8])] {
+    let here = env::var_os("DAS_CUDA_NVRTC").is_some_and(|v| v == "1");
+    if here { &[] } else { IMAGES }
+}
+
 /// Where compiled kernels and choices between products are kept: `$XDG_CACHE_HOME/das-cuda` or `~/.cache/das-cuda`.
 pub fn cache() -> Option<PathBuf> {
     let dir = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
@@ -112,9 +117,8 @@ pub fn cache() -> Option<PathBuf> {
 /// Whether the next GPU to be opened has its kernels compiled first, which takes a minute or more: there are none in the
 /// binary, and none were kept.
 pub fn compiles() -> bool {
-    let here = env::var_os("DAS_CUDA_NVRTC").is_some_and(|v| v == "1");
     let mut kept = cache().and_then(|dir| fs::read_dir(dir).ok()).into_iter().flatten().flatten();
-    (here || IMAGES.is_empty()) && !kept.any(|file| file.path().extension().is_some_and(|e| e == "cubin"))
+    embedded().is_empty() && !kept.any(|file| file.path().extension().is_some_and(|e| e == "cubin"))
 }
 
 /// Compiles kernels/`file`.cu with NVRTC: to machine code for the architecture that the first of the options names,
