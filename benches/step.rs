@@ -8,12 +8,12 @@ use das_cuda::assets::SHAPES_FILES;
 use das_cuda::backend::{Backend, ParticleId};
 use das_cuda::cpu::Cpu;
 use das_cuda::ddim::Schedule;
-use das_cuda::guide::{Diffusion, Settings};
 use das_cuda::model::folder::{ModelFolder, Source};
 use das_cuda::model::pipeline::{Pipeline, Prompt};
 use das_cuda::noise::Purpose;
 use das_cuda::reward::{self, Reward};
-use das_cuda::sampler::{Guide, Want};
+use das_cuda::sampler::{Need, Target};
+use das_cuda::target::{Diffusion, Settings};
 
 const PARTICLES: usize = 16;
 
@@ -34,13 +34,15 @@ fn step(c: &mut Criterion) {
     let mut group = c.benchmark_group("guided step, shapes, 16 particles");
     group.throughput(Throughput::Elements(PARTICLES as u64)).sample_size(10);
     for micro_batch in [1, 2, 4, 8, 16] {
-        for (name, want) in [("gradient", Want::Gradient), ("reward", Want::Reward), ("noise", Want::Noise)] {
+        for (name, need) in [("gradient", Need::Gradient), ("reward", Need::Reward), ("noise", Need::Noise)] {
             let prompt = Prompt { text: "a star", negative: None };
             let texts = pipeline.encode(&cpu, &[prompt], size, 5.0).expect("an encoded prompt");
             let settings = Settings { cfg_scale: 5.0, micro_batch, checkpointing: false };
-            let guide = Diffusion::new(&cpu, &pipeline, &reward, texts, vec![0], size, settings);
+            let target = Diffusion::new(&cpu, &pipeline, &reward, texts, vec![0], size, settings);
             group.bench_function(format!("{name}/micro-batch {micro_batch}"), |b| {
-                b.iter(|| black_box(guide.look(&x, &ids, &schedule.steps[25], want).expect("a look")));
+                b.iter(|| {
+                    black_box(target.evaluate(&x, &ids, &schedule.steps[25], need).expect("an evaluation"))
+                });
             });
         }
     }

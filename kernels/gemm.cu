@@ -100,10 +100,10 @@ struct FinishParams {
   int32_t columns;
   int32_t splits;
   int32_t per_sample;    // rows of y for one bias; 0 where there is one for all
-  int32_t ending;        // as in ProductParams
+  int32_t epilogue;        // as in ProductParams
 };
 
-// y = ending(sum of the parts of z, in order, + bias + add), and what the ending is given, where that is
+// y = epilogue(sum of the parts of z, in order, + bias + add), and what the epilogue is given, where that is
 // wanted. A thread makes 8 elements of what is given. Bytes: 4 len splits, and bias, add, y and given.
 KERNEL(finish, (256, 4),
        (const float* __restrict__ z, const Act* __restrict__ bias, const Act* __restrict__ add,
@@ -121,7 +121,7 @@ KERNEL(finish, (256, 4),
     const int column = (int)(i - row * p.columns);
     if (bias) {
       const int64_t each = p.per_sample ? row / p.per_sample * p.columns : 0;
-      load_bias(bias + each, column, p.columns, p.ending, more);
+      load_bias(bias + each, column, p.columns, p.epilogue, more);
 #pragma unroll
       for (int e = 0; e < 8; e++) v[e] += more[e];
     }
@@ -130,8 +130,8 @@ KERNEL(finish, (256, 4),
 #pragma unroll
       for (int e = 0; e < 8; e++) v[e] += more[e];
     }
-    if (p.ending)
-      end(v, row, column, p.columns, p.ending, y, given);
+    if (p.epilogue)
+      end(v, row, column, p.columns, p.epilogue, y, given);
     else
       store8(y + i, v);
     return;

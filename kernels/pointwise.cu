@@ -177,20 +177,20 @@ KERNEL(affine_clamp_vjp, (256),
   });
 }
 
-struct GuideParams {
+struct CfgCombineParams {
   int64_t n;       // elements of the guided half
   float s;
   int32_t wide;    // n is whole accesses of 16 bytes
 };
 // x = [u, c]: y = u + s (c - u); bytes moved: 3 n.
-KERNEL(guide, (256), (const Act* __restrict__ x, Act* __restrict__ y, GuideParams p)) {
+KERNEL(cfg_combine, (256), (const Act* __restrict__ x, Act* __restrict__ y, CfgCombineParams p)) {
   const auto f = [=](float u, float c) { return u + p.s * (c - u); };
   if (p.wide) return map2<WIDE>(x, x + p.n, y, p.n, f);
   map2<1>(x, x + p.n, y, p.n, f);
 }
 // dx = [(1 - s) dy, s dy]; bytes moved: 3 n.
 template <int W>
-DEVICE void guide_vjp(const Act* dy, Act* dx, const GuideParams& p) {
+DEVICE void cfg_combine_vjp(const Act* dy, Act* dx, const CfgCombineParams& p) {
   const int64_t first = ((int64_t)blockIdx.x * AHEAD * blockDim.x + threadIdx.x) * W;
   const int step = blockDim.x * W;
   Raw<W> ahead[AHEAD];
@@ -212,9 +212,9 @@ DEVICE void guide_vjp(const Act* dy, Act* dx, const GuideParams& p) {
     store(dx + p.n + i, w);
   }
 }
-KERNEL(guide_vjp, (256), (const Act* __restrict__ dy, Act* __restrict__ dx, GuideParams p)) {
-  if (p.wide) return guide_vjp<WIDE>(dy, dx, p);
-  guide_vjp<1>(dy, dx, p);
+KERNEL(cfg_combine_vjp, (256), (const Act* __restrict__ dy, Act* __restrict__ dx, CfgCombineParams p)) {
+  if (p.wide) return cfg_combine_vjp<WIDE>(dy, dx, p);
+  cfg_combine_vjp<1>(dy, dx, p);
 }
 
 struct WalkParams {

@@ -31,7 +31,7 @@ struct ProductParams {
   int32_t splits;       // of the sum, each to its own part of z
   int32_t tiles_m;      // of the largest class
   int32_t tiles_n;
-  int32_t ending;    // what follows product and bias, below
+  int32_t epilogue;    // what follows product and bias, below
   // Per class.
   int32_t grid_h[16];
   int32_t grid_w[16];
@@ -83,8 +83,8 @@ DEVICE void tile_of(const ProductParams& p, int& tile_m, int& tile_n) {
 constexpr int SILU = 1, GELU = 2, QUICK_GELU = 3, GEGLU = 4;
 
 // The row of w behind a column of the tiles.
-DEVICE int right_row_of(int column, int columns, int ending) {
-  if (ending != GEGLU) return column;
+DEVICE int right_row_of(int column, int columns, int epilogue) {
+  if (epilogue != GEGLU) return column;
   const int value = column / 8 * 4 + column % 4;
   return column & 4 ? columns / 2 + value : value;
 }
@@ -123,8 +123,8 @@ DEVICE void store4(Act* p, const float* x) {
 #endif
 
 // The bias of a packet of the tiles' columns.
-DEVICE void load_bias(const Act* bias, int column, int columns, int ending, float (&x)[8]) {
-  if (ending == GEGLU) {
+DEVICE void load_bias(const Act* bias, int column, int columns, int epilogue, float (&x)[8]) {
+  if (epilogue == GEGLU) {
     load4(bias + column / 2, x);
     load4(bias + columns / 2 + column / 2, x + 4);
   } else {
@@ -132,9 +132,9 @@ DEVICE void load_bias(const Act* bias, int column, int columns, int ending, floa
   }
 }
 
-// Ends a packet of a row: y = ending(v), and where it is wanted given = v, as [a, g] for GEGLU.
-DEVICE void end(float (&v)[8], int64_t row, int column, int columns, int ending, Act* y, Act* given) {
-  if (ending == GEGLU) {
+// Ends a packet of a row: y = epilogue(v), and where it is wanted given = v, as [a, g] for GEGLU.
+DEVICE void end(float (&v)[8], int64_t row, int column, int columns, int epilogue, Act* y, Act* given) {
+  if (epilogue == GEGLU) {
     if (given) {
       Act* const to = given + row * columns + column / 2;
       store4(to, v);
@@ -149,9 +149,9 @@ DEVICE void end(float (&v)[8], int64_t row, int column, int columns, int ending,
   if (given) store8(given + to, v);
 #pragma unroll
   for (int e = 0; e < 8; e++) {
-    if (ending == SILU) v[e] = silu(v[e]);
-    if (ending == GELU) v[e] = gelu(v[e]);
-    if (ending == QUICK_GELU) v[e] = quick_gelu(v[e]);
+    if (epilogue == SILU) v[e] = silu(v[e]);
+    if (epilogue == GELU) v[e] = gelu(v[e]);
+    if (epilogue == QUICK_GELU) v[e] = quick_gelu(v[e]);
   }
   store8(y + to, v);
 }

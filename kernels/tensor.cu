@@ -9,7 +9,7 @@
 // the sum and `finish` (gemm.cu) adds the parts in order.
 //
 // grid: x tiles, y splits, z classes. Bytes moved at least: x, w, bias, add and y once; FLOPs: 2 rows columns
-// taps channels. Results: y = ending(product + bias + add) in Act, and product + bias as `given` where that
+// taps channels. Results: y = epilogue(product + bias + add) in Act, and product + bias as `given` where that
 // is wanted; or where z is given the bare product (or its parts) in f32.
 #include "mma.cuh"
 #include "product.cuh"
@@ -89,7 +89,7 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
 #pragma unroll
   for (int i = 0; i < RIGHTS; i++)
     right_from[i] = TURNED ? min(n0 + 8 * (turned_col + i * LANES), (p.columns - 1) / 8 * 8)
-                           : right_row_of(min(n0 + row + i * COPY_ROWS, p.columns - 1), p.columns, p.ending) *
+                           : right_row_of(min(n0 + row + i * COPY_ROWS, p.columns - 1), p.columns, p.epilogue) *
                                  p.right_row;
   const int left_to = 16 * narrow_chunk(row, chunk);
 
@@ -227,10 +227,10 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
       } else {
         const int64_t to = (int64_t)target * p.columns + column;
         float more[8];
-        const int ending = TURNED ? 0 : p.ending;
+        const int epilogue = TURNED ? 0 : p.epilogue;
         if (bias) {
           const int each = p.bias_each ? targets[2 * at + 1] * p.columns : 0;
-          load_bias(bias + each, column, p.columns, ending, more);
+          load_bias(bias + each, column, p.columns, epilogue, more);
 #pragma unroll
           for (int e = 0; e < 8; e++) v[e] += more[e];
         }
@@ -239,8 +239,8 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
 #pragma unroll
           for (int e = 0; e < 8; e++) v[e] += more[e];
         }
-        if (ending)
-          end(v, target, column, p.columns, ending, y, given);
+        if (epilogue)
+          end(v, target, column, p.columns, epilogue, y, given);
         else
           store8(y + to, v);
       }

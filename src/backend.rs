@@ -23,9 +23,9 @@ pub enum Activation {
     QuickGelu,
 }
 
-/// What follows a linear map in one operation; see [`Backend::linear_then`].
+/// What follows a linear map in one operation; see [`Backend::linear_epilogue`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Ending {
+pub enum Epilogue {
     Activate(Activation),
     Geglu,
 }
@@ -173,19 +173,19 @@ pub trait Backend: Send + Sync {
 
     /// `y = x w^T + b + add` over the rows of `(n*h*w, in)`; `w` `(out, 1, 1, in)`.
     fn linear(&self, x: &Tensor, w: &Tensor, b: Option<&Tensor>, add: Option<&Tensor>) -> Result<Tensor>;
-    /// `linear` and then `ending`; and what that was given, which its transpose wants, if `keep`.
-    fn linear_then(
+    /// `linear` and then `epilogue`; and what that was given, which its transpose wants, if `keep`.
+    fn linear_epilogue(
         &self,
         x: &Tensor,
         w: &Tensor,
         b: Option<&Tensor>,
-        ending: Ending,
+        epilogue: Epilogue,
         keep: bool,
     ) -> Result<(Tensor, Option<Saved>)> {
         let given = self.linear(x, w, b, None)?;
-        let y = match ending {
-            Ending::Activate(f) => self.activate(&given, f)?,
-            Ending::Geglu => self.geglu(&given)?,
+        let y = match epilogue {
+            Epilogue::Activate(f) => self.activate(&given, f)?,
+            Epilogue::Geglu => self.geglu(&given)?,
         };
         Ok((y, keep.then_some(given)))
     }
@@ -291,9 +291,9 @@ pub trait Backend: Send + Sync {
     /// Batches one after another.
     fn stack(&self, parts: &[&Tensor]) -> Result<Tensor>;
     /// Classifier-free guidance: `x` `(2n, ..)` is `[uncond, cond]`; `y = u + s (c - u)`.
-    fn guide(&self, x: &Tensor, s: f32) -> Result<Tensor>;
+    fn cfg_combine(&self, x: &Tensor, s: f32) -> Result<Tensor>;
     /// `[(1-s) dy, s dy]`.
-    fn guide_vjp(&self, dy: &Tensor, s: f32) -> Result<Tensor>;
+    fn cfg_combine_vjp(&self, dy: &Tensor, s: f32) -> Result<Tensor>;
     /// Puts `token` `(1, 1, 1, c)` before the tokens of `x` (if given) and adds `position` `(1, 1, tokens, c)`:
     /// `(n, h, w, c) -> (n, 1, tokens, c)`.
     fn embed(&self, x: &Tensor, token: Option<&Tensor>, position: &Tensor) -> Result<Tensor>;
@@ -333,14 +333,14 @@ pub trait Backend: Send + Sync {
     /// `score` `(n, 1, 1, 1)` where every element of that sample of `by` is finite, NaN elsewhere.
     fn where_finite(&self, score: &Tensor, by: &Tensor) -> Result<Tensor>;
     /// Weighs and moves the particles of a run on the device, waiting for nothing. `None` leaves that to the host.
-    fn weigher<'a>(&'a self, _run: Run<'_>) -> Result<Option<Box<dyn Weigher + 'a>>> {
+    fn step_engine<'a>(&'a self, _setup: EngineSetup<'_>) -> Result<Option<Box<dyn StepEngine + 'a>>> {
         Ok(None)
     }
 }
 
 /// The particles of a run, and how to weigh them.
 #[derive(Clone, Copy, Debug)]
-pub struct Run<'a> {
+pub struct EngineSetup<'a> {
     pub rules: &'a Rules,
     /// Potentials are `reward / alpha`, strengths `lambda_next / alpha`.
     pub alpha: f64,
@@ -369,9 +369,9 @@ impl Scores {
     }
 }
 
-/// One step of all particles, for a [`Weigher`].
+/// One step of all particles, for a [`StepEngine`].
 #[derive(Clone, Copy, Debug)]
-pub struct Turn<'a> {
+pub struct StepInput<'a> {
     /// The states that were looked at.
     pub x: &'a Tensor,
     pub particles: Particles<'a>,
@@ -380,9 +380,9 @@ pub struct Turn<'a> {
     pub advance: Advance<'a>,
 }
 
-/// What a turn saw and decided.
+/// What a step saw and decided.
 #[derive(Clone, Debug, Default)]
-pub struct Told {
+pub struct StepReport {
     /// Squared lengths of the states, of the predicted noise, and of the gradients (empty without).
     pub states: Vec<f64>,
     pub noises: Vec<f64>,
@@ -395,15 +395,15 @@ pub struct Told {
     pub log_ratio: Vec<f64>,
 }
 
-/// Weighs, resamples and moves, turn after turn: [`smc::weigh`](crate::smc::weigh) and [`Backend::advance`]. A particle
+/// Weighs, resamples and moves, step after step: [`smc::weigh`](crate::smc::weigh) and [`Backend::advance`]. A particle
 /// whose reward, state or noise is not finite is dead; a gradient that is not finite counts as 0.
-pub trait Weigher {
-    /// Queues one turn and returns the latents after it.
-    fn queue(&mut self, turn: Turn<'_>) -> Result<Tensor>;
-    /// What the oldest turn told that has not been asked for. Waits for that turn, not for later ones.
-    fn told(&mut self) -> Result<Told>;
-    /// Turns worth queueing before the oldest is asked for, so that the device never waits for the host.
-    fn ahead(&self) -> usize;
+pub trait StepEngine {
+    /// Queues one step and returns the latents after it.
+    fn submit(&mut self, input: StepInput<'_>) -> Result<Tensor>;
+    /// What the oldest step told that has not been asked for. Waits for that step, not for later ones.
+    fn collect(&mut self) -> Result<StepReport>;
+    /// Steps worth queueing before the oldest is asked for, so that the device never waits for the host.
+    fn lookahead(&self) -> usize;
 }
 
 /// Work that a device has recorded, or knows it cannot record; for [`Backend::replay`]. Empty at first.

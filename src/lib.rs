@@ -11,7 +11,6 @@ pub mod cpu;
 pub mod cuda;
 pub mod ddim;
 pub mod error;
-pub mod guide;
 pub mod meter;
 pub mod model;
 pub mod noise;
@@ -24,6 +23,7 @@ pub mod run;
 pub mod sampler;
 pub mod smc;
 pub mod tape;
+pub mod target;
 pub mod tensor;
 
 pub use error::{Error, ErrorKind, Result};

@@ -467,10 +467,10 @@ impl Backend for Meter {
         let n = parts.iter().map(|p| p.shape().n).sum();
         self.call(Family::Image, 0, parts, parts[0].shape().with_n(n))
     }
-    fn guide(&self, x: &Tensor, _: f32) -> Result<Tensor> {
+    fn cfg_combine(&self, x: &Tensor, _: f32) -> Result<Tensor> {
         self.call(Family::Pointwise, 0, &[x], x.shape().with_n(x.shape().n / 2))
     }
-    fn guide_vjp(&self, dy: &Tensor, _: f32) -> Result<Tensor> {
+    fn cfg_combine_vjp(&self, dy: &Tensor, _: f32) -> Result<Tensor> {
         self.call(Family::Pointwise, 0, &[dy], dy.shape().with_n(2 * dy.shape().n))
     }
     fn embed(&self, x: &Tensor, token: Option<&Tensor>, position: &Tensor) -> Result<Tensor> {

@@ -1,7 +1,7 @@
 //! The operations models are written in: each forward beside its transpose. A `Var` argument is
 //! differentiable, a `Tensor` argument is a constant.
 
-use crate::backend::{Activation, AffineClamp, Attention, Conv, Ending, Filter, GroupNorm};
+use crate::backend::{Activation, AffineClamp, Attention, Conv, Epilogue, Filter, GroupNorm};
 use crate::error::Result;
 use crate::tape::{Tape, Var};
 use crate::tensor::{Shape, Tensor};
@@ -39,17 +39,23 @@ impl<'a> Tape<'a> {
         Ok(self.with_add(x, y, add, move |backend, dy| backend.linear_vjp(dy, &w)))
     }
 
-    /// `x w^T + b`, then `ending`; see [`Backend::linear_then`](crate::backend::Backend::linear_then).
+    /// `x w^T + b`, then `epilogue`; see [`Backend::linear_epilogue`](crate::backend::Backend::linear_epilogue).
     #[track_caller]
-    pub fn linear_then(&self, x: &Var, w: &Tensor, b: Option<&Tensor>, ending: Ending) -> Result<Var> {
+    pub fn linear_epilogue(
+        &self,
+        x: &Var,
+        w: &Tensor,
+        b: Option<&Tensor>,
+        epilogue: Epilogue,
+    ) -> Result<Var> {
         assert_eq!((w.shape().h, w.shape().w, w.shape().c), (1, 1, x.shape().c), "linear {}", x.shape());
-        let (y, given) = self.backend().linear_then(x, w, b, ending, self.records(x))?;
+        let (y, given) = self.backend().linear_epilogue(x, w, b, epilogue, self.records(x))?;
         let w = w.clone();
         Ok(self.unary(x, y, move |b, dy| {
             let Some(given) = given else { panic!("what is differentiated was recorded") };
-            let dy = match ending {
-                Ending::Activate(f) => b.activate_vjp(&given, &dy, f)?,
-                Ending::Geglu => b.geglu_vjp(&given, &dy)?,
+            let dy = match epilogue {
+                Epilogue::Activate(f) => b.activate_vjp(&given, &dy, f)?,
+                Epilogue::Geglu => b.geglu_vjp(&given, &dy)?,
             };
             drop(given);
             b.linear_vjp(&dy, &w)
@@ -255,10 +261,10 @@ impl<'a> Tape<'a> {
 
     /// Classifier-free guidance over `[uncond, cond]`.
     #[track_caller]
-    pub fn guide(&self, x: &Var, s: f32) -> Result<Var> {
+    pub fn cfg_combine(&self, x: &Var, s: f32) -> Result<Var> {
         assert_eq!(x.shape().n % 2, 0, "guidance wants [uncond, cond], got {}", x.shape());
-        let y = self.backend().guide(x, s)?;
-        Ok(self.unary(x, y, move |b, dy| b.guide_vjp(&dy, s)))
+        let y = self.backend().cfg_combine(x, s)?;
+        Ok(self.unary(x, y, move |b, dy| b.cfg_combine_vjp(&dy, s)))
     }
 
     /// Class token (if given) before the tokens, plus positions: `(n, h, w, c) -> (n, 1, tokens, c)`.

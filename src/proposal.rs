@@ -1,4 +1,4 @@
-//! The seam for methods: what a way of proposing particles needs from the guide, how it weighs, and which rules suit
+//! The seam for methods: what a way of proposing particles needs from the target, how it weighs, and which rules suit
 //! it. The sampler asks these questions and knows no method by name; a new method is a new variant and its answers.
 
 use std::fmt;
@@ -25,7 +25,7 @@ pub enum Proposal {
 
 /// What the sampler wants to know of a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Want {
+pub enum Need {
     /// Noise and clean latent.
     Noise,
     /// Also the reward of the clean latent.
@@ -36,7 +36,7 @@ pub enum Want {
 
 /// What the last rewards do to the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Ending {
+pub enum Conclusion {
     /// The last event of the chain of weights.
     Weigh,
     /// Weights stay equal; the rewards are only reported.
@@ -61,24 +61,24 @@ impl Proposal {
     }
 
     /// What each guided step needs. `Noise` means that no step is guided.
-    pub const fn wants(self) -> Want {
+    pub const fn need(self) -> Need {
         match self {
-            Proposal::Das | Proposal::Tds => Want::Gradient,
-            Proposal::Bootstrap => Want::Reward,
-            Proposal::None | Proposal::BestOfN => Want::Noise,
+            Proposal::Das | Proposal::Tds => Need::Gradient,
+            Proposal::Bootstrap => Need::Reward,
+            Proposal::None | Proposal::BestOfN => Need::Noise,
         }
     }
 
     /// Whether steps are weighed and resampled.
     pub const fn weighs(self) -> bool {
-        !matches!(self.wants(), Want::Noise)
+        !matches!(self.need(), Need::Noise)
     }
 
-    pub const fn ending(self) -> Ending {
+    pub const fn conclusion(self) -> Conclusion {
         match self {
-            Proposal::Das | Proposal::Tds | Proposal::Bootstrap => Ending::Weigh,
-            Proposal::None => Ending::Keep,
-            Proposal::BestOfN => Ending::Best,
+            Proposal::Das | Proposal::Tds | Proposal::Bootstrap => Conclusion::Weigh,
+            Proposal::None => Conclusion::Keep,
+            Proposal::BestOfN => Conclusion::Best,
         }
     }
 
@@ -97,7 +97,7 @@ impl Proposal {
     /// # Errors
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the flag.
     pub fn check(self, without_gradient: Option<&str>, noisy: bool) -> Result<()> {
-        if let (Want::Gradient, Some(reward)) = (self.wants(), without_gradient) {
+        if let (Need::Gradient, Some(reward)) = (self.need(), without_gradient) {
             return Err(Error::usage(format!(
                 "--proposal {self} follows the reward's gradient, and {reward} has none"
             ))

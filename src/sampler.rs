@@ -1,5 +1,5 @@
 //! The algorithm: Sequential Monte Carlo along the reverse chain of a diffusion model, as an iterator of steps: look,
-//! weigh, resample, move (das-spec 2.3, corrected). It knows neither networks nor files: a [`Guide`] answers what a
+//! weigh, resample, move (das-spec 2.3, corrected). It knows neither networks nor files: a [`Target`] answers what a
 //! state looks like, the consumer of the iterator records, prints and stops.
 //!
 //! A particle is one thing: latent, noise, clean latent, gradient, twist and root travel together when an ancestor is
@@ -12,16 +12,18 @@ mod record;
 
 use std::time::Instant;
 
-pub use crate::proposal::Want;
+pub use crate::proposal::Need;
 pub use options::{Compat, OnNan, Options};
-pub use record::{Loss, Lost, Population, PromptStep, Step};
+pub use record::{NonFinite, Population, PromptStep, Quantity, Step};
 
 pub use crate::backend::Scores;
-use crate::backend::{Advance, Backend, ParticleId, Particles, Run, Told, Turn, Weigher, range};
+use crate::backend::{
+    Advance, Backend, EngineSetup, ParticleId, Particles, StepEngine, StepInput, StepReport, range,
+};
 use crate::ddim::{self, Schedule};
 use crate::error::{Error, Result};
 use crate::noise::Purpose;
-use crate::proposal::Ending;
+use crate::proposal::Conclusion;
 use crate::smc::{self, Event, Weighed, Weights};
 use crate::tensor::{Shape, Tensor};
 use host::Host;
@@ -29,7 +31,7 @@ use record::Genealogy;
 
 /// What a state looks like. Rewards and gradients are of the plain reward r, not of r / alpha.
 #[derive(Clone, Debug)]
-pub struct Look {
+pub struct Evaluation {
     /// Predicted noise `(n, h, w, c)`, guided.
     pub eps: Tensor,
     /// Predicted clean latent, clamped where the scheduler says so.
@@ -42,7 +44,7 @@ pub struct Look {
 
 /// What the final latents are worth.
 #[derive(Clone, Debug)]
-pub struct Finish {
+pub struct FinalScores {
     /// `(n, height, width, 3)` in [0, 1].
     pub images: Tensor,
     pub reward: Vec<f64>,
@@ -51,15 +53,15 @@ pub struct Finish {
 }
 
 /// What the sampler knows of models and rewards. Each particle's answer must depend on that particle alone.
-pub trait Guide {
+pub trait Target {
     /// Shape of one latent, `n = 1`.
     fn latent(&self) -> Shape;
 
     /// Looks at the states `x` `(n, h, w, c)` before the transition `step`; sample `i` is particle `ids[i]`.
-    fn look(&self, x: &Tensor, ids: &[ParticleId], step: &ddim::Step, want: Want) -> Result<Look>;
+    fn evaluate(&self, x: &Tensor, ids: &[ParticleId], step: &ddim::Step, need: Need) -> Result<Evaluation>;
 
     /// Decodes and judges the final latents.
-    fn finish(&self, x: &Tensor, ids: &[ParticleId]) -> Result<Finish>;
+    fn finish(&self, x: &Tensor, ids: &[ParticleId]) -> Result<FinalScores>;
 
     /// What the user should know of the last looks; said once.
     fn notes(&self) -> Vec<String> {
@@ -81,17 +83,17 @@ struct Prompt {
 /// A run: yields one [`Step`] per transition and one for the final event, then [`Sampler::populations`].
 pub struct Sampler<'a> {
     backend: &'a dyn Backend,
-    guide: &'a dyn Guide,
+    target: &'a dyn Target,
     schedule: &'a Schedule,
     options: Options,
     /// Of every slot; prompt after prompt.
     ids: Vec<ParticleId>,
-    weigher: Box<dyn Weigher + 'a>,
+    engine: Box<dyn StepEngine + 'a>,
     /// First step that looks at rewards.
     start: usize,
     /// The step to yield.
     next: usize,
-    /// Transitions that the weigher has been given: `next`, and what is queued ahead.
+    /// Transitions that the step engine has been given: `next`, and those it takes ahead of it.
     queued: usize,
     /// What ended the queueing, kept until the steps before it have been yielded.
     failed: Option<Error>,
@@ -103,7 +105,7 @@ pub struct Sampler<'a> {
     /// Slots whose death has been reported.
     dead: Vec<bool>,
     prompts: Vec<Prompt>,
-    end: Option<Finish>,
+    end: Option<FinalScores>,
     /// When the last step was yielded.
     yielded: Option<Instant>,
 }
@@ -115,29 +117,29 @@ impl<'a> Sampler<'a> {
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for options that cannot work, alone or together.
     pub fn new(
         backend: &'a dyn Backend,
-        guide: &'a dyn Guide,
+        target: &'a dyn Target,
         schedule: &'a Schedule,
         options: Options,
     ) -> Result<Sampler<'a>> {
         options.check(schedule)?;
         let noisy = schedule.steps.iter().any(|s| s.variance > 0.0);
-        options.proposal.check(guide.without_gradient().as_deref(), noisy)?;
+        options.proposal.check(target.without_gradient().as_deref(), noisy)?;
         let particles = options.particles;
         let ids: Vec<ParticleId> = options
             .prompts
             .iter()
             .flat_map(|&prompt| (0..particles as u32).map(move |particle| ParticleId { prompt, particle }))
             .collect();
-        let shape = guide.latent().with_n(ids.len());
+        let shape = target.latent().with_n(ids.len());
         let x = backend.normals(shape, options.seed, 0, Purpose::Initial, &ids)?;
         let prompt = |_: &u32| Prompt {
             population: smc::Population::new(particles),
             genealogy: Genealogy::new(particles),
         };
         Ok(Sampler {
-            weigher: weigher(backend, &options, &ids, shape.sample())?,
+            engine: step_engine(backend, &options, &ids, shape.sample())?,
             backend,
-            guide,
+            target,
             schedule,
             start: (schedule.len() as f64 * options.tempering_start).floor() as usize,
             next: 0,
@@ -191,7 +193,7 @@ impl<'a> Sampler<'a> {
         );
         self.ids.iter_mut().zip(names.iter().cycle()).for_each(|(id, &name)| id.particle = name);
         self.x = self.backend.normals(self.x.shape(), self.options.seed, 0, Purpose::Initial, &self.ids)?;
-        self.weigher = weigher(self.backend, &self.options, &self.ids, self.x.shape().sample())?;
+        self.engine = step_engine(self.backend, &self.options, &self.ids, self.x.shape().sample())?;
         Ok(self)
     }
 
@@ -200,7 +202,7 @@ impl<'a> Sampler<'a> {
     #[must_use]
     pub fn on_host(mut self) -> Sampler<'a> {
         assert_eq!(self.queued, 0, "the run has begun");
-        self.weigher = Box::new(Host::new(self.backend, &self.options));
+        self.engine = Box::new(Host::new(self.backend, &self.options));
         self
     }
 
@@ -256,12 +258,12 @@ impl<'a> Sampler<'a> {
             .collect()
     }
 
-    /// One transition, and those after it that the weigher takes ahead of time.
+    /// One transition, and those after it that the step engine takes ahead of time.
     fn transition(&mut self) -> Result<Step> {
         let began = self.yielded.unwrap_or_else(Instant::now);
-        let last = (self.next + self.weigher.ahead()).min(self.schedule.len() - 1);
+        let last = (self.next + self.engine.lookahead()).min(self.schedule.len() - 1);
         while self.queued <= last && self.failed.is_none() {
-            match self.queue() {
+            match self.submit_next() {
                 Ok(x) => (self.x, self.queued) = (x, self.queued + 1),
                 Err(e) => self.failed = Some(e),
             }
@@ -271,27 +273,31 @@ impl<'a> Sampler<'a> {
         {
             return Err(e);
         }
-        let told = self.weigher.told()?;
-        let (prompts, losses) = self.follow(&told)?;
+        let report = self.engine.collect()?;
+        let (prompts, non_finite) = self.absorb(&report)?;
         let (step, t) = (self.next, self.schedule.steps[self.next].t);
         self.next += 1;
-        Ok(Step { step, t, prompts, losses, notes: self.guide.notes(), ms: self.since(began) })
+        Ok(Step { step, t, prompts, non_finite, notes: self.target.notes(), ms: self.lap(began) })
     }
 
     /// Looks at the latest latents, and has them weighed and moved.
-    fn queue(&mut self) -> Result<Tensor> {
+    fn submit_next(&mut self) -> Result<Tensor> {
         let (k, step) = (self.queued, &self.schedule.steps[self.queued]);
         let _range = range(self.backend, &format!("step {k}"));
         let guided = k >= self.start && self.options.proposal.weighs();
-        let want = if guided { self.options.proposal.wants() } else { Want::Noise };
-        let look = self.guide.look(&self.x, &self.ids, step, want)?;
+        let need = if guided { self.options.proposal.need() } else { Need::Noise };
+        let evaluation = self.target.evaluate(&self.x, &self.ids, step, need)?;
         let shape = self.x.shape();
-        assert_eq!((look.x0.shape(), look.eps.shape()), (shape, shape), "what the guide saw");
-        assert!(look.grad.as_ref().is_none_or(|g| g.shape() == shape), "one gradient per particle");
-        self.weigher.queue(Turn {
+        assert_eq!(
+            (evaluation.x0.shape(), evaluation.eps.shape()),
+            (shape, shape),
+            "what the target evaluated"
+        );
+        assert!(evaluation.grad.as_ref().is_none_or(|g| g.shape() == shape), "one gradient per particle");
+        self.engine.submit(StepInput {
             x: &self.x,
-            particles: Particles { x0: &look.x0, eps: &look.eps, grad: look.grad.as_ref() },
-            event: look.reward.as_ref().map(|scores| (Event::Step(k - self.start), scores)),
+            particles: Particles { x0: &evaluation.x0, eps: &evaluation.eps, grad: evaluation.grad.as_ref() },
+            event: evaluation.reward.as_ref().map(|scores| (Event::Step(k - self.start), scores)),
             advance: Advance {
                 mean_x0: step.mean.first as f32,
                 mean_eps: step.mean.second as f32,
@@ -305,65 +311,65 @@ impl<'a> Sampler<'a> {
         })
     }
 
-    /// Follows a turn: what was lost, and each prompt's record.
-    fn follow(&mut self, told: &Told) -> Result<(Vec<PromptStep>, Vec<Loss>)> {
-        let losses = self.losses(told)?;
+    /// Reads a report: what was not finite, and the record of each prompt.
+    fn absorb(&mut self, report: &StepReport) -> Result<(Vec<PromptStep>, Vec<NonFinite>)> {
+        let non_finite = self.find_non_finite(report)?;
         let particles = self.options.particles;
         let (mut records, mut dead) = (Vec::with_capacity(self.prompts.len()), Vec::new());
         for b in 0..self.prompts.len() {
             let slots = b * particles..(b + 1) * particles;
             let of = |list: &[f64]| list.get(slots.clone()).unwrap_or_default().to_vec();
-            let record = match told.weighed.get(b) {
-                Some(weighed) => self.weighed(b, weighed.clone(), of(&told.rewards)),
-                None => self.idle(b),
+            let record = match report.weighed.get(b) {
+                Some(weighed) => self.record_weighed(b, weighed.clone(), of(&report.rewards)),
+                None => self.record_unweighed(b),
             };
             dead.extend(record.ancestors.iter().map(|&a| self.dead[slots.start + a as usize]));
-            let grad_norm = of(&told.grads).into_iter().map(f64::sqrt).collect();
+            let grad_norm = of(&report.grads).into_iter().map(f64::sqrt).collect();
             records.push(PromptStep { grad_norm, ..record });
         }
         self.dead = dead;
-        self.log_ratio.clone_from(&told.log_ratio);
-        Ok((records, losses))
+        self.log_ratio.clone_from(&report.log_ratio);
+        Ok((records, non_finite))
     }
 
     /// The final event.
-    fn ending(&mut self) -> Result<Step> {
+    fn final_event(&mut self) -> Result<Step> {
         let began = self.yielded.unwrap_or_else(Instant::now);
         let k = self.next;
-        let mut end = self.guide.finish(&self.x, &self.ids)?;
+        let mut end = self.target.finish(&self.x, &self.ids)?;
         assert_eq!(end.reward.len(), self.ids.len(), "one reward per particle");
-        let mut losses = Vec::new();
+        let mut non_finite = Vec::new();
         let norms = self.backend.squared_norms(&self.x)?;
         for (slot, reward) in end.reward.iter_mut().enumerate() {
-            let what = if norms[slot].is_finite() { Lost::Reward } else { Lost::Latent };
-            if what == Lost::Latent {
+            let quantity = if norms[slot].is_finite() { Quantity::Reward } else { Quantity::Latent };
+            if quantity == Quantity::Latent {
                 *reward = f64::NAN;
             }
             if !reward.is_finite() {
-                self.bury(k, slot, what, &mut losses);
+                self.mark_dead(k, slot, quantity, &mut non_finite);
             }
         }
-        self.abort_on(&losses)?;
+        self.abort_on(&non_finite)?;
         let prompts = (0..self.prompts.len())
             .map(|b| {
-                let record = self.last(b, &end.reward);
+                let record = self.weigh_final(b, &end.reward);
                 self.conclude(b, record)
             })
             .collect();
         self.end = Some(end);
         self.next += 1;
-        Ok(Step { step: k, t: 0, prompts, losses, notes: self.guide.notes(), ms: self.since(began) })
+        Ok(Step { step: k, t: 0, prompts, non_finite, notes: self.target.notes(), ms: self.lap(began) })
     }
 
     /// The weights a method ends with, where they are not those of the chain.
     fn conclude(&mut self, b: usize, mut record: PromptStep) -> PromptStep {
-        let weights = match self.options.proposal.ending() {
-            Ending::Weigh => return record,
+        let weights = match self.options.proposal.conclusion() {
+            Conclusion::Weigh => return record,
             // Dead particles have no weight, all others the same.
-            Ending::Keep => {
+            Conclusion::Keep => {
                 record.reward.iter().map(|r| if r.is_finite() { 0.0 } else { f64::NAN }).collect()
             }
-            Ending::Best => {
+            Conclusion::Best => {
                 let best = Weights::new(&record.reward).argmax();
                 let alone = |p: usize| if p == best { 0.0 } else { f64::NEG_INFINITY };
                 (0..record.reward.len()).map(alone).collect::<Vec<f64>>()
@@ -376,51 +382,52 @@ impl<'a> Sampler<'a> {
         record
     }
 
-    /// What was not finite in a turn.
-    fn losses(&mut self, told: &Told) -> Result<Vec<Loss>> {
+    /// What was not finite in a step.
+    fn find_non_finite(&mut self, report: &StepReport) -> Result<Vec<NonFinite>> {
         let k = self.next;
-        let mut losses = Vec::new();
+        let mut non_finite = Vec::new();
         for slot in 0..self.ids.len() {
-            let what = match (told.states[slot].is_finite(), told.noises[slot].is_finite()) {
-                (false, _) => Lost::Latent,
-                (true, false) => Lost::Noise,
-                (true, true) => Lost::Reward,
+            let quantity = match (report.states[slot].is_finite(), report.noises[slot].is_finite()) {
+                (false, _) => Quantity::Latent,
+                (true, false) => Quantity::Noise,
+                (true, true) => Quantity::Reward,
             };
-            if what != Lost::Reward || told.rewards.get(slot).is_some_and(|r| !r.is_finite()) {
-                self.bury(k, slot, what, &mut losses);
+            if quantity != Quantity::Reward || report.rewards.get(slot).is_some_and(|r| !r.is_finite()) {
+                self.mark_dead(k, slot, quantity, &mut non_finite);
             }
         }
-        for (slot, norm) in told.grads.iter().enumerate() {
+        for (slot, norm) in report.grads.iter().enumerate() {
             if !norm.is_finite() && !self.dead[slot] {
-                losses.push(self.loss(k, slot, Lost::Gradient));
+                non_finite.push(self.non_finite_at(k, slot, Quantity::Gradient));
             }
         }
-        self.abort_on(&losses)?;
-        Ok(losses)
+        self.abort_on(&non_finite)?;
+        Ok(non_finite)
     }
 
     /// Milliseconds since `began`; the next step begins now.
-    fn since(&mut self, began: Instant) -> f64 {
+    fn lap(&mut self, began: Instant) -> f64 {
         let now = Instant::now();
         self.yielded = Some(now);
         (now - began).as_secs_f64() * 1e3
     }
 
-    fn loss(&self, step: usize, slot: usize, what: Lost) -> Loss {
-        Loss { step, prompt: self.ids[slot].prompt, particle: self.ids[slot].particle, what }
+    fn non_finite_at(&self, step: usize, slot: usize, quantity: Quantity) -> NonFinite {
+        let ParticleId { prompt, particle } = self.ids[slot];
+        NonFinite { step, prompt, particle, quantity }
     }
 
     /// Reports a death once.
-    fn bury(&mut self, step: usize, slot: usize, what: Lost, losses: &mut Vec<Loss>) {
+    fn mark_dead(&mut self, step: usize, slot: usize, quantity: Quantity, non_finite: &mut Vec<NonFinite>) {
         if !std::mem::replace(&mut self.dead[slot], true) {
-            losses.push(self.loss(step, slot, what));
+            non_finite.push(self.non_finite_at(step, slot, quantity));
         }
     }
 
-    fn abort_on(&self, losses: &[Loss]) -> Result<()> {
-        match (self.options.on_nan, losses) {
+    fn abort_on(&self, non_finite: &[NonFinite]) -> Result<()> {
+        match (self.options.on_nan, non_finite) {
             (OnNan::Abort, [first, ..]) => {
-                let more = losses.len() - 1;
+                let more = non_finite.len() - 1;
                 let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
                 Err(Error::numerical(format!("{first}{more}")).fix(
                     "--on-nan drop goes on without the particles concerned; --dtype fp32 has more range",
@@ -431,7 +438,7 @@ impl<'a> Sampler<'a> {
     }
 
     /// Weighs prompt `b` by its final rewards, out of those of all slots.
-    fn last(&mut self, b: usize, reward: &[f64]) -> PromptStep {
+    fn weigh_final(&mut self, b: usize, reward: &[f64]) -> PromptStep {
         let particles = self.options.particles;
         let slots = b * particles..(b + 1) * particles;
         let reward = &reward[slots.clone()];
@@ -444,11 +451,11 @@ impl<'a> Sampler<'a> {
             step: self.next as u32,
         };
         let weighed = event.weigh(&self.prompts[b].population, &self.log_ratio[slots], reward);
-        self.weighed(b, weighed, reward.to_vec())
+        self.record_weighed(b, weighed, reward.to_vec())
     }
 
     /// What became of prompt `b`.
-    fn weighed(&mut self, b: usize, weighed: Weighed, reward: Vec<f64>) -> PromptStep {
+    fn record_weighed(&mut self, b: usize, weighed: Weighed, reward: Vec<f64>) -> PromptStep {
         let side = &mut self.prompts[b];
         side.population = side.population.after(&weighed);
         if self.next < self.schedule.len() {
@@ -473,7 +480,7 @@ impl<'a> Sampler<'a> {
     }
 
     /// A step that weighs nothing.
-    fn idle(&mut self, b: usize) -> PromptStep {
+    fn record_unweighed(&mut self, b: usize) -> PromptStep {
         let side = &mut self.prompts[b];
         let particles = self.options.particles;
         let ancestors: Vec<u32> = (0..particles as u32).collect();
@@ -505,22 +512,23 @@ impl Iterator for Sampler<'_> {
         if self.stopped || self.end.is_some() {
             return None;
         }
-        let step = if self.next < self.schedule.len() { self.transition() } else { self.ending() };
+        let step = if self.next < self.schedule.len() { self.transition() } else { self.final_event() };
         self.stopped = step.is_err();
         Some(step)
     }
 }
 
 /// The device's own weighing, where it has one that keeps the books as the options say.
-fn weigher<'a>(
+fn step_engine<'a>(
     backend: &'a dyn Backend,
     options: &Options,
     ids: &[ParticleId],
     sample: usize,
-) -> Result<Box<dyn Weigher + 'a>> {
-    let run = Run { rules: &options.rules, alpha: options.alpha, prompts: &options.prompts, ids, sample };
+) -> Result<Box<dyn StepEngine + 'a>> {
+    let setup =
+        EngineSetup { rules: &options.rules, alpha: options.alpha, prompts: &options.prompts, ids, sample };
     let own = match options.compat {
-        Compat::Paper => backend.weigher(run)?,
+        Compat::Paper => backend.step_engine(setup)?,
         Compat::Reference => None,
     };
     Ok(own.unwrap_or_else(|| Box::new(Host::new(backend, options))))

@@ -11,11 +11,11 @@ use regex::Regex;
 type Fields = Vec<(String, String)>;
 
 /// Text of all files of `dir` with one of the endings, comments removed, by stem.
-fn texts(dir: &str, endings: &[&str]) -> BTreeMap<String, String> {
+fn texts(dir: &str, epilogues: &[&str]) -> BTreeMap<String, String> {
     let comments = Regex::new(r"(?s)//[^\n]*|/\*.*?\*/").unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(dir);
     let paths = fs::read_dir(root).unwrap().map(|e| e.unwrap().path());
-    let ours = paths.filter(|p| p.extension().is_some_and(|e| endings.iter().any(|w| e == *w)));
+    let ours = paths.filter(|p| p.extension().is_some_and(|e| epilogues.iter().any(|w| e == *w)));
     ours.map(|p| {
         let text = fs::read_to_string(&p).unwrap();
         let stem = p.file_stem().unwrap().to_string_lossy().into_owned();

@@ -78,7 +78,7 @@ impl Network {
         let h = tape.concat(&h, &skip)?;
         let h = tape.slice(&h, C / 2, C)?;
         let h = self.residual(tape, &h)?;
-        let h = tape.guide(&h, 7.5)?;
+        let h = tape.cfg_combine(&h, 7.5)?;
         let h = if resized { tape.resize(&h, 5, 9, Filter::Bicubic)? } else { h };
         let h = tape.affine_clamp(&h, AffineClamp { a: 0.5, b: 0.5, lo: 0.0, hi: 1.0 })?;
         let h = tape.activate(&h, Activation::QuickGelu)?;

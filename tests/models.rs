@@ -1,5 +1,5 @@
 //! The networks against diffusers and transformers: random weights, outputs and gradients with respect to the
-//! input computed there in float64 (`tools/golden/models.py`); and the guide on whole pipelines, by formulas held
+//! input computed there in float64 (`tools/golden/models.py`); and the target on whole pipelines, by formulas held
 //! there against the steps of diffusers' schedulers. The yardstick of each normalised mean squared error is
 //! that of the same computation in PyTorch float32, which the golden file states: ours may be [`SLACK`] times that.
 //!
@@ -25,19 +25,18 @@
 //! | text models, worst | 7.6e-14 (8.4e-14) | |
 //! | pipeline SD, guided noise | 1.4e-12 (1.6e-12) | |
 //! | pipeline XL, guided noise | 2.7e-12 (2.5e-12) | |
-//! | guide SD, v prediction | eps 4.8e-14 (6.1e-14), x0 8.6e-13 (1.1e-12) | 2.9e-12 (7.7e-12) |
-//! | guide SD, sample prediction | eps 4.6e-14 (6.0e-14), x0 9.3e-13 (1.2e-12) | 6.8e-12 (5.6e-12) |
-//! | guide SD, v prediction clipped | eps 4.8e-14 (6.1e-14), x0 8.2e-13 (1.1e-12) | 5.9e-12 (6.6e-12) |
-//! | guide XL, noise prediction clipped | eps 2.5e-12 (3.4e-12), x0 1.5e-12 (1.8e-12) | 2.7e-11 (2.0e-11) |
-//! | guide LCM, noise prediction | eps 1.5e-13 (2.1e-13), x0 4.3e-14 (5.4e-14) | 3.3e-13 (4.9e-13) |
-//! | guide LCM, v prediction | eps 4.0e-14 (5.6e-14), x0 4.8e-14 (6.2e-14) | 4.7e-13 (6.4e-13) |
+//! | target SD, v prediction | eps 4.8e-14 (6.1e-14), x0 8.6e-13 (1.1e-12) | 2.9e-12 (7.7e-12) |
+//! | target SD, sample prediction | eps 4.6e-14 (6.0e-14), x0 9.3e-13 (1.2e-12) | 6.8e-12 (5.6e-12) |
+//! | target SD, v prediction clipped | eps 4.8e-14 (6.1e-14), x0 8.2e-13 (1.1e-12) | 5.9e-12 (6.6e-12) |
+//! | target XL, noise prediction clipped | eps 2.5e-12 (3.4e-12), x0 1.5e-12 (1.8e-12) | 2.7e-11 (2.0e-11) |
+//! | target LCM, noise prediction | eps 1.5e-13 (2.1e-13), x0 4.3e-14 (5.4e-14) | 3.3e-13 (4.9e-13) |
+//! | target LCM, v prediction | eps 4.0e-14 (5.6e-14), x0 4.8e-14 (6.2e-14) | 4.7e-13 (6.4e-13) |
 
 use std::path::{Path, PathBuf};
 
 use das_cuda::backend::{Backend, ParticleId};
 use das_cuda::cpu::Cpu;
 use das_cuda::ddim::Schedule;
-use das_cuda::guide::{Diffusion, Settings};
 use das_cuda::meter::Meter;
 use das_cuda::model::checkpoint::Checkpoint;
 use das_cuda::model::clip::{Clip, ClipText, ClipVision};
@@ -47,8 +46,9 @@ use das_cuda::model::pipeline::{Pipeline, Prompt};
 use das_cuda::model::unet::{Added, Conditioning, Unet};
 use das_cuda::model::vae::{Decoder, Encoder, to_unit};
 use das_cuda::reward::{Reward, Sum};
-use das_cuda::sampler::{Guide, Want};
+use das_cuda::sampler::{Need, Target};
 use das_cuda::tape::{Tape, Var};
+use das_cuda::target::{Diffusion, Settings};
 use das_cuda::tensor::{HostSlice, Shape, Tensor};
 use das_cuda::{Error, ErrorKind, Result};
 use half::{bf16, f16};
@@ -347,7 +347,7 @@ fn pipeline_matches(name: &str) {
             .unet
             .forward(&tape, &x.clone().into(), t, &encoded.conditioning, &encoded.rows(&[0, 1], true))
             .unwrap();
-        golden.check(&cpu, &format!("{label}eps"), &tape.guide(&both, s).unwrap());
+        golden.check(&cpu, &format!("{label}eps"), &tape.cfg_combine(&both, s).unwrap());
     }
     let image = pipeline.decoder.decode(&tape, &x.into()).unwrap();
     golden.check(&cpu, "image", &to_unit(&tape, &image).unwrap());
@@ -399,7 +399,7 @@ impl Reward for InnerProduct {
     }
 }
 
-/// What the guide makes of a model in the middle of a chain of `steps`, under each of the `variants` of its scheduler:
+/// What the target makes of a model in the middle of a chain of `steps`, under each of the `variants` of its scheduler:
 /// changes of scheduler_config.json, by the prefix of what is expected then.
 fn guide_matches(name: &str, steps: usize, variants: &[(&str, Value)]) {
     let cpu = Cpu::new();
@@ -434,16 +434,16 @@ fn guide_matches(name: &str, steps: usize, variants: &[(&str, Value)]) {
         let size = pipeline.size(Some(12), Some(20)).unwrap();
         let encoded = pipeline.encode(&cpu, &prompts, size, cfg_scale).unwrap();
         let settings = Settings { cfg_scale, micro_batch: 2, checkpointing: false };
-        let guide = Diffusion::new(&cpu, &pipeline, &reward, encoded, numbers.to_vec(), size, settings);
-        for want in [Want::Noise, Want::Gradient] {
-            let look = guide.look(&x, &ids, step, want).unwrap();
-            golden.check(&cpu, &format!("{label}eps"), &look.eps);
-            golden.check(&cpu, &format!("{label}x0"), &look.x0);
-            if let Some(grad) = look.grad {
+        let target = Diffusion::new(&cpu, &pipeline, &reward, encoded, numbers.to_vec(), size, settings);
+        for need in [Need::Noise, Need::Gradient] {
+            let evaluation = target.evaluate(&x, &ids, step, need).unwrap();
+            golden.check(&cpu, &format!("{label}eps"), &evaluation.eps);
+            golden.check(&cpu, &format!("{label}x0"), &evaluation.x0);
+            if let Some(grad) = evaluation.grad {
                 golden.check(&cpu, &format!("{label}dx"), &grad);
             }
             // Three numbers: too few for a comparison with the errors of another order of summation.
-            if let Some(reward) = look.reward {
+            if let Some(reward) = evaluation.reward {
                 let found = reward.download(&cpu).unwrap().into_iter().map(|r| r as f32).collect::<Vec<_>>();
                 let error = nmse(&found, &golden.values(&format!("{label}reward")));
                 println!("{name:18} {label}reward {error:.1e}");

@@ -13,7 +13,7 @@ use das_cuda::cpu::Cpu;
 use das_cuda::ddim::{Schedule, SchedulerConfig, Spacing, Step, log_ratio};
 use das_cuda::noise::{Key, Purpose, fill_normals};
 use das_cuda::proposal::Proposal;
-use das_cuda::sampler::{Compat, Loss, Lost, OnNan, Options, Population, PromptStep, Sampler, Want};
+use das_cuda::sampler::{Compat, Need, NonFinite, OnNan, Options, Population, PromptStep, Quantity, Sampler};
 use das_cuda::smc::{Resampler, Rules, Tempering, log_sum_exp};
 use das_cuda::tensor::{HostSlice, Shape};
 use das_cuda::{Error, ErrorKind};
@@ -50,11 +50,11 @@ fn options(proposal: Proposal, rules: Rules, prompts: u32, particles: usize) -> 
 
 /// All records and the end of a run.
 fn record<const D: usize, L: Law<D>>(
-    guide: &Closed<'_, D, L>,
+    target: &Closed<'_, D, L>,
     schedule: &Schedule,
     options: Options,
 ) -> (Vec<das_cuda::sampler::Step>, Vec<Population>) {
-    let mut sampler = Sampler::new(guide.backend, guide, schedule, options).expect("options that work");
+    let mut sampler = Sampler::new(target.backend, target, schedule, options).expect("options that work");
     let steps: Vec<_> = (&mut sampler).map(|s| s.expect("a step")).collect();
     assert_eq!(steps.len(), sampler.steps());
     let end = sampler.populations().expect("populations");
@@ -71,8 +71,8 @@ fn z_score(values: &[f64], exact: f64) -> f64 {
 /// z-score of the mean estimate of Z over 3000 runs of 8 particles.
 fn z_of_gaussian(schedule: &Schedule, options: Options) -> f64 {
     let cpu = Cpu::new();
-    let guide = Closed::new(&cpu, UNIT);
-    let (_, ends) = record(&guide, schedule, options);
+    let target = Closed::new(&cpu, UNIT);
+    let (_, ends) = record(&target, schedule, options);
     let estimates: Vec<f64> = ends.iter().map(|p| p.log_z.exp()).collect();
     z_score(&estimates, (0.5 * UNIT.slope * UNIT.slope * UNIT.end(schedule)).exp())
 }
@@ -124,9 +124,9 @@ fn a_twist_left_behind_fails_the_test_of_z() {
 #[test]
 fn an_exact_twist_makes_the_weights_constant() {
     let (cpu, schedule) = (Cpu::new(), chain(25));
-    let guide = Closed::new(&cpu, Lookahead { law: UNIT, schedule: schedule.clone() });
+    let target = Closed::new(&cpu, Lookahead { law: UNIT, schedule: schedule.clone() });
     let rules = rules(Tempering::None, Resampler::Ssp, 2.0);
-    let (steps, ends) = record(&guide, &schedule, options(Proposal::Tds, rules, 3, 16));
+    let (steps, ends) = record(&target, &schedule, options(Proposal::Tds, rules, 3, 16));
     let mut worst = 0.0_f64;
     for step in &steps[1..] {
         for prompt in &step.prompts {
@@ -153,9 +153,9 @@ fn an_exact_twist_makes_the_weights_constant() {
 #[test]
 fn the_reported_error_of_log_z_is_right() {
     let (cpu, schedule, particles) = (Cpu::new(), chain(8), 64);
-    let guide = Closed::new(&cpu, UNIT);
+    let target = Closed::new(&cpu, UNIT);
     let rules = rules(Tempering::Exp { gamma: 0.1 }, Resampler::Multinomial, 2.0);
-    let (_, ends) = record(&guide, &schedule, options(Proposal::Bootstrap, rules, 6000, particles));
+    let (_, ends) = record(&target, &schedule, options(Proposal::Bootstrap, rules, 6000, particles));
     let exact = (0.5 * UNIT.slope * UNIT.slope * UNIT.end(&schedule)).exp();
     let squares: Vec<f64> = ends.iter().map(|p| (p.log_z.exp() - exact).powi(2)).collect();
     let uncut = |end: &Population| {
@@ -184,10 +184,10 @@ struct Account {
     log_z: Vec<f64>,
 }
 
-fn account(guide: &Closed<'_, 2, Grid>, ends: &[Population]) -> Account {
+fn account(target: &Closed<'_, 2, Grid>, ends: &[Population]) -> Account {
     let mut all = Account { masses: Default::default(), reward: vec![], drawn: vec![], log_z: vec![] };
     for end in ends {
-        let states = guide.states(&end.x).expect("latents");
+        let states = target.states(&end.x).expect("latents");
         for (mode, m) in [-4.0, 0.0, 4.0].into_iter().enumerate() {
             let near = |x: &[f64; 2]| (x[0] - m).abs() < 2.0 && x[1].abs() < 2.0;
             let mass = states.iter().zip(&end.weights).filter(|(x, _)| near(x)).map(|(_, w)| w).sum();
@@ -222,24 +222,24 @@ impl Account {
 #[test]
 fn the_table_of_the_first_toy_holds() {
     let (cpu, schedule) = (Cpu::new(), toy_chain());
-    let guide = Closed::new(&cpu, Grid);
+    let target = Closed::new(&cpu, Grid);
     let das = rules(Tempering::Exp { gamma: 0.008 }, Resampler::Ssp, 0.5);
     // Plain chains, 500 each, weighted by their reward at the end.
-    let (_, mut ends) = record(&guide, &schedule, options(Proposal::None, das, 80, 500));
+    let (_, mut ends) = record(&target, &schedule, options(Proposal::None, das, 80, 500));
     for end in &mut ends {
         let total = log_sum_exp(&end.rewards);
         assert!((end.log_z - (total - (end.rewards.len() as f64).ln())).abs() < 1e-9);
         end.weights = end.rewards.iter().map(|r| (r - total).exp()).collect();
     }
-    let truth = account(&guide, &ends);
+    let truth = account(&target, &ends);
     truth.print("importance sampling");
     for (particles, runs, reward) in [(100, 300, -0.253), (16, 600, -0.256)] {
         let run = |compat| {
             let options = Options { compat, ..options(Proposal::Das, das, runs, particles) };
-            let (steps, ends) = record(&guide, &schedule, options);
+            let (steps, ends) = record(&target, &schedule, options);
             let resamplings = steps.iter().flat_map(|s| &s.prompts).filter(|p| p.resampled).count();
             println!("P = {particles}, {compat:?}: {:.1} resamplings", resamplings as f64 / f64::from(runs));
-            account(&guide, &ends)
+            account(&target, &ends)
         };
         let das = run(Compat::Paper);
         das.print(&format!("das, P = {particles}"));
@@ -264,7 +264,7 @@ fn the_table_of_the_first_toy_holds() {
 #[test]
 fn the_other_samplers_of_the_first_toy_hold() {
     let (cpu, schedule) = (Cpu::new(), toy_chain());
-    let guide = Closed::new(&cpu, Grid);
+    let target = Closed::new(&cpu, Grid);
     let tempered = Tempering::Exp { gamma: 0.008 };
     for (proposal, tempering, particles, runs, reward, resamplings) in [
         (Proposal::Das, tempered, 100, 300, -0.253, 5.4),
@@ -274,12 +274,12 @@ fn the_other_samplers_of_the_first_toy_hold() {
         (Proposal::Bootstrap, tempered, 100, 300, -0.281, 6.7),
     ] {
         let options = options(proposal, rules(tempering, Resampler::Ssp, 0.5), runs, particles);
-        let (steps, ends) = record(&guide, &schedule, options);
+        let (steps, ends) = record(&target, &schedule, options);
         let mut counts = vec![0.0; runs as usize];
         for prompt in steps.iter().flat_map(|s| &s.prompts).filter(|p| p.resampled) {
             counts[prompt.prompt as usize] += 1.0;
         }
-        let (drawn, counted) = (mean_and_error(&account(&guide, &ends).drawn), mean_and_error(&counts));
+        let (drawn, counted) = (mean_and_error(&account(&target, &ends).drawn), mean_and_error(&counts));
         println!("{proposal}, P = {particles}: reward of a draw {drawn:.3?}, resamplings {counted:.2?}");
         let draws = f64::from(runs).sqrt();
         assert!(agree(drawn, (reward, 0.25 / draws)), "{proposal}, P = {particles}: {drawn:?}");
@@ -308,8 +308,8 @@ struct Carried {
 
 /// Follows a run with particles kept in one piece and copied whole when they are chosen. Returns the largest error of
 /// the predicted latents and of the predicted increments of the log-weights.
-fn follow(guide: &Closed<'_, 2, Grid>, schedule: &Schedule, options: &Options) -> (f64, f64) {
-    let mut sampler = Sampler::new(guide.backend, guide, schedule, options.clone()).expect("a run");
+fn follow(target: &Closed<'_, 2, Grid>, schedule: &Schedule, options: &Options) -> (f64, f64) {
+    let mut sampler = Sampler::new(target.backend, target, schedule, options.clone()).expect("a run");
     let ids: Vec<ParticleId> = options
         .prompts
         .iter()
@@ -319,7 +319,7 @@ fn follow(guide: &Closed<'_, 2, Grid>, schedule: &Schedule, options: &Options) -
         .collect();
     let mut carried = vec![Carried { psi: 0.0, log_ratio: 0.0 }; ids.len()];
     let (mut latents, mut increments) = (0.0_f64, 0.0_f64);
-    let mut states = guide.states(sampler.latents()).expect("latents");
+    let mut states = target.states(sampler.latents()).expect("latents");
     let mut predicted = states.clone();
     while let Some(record) = sampler.next() {
         let record = record.expect("a step");
@@ -328,20 +328,20 @@ fn follow(guide: &Closed<'_, 2, Grid>, schedule: &Schedule, options: &Options) -
         }
         let transition = schedule.steps.get(record.step);
         // Whole particles: what each sees, and what it carries.
-        let look = |slot: usize| {
+        let evaluation = |slot: usize| {
             let mut seen = match transition {
-                Some(step) => guide.law.look(states[slot], step),
+                Some(step) => target.law.evaluate(states[slot], step),
                 None => Seen {
-                    reward: guide.law.reward(states[slot]),
-                    ..guide.law.look(states[slot], &schedule.steps[0])
+                    reward: target.law.reward(states[slot]),
+                    ..target.law.evaluate(states[slot], &schedule.steps[0])
                 },
             };
-            if let Some(spoil) = &guide.spoil {
+            if let Some(spoil) = &target.spoil {
                 spoil(transition.map_or(0, |s| s.t), ids[slot], &mut seen);
             }
             seen
         };
-        let seen: Vec<Seen<2>> = (0..ids.len()).map(look).collect();
+        let seen: Vec<Seen<2>> = (0..ids.len()).map(evaluation).collect();
         let mut next = Vec::new();
         for (b, prompt) in record.prompts.iter().enumerate() {
             let first = b * options.particles;
@@ -360,7 +360,7 @@ fn follow(guide: &Closed<'_, 2, Grid>, schedule: &Schedule, options: &Options) -
         if transition.is_some() {
             predicted = next.iter().map(|(x, _)| *x).collect();
             carried = next.iter().map(|(_, c)| *c).collect();
-            states = guide.states(sampler.latents()).expect("latents");
+            states = target.states(sampler.latents()).expect("latents");
         }
     }
     (latents, increments)
@@ -395,14 +395,14 @@ fn go(
 #[test]
 fn everything_a_particle_has_comes_from_its_ancestor() {
     let (cpu, schedule) = (Cpu::new(), chain(30));
-    let guide = Closed::new(&cpu, Grid);
+    let target = Closed::new(&cpu, Grid);
     let rules = rules(Tempering::Exp { gamma: 0.05 }, Resampler::Multinomial, 2.0);
     let run = Options { alpha: 0.7, ..options(Proposal::Das, rules, 2, 9) };
-    let (latents, increments) = follow(&guide, &schedule, &run);
+    let (latents, increments) = follow(&target, &schedule, &run);
     println!("latents off by {latents:e}, increments by {increments:e}");
     assert!(latents < 1e-5 && increments < 1e-4);
     let wrong = Options { compat: Compat::Reference, ..run };
-    let (latents, increments) = follow(&guide, &schedule, &wrong);
+    let (latents, increments) = follow(&target, &schedule, &wrong);
     println!("left behind: latents off by {latents:e}, increments by {increments:e}");
     assert!(latents > 1e-2 && increments > 1e-1);
 }
@@ -413,8 +413,8 @@ fn forced_ancestors_are_obeyed_by_everything() {
     let (cpu, schedule) = (Cpu::new(), chain(10));
     let (first, later) = (schedule.steps[0].t, schedule.steps[6].t);
     let offspring: [f64; 5] = [0.0, 3.0, 0.0, 2.0, 0.0];
-    let mut guide = Closed::new(&cpu, Grid);
-    guide.spoil = Some(Box::new(move |t, id, seen| {
+    let mut target = Closed::new(&cpu, Grid);
+    target.spoil = Some(Box::new(move |t, id, seen| {
         let p = id.particle as usize;
         if t == first {
             seen.reward = offspring[p].ln().max(-1e6);
@@ -424,7 +424,7 @@ fn forced_ancestors_are_obeyed_by_everything() {
     }));
     let rules = rules(Tempering::None, Resampler::Systematic, 0.99);
     let run = options(Proposal::Tds, rules, 2, 5);
-    let (steps, ends) = record(&guide, &schedule, run.clone());
+    let (steps, ends) = record(&target, &schedule, run.clone());
     for prompt in &steps[0].prompts {
         assert_eq!((prompt.resampled, &prompt.ancestors[..]), (true, &[1, 1, 1, 3, 3][..]));
         assert_eq!(prompt.roots_alive, 2);
@@ -439,7 +439,7 @@ fn forced_ancestors_are_obeyed_by_everything() {
             assert!([1, 3].contains(&line[0]));
         }
     }
-    let (latents, increments) = follow(&guide, &schedule, &run);
+    let (latents, increments) = follow(&target, &schedule, &run);
     println!("latents off by {latents:e}, increments by {increments:e}");
     // The forced reward of 1e5 costs f64 nothing: as above.
     assert!(latents < 1e-5 && increments < 1e-4);
@@ -447,10 +447,10 @@ fn forced_ancestors_are_obeyed_by_everything() {
 
 // What a run does not depend on.
 
-fn bits(ends: &[Population], guide: &Closed<'_, 2, Grid>) -> Vec<(u32, Vec<u64>)> {
+fn bits(ends: &[Population], target: &Closed<'_, 2, Grid>) -> Vec<(u32, Vec<u64>)> {
     ends.iter()
         .map(|end| {
-            let x = guide.states(&end.x).expect("latents");
+            let x = target.states(&end.x).expect("latents");
             let numbers = x.iter().flatten().chain(&end.rewards).chain(&end.log_weights).chain([&end.log_z]);
             (end.prompt, numbers.map(|v| v.to_bits()).collect())
         })
@@ -461,13 +461,13 @@ fn bits(ends: &[Population], guide: &Closed<'_, 2, Grid>) -> Vec<(u32, Vec<u64>)
 #[test]
 fn a_prompt_does_not_depend_on_the_prompts_beside_it() {
     let (cpu, schedule) = (Cpu::new(), chain(12));
-    let guide = Closed::new(&cpu, Grid);
+    let target = Closed::new(&cpu, Grid);
     let rules = rules(Tempering::Exp { gamma: 0.1 }, Resampler::Ssp, 0.9);
     let run = |prompts: &[u32]| {
         let run = Options { prompts: prompts.to_vec(), ..options(Proposal::Das, rules, 1, 7) };
-        let (steps, ends) = record(&guide, &schedule, run);
+        let (steps, ends) = record(&target, &schedule, run);
         assert!(steps.iter().flat_map(|s| &s.prompts).any(|p| p.resampled));
-        bits(&ends, &guide)
+        bits(&ends, &target)
     };
     let together = run(&[4, 0, 9]);
     for (i, prompt) in [4, 0, 9].into_iter().enumerate() {
@@ -482,12 +482,12 @@ fn a_prompt_does_not_depend_on_the_prompts_beside_it() {
 #[test]
 fn renaming_the_particles_renames_everything() {
     let (cpu, schedule) = (Cpu::new(), chain(12));
-    let guide = Closed::new(&cpu, Grid);
+    let target = Closed::new(&cpu, Grid);
     let never = rules(Tempering::Exp { gamma: 0.1 }, Resampler::Ssp, 0.0);
     let names = [3, 0, 6, 5, 1, 4, 2];
     let run = |names: &[u32]| {
         let sampler =
-            Sampler::new(&cpu, &guide, &schedule, options(Proposal::Das, never, 2, 7)).expect("a run");
+            Sampler::new(&cpu, &target, &schedule, options(Proposal::Das, never, 2, 7)).expect("a run");
         let mut sampler = sampler.renamed(names).expect("names");
         let steps: Vec<_> = (&mut sampler).map(|s| s.expect("a step")).collect();
         (steps, sampler.populations().expect("populations"))
@@ -514,16 +514,16 @@ fn renaming_the_particles_renames_everything() {
 #[test]
 fn without_reward_on_the_way_particles_move_as_plain_chains() {
     let (cpu, schedule) = (Cpu::new(), chain(15));
-    let guide = Closed::new(&cpu, Grid);
+    let target = Closed::new(&cpu, Grid);
     // (1e-300 j)^2 is 0.
     let zero = rules(Tempering::Poly { gamma: 1e-300, power: 2.0 }, Resampler::Ssp, 0.9);
-    let (_, plain) = record(&guide, &schedule, options(Proposal::None, zero, 2, 6));
+    let (_, plain) = record(&target, &schedule, options(Proposal::None, zero, 2, 6));
     for proposal in [Proposal::Das, Proposal::Bootstrap] {
         let run = Options { alpha: 2.0, ..options(proposal, zero, 2, 6) };
-        let (steps, ends) = record(&guide, &schedule, run);
+        let (steps, ends) = record(&target, &schedule, run);
         assert!(steps.iter().flat_map(|s| &s.prompts).all(|p| !p.resampled));
         for (end, plain) in ends.iter().zip(&plain) {
-            assert_eq!(guide.states(&end.x).unwrap(), guide.states(&plain.x).unwrap());
+            assert_eq!(target.states(&end.x).unwrap(), target.states(&plain.x).unwrap());
             let log: Vec<f64> = end.rewards.iter().map(|r| r / 2.0).collect();
             let total = log_sum_exp(&log);
             assert!((end.log_z - (total - 6.0_f64.ln())).abs() < 1e-12);
@@ -539,12 +539,15 @@ fn without_reward_on_the_way_particles_move_as_plain_chains() {
 #[test]
 fn best_of_n_is_the_plain_chain_of_largest_reward() {
     let (cpu, schedule) = (Cpu::new(), chain(10));
-    let guide = Closed::new(&cpu, Grid);
+    let target = Closed::new(&cpu, Grid);
     let any = Proposal::BestOfN.rules(10);
-    let (_, plain) = record(&guide, &schedule, options(Proposal::None, any, 3, 12));
-    guide.looks.borrow_mut().clear();
-    let (_, ends) = record(&guide, &schedule, options(Proposal::BestOfN, any, 3, 12));
-    assert!(guide.looks.borrow().iter().all(|(_, want)| *want == Want::Noise), "rewards only at the end");
+    let (_, plain) = record(&target, &schedule, options(Proposal::None, any, 3, 12));
+    target.evaluations.borrow_mut().clear();
+    let (_, ends) = record(&target, &schedule, options(Proposal::BestOfN, any, 3, 12));
+    assert!(
+        target.evaluations.borrow().iter().all(|(_, want)| *want == Need::Noise),
+        "rewards only at the end"
+    );
     for (end, plain) in ends.iter().zip(&plain) {
         assert_eq!(end.rewards, plain.rewards);
         let most = end.rewards.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -558,20 +561,20 @@ fn best_of_n_is_the_plain_chain_of_largest_reward() {
 #[test]
 fn tempering_may_start_late() {
     let (cpu, schedule) = (Cpu::new(), chain(10));
-    let guide = Closed::new(&cpu, Grid);
+    let target = Closed::new(&cpu, Grid);
     let tempering = Tempering::Exp { gamma: 0.2 };
     let rules = rules(tempering, Resampler::Ssp, 0.5);
     let late = Options { tempering_start: 0.45, ..options(Proposal::Das, rules, 2, 5) };
     let plain = options(Proposal::None, rules, 2, 5);
-    let mut plain = Sampler::new(&cpu, &guide, &schedule, plain).expect("a run");
-    let mut sampler = Sampler::new(&cpu, &guide, &schedule, late).expect("a run");
+    let mut plain = Sampler::new(&cpu, &target, &schedule, plain).expect("a run");
+    let mut sampler = Sampler::new(&cpu, &target, &schedule, late).expect("a run");
     for k in 0..10 {
-        guide.looks.borrow_mut().clear();
+        target.evaluations.borrow_mut().clear();
         let step = sampler.next().expect("a step").expect("no error");
-        let want = if k < 4 { Want::Noise } else { Want::Gradient };
-        assert_eq!(*guide.looks.borrow(), [(schedule.steps[k].t, want)]);
+        let want = if k < 4 { Need::Noise } else { Need::Gradient };
+        assert_eq!(*target.evaluations.borrow(), [(schedule.steps[k].t, want)]);
         plain.next().expect("a step").expect("no error");
-        let same = guide.states(sampler.latents()).unwrap() == guide.states(plain.latents()).unwrap();
+        let same = target.states(sampler.latents()).unwrap() == target.states(plain.latents()).unwrap();
         assert_eq!(same, k < 4, "step {k}");
         for prompt in &step.prompts {
             let (lambda, next) = if k < 4 { (0.0, 0.0) } else { tempering.schedule(k - 4) };
@@ -587,19 +590,19 @@ fn tempering_may_start_late() {
 #[test]
 fn given_latents_are_where_a_run_starts() {
     let (cpu, schedule) = (Cpu::new(), chain(5));
-    let guide = Closed::new(&cpu, Grid);
+    let target = Closed::new(&cpu, Grid);
     let upload = |n: usize, c: usize| {
         let x: Vec<f32> = (0..n * c).map(|i| i as f32 * 0.1).collect();
         cpu.upload(Shape::rows(n, c), HostSlice::F32(&x)).expect("latents")
     };
     let sampler = || {
-        Sampler::new(&cpu, &guide, &schedule, options(Proposal::Das, Proposal::Das.rules(5), 2, 3))
+        Sampler::new(&cpu, &target, &schedule, options(Proposal::Das, Proposal::Das.rules(5), 2, 3))
             .expect("a run")
     };
     let all = sampler().with_latents(&upload(6, 2)).expect("one per slot");
-    assert_eq!(guide.states(all.latents()).unwrap()[5][1], f64::from(11.0_f32 * 0.1));
+    assert_eq!(target.states(all.latents()).unwrap()[5][1], f64::from(11.0_f32 * 0.1));
     let shared = sampler().with_latents(&upload(3, 2)).expect("one per particle");
-    let states = guide.states(shared.latents()).unwrap();
+    let states = target.states(shared.latents()).unwrap();
     assert_eq!(states[..3], states[3..]);
     for bad in [upload(2, 2), upload(6, 3)] {
         let error = sampler().with_latents(&bad).err().expect("refused");
@@ -627,18 +630,18 @@ fn what_is_not_finite_is_named_and_costs_only_its_particle() {
     let rules = rules(Tempering::Exp { gamma: 0.2 }, Resampler::Ssp, 0.0);
     let run = options(Proposal::Das, rules, 2, 6);
     let sound = Closed::new(&cpu, Grid);
-    let mut guide = Closed::new(&cpu, Grid);
-    guide.spoil = Some(Box::new(move |t, id, seen| spoiled(t, at, id, seen)));
-    let (steps, ends) = record(&guide, &schedule, run.clone());
-    let loss = |step, particle, what| Loss { step, prompt: 1, particle, what };
-    let losses: Vec<Loss> = steps.iter().flat_map(|s| s.losses.clone()).collect();
+    let mut target = Closed::new(&cpu, Grid);
+    target.spoil = Some(Box::new(move |t, id, seen| spoiled(t, at, id, seen)));
+    let (steps, ends) = record(&target, &schedule, run.clone());
+    let entry = |step, particle, quantity| NonFinite { step, prompt: 1, particle, quantity };
+    let non_finite: Vec<NonFinite> = steps.iter().flat_map(|s| s.non_finite.clone()).collect();
     assert_eq!(
-        losses,
+        non_finite,
         [
-            loss(3, 1, Lost::Reward),
-            loss(3, 3, Lost::Noise),
-            loss(3, 2, Lost::Gradient),
-            loss(8, 4, Lost::Reward)
+            entry(3, 1, Quantity::Reward),
+            entry(3, 3, Quantity::Noise),
+            entry(3, 2, Quantity::Gradient),
+            entry(8, 4, Quantity::Reward)
         ]
     );
     let dead = |step: usize| -> Vec<usize> {
@@ -654,12 +657,12 @@ fn what_is_not_finite_is_named_and_costs_only_its_particle() {
     assert!(before.grad_norm[2].is_nan() && after.grad_norm[2].is_finite());
     // The other prompt notices nothing, nor do the other particles.
     let (_, whole) = record(&sound, &schedule, run.clone());
-    let x = |ends: &[Population], b: usize| guide.states(&ends[b].x).unwrap();
+    let x = |ends: &[Population], b: usize| target.states(&ends[b].x).unwrap();
     assert_eq!((x(&ends, 0), ends[0].log_z), (x(&whole, 0), whole[0].log_z));
     assert!([0, 1, 4, 5].into_iter().all(|p| x(&ends, 1)[p] == x(&whole, 1)[p]));
 
     let abort = Options { on_nan: OnNan::Abort, ..run };
-    let results: Vec<_> = Sampler::new(&cpu, &guide, &schedule, abort).expect("a run").collect();
+    let results: Vec<_> = Sampler::new(&cpu, &target, &schedule, abort).expect("a run").collect();
     assert_eq!(results.len(), 4, "nothing follows an error");
     let error: &Error = results[3].as_ref().expect_err("aborted");
     let text = error.to_string();
@@ -671,13 +674,13 @@ fn what_is_not_finite_is_named_and_costs_only_its_particle() {
 fn the_dead_are_resampled_away() {
     let (cpu, schedule) = (Cpu::new(), chain(8));
     let at = schedule.steps[3].t;
-    let mut guide = Closed::new(&cpu, Grid);
-    guide.spoil = Some(Box::new(move |t, id, seen| spoiled(t.max(1), at, id, seen)));
+    let mut target = Closed::new(&cpu, Grid);
+    target.spoil = Some(Box::new(move |t, id, seen| spoiled(t.max(1), at, id, seen)));
     let rules = rules(Tempering::Exp { gamma: 0.2 }, Resampler::Ssp, 2.0);
-    let (steps, ends) = record(&guide, &schedule, options(Proposal::Das, rules, 2, 6));
-    assert_eq!(steps.iter().map(|s| s.losses.len()).sum::<usize>(), 3);
+    let (steps, ends) = record(&target, &schedule, options(Proposal::Das, rules, 2, 6));
+    assert_eq!(steps.iter().map(|s| s.non_finite.len()).sum::<usize>(), 3);
     assert!(!steps[3].prompts[1].ancestors.contains(&1) && !steps[3].prompts[1].ancestors.contains(&3));
-    assert!(guide.states(&ends[1].x).unwrap().iter().flatten().all(|x| x.is_finite()));
+    assert!(target.states(&ends[1].x).unwrap().iter().flatten().all(|x| x.is_finite()));
     assert!(ends[1].log_weights.iter().all(|w| w.is_finite()));
 }
 
@@ -685,19 +688,19 @@ fn the_dead_are_resampled_away() {
 fn a_prompt_whose_particles_all_die_says_so_and_the_others_go_on() {
     let (cpu, schedule) = (Cpu::new(), chain(8));
     let at = schedule.steps[2].t;
-    let mut guide = Closed::new(&cpu, Grid);
-    guide.spoil = Some(Box::new(move |t, id, seen| {
+    let mut target = Closed::new(&cpu, Grid);
+    target.spoil = Some(Box::new(move |t, id, seen| {
         if t == at && id.prompt == 0 {
             seen.reward = f64::NAN;
         }
     }));
-    let (steps, ends) = record(&guide, &schedule, options(Proposal::Das, Proposal::Das.rules(8), 2, 4));
+    let (steps, ends) = record(&target, &schedule, options(Proposal::Das, Proposal::Das.rules(8), 2, 4));
     let collapsed: Vec<(usize, u32)> = steps
         .iter()
         .flat_map(|s| s.prompts.iter().filter(|p| p.collapsed).map(|p| (s.step, p.prompt)))
         .collect();
     assert_eq!(collapsed, [(2, 0)]);
-    assert_eq!(steps[2].losses.len(), 4);
+    assert_eq!(steps[2].non_finite.len(), 4);
     assert_eq!((ends[0].log_z, ends[1].log_z.is_finite()), (f64::NEG_INFINITY, true));
     assert!(ends[0].log_weights.iter().all(|w| w.is_finite()));
 }
@@ -707,10 +710,10 @@ fn a_prompt_whose_particles_all_die_says_so_and_the_others_go_on() {
 #[test]
 fn options_that_cannot_work_are_refused_with_the_flag() {
     let (cpu, schedule) = (Cpu::new(), chain(5));
-    let mut guide = Closed::new(&cpu, Grid);
+    let mut target = Closed::new(&cpu, Grid);
     let good = options(Proposal::Das, Proposal::Das.rules(5), 1, 4);
-    let refusal = |guide: &Closed<'_, 2, Grid>, schedule: &Schedule, options: Options| {
-        let error = Sampler::new(&cpu, guide, schedule, options).err().expect("refused");
+    let refusal = |target: &Closed<'_, 2, Grid>, schedule: &Schedule, options: Options| {
+        let error = Sampler::new(&cpu, target, schedule, options).err().expect("refused");
         assert_eq!(error.kind(), ErrorKind::Usage);
         error.to_string()
     };
@@ -721,17 +724,17 @@ fn options_that_cannot_work_are_refused_with_the_flag() {
         (Options { tempering_start: 1.0, ..good.clone() }, "--tempering-start"),
         (Options { proposal: Proposal::Tds, ..good.clone() }, "--tempering"),
     ] {
-        let text = refusal(&guide, &schedule, options);
+        let text = refusal(&target, &schedule, options);
         assert!(text.contains(flag), "{text}");
     }
     let still = Schedule::new(&SchedulerConfig::stable_diffusion(), 5, 0.0).expect("a chain");
-    assert!(refusal(&guide, &still, good.clone()).contains("--eta"));
-    guide.without_gradient = Some("jpeg".into());
-    let text = refusal(&guide, &schedule, good.clone());
+    assert!(refusal(&target, &still, good.clone()).contains("--eta"));
+    target.without_gradient = Some("jpeg".into());
+    let text = refusal(&target, &schedule, good.clone());
     assert!(text.contains("jpeg") && text.contains("--proposal bootstrap"), "{text}");
     for proposal in [Proposal::Bootstrap, Proposal::None, Proposal::BestOfN] {
         let run = Options { proposal, ..good.clone() };
-        let ends = Sampler::new(&cpu, &guide, &schedule, run).expect("no gradient needed").run();
+        let ends = Sampler::new(&cpu, &target, &schedule, run).expect("no gradient needed").run();
         assert_eq!(ends.expect("a run").len(), 1);
     }
 }

@@ -230,7 +230,7 @@ enum Moves {
 
 /// Everything the look at a particle gives; it is gathered as a whole.
 #[derive(Clone, Copy, Default)]
-struct Look {
+struct Evaluation {
     x0: [f64; 2],
     eps: [f64; 2],
     g: [f64; 2],
@@ -257,17 +257,17 @@ impl Mixture {
         Mixture { alpha_bars: (0..100).map(|k| (at(t(k)), at(t(k) - 10))).collect() }
     }
 
-    fn look(&self, k: usize, x: [f64; 2]) -> Look {
+    fn evaluate(&self, k: usize, x: [f64; 2]) -> Evaluation {
         let abar = self.alpha_bars[k].0;
-        let mut look = Look::default();
+        let mut evaluation = Evaluation::default();
         for i in 0..2 {
             let (s, ds) = score(x[i], abar);
-            look.x0[i] = (x[i] + (1.0 - abar) * s) / abar.sqrt();
-            look.eps[i] = -(1.0 - abar).sqrt() * s;
+            evaluation.x0[i] = (x[i] + (1.0 - abar) * s) / abar.sqrt();
+            evaluation.eps[i] = -(1.0 - abar).sqrt() * s;
             let jacobian = (1.0 + (1.0 - abar) * ds) / abar.sqrt();
-            look.g[i] = jacobian * look.x0[i] * [-0.02, -2.0][i];
+            evaluation.g[i] = jacobian * evaluation.x0[i] * [-0.02, -2.0][i];
         }
-        look
+        evaluation
     }
 
     fn run(&self, scheme: Scheme, moves: Moves, particles: usize, run: u32) -> Account {
@@ -283,25 +283,25 @@ impl Mixture {
         let mut resamplings = 0;
         for (k, &(abar, abar_prev)) in self.alpha_bars.iter().enumerate() {
             let v = (1.0 - abar_prev) / (1.0 - abar) * (1.0 - abar / abar_prev);
-            let looks: Vec<Look> = x.iter().map(|&x| self.look(k, x)).collect();
+            let evaluations: Vec<Evaluation> = x.iter().map(|&x| self.evaluate(k, x)).collect();
             let mut lambda_next = 0.0;
             let mut ancestors: Vec<u32> = (0..particles as u32).collect();
             if moves != Moves::Free {
-                let potential: Vec<f64> = looks.iter().map(|l| reward(l.x0)).collect();
+                let potential: Vec<f64> = evaluations.iter().map(|l| reward(l.x0)).collect();
                 let out = step(scheme, rules, &mut at, Event::Step(k), &ratio, &potential, run);
                 lambda_next = if moves == Moves::Twisted { out.lambda_next } else { 0.0 };
                 ancestors = out.ancestors;
                 resamplings += usize::from(out.resampled);
             }
             for p in 0..particles {
-                let look = &looks[ancestors[p] as usize];
-                let guide = if scheme == Scheme::StaleTwist { looks[p].g } else { look.g };
+                let evaluation = &evaluations[ancestors[p] as usize];
+                let target = if scheme == Scheme::StaleTwist { evaluations[p].g } else { evaluation.g };
                 let z = normal(run, p as u32, k as u32, Purpose::Move);
                 let (mut gg, mut gz) = (0.0, 0.0);
                 for i in 0..2 {
-                    let g = lambda_next * guide[i];
-                    let mean =
-                        abar_prev.sqrt() * look.x0[i] + (1.0 - abar_prev - v).max(0.0).sqrt() * look.eps[i];
+                    let g = lambda_next * target[i];
+                    let mean = abar_prev.sqrt() * evaluation.x0[i]
+                        + (1.0 - abar_prev - v).max(0.0).sqrt() * evaluation.eps[i];
                     x[p][i] = mean + v * g + v.sqrt() * z[i];
                     gg += g * g;
                     gz += g * z[i];

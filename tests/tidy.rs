@@ -22,7 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("reward", &["error", "tensor", "backend", "tape", "ops", "model", "pixels"]),
     ("proposal", &["error", "smc"]),
     ("sampler", &["error", "tensor", "backend", "noise", "smc", "ddim", "proposal"]),
-    ("guide", &["error", "tensor", "backend", "tape", "ops", "ddim", "model", "reward", "sampler"]),
+    ("target", &["error", "tensor", "backend", "tape", "ops", "ddim", "model", "reward", "sampler"]),
     ("run", &["error", "pixels", "tensor"]),
 ];
 

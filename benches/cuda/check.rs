@@ -78,10 +78,10 @@ impl Options {
     }
 
     fn cases(&self) -> impl Iterator<Item = Case> {
-        sd15::cases(self.tiny).into_iter().filter(|case| self.wants(case))
+        sd15::cases(self.tiny).into_iter().filter(|case| self.selects(case))
     }
 
-    fn wants(&self, case: &Case) -> bool {
+    fn selects(&self, case: &Case) -> bool {
         self.only.is_empty() || self.only.iter().any(|op| op == case.op.name())
     }
 
@@ -134,7 +134,7 @@ fn see(backend: &dyn Backend, name: &str, folder: &Path) -> Result<()> {
 fn once(options: &Options) -> Result<()> {
     let cuda = options.open()?;
     let small = cases::small().into_iter().chain(sd15::cases(true));
-    for case in small.filter(|case| options.wants(case)) {
+    for case in small.filter(|case| options.selects(case)) {
         let ready = ops::Ready::new(&case, &cuda)?;
         ready.forward(&cuda)?;
         ready.vjp(&cuda)?;

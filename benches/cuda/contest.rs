@@ -30,7 +30,7 @@ fn line(label: &str, outcome: &Outcome) -> Value {
     let Outcome { rows, columns, depth, turned, bias, add, then, ours, library, taken } = outcome;
     json!({
         "kind": "contest", "label": label, "rows": rows, "columns": columns, "depth": depth, "turned": turned,
-        "bias": bias, "add": add, "then": then.map(|(ending, _)| format!("{ending:?}")),
+        "bias": bias, "add": add, "then": then.map(|(epilogue, _)| format!("{epilogue:?}")),
         "flops": 2 * rows * columns * depth, "own_ms": ours.as_secs_f64() * 1e3,
         "library_ms": library.map(|t| t.as_secs_f64() * 1e3), "taken": taken,
     })

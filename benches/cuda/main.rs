@@ -28,12 +28,12 @@ use criterion::{Criterion, Throughput};
 use das_cuda::backend::{Backend, ParticleId};
 use das_cuda::cuda::{Cuda, Elem};
 use das_cuda::ddim::Schedule;
-use das_cuda::guide::{Diffusion, Settings};
 use das_cuda::model::folder::ModelFolder;
 use das_cuda::model::pipeline::{Pipeline, Prompt};
 use das_cuda::noise::Purpose;
 use das_cuda::reward::{self, Reward};
-use das_cuda::sampler::{Guide, Want};
+use das_cuda::sampler::{Need, Target};
+use das_cuda::target::{Diffusion, Settings};
 use das_cuda::{Error, Result};
 use serde_json::Value;
 
@@ -121,14 +121,14 @@ fn guided_step(criterion: &mut Criterion, cuda: &Cuda) -> Result<()> {
     let size = pipeline.size(None, None)?;
     let texts = pipeline.encode(cuda, &[Prompt { text: "a star", negative: None }], size, 5.0)?;
     let settings = Settings { cfg_scale: 5.0, micro_batch: PARTICLES as usize, checkpointing: false };
-    let guide = Diffusion::new(cuda, &pipeline, &reward, texts, vec![0], size, settings);
+    let target = Diffusion::new(cuda, &pipeline, &reward, texts, vec![0], size, settings);
     let ids: Vec<ParticleId> = (0..PARTICLES).map(|particle| ParticleId { prompt: 0, particle }).collect();
     let x = cuda.normals(size.latent.with_n(ids.len()), 0, 0, Purpose::Initial, &ids)?;
     let mut group = criterion.benchmark_group("guided step");
     group.throughput(Throughput::Elements(PARTICLES.into()));
     group.bench_function("shapes, 16 particles", |b| {
-        let look = || guide.look(&x, &ids, step, Want::Gradient).map(drop);
-        b.iter_custom(|n| elapsed(cuda, n, &look).expect("a look"));
+        let evaluation = || target.evaluate(&x, &ids, step, Need::Gradient).map(drop);
+        b.iter_custom(|n| elapsed(cuda, n, &evaluation).expect("an evaluation"));
     });
     group.finish();
     Ok(())

@@ -1,15 +1,15 @@
-//! A model of full size on a backend, and one look of the guide at its latents.
+//! A model of full size on a backend, and one evaluation of the target at its latents.
 
 use std::path::Path;
 
 use das_cuda::backend::{Backend, ParticleId};
 use das_cuda::ddim::{Schedule, Step};
-use das_cuda::guide::{Diffusion, Settings};
 use das_cuda::model::folder::{ModelFolder, Source};
 use das_cuda::model::pipeline::{Pipeline, Prompt, Size};
 use das_cuda::noise::Purpose;
 use das_cuda::reward::{self, Reward, Sum};
-use das_cuda::sampler::{Guide, Look, Want};
+use das_cuda::sampler::{Evaluation, Need, Target};
+use das_cuda::target::{Diffusion, Settings};
 use das_cuda::tensor::{Shape, Tensor};
 use das_cuda::{Error, Result};
 use safetensors::Dtype;
@@ -44,16 +44,16 @@ impl Model {
         Ok(Model { size, step: schedule.steps[AT], pipeline, reward })
     }
 
-    /// A guide; `backend` may be one that watches the one that holds the weights.
-    pub fn guide<'a>(&'a self, backend: &'a dyn Backend, micro_batch: usize) -> Result<Diffusion<'a>> {
+    /// A target; `backend` may be one that watches the one that holds the weights.
+    pub fn target<'a>(&'a self, backend: &'a dyn Backend, micro_batch: usize) -> Result<Diffusion<'a>> {
         let prompt = Prompt { text: PROMPT, negative: None };
         let texts = self.pipeline.encode(backend, &[prompt], self.size, GUIDANCE)?;
         let settings = Settings { cfg_scale: GUIDANCE, micro_batch, checkpointing: false };
         Ok(Diffusion::new(backend, &self.pipeline, &self.reward, texts, vec![0], self.size, settings))
     }
 
-    pub fn look(&self, guide: &Diffusion<'_>, x: &Tensor) -> Result<Look> {
-        guide.look(x, &ids(x.shape().n), &self.step, Want::Gradient)
+    pub fn evaluate(&self, target: &Diffusion<'_>, x: &Tensor) -> Result<Evaluation> {
+        target.evaluate(x, &ids(x.shape().n), &self.step, Need::Gradient)
     }
 
     pub fn latents(&self, backend: &dyn Backend, n: usize) -> Result<Tensor> {
@@ -68,16 +68,16 @@ fn ids(n: usize) -> Vec<ParticleId> {
 /// Writes what a look at `n` latents is given and what it sees to `look-NAME.safetensors` in the folder, for comparison
 /// with PyTorch.
 pub fn save(backend: &dyn Backend, model: &Model, name: &str, folder: &Path, n: usize) -> Result<()> {
-    let guide = model.guide(backend, n)?;
+    let target = model.target(backend, n)?;
     let x = model.latents(backend, n)?;
-    let look = model.look(&guide, &x)?;
+    let evaluation = model.evaluate(&target, &x)?;
     let tokenizer = ModelFolder::from_source(Source::Dir(folder.into()), None)?.tokenizer("tokenizer", 77)?;
     let ids = ["", PROMPT].map(|text| tokenizer.encode(text).ids).concat();
     let numbers = |v: &[f64]| v.iter().map(|&v| v as f32).collect::<Vec<_>>();
     let mut tensors = vec![
         ("x", dims(x.shape()), backend.download(&x)?),
-        ("eps", dims(x.shape()), backend.download(&look.eps)?),
-        ("x0", dims(x.shape()), backend.download(&look.x0)?),
+        ("eps", dims(x.shape()), backend.download(&evaluation.eps)?),
+        ("x0", dims(x.shape()), backend.download(&evaluation.x0)?),
         ("ids", vec![2, ids.len() / 2], ids.iter().map(|&id| id as f32).collect()),
         // What makes noise and clean latent of a state and the network's output.
         ("eps_map", vec![2], numbers(&[model.step.eps.first, model.step.eps.second])),
@@ -85,8 +85,8 @@ pub fn save(backend: &dyn Backend, model: &Model, name: &str, folder: &Path, n: 
         ("t", vec![1], numbers(&[model.step.t as f64])),
         ("guidance", vec![1], vec![GUIDANCE]),
     ];
-    let reward = look.reward.as_ref().map(|scores| scores.download(backend)).transpose()?;
-    if let (Some(reward), Some(grad)) = (&reward, &look.grad) {
+    let reward = evaluation.reward.as_ref().map(|scores| scores.download(backend)).transpose()?;
+    if let (Some(reward), Some(grad)) = (&reward, &evaluation.grad) {
         tensors.push(("reward", vec![n], numbers(reward)));
         tensors.push(("grad", dims(x.shape()), backend.download(grad)?));
     }
@@ -94,10 +94,10 @@ pub fn save(backend: &dyn Backend, model: &Model, name: &str, folder: &Path, n: 
         let view = TensorView::new(Dtype::F32, dims.clone(), bytemuck::cast_slice(data));
         (*name, view.expect("as long as it says"))
     });
-    let path = folder.join(format!("look-{name}.safetensors"));
+    let path = folder.join(format!("evaluation-{name}.safetensors"));
     let bytes = safetensors::serialize(views, None).expect("tensors");
     std::fs::write(&path, bytes).map_err(|e| Error::io(path.display().to_string()).because(e))?;
-    say(json!({"kind": "look", "file": path, "reward": reward}));
+    say(json!({"kind": "evaluation", "file": path, "reward": reward}));
     Ok(())
 }
 

@@ -5,8 +5,8 @@ use std::fmt::Write;
 
 use das_cuda::Result;
 use das_cuda::backend::{
-    Activation, Advance, AffineClamp, Attention, Backend, Conv, Ending, Filter, GroupNorm, Memory,
-    ParticleId, Particles, Run, Saved, Weigher,
+    Activation, Advance, AffineClamp, Attention, Backend, Conv, EngineSetup, Epilogue, Filter, GroupNorm,
+    Memory, ParticleId, Particles, Saved, StepEngine,
 };
 use das_cuda::noise::Purpose;
 use das_cuda::tensor::{HostSlice, Shape, Tensor};
@@ -30,7 +30,19 @@ macro_rules! shown_by_debug {
         }
     })* };
 }
-shown_by_debug!(f32, usize, bool, Ending, Shape, Activation, AffineClamp, Attention, Conv, Filter, GroupNorm);
+shown_by_debug!(
+    f32,
+    usize,
+    bool,
+    Epilogue,
+    Shape,
+    Activation,
+    AffineClamp,
+    Attention,
+    Conv,
+    Filter,
+    GroupNorm
+);
 
 impl Shown for Tensor {
     fn show(&self) -> String {
@@ -100,8 +112,8 @@ impl Backend for Observed<'_> {
 
     observed! {
         fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, add: Option<&Tensor>) -> Tensor;
-        fn linear_then(
-            x: &Tensor, w: &Tensor, b: Option<&Tensor>, ending: Ending, keep: bool
+        fn linear_epilogue(
+            x: &Tensor, w: &Tensor, b: Option<&Tensor>, epilogue: Epilogue, keep: bool
         ) -> (Tensor, Option<Saved>);
         fn linear_vjp(dy: &Tensor, w: &Tensor) -> Tensor;
         fn conv(x: &Tensor, w: &Tensor, b: Option<&Tensor>, add: Option<&Tensor>, conv: Conv) -> Tensor;
@@ -140,8 +152,8 @@ impl Backend for Observed<'_> {
         fn repeat_vjp(dy: &Tensor, times: usize) -> Tensor;
         fn gather(x: &Tensor, rows: &[u32]) -> Tensor;
         fn stack(parts: &[&Tensor]) -> Tensor;
-        fn guide(x: &Tensor, s: f32) -> Tensor;
-        fn guide_vjp(dy: &Tensor, s: f32) -> Tensor;
+        fn cfg_combine(x: &Tensor, s: f32) -> Tensor;
+        fn cfg_combine_vjp(dy: &Tensor, s: f32) -> Tensor;
         fn embed(x: &Tensor, token: Option<&Tensor>, position: &Tensor) -> Tensor;
         fn embed_vjp(dy: &Tensor, x: Shape) -> Tensor;
         fn take_token(x: &Tensor, at: &[u32]) -> Tensor;
@@ -171,7 +183,7 @@ impl Backend for Observed<'_> {
     ) -> Result<(Tensor, Vec<f64>)> {
         self.backend.advance(particles, ancestors, strength, advance)
     }
-    fn weigher<'a>(&'a self, run: Run<'_>) -> Result<Option<Box<dyn Weigher + 'a>>> {
-        self.backend.weigher(run)
+    fn step_engine<'a>(&'a self, setup: EngineSetup<'_>) -> Result<Option<Box<dyn StepEngine + 'a>>> {
+        self.backend.step_engine(setup)
     }
 }

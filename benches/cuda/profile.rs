@@ -62,11 +62,11 @@ fn count(meter: &Meter, model: &Model, micro_batch: usize) -> Result<BTreeMap<Ke
         call.bytes += counts.bytes;
     };
     let watched = Observed { backend: meter, before: &before, after: &after };
-    let guide = model.guide(&watched, micro_batch)?;
+    let target = model.target(&watched, micro_batch)?;
     // The text was encoded on the way.
     lock(&calls).clear();
-    model.look(&guide, &model.latents(meter, micro_batch)?)?;
-    drop(guide);
+    model.evaluate(&target, &model.latents(meter, micro_batch)?)?;
+    drop(target);
     Ok(calls.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
@@ -81,14 +81,14 @@ fn marks(cuda: &Cuda, model: &Model, micro_batch: usize, rounds: u32) -> Result<
         }
     };
     let watched = Observed { backend: cuda, before: &before, after: &after };
-    let guide = model.guide(&watched, micro_batch)?;
+    let target = model.target(&watched, micro_batch)?;
     let x = model.latents(cuda, micro_batch)?;
     // The first look makes what is made once.
-    model.look(&guide, &x)?;
+    model.evaluate(&target, &x)?;
     lock(&marks).clear();
     for _ in 0..rounds {
-        model.look(&guide, &x)?;
+        model.evaluate(&target, &x)?;
     }
-    drop(guide);
+    drop(target);
     Ok(marks.into_inner().unwrap_or_else(PoisonError::into_inner))
 }

@@ -1,7 +1,7 @@
 //! Operations of one guided step of Stable Diffusion 1.5 for a micro-batch of 16: the UNet on both branches, the decoder,
 //! the CLIP-L/14 tower and what lies between. `tiny` keeps kinds and head widths and shrinks everything else.
 
-use das_cuda::backend::{Activation, AffineClamp, Attention, Conv, Ending, Filter, GroupNorm};
+use das_cuda::backend::{Activation, AffineClamp, Attention, Conv, Epilogue, Filter, GroupNorm};
 use das_cuda::tensor::Shape;
 
 use crate::cases::{Bias, Case, Kind, Op};
@@ -100,14 +100,14 @@ fn products(s: &Sizes, ops: &mut Vec<Op>) {
         add(s.image(2, side, c), 8 * c, false);
         add(s.image(2, side, 4 * c), c, true);
     }
-    let mut then = |x: Shape, out: usize, ending: Ending| {
-        ops.push(Op::LinearThen { x, out: s.channels(out), bias: Bias::One, ending });
+    let mut then = |x: Shape, out: usize, epilogue: Epilogue| {
+        ops.push(Op::LinearEpilogue { x, out: s.channels(out), bias: Bias::One, epilogue });
     };
     for (side, c) in [(64, 320), (32, 640), (16, 1280), (8, 1280)] {
-        then(s.image(2, side, c), 8 * c, Ending::Geglu);
+        then(s.image(2, side, c), 8 * c, Epilogue::Geglu);
     }
-    then(s.tokens(1024), 4096, Ending::Activate(Activation::QuickGelu));
-    then(Shape::vector(s.channels(1280)), 1280, Ending::Activate(Activation::Silu));
+    then(s.tokens(1024), 4096, Epilogue::Activate(Activation::QuickGelu));
+    then(Shape::vector(s.channels(1280)), 1280, Epilogue::Activate(Activation::Silu));
     let mut add = |x: Shape, out: usize, add: bool| {
         ops.push(Op::Linear { x, out: s.channels(out), bias: Bias::One, add });
     };
@@ -167,7 +167,7 @@ fn the_rest(s: &Sizes, ops: &mut Vec<Op>) {
         Op::Concat { x: s.image(2, 64, 320), c: s.channels(320) },
         Op::Concat { x: s.image(2, 32, 1280), c: s.channels(640) },
         Op::Repeat { x: s.image(1, 64, 320), times: 2 },
-        Op::Guide { x: latents(2), s: 5.0 },
+        Op::CfgCombine { x: latents(2), s: 5.0 },
         Op::Blend { x: latents(1) },
         Op::Scale { x: latents(1), a: 1.0 / 0.18215 },
         Op::AffineClamp { x: pictures, map: AffineClamp { a: 0.5, b: 0.5, lo: 0.0, hi: 1.0 } },
@@ -203,7 +203,7 @@ pub fn label(case: &Case) -> String {
         Op::Linear { x, out, add, .. } => {
             format!("linear {} -> {out}{}", s(x), if *add { " + add" } else { "" })
         }
-        Op::LinearThen { x, out, ending, .. } => format!("linear {} -> {out}, {ending:?}", s(x)),
+        Op::LinearEpilogue { x, out, epilogue, .. } => format!("linear {} -> {out}, {epilogue:?}", s(x)),
         Op::GroupNorm { x, norm, .. } => {
             format!("group norm{} {}", if norm.silu { " + SiLU" } else { "" }, s(x))
         }

@@ -2,7 +2,7 @@
 //! written once.
 
 use das_cuda::Result;
-use das_cuda::backend::{Advance, Backend, ParticleId, Particles, Run, Scores, Turn};
+use das_cuda::backend::{Advance, Backend, EngineSetup, ParticleId, Particles, Scores, StepInput};
 use das_cuda::cuda::Cuda;
 use das_cuda::noise::{Key, Purpose};
 use das_cuda::smc::{Event, Resampler, Rules, Tempering};
@@ -19,7 +19,7 @@ const TINY_SIZES: [usize; 2] = [16, 4096];
 /// A line for each size and kind of work.
 pub fn run(cuda: &Cuda, effort: Effort) -> Result<()> {
     let sizes = if matches!(effort, Effort::Touch) { &TINY_SIZES[..] } else { &SIZES };
-    turn(cuda, effort)?;
+    input(cuda, effort)?;
     for &particles in sizes {
         let log_weights = random(cuda, Shape::rows(particles, 1))?;
         let x = random(cuda, Shape::rows(particles, 2))?;
@@ -37,7 +37,7 @@ pub fn run(cuda: &Cuda, effort: Effort) -> Result<()> {
 
 /// What a run does in every step besides the networks, for 16 latents of Stable Diffusion 1.5: lengths of states, noise
 /// and gradients, the weighing event, ancestors, and the move.
-fn turn(cuda: &Cuda, effort: Effort) -> Result<()> {
+fn input(cuda: &Cuda, effort: Effort) -> Result<()> {
     const PARTICLES: u32 = 16;
     let shape = Shape::new(PARTICLES as usize, 64, 64, 4);
     let [x, x0, eps, grad] = [(); 4].map(|()| random(cuda, shape));
@@ -49,9 +49,9 @@ fn turn(cuda: &Cuda, effort: Effort) -> Result<()> {
         ess_threshold: 0.5,
     };
     let ids: Vec<ParticleId> = (0..PARTICLES).map(|particle| ParticleId { prompt: 0, particle }).collect();
-    let run = Run { rules: &rules, alpha: 1.0, prompts: &[0], ids: &ids, sample: shape.sample() };
-    let Some(mut weigher) = cuda.weigher(run)? else { panic!("16 particles are weighed on the device") };
-    let turn = Turn {
+    let run = EngineSetup { rules: &rules, alpha: 1.0, prompts: &[0], ids: &ids, sample: shape.sample() };
+    let Some(mut engine) = cuda.step_engine(run)? else { panic!("16 particles are weighed on the device") };
+    let input = StepInput {
         x: &x,
         particles: Particles { x0: &x0, eps: &eps, grad: Some(&grad) },
         event: Some((Event::Step(50), &scores)),
@@ -73,15 +73,15 @@ fn turn(cuda: &Cuda, effort: Effort) -> Result<()> {
     let busy = random(cuda, Shape::rows(elements, 1))?;
     let mut times = Times(Vec::new());
     for _ in 0..samples {
-        // As in a run, the GPU is busy while the host queues a turn.
+        // As in a run, the GPU is busy while the host queues a step.
         for _ in 0..4 {
             cuda.axpby(0.5, &busy, 0.5, &busy)?;
         }
-        times.0.push(cuda.elapsed(|| weigher.queue(turn).map(drop))?);
-        weigher.told()?;
+        times.0.push(cuda.elapsed(|| engine.submit(input).map(drop))?);
+        engine.collect()?;
     }
     // Three tensors for their lengths, three for the move, and the new state.
-    line("turn (ssp)", shape.n, 7 * 4 * shape.len(), &times);
+    line("input (ssp)", shape.n, 7 * 4 * shape.len(), &times);
     Ok(())
 }
 

@@ -51,11 +51,11 @@ pub fn run(cuda: &Cuda, folder: &Path, micro_batches: &[usize], effort: Effort) 
 
 /// Operations and memory that the meter foretells.
 fn plan(meter: &Meter, model: &Model, micro_batch: usize) -> Result<Value> {
-    let guide = model.guide(meter, micro_batch)?;
+    let target = model.target(meter, micro_batch)?;
     let x = model.latents(meter, micro_batch)?;
     meter.reset_counts();
     meter.reset_peak();
-    model.look(&guide, &x)?;
+    model.evaluate(&target, &x)?;
     let counts = meter.counts();
     Ok(json!({
         "flops": counts.flops, "bytes": counts.bytes, "calls": counts.calls, "peak": meter.memory().peak,
@@ -67,16 +67,16 @@ fn plan(meter: &Meter, model: &Model, micro_batch: usize) -> Result<Value> {
 fn timed(cuda: &Cuda, model: &Model, micro_batch: usize, graph: bool, effort: Effort) -> Result<Value> {
     let plain = Observed { backend: cuda, before: &|| (), after: &|_, _| () };
     let backend: &dyn Backend = if graph { cuda } else { &plain };
-    let guide = model.guide(backend, micro_batch)?;
+    let target = model.target(backend, micro_batch)?;
     let x = model.latents(cuda, micro_batch)?;
     cuda.reset_peak();
     let begin = Instant::now();
-    model.look(&guide, &x)?;
+    model.evaluate(&target, &x)?;
     let first = begin.elapsed();
     let peak = cuda.memory().peak;
     // Recorded in the second, if at all.
     let begin = Instant::now();
-    model.look(&guide, &x)?;
+    model.evaluate(&target, &x)?;
     let second = begin.elapsed();
     let (least, budget) = match effort {
         Effort::Measure(budget) => (3, budget),
@@ -85,7 +85,7 @@ fn timed(cuda: &Cuda, model: &Model, micro_batch: usize, graph: bool, effort: Ef
     let (begin, mut wall, mut gpu) = (Instant::now(), Vec::new(), Vec::new());
     while wall.len() < least || begin.elapsed() < budget {
         let start = Instant::now();
-        gpu.push(cuda.elapsed(|| model.look(&guide, &x).map(drop))?);
+        gpu.push(cuda.elapsed(|| model.evaluate(&target, &x).map(drop))?);
         wall.push(start.elapsed());
     }
     let wall = Times(wall);

@@ -7,7 +7,7 @@ use super::args::{Sample, Save, Select, Switch};
 use super::device::Device;
 use super::prompts::Prompt;
 use crate::error::{Error, Result};
-use crate::proposal::{Proposal, Want};
+use crate::proposal::{Need, Proposal};
 use crate::reward::Spec;
 
 /// The checks that need no model.
@@ -49,7 +49,7 @@ fn of_method(args: &Sample) -> Result<()> {
         ("--tempering-start", args.tempering_start != 0.0, method.weighs()),
         ("--ess-threshold", args.ess_threshold.is_some(), method.weighs()),
         ("--kl", args.kl.is_some(), method != Proposal::None),
-        ("--checkpointing on", args.checkpointing == Switch::On, method.wants() == Want::Gradient),
+        ("--checkpointing on", args.checkpointing == Switch::On, method.need() == Need::Gradient),
     ];
     match given.into_iter().find(|(_, given, read)| *given && !read) {
         None => Ok(()),

@@ -42,11 +42,12 @@ pub fn count(options: &Options) -> Result<Plan> {
     let (schedule, kl) = (session.schedule.clone(), session.kl);
     let evaluations = session::evaluations(options, &session.pipeline);
     let micro_batch = session.micro_batch(options);
-    let (guide, _) = session.guide(options, &options.prompts[0], 0)?;
+    let (target, _) = session.target(options, &options.prompts[0], 0)?;
     meter.reset_counts();
-    let population = session::sampler(&meter, &guide, &schedule, options, kl, 0, None)?.run()?.swap_remove(0);
+    let population =
+        session::sampler(&meter, &target, &schedule, options, kl, 0, None)?.run()?.swap_remove(0);
     let sampling = meter.counts();
-    drop(guide);
+    drop(target);
     session.judge(options, &population.images, &session::pictures(&meter, &population.images)?)?;
     Ok(Plan {
         counts: meter.counts(),

@@ -129,8 +129,8 @@ impl OnePrompt<'_> {
     ) -> Result<Result<Population>> {
         let (options, backend) = (self.options, session.backend);
         let (schedule, kl) = (session.schedule.clone(), session.kl);
-        let (guide, warnings) = session.guide(options, self.prompt, self.index)?;
-        let sampler = session::sampler(backend, &guide, &schedule, options, kl, self.index, latents)?;
+        let (target, warnings) = session.target(options, self.prompt, self.index)?;
+        let sampler = session::sampler(backend, &target, &schedule, options, kl, self.index, latents)?;
         self.folder.start(options.overwrite)?;
         self.folder.write_run(Status::Running, record)?;
         warnings.iter().for_each(|w| progress.warn(w));
@@ -150,7 +150,7 @@ impl OnePrompt<'_> {
             let step = step?;
             trace_step(&mut trace, &step, backend)?;
             step.notes.iter().for_each(|note| progress.warn(note));
-            step.losses.iter().for_each(|loss| progress.warn(&loss.to_string()));
+            step.non_finite.iter().for_each(|loss| progress.warn(&loss.to_string()));
             progress.step(&self.message(&step.prompts[0]));
             if STOP.load(Ordering::SeqCst) && step.step < transitions {
                 return Err(self.interrupted("after", step.step + 1, transitions));
@@ -206,8 +206,9 @@ impl OnePrompt<'_> {
 
 /// Writes the trace's line of a step.
 fn trace_step(trace: &mut Lines, step: &Step, backend: &dyn Backend) -> Result<()> {
-    let of_prompt =
-        |prompt| step.losses.iter().filter(|loss| loss.prompt == prompt).map(ToString::to_string).collect();
+    let of_prompt = |prompt| {
+        step.non_finite.iter().filter(|loss| loss.prompt == prompt).map(ToString::to_string).collect()
+    };
     for prompt in &step.prompts {
         trace.push(&TraceLine {
             step: step.step,

@@ -11,13 +11,13 @@ use crate::assets::{SHAPES, SHAPES_FILES};
 use crate::backend::Backend;
 use crate::ddim::Schedule;
 use crate::error::Result;
-use crate::guide::{self, Diffusion};
 use crate::model::folder::{ModelFolder, Source};
 use crate::model::pipeline::{self, Pipeline, Size};
 use crate::pixels::Picture;
-use crate::proposal::{Proposal, Want};
+use crate::proposal::{Need, Proposal};
 use crate::reward::{self, Reward, Spec, Sum};
 use crate::sampler::{self, Sampler};
+use crate::target::{self, Diffusion};
 use crate::tensor::Tensor;
 
 /// Latent elements per network call when the user leaves the micro-batch open: small latents together give the
@@ -84,12 +84,12 @@ impl<'b> Session<'b> {
         }
     }
 
-    /// Prepares the rewards for a prompt and joins the networks into a guide. What did not fit into a text
+    /// Prepares the rewards for a prompt and joins the networks into a target. What did not fit into a text
     /// encoder is said in the second part.
     ///
     /// # Errors
     /// Of the encoders.
-    pub fn guide<'s>(
+    pub fn target<'s>(
         &'s mut self,
         options: &Options,
         prompt: &Prompt,
@@ -113,12 +113,12 @@ impl<'b> Session<'b> {
                 head(&d.text)
             )
         }));
-        let settings = guide::Settings {
+        let settings = target::Settings {
             cfg_scale: options.cfg_scale as f32,
             micro_batch: self.micro_batch(options),
             checkpointing: options.checkpointing == Switch::On,
         };
-        let guide = Diffusion::new(
+        let target = Diffusion::new(
             self.backend,
             &self.pipeline,
             &self.reward,
@@ -127,7 +127,7 @@ impl<'b> Session<'b> {
             self.size,
             settings,
         );
-        Ok((guide, warnings))
+        Ok((target, warnings))
     }
 
     /// Judges final images, a micro-batch at a time: beside the sampler's own batches it takes no more memory.
@@ -201,7 +201,7 @@ fn open_eval(specs: &[Spec], model: &Source, backend: &dyn Backend) -> Result<Op
 /// For options that cannot work.
 pub fn sampler<'a>(
     backend: &'a dyn Backend,
-    guide: &'a Diffusion<'a>,
+    target: &'a Diffusion<'a>,
     schedule: &'a Schedule,
     options: &Options,
     kl: f64,
@@ -219,7 +219,7 @@ pub fn sampler<'a>(
         compat: options.compat,
         ..sampler::Options::new(options.seed, options.steps)
     };
-    let sampler = Sampler::new(backend, guide, schedule, run)?;
+    let sampler = Sampler::new(backend, target, schedule, run)?;
     match latents {
         Some(x) => sampler.with_latents(x),
         None => Ok(sampler),
@@ -234,5 +234,5 @@ pub fn evaluations(options: &Options, pipeline: &Pipeline) -> u64 {
 
 /// Whether the method differentiates the networks.
 pub fn differentiates(proposal: Proposal) -> bool {
-    proposal.wants() == Want::Gradient
+    proposal.need() == Need::Gradient
 }

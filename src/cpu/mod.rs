@@ -288,11 +288,11 @@ impl Backend for Cpu {
         let n = parts.iter().map(|part| part.shape().n).sum();
         self.make(parts[0].shape().with_n(n), |y| image::stack(&views, y))
     }
-    fn guide(&self, x: &Tensor, s: f32) -> Result<Tensor> {
-        self.make(x.shape().with_n(x.shape().n / 2), |y| pointwise::guide(self.view(x), s, y))
+    fn cfg_combine(&self, x: &Tensor, s: f32) -> Result<Tensor> {
+        self.make(x.shape().with_n(x.shape().n / 2), |y| pointwise::cfg_combine(self.view(x), s, y))
     }
-    fn guide_vjp(&self, dy: &Tensor, s: f32) -> Result<Tensor> {
-        self.make(dy.shape().with_n(2 * dy.shape().n), |dx| pointwise::guide_vjp(self.view(dy), s, dx))
+    fn cfg_combine_vjp(&self, dy: &Tensor, s: f32) -> Result<Tensor> {
+        self.make(dy.shape().with_n(2 * dy.shape().n), |dx| pointwise::cfg_combine_vjp(self.view(dy), s, dx))
     }
     fn embed(&self, x: &Tensor, token: Option<&Tensor>, position: &Tensor) -> Result<Tensor> {
         let shape = x.shape();

@@ -204,7 +204,7 @@ pub fn channel_affine(x: &[f32], gain: &[f32], shift: Option<&[f32]>, y: &mut [f
 }
 
 /// `x` is `[u, c]`: `y = u + s (c - u)`.
-pub fn guide(x: &[f32], s: f32, y: &mut [f32]) {
+pub fn cfg_combine(x: &[f32], s: f32, y: &mut [f32]) {
     let (u, c) = x.split_at(x.len() / 2);
     map2(
         u,
@@ -216,7 +216,7 @@ pub fn guide(x: &[f32], s: f32, y: &mut [f32]) {
 }
 
 /// `[(1 - s) dy, s dy]`.
-pub fn guide_vjp(dy: &[f32], s: f32, dx: &mut [f32]) {
+pub fn cfg_combine_vjp(dy: &[f32], s: f32, dx: &mut [f32]) {
     let (u, c) = dx.split_at_mut(dy.len());
     scale(1.0 - s, dy, u);
     scale(s, dy, c);

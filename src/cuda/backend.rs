@@ -5,8 +5,8 @@ use half::{bf16, f16};
 
 use super::{Cuda, Elem, attention, conv, gemm, graph, image, norm, nvtx, particle, pointwise, queue};
 use crate::backend::{
-    Activation, Advance, AffineClamp, Attention, Backend, Conv, Ending, Filter, GroupNorm, Memory,
-    ParticleId, Particles, Record, Run, Saved, Weigher, reserved,
+    Activation, Advance, AffineClamp, Attention, Backend, Conv, EngineSetup, Epilogue, Filter, GroupNorm,
+    Memory, ParticleId, Particles, Record, Saved, StepEngine, reserved,
 };
 use crate::error::Result;
 use crate::noise::Purpose;
@@ -90,15 +90,15 @@ impl Backend for Cuda {
     fn linear(&self, x: &Tensor, w: &Tensor, b: Option<&Tensor>, add: Option<&Tensor>) -> Result<Tensor> {
         gemm::linear(self, x, w, b, add)
     }
-    fn linear_then(
+    fn linear_epilogue(
         &self,
         x: &Tensor,
         w: &Tensor,
         b: Option<&Tensor>,
-        ending: Ending,
+        epilogue: Epilogue,
         keep: bool,
     ) -> Result<(Tensor, Option<Saved>)> {
-        gemm::linear_then(self, x, w, b, ending, keep)
+        gemm::linear_epilogue(self, x, w, b, epilogue, keep)
     }
     fn linear_vjp(&self, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
         gemm::linear_vjp(self, dy, w)
@@ -238,11 +238,11 @@ impl Backend for Cuda {
     fn stack(&self, parts: &[&Tensor]) -> Result<Tensor> {
         image::stack(self, parts)
     }
-    fn guide(&self, x: &Tensor, s: f32) -> Result<Tensor> {
-        pointwise::guide(self, x, s)
+    fn cfg_combine(&self, x: &Tensor, s: f32) -> Result<Tensor> {
+        pointwise::cfg_combine(self, x, s)
     }
-    fn guide_vjp(&self, dy: &Tensor, s: f32) -> Result<Tensor> {
-        pointwise::guide_vjp(self, dy, s)
+    fn cfg_combine_vjp(&self, dy: &Tensor, s: f32) -> Result<Tensor> {
+        pointwise::cfg_combine_vjp(self, dy, s)
     }
     fn embed(&self, x: &Tensor, token: Option<&Tensor>, position: &Tensor) -> Result<Tensor> {
         image::embed(self, x, token, position)
@@ -288,7 +288,7 @@ impl Backend for Cuda {
     fn where_finite(&self, score: &Tensor, by: &Tensor) -> Result<Tensor> {
         particle::where_finite(self, score, by)
     }
-    fn weigher<'a>(&'a self, run: Run<'_>) -> Result<Option<Box<dyn Weigher + 'a>>> {
-        queue::weigher(self, run)
+    fn step_engine<'a>(&'a self, setup: EngineSetup<'_>) -> Result<Option<Box<dyn StepEngine + 'a>>> {
+        queue::step_engine(self, setup)
     }
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use super::cublaslt::Key;
 use super::module;
-use crate::backend::{Activation, Ending};
+use crate::backend::{Activation, Epilogue};
 
 /// Who makes a shape: our kernels, or one of the library's ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,23 +57,23 @@ impl Choices {
 }
 
 /// Names of what may follow.
-const ENDINGS: [(&str, Ending); 4] = [
-    ("silu", Ending::Activate(Activation::Silu)),
-    ("gelu", Ending::Activate(Activation::Gelu)),
-    ("quick-gelu", Ending::Activate(Activation::QuickGelu)),
-    ("geglu", Ending::Geglu),
+const EPILOGUES: [(&str, Epilogue); 4] = [
+    ("silu", Epilogue::Activate(Activation::Silu)),
+    ("gelu", Epilogue::Activate(Activation::Gelu)),
+    ("quick-gelu", Epilogue::Activate(Activation::QuickGelu)),
+    ("geglu", Epilogue::Geglu),
 ];
 
 /// `4096 2560 320 w+bias+geglu+kept 2`: rows, columns, depth, what is in it (`w'` where the weight is
 /// turned), and the way, or `own`.
 fn line(key: Key, choice: Choice) -> String {
     let Key { rows, columns, depth, turned, bias, add, then } = key;
-    let named = |ending| ENDINGS.iter().find(|(_, e)| *e == ending).map(|(name, _)| *name);
+    let named = |epilogue| EPILOGUES.iter().find(|(_, e)| *e == epilogue).map(|(name, _)| *name);
     let parts = [
         Some(if turned { "w'" } else { "w" }),
         bias.then_some("bias"),
         add.then_some("add"),
-        then.and_then(|(ending, _)| named(ending)),
+        then.and_then(|(epilogue, _)| named(epilogue)),
         then.and_then(|(_, keep)| keep.then_some("kept")),
     ];
     let what = parts.into_iter().flatten().collect::<Vec<_>>().join("+");
@@ -89,7 +89,7 @@ fn parse(line: &str) -> Option<(Key, Choice)> {
     let [rows, columns, depth] = [rows.parse().ok()?, columns.parse().ok()?, depth.parse().ok()?];
     let parts: Vec<_> = what.split('+').collect();
     let has = |part| parts.contains(&part);
-    let then = ENDINGS.iter().find(|(name, _)| has(name)).map(|(_, ending)| (*ending, has("kept")));
+    let then = EPILOGUES.iter().find(|(name, _)| has(name)).map(|(_, epilogue)| (*epilogue, has("kept")));
     let key = Key { rows, columns, depth, turned: has("w'"), bias: has("bias"), add: has("add"), then };
     let choice = if choice == "own" { Choice::Own } else { Choice::Way(choice.parse().ok()?) };
     Some((key, choice))
@@ -108,7 +108,7 @@ mod tests {
             turned: flags[i & 1],
             bias: flags[i >> 1 & 1],
             add: flags[i >> 2 & 1],
-            then: (i > 7).then(|| (ENDINGS[i & 3].1, flags[i >> 2 & 1])),
+            then: (i > 7).then(|| (EPILOGUES[i & 3].1, flags[i >> 2 & 1])),
         };
         (0..16).map(key).collect()
     }

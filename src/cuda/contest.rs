@@ -13,7 +13,7 @@ use super::choices::{Choice, Choices};
 use super::cublaslt::{Addresses, Key, Library, Plan, pause};
 use super::product::Ended;
 use super::{Cuda, graph, nvtx};
-use crate::backend::{Backend, Ending};
+use crate::backend::{Backend, Epilogue};
 use crate::error::Result;
 use crate::tensor::{Shape, Tensor};
 
@@ -37,7 +37,7 @@ pub struct Outcome {
     pub bias: bool,
     pub add: bool,
     /// What followed, and whether what it was given was kept.
-    pub then: Option<(Ending, bool)>,
+    pub then: Option<(Epilogue, bool)>,
     /// Time of our kernels, and of the library's best way, if it has any.
     pub ours: Duration,
     pub library: Option<Duration>,

@@ -16,7 +16,7 @@ use sys::cublasLtMatmulPreferenceAttributes_t as PreferenceAttribute;
 use super::Cuda;
 use super::buffer::{Buffer, Elem};
 use super::device::Device;
-use crate::backend::Ending;
+use crate::backend::Epilogue;
 
 /// Memory for the library, NVIDIA's advice for Hopper.
 const WORKSPACE: usize = 32 << 20;
@@ -60,7 +60,7 @@ pub struct Key {
     pub bias: bool,
     pub add: bool,
     /// What follows, and whether what it is given is kept. The library leaves that to a pass of ours.
-    pub then: Option<(Ending, bool)>,
+    pub then: Option<(Epilogue, bool)>,
 }
 
 /// Device addresses of one product; those that the key has not are 0.

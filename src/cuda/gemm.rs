@@ -5,7 +5,7 @@ use super::conv;
 use super::gather::POINT;
 use super::kernels::{Act, In, Out, kernels, params};
 use super::product::{Ended, Product, ProductParams};
-use crate::backend::Ending;
+use crate::backend::Epilogue;
 use crate::error::Result;
 use crate::tensor::Tensor;
 
@@ -16,7 +16,7 @@ params! {
         pub columns: i32,
         pub splits: i32,
         pub per_sample: i32,
-        pub ending: i32,
+        pub epilogue: i32,
     }
 }
 
@@ -53,20 +53,20 @@ pub fn linear(
     conv::conv(cuda, x, w, b, add, POINT)
 }
 
-/// With what follows; see [`Backend::linear_then`](crate::backend::Backend::linear_then).
+/// With what follows; see [`Backend::linear_epilogue`](crate::backend::Backend::linear_epilogue).
 #[track_caller]
-pub fn linear_then(
+pub fn linear_epilogue(
     cuda: &Cuda,
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
-    ending: Ending,
+    epilogue: Epilogue,
     keep: bool,
 ) -> Result<Ended> {
     let out = x.shape().with_c(w.shape().n);
     let gather = conv::point(out);
     let product = Product { gather: &gather, x, w, turned: false, bias, add: None, out, wide: false };
-    product.run_then(cuda, ending, keep)
+    product.run_then(cuda, epilogue, keep)
 }
 
 pub fn linear_vjp(cuda: &Cuda, dy: &Tensor, w: &Tensor) -> Result<Tensor> {

@@ -40,7 +40,7 @@ params! {
         pub hi: f32,
     }
     /// `n` elements of the guided half.
-    pub struct GuideParams {
+    pub struct CfgCombineParams {
         pub n: i64,
         pub s: f32,
         pub wide: i32,
@@ -71,8 +71,8 @@ kernels! {
         fn blend_vjp(k: In<f32>, dy: In<Act>, dx: Out<Act>, p: BlendParams);
         fn affine_clamp(x: In<Act>, y: Out<Act>, p: ClampParams);
         fn affine_clamp_vjp(x: In<Act>, dy: In<Act>, dx: Out<Act>, p: ClampParams);
-        fn guide(x: In<Act>, y: Out<Act>, p: GuideParams);
-        fn guide_vjp(dy: In<Act>, dx: Out<Act>, p: GuideParams);
+        fn cfg_combine(x: In<Act>, y: Out<Act>, p: CfgCombineParams);
+        fn cfg_combine_vjp(dy: In<Act>, dx: Out<Act>, p: CfgCombineParams);
         fn channel_affine(x: In<Act>, gain: In<Act>, shift: In<Act>, y: Out<Act>, p: WalkParams);
         fn geglu(x: In<Act>, y: Out<Act>, p: WalkParams);
         fn geglu_vjp(x: In<Act>, dy: In<Act>, dx: Out<Act>, p: WalkParams);
@@ -211,27 +211,27 @@ pub fn affine_clamp_vjp(cuda: &Cuda, x: &Tensor, dy: &Tensor, by: AffineClamp) -
     })
 }
 
-pub fn guide(cuda: &Cuda, x: &Tensor, s: f32) -> Result<Tensor> {
+pub fn cfg_combine(cuda: &Cuda, x: &Tensor, s: f32) -> Result<Tensor> {
     let shape = x.shape();
     assert!(shape.n.is_multiple_of(2), "half a batch of {shape} is guided by the other");
     let (half, elem) = (shape.with_n(shape.n / 2), cuda.buffer(x).elem());
     let kernels = cuda.kernels(elem);
     let access = access(elem, &[half.len()]);
-    let p = GuideParams { n: half.len() as i64, s, wide: i32::from(access > 1) };
+    let p = CfgCombineParams { n: half.len() as i64, s, wide: i32::from(access > 1) };
     let mut y = cuda.alloc(elem, half)?;
     let (from, grid) = (kernels.read(cuda.buffer(x)), flat(half.len(), access, AHEAD / 2));
-    kernels.pointwise.guide(&cuda.device, grid, from, kernels.write(&mut y), p)?;
+    kernels.pointwise.cfg_combine(&cuda.device, grid, from, kernels.write(&mut y), p)?;
     Ok(cuda.wrap(half, y))
 }
-pub fn guide_vjp(cuda: &Cuda, dy: &Tensor, s: f32) -> Result<Tensor> {
+pub fn cfg_combine_vjp(cuda: &Cuda, dy: &Tensor, s: f32) -> Result<Tensor> {
     let (shape, elem) = (dy.shape(), cuda.buffer(dy).elem());
     let kernels = cuda.kernels(elem);
     let access = access(elem, &[shape.len()]);
-    let p = GuideParams { n: shape.len() as i64, s, wide: i32::from(access > 1) };
+    let p = CfgCombineParams { n: shape.len() as i64, s, wide: i32::from(access > 1) };
     let both = shape.with_n(2 * shape.n);
     let mut dx = cuda.alloc(elem, both)?;
     let (from, grid) = (kernels.read(cuda.buffer(dy)), flat(shape.len(), access, AHEAD));
-    kernels.pointwise.guide_vjp(&cuda.device, grid, from, kernels.write(&mut dx), p)?;
+    kernels.pointwise.cfg_combine_vjp(&cuda.device, grid, from, kernels.write(&mut dx), p)?;
     Ok(cuda.wrap(both, dx))
 }
 

@@ -11,7 +11,7 @@ use super::gather::{Class, Gather};
 use super::gemm::FinishParams;
 use super::kernels::{Act, In, Launch, Out, kernels, params};
 use super::tile::{Plan, STEP, TILES, Work};
-use crate::backend::{Activation, Backend, Ending};
+use crate::backend::{Activation, Backend, Epilogue};
 use crate::error::Result;
 use crate::tensor::{Shape, Tensor};
 
@@ -43,7 +43,7 @@ params! {
         pub splits: i32,
         pub tiles_m: i32,
         pub tiles_n: i32,
-        pub ending: i32,
+        pub epilogue: i32,
         pub grid_h: [i32; 16],
         pub grid_w: [i32; 16],
         pub out_y: [i32; 16],
@@ -208,32 +208,32 @@ pub struct Product<'a> {
     pub wide: bool,
 }
 
-/// A result, and what its ending was given where that is kept.
+/// A result, and what its epilogue was given where that is kept.
 pub type Ended = (Tensor, Option<Tensor>);
 /// What follows, and whether what it is given is kept.
-type Then = Option<(Ending, bool)>;
+type Then = Option<(Epilogue, bool)>;
 
 /// As in product.cuh.
-fn number(ending: Ending) -> i32 {
-    match ending {
-        Ending::Activate(Activation::Silu) => 1,
-        Ending::Activate(Activation::Gelu) => 2,
-        Ending::Activate(Activation::QuickGelu) => 3,
-        Ending::Geglu => 4,
+fn number(epilogue: Epilogue) -> i32 {
+    match epilogue {
+        Epilogue::Activate(Activation::Silu) => 1,
+        Epilogue::Activate(Activation::Gelu) => 2,
+        Epilogue::Activate(Activation::QuickGelu) => 3,
+        Epilogue::Geglu => 4,
     }
 }
 
 /// The shape of what comes out of a product `out` with what follows.
 fn ended(out: Shape, then: Then) -> Shape {
-    if matches!(then, Some((Ending::Geglu, _))) { out.with_c(out.c / 2) } else { out }
+    if matches!(then, Some((Epilogue::Geglu, _))) { out.with_c(out.c / 2) } else { out }
 }
 
 /// What follows as a pass of its own.
 fn apart(cuda: &Cuda, given: Tensor, then: Then) -> Result<Ended> {
-    let Some((ending, keep)) = then else { return Ok((given, None)) };
-    let y = match ending {
-        Ending::Activate(f) => cuda.activate(&given, f)?,
-        Ending::Geglu => cuda.geglu(&given)?,
+    let Some((epilogue, keep)) = then else { return Ok((given, None)) };
+    let y = match epilogue {
+        Epilogue::Activate(f) => cuda.activate(&given, f)?,
+        Epilogue::Geglu => cuda.geglu(&given)?,
     };
     Ok((y, keep.then_some(given)))
 }
@@ -254,14 +254,14 @@ impl Product<'_> {
         self.made(cuda, None).map(|(y, _)| y)
     }
 
-    /// The same and then `ending`, in one pass on tensor cores; with what the ending was given if `keep`.
+    /// The same and then `epilogue`, in one pass on tensor cores; with what the epilogue was given if `keep`.
     ///
     /// # Errors
     /// Memory or driver.
     #[track_caller]
-    pub fn run_then(self, cuda: &Cuda, ending: Ending, keep: bool) -> Result<Ended> {
+    pub fn run_then(self, cuda: &Cuda, epilogue: Epilogue, keep: bool) -> Result<Ended> {
         assert!(!self.turned && !self.wide, "what follows is for plain products");
-        let then = Some((ending, keep));
+        let then = Some((epilogue, keep));
         if ended(self.out, then).c.is_multiple_of(PACKET) {
             self.made(cuda, then)
         } else {
@@ -330,9 +330,9 @@ impl Product<'_> {
         let target = if self.wide { Elem::F32 } else { cuda.elem_of(out) };
         let plan = self.plan(cuda);
         let tile = TILES[plan.tile];
-        let ending = then.map_or(0, |(ending, _)| number(ending));
+        let epilogue = then.map_or(0, |(epilogue, _)| number(epilogue));
         let p = ProductParams {
-            ending,
+            epilogue,
             ..self.params(&self.gather.classes, [tile.rows, tile.columns], plan.splits)
         };
         let blocks = p.tiles_m as usize * p.tiles_n as usize;
@@ -370,7 +370,7 @@ impl Product<'_> {
         self.finish(cuda, &z, plan.splits, target, then)
     }
 
-    /// Memory for the result, and for what its ending is given.
+    /// Memory for the result, and for what its epilogue is given.
     fn places(self, cuda: &Cuda, elem: Elem, then: Then) -> Result<(Buffer, Option<Buffer>)> {
         let keep = then.is_some_and(|(_, keep)| keep);
         Ok((cuda.alloc(elem, ended(self.out, then))?, keep.then(|| cuda.alloc(elem, self.out)).transpose()?))
@@ -390,7 +390,7 @@ impl Product<'_> {
             columns: small(self.out.c),
             splits: small(splits),
             per_sample: if self.bias_each() { small(self.out.tokens()) } else { 0 },
-            ending: then.map_or(0, |(ending, _)| number(ending)),
+            epilogue: then.map_or(0, |(epilogue, _)| number(epilogue)),
         };
         let (kernels, launch) = (cuda.kernels(target), Launch::cover(self.out.len().div_ceil(PACKET), 256));
         let (to, kept) = (kernels.write(&mut y), given.as_mut().map_or_else(Out::none, |y| kernels.write(y)));
@@ -477,7 +477,7 @@ impl Product<'_> {
             splits: small(splits),
             tiles_m: small(rows.div_ceil(tile[0])),
             tiles_n: small(out.c.div_ceil(tile[1])),
-            ending: 0,
+            epilogue: 0,
             grid_h: each(&|c| c.grid[0] as isize),
             grid_w: each(&|c| c.grid[1] as isize),
             out_y: each(&|c| c.out[0] as isize),

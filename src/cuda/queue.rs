@@ -11,14 +11,14 @@ use super::kernels::In;
 use super::particle::{self, Chunks, Slots};
 use super::weigh::{self, MOST, Populations, Seen, Weighing};
 use super::wide::Wide;
-use crate::backend::{Run, Scores, Told, Turn, Weigher};
+use crate::backend::{EngineSetup, Scores, StepEngine, StepInput, StepReport};
 use crate::error::Result;
 use crate::smc::Rules;
 use crate::tensor::Tensor;
 
-/// See [`Backend::weigher`](crate::backend::Backend::weigher).
-pub fn weigher<'a>(cuda: &'a Cuda, run: Run<'_>) -> Result<Option<Box<dyn Weigher + 'a>>> {
-    let (slots, prompts) = (run.ids.len(), run.prompts.len());
+/// See [`Backend::step_engine`](crate::backend::Backend::step_engine).
+pub fn step_engine<'a>(cuda: &'a Cuda, setup: EngineSetup<'_>) -> Result<Option<Box<dyn StepEngine + 'a>>> {
+    let (slots, prompts) = (setup.ids.len(), setup.prompts.len());
     let particles = slots / prompts.max(1);
     if !(1..=MOST).contains(&particles) {
         return Ok(None);
@@ -29,13 +29,13 @@ pub fn weigher<'a>(cuda: &'a Cuda, run: Run<'_>) -> Result<Option<Box<dyn Weighe
     last.clear(cuda)?;
     Ok(Some(Box::new(Queue {
         cuda,
-        rules: *run.rules,
-        alpha: run.alpha,
-        populations: Populations::new(cuda, run.prompts, particles)?,
-        ids: particle::upload_ids(cuda, run.ids)?,
+        rules: *setup.rules,
+        alpha: setup.alpha,
+        populations: Populations::new(cuda, setup.prompts, particles)?,
+        ids: particle::upload_ids(cuda, setup.ids)?,
         stay: cuda.indices(&(0..slots as u32).collect::<Vec<_>>())?,
         still,
-        chunks: Chunks::new(cuda, run.sample, slots, 3)?,
+        chunks: Chunks::new(cuda, setup.sample, slots, 3)?,
         last,
         prompts,
         particles,
@@ -44,7 +44,7 @@ pub fn weigher<'a>(cuda: &'a Cuda, run: Run<'_>) -> Result<Option<Box<dyn Weighe
     })))
 }
 
-/// Numbers that a turn tells: of each slot the five of [`Told`], then what `weigh` tells of each prompt.
+/// Numbers that a step tells: of each slot the five of [`StepReport`], then what `weigh` tells of each prompt.
 fn numbers(slots: usize, prompts: usize) -> usize {
     5 * slots + prompts * weigh::numbers(slots / prompts)
 }
@@ -59,7 +59,7 @@ struct Queue<'a> {
     stay: Buffer,
     still: Buffer,
     chunks: Chunks,
-    /// What the last turn tells: its log ratios are the next one's.
+    /// What the last step tells: its log ratios are the next one's.
     last: Wide,
     prompts: usize,
     particles: usize,
@@ -68,7 +68,7 @@ struct Queue<'a> {
     free: Vec<Pinned>,
 }
 
-/// A copy of what a turn tells.
+/// A copy of what a step tells.
 struct UnderWay {
     place: Pinned,
     graded: bool,
@@ -81,12 +81,12 @@ impl Queue<'_> {
     }
 }
 
-impl Weigher for Queue<'_> {
-    fn queue(&mut self, turn: Turn<'_>) -> Result<Tensor> {
-        // What a turn leaves for the next one cannot belong to a graph.
+impl StepEngine for Queue<'_> {
+    fn submit(&mut self, input: StepInput<'_>) -> Result<Tensor> {
+        // What a step leaves for the next one cannot belong to a graph.
         graph::waits()?;
         let (cuda, n) = (self.cuda, self.slots());
-        let Turn { x, particles, event, advance } = turn;
+        let StepInput { x, particles, event, advance } = input;
         assert_eq!(particles.x0.shape().n, n, "one state per slot");
         let graded = particles.grad.is_some();
         let mut record = Wide::alloc(cuda, self.last.len())?;
@@ -94,7 +94,7 @@ impl Weigher for Queue<'_> {
         if !graded || event.is_none() || advance.variance == 0.0 {
             record.clear(cuda)?;
         }
-        let [mut norms, rewards, log_ratio, told] = record.parts([3 * n, n, n, self.last.len() - 5 * n]);
+        let [mut norms, rewards, log_ratio, report] = record.parts([3 * n, n, n, self.last.len() - 5 * n]);
         let all = [Some(x), Some(particles.eps), particles.grad];
         let all: Vec<&Tensor> = all.into_iter().flatten().collect();
         particle::squares_into(cuda, &all, norms.again(), &mut self.chunks)?;
@@ -122,7 +122,7 @@ impl Weigher for Queue<'_> {
                     alpha: self.alpha,
                     gather: true,
                 };
-                Some(self.populations.weigh_into(cuda, seen, weighing, rewards, told)?)
+                Some(self.populations.weigh_into(cuda, seen, weighing, rewards, report)?)
             }
             None => None,
         };
@@ -142,16 +142,16 @@ impl Weigher for Queue<'_> {
     }
 
     #[track_caller]
-    fn told(&mut self) -> Result<Told> {
+    fn collect(&mut self) -> Result<StepReport> {
         let n = self.slots();
         let Some(UnderWay { place, graded, weighed }) = self.under_way.pop_front() else {
-            panic!("no turn is under way")
+            panic!("no input is under way")
         };
         let numbers: Vec<f64> = bytemuck::pod_collect_to_vec(self.cuda.device.arrived(&place)?);
         self.free.push(place);
         let list = |i: usize, there: bool| if there { numbers[i * n..][..n].to_vec() } else { Vec::new() };
         let events = if weighed { weigh::read(&numbers[5 * n..], self.particles) } else { Vec::new() };
-        Ok(Told {
+        Ok(StepReport {
             states: list(0, true),
             noises: list(1, true),
             grads: list(2, graded),
@@ -161,8 +161,8 @@ impl Weigher for Queue<'_> {
         })
     }
 
-    /// While the host reads what one turn told, the device works on the next.
-    fn ahead(&self) -> usize {
+    /// While the host reads what one step told, the device works on the next.
+    fn lookahead(&self) -> usize {
         1
     }
 }

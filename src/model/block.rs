@@ -6,7 +6,7 @@ use std::fmt::Display;
 use half::{bf16, f16};
 
 use super::checkpoint::{Checkpoint, TensorView, Weights};
-use crate::backend::{self, Backend, Ending, GroupNorm};
+use crate::backend::{self, Backend, Epilogue, GroupNorm};
 use crate::error::Result;
 use crate::tape::{Tape, Var};
 use crate::tensor::{HostSlice, Shape, Tensor};
@@ -155,9 +155,9 @@ impl Linear {
         tape.linear(x, &self.w, self.b.as_ref(), add)
     }
 
-    /// `ending(x w^T + b)`.
-    pub fn run_then(&self, tape: &Tape<'_>, x: &Var, ending: Ending) -> Result<Var> {
-        tape.linear_then(x, &self.w, self.b.as_ref(), ending)
+    /// `epilogue(x w^T + b)`.
+    pub fn run_then(&self, tape: &Tape<'_>, x: &Var, epilogue: Epilogue) -> Result<Var> {
+        tape.linear_epilogue(x, &self.w, self.b.as_ref(), epilogue)
     }
 
     /// Of a constant.
@@ -166,8 +166,8 @@ impl Linear {
     }
 
     /// The same with what follows.
-    pub fn then(&self, backend: &dyn Backend, x: &Tensor, ending: Ending) -> Result<Tensor> {
-        backend.linear_then(x, &self.w, self.b.as_ref(), ending, false).map(|(y, _)| y)
+    pub fn then(&self, backend: &dyn Backend, x: &Tensor, epilogue: Epilogue) -> Result<Tensor> {
+        backend.linear_epilogue(x, &self.w, self.b.as_ref(), epilogue, false).map(|(y, _)| y)
     }
 }
 

@@ -4,7 +4,7 @@
 use super::block::{Linear, Loader, Norm};
 use super::checkpoint::Checkpoint;
 use super::config::{self, ClipConfig, ClipTextConfig, ClipVisionConfig, Pooling};
-use crate::backend::{Activation, Attention, Backend, Conv, Ending};
+use crate::backend::{Activation, Attention, Backend, Conv, Epilogue};
 use crate::error::{Error, Result};
 use crate::tape::{Tape, Var};
 use crate::tensor::{Shape, Tensor};
@@ -95,7 +95,7 @@ impl Layers {
     fn finish(&self, tape: &Tape<'_>, layer: &Layer, h: Var, x: Var) -> Result<Var> {
         let x = layer.out.run(tape, &h, Some(&x))?;
         let mut h = layer.norm2.layer(tape, &x, self.eps)?;
-        h = layer.fc1.run_then(tape, &h, Ending::Activate(self.activation))?;
+        h = layer.fc1.run_then(tape, &h, Epilogue::Activate(self.activation))?;
         layer.fc2.run(tape, &h, Some(&x))
     }
 }

@@ -3,7 +3,7 @@
 //! its input. Keys and values of the text are constants, computed beforehand.
 
 use super::block::{Linear, Loader, Norm};
-use crate::backend::{Attention, Backend, Ending, GroupNorm};
+use crate::backend::{Attention, Backend, Epilogue, GroupNorm};
 use crate::error::Result;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -137,7 +137,7 @@ impl TransformerBlock {
         x = self.out2.run(tape, &h, Some(&x))?;
 
         h = self.norm3.layer(tape, &x, LAYER_NORM_EPS)?;
-        h = self.gated.run_then(tape, &h, Ending::Geglu)?;
+        h = self.gated.run_then(tape, &h, Epilogue::Geglu)?;
         self.down.run(tape, &h, Some(&x))
     }
 }

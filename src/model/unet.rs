@@ -6,7 +6,7 @@ use super::block::{Conv2d, Linear, Loader, Norm, ResBlock, Rows};
 use super::checkpoint::Checkpoint;
 use super::config::{self, Mid, UNetConfig};
 use super::transformer::{Text, Transformer, widen};
-use crate::backend::{Activation, AffineClamp, Backend, Conv, Ending, GroupNorm};
+use crate::backend::{Activation, AffineClamp, Backend, Conv, Epilogue, GroupNorm};
 use crate::error::{Error, Result};
 use crate::tape::{Tape, Var};
 use crate::tensor::{HostSlice, Shape, Tensor};
@@ -41,7 +41,7 @@ struct Layer {
     transformer: Option<Transformer>,
 }
 
-const SILU: Ending = Ending::Activate(Activation::Silu);
+const SILU: Epilogue = Epilogue::Activate(Activation::Silu);
 
 /// Two linear layers with SiLU between them.
 struct TimeMlp {

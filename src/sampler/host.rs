@@ -1,15 +1,15 @@
-//! Weighing on the host, by any backend's particle operations: each turn is over before the next is queued.
+//! Weighing on the host, by any backend's particle operations: each step is over before the next is queued.
 
 use std::collections::VecDeque;
 
 use super::{Compat, Options};
-use crate::backend::{Advance, Backend, Particles, Told, Turn, Weigher};
+use crate::backend::{Advance, Backend, Particles, StepEngine, StepInput, StepReport};
 use crate::error::Result;
 use crate::noise::{Key, Purpose, uniforms};
 use crate::smc::{self, Event, Population, Rules, Weighed};
 use crate::tensor::Tensor;
 
-/// See [`Weigher`].
+/// See [`StepEngine`].
 pub struct Host<'a> {
     backend: &'a dyn Backend,
     rules: Rules,
@@ -21,7 +21,7 @@ pub struct Host<'a> {
     populations: Vec<Population>,
     /// `log p - log m` of the last move of each slot.
     log_ratio: Vec<f64>,
-    told: VecDeque<Told>,
+    report: VecDeque<StepReport>,
 }
 
 /// One event of one prompt.
@@ -56,7 +56,7 @@ impl<'a> Host<'a> {
             seed: options.seed,
             populations: vec![Population::new(particles); prompts.len()],
             log_ratio: vec![0.0; prompts.len() * particles],
-            told: VecDeque::new(),
+            report: VecDeque::new(),
             prompts,
             particles,
         }
@@ -113,42 +113,43 @@ impl<'a> Host<'a> {
     }
 }
 
-impl Weigher for Host<'_> {
-    fn queue(&mut self, turn: Turn<'_>) -> Result<Tensor> {
-        let Turn { x, particles, event, advance } = turn;
-        let mut told = Told {
+impl StepEngine for Host<'_> {
+    fn submit(&mut self, input: StepInput<'_>) -> Result<Tensor> {
+        let StepInput { x, particles, event, advance } = input;
+        let mut report = StepReport {
             states: self.backend.squared_norms(x)?,
             noises: self.backend.squared_norms(particles.eps)?,
-            ..Told::default()
+            ..StepReport::default()
         };
         if let Some((event, scores)) = event {
-            told.rewards = scores.download(self.backend)?;
-            assert_eq!(told.rewards.len(), advance.ids.len(), "one reward per particle");
-            for (reward, (state, noise)) in told.rewards.iter_mut().zip(told.states.iter().zip(&told.noises))
+            report.rewards = scores.download(self.backend)?;
+            assert_eq!(report.rewards.len(), advance.ids.len(), "one reward per particle");
+            for (reward, (state, noise)) in
+                report.rewards.iter_mut().zip(report.states.iter().zip(&report.noises))
             {
                 // A clamp may have hidden it from the reward.
                 if !(reward.is_finite() && state.is_finite() && noise.is_finite()) {
                     *reward = f64::NAN;
                 }
             }
-            told.weighed = self.weigh(event, advance.step, &told.rewards);
+            report.weighed = self.weigh(event, advance.step, &report.rewards);
         }
         let grad = match particles.grad {
             Some(grad) => {
-                told.grads = self.backend.squared_norms(grad)?;
-                Some(self.finite_rows(grad, &told.grads)?)
+                report.grads = self.backend.squared_norms(grad)?;
+                Some(self.finite_rows(grad, &report.grads)?)
             }
             None => None,
         };
         let particles = Particles { grad: grad.as_ref(), ..particles };
         let slots = advance.ids.len() as u32;
-        let (ancestors, strength) = if told.weighed.is_empty() {
+        let (ancestors, strength) = if report.weighed.is_empty() {
             ((0..slots).collect(), vec![0.0; slots as usize])
         } else {
             let firsts = (0..slots).step_by(self.particles);
-            let prompts = told.weighed.iter().zip(firsts);
+            let prompts = report.weighed.iter().zip(firsts);
             let ancestors = prompts.flat_map(|(w, first)| w.ancestors.iter().map(move |a| first + a));
-            let strength = told
+            let strength = report
                 .weighed
                 .iter()
                 .flat_map(|w| std::iter::repeat_n((w.lambda_next / self.alpha) as f32, self.particles));
@@ -156,18 +157,18 @@ impl Weigher for Host<'_> {
         };
         let (x, log_ratio) = self.advance(particles, &ancestors, &strength, advance)?;
         self.log_ratio.clone_from(&log_ratio);
-        told.log_ratio = log_ratio;
-        self.told.push_back(told);
+        report.log_ratio = log_ratio;
+        self.report.push_back(report);
         Ok(x)
     }
 
     #[track_caller]
-    fn told(&mut self) -> Result<Told> {
-        let Some(told) = self.told.pop_front() else { panic!("no turn has been queued") };
-        Ok(told)
+    fn collect(&mut self) -> Result<StepReport> {
+        let Some(report) = self.report.pop_front() else { panic!("no input has been queued") };
+        Ok(report)
     }
 
-    fn ahead(&self) -> usize {
+    fn lookahead(&self) -> usize {
         0
     }
 }

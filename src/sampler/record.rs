@@ -14,8 +14,8 @@ pub struct Step {
     /// In the order of [`Options::prompts`](super::Options::prompts).
     pub prompts: Vec<PromptStep>,
     /// Values that were not finite, with what they cost.
-    pub losses: Vec<Loss>,
-    /// What the guide had to say, such as that memory ran short.
+    pub non_finite: Vec<NonFinite>,
+    /// What the target had to say, such as that memory ran short.
     pub notes: Vec<String>,
     /// Wall-clock time since the step before was yielded, or since the start, in milliseconds.
     pub ms: f64,
@@ -52,17 +52,17 @@ pub struct PromptStep {
 
 /// Something that was not finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Loss {
+pub struct NonFinite {
     pub step: usize,
     pub prompt: u32,
     /// Slot.
     pub particle: u32,
-    pub what: Lost,
+    pub quantity: Quantity,
 }
 
 /// What was not finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Lost {
+pub enum Quantity {
     /// The latent itself: the particle is dead.
     Latent,
     /// The predicted noise: the particle is dead.
@@ -73,22 +73,26 @@ pub enum Lost {
     Gradient,
 }
 
-impl Lost {
+impl Quantity {
     /// For messages.
     pub const fn name(self) -> &'static str {
         match self {
-            Lost::Latent => "latent",
-            Lost::Noise => "noise prediction",
-            Lost::Reward => "reward",
-            Lost::Gradient => "gradient",
+            Quantity::Latent => "latent",
+            Quantity::Noise => "noise prediction",
+            Quantity::Reward => "reward",
+            Quantity::Gradient => "gradient",
         }
     }
 }
 
-impl std::fmt::Display for Loss {
+impl std::fmt::Display for NonFinite {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (step, prompt, particle) = (self.step, self.prompt, self.particle);
-        write!(f, "step {step}, prompt {prompt}, particle {particle}: the {} is not finite", self.what.name())
+        write!(
+            f,
+            "step {step}, prompt {prompt}, particle {particle}: the {} is not finite",
+            self.quantity.name()
+        )
     }
 }
 

@@ -11,7 +11,7 @@ mod inputs;
 mod table;
 
 use das_cuda::backend::{
-    Activation, Advance, AffineClamp, Attention, Backend, Conv, Ending, Filter, GroupNorm, ParticleId,
+    Activation, Advance, AffineClamp, Attention, Backend, Conv, Epilogue, Filter, GroupNorm, ParticleId,
     Particles,
 };
 use das_cuda::error::Result;
@@ -41,12 +41,12 @@ pub enum Op {
         bias: Bias,
         add: bool,
     },
-    /// `out` channels before `ending`.
-    LinearThen {
+    /// `out` channels before `epilogue`.
+    LinearEpilogue {
         x: Shape,
         out: usize,
         bias: Bias,
-        ending: Ending,
+        epilogue: Epilogue,
     },
     Conv {
         x: Shape,
@@ -132,7 +132,7 @@ pub enum Op {
         x: Shape,
         n: usize,
     },
-    Guide {
+    CfgCombine {
         x: Shape,
         s: f32,
     },
@@ -198,7 +198,7 @@ impl Op {
                 all.extend(bias_and_add(*bias, *add, x.with_c(*out)));
                 all
             }
-            Op::LinearThen { x, out, bias, .. } => {
+            Op::LinearEpilogue { x, out, bias, .. } => {
                 let mut all = vec![of(*x), weight(Shape::rows(*out, x.c))];
                 all.extend(bias_and_add(*bias, false, x.with_c(*out)));
                 all
@@ -247,7 +247,7 @@ impl Op {
             | Op::Slice { x, .. }
             | Op::Repeat { x, .. }
             | Op::Gather { x, .. }
-            | Op::Guide { x, .. }
+            | Op::CfgCombine { x, .. }
             | Op::TakeToken { x, .. }
             | Op::Resize { x, .. }
             | Op::SquaredNorms { x } => vec![of(*x)],
@@ -278,7 +278,7 @@ impl Op {
                 | Op::CrossAttention { .. }
                 | Op::Activate { .. }
                 | Op::Geglu { .. }
-                | Op::LinearThen { .. }
+                | Op::LinearEpilogue { .. }
                 | Op::AffineClamp { .. }
         )
     }
@@ -286,7 +286,7 @@ impl Op {
     /// Most products added up for one element of a result or of a cotangent; what rounding grows with.
     pub fn terms(&self) -> usize {
         match self {
-            Op::Linear { x, out, .. } | Op::LinearThen { x, out, .. } => x.c.max(*out),
+            Op::Linear { x, out, .. } | Op::LinearEpilogue { x, out, .. } => x.c.max(*out),
             Op::Conv { x, out, kernel, .. } => kernel * kernel * x.c.max(*out),
             Op::SelfAttention { y, attention } => attention_terms(attention, y.tokens(), y.c),
             Op::CrossAttention { q, keys, attention, .. } => attention_terms(attention, *keys, q.c),
@@ -298,7 +298,7 @@ impl Op {
     pub fn name(&self) -> &'static str {
         match self {
             Op::Linear { .. } => "linear",
-            Op::LinearThen { .. } => "linear_then",
+            Op::LinearEpilogue { .. } => "linear_epilogue",
             Op::Conv { .. } => "conv",
             Op::GroupNorm { .. } => "group_norm",
             Op::LayerNorm { .. } => "layer_norm",
@@ -317,7 +317,7 @@ impl Op {
             Op::Repeat { .. } => "repeat",
             Op::Gather { .. } => "gather",
             Op::Stack { .. } => "stack",
-            Op::Guide { .. } => "guide",
+            Op::CfgCombine { .. } => "cfg_combine",
             Op::Embed { .. } => "embed",
             Op::TakeToken { .. } => "take_token",
             Op::Resize { .. } => "resize",
@@ -332,8 +332,8 @@ impl Op {
         let attention = |a: &Attention| json!({"heads": a.heads, "scale": a.scale, "causal": a.causal});
         Some(match self {
             Op::Linear { bias, add, .. } => json!({"bias": *bias != Bias::None, "add": add}),
-            Op::LinearThen { bias, ending, .. } => {
-                json!({"bias": *bias != Bias::None, "ending": format!("{ending:?}")})
+            Op::LinearEpilogue { bias, epilogue, .. } => {
+                json!({"bias": *bias != Bias::None, "epilogue": format!("{epilogue:?}")})
             }
             Op::Conv { conv, bias, add, .. } => json!({
                 "stride": conv.stride, "pad": conv.pad, "upsample": conv.upsample,
@@ -356,7 +356,7 @@ impl Op {
             Op::Slice { from, c, .. } => json!({"from": from, "c": c}),
             Op::Repeat { times, .. } => json!({ "times": times }),
             Op::Gather { rows, .. } => json!({ "rows": rows }),
-            Op::Guide { s, .. } => json!({ "s": s }),
+            Op::CfgCombine { s, .. } => json!({ "s": s }),
             Op::TakeToken { at, .. } => json!({ "at": at }),
             Op::Resize { h, w, filter, .. } => {
                 json!({"h": h, "w": w, "filter": format!("{filter:?}").to_lowercase()})
@@ -410,7 +410,7 @@ impl Case {
     /// Has results made by PyTorch.
     pub fn has_golden(&self) -> bool {
         // Those of linear and of what follows exist.
-        let made_of_others = matches!(self.op, Op::LinearThen { .. });
+        let made_of_others = matches!(self.op, Op::LinearEpilogue { .. });
         !self.large && !made_of_others && self.op.params().is_some()
     }
 
@@ -461,9 +461,9 @@ impl Case {
                 let (b, a) = optional(inputs, *bias, *add);
                 backend.linear(x(), &inputs[1], b, a)?
             }
-            Op::LinearThen { bias, ending, .. } => {
+            Op::LinearEpilogue { bias, epilogue, .. } => {
                 let (b, _) = optional(inputs, *bias, false);
-                let (y, given) = backend.linear_then(x(), &inputs[1], b, *ending, true)?;
+                let (y, given) = backend.linear_epilogue(x(), &inputs[1], b, *epilogue, true)?;
                 return Ok([Some(y), given].into_iter().flatten().collect());
             }
             Op::Conv { conv, bias, add, .. } => {
@@ -495,7 +495,7 @@ impl Case {
             Op::Repeat { times, .. } => backend.repeat(x(), *times)?,
             Op::Gather { rows, .. } => backend.gather(x(), rows)?,
             Op::Stack { .. } => backend.stack(&[x(), &inputs[1]])?,
-            Op::Guide { s, .. } => backend.guide(x(), *s)?,
+            Op::CfgCombine { s, .. } => backend.cfg_combine(x(), *s)?,
             Op::Embed { .. } => backend.embed(x(), inputs.get(2), &inputs[1])?,
             Op::TakeToken { at, .. } => backend.take_token(x(), at)?,
             Op::Resize { h, w, filter, .. } => backend.resize(x(), *h, *w, *filter)?,
@@ -524,10 +524,10 @@ impl Case {
         let shape = x.shape();
         let dx = match &self.op {
             Op::Linear { .. } => backend.linear_vjp(dy, &inputs[1])?,
-            Op::LinearThen { ending, .. } => {
-                let dy = match ending {
-                    Ending::Activate(f) => backend.activate_vjp(&results[1], dy, *f)?,
-                    Ending::Geglu => backend.geglu_vjp(&results[1], dy)?,
+            Op::LinearEpilogue { epilogue, .. } => {
+                let dy = match epilogue {
+                    Epilogue::Activate(f) => backend.activate_vjp(&results[1], dy, *f)?,
+                    Epilogue::Geglu => backend.geglu_vjp(&results[1], dy)?,
                 };
                 backend.linear_vjp(&dy, &inputs[1])?
             }
@@ -558,7 +558,7 @@ impl Case {
             }
             Op::Slice { from, .. } => backend.slice_vjp(dy, *from, shape.c)?,
             Op::Repeat { times, .. } => backend.repeat_vjp(dy, *times)?,
-            Op::Guide { s, .. } => backend.guide_vjp(dy, *s)?,
+            Op::CfgCombine { s, .. } => backend.cfg_combine_vjp(dy, *s)?,
             Op::Embed { .. } => backend.embed_vjp(dy, shape)?,
             Op::TakeToken { at, .. } => backend.take_token_vjp(dy, at, shape)?,
             Op::Resize { filter, .. } => backend.resize_vjp(dy, shape, *filter)?,

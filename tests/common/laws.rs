@@ -1,5 +1,5 @@
 //! Diffusion models in closed form: the law of the data is known, and with it the noise a perfect network would
-//! predict, the reward and its gradient. The sampler runs them like any other guide, on the real backend.
+//! predict, the reward and its gradient. The sampler runs them like any other target, on the real backend.
 
 #![allow(dead_code)]
 
@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use das_cuda::backend::{Backend, ParticleId};
 use das_cuda::ddim::{Schedule, Step};
 use das_cuda::error::Result;
-use das_cuda::sampler::{Finish, Guide, Look, Scores, Want};
+use das_cuda::sampler::{Evaluation, FinalScores, Need, Scores, Target};
 use das_cuda::tensor::{HostSlice, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -23,7 +23,7 @@ pub struct Seen<const D: usize> {
 
 /// A law of the data with a reward.
 pub trait Law<const D: usize>: Sync {
-    fn look(&self, x: [f64; D], step: &Step) -> Seen<D>;
+    fn evaluate(&self, x: [f64; D], step: &Step) -> Seen<D>;
     /// Of a final state.
     fn reward(&self, x: [f64; D]) -> f64;
 }
@@ -31,18 +31,18 @@ pub trait Law<const D: usize>: Sync {
 /// Spoils what is seen of a particle: (step's timestep or 0 at the end, particle, what is seen).
 pub type Spoil<'a, const D: usize> = Box<dyn Fn(i64, ParticleId, &mut Seen<D>) + 'a>;
 
-/// A law as a guide.
+/// A law as a target.
 pub struct Closed<'a, const D: usize, L> {
     pub backend: &'a dyn Backend,
     pub law: L,
     pub spoil: Option<Spoil<'a, D>>,
-    pub looks: RefCell<Vec<(i64, Want)>>,
+    pub evaluations: RefCell<Vec<(i64, Need)>>,
     pub without_gradient: Option<String>,
 }
 
 impl<'a, const D: usize, L: Law<D>> Closed<'a, D, L> {
     pub fn new(backend: &'a dyn Backend, law: L) -> Self {
-        Closed { backend, law, spoil: None, looks: RefCell::new(Vec::new()), without_gradient: None }
+        Closed { backend, law, spoil: None, evaluations: RefCell::new(Vec::new()), without_gradient: None }
     }
 
     pub fn states(&self, x: &Tensor) -> Result<Vec<[f64; D]>> {
@@ -56,31 +56,31 @@ impl<'a, const D: usize, L: Law<D>> Closed<'a, D, L> {
     }
 }
 
-impl<const D: usize, L: Law<D>> Guide for Closed<'_, D, L> {
+impl<const D: usize, L: Law<D>> Target for Closed<'_, D, L> {
     fn latent(&self) -> Shape {
         Shape::vector(D)
     }
 
-    fn look(&self, x: &Tensor, ids: &[ParticleId], step: &Step, want: Want) -> Result<Look> {
-        self.looks.borrow_mut().push((step.t, want));
+    fn evaluate(&self, x: &Tensor, ids: &[ParticleId], step: &Step, need: Need) -> Result<Evaluation> {
+        self.evaluations.borrow_mut().push((step.t, need));
         let states = self.states(x)?;
         let law = &self.law;
-        let mut seen: Vec<Seen<D>> = states.par_iter().map(|&x| law.look(x, step)).collect();
+        let mut seen: Vec<Seen<D>> = states.par_iter().map(|&x| law.evaluate(x, step)).collect();
         if let Some(spoil) = &self.spoil {
             seen.iter_mut().zip(ids).for_each(|(seen, &id)| spoil(step.t, id, seen));
         }
-        Ok(Look {
+        Ok(Evaluation {
             eps: self.upload(seen.iter().map(|s| &s.eps))?,
             x0: self.upload(seen.iter().map(|s| &s.x0))?,
-            reward: (want >= Want::Reward).then(|| Scores::Host(seen.iter().map(|s| s.reward).collect())),
-            grad: match want {
-                Want::Gradient => Some(self.upload(seen.iter().map(|s| &s.grad))?),
+            reward: (need >= Need::Reward).then(|| Scores::Host(seen.iter().map(|s| s.reward).collect())),
+            grad: match need {
+                Need::Gradient => Some(self.upload(seen.iter().map(|s| &s.grad))?),
                 _ => None,
             },
         })
     }
 
-    fn finish(&self, x: &Tensor, ids: &[ParticleId]) -> Result<Finish> {
+    fn finish(&self, x: &Tensor, ids: &[ParticleId]) -> Result<FinalScores> {
         let states = self.states(x)?;
         let zero = [0.0; D];
         let end = |x: [f64; D]| Seen { x0: x, eps: zero, reward: self.law.reward(x), grad: zero };
@@ -90,7 +90,7 @@ impl<const D: usize, L: Law<D>> Guide for Closed<'_, D, L> {
         }
         let reward: Vec<f64> = seen.iter().map(|s| s.reward).collect();
         let parts = vec![("closed form".to_string(), reward.clone())];
-        Ok(Finish { images: x.clone(), reward, parts })
+        Ok(FinalScores { images: x.clone(), reward, parts })
     }
 
     fn without_gradient(&self) -> Option<String> {
@@ -125,7 +125,7 @@ impl Gaussian {
 }
 
 impl Law<1> for Gaussian {
-    fn look(&self, [x]: [f64; 1], step: &Step) -> Seen<1> {
+    fn evaluate(&self, [x]: [f64; 1], step: &Step) -> Seen<1> {
         let (x0, eps) = self.slopes(step.alpha_bar);
         Seen { x0: [x0 * x], eps: [eps * x], reward: self.slope * x0 * x, grad: [self.slope * x0] }
     }
@@ -142,11 +142,11 @@ pub struct Lookahead {
 }
 
 impl Law<1> for Lookahead {
-    fn look(&self, x: [f64; 1], step: &Step) -> Seen<1> {
+    fn evaluate(&self, x: [f64; 1], step: &Step) -> Seen<1> {
         let later = self.schedule.steps.iter().filter(|s| s.t < step.t);
         let next: f64 = self.law.slope * later.map(|s| self.law.transition(s)).product::<f64>();
         let reward = next * self.law.transition(step) * x[0];
-        Seen { reward, grad: [next], ..self.law.look(x, step) }
+        Seen { reward, grad: [next], ..self.law.evaluate(x, step) }
     }
     fn reward(&self, x: [f64; 1]) -> f64 {
         self.law.reward(x)
@@ -171,7 +171,7 @@ fn score(x: f64, alpha_bar: f64) -> (f64, f64) {
 }
 
 impl Law<2> for Grid {
-    fn look(&self, x: [f64; 2], step: &Step) -> Seen<2> {
+    fn evaluate(&self, x: [f64; 2], step: &Step) -> Seen<2> {
         let abar = step.alpha_bar;
         let mut seen = Seen { x0: [0.0; 2], eps: [0.0; 2], reward: 0.0, grad: [0.0; 2] };
         for i in 0..2 {

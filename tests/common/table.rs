@@ -1,6 +1,6 @@
 //! The lines of the table.
 
-use das_cuda::backend::{Activation, AffineClamp, Attention, Conv, Ending, Filter, GroupNorm};
+use das_cuda::backend::{Activation, AffineClamp, Attention, Conv, Epilogue, Filter, GroupNorm};
 use das_cuda::tensor::Shape;
 
 use super::{Bias, Case, Kind, Op};
@@ -20,11 +20,11 @@ pub fn small() -> Vec<Case> {
     add(Op::Linear { x: s(1, 1, 1, 1), out: 1, bias: Bias::None, add: false });
     add(Op::Linear { x: s(1, 1, 17, 33), out: 65, bias: Bias::One, add: false });
     add(Op::Linear { x: s(3, 4, 4, 64), out: 48, bias: Bias::Each, add: true });
-    let then = |x, out, bias, ending| Op::LinearThen { x, out, bias, ending };
-    add(then(s(2, 3, 5, 7), 6, Bias::One, Ending::Geglu));
-    add(then(s(1, 4, 4, 24), 32, Bias::None, Ending::Geglu));
-    add(then(s(1, 1, 1, 16), 24, Bias::One, Ending::Activate(Activation::Silu)));
-    add(then(s(1, 1, 9, 33), 20, Bias::One, Ending::Activate(Activation::QuickGelu)));
+    let then = |x, out, bias, epilogue| Op::LinearEpilogue { x, out, bias, epilogue };
+    add(then(s(2, 3, 5, 7), 6, Bias::One, Epilogue::Geglu));
+    add(then(s(1, 4, 4, 24), 32, Bias::None, Epilogue::Geglu));
+    add(then(s(1, 1, 1, 16), 24, Bias::One, Epilogue::Activate(Activation::Silu)));
+    add(then(s(1, 1, 9, 33), 20, Bias::One, Epilogue::Activate(Activation::QuickGelu)));
     let conv = |x, out, kernel, conv| Op::Conv { x, out, kernel, conv, bias: Bias::One, add: false };
     let point = Conv { stride: 1, pad: [0; 4], upsample: false };
     let lopsided = Conv { stride: 1, pad: [2, 0, 1, 3], upsample: false };
@@ -89,7 +89,7 @@ pub fn small() -> Vec<Case> {
     add(Op::Repeat { x: s(2, 3, 2, 3), times: 3 });
     add(Op::Gather { x: s(3, 2, 2, 3), rows: vec![2, 0, 2, 1] });
     add(Op::Stack { x: s(2, 2, 3, 2), n: 1 });
-    add(Op::Guide { x: s(4, 2, 3, 2), s: 7.5 });
+    add(Op::CfgCombine { x: s(4, 2, 3, 2), s: 7.5 });
     add(Op::Embed { x: s(2, 2, 3, 5), token: true });
     add(Op::Embed { x: s(2, 1, 4, 5), token: false });
     add(Op::TakeToken { x: s(3, 1, 6, 4), at: vec![5, 0, 3] });
@@ -179,7 +179,7 @@ pub fn large() -> Vec<Case> {
         Op::Repeat { x: s(16, 64, 64, 4), times: 2 },
         Op::Gather { x: s(16, 64, 64, 4), rows: (0..16).rev().collect() },
         Op::Stack { x: s(4, 64, 64, 4), n: 4 },
-        Op::Guide { x: s(32, 64, 64, 4), s: 5.0 },
+        Op::CfgCombine { x: s(32, 64, 64, 4), s: 5.0 },
         Op::Embed { x: s(1, 16, 16, 1024), token: true },
         Op::TakeToken { x: s(16, 1, 257, 1024), at: vec![0; 16] },
         Op::Resize { x: s(4, 512, 512, 3), h: 224, w: 224, filter: Filter::Bilinear },

@@ -4,7 +4,7 @@
 
 use std::cell::Cell;
 
-use das_cuda::backend::{Activation, Backend, Conv, Ending, Record};
+use das_cuda::backend::{Activation, Backend, Conv, Epilogue, Record};
 use das_cuda::cuda::{Cuda, Elem};
 use das_cuda::tensor::{HostSlice, Shape, Tensor};
 use das_cuda_emulator::Cublas;
@@ -54,8 +54,8 @@ fn what_the_library_makes_agrees_with_the_cpu() {
     for op in [conv(point, s(2, 4, 5, 16), 1), conv(Conv::patches(4), s(2, 8, 12, 3), 4)] {
         cases.push(Case { op, kind: Kind::Randn, large: false });
     }
-    for ending in [Ending::Geglu, Ending::Activate(Activation::QuickGelu)] {
-        let op = Op::LinearThen { x: s(1, 1, 20, 40), out: 48, bias: Bias::One, ending };
+    for epilogue in [Epilogue::Geglu, Epilogue::Activate(Activation::QuickGelu)] {
+        let op = Op::LinearEpilogue { x: s(1, 1, 20, 40), out: 48, bias: Bias::One, epilogue };
         cases.push(Case { op, kind: Kind::Randn, large: false });
     }
     for elem in [Elem::F16, Elem::Bf16] {

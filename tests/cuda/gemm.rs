@@ -1,6 +1,6 @@
 //! Linear maps: every tile, tails on every side, split sums, channels that are no packets.
 
-use das_cuda::backend::{Activation, Backend, Ending};
+use das_cuda::backend::{Activation, Backend, Epilogue};
 use das_cuda::tensor::Shape;
 
 use crate::cases::{Bias, Case, Kind, Op};
@@ -37,26 +37,26 @@ fn every_tile_makes_every_linear_map() {
     ]);
 }
 
-fn then(x: Shape, out: usize, bias: Bias, ending: Ending) -> Case {
-    Case { op: Op::LinearThen { x, out, bias, ending }, kind: Kind::Randn, large: false }
+fn then(x: Shape, out: usize, bias: Bias, epilogue: Epilogue) -> Case {
+    Case { op: Op::LinearEpilogue { x, out, bias, epilogue }, kind: Kind::Randn, large: false }
 }
 
 /// What follows a product in its own pass: tails, columns that are no packets after GEGLU or before it, no
 /// bias, a bias for each sample, sums in parts.
-fn endings() -> Vec<Case> {
+fn epilogues() -> Vec<Case> {
     let s = Shape::new;
-    let activations = [Activation::Silu, Activation::Gelu, Activation::QuickGelu].map(Ending::Activate);
+    let activations = [Activation::Silu, Activation::Gelu, Activation::QuickGelu].map(Epilogue::Activate);
     let mut cases = vec![
-        then(s(2, 1, 67, 40), 336, Bias::One, Ending::Geglu),
-        then(s(3, 1, 5, 72), 48, Bias::Each, Ending::Geglu),
-        then(s(1, 1, 9, 640), 16, Bias::None, Ending::Geglu),
-        then(s(1, 3, 3, 16), 8, Bias::One, Ending::Geglu),
-        then(s(1, 3, 3, 16), 20, Bias::One, Ending::Geglu),
+        then(s(2, 1, 67, 40), 336, Bias::One, Epilogue::Geglu),
+        then(s(3, 1, 5, 72), 48, Bias::Each, Epilogue::Geglu),
+        then(s(1, 1, 9, 640), 16, Bias::None, Epilogue::Geglu),
+        then(s(1, 3, 3, 16), 8, Bias::One, Epilogue::Geglu),
+        then(s(1, 3, 3, 16), 20, Bias::One, Epilogue::Geglu),
     ];
-    for ending in activations {
-        cases.push(then(s(2, 1, 67, 40), 168, Bias::One, ending));
-        cases.push(then(s(1, 1, 1, 640), 40, Bias::Each, ending));
-        cases.push(then(s(1, 1, 7, 24), 12, Bias::One, ending));
+    for epilogue in activations {
+        cases.push(then(s(2, 1, 67, 40), 168, Bias::One, epilogue));
+        cases.push(then(s(1, 1, 1, 640), 40, Bias::Each, epilogue));
+        cases.push(then(s(1, 1, 7, 24), 12, Bias::One, epilogue));
     }
     cases
 }
@@ -64,13 +64,13 @@ fn endings() -> Vec<Case> {
 /// Measured, as shares of the tolerance: f32 0.13, f16 0.44, bf16 0.44.
 #[test]
 fn endings_agree_with_the_cpu() {
-    parity::check(&endings());
+    parity::check(&epilogues());
 }
 
 /// Measured: the same share for every tile, 0.44.
 #[test]
 fn every_tile_makes_every_ending() {
-    let mut cases = endings();
+    let mut cases = epilogues();
     cases.truncate(7);
     parity::check_tiles(&cases);
 }
@@ -80,12 +80,12 @@ fn every_tile_makes_every_ending() {
 fn an_ending_does_not_depend_on_what_is_kept() {
     for elem in crate::device::ELEMS {
         let Some(device) = crate::device::open(elem) else { return };
-        for case in endings() {
-            let Op::LinearThen { bias, ending, .. } = case.op else { unreachable!("endings") };
+        for case in epilogues() {
+            let Op::LinearEpilogue { bias, epilogue, .. } = case.op else { unreachable!("epilogues") };
             let inputs = case.upload(&device, &case.host_inputs()).unwrap();
             let b = (bias != Bias::None).then(|| &inputs[2]);
             let [kept, plain] = [true, false]
-                .map(|keep| device.linear_then(&inputs[0], &inputs[1], b, ending, keep).unwrap());
+                .map(|keep| device.linear_epilogue(&inputs[0], &inputs[1], b, epilogue, keep).unwrap());
             assert!(kept.1.is_some() && plain.1.is_none());
             let bits = |y| device.download(y).unwrap().into_iter().map(f32::to_bits).collect::<Vec<_>>();
             assert!(bits(&kept.0) == bits(&plain.0), "{elem:?} {}", case.name());

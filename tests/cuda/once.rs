@@ -1,7 +1,7 @@
 //! Every kernel, in few and small cases and several orders of threads: what sanitizers look at (`.ci/sanitize`),
 //! under which all tests would take an hour.
 
-use das_cuda::backend::{Activation, AffineClamp, Attention, Backend, Conv, Ending, Filter, GroupNorm};
+use das_cuda::backend::{Activation, AffineClamp, Attention, Backend, Conv, Epilogue, Filter, GroupNorm};
 use das_cuda::cuda::{Cuda, Elem, Populations, Weighing, Wide};
 use das_cuda::smc::{Event, Resampler, Rules, Tempering};
 use das_cuda::tensor::{HostSlice, Shape};
@@ -41,12 +41,12 @@ fn cases(elem: Elem) -> Vec<Case> {
     let s = Shape::new;
     let x = s(2, 3, 5, 8);
     let odd = s(2, 3, 3, 5);
-    let gelu = Ending::Activate(Activation::Gelu);
+    let gelu = Epilogue::Activate(Activation::Gelu);
     let mut cases = vec![
         linear(s(3, 1, 9, 40), 24, true),
         linear(s(1, 1, 7, 5), 3, true),
-        case(Op::LinearThen { x: s(3, 1, 9, 40), out: 48, bias: Bias::One, ending: Ending::Geglu }),
-        case(Op::LinearThen { x: s(1, 1, 7, 5), out: 3, bias: Bias::One, ending: gelu }),
+        case(Op::LinearEpilogue { x: s(3, 1, 9, 40), out: 48, bias: Bias::One, epilogue: Epilogue::Geglu }),
+        case(Op::LinearEpilogue { x: s(1, 1, 7, 5), out: 3, bias: Bias::One, epilogue: gelu }),
         conv(s(2, 5, 4, 8), 16, Conv::SAME3),
         conv(s(1, 5, 4, 16), 8, Conv::DOWN3),
         conv(s(1, 3, 4, 8), 8, Conv::UP3),
@@ -87,7 +87,7 @@ fn cases(elem: Elem) -> Vec<Case> {
             case(Op::Scale { x, a: -1.75 }),
             case(Op::AffineClamp { x, map: clamp }),
             case(Op::ChannelAffine { x, shift: true }),
-            case(Op::Guide { x: x.with_n(4), s: 7.5 }),
+            case(Op::CfgCombine { x: x.with_n(4), s: 7.5 }),
             case(Op::Concat { x, c: 8 }),
             case(Op::Slice { x: Shape { c: 2 * x.c, ..x }, from: x.c, c: x.c }),
             case(Op::Repeat { x, times: 3 }),

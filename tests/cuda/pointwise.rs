@@ -30,13 +30,13 @@ fn maps_agree_with_the_cpu() {
         cases.push(case(Op::Blend { x }));
         cases.push(case(Op::Scale { x, a: -1.75 }));
         cases.push(case(Op::AffineClamp { x, map: clamp }));
-        cases.push(case(Op::Guide { x: x.with_n(2 * x.n), s: 7.5 }));
+        cases.push(case(Op::CfgCombine { x: x.with_n(2 * x.n), s: 7.5 }));
         cases.push(case(Op::ChannelAffine { x, shift: true }));
         cases.push(case(Op::ChannelAffine { x, shift: false }));
         cases.push(case(Op::Geglu { y: x }));
     }
     // A half that is no whole access, so that the second half is not aligned.
-    cases.push(case(Op::Guide { x: Shape::new(2, 3, 3, 3), s: -2.0 }));
+    cases.push(case(Op::CfgCombine { x: Shape::new(2, 3, 3, 3), s: -2.0 }));
     // Rows that several blocks share.
     cases.push(case(Op::Geglu { y: Shape::new(1, 2, 3, 5120) }));
     cases.push(case(Op::ChannelAffine { x: Shape::new(1, 2, 3, 3336), shift: true }));
@@ -126,7 +126,7 @@ fn the_order_of_threads_changes_no_bit() {
         case(Op::Geglu { y: x }),
         case(Op::Axpby { x, a: 0.75, b: -1.5 }),
         case(Op::ChannelAffine { x, shift: true }),
-        case(Op::Guide { x: Shape::new(2, 3, 3, 3), s: -2.0 }),
+        case(Op::CfgCombine { x: Shape::new(2, 3, 3, 3), s: -2.0 }),
     ]);
 }
 

@@ -10,13 +10,13 @@ use das_cuda::backend::{Backend, ParticleId};
 use das_cuda::cuda::{Cuda, Elem};
 use das_cuda::ddim::{self, Schedule, SchedulerConfig};
 use das_cuda::error::{Error, Result};
-use das_cuda::guide::{Diffusion, Settings};
 use das_cuda::model::folder::{ModelFolder, Source};
 use das_cuda::model::pipeline::{Pipeline, Prompt};
 use das_cuda::proposal::Proposal;
 use das_cuda::reward::{self, Reward};
-use das_cuda::sampler::{Compat, Finish, Guide, Look, OnNan, Options, Sampler, Want};
+use das_cuda::sampler::{Compat, Evaluation, FinalScores, Need, OnNan, Options, Sampler, Target};
 use das_cuda::smc::{Floor, Resampler, Rules, Tempering};
+use das_cuda::target::{Diffusion, Settings};
 use das_cuda::tensor::{Shape, Tensor};
 
 use crate::device;
@@ -37,7 +37,7 @@ fn tell(sampler: Sampler<'_>, cuda: &Cuda) -> Vec<String> {
     let mut told = Vec::new();
     for step in &mut sampler {
         match step {
-            Ok(step) => told.push(format!("{:?}", (step.step, step.t, step.prompts, step.losses))),
+            Ok(step) => told.push(format!("{:?}", (step.step, step.t, step.prompts, step.non_finite))),
             Err(e) => told.push(format!("{e:?}")),
         }
     }
@@ -51,8 +51,8 @@ fn tell(sampler: Sampler<'_>, cuda: &Cuda) -> Vec<String> {
     told
 }
 
-fn compare(cuda: &Cuda, guide: &dyn Guide, schedule: &Schedule, options: &Options) {
-    let sampler = || Sampler::new(cuda, guide, schedule, options.clone()).unwrap();
+fn compare(cuda: &Cuda, target: &dyn Target, schedule: &Schedule, options: &Options) {
+    let sampler = || Sampler::new(cuda, target, schedule, options.clone()).unwrap();
     let (own, host) = (tell(sampler(), cuda), tell(sampler().on_host(), cuda));
     assert_eq!(own.len(), host.len(), "{options:?}");
     for (own, host) in own.iter().zip(&host) {
@@ -94,8 +94,8 @@ fn what_is_not_finite_costs_what_it_costs_on_the_host() {
     let schedule = chain(8);
     let at = schedule.steps[3].t;
     for all in [false, true] {
-        let mut guide = Closed::new(&cuda, Grid);
-        guide.spoil = Some(Box::new(move |t, id, seen: &mut Seen<2>| match (id.prompt, id.particle) {
+        let mut target = Closed::new(&cuda, Grid);
+        target.spoil = Some(Box::new(move |t, id, seen: &mut Seen<2>| match (id.prompt, id.particle) {
             (4, _) if t == at && all => seen.reward = f64::NAN,
             (4, 1) if t == at => seen.reward = f64::NEG_INFINITY,
             (4, 2) if t == at => seen.grad[1] = f64::NAN,
@@ -108,7 +108,7 @@ fn what_is_not_finite_costs_what_it_costs_on_the_host() {
             for on_nan in [OnNan::Drop, OnNan::Abort] {
                 let das =
                     options(Proposal::Das, Tempering::Exp { gamma: 0.3 }, Resampler::Ssp, ess_threshold);
-                compare(&cuda, &guide, &schedule, &Options { on_nan, ..das });
+                compare(&cuda, &target, &schedule, &Options { on_nan, ..das });
             }
         }
     }
@@ -119,7 +119,7 @@ struct Long;
 const LONG: usize = 2100;
 
 impl Law<LONG> for Long {
-    fn look(&self, x: [f64; LONG], step: &ddim::Step) -> Seen<LONG> {
+    fn evaluate(&self, x: [f64; LONG], step: &ddim::Step) -> Seen<LONG> {
         let (a, b) = (step.alpha_bar.sqrt(), (1.0 - step.alpha_bar).sqrt());
         let grad = [a / LONG as f64 * 40.0; LONG];
         Seen { x0: x.map(|x| a * x), eps: x.map(|x| b * x), reward: a * self.reward(x), grad }
@@ -134,32 +134,32 @@ fn long_states_too() {
     let Some(cuda) = device::open(Elem::Bf16) else { return };
     let schedule = chain(3);
     let at = schedule.steps[1].t;
-    let mut guide = Closed::new(&cuda, Long);
-    guide.spoil = Some(Box::new(move |t, id, seen: &mut Seen<LONG>| {
+    let mut target = Closed::new(&cuda, Long);
+    target.spoil = Some(Box::new(move |t, id, seen: &mut Seen<LONG>| {
         if (t, id.particle) == (at, 2) {
             seen.grad[LONG - 1] = f64::NAN;
         }
     }));
-    compare(&cuda, &guide, &schedule, &options(Proposal::Das, Tempering::None, Resampler::Ssp, 0.9));
+    compare(&cuda, &target, &schedule, &options(Proposal::Das, Tempering::None, Resampler::Ssp, 0.9));
 }
 
-/// A guide whose look number `left` fails.
+/// A target whose evaluation number `left` fails.
 struct Fails<'a> {
-    guide: Closed<'a, 2, Grid>,
+    target: Closed<'a, 2, Grid>,
     left: Cell<usize>,
 }
 
-impl Guide for Fails<'_> {
+impl Target for Fails<'_> {
     fn latent(&self) -> Shape {
-        self.guide.latent()
+        self.target.latent()
     }
-    fn look(&self, x: &Tensor, ids: &[ParticleId], step: &ddim::Step, want: Want) -> Result<Look> {
-        let Some(left) = self.left.get().checked_sub(1) else { return Err(Error::device("no look")) };
+    fn evaluate(&self, x: &Tensor, ids: &[ParticleId], step: &ddim::Step, need: Need) -> Result<Evaluation> {
+        let Some(left) = self.left.get().checked_sub(1) else { return Err(Error::device("no evaluation")) };
         self.left.set(left);
-        self.guide.look(x, ids, step, want)
+        self.target.evaluate(x, ids, step, need)
     }
-    fn finish(&self, x: &Tensor, ids: &[ParticleId]) -> Result<Finish> {
-        self.guide.finish(x, ids)
+    fn finish(&self, x: &Tensor, ids: &[ParticleId]) -> Result<FinalScores> {
+        self.target.finish(x, ids)
     }
 }
 
@@ -170,8 +170,8 @@ fn a_failure_ahead_loses_no_step() {
     let schedule = chain(6);
     let das = options(Proposal::Das, Tempering::None, Resampler::Ssp, 0.9);
     for left in 0..6 {
-        let guide = Fails { guide: Closed::new(&cuda, Grid), left: Cell::new(left) };
-        let results: Vec<_> = Sampler::new(&cuda, &guide, &schedule, das.clone()).unwrap().collect();
+        let target = Fails { target: Closed::new(&cuda, Grid), left: Cell::new(left) };
+        let results: Vec<_> = Sampler::new(&cuda, &target, &schedule, das.clone()).unwrap().collect();
         assert_eq!(results.len(), left + 1);
         assert!(results[..left].iter().all(|r| r.is_ok()));
         assert_eq!(results[left].as_ref().err().map(Error::kind), Some(ErrorKind::Device));
@@ -207,10 +207,10 @@ fn alone_nothing_waits_between_steps() {
         let size = pipeline.size(Some(16), Some(16)).unwrap();
         let texts = pipeline.encode(&cuda, &[Prompt { text: "a star", negative: None }], size, 1.0).unwrap();
         let settings = Settings { cfg_scale: 1.0, micro_batch: 1, checkpointing: false };
-        let guide = Diffusion::new(&cuda, &pipeline, &reward, texts, vec![0], size, settings);
+        let target = Diffusion::new(&cuda, &pipeline, &reward, texts, vec![0], size, settings);
         let schedule = Schedule::new(&pipeline.scheduler, steps, 1.0).unwrap();
         let options = Options { particles: 2, rules: Proposal::Das.rules(steps), ..Options::new(3, steps) };
-        let mut sampler = Sampler::new(&cuda, &guide, &schedule, options).unwrap();
+        let mut sampler = Sampler::new(&cuda, &target, &schedule, options).unwrap();
         let mut before = das_cuda_emulator::counters();
         for k in 0..steps {
             sampler.next().unwrap().unwrap();

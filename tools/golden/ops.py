@@ -118,7 +118,7 @@ def self_attention(qkv, **p):
     return attend(q, k, v, p).reshape(*qkv.shape[:3], -1)
 
 
-def guide(x, s):
+def cfg_combine(x, s):
     u, c = x.chunk(2)
     return u + s * (c - u)
 
@@ -152,7 +152,7 @@ OPS = {
     "repeat": lambda x, times: x.repeat(times, 1, 1, 1),
     "gather": lambda x, rows: x[rows],
     "stack": lambda x, y: torch.cat([x, y]),
-    "guide": guide,
+    "cfg_combine": cfg_combine,
     "embed": embed,
     "take_token": lambda x, at: tokens(x)[torch.arange(len(x)), at].reshape(len(x), 1, 1, -1),
     "resize": resize,

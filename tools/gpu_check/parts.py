@@ -148,11 +148,11 @@ def output_of_list(session, binary):
 # ---- 3. sanitizers
 
 GROUPS = {
-    "gemm": "linear,linear_then",
+    "gemm": "linear,linear_epilogue",
     "conv": "conv",
     "attention": "self_attention,cross_attention",
     "norm": "group_norm,layer_norm,l2_norm",
-    "pointwise": "activate,geglu,axpby,blend,scale,affine_clamp,channel_affine,guide",
+    "pointwise": "activate,geglu,axpby,blend,scale,affine_clamp,channel_affine,cfg_combine",
     "image": "concat,slice,repeat,gather,stack,embed,take_token,resize",
     "particle": "normals,advance,squared_norms",
     "weigh": "weigh",
@@ -292,7 +292,7 @@ def libraries(session):
 
 
 def contest(session, limit):
-    command = [session.bin("bench"), "--check", "contest", "--only", "linear,linear_then,conv", *tiny(session)]
+    command = [session.bin("bench"), "--check", "contest", "--only", "linear,linear_epilogue,conv", *tiny(session)]
     done = session.run("contest", command, limit, libraries(session))
     if done.ok and not done.records:
         return {"skipped": "no cuBLASLt"}

@@ -45,12 +45,12 @@ class Case:
         n, h, w, c = shape
         # What is no whole packet of eight is f32 in das-cuda too; products of it are 16-bit in both programs.
         dtype = torch.bfloat16 if c % 8 == 0 or self.op == "conv" else torch.float32
-        scale = (h * w * c) ** -0.5 if i == 1 and self.op in ("linear", "linear_then", "conv") else 1.0
+        scale = (h * w * c) ** -0.5 if i == 1 and self.op in ("linear", "linear_epilogue", "conv") else 1.0
         x = (torch.randn(n, h, w, c, device=self.device) * scale).to(dtype)
         vector = i > 0 and n * h * w == 1
-        if vector and self.op in ("linear", "linear_then", "conv", "group_norm", "layer_norm", "channel_affine"):
+        if vector and self.op in ("linear", "linear_epilogue", "conv", "group_norm", "layer_norm", "channel_affine"):
             return x.flatten()
-        if self.op in ("linear", "linear_then"):
+        if self.op in ("linear", "linear_epilogue"):
             return x.reshape(-1, c)
         # (n, c, h, w), channels last in memory.
         return x.permute(0, 3, 1, 2) if self.op in ("conv", "group_norm", "resize", "concat") else x
@@ -61,12 +61,12 @@ class Case:
         if self.op == "linear":
             y = F.linear(x, more[0], more[1] if p["bias"] else None)
             return y + more[-1] if p["add"] else y
-        if self.op == "linear_then":
+        if self.op == "linear_epilogue":
             y = F.linear(x, more[0], more[1] if p["bias"] else None)
-            if p["ending"] == "Geglu":
+            if p["epilogue"] == "Geglu":
                 a, gate = y.chunk(2, -1)
                 return a * F.gelu(gate)
-            return y * torch.sigmoid(1.702 * y) if p["ending"] == "Activate(QuickGelu)" else F.silu(y)
+            return y * torch.sigmoid(1.702 * y) if p["epilogue"] == "Activate(QuickGelu)" else F.silu(y)
         if self.op == "conv":
             if p["upsample"]:
                 x = F.interpolate(x, scale_factor=2.0, mode="nearest")
@@ -108,7 +108,7 @@ class Case:
             return torch.cat([x, more[0]], 1)
         if self.op == "repeat":
             return x.repeat(p["times"], 1, 1, 1)
-        if self.op == "guide":
+        if self.op == "cfg_combine":
             u, c = x.chunk(2)
             return u + p["s"] * (c - u)
         if self.op == "resize":

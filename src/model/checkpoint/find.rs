@@ -31,8 +31,8 @@ pub fn choose<'n>(names: &'n [String], variant: Option<&str>) -> Option<&'n str>
 
 /// The error for a folder without usable weights.
 pub fn nothing_chosen(folder: &str, names: &[String], variant: Option<&str>) -> Error {
-    let ends = |endings: &[&str]| -> Vec<&str> {
-        names.iter().map(String::as_str).filter(|n| endings.iter().any(|e| n.ends_with(e))).collect()
+    let ends = |epilogues: &[&str]| -> Vec<&str> {
+        names.iter().map(String::as_str).filter(|n| epilogues.iter().any(|e| n.ends_with(e))).collect()
     };
     let (safe, pickled) = (ends(&[".safetensors"]), ends(&[".bin", ".ckpt", ".pt", ".pth"]));
     if let (Some(v), Some(other)) = (variant, choose(names, None)) {

@@ -7,12 +7,12 @@ use cudarc::nvrtc::Ptx;
 use das_cuda_emulator as emulator;
 
 /// The device, for one test at a time, without a failure of an earlier one.
-pub struct Turn {
+pub struct StepInput {
     pub context: Arc<CudaContext>,
     _turn: MutexGuard<'static, ()>,
 }
 
-pub fn device() -> Turn {
+pub fn device() -> StepInput {
     static TURN: Mutex<()> = Mutex::new(());
     let turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
     emulator::install().unwrap();
@@ -22,10 +22,10 @@ pub fn device() -> Turn {
     let context = CudaContext::new(0).unwrap();
     // SAFETY: no buffer exists yet. Events recorded for every buffer would break captures.
     unsafe { context.disable_event_tracking() };
-    Turn { context, _turn: turn }
+    StepInput { context, _turn: turn }
 }
 
-impl Turn {
+impl StepInput {
     pub fn stream(&self) -> Arc<CudaStream> {
         self.context.new_stream().unwrap()
     }

@@ -6,7 +6,7 @@ use cudarc::driver::{CudaGraph, CudaSlice, CudaStream, PushKernelArg, result, sy
 use das_cuda_emulator as emulator;
 use sys::CUresult as Code;
 
-use crate::device::{Turn, address, device, numbers, shape};
+use crate::device::{StepInput, address, device, numbers, shape};
 
 const NONE: sys::CUgraphInstantiate_flags = sys::CUgraphInstantiate_flags(0);
 const MODES: [sys::CUstreamCaptureMode; 3] = [
@@ -17,7 +17,7 @@ const MODES: [sys::CUstreamCaptureMode; 3] = [
 const RELAXED: sys::CUstreamCaptureMode = MODES[2];
 
 /// y += 2 x
-fn add(turn: &Turn, stream: &Arc<CudaStream>, x: &CudaSlice<f32>, y: &mut CudaSlice<f32>) {
+fn add(turn: &StepInput, stream: &Arc<CudaStream>, x: &CudaSlice<f32>, y: &mut CudaSlice<f32>) {
     let f = turn.function("op_add");
     let n = x.len() as i32;
     // SAFETY: the arguments are the kernel's, and the buffers have n elements.

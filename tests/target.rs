@@ -1,4 +1,4 @@
-//! The guide on the model inside the program: the gradient against difference quotients through reward, decoder and
+//! The target on the model inside the program: the gradient against difference quotients through reward, decoder and
 //! both branches of the UNet, and that an answer depends on its own particle alone, bit for bit.
 
 use das_cuda::ErrorKind;
@@ -6,15 +6,15 @@ use das_cuda::assets::SHAPES_FILES;
 use das_cuda::backend::{Backend, ParticleId};
 use das_cuda::cpu::Cpu;
 use das_cuda::ddim::Schedule;
-use das_cuda::guide::{Diffusion, Settings};
 use das_cuda::meter::Meter;
 use das_cuda::model::folder::{ModelFolder, Source};
 use das_cuda::model::pipeline::{Pipeline, Prompt};
 use das_cuda::noise::Purpose;
 use das_cuda::proposal::Proposal;
 use das_cuda::reward::{self, Reward, Spec, Sum};
-use das_cuda::sampler::{Guide, Look, Options, Population, Sampler, Want};
+use das_cuda::sampler::{Evaluation, Need, Options, Population, Sampler, Target};
 use das_cuda::smc::{Resampler, Rules, Tempering};
+use das_cuda::target::{Diffusion, Settings};
 use das_cuda::tensor::{HostSlice, Shape, Tensor};
 
 /// The model, a reward and the prompts of a run.
@@ -38,7 +38,7 @@ impl<'b> World<'b> {
     }
 
     /// The three texts as prompts 7, 0 and 3 of a run.
-    fn guide(&self, cfg_scale: f32, micro_batch: usize) -> Diffusion<'_> {
+    fn target(&self, cfg_scale: f32, micro_batch: usize) -> Diffusion<'_> {
         self.guide_with(Settings { cfg_scale, micro_batch, checkpointing: false })
     }
 
@@ -72,15 +72,15 @@ fn bits(backend: &dyn Backend, x: &Tensor) -> Vec<u32> {
     backend.download(x).expect("elements").into_iter().map(f32::to_bits).collect()
 }
 
-fn rewards(backend: &dyn Backend, look: &Look) -> Vec<f64> {
-    look.reward.as_ref().expect("wanted").download(backend).expect("rewards")
+fn rewards(backend: &dyn Backend, evaluation: &Evaluation) -> Vec<f64> {
+    evaluation.reward.as_ref().expect("wanted").download(backend).expect("rewards")
 }
 
 /// Everything a look says, as bits.
-fn look_bits(backend: &dyn Backend, look: &Look) -> Vec<Vec<u32>> {
-    let reward = look.reward.as_ref().map(|scores| scores.download(backend).expect("rewards"));
+fn evaluation_bits(backend: &dyn Backend, evaluation: &Evaluation) -> Vec<Vec<u32>> {
+    let reward = evaluation.reward.as_ref().map(|scores| scores.download(backend).expect("rewards"));
     let reward = reward.iter().flatten().map(|r| (*r as f32).to_bits()).collect();
-    let tensors = [Some(&look.eps), Some(&look.x0), look.grad.as_ref()];
+    let tensors = [Some(&evaluation.eps), Some(&evaluation.x0), evaluation.grad.as_ref()];
     tensors.into_iter().flatten().map(|x| bits(backend, x)).chain([reward]).collect()
 }
 
@@ -110,20 +110,26 @@ fn the_gradient_is_that_of_the_reward_through_both_branches() {
     };
     let (mut off, mut one_branch, mut size) = (0.0, 0.0, 0.0);
     for (scale, k) in [(1.0, 12), (5.0, 2), (5.0, 12)] {
-        let guide = world.guide(scale, 5);
+        let target = world.target(scale, 5);
         let step = &schedule.steps[k];
         let reward_at = |h: f32| {
             let moved: Vec<f32> = host.iter().zip(&directions).map(|(x, d)| x + h * d).collect();
             let moved = cpu.upload(x.shape(), HostSlice::F32(&moved)).expect("latents");
-            rewards(&cpu, &guide.look(&moved, &IDS, step, Want::Reward).expect("a look"))
+            rewards(&cpu, &target.evaluate(&moved, &IDS, step, Need::Reward).expect("an evaluation"))
         };
         let h = 0.0005;
         let (after, before) = (reward_at(h), reward_at(-h));
-        let grad = |guide: &Diffusion<'_>| {
-            slopes(&guide.look(&x, &IDS, step, Want::Gradient).expect("a look").grad.expect("a gradient"))
+        let grad = |target: &Diffusion<'_>| {
+            slopes(
+                &target
+                    .evaluate(&x, &IDS, step, Need::Gradient)
+                    .expect("an evaluation")
+                    .grad
+                    .expect("a gradient"),
+            )
         };
-        let right = grad(&guide);
-        let wrong = if (scale, k) == (5.0, 12) { grad(&world.guide(1.0, 5)) } else { right.clone() };
+        let right = grad(&target);
+        let wrong = if (scale, k) == (5.0, 12) { grad(&world.target(1.0, 5)) } else { right.clone() };
         for p in 0..IDS.len() {
             let quotient = (after[p] - before[p]) / (2.0 * f64::from(h));
             let (slope, length) = right[p];
@@ -147,45 +153,50 @@ fn an_answer_depends_on_its_own_particle_alone() {
     let world = World::new(&cpu, &["aesthetic"]);
     let step = world.schedule(20).steps[10];
     let x = world.latents(&IDS);
-    let together = world.guide(5.0, 5).look(&x, &IDS, &step, Want::Gradient).expect("a look");
-    let together = look_bits(&cpu, &together);
+    let together = world.target(5.0, 5).evaluate(&x, &IDS, &step, Need::Gradient).expect("an evaluation");
+    let together = evaluation_bits(&cpu, &together);
     for micro_batch in [2, 4] {
-        let split = world.guide(5.0, micro_batch).look(&x, &IDS, &step, Want::Gradient).expect("a look");
-        assert_eq!(look_bits(&cpu, &split), together, "micro-batch {micro_batch}");
+        let split =
+            world.target(5.0, micro_batch).evaluate(&x, &IDS, &step, Need::Gradient).expect("an evaluation");
+        assert_eq!(evaluation_bits(&cpu, &split), together, "micro-batch {micro_batch}");
     }
-    let guide = world.guide(5.0, 5);
-    let end = guide.finish(&x, &IDS).expect("the end");
+    let target = world.target(5.0, 5);
+    let end = target.finish(&x, &IDS).expect("the end");
     for (slot, &id) in IDS.iter().enumerate() {
         let alone = cpu.gather(&x, &[slot as u32]).expect("one");
-        let finish = guide.finish(&alone, &[id]).expect("the end");
+        let finish = target.finish(&alone, &[id]).expect("the end");
         assert_eq!((finish.reward[0], finish.parts[0].1[0]), (end.reward[slot], end.parts[0].1[slot]));
-        let look = look_bits(&cpu, &guide.look(&alone, &[id], &step, Want::Gradient).expect("a look"));
-        for (one, all) in look.iter().zip(&together) {
+        let evaluation = evaluation_bits(
+            &cpu,
+            &target.evaluate(&alone, &[id], &step, Need::Gradient).expect("an evaluation"),
+        );
+        for (one, all) in evaluation.iter().zip(&together) {
             assert_eq!(one[..], all[slot * one.len()..][..one.len()], "particle {slot}");
         }
     }
     // Another prompt gives another answer.
     let other = [ParticleId { prompt: 3, ..IDS[0] }];
     let alone = cpu.gather(&x, &[0]).expect("one");
-    let look = look_bits(&cpu, &guide.look(&alone, &other, &step, Want::Noise).expect("a look"));
-    assert_ne!(look[0][..], together[0][..look[0].len()]);
+    let evaluation =
+        evaluation_bits(&cpu, &target.evaluate(&alone, &other, &step, Need::Noise).expect("an evaluation"));
+    assert_ne!(evaluation[0][..], together[0][..evaluation[0].len()]);
 }
 
 /// Checkpointing computes the same bits twice; on the meter it holds less at once.
 #[test]
 fn checkpointing_changes_memory_and_nothing_else() {
     let (cpu, meter) = (Cpu::new(), Meter::new());
-    let look = |backend: &dyn Backend, checkpointing: bool| {
+    let evaluation = |backend: &dyn Backend, checkpointing: bool| {
         let world = World::new(backend, &["aesthetic"]);
         let step = world.schedule(20).steps[10];
-        let guide = world.guide_with(Settings { cfg_scale: 5.0, micro_batch: 5, checkpointing });
+        let target = world.guide_with(Settings { cfg_scale: 5.0, micro_batch: 5, checkpointing });
         let x = world.latents(&IDS);
         backend.reset_peak();
-        let look = guide.look(&x, &IDS, &step, Want::Gradient).expect("a look");
-        (look_bits(backend, &look), backend.memory().peak)
+        let evaluation = target.evaluate(&x, &IDS, &step, Need::Gradient).expect("an evaluation");
+        (evaluation_bits(backend, &evaluation), backend.memory().peak)
     };
-    assert_eq!(look(&cpu, true).0, look(&cpu, false).0);
-    let (with, without) = (look(&meter, true).1, look(&meter, false).1);
+    assert_eq!(evaluation(&cpu, true).0, evaluation(&cpu, false).0);
+    let (with, without) = (evaluation(&meter, true).1, evaluation(&meter, false).1);
     println!("peak {:.1} MB with, {:.1} MB without", with as f64 / 1e6, without as f64 / 1e6);
     assert!(with < without);
 }
@@ -213,8 +224,8 @@ fn a_run_depends_on_neither_micro_batch_nor_company() {
     let world = World::new(&cpu, &["aesthetic"]);
     let schedule = world.schedule(4);
     let run = |prompts: &[u32], micro_batch: usize| {
-        let guide = world.guide(3.0, micro_batch);
-        let mut sampler = Sampler::new(&cpu, &guide, &schedule, short(prompts, 4)).expect("a run");
+        let target = world.target(3.0, micro_batch);
+        let mut sampler = Sampler::new(&cpu, &target, &schedule, short(prompts, 4)).expect("a run");
         let resampled = sampler.any(|s| s.expect("a step").prompts.iter().any(|p| p.resampled));
         (&mut sampler).for_each(|s| drop(s.expect("a step")));
         let ends = sampler.populations().expect("populations");
@@ -227,7 +238,7 @@ fn a_run_depends_on_neither_micro_batch_nor_company() {
     }
 }
 
-/// A clamp turns NaN into a number; the guide does not.
+/// A clamp turns NaN into a number; the target does not.
 #[test]
 fn images_that_are_not_finite_have_no_reward() {
     let cpu = Cpu::new();
@@ -237,15 +248,15 @@ fn images_that_are_not_finite_have_no_reward() {
     let shape = world.latents(&IDS).shape();
     host[2 * shape.sample() + 5] = f32::NAN;
     let x = cpu.upload(shape, HostSlice::F32(&host)).expect("latents");
-    let guide = world.guide(5.0, 5);
-    let look = guide.look(&x, &IDS, &step, Want::Gradient).expect("a look");
-    let (seen, end) = (rewards(&cpu, &look), guide.finish(&x, &IDS).expect("the end").reward);
+    let target = world.target(5.0, 5);
+    let evaluation = target.evaluate(&x, &IDS, &step, Need::Gradient).expect("an evaluation");
+    let (seen, end) = (rewards(&cpu, &evaluation), target.finish(&x, &IDS).expect("the end").reward);
     for p in 0..IDS.len() {
         assert_eq!((seen[p].is_finite(), end[p].is_finite()), (p != 2, p != 2), "particle {p}");
     }
     // Its neighbours have the gradients they have beside a sound particle.
-    let sound = guide.look(&world.latents(&IDS), &IDS, &step, Want::Gradient).expect("a look");
-    let (a, b) = (look.grad.expect("a gradient"), sound.grad.expect("a gradient"));
+    let sound = target.evaluate(&world.latents(&IDS), &IDS, &step, Need::Gradient).expect("an evaluation");
+    let (a, b) = (evaluation.grad.expect("a gradient"), sound.grad.expect("a gradient"));
     let (a, b) = (bits(&cpu, &a), bits(&cpu, &b));
     let sample = shape.sample();
     assert!([0, 1, 3, 4].into_iter().all(|p| a[p * sample..][..sample] == b[p * sample..][..sample]));
@@ -255,12 +266,12 @@ fn images_that_are_not_finite_have_no_reward() {
 fn rewards_on_bytes_guide_without_gradients_only() {
     let cpu = Cpu::new();
     let world = World::new(&cpu, &["aesthetic", "jpeg=0.1"]);
-    let (guide, schedule) = (world.guide(1.0, 4), world.schedule(3));
-    assert_eq!(guide.without_gradient().as_deref(), Some("jpeg"));
-    let refused = Sampler::new(&cpu, &guide, &schedule, short(&[0], 3)).err().expect("refused");
+    let (target, schedule) = (world.target(1.0, 4), world.schedule(3));
+    assert_eq!(target.without_gradient().as_deref(), Some("jpeg"));
+    let refused = Sampler::new(&cpu, &target, &schedule, short(&[0], 3)).err().expect("refused");
     assert!(refused.kind() == ErrorKind::Usage && refused.to_string().contains("jpeg"), "{refused}");
     let bootstrap = Options { proposal: Proposal::Bootstrap, ..short(&[0], 3) };
-    let ends = Sampler::new(&cpu, &guide, &schedule, bootstrap).expect("a run").run().expect("an end");
+    let ends = Sampler::new(&cpu, &target, &schedule, bootstrap).expect("a run").run().expect("an end");
     let end = &ends[0];
     assert_eq!(end.parts.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["aesthetic", "jpeg"]);
     for p in 0..3 {
@@ -276,10 +287,10 @@ fn a_run_can_be_counted() {
     let count = |micro_batch: usize, proposal: Proposal| {
         let meter = Meter::new();
         let world = World::new(&meter, &["aesthetic"]);
-        let (guide, schedule) = (world.guide(5.0, micro_batch), world.schedule(4));
+        let (target, schedule) = (world.target(5.0, micro_batch), world.schedule(4));
         meter.reset_counts();
         let options = Options { proposal, ..short(&[0, 7], 4) };
-        Sampler::new(&meter, &guide, &schedule, options).expect("a run").run().expect("an end");
+        Sampler::new(&meter, &target, &schedule, options).expect("a run").run().expect("an end");
         meter.counts().flops as f64
     };
     let whole = count(6, Proposal::Das);

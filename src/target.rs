@@ -11,7 +11,7 @@ use crate::error::{ErrorKind, Result};
 use crate::model::pipeline::{Encoded, Pipeline, Size};
 use crate::model::vae;
 use crate::reward::{Reward, Sum};
-use crate::sampler::{Finish, Guide, Look, Scores, Want};
+use crate::sampler::{Evaluation, FinalScores, Need, Scores, Target};
 use crate::tape::{Tape, Var};
 use crate::tensor::{HostSlice, Shape, Tensor};
 
@@ -44,7 +44,7 @@ pub struct Diffusion<'a> {
 }
 
 /// Prompts of the particles, what is wanted, and the bits of the clip.
-type WorkKey = (Vec<u32>, Want, Option<u32>);
+type WorkKey = (Vec<u32>, Need, Option<u32>);
 
 /// What the work of a micro-batch depends on, besides tensors.
 #[derive(Clone, Copy)]
@@ -53,7 +53,7 @@ struct Work<'a> {
     rows: &'a [u32],
     prompt_of: &'a [u32],
     clip: Option<f32>,
-    want: Want,
+    need: Need,
 }
 
 impl<'a> Diffusion<'a> {
@@ -112,7 +112,7 @@ impl<'a> Diffusion<'a> {
     fn predict<'t>(&'t self, tape: &Tape<'t>, x: &Var, biases: &'t Tensor, rows: &'t [u32]) -> Result<Var> {
         let (unet, texts) = (&self.pipeline.unet, &self.texts.conditioning);
         let out = self.section(tape, x, move |tape, x| unet.forward_at(tape, x, biases, texts, rows))?;
-        if self.two_branches() { tape.guide(&out, self.settings.cfg_scale) } else { Ok(out) }
+        if self.two_branches() { tape.cfg_combine(&out, self.settings.cfg_scale) } else { Ok(out) }
     }
 
     /// Decoded clean latents, about -1 to 1.
@@ -121,9 +121,15 @@ impl<'a> Diffusion<'a> {
         self.section(tape, x0, move |tape, x0| decoder.decode(tape, x0))
     }
 
-    /// One micro-batch of [`Guide::look`]. What changes from step to step is put into tensors first, so that a device
+    /// One micro-batch of [`Target::evaluate`]. What changes from step to step is put into tensors first, so that a device
     /// can record the work once and replay it.
-    fn look_at(&self, x: &Tensor, prompt_of: &[u32], step: &ddim::Step, want: Want) -> Result<Look> {
+    fn evaluate_batch(
+        &self,
+        x: &Tensor,
+        prompt_of: &[u32],
+        step: &ddim::Step,
+        need: Need,
+    ) -> Result<Evaluation> {
         let backend = self.backend;
         let rows = self.texts.rows(prompt_of, self.two_branches());
         let biases = self.pipeline.unet.biases_at(backend, step.t as f32, &self.texts.conditioning, &rows)?;
@@ -132,8 +138,8 @@ impl<'a> Diffusion<'a> {
             backend.upload(Shape::vector(2), HostSlice::F32(&k))
         };
         let (to_eps, to_x0) = (pair(step.eps)?, pair(step.x0)?);
-        let work = Work { rows: &rows, prompt_of, clip: step.clip.map(|range| range as f32), want };
-        let key = (prompt_of.to_vec(), want, work.clip.map(f32::to_bits));
+        let work = Work { rows: &rows, prompt_of, clip: step.clip.map(|range| range as f32), need };
+        let key = (prompt_of.to_vec(), need, work.clip.map(f32::to_bits));
         let mut records = self.records.borrow_mut();
         let record = records.entry(key).or_default();
         let mut results = backend
@@ -141,10 +147,10 @@ impl<'a> Diffusion<'a> {
             .into_iter();
         let mut next = || results.next();
         let (Some(eps), Some(x0)) = (next(), next()) else {
-            panic!("a look is noise and clean latent at least")
+            panic!("a evaluation is noise and clean latent at least")
         };
         let reward = next().map(Scores::Device);
-        Ok(Look { eps, x0, reward, grad: next() })
+        Ok(Evaluation { eps, x0, reward, grad: next() })
     }
 
     /// What `want` asks for at the state, bias, and coefficients in `inputs`: noise, clean latent, then the score,
@@ -152,7 +158,7 @@ impl<'a> Diffusion<'a> {
     fn work(&self, inputs: &[Tensor], work: Work<'_>) -> Result<Vec<Tensor>> {
         let [x, biases, to_eps, to_x0] = inputs else { panic!("four inputs") };
         let backend = self.backend;
-        let tape = if work.want == Want::Gradient { Tape::new(backend) } else { Tape::off(backend) };
+        let tape = if work.need == Need::Gradient { Tape::new(backend) } else { Tape::off(backend) };
         let leaf = tape.watch(x.clone());
         let out = {
             let _range = tape.range("unet");
@@ -165,7 +171,7 @@ impl<'a> Diffusion<'a> {
             x0 = tape.affine_clamp(&x0, AffineClamp { a: 1.0, b: 0.0, lo: -range, hi: range })?;
         }
         let mut results = vec![eps, x0.value().clone()];
-        if work.want == Want::Noise {
+        if work.need == Need::Noise {
             return Ok(results);
         }
         let raw = {
@@ -181,7 +187,7 @@ impl<'a> Diffusion<'a> {
         results.push(backend.where_finite(score.value(), raw.value())?);
         // What is not needed any more must not be held while the tape runs back.
         drop((x0, raw));
-        if work.want == Want::Gradient {
+        if work.need == Need::Gradient {
             let _range = range(backend, "gradient");
             let ones = vec![1.0; score.shape().len()];
             let ones = backend.upload(score.shape(), HostSlice::F32(&ones))?;
@@ -244,30 +250,30 @@ impl<'a> Diffusion<'a> {
     }
 }
 
-impl Guide for Diffusion<'_> {
+impl Target for Diffusion<'_> {
     fn latent(&self) -> Shape {
         self.size.latent
     }
 
-    fn look(&self, x: &Tensor, ids: &[ParticleId], step: &ddim::Step, want: Want) -> Result<Look> {
-        let looks = self.each(x, ids, |x, prompts| self.look_at(x, prompts, step, want))?;
-        let all = |f: fn(&Look) -> Option<&Tensor>| -> Result<Option<Tensor>> {
-            let parts: Option<Vec<&Tensor>> = looks.iter().map(f).collect();
+    fn evaluate(&self, x: &Tensor, ids: &[ParticleId], step: &ddim::Step, need: Need) -> Result<Evaluation> {
+        let evaluations = self.each(x, ids, |x, prompts| self.evaluate_batch(x, prompts, step, need))?;
+        let all = |f: fn(&Evaluation) -> Option<&Tensor>| -> Result<Option<Tensor>> {
+            let parts: Option<Vec<&Tensor>> = evaluations.iter().map(f).collect();
             parts.map(|parts| self.stack(&parts)).transpose()
         };
-        let of = |f: fn(&Look) -> &Tensor| self.stack(&looks.iter().map(f).collect::<Vec<_>>());
+        let of = |f: fn(&Evaluation) -> &Tensor| self.stack(&evaluations.iter().map(f).collect::<Vec<_>>());
         let (eps, x0, grad) = (of(|l| &l.eps)?, of(|l| &l.x0)?, all(|l| l.grad.as_ref())?);
         let reward = all(|l| match &l.reward {
             Some(Scores::Device(scores)) => Some(scores),
             _ => None,
         })?;
-        Ok(Look { eps, x0, reward: reward.map(Scores::Device), grad })
+        Ok(Evaluation { eps, x0, reward: reward.map(Scores::Device), grad })
     }
 
-    fn finish(&self, x: &Tensor, ids: &[ParticleId]) -> Result<Finish> {
+    fn finish(&self, x: &Tensor, ids: &[ParticleId]) -> Result<FinalScores> {
         let tape = Tape::off(self.backend);
         let weights: Vec<f64> = self.reward.parts().map(|(weight, _)| weight).collect();
-        let mut all = Finish { images: x.clone(), reward: Vec::new(), parts: Vec::new() };
+        let mut all = FinalScores { images: x.clone(), reward: Vec::new(), parts: Vec::new() };
         let images = self.each(x, ids, |x, prompts| {
             let raw = self.decode(&tape, &Var::from(x.clone()))?;
             let images = vae::to_unit(&tape, &raw)?.into_value();
