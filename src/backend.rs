@@ -319,8 +319,8 @@ pub trait Backend: Send + Sync {
     ) -> Result<Tensor>;
     /// Gathers whole particles by `ancestors` (index into the batch; slot `i` takes particle `ancestors[i]`),
     /// draws the next latents and returns `(x', log p - log m)` with the ratio `(n, 1, 1, 1)` per slot:
-    /// `-1/2 kappa^2 v |s g|^2 - kappa sqrt(v) <s g, z>` (das-spec 1.4). `strength` is `s` of each slot, after
-    /// the gather.
+    /// `-1/2 kappa^2 v |s g|^2 - kappa sqrt(v) <s g, z>` (docs/spec.md 1.4). `strength` is `s` of each slot,
+    /// after the gather.
     fn advance(
         &self,
         particles: Particles<'_>,

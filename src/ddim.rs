@@ -1,6 +1,7 @@
-//! The chain: from a checkpoint's scheduler_config.json to the timesteps and, for each of them, three affine maps and
-//! a variance. Whatever sampler the file names, its noise schedule is run as DDIM (Song, Meng, Ermon 2021), as the
-//! reference does by converting it; a file that names LCM is run as a latent consistency model (das-spec 2.1, 6.2).
+//! The chain: from a checkpoint's scheduler_config.json to the timesteps and, for each of them, three affine
+//! maps and a variance. Whatever sampler the file names, its noise schedule is run as DDIM (Song, Meng, Ermon
+//! 2021), as the reference does by converting it; a file that names LCM is run as a latent consistency model
+//! (docs/spec.md 2.1, 6.2).
 //!
 //! ```text
 //! x0   = x0.0 x + x0.1 out            out: what the network predicts
@@ -376,8 +377,8 @@ impl Step {
 }
 
 /// `log p - log m` of a move `x' = mean + kappa v g + sqrt(v) z` from prior `p = N(mean, v I)` by proposal
-/// `m = N(mean + kappa v g, v I)`: `-1/2 kappa^2 v |g|^2 - kappa sqrt(v) <g, z>` (das-spec 1.4), 0 without noise.
-/// `g` is the tempered gradient, `lambda_next` included.
+/// `m = N(mean + kappa v g, v I)`: `-1/2 kappa^2 v |g|^2 - kappa sqrt(v) <g, z>` (docs/spec.md 1.4), 0
+/// without noise. `g` is the tempered gradient, `lambda_next` included.
 pub fn log_ratio(v: f64, kappa: f64, g_dot_g: f64, g_dot_z: f64) -> f64 {
     if v == 0.0 { 0.0 } else { -0.5 * kappa * kappa * v * g_dot_g - kappa * v.sqrt() * g_dot_z }
 }
@@ -513,7 +514,7 @@ fn ddim_step(
     Ok(Step { t, t_prev, alpha_bar, alpha_bar_prev, variance, kappa: 1.0, x0, eps, mean, clip })
 }
 
-/// `x0 = c_out x0 + c_skip x`, then noise of the next level; the last step stays there (das-spec 6.2).
+/// `x0 = c_out x0 + c_skip x`, then noise of the next level; the last step stays there (docs/spec.md 6.2).
 fn lcm_step(
     config: &SchedulerConfig,
     eta: f64,
@@ -602,7 +603,7 @@ mod tests {
         println!("[table, moves] differ by {:?}, with zero terminal SNR by {:?}", worst[0], worst[1]);
     }
 
-    /// das-spec 2.1, to the digits printed there.
+    /// docs/spec.md 2.1, to the digits printed there.
     #[test]
     fn the_check_values_of_stable_diffusion_hold() {
         let config = SchedulerConfig::stable_diffusion();

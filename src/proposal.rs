@@ -82,7 +82,7 @@ impl Proposal {
         }
     }
 
-    /// The method's own rules for `guided` steps (das-spec 10, 13).
+    /// The method's own rules for `guided` steps (docs/spec.md 10, 13).
     pub fn rules(self, guided: usize) -> Rules {
         let (tempering, resampler) = match self {
             Proposal::Tds => (Tempering::None, Resampler::Systematic),

@@ -1,6 +1,6 @@
-//! The algorithm: Sequential Monte Carlo along the reverse chain of a diffusion model, as an iterator of steps: look,
-//! weigh, resample, move (das-spec 2.3, corrected). It knows neither networks nor files: a [`Target`] answers what a
-//! state looks like, the consumer of the iterator records, prints and stops.
+//! The algorithm: Sequential Monte Carlo along the reverse chain of a diffusion model, as an iterator of
+//! steps: evaluate, weigh, resample, move (docs/spec.md 2.3). It knows neither networks nor files: a
+//! [`Target`] evaluates states; the consumer of the iterator records, prints and stops.
 //!
 //! A particle is one thing: latent, noise, clean latent, gradient, twist and root travel together when an ancestor is
 //! chosen. Every random number is keyed by (seed, prompt, particle, step, purpose), so a prompt's particles do not

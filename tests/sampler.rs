@@ -25,7 +25,7 @@ fn chain(steps: usize) -> Schedule {
     Schedule::new(&SchedulerConfig::stable_diffusion(), steps, 1.0).expect("a chain")
 }
 
-/// The chain of das-spec 9: 100 steps of eta = 1 through 1000 with linear betas, ending at alpha-bar(0).
+/// The chain of docs/spec.md 9: 100 steps of eta = 1 through 1000 with linear betas, ending at alpha-bar(0).
 fn toy_chain() -> Schedule {
     let config =
         SchedulerConfig::from_json(r#"{"clip_sample": false, "set_alpha_to_one": false}"#).expect("linear");
@@ -79,8 +79,9 @@ fn z_of_gaussian(schedule: &Schedule, options: Options) -> f64 {
 
 const EXP: Tempering = Tempering::Exp { gamma: 0.04 };
 
-/// Test 4 of das-spec 14, for every weighing method, resampled at every step, never, and by the threshold; and for a
-/// consistency model's chain, whose guidance strength is not 1 and whose last step has no noise. Measured: |z| <= 1.9.
+/// Test 4 of docs/spec.md 14, for every weighing method, resampled at every step, never, and by the
+/// threshold; and for a consistency model's chain, whose guidance strength is not 1 and whose last step has
+/// no noise. Measured: |z| <= 1.9.
 #[test]
 fn the_estimate_of_z_is_unbiased() {
     let (ddim, lcm) = (chain(20), lcm_chain());
@@ -118,9 +119,9 @@ fn a_twist_left_behind_fails_the_test_of_z() {
     assert!(z.abs() > 5.0, "passes with z = {z}");
 }
 
-/// Test 5 of das-spec 14: with the exact twist, its exact gradient and lambda = 1 the first event makes all later
-/// weights constant. The increments are sums of terms of size 1 from f32 states and noise: 2^-24 times the gradient,
-/// a few roundings each (measured: 5e-7).
+/// Test 5 of docs/spec.md 14: with the exact twist, its exact gradient and lambda = 1 the first event makes
+/// all later weights constant. The increments are sums of terms of size 1 from f32 states and noise: 2^-24
+/// times the gradient, a few roundings each (measured: 5e-7).
 #[test]
 fn an_exact_twist_makes_the_weights_constant() {
     let (cpu, schedule) = (Cpu::new(), chain(25));
@@ -214,11 +215,11 @@ impl Account {
     }
 }
 
-/// GMM 1 of das-spec 14 at P = 100 and 16: the masses of the three live modes within five standard errors of
-/// importance sampling with the plain chain; the reward of the table, -0.253 and -0.256, whose own error is 0.014 (300
-/// draws); and the log of the mean estimate of Z within 1 of importance sampling (its tails are heavy; the table
-/// scatters from -1.40 to -1.86). The same with twist and gradient left behind is off by more than 5
-/// (measured: das -0.13 and -0.06, left behind 17 and 7).
+/// GMM 1 of docs/spec.md 14 at P = 100 and 16: the masses of the three live modes within five standard errors
+/// of importance sampling with the plain chain; the reward of the table, -0.253 and -0.256, whose own error
+/// is 0.014 (300 draws); and the log of the mean estimate of Z within 1 of importance sampling (its tails are
+/// heavy; the table scatters from -1.40 to -1.86). The same with twist and gradient left behind is off by
+/// more than 5 (measured: das -0.13 and -0.06, left behind 17 and 7).
 #[test]
 fn the_table_of_the_first_toy_holds() {
     let (cpu, schedule) = (Cpu::new(), toy_chain());
@@ -258,9 +259,10 @@ fn the_table_of_the_first_toy_holds() {
     }
 }
 
-/// The other rows of das-spec 14's table: few particles, no tempering, no gradients. Rewards of a draw and resamplings a
-/// run, against the table's figures with their own errors: one standard deviation of a reward is 0.25, so 0.014 for
-/// 300 draws and 0.0065 for 1500; resamplings are printed to a tenth and scatter by about 1.5 a run.
+/// The other rows of docs/spec.md 14's table: few particles, no tempering, no gradients. Rewards of a draw
+/// and resamplings a run, against the table's figures with their own errors: one standard deviation of a
+/// reward is 0.25, so 0.014 for 300 draws and 0.0065 for 1500; resamplings are printed to a tenth and scatter
+/// by about 1.5 a run.
 #[test]
 fn the_other_samplers_of_the_first_toy_hold() {
     let (cpu, schedule) = (Cpu::new(), toy_chain());
@@ -477,8 +479,8 @@ fn a_prompt_does_not_depend_on_the_prompts_beside_it() {
     assert_eq!(run(&[9, 4])[1], together[0]);
 }
 
-/// Test 7 of das-spec 14. Each particle's own numbers are the same bits; sums over particles change their order, and
-/// with it their last digit (measured: 0 and 2e-15).
+/// Test 7 of docs/spec.md 14. Each particle's own numbers are the same bits; sums over particles change their
+/// order, and with it their last digit (measured: 0 and 2e-15).
 #[test]
 fn renaming_the_particles_renames_everything() {
     let (cpu, schedule) = (Cpu::new(), chain(12));
@@ -509,8 +511,8 @@ fn renaming_the_particles_renames_everything() {
     }
 }
 
-/// Test 6 of das-spec 14: while lambda is 0 the particles move as plain chains do, bit for bit, and the last weights
-/// are those of importance sampling.
+/// Test 6 of docs/spec.md 14: while lambda is 0 the particles move as plain chains do, bit for bit, and the
+/// last weights are those of importance sampling.
 #[test]
 fn without_reward_on_the_way_particles_move_as_plain_chains() {
     let (cpu, schedule) = (Cpu::new(), chain(15));

@@ -17,9 +17,10 @@ use rayon::prelude::*;
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Scheme {
     Right,
-    /// After resampling each slot keeps the twist and the gradient of its former owner (das-spec 5.1, 5.2).
+    /// After resampling each slot keeps the twist and the gradient of its former owner (docs/spec.md 5.1,
+    /// 5.2).
     StaleTwist,
-    /// Log-weights start at 0 instead of -log P (das-spec 5.5).
+    /// Log-weights start at 0 instead of -log P (docs/spec.md 5.5).
     StartsAtZero,
     /// Resampling keeps the better half twice, whatever the weights: a biased resampler.
     BestHalf,
@@ -165,8 +166,8 @@ fn adaptive_tempering_estimates_z_consistently() {
     }
 }
 
-/// Test 5 of das-spec 14: a random walk from 0, the exact linear twist and lambda = 1 make the proposal optimal, so
-/// the weights never differ and log Z has no variance. Rounding only: measured 4e-16 and 2e-15.
+/// Test 5 of docs/spec.md 14: a random walk from 0, the exact linear twist and lambda = 1 make the proposal
+/// optimal, so the weights never differ and log Z has no variance. Rounding only: measured 4e-16 and 2e-15.
 #[test]
 fn an_exact_twist_makes_the_weights_constant() {
     let (v, c, steps, particles) = (0.05_f64, 1.3, 30, 16);
@@ -193,8 +194,8 @@ fn an_exact_twist_makes_the_weights_constant() {
 
 // The paper's first toy: nine Gaussians on a grid, exact score.
 
-/// The chain of das-spec 9 for GMM 1: modes on {-4, 0, 4}^2 with variance 0.3, reward `-x^2/100 - y^2`, alpha = 1,
-/// 100 steps of eta = 1 through 1000 with linear betas.
+/// The chain of docs/spec.md 9 for GMM 1: modes on {-4, 0, 4}^2 with variance 0.3, reward `-x^2/100 - y^2`,
+/// alpha = 1, 100 steps of eta = 1 through 1000 with linear betas.
 struct Mixture {
     /// Alpha-bar before and after each step.
     alpha_bars: Vec<(f64, f64)>,
@@ -386,10 +387,10 @@ fn weigh_the_chain(mixture: &Mixture) -> Accounts {
     truth
 }
 
-/// Masses of the modes of the paper's first toy within five standard errors, for P = 100 and 16; and the reward of the
-/// reference simulation, -0.253 and -0.256 (das-spec 14), whose own standard error is about 0.014 (300 draws).
-/// Measured: masses off by at most 0.018 (1.7 standard errors); rewards -0.255 and -0.257; resamplings 5.4 and 3.0,
-/// as there (5.4 and 3.1).
+/// Masses of the modes of the paper's first toy within five standard errors, for P = 100 and 16; and the
+/// reward of the reference simulation, -0.253 and -0.256 (docs/spec.md 14), whose own standard error is about
+/// 0.014 (300 draws). Measured: masses off by at most 0.018 (1.7 standard errors); rewards -0.255 and -0.257;
+/// resamplings 5.4 and 3.0, as there (5.4 and 3.1).
 #[test]
 fn the_modes_of_the_mixture_have_their_masses() {
     let mixture = Mixture::new();
@@ -407,10 +408,11 @@ fn the_modes_of_the_mixture_have_their_masses() {
     }
 }
 
-/// The estimate of Z against importance sampling. With bootstrap moves its tails are light and a z-score is fair
-/// (measured: 0.2). Guided moves make them heavy (the error of 300 runs is itself unknown; das-spec 14 scatters from
-/// -1.40 to -1.86 about -1.44), so there the log of the mean must come within 1, which the stale twist misses by more
-/// than 5 (measured: off by 0.23 for P = 100 and 0.54 for P = 16; stale 16.7 and 8.0, bootstrap stale 29.6).
+/// The estimate of Z against importance sampling. With bootstrap moves its tails are light and a z-score is
+/// fair (measured: 0.2). Guided moves make them heavy (the error of 300 runs is itself unknown;
+/// docs/spec.md 14 scatters from -1.40 to -1.86 about -1.44), so there the log of the mean must come within
+/// 1, which the stale twist misses by more than 5 (measured: off by 0.23 for P = 100 and 0.54 for P = 16;
+/// stale 16.7 and 8.0, bootstrap stale 29.6).
 #[test]
 fn the_estimate_of_z_of_the_mixture_is_right_and_a_stale_twist_ruins_it() {
     let mixture = Mixture::new();

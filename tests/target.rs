@@ -84,11 +84,12 @@ fn evaluation_bits(backend: &dyn Backend, evaluation: &Evaluation) -> Vec<Vec<u3
     tensors.into_iter().flatten().map(|x| bits(backend, x)).chain([reward]).collect()
 }
 
-/// Test 9 of das-spec 14, without guidance and with, early and late in the chain: along a random direction d the
-/// difference quotient of the reward is `<grad, d>`. Smooth networks alone agree to 1e-3 (measured); here the clamp of
-/// 12 288 pixels to [0, 1] has some of its corners inside any step that is not lost in f32 (a single pixel is 1 % of
-/// the slope), so the root mean square over 15 gradients may be off by 2 % of theirs (measured: 0.6 %). A guidance with one
-/// branch only must fail (at the last of the three points; measured: 35 % of all).
+/// Test 9 of docs/spec.md 14, without guidance and with, early and late in the chain: along a random
+/// direction d the difference quotient of the reward is `<grad, d>`. Smooth networks alone agree to 1e-3
+/// (measured); here the clamp of 12 288 pixels to [0, 1] has some of its corners inside any step that is not
+/// lost in f32 (a single pixel is 1 % of the slope), so the root mean square over 15 gradients may be off by
+/// 2 % of theirs (measured: 0.6 %). A guidance with one branch only must fail (at the last of the three
+/// points; measured: 35 % of all).
 #[test]
 fn the_gradient_is_that_of_the_reward_through_both_branches() {
     let cpu = Cpu::new();

@@ -1,7 +1,11 @@
 //! The table of rooms in `ARCHITECTURE.md`, held: who may import whom, and where `unsafe` may stand.
+//! Citations of the specification, resolved.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use regex::Regex;
 
 /// Room (first path component under `src/`) and the rooms it may name as `crate::room`.
 const MAY_USE: &[(&str, &[&str])] = &[
@@ -125,4 +129,105 @@ fn unsafe_stands_only_where_it_is_listed() {
 fn the_import_reader_sees_what_it_should() {
     let text = "use crate::error::Result;\nuse crate::{tape::Tape, ops};\n// use crate::cpu\nfn f() { crate::smc::g() }";
     assert_eq!(imports(text), ["error", "tape", "ops", "smc"]);
+}
+
+/// The text files of the repository that people write: code, scripts and pages.
+fn texts() -> Vec<(String, String)> {
+    fn walk(dir: &Path, out: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).expect("the folder is readable") {
+            let path = entry.expect("the folder is readable").path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if path.is_dir() {
+                if name != "golden" && name != "__pycache__" {
+                    walk(&path, out);
+                }
+            } else {
+                let known = ["rs", "cu", "cuh", "cpp", "h", "py", "sh", "md", "toml"];
+                let plain = !name.contains('.');
+                if plain || path.extension().is_some_and(|e| known.iter().any(|k| e == *k)) {
+                    out.push(path);
+                }
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = Vec::new();
+    for folder in ["src", "kernels", "tests", "benches", "tools", "docs", "examples", ".ci"] {
+        if root.join(folder).is_dir() {
+            walk(&root.join(folder), &mut paths);
+        }
+    }
+    for page in fs::read_dir(root).expect("the repository is readable") {
+        let path = page.expect("the repository is readable").path();
+        if path.extension().is_some_and(|e| e == "md" || e == "rs" || e == "toml") {
+            paths.push(path);
+        }
+    }
+    let read = |path: PathBuf| {
+        let name = path.strip_prefix(root).expect("in the repository").to_string_lossy().replace('\\', "/");
+        fs::read_to_string(&path).ok().map(|text| (name, text))
+    };
+    paths.into_iter().filter_map(read).collect()
+}
+
+/// The sections of `docs/spec.md`: its headings, and the rows of its table of differences.
+fn sections(spec: &str) -> BTreeSet<String> {
+    let section = Regex::new(r"^(?:#+ |\| )(\d+(?:\.\d+)?)(?:\.? | \|)").expect("a pattern");
+    spec.lines().filter_map(|line| Some(section.captures(line)?[1].to_string())).collect()
+}
+
+/// The sections that a text cites, in the one form `docs/spec.md 1.4`, also `docs/spec.md 1.4, 2.5 and 4`; an
+/// empty one for a mention that cites no section. Lines of a comment are joined first.
+fn citations(text: &str) -> Vec<String> {
+    let breaks = Regex::new(r"\s*\n\s*(?://[/!]?|#|\*)?\s*").expect("a pattern");
+    let cited = Regex::new(r"docs/spec\.md((?: (?:\d+(?:\.\d+)?)(?:(?:, | and )\d+(?:\.\d+)?)*)?)")
+        .expect("a pattern");
+    let number = Regex::new(r"\d+(?:\.\d+)?").expect("a pattern");
+    let text = breaks.replace_all(text, " ");
+    let mut sections = Vec::new();
+    for citation in cited.captures_iter(&text) {
+        match &citation[1] {
+            "" => sections.push(String::new()),
+            list => sections.extend(number.find_iter(list).map(|m| m.as_str().to_string())),
+        }
+    }
+    sections
+}
+
+#[test]
+fn every_citation_of_the_specification_resolves() {
+    let spec = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/spec.md"))
+        .expect("docs/spec.md is readable");
+    let sections = sections(&spec);
+    let (mut cited, mut wrong) = (0, Vec::new());
+    // Its former name, in two pieces so that this file does not contain it.
+    let former = ["das", "-spec"].concat();
+    for (name, text) in texts() {
+        if text.contains(&former) {
+            wrong.push(format!("{name}: write docs/spec.md and the section"));
+        }
+        if name == "tests/tidy.rs" {
+            continue;
+        }
+        // Pages may speak of the specification as a whole; a comment cites a section.
+        let page = name.ends_with(".md");
+        for section in citations(&text) {
+            match section.as_str() {
+                "" if page => {}
+                "" => wrong.push(format!("{name}: docs/spec.md is cited without a section")),
+                _ if sections.contains(&section) => cited += 1,
+                _ => wrong.push(format!("{name}: docs/spec.md has no section {section}")),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(cited >= 40, "found only {cited} citations");
+}
+
+#[test]
+fn the_citation_reader_sees_what_it_should() {
+    let text = "/// (docs/spec.md\n/// 1.4, 5 and 14.2), see docs/spec.md 3; docs/spec.md";
+    assert_eq!(citations(text), ["1.4", "5", "14.2", "3", ""]);
+    let spec = "## 1. One\n### 1.4 Four\n| 5.15 | row |\n1.5 text\n| # | what |";
+    assert_eq!(sections(spec), ["1", "1.4", "5.15"].map(String::from).into());
 }

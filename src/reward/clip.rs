@@ -1,5 +1,6 @@
-//! Rewards that see an image through a CLIP tower: `aesthetic` (a head on the image embedding, das-spec 7.1), `clip`
-//! and `pickscore` (cosine of image and prompt, 7.2 and 7.3). Embeddings are divided by their length.
+//! Rewards that see an image through a CLIP tower: `aesthetic` (a head on the image embedding,
+//! docs/spec.md 7.1), `clip` and `pickscore` (cosine of image and prompt, docs/spec.md 7.2 and 7.3).
+//! Embeddings are divided by their length.
 
 use std::sync::Arc;
 

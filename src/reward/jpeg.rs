@@ -1,9 +1,10 @@
-//! JPEG size as a reward (das-spec 7.5): `jpeg` prefers images that compress well, `incompressibility` those
-//! that do not. The unit is kB, 1000 bytes, of a baseline JPEG of quality 95, chroma 4:2:0, standard Huffman
-//! tables. The size in bytes is that of Pillow 13 with libjpeg-turbo, whatever the sides: colours and what lies
-//! beyond the edges of a picture, up to whole units of 16x16, are made here as libjpeg makes them. One difference
-//! is left: `jpeg_encoder` divides coefficients by reciprocals of 15 bits, which round a few of more than 124
-//! otherwise. That takes noise of nearly full contrast (measured on black and white noise: up to 0.1 %).
+//! JPEG size as a reward (docs/spec.md 7.5): `jpeg` prefers images that compress well, `incompressibility`
+//! those that do not. The unit is kB, 1000 bytes, of a baseline JPEG of quality 95, chroma 4:2:0, standard
+//! Huffman tables. The size in bytes is that of Pillow 13 with libjpeg-turbo, whatever the sides: colours and
+//! what lies beyond the edges of a picture, up to whole units of 16x16, are made here as libjpeg makes them.
+//! One difference is left: `jpeg_encoder` divides coefficients by reciprocals of 15 bits, which round a few
+//! of more than 124 otherwise. That takes noise of nearly full contrast (measured on black and white noise:
+//! up to 0.1 %).
 
 use jpeg_encoder::{ChromaSubsamplingMethod, Encoder, ImageBuffer, JpegColorType, SamplingFactor};
 

@@ -1,5 +1,5 @@
-//! From an image to what a CLIP tower sees, on the tape (das-spec 7, the tensor path): the shorter side resized
-//! to the tower's size with an antialiased triangle filter, the centre kept, channels normalised.
+//! From an image to what a CLIP tower sees, on the tape (docs/spec.md 7, the tensor path): the shorter side
+//! resized to the tower's size with an antialiased triangle filter, the centre kept, channels normalised.
 
 use serde_json::Value;
 

@@ -119,7 +119,7 @@ impl Reward for Sum {
         Ok(sum)
     }
 
-    /// A single term's own; 0.005 for a true sum (das-spec 7.7).
+    /// A single term's own; 0.005 for a true sum (docs/spec.md 7.7).
     fn default_kl(&self) -> f64 {
         match self.parts.as_slice() {
             [(_, only)] => only.default_kl(),

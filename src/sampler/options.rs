@@ -21,7 +21,8 @@ pub enum Compat {
     /// The paper's: everything a particle has travels with it.
     #[default]
     Paper,
-    /// That of the authors' program (das-spec 5.1, 5.2): twist and gradient stay in their slots. Biased; for comparison.
+    /// That of the authors' program (docs/spec.md 5.1, 5.2): twist and gradient stay in their slots. Biased;
+    /// for comparison.
     Reference,
 }
 

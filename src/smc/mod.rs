@@ -1,5 +1,6 @@
-//! Sequential Monte Carlo on plain slices, one prompt at a time: the whole weighing event of das-spec 2.3. The CPU
-//! backend calls it and a device's kernels are held against it.
+//! Sequential Monte Carlo on plain slices, one prompt at a time: the whole weighing event of
+//! docs/spec.md 2.3. The sampler's engine for any backend (`sampler/host.rs`) calls it; tests compare the CUDA
+//! kernels with it bit for bit.
 //!
 //! ```text
 //! lw += log p/m of the move + lambda l - psi of the ancestor
@@ -101,8 +102,8 @@ pub struct Weighed {
     pub next_log_weights: Vec<f64>,
 }
 
-/// One weighing event of one prompt (das-spec 1.4, 1.5, 2.5, 4): increment, tempering, normalisation, log Z,
-/// effective sample size, the decision to resample and the ancestors.
+/// One weighing event of one prompt (docs/spec.md 1.4, 1.5, 2.5, 4): increment, tempering, normalisation, log
+/// Z, effective sample size, the decision to resample and the ancestors.
 ///
 /// `log_ratio` is `log p - log m` of the move that made each particle (0 for the first event and in the
 /// unguided phase), `potential` its `reward / alpha`. A particle whose potential, ratio or weight is not finite is

@@ -1,5 +1,6 @@
-//! Which particles go on: five ways to choose M ancestors out of N with `E[offspring of p] = M W_p` exactly, so
-//! that log Z stays unbiased in Z (das-spec 3; Douc, Cappe, Moulines 2005; Gerber, Chopin, Whiteley 2019).
+//! Which particles go on: five ways to choose M ancestors out of N with `E[offspring of p] = M W_p` exactly,
+//! so that log Z stays unbiased in Z (docs/spec.md 3; Douc, Cappe, Moulines 2005; Gerber, Chopin, Whiteley
+//! 2019).
 //!
 //! Weights become integers first ([`fixed_point`]) and everything after that is exact
 //! integer arithmetic: nothing needs a guard against rounding, a particle of weight zero is never chosen, and every
@@ -266,7 +267,7 @@ mod tests {
     }
 
     /// Residual resampling whose search stops at the number of points instead of the number of particles
-    /// (das-spec 5.15).
+    /// (docs/spec.md 5.15).
     fn residual_with_the_wrong_guard(w: &[f64], u: &mut impl FnMut() -> f64) -> Vec<u32> {
         let n = w.len();
         let mut ancestors = Vec::new();
@@ -385,7 +386,7 @@ mod tests {
         assert!(test(Resampler::Systematic).1 < -5.0);
     }
 
-    /// Spec section 3's inverse distribution function, in f64.
+    /// The inverse distribution function of docs/spec.md 3, in f64.
     fn search(w: &[f64], points: impl Iterator<Item = f64>) -> Vec<u32> {
         let (mut j, mut c) = (0, w[0]);
         let mut find = |u: f64| {
@@ -398,7 +399,7 @@ mod tests {
         points.map(&mut find).collect()
     }
 
-    /// Spec section 3's SSP, in f64.
+    /// SSP of docs/spec.md 3, in f64.
     fn ssp_in_floats(w: &[f64], u: &mut impl FnMut() -> f64) -> Vec<u32> {
         let m = w.len() as f64;
         let mut n: Vec<f64> = w.iter().map(|w| (m * w).floor()).collect();

@@ -1,6 +1,6 @@
 //! Inverse temperatures: how much of the reward counts at each step. `lambda` multiplies the potential of the
-//! current state inside its weight, `lambda_next` the guidance of the move out of it (das-spec 1.3, 4). The final
-//! event always uses factor 1, so that tempering changes the variance and never the limit.
+//! current state inside its weight, `lambda_next` the guidance of the move out of it (docs/spec.md 1.3, 4).
+//! The final event always uses factor 1, so that tempering changes the variance and never the limit.
 
 use std::fmt;
 
@@ -150,9 +150,9 @@ pub fn gamma_reaching_one(steps: usize, fraction: f64) -> f64 {
     2_f64.powf(1.0 / (fraction * steps as f64)) - 1.0
 }
 
-/// Adaptive tempering (paper, algorithm 3; das-spec 4.1): the largest lambda in `[lambda_min, 1]` whose log-weights
-/// `base + lambda * potential` keep `ESS >= threshold * P`, by 50 halvings. `base` holds everything but the new twist;
-/// -inf for dead particles, whose potential is not looked at.
+/// Adaptive tempering (paper, algorithm 3; docs/spec.md 4.1): the largest lambda in `[lambda_min, 1]` whose
+/// log-weights `base + lambda * potential` keep `ESS >= threshold * P`, by 50 halvings. `base` holds
+/// everything but the new twist; -inf for dead particles, whose potential is not looked at.
 ///
 /// Returns `lambda_min` when even that is below the threshold (a resampling follows) and 1 when that still is not.
 #[track_caller]

@@ -82,9 +82,10 @@ pub fn uniform(particles: usize) -> Vec<f64> {
     vec![-ln(particles as f64); particles]
 }
 
-/// The incremental log-weights `log_ratio + psi - psi_prev` of each slot (das-spec 1.4): the move's density ratio
-/// and the change of log twist from the *ancestor's* to the particle's own. -inf for a dead particle: one whose
-/// previous log-weight, ratio or twist is not finite. Nothing is ever subtracted from an infinity.
+/// The incremental log-weights `log_ratio + psi - psi_prev` of each slot (docs/spec.md 1.4): the move's
+/// density ratio and the change of log twist from the *ancestor's* to the particle's own. -inf for a dead
+/// particle: one whose previous log-weight, ratio or twist is not finite. Nothing is ever subtracted from an
+/// infinity.
 #[track_caller]
 pub fn increment(previous: &[f64], log_ratio: &[f64], psi: &[f64], psi_prev: &[f64]) -> Vec<f64> {
     let n = previous.len();

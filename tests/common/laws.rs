@@ -153,7 +153,7 @@ impl Law<1> for Lookahead {
     }
 }
 
-/// The paper's first toy (das-spec 9): modes on {-4, 0, 4}^2 with variance 0.3, reward `-x^2/100 - y^2`.
+/// The paper's first toy (docs/spec.md 9): modes on {-4, 0, 4}^2 with variance 0.3, reward `-x^2/100 - y^2`.
 #[derive(Clone, Copy, Debug)]
 pub struct Grid;
 
