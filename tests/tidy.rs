@@ -7,32 +7,6 @@ use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
-/// Room (first path component under `src/`) and the rooms it may name as `crate::room`.
-const MAY_USE: &[(&str, &[&str])] = &[
-    ("error", &[]),
-    ("tensor", &[]),
-    ("noise", &[]),
-    ("pixels", &["error"]),
-    ("ddim", &["error"]),
-    ("smc", &["error"]),
-    ("backend", &["error", "noise", "smc", "tensor"]),
-    ("tape", &["error", "tensor", "backend"]),
-    ("ops", &["error", "tensor", "backend", "tape"]),
-    ("resize", &["backend"]),
-    ("cpu", &["error", "tensor", "backend", "noise", "resize"]),
-    ("cuda", &["error", "tensor", "backend", "noise", "smc", "resize"]),
-    ("meter", &["error", "tensor", "backend", "noise"]),
-    ("model", &["error", "tensor", "backend", "tape", "ops", "ddim"]),
-    ("reward", &["error", "tensor", "backend", "tape", "ops", "model", "pixels"]),
-    ("proposal", &["error", "smc"]),
-    ("sampler", &["error", "tensor", "backend", "noise", "smc", "ddim", "proposal"]),
-    ("target", &["error", "tensor", "backend", "tape", "ops", "ddim", "model", "reward", "sampler"]),
-    ("run", &["error", "pixels", "tensor"]),
-];
-
-/// Rooms on top, which may use anything.
-const TOP: &[&str] = &["lib", "main", "cli", "assets"];
-
 /// Files that may contain `unsafe`, with the reason in `ARCHITECTURE.md`.
 const UNSAFE: &[&str] = &[
     "model/checkpoint.rs",
@@ -87,29 +61,95 @@ fn imports(text: &str) -> Vec<String> {
     rooms
 }
 
+/// The table of rooms in `ARCHITECTURE.md`, in its order: rooms, and the rooms they may use; `None` is every room.
+/// A room is the first component of a path under `src/`.
+fn rooms(page: &str) -> Vec<(String, Option<Vec<String>>)> {
+    let name = Regex::new(r"`(\w+)`").expect("a pattern");
+    let names = |cell: &str| name.captures_iter(cell).map(|c| c[1].to_string()).collect::<Vec<_>>();
+    let rows =
+        page.lines().skip_while(|l| !l.starts_with("| room |")).skip(2).take_while(|l| l.starts_with("| `"));
+    let mut table = Vec::new();
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [rooms, _, uses] = cells[..] else { panic!("three cells in a row of rooms: {row}") };
+        let uses = (uses != "every room").then(|| names(uses));
+        table.extend(names(rooms).into_iter().map(|room| (room, uses.clone())));
+    }
+    table
+}
+
+fn page(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
 #[test]
 fn imports_point_down_only() {
-    let mut breaches = Vec::new();
-    for (name, text) in files() {
-        // A module of tests in a file of its own may use what its tests need.
-        if name.ends_with("/tests.rs") {
-            continue;
+    let table = rooms(&page("ARCHITECTURE.md"));
+    let place = |room: &str| table.iter().position(|(r, _)| r == room);
+    assert!(table.len() > 15, "found only {} rooms in ARCHITECTURE.md", table.len());
+    for (at, (room, uses)) in table.iter().enumerate() {
+        for used in uses.iter().flatten() {
+            let below = place(used).is_some_and(|p| p > at);
+            assert!(below, "ARCHITECTURE.md: `{room}` may use `{used}`, which is no room below it");
         }
+    }
+    let mut wrong = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (name, text) in files() {
         let room = name.split(['/', '.']).next().unwrap_or_default().to_string();
-        let Some((_, allowed)) = MAY_USE.iter().find(|(r, _)| *r == room) else {
-            assert!(
-                TOP.contains(&room.as_str()),
-                "src/{name}: the room `{room}` is in no table; add it to tests/tidy.rs and ARCHITECTURE.md"
-            );
+        let Some(at) = place(&room) else {
+            wrong.push(format!("src/{name}: the room `{room}` is not in the table"));
             continue;
         };
+        seen.insert(at);
+        // A module of tests in a file of its own may use what its tests need.
+        let Some(allowed) = table[at].1.as_ref().filter(|_| !name.ends_with("/tests.rs")) else { continue };
         for used in imports(&text) {
-            if used != room && !allowed.contains(&used.as_str()) {
-                breaches.push(format!("src/{name} uses crate::{used}"));
+            if used != room && !allowed.contains(&used) {
+                wrong.push(format!("src/{name} uses crate::{used}"));
             }
         }
     }
-    assert!(breaches.is_empty(), "imports against the table of ARCHITECTURE.md:\n{}", breaches.join("\n"));
+    let unseen = (0..table.len()).filter(|at| !seen.contains(at));
+    wrong.extend(unseen.map(|at| format!("the room `{}` is not under src/", table[at].0)));
+    assert!(wrong.is_empty(), "against the table of rooms in ARCHITECTURE.md:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_table_reader_sees_what_it_should() {
+    let page = "text\n| room | what | may use |\n|---|---|---|\n| `a`, `b` | it | every room |\n| `c` | `x` | `d`, `e` |\n\n";
+    let some = |names: &[&str]| Some(names.iter().map(|n| n.to_string()).collect::<Vec<_>>());
+    let expected = [("a", None), ("b", None), ("c", some(&["d", "e"]))];
+    assert_eq!(rooms(page), expected.map(|(room, uses)| (room.to_string(), uses)));
+}
+
+/// The widest line of prose and code.
+const WIDTH: usize = 110;
+
+#[test]
+fn prose_stays_within_its_width() {
+    let mut pages = 0;
+    let mut wide = Vec::new();
+    for (name, text) in texts() {
+        let of_project = !name.contains('/') || name.starts_with("docs/");
+        if !name.ends_with(".md") || !of_project {
+            continue;
+        }
+        pages += 1;
+        let mut code = false;
+        for (number, line) in text.lines().enumerate() {
+            if line.trim_start().starts_with("```") {
+                code = !code;
+            }
+            if !code && !line.starts_with('|') && line.chars().count() > WIDTH {
+                wide.push(format!("{name}:{}: {} columns", number + 1, line.chars().count()));
+            }
+        }
+        assert!(!code, "{name}: a block of code does not end");
+    }
+    assert!(pages >= 4, "found only {pages} pages");
+    assert!(wide.is_empty(), "wider than {WIDTH} columns:\n{}", wide.join("\n"));
 }
 
 #[test]
@@ -196,9 +236,7 @@ fn citations(text: &str) -> Vec<String> {
 
 #[test]
 fn every_citation_of_the_specification_resolves() {
-    let spec = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/spec.md"))
-        .expect("docs/spec.md is readable");
-    let sections = sections(&spec);
+    let sections = sections(&page("docs/spec.md"));
     let (mut cited, mut wrong) = (0, Vec::new());
     // Its former name, in two pieces so that this file does not contain it.
     let former = ["das", "-spec"].concat();
