@@ -70,7 +70,7 @@ fn forward(
     if expected.is_file() {
         let file = Checkpoint::open(&expected, None)?;
         let expected = host(&file, name)?;
-        let found = cpu.download(&y)?;
+        let found = cpu.download(y.value())?;
         let square = |x: f64| x * x;
         let error: f64 =
             found.iter().zip(&expected).map(|(&a, &b)| square(f64::from(a) - f64::from(b))).sum();

@@ -34,7 +34,7 @@ impl<'a> Tape<'a> {
     #[track_caller]
     pub fn linear(&self, x: &Var, w: &Tensor, b: Option<&Tensor>, add: Option<&Var>) -> Result<Var> {
         assert_eq!((w.shape().h, w.shape().w, w.shape().c), (1, 1, x.shape().c), "linear {}", x.shape());
-        let y = self.backend().linear(x, w, b, add.map(Var::value))?;
+        let y = self.backend().linear(x.value(), w, b, add.map(Var::value))?;
         let w = w.clone();
         Ok(self.with_add(x, y, add, move |backend, dy| backend.linear_vjp(dy, &w)))
     }
@@ -49,7 +49,7 @@ impl<'a> Tape<'a> {
         epilogue: Epilogue,
     ) -> Result<Var> {
         assert_eq!((w.shape().h, w.shape().w, w.shape().c), (1, 1, x.shape().c), "linear {}", x.shape());
-        let (y, given) = self.backend().linear_epilogue(x, w, b, epilogue, self.records(x))?;
+        let (y, given) = self.backend().linear_epilogue(x.value(), w, b, epilogue, self.records(x))?;
         let w = w.clone();
         Ok(self.unary(x, y, move |b, dy| {
             let Some(given) = given else { panic!("what is differentiated was recorded") };
@@ -72,7 +72,7 @@ impl<'a> Tape<'a> {
         add: Option<&Var>,
         conv: Conv,
     ) -> Result<Var> {
-        let y = self.backend().conv(x, w, b, add.map(Var::value), conv)?;
+        let y = self.backend().conv(x.value(), w, b, add.map(Var::value), conv)?;
         let (w, shape) = (w.clone(), x.shape());
         Ok(self.with_add(x, y, add, move |backend, dy| backend.conv_vjp(dy, &w, shape, conv)))
     }
@@ -103,19 +103,19 @@ impl<'a> Tape<'a> {
     #[track_caller]
     pub fn group_norm(&self, x: &Var, gamma: &Tensor, beta: &Tensor, norm: GroupNorm) -> Result<Var> {
         assert_eq!(x.shape().c % norm.groups, 0, "{} channels in {} groups", x.shape().c, norm.groups);
-        let (y, saved) = self.backend().group_norm(x, gamma, beta, norm)?;
+        let (y, saved) = self.backend().group_norm(x.value(), gamma, beta, norm)?;
         let (xv, gamma, beta) = (x.value().clone(), gamma.clone(), beta.clone());
         Ok(self.unary(x, y, move |b, dy| b.group_norm_vjp(&xv, &gamma, &beta, &saved, &dy, norm)))
     }
 
     pub fn layer_norm(&self, x: &Var, gamma: &Tensor, beta: &Tensor, eps: f32) -> Result<Var> {
-        let (y, saved) = self.backend().layer_norm(x, gamma, beta, eps)?;
+        let (y, saved) = self.backend().layer_norm(x.value(), gamma, beta, eps)?;
         let (xv, gamma) = (x.value().clone(), gamma.clone());
         Ok(self.unary(x, y, move |b, dy| b.layer_norm_vjp(&xv, &gamma, &saved, &dy)))
     }
 
     pub fn l2_norm(&self, x: &Var) -> Result<Var> {
-        let y = self.backend().l2_norm(x)?;
+        let y = self.backend().l2_norm(x.value())?;
         let xv = x.value().clone();
         Ok(self.unary(x, y, move |b, dy| b.l2_norm_vjp(&xv, &dy)))
     }
@@ -129,7 +129,7 @@ impl<'a> Tape<'a> {
             qkv.shape(),
             attention.heads
         );
-        let (y, saved) = self.backend().self_attention(qkv, attention)?;
+        let (y, saved) = self.backend().self_attention(qkv.value(), attention)?;
         let (x, out) = (qkv.value().clone(), y.clone());
         Ok(self.unary(qkv, y, move |b, dy| b.self_attention_vjp(&x, &out, &saved, &dy, attention)))
     }
@@ -138,13 +138,13 @@ impl<'a> Tape<'a> {
     pub fn cross_attention(&self, q: &Var, kv: &Tensor, kv_of: &[u32], attention: Attention) -> Result<Var> {
         assert_eq!(kv_of.len(), q.shape().n, "one key row per sample");
         assert_eq!(kv.shape().c, 2 * q.shape().c, "q {} and kv {}", q.shape(), kv.shape());
-        let y = self.backend().cross_attention(q, kv, kv_of, attention)?;
+        let y = self.backend().cross_attention(q.value(), kv, kv_of, attention)?;
         let (qv, kv, kv_of) = (q.value().clone(), kv.clone(), kv_of.to_vec());
         Ok(self.unary(q, y, move |b, dy| b.cross_attention_vjp(&qv, &kv, &kv_of, &dy, attention)))
     }
 
     pub fn activate(&self, x: &Var, f: Activation) -> Result<Var> {
-        let y = self.backend().activate(x, f)?;
+        let y = self.backend().activate(x.value(), f)?;
         let xv = x.value().clone();
         Ok(self.unary(x, y, move |b, dy| b.activate_vjp(&xv, &dy, f)))
     }
@@ -152,7 +152,7 @@ impl<'a> Tape<'a> {
     #[track_caller]
     pub fn geglu(&self, x: &Var) -> Result<Var> {
         assert_eq!(x.shape().c % 2, 0, "geglu of {}", x.shape());
-        let y = self.backend().geglu(x)?;
+        let y = self.backend().geglu(x.value())?;
         let xv = x.value().clone();
         Ok(self.unary(x, y, move |b, dy| b.geglu_vjp(&xv, &dy)))
     }
@@ -161,7 +161,7 @@ impl<'a> Tape<'a> {
     #[track_caller]
     pub fn axpby(&self, a: f32, x: &Var, b: f32, y: &Var) -> Result<Var> {
         assert_eq!(x.shape(), y.shape(), "a sum of unlike shapes");
-        let sum = self.backend().axpby(a, x, b, y)?;
+        let sum = self.backend().axpby(a, x.value(), b, y.value())?;
         let inputs = [(x.node(), a), (y.node(), b)];
         Ok(self.push(sum, watched!(x, y), move |_| {
             Box::new(move |backend, dy| {
@@ -183,7 +183,7 @@ impl<'a> Tape<'a> {
     #[track_caller]
     pub fn blend(&self, k: &Tensor, x: &Var, y: &Var) -> Result<Var> {
         assert_eq!((x.shape(), k.shape()), (y.shape(), Shape::vector(2)), "a sum of unlike shapes");
-        let sum = self.backend().blend(k, x, y)?;
+        let sum = self.backend().blend(k, x.value(), y.value())?;
         let (nodes, k) = ([x.node(), y.node()], k.clone());
         Ok(self.push(sum, watched!(x, y), move |_| {
             Box::new(move |backend, dy| {
@@ -204,20 +204,20 @@ impl<'a> Tape<'a> {
 
     /// `a x`.
     pub fn scale(&self, a: f32, x: &Var) -> Result<Var> {
-        let y = self.backend().scale(a, x)?;
+        let y = self.backend().scale(a, x.value())?;
         Ok(self.unary(x, y, move |b, dy| b.scale(a, &dy)))
     }
 
     /// `min(max(a x + b, lo), hi)`.
     pub fn affine_clamp(&self, x: &Var, map: AffineClamp) -> Result<Var> {
-        let y = self.backend().affine_clamp(x, map)?;
+        let y = self.backend().affine_clamp(x.value(), map)?;
         let xv = x.value().clone();
         Ok(self.unary(x, y, move |b, dy| b.affine_clamp_vjp(&xv, &dy, map)))
     }
 
     /// `x * gain + shift` per channel.
     pub fn channel_affine(&self, x: &Var, gain: &Tensor, shift: Option<&Tensor>) -> Result<Var> {
-        let y = self.backend().channel_affine(x, gain, shift)?;
+        let y = self.backend().channel_affine(x.value(), gain, shift)?;
         let gain = gain.clone();
         Ok(self.unary(x, y, move |b, dy| b.channel_affine(&dy, &gain, None)))
     }
@@ -227,7 +227,7 @@ impl<'a> Tape<'a> {
     pub fn concat(&self, x: &Var, y: &Var) -> Result<Var> {
         let (sx, sy) = (x.shape(), y.shape());
         assert_eq!((sx.n, sx.h, sx.w), (sy.n, sy.h, sy.w), "concat of {sx} and {sy}");
-        let out = self.backend().concat(x, y)?;
+        let out = self.backend().concat(x.value(), y.value())?;
         let (nx, ny) = (x.node(), y.node());
         let shape = out.shape();
         Ok(self.push(out, watched!(x, y), move |_| {
@@ -249,13 +249,13 @@ impl<'a> Tape<'a> {
     pub fn slice(&self, x: &Var, from: usize, c: usize) -> Result<Var> {
         let total = x.shape().c;
         assert!(from + c <= total, "channels {from}..{} of {}", from + c, x.shape());
-        let y = self.backend().slice(x, from, c)?;
+        let y = self.backend().slice(x.value(), from, c)?;
         Ok(self.unary(x, y, move |b, dy| b.slice_vjp(&dy, from, total)))
     }
 
     /// The batch `times` over.
     pub fn repeat(&self, x: &Var, times: usize) -> Result<Var> {
-        let y = self.backend().repeat(x, times)?;
+        let y = self.backend().repeat(x.value(), times)?;
         Ok(self.unary(x, y, move |b, dy| b.repeat_vjp(&dy, times)))
     }
 
@@ -263,7 +263,7 @@ impl<'a> Tape<'a> {
     #[track_caller]
     pub fn cfg_combine(&self, x: &Var, s: f32) -> Result<Var> {
         assert_eq!(x.shape().n % 2, 0, "guidance wants [uncond, cond], got {}", x.shape());
-        let y = self.backend().cfg_combine(x, s)?;
+        let y = self.backend().cfg_combine(x.value(), s)?;
         Ok(self.unary(x, y, move |b, dy| b.cfg_combine_vjp(&dy, s)))
     }
 
@@ -273,7 +273,7 @@ impl<'a> Tape<'a> {
         let shape = x.shape();
         let tokens = shape.tokens() + usize::from(token.is_some());
         assert_eq!((position.shape().w, position.shape().c), (tokens, shape.c), "positions of {shape}");
-        let y = self.backend().embed(x, token, position)?;
+        let y = self.backend().embed(x.value(), token, position)?;
         Ok(self.unary(x, y, move |b, dy| b.embed_vjp(&dy, shape)))
     }
 
@@ -282,7 +282,7 @@ impl<'a> Tape<'a> {
     pub fn take_token(&self, x: &Var, at: &[u32]) -> Result<Var> {
         let shape = x.shape();
         assert_eq!(at.len(), shape.n, "one token per sample");
-        let y = self.backend().take_token(x, at)?;
+        let y = self.backend().take_token(x.value(), at)?;
         let at = at.to_vec();
         Ok(self.unary(x, y, move |b, dy| b.take_token_vjp(&dy, &at, shape)))
     }
@@ -290,7 +290,7 @@ impl<'a> Tape<'a> {
     /// Antialiased resize.
     pub fn resize(&self, x: &Var, h: usize, w: usize, filter: Filter) -> Result<Var> {
         let shape = x.shape();
-        let y = self.backend().resize(x, h, w, filter)?;
+        let y = self.backend().resize(x.value(), h, w, filter)?;
         Ok(self.unary(x, y, move |b, dy| b.resize_vjp(&dy, shape, filter)))
     }
 
@@ -301,7 +301,7 @@ impl<'a> Tape<'a> {
         x: &Var,
         f: impl for<'t> Fn(&Tape<'t>, &Var) -> Result<Var> + 'a,
     ) -> Result<Var> {
-        let y = f(&Tape::off(self.backend()), &Var::from(x.value().clone()))?.into_value();
+        let y = f(&Tape::off(self.backend()), &x.detach())?.into_value();
         let xv = x.value().clone();
         Ok(self.unary(x, y, move |backend, dy| {
             let tape = Tape::new(backend);

@@ -5,13 +5,32 @@
 
 use std::cell::RefCell;
 use std::fmt::Display;
-use std::ops::Deref;
 
 use crate::backend::Backend;
 use crate::error::Result;
-use crate::tensor::Tensor;
+use crate::tensor::{Shape, Tensor};
 
-/// A tensor on a tape. With recording off, or when nothing it depends on is watched, it is only its value.
+/// A tensor on a [`Tape`]. With recording off, or when nothing it depends on is watched, it is only its value.
+///
+/// Operations of the tape (see the module [`ops`](crate::ops)) take a `Var` and follow the gradient. Operations
+/// of a [`Backend`] take a [`Tensor`], which is a constant. A `Var` does not turn into a `Tensor` by itself, so
+/// the place where a gradient is dropped on purpose says so, with [`Var::value`] or [`Var::detach`]:
+///
+/// ```
+/// use das_cuda::{Result, backend::Backend, tape::Var, tensor::Tensor};
+/// fn constant(backend: &dyn Backend, x: &Var) -> Result<Tensor> {
+///     backend.scale(2.0, x.value())
+/// }
+/// ```
+///
+/// Without that word it does not compile:
+///
+/// ```compile_fail,E0308
+/// use das_cuda::{Result, backend::Backend, tape::Var, tensor::Tensor};
+/// fn constant(backend: &dyn Backend, x: &Var) -> Result<Tensor> {
+///     backend.scale(2.0, x)
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Var {
     value: Tensor,
@@ -19,18 +38,28 @@ pub struct Var {
 }
 
 impl Var {
+    /// The shape of the value.
+    pub fn shape(&self) -> Shape {
+        self.value.shape()
+    }
+    /// The value alone. What is computed from it is a constant: no gradient flows back through it.
     pub fn value(&self) -> &Tensor {
         &self.value
     }
+    /// The value alone, as [`Var::value`], without the handle to the tape.
     pub fn into_value(self) -> Tensor {
         self.value
+    }
+    /// The same elements as a constant, which no gradient flows back through.
+    pub fn detach(&self) -> Var {
+        Var::from(self.value.clone())
     }
     pub(crate) fn node(&self) -> Option<usize> {
         self.node
     }
     /// The same elements under another shape; free, and needs no node.
     #[track_caller]
-    pub fn reshape(&self, shape: crate::tensor::Shape) -> Var {
+    pub fn reshape(&self, shape: Shape) -> Var {
         Var { value: self.value.reshape(shape), node: self.node }
     }
 }
@@ -39,13 +68,6 @@ impl Var {
 impl From<Tensor> for Var {
     fn from(value: Tensor) -> Var {
         Var { value, node: None }
-    }
-}
-
-impl Deref for Var {
-    type Target = Tensor;
-    fn deref(&self) -> &Tensor {
-        &self.value
     }
 }
 

@@ -164,7 +164,8 @@ impl<'a> Diffusion<'a> {
             let _range = tape.range("unet");
             self.predict(&tape, &leaf, biases, work.rows)?
         };
-        let eps = backend.blend(to_eps, x, &out)?;
+        // The prediction of the noise is an answer by itself; the reward depends on the state through x0 alone.
+        let eps = backend.blend(to_eps, x, out.value())?;
         let mut x0 = tape.blend(to_x0, &leaf, &out)?;
         drop(out);
         if let Some(range) = work.clip {
@@ -279,7 +280,7 @@ impl Target for Diffusion<'_> {
             let images = vae::to_unit(&tape, &raw)?.into_value();
             let scores = self.reward.part_scores(self.backend, &images, prompts)?;
             // As in `work`, a clamp must not hide what is not finite.
-            let norms = self.backend.squared_norms(&raw)?;
+            let norms = self.backend.squared_norms(raw.value())?;
             let sound = |norm: f64| if norm.is_finite() { 0.0 } else { f64::NAN };
             let mut total: Vec<f64> = norms.into_iter().map(sound).collect();
             for ((_, scores), weight) in scores.iter().zip(&weights) {

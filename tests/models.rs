@@ -168,7 +168,7 @@ fn unet_matches(name: &str) {
     let tape = Tape::off(&cpu);
     let repeated = cpu.repeat(&x, times).unwrap();
     let y = unet.forward(&tape, &repeated.into(), t, &cond, &rows).unwrap();
-    golden.check(&cpu, "y", &y);
+    golden.check(&cpu, "y", y.value());
     let parts: Vec<Tensor> = (0..rows.len())
         .map(|i| {
             let one = cpu.gather(&x, &[(i % x.shape().n) as u32]).unwrap();
@@ -347,10 +347,10 @@ fn pipeline_matches(name: &str) {
             .unet
             .forward(&tape, &x.clone().into(), t, &encoded.conditioning, &encoded.rows(&[0, 1], true))
             .unwrap();
-        golden.check(&cpu, &format!("{label}eps"), &tape.cfg_combine(&both, s).unwrap());
+        golden.check(&cpu, &format!("{label}eps"), tape.cfg_combine(&both, s).unwrap().value());
     }
     let image = pipeline.decoder.decode(&tape, &x.into()).unwrap();
-    golden.check(&cpu, "image", &to_unit(&tape, &image).unwrap());
+    golden.check(&cpu, "image", to_unit(&tape, &image).unwrap().value());
 
     let refused = pipeline.size(Some(13), None).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Usage);

@@ -154,7 +154,7 @@ fn value_and_gradient(
     let leaf = tape.watch(images.clone());
     let score = reward.score(&tape, &leaf, &PROMPT_OF).unwrap();
     assert_eq!(score.shape(), Shape::rows(images.shape().n, 1));
-    let values = backend.download(&score).unwrap();
+    let values = backend.download(score.value()).unwrap();
     let seed = backend.upload(score.shape(), HostSlice::F32(seed)).unwrap();
     let gradient = tape.gradient(&score, seed, &leaf).unwrap();
     (values, gradient.map(|g| backend.download(&g).unwrap()))
@@ -205,7 +205,7 @@ fn images_reach_the_tower_as_torchvision_would_send_them() {
         let pixels = preprocess.apply(&Tape::off(&backend), &Var::from(images)).unwrap();
         assert_eq!(pixels.shape(), Shape::new(3, 32, 32, 3));
         let (_, expected) = tensor(&file, &format!("clip.{size}.pixels"));
-        let found = backend.download(&pixels).unwrap();
+        let found = backend.download(pixels.value()).unwrap();
         let worst = found.iter().zip(&expected).map(|(f, e)| (f64::from(*f) - e).abs()).fold(0.0, f64::max);
         // Pixels are at most 2.2, weights and sums carry a few roundings of 2^-24 each. Measured 6e-7.
         assert!(worst <= 2e-6, "{size}: {worst:.1e}");
@@ -218,7 +218,7 @@ fn slope(backend: &Cpu, reward: &dyn Reward, images: &[f32], shape: Shape, direc
         let moved: Vec<f32> = images.iter().zip(direction).map(|(x, d)| x + step * d).collect();
         let images = Var::from(backend.upload(shape, HostSlice::F32(&moved)).unwrap());
         let score = reward.score(&Tape::off(backend), &images, &PROMPT_OF).unwrap();
-        backend.download(&score).unwrap().iter().map(|s| f64::from(*s)).sum()
+        backend.download(score.value()).unwrap().iter().map(|s| f64::from(*s)).sum()
     };
     let central = |h: f32| (total(h) - total(-h)) / (2.0 * f64::from(h));
     (4.0 * central(0.01) - central(0.02)) / 3.0
@@ -252,7 +252,7 @@ fn a_sum_is_linear_and_shares_its_towers() {
     let alone = |text: &str| {
         let reward = load(&[text], &SHAPES, &backend).unwrap();
         let score = reward.score(&Tape::off(&backend), &Var::from(images.clone()), &PROMPT_OF).unwrap();
-        backend.download(&score).unwrap()
+        backend.download(score.value()).unwrap()
     };
     let parts = [alone(&aesthetic), alone(&clip), alone(jpeg)];
 
@@ -272,7 +272,7 @@ fn a_sum_is_linear_and_shares_its_towers() {
     let files: Vec<&str> = hashes.iter().map(|f| f.path.rsplit('/').next().unwrap()).collect();
     assert_eq!(files, ["aesthetic.safetensors", "model.safetensors"], "each file once");
     let score = sum.score(&Tape::off(&backend), &Var::from(images.clone()), &PROMPT_OF).unwrap();
-    let found = backend.download(&score).unwrap();
+    let found = backend.download(score.value()).unwrap();
     let records = sum.part_scores(&backend, &images, &PROMPT_OF).unwrap();
     let names: Vec<&str> = records.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["aesthetic", "clip", "jpeg"]);
@@ -291,8 +291,9 @@ fn each_image_is_compared_with_its_own_prompt() {
     let backend = Cpu::new();
     let images = Var::from(upload(&backend, &tensor(&file, "clip.square.images")));
     let reward = load(&[&tiny("clip")], &SHAPES, &backend).unwrap();
-    let score =
-        |of: &[u32]| backend.download(&reward.score(&Tape::off(&backend), &images, of).unwrap()).unwrap();
+    let score = |of: &[u32]| {
+        backend.download(reward.score(&Tape::off(&backend), &images, of).unwrap().value()).unwrap()
+    };
     let by_prompt = [score(&[0; 3]), score(&[1; 3]), score(&[2; 3])];
     let mixed = score(&[2, 0, 1]);
     for (i, of) in [2, 0, 1].into_iter().enumerate() {

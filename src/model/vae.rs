@@ -274,7 +274,7 @@ impl Encoder {
     /// A draw from the posterior, as latents, for standard normal `noise` `(n, h, w, c)`. Not differentiable.
     pub fn sample(&self, backend: &dyn Backend, images: &Tensor, noise: &Tensor) -> Result<Tensor> {
         let (tape, c) = (Tape::off(backend), self.config.latent_channels);
-        let moments = self.moments(&tape, &images.clone().into())?;
+        let moments = self.moments(&tape, &images.clone().into())?.into_value();
         // There is no exponential among the operations; this runs once per image, so the host may do it.
         let moments_host = backend.download(&moments)?;
         let mut z = backend.download(noise)?;

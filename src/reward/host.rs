@@ -41,7 +41,8 @@ impl Reward for HostReward {
     fn score<'a>(&'a self, tape: &Tape<'a>, images: &Var, _: &[u32]) -> Result<Var> {
         let shape = images.shape();
         assert_eq!(shape.c, 3, "images are (n, h, w, 3), got {shape}");
-        let pixels = tape.backend().download(images)?;
+        // Computed from the values on the host, so no gradient flows back (see `differentiable`).
+        let pixels = tape.backend().download(images.value())?;
         let scores: Vec<f32> = pixels
             .par_chunks(shape.sample().max(1))
             .map(|image| {
