@@ -2,6 +2,8 @@
 //! or flag and the fix, with the documented exit code, and never a panic. Here what a run computes; in `cli/` what it
 //! leaves, says, foretells and refuses.
 
+#[path = "cli/formats.rs"]
+mod formats;
 #[path = "cli/plan.rs"]
 mod plan;
 #[path = "cli/record.rs"]

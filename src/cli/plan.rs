@@ -16,6 +16,7 @@ use crate::error::Result;
 use crate::meter::Counts;
 use crate::proposal::{Proposal, best_of_n_at_equal_cost};
 use crate::reward::Reward;
+use crate::run::SCHEMA;
 use crate::tensor::{HostSlice, Shape};
 
 /// The cost of one prompt.
@@ -203,6 +204,7 @@ fn as_json(options: &Options, plan: &Plan, prompts: u64, seconds: Option<f64>) -
         })
         .collect();
     let line = json!({
+        "schema": SCHEMA,
         "prompts": prompts,
         "particles": options.chains,
         "micro_batch": plan.micro_batch,

@@ -11,7 +11,7 @@ use super::sample::OnePrompt;
 use super::session::{self, Judgement, Session};
 use crate::error::{Error, Result};
 use crate::pixels::Picture;
-use crate::run::{Parameters, ParticleLine, RunDir, grid, save_latents, write_atomic};
+use crate::run::{Parameters, ParticleLine, RunDir, SCHEMA, grid, save_latents, write_atomic};
 use crate::sampler::Population;
 
 /// What one prompt came to.
@@ -132,7 +132,8 @@ impl OnePrompt<'_> {
     fn parameters(&self, session: &Session<'_>, line: &ParticleLine) -> Option<Parameters> {
         let options = self.options;
         let field = |name: &str, value: String| (name.to_string(), value);
-        let mut das = self.choices.deciding.clone();
+        let mut das = object(json!({"schema": SCHEMA}));
+        das.extend(self.choices.deciding.clone());
         das.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
         das.insert(
             "result".into(),
@@ -180,7 +181,9 @@ impl OnePrompt<'_> {
                 })
             })
             .collect();
-        let mut answer = object(json!({"index": self.index, "prompt": self.prompt.text, "folder": folder}));
+        let mut answer = object(
+            json!({"schema": SCHEMA, "index": self.index, "prompt": self.prompt.text, "folder": folder}),
+        );
         answer.extend(saved.result);
         answer.insert("images".into(), json!(images));
         Value::Object(answer).to_string()

@@ -8,7 +8,7 @@ use crate::assets::SHAPES;
 use crate::error::{Error, Result};
 use crate::pixels::Picture;
 use crate::reward::{self, Reward, Spec};
-use crate::run::{Parameters, read_parameters};
+use crate::run::{Parameters, SCHEMA, read_parameters};
 
 /// The command.
 ///
@@ -46,7 +46,9 @@ pub fn run(args: &Score) -> Result<()> {
         let rewards: Map<String, Value> =
             scores.iter().map(|(name, v)| (name.clone(), json!(v[0]))).collect();
         let path = path.to_string_lossy();
-        output::line(json!({"path": path, "prompt": prompt, "target": target, "rewards": rewards}))?;
+        output::line(
+            json!({"schema": SCHEMA, "path": path, "prompt": prompt, "target": target, "rewards": rewards}),
+        )?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::file::{FIX_OUTPUT, FIX_REPORT, sha256, write_atomic};
 use super::metadata::{Parameters, encode_png};
-use super::record::Status;
+use super::record::{Status, Versioned};
 use super::slug::slug;
 use crate::error::{Error, Result};
 use crate::pixels::Picture;
@@ -91,7 +91,7 @@ impl RunDir {
         Ok(())
     }
 
-    /// Writes `run.json`: `record` (an object) with `status` in front.
+    /// Writes `run.json`: `record` (an object) with `schema` and `status` in front.
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file.
@@ -103,7 +103,8 @@ impl RunDir {
             record: &'a T,
         }
         let path = self.path.join("run.json");
-        let mut json = serde_json::to_vec_pretty(&Run { status, record }).map_err(|e| encode(&path, e))?;
+        let mut json = serde_json::to_vec_pretty(&Versioned::new(Run { status, record }))
+            .map_err(|e| encode(&path, e))?;
         json.push(b'\n');
         write_atomic(&path, &json)
     }
@@ -124,7 +125,7 @@ impl RunDir {
         let path = self.path.join("particles.jsonl");
         let mut text = Vec::new();
         for particle in particles {
-            serde_json::to_writer(&mut text, particle).map_err(|e| encode(&path, e))?;
+            serde_json::to_writer(&mut text, &Versioned::new(particle)).map_err(|e| encode(&path, e))?;
             text.push(b'\n');
         }
         write_atomic(&path, &text)
@@ -184,12 +185,12 @@ impl Lines {
         }
     }
 
-    /// Appends one line.
+    /// Appends one line, an object, with `schema` in front.
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file.
     pub fn push(&mut self, line: &impl Serialize) -> Result<()> {
-        let mut text = serde_json::to_vec(line).map_err(|e| encode(&self.path, e))?;
+        let mut text = serde_json::to_vec(&Versioned::new(line)).map_err(|e| encode(&self.path, e))?;
         text.push(b'\n');
         // One unbuffered write per line.
         self.file.write_all(&text).map_err(|e| {

@@ -1,6 +1,7 @@
 //! Latents as safetensors: one tensor `latents` of shape particles x channels x height x width, the order
 //! every other program uses. In memory they are `(n, h, w, c)`.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use half::{bf16, f16};
@@ -8,6 +9,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use super::file::{FIX_REPORT, write_atomic};
+use super::record::SCHEMA;
 use crate::error::{Error, Result};
 use crate::tensor::Shape;
 
@@ -23,7 +25,8 @@ pub fn save_latents(path: &Path, shape: Shape, latents: &[f32]) -> Result<()> {
     let bytes: Vec<u8> = moved.iter().flat_map(|x| x.to_le_bytes()).collect();
     let fail = |e| Error::io(format!("{}: cannot be encoded", path.display())).because(e).fix(FIX_REPORT);
     let view = TensorView::new(Dtype::F32, vec![n, c, h, w], &bytes).map_err(fail)?;
-    write_atomic(path, &safetensors::serialize([("latents", view)], None).map_err(fail)?)
+    let metadata = HashMap::from([("schema".to_string(), SCHEMA.to_string())]);
+    write_atomic(path, &safetensors::serialize([("latents", view)], Some(metadata)).map_err(fail)?)
 }
 
 /// Reads latents for `expected` `(n, h, w, c)`: returned in that order.

@@ -25,5 +25,5 @@ pub use file::{sha256, sha256_file, write_atomic};
 pub use grid::grid;
 pub use latents::{load_latents, save_latents};
 pub use metadata::{Parameters, encode_png, read_parameters};
-pub use record::{ParticleLine, Status, TraceLine};
+pub use record::{ParticleLine, SCHEMA, Status, TraceLine, Versioned};
 pub use slug::slug;

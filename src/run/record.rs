@@ -4,6 +4,25 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+/// Version of the layout of every file and JSON line, `schema` in each: raised when a field goes, or changes its type,
+/// unit or meaning; new fields alone leave it. `docs/formats.md` describes it.
+pub const SCHEMA: u32 = 1;
+
+/// An object with its `schema` in front.
+#[derive(Clone, Debug, Serialize)]
+pub struct Versioned<T> {
+    schema: u32,
+    #[serde(flatten)]
+    content: T,
+}
+
+impl<T: Serialize> Versioned<T> {
+    /// `content` must serialise as an object.
+    pub fn new(content: T) -> Versioned<T> {
+        Versioned { schema: SCHEMA, content }
+    }
+}
+
 /// How a run stands, field `status` of `run.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

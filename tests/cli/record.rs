@@ -45,7 +45,8 @@ const DECIDING: [&str; 24] = [
 ];
 
 /// All fields of `run.json` besides.
-const REST: [&str; 32] = [
+const REST: [&str; 33] = [
+    "schema",
     "status",
     "program",
     "version",
@@ -131,6 +132,7 @@ fn every_particle_has_a_complete_line() {
         assert_eq!(
             keys(line),
             [
+                "schema",
                 "index",
                 "path",
                 "seed",
@@ -227,7 +229,7 @@ fn parameters(path: &Path) -> (String, bool) {
 }
 
 /// The record in a picture.
-fn das(path: &Path) -> Value {
+pub(super) fn das(path: &Path) -> Value {
     let (text, _) = parameters(path);
     let (_, das) = text.rsplit_once(", DAS: ").expect("the last field");
     super::json(das)
@@ -252,7 +254,8 @@ fn pictures_say_how_they_were_made_in_the_layout_that_viewers_read() {
             )
         );
         let das = super::json(after);
-        let expected: Vec<&str> = DECIDING.into_iter().chain(["dtype", "version", "result"]).collect();
+        let expected: Vec<&str> =
+            ["schema"].into_iter().chain(DECIDING).chain(["dtype", "version", "result"]).collect();
         assert_eq!(keys(&das), expected);
         let record = record_of(&only_folder(&out));
         for key in expected.iter().filter(|key| **key != "result") {
@@ -268,7 +271,7 @@ fn flags_of(das: &Value) -> Vec<String> {
     let mut flags = Vec::new();
     for (key, value) in das.as_object().expect("an object").iter().filter(|(_, value)| !value.is_null()) {
         match key.as_str() {
-            "index" | "version" | "result" | "model" => {}
+            "schema" | "index" | "version" | "result" | "model" => {}
             "rewards" | "eval_rewards" => {
                 for reward in value.as_array().expect("a list") {
                     let weight = reward.get("weight").map(|w| format!("={w}")).unwrap_or_default();
