@@ -6,7 +6,7 @@ use std::path::Path;
 use das_cuda::ErrorKind;
 use das_cuda::pixels::Picture;
 use das_cuda::run::{
-    Parameters, ParticleLine, RunDir, Status, TraceLine, encode_png, read_parameters, sha256_file,
+    Parameters, ParticleLine, RunDir, SCHEMA, Status, TraceLine, encode_png, read_parameters, sha256_file,
 };
 use serde_json::{Value, json};
 
@@ -153,7 +153,7 @@ fn a_run_is_written_line_by_line_and_never_replaced_unasked() {
 }
 
 #[test]
-fn run_json_carries_its_status_first_and_the_record_in_order() {
+fn run_json_carries_schema_and_status_first_and_the_record_in_order() {
     let out = tempfile::tempdir().unwrap();
     let run = RunDir::new(out.path(), 0, "x");
     run.start(false).unwrap();
@@ -161,9 +161,11 @@ fn run_json_carries_its_status_first_and_the_record_in_order() {
         .unwrap();
     let text = fs::read_to_string(run.path().join("run.json")).unwrap();
     let value: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(value, json!({"status": "finished", "zeta": 1, "alpha": null, "prompt": "\u{1f600}/\n"}));
+    let record =
+        json!({"schema": SCHEMA, "status": "finished", "zeta": 1, "alpha": null, "prompt": "\u{1f600}/\n"});
+    assert_eq!(value, record);
     let keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(keys, ["status", "zeta", "alpha", "prompt"]);
+    assert_eq!(keys, ["schema", "status", "zeta", "alpha", "prompt"]);
 }
 
 #[test]
