@@ -10,13 +10,13 @@
 //! counter = [block, particle, step, purpose << 28 | prompt]        prompt < 2^28
 //! ```
 //!
-//! Normals: block `b` gives elements `4b .. 4b+4`: words `(x0, x1)` make elements 0, 1 and `(x2, x3)` make 2, 3,
-//! by [`box_muller`]. Uniforms: block `b` gives two, from `(x0, x1)` and `(x2, x3)`, by [`open_uniform`].
+//! Normals: block `b` gives elements `4b .. 4b+4`: words `(x0, x1)` make elements 0, 1 and `(x2, x3)` make 2,
+//! 3, by [`box_muller`]. Uniforms: block `b` gives two, from `(x0, x1)` and `(x2, x3)`, by [`open_uniform`].
 //!
 //! All f32 work is `+`, `*`, `sqrt`, integer-to-float conversion and comparison, each rounded to nearest and
 //! *never contracted* into a fused multiply-add (in CUDA: `__fmul_rn`, `__fadd_rn`, `__fsqrt_rn`,
-//! `__uint2float_rn`, `__int2float_rn`). Sine, cosine and logarithm are the polynomials below, not a library's, so
-//! the bits agree on every device and the loop vectorises.
+//! `__uint2float_rn`, `__int2float_rn`). Sine, cosine and logarithm are the polynomials below, not a
+//! library's, so the bits agree on every device and the loop vectorises.
 
 /// What a stream of numbers is for; part of the counter, so that no two uses share numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,11 +41,15 @@ pub enum Purpose {
 /// Who asks for numbers, and for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
+    /// Of the run.
     pub seed: u64,
-    /// Below 2^28.
+    /// Number of the prompt in the run, below 2^28.
     pub prompt: u32,
+    /// Number of the particle in its prompt; 0 for what is drawn once per prompt.
     pub particle: u32,
+    /// Step of the chain.
     pub step: u32,
+    /// What the numbers are for.
     pub purpose: Purpose,
 }
 
@@ -82,8 +86,8 @@ pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
-/// A uniform strictly inside (0, 1): `(m + 1/2) 2^-52`, `m` the top 52 bits of `high << 32 | low`. With 53 bits
-/// the largest value would round to 1.
+/// A uniform strictly inside (0, 1): `(m + 1/2) 2^-52`, `m` the top 52 bits of `high << 32 | low`. With 53
+/// bits the largest value would round to 1.
 #[inline]
 pub fn open_uniform(low: u32, high: u32) -> f64 {
     let m = (u64::from(high) << 32 | u64::from(low)) >> 12;
@@ -127,8 +131,8 @@ pub fn fill_normals(key: &Key, out: &mut [f32]) {
     fill_normals_at(key, 0, out);
 }
 
-/// Fills `out` with elements `offset .. offset + out.len()` of the key's stream of standard normals. The stream
-/// has 2^34 elements.
+/// Fills `out` with elements `offset .. offset + out.len()` of the key's stream of standard normals. The
+/// stream has 2^34 elements.
 #[track_caller]
 pub fn fill_normals_at(key: &Key, offset: usize, out: &mut [f32]) {
     assert!((offset + out.len()) as u64 <= 1 << 34, "a stream holds 2^34 normals");
@@ -318,8 +322,8 @@ mod tests {
         assert!((0..10_000).all(|_| (0.0..1.0).contains(&stream.draw())));
     }
 
-    /// Box-Muller in f32 against the same map in f64. Measured: 6.5e-7; the tolerance is four units in the last
-    /// place of the largest value, 6.77: one each for logarithm, root, sine and product.
+    /// Box-Muller in f32 against the same map in f64. Measured: 6.5e-7; the tolerance is four units in the
+    /// last place of the largest value, 6.77: one each for logarithm, root, sine and product.
     #[test]
     fn box_muller_is_accurate_to_single_precision() {
         let mut worst = 0.0_f64;

@@ -8,8 +8,11 @@ use crate::error::{Error, Result};
 /// An 8-bit RGB picture, rows from the top, `rgb.len() == 3 * width * height`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picture {
+    /// Pixels of a row.
     pub width: usize,
+    /// Rows.
     pub height: usize,
+    /// Red, green and blue of each pixel.
     pub rgb: Vec<u8>,
 }
 
@@ -19,6 +22,7 @@ pub fn byte(x: f32) -> u8 {
 }
 
 impl Picture {
+    /// A picture of these bytes. Panics unless there are `3 * width * height` of them.
     #[track_caller]
     pub fn new(width: usize, height: usize, rgb: Vec<u8>) -> Picture {
         assert_eq!(rgb.len(), 3 * width * height, "a picture of {width}x{height}");
@@ -37,6 +41,10 @@ impl Picture {
 
     /// Reads a PNG, JPEG or WebP file, whatever its name says. Grey becomes RGB, 16 bits become 8, an alpha
     /// channel is dropped.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file: it cannot be opened, is no image, or is
+    /// damaged.
     pub fn read(path: &Path) -> Result<Picture> {
         let fail = |e: Box<dyn std::error::Error + Send + Sync>| {
             Error::io(format!("{}: not readable as an image", path.display())).because(e)

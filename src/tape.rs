@@ -10,11 +10,13 @@ use crate::backend::Backend;
 use crate::error::Result;
 use crate::tensor::{Shape, Tensor};
 
-/// A tensor on a [`Tape`]. With recording off, or when nothing it depends on is watched, it is only its value.
+/// A tensor on a [`Tape`]. With recording off, or when nothing it depends on is watched, it is only its
+/// value.
 ///
-/// Operations of the tape (see the module [`ops`](crate::ops)) take a `Var` and follow the gradient. Operations
-/// of a [`Backend`] take a [`Tensor`], which is a constant. A `Var` does not turn into a `Tensor` by itself, so
-/// the place where a gradient is dropped on purpose says so, with [`Var::value`] or [`Var::detach`]:
+/// Operations of the tape (see the module [`ops`](crate::ops)) take a `Var` and follow the gradient.
+/// Operations of a [`Backend`] take a [`Tensor`], which is a constant. A `Var` does not turn into a `Tensor`
+/// by itself, so the place where a gradient is dropped on purpose says so, with [`Var::value`] or
+/// [`Var::detach`]:
 ///
 /// ```
 /// use das_cuda::{Result, backend::Backend, tape::Var, tensor::Tensor};
@@ -130,6 +132,7 @@ impl<'a> Tape<'a> {
     pub(crate) fn records(&self, x: &Var) -> bool {
         self.nodes.is_some() && x.node.is_some()
     }
+    /// Where operations run.
     pub fn backend(&self) -> &'a dyn Backend {
         self.backend
     }
@@ -159,7 +162,11 @@ impl<'a> Tape<'a> {
     }
 
     /// Cotangent of `leaf` for the cotangent `seed` of `y`. Consumes the tape; saved tensors are freed as the
-    /// loop passes them. `None` if `y` does not depend on `leaf`.
+    /// loop passes them. `None` if `y` does not depend on `leaf`. `seed` has the shape of `y`, the result
+    /// that of `leaf`.
+    ///
+    /// # Errors
+    /// Of the backend, such as memory that does not suffice.
     #[track_caller]
     pub fn gradient(self, y: &Var, seed: Tensor, leaf: &Var) -> Result<Option<Tensor>> {
         assert_eq!(y.shape(), seed.shape(), "the seed is shaped like what is differentiated");

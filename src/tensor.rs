@@ -13,13 +13,18 @@ use half::{bf16, f16};
 /// convolution's `(out, kh, kw, in)`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shape {
+    /// Samples of the batch.
     pub n: usize,
+    /// Height.
     pub h: usize,
+    /// Width.
     pub w: usize,
+    /// Channels, innermost in memory.
     pub c: usize,
 }
 
 impl Shape {
+    /// `(n, h, w, c)`.
     pub const fn new(n: usize, h: usize, w: usize, c: usize) -> Shape {
         Shape { n, h, w, c }
     }
@@ -31,9 +36,11 @@ impl Shape {
     pub const fn vector(c: usize) -> Shape {
         Shape::new(1, 1, 1, c)
     }
+    /// Elements.
     pub const fn len(self) -> usize {
         self.n * self.h * self.w * self.c
     }
+    /// Whether there is no element.
     pub const fn is_empty(self) -> bool {
         self.len() == 0
     }
@@ -49,9 +56,11 @@ impl Shape {
     pub const fn positions(self) -> usize {
         self.n * self.h * self.w
     }
+    /// The same for `n` samples.
     pub const fn with_n(self, n: usize) -> Shape {
         Shape { n, ..self }
     }
+    /// The same with `c` channels.
     pub const fn with_c(self, c: usize) -> Shape {
         Shape { c, ..self }
     }
@@ -81,6 +90,7 @@ impl Tensor {
     pub fn new<T: Any + Send + Sync>(shape: Shape, data: T) -> Tensor {
         Tensor { shape, data: Arc::new(data) }
     }
+    /// Its sizes `(n, h, w, c)`.
     pub fn shape(&self) -> Shape {
         self.shape
     }
@@ -105,12 +115,16 @@ impl fmt::Debug for Tensor {
 /// Elements on the host, in the type a file stores them in.
 #[derive(Clone, Copy, Debug)]
 pub enum HostSlice<'a> {
+    /// 32-bit floats.
     F32(&'a [f32]),
+    /// IEEE half precision.
     F16(&'a [f16]),
+    /// bfloat16.
     BF16(&'a [bf16]),
 }
 
 impl<'a> HostSlice<'a> {
+    /// Elements.
     pub fn len(self) -> usize {
         match self {
             HostSlice::F32(x) => x.len(),
@@ -118,9 +132,11 @@ impl<'a> HostSlice<'a> {
             HostSlice::BF16(x) => x.len(),
         }
     }
+    /// Whether there is no element.
     pub fn is_empty(self) -> bool {
         self.len() == 0
     }
+    /// The elements as f32, which holds all three types exactly.
     pub fn to_f32(self) -> Cow<'a, [f32]> {
         match self {
             HostSlice::F32(x) => Cow::Borrowed(x),

@@ -14,7 +14,9 @@ use crate::error::Result;
 /// A 16-bit type to round results to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Round {
+    /// To bfloat16.
     Bf16,
+    /// To IEEE half precision.
     F16,
 }
 
@@ -106,8 +108,8 @@ impl State {
         buffer
     }
 
-    /// Takes idle buffers out, largest first, until all fits with `len` elements more into the most that was ever
-    /// alive.
+    /// Takes idle buffers out, largest first, until all fits with `len` elements more into the most that was
+    /// ever alive.
     fn shrink(&mut self, len: usize) -> Vec<Vec<f32>> {
         let mut out = Vec::new();
         let live = self.memory.live.saturating_add(bytes(len));
@@ -126,10 +128,12 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `len` arbitrary elements; in debug builds they are NaN, so that an operation which forgets one is seen.
+    /// `len` arbitrary elements; in debug builds they are NaN, so that an operation which forgets one is
+    /// seen.
     ///
     /// # Errors
-    /// [`ErrorKind::Device`](crate::ErrorKind::Device) where the system refuses the memory; nothing is counted then.
+    /// [`ErrorKind::Device`](crate::ErrorKind::Device) where the system refuses the memory; nothing is
+    /// counted then.
     pub fn alloc(pool: &Arc<Pool>, len: usize) -> Result<Buffer> {
         let (found, surplus) = {
             let mut state = pool.lock();

@@ -114,7 +114,8 @@ impl ClipText {
     /// Reads a text model: `CLIPTextModel`, or with `projection` `CLIPTextModelWithProjection`.
     ///
     /// # Errors
-    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming file and tensor: missing, misshapen or surplus tensors.
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming file and tensor: missing, misshapen or surplus
+    /// tensors.
     pub fn load(
         backend: &dyn Backend,
         checkpoint: &Checkpoint,
@@ -156,6 +157,7 @@ impl ClipText {
         })
     }
 
+    /// Sizes of the text tower.
     pub fn config(&self) -> &ClipTextConfig {
         &self.config
     }
@@ -165,8 +167,8 @@ impl ClipText {
         self.projection.is_some()
     }
 
-    /// States of token ids, one list per text, all of the same length up to `max_positions`. Texts are padded by
-    /// the caller; what follows the end token does not change what precedes it.
+    /// States of token ids, one list per text, all of the same length up to `max_positions`. Texts are padded
+    /// by the caller; what follows the end token does not change what precedes it.
     ///
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model) for a token outside the vocabulary or too many tokens.
@@ -297,12 +299,13 @@ impl ClipVision {
         })
     }
 
+    /// Sizes of the image tower.
     pub fn config(&self) -> &ClipVisionConfig {
         &self.config
     }
 
-    /// Embeddings `(n, 1, 1, projection_dim)`, not normalised, of images `(n, s, s, 3)`, which are resized to the
-    /// model's `image_size` and normalised by its mean and deviation.
+    /// Embeddings `(n, 1, 1, projection_dim)`, not normalised, of images `(n, s, s, 3)`, which are resized to
+    /// the model's `image_size` and normalised by its mean and deviation.
     #[track_caller]
     pub fn embed(&self, tape: &Tape<'_>, images: &Var) -> Result<Var> {
         let (shape, side) = (images.shape(), self.config.image_size);
@@ -319,7 +322,9 @@ impl ClipVision {
 
 /// Both towers of a `CLIPModel`.
 pub struct Clip {
+    /// From tokens to embeddings.
     pub text: ClipText,
+    /// From images to embeddings.
     pub vision: ClipVision,
 }
 

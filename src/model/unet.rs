@@ -1,6 +1,6 @@
 //! The denoiser: UNet2DConditionModel of Stable Diffusion 1.x, 2.x and XL and of models distilled from them.
-//! What depends on the text alone is computed once ([`Unet::condition`]), what depends on the time alone once per
-//! call, and both are constants of the tape: only the latent is differentiated.
+//! What depends on the text alone is computed once ([`Unet::condition`]), what depends on the time alone once
+//! per call, and both are constants of the tape: only the latent is differentiated.
 
 use super::block::{Conv2d, Linear, Loader, Norm, ResBlock, Rows};
 use super::checkpoint::Checkpoint;
@@ -92,6 +92,7 @@ impl Conditioning {
     pub fn len(&self) -> usize {
         self.texts
     }
+    /// Whether there is no text.
     pub fn is_empty(&self) -> bool {
         self.texts == 0
     }
@@ -101,7 +102,8 @@ impl Unet {
     /// Reads all weights.
     ///
     /// # Errors
-    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming file and tensor: missing, misshapen or surplus tensors.
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming file and tensor: missing, misshapen or surplus
+    /// tensors.
     pub fn load(backend: &dyn Backend, checkpoint: &Checkpoint, config: &UNetConfig) -> Result<Unet> {
         let root = Loader::new(backend, checkpoint);
         let (base, temb) = (config.base_channels(), config.time_embed_dim);
@@ -176,12 +178,13 @@ impl Unet {
         Ok(unet)
     }
 
+    /// As read from the model's `unet/config.json`.
     pub fn config(&self) -> &UNetConfig {
         &self.config
     }
 
-    /// What `forward` needs of `m` texts: their embeddings `text` `(m, 1, tokens, d)`, the added conditions of XL,
-    /// and for a model distilled with guidance the `guidance` scale minus one (`None` embeds nothing).
+    /// What `forward` needs of `m` texts: their embeddings `text` `(m, 1, tokens, d)`, the added conditions
+    /// of XL, and for a model distilled with guidance the `guidance` scale minus one (`None` embeds nothing).
     ///
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model) where these are not what the configuration asks for.
@@ -250,11 +253,14 @@ impl Unet {
         mlp.of(backend, &backend.concat(added.pooled, &backend.repeat(&sizes, texts)?)?)
     }
 
-    /// The network's output, `(n, h, w, out)`: noise, clean latent or velocity, as the scheduler's configuration
-    /// says. `x` `(k, h, w, in)`, `t` the training timestep, `rows` the text of each of the `n` samples. `n` is `k`
-    /// or a multiple of it: then the batch counts as repeated whole after whole, as classifier-free guidance
-    /// wants, and what does not depend on the text is computed once. `h` and `w` are multiples of
-    /// [`Unet::multiple`].
+    /// The network's output, `(n, h, w, out)`: noise, clean latent or velocity, as the scheduler's
+    /// configuration says. `x` `(k, h, w, in)`, `t` the training timestep, `rows` the text of each of the `n`
+    /// samples. `n` is `k` or a multiple of it: then the batch counts as repeated whole after whole, as
+    /// classifier-free guidance wants, and what does not depend on the text is computed once. `h` and `w` are
+    /// multiples of [`Unet::multiple`].
+    ///
+    /// # Errors
+    /// Of the backend.
     #[track_caller]
     pub fn forward(
         &self,
@@ -269,6 +275,9 @@ impl Unet {
     }
 
     /// [`Unet::forward`] at the time whose [`Unet::biases_at`] are `biases`.
+    ///
+    /// # Errors
+    /// Of the backend.
     #[track_caller]
     pub fn forward_at(
         &self,
@@ -335,8 +344,8 @@ impl Unet {
         1 << self.config.down.iter().filter(|level| level.resample).count()
     }
 
-    /// The biases of all residual blocks at time `t`: `(1, 1, 1, all)`, or one for each sample where the embedding
-    /// depends on the text. All that the network reads of the time.
+    /// The biases of all residual blocks at time `t`: `(1, 1, 1, all)`, or one for each sample where the
+    /// embedding depends on the text. All that the network reads of the time.
     pub fn biases_at(
         &self,
         backend: &dyn Backend,
@@ -360,8 +369,8 @@ impl Unet {
         if cond.added.is_some() { backend.gather(&biases, rows) } else { Ok(biases) }
     }
 
-    /// `dim` sines and cosines of `t`, in steps of f32 as models were trained with: at t = 1000 the rounding of a
-    /// frequency is visible in the phase.
+    /// `dim` sines and cosines of `t`, in steps of f32 as models were trained with: at t = 1000 the rounding
+    /// of a frequency is visible in the phase.
     fn sinusoid(&self, t: f32, dim: usize) -> Vec<f32> {
         let half = dim / 2;
         let step = -(10_000f64.ln() as f32);

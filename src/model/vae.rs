@@ -128,7 +128,8 @@ impl Decoder {
     /// Reads the decoder's weights.
     ///
     /// # Errors
-    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming file and tensor: missing, misshapen or surplus tensors.
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming file and tensor: missing, misshapen or surplus
+    /// tensors.
     pub fn load(
         backend: &dyn Backend,
         checkpoint: &Checkpoint,
@@ -169,11 +170,16 @@ impl Decoder {
         Ok(decoder)
     }
 
+    /// Of the autoencoder.
     pub fn config(&self) -> &AutoencoderConfig {
         &self.config
     }
 
-    /// Images `(n, s h, s w, 3)`, about -1 to 1, of latents `(n, h, w, c)`; `s` is [`AutoencoderConfig::scale`].
+    /// Images `(n, s h, s w, 3)`, about -1 to 1, of latents `(n, h, w, c)`; `s` is
+    /// [`AutoencoderConfig::scale`].
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn decode(&self, tape: &Tape<'_>, latents: &Var) -> Result<Var> {
         let mut h = match &self.unscale {
             Some((gain, shift)) => tape.channel_affine(latents, gain, Some(shift))?,
@@ -202,12 +208,18 @@ impl Decoder {
     }
 }
 
-/// Decoded images as intensities: `clamp(x / 2 + 0.5, 0, 1)`.
+/// Decoded images as intensities: `clamp(x / 2 + 0.5, 0, 1)` (docs/spec.md 2.1).
+///
+/// # Errors
+/// Of the backend.
 pub fn to_unit(tape: &Tape<'_>, x: &Var) -> Result<Var> {
     tape.affine_clamp(x, AffineClamp { a: 0.5, b: 0.5, lo: 0.0, hi: 1.0 })
 }
 
 /// Intensities as the encoder wants them: `2 x - 1`.
+///
+/// # Errors
+/// Of the backend.
 pub fn from_unit(tape: &Tape<'_>, x: &Var) -> Result<Var> {
     tape.affine_clamp(x, AffineClamp { a: 2.0, b: -1.0, lo: f32::NEG_INFINITY, hi: f32::INFINITY })
 }
@@ -261,17 +273,24 @@ impl Encoder {
         Ok(encoder)
     }
 
+    /// Of the autoencoder.
     pub fn config(&self) -> &AutoencoderConfig {
         &self.config
     }
 
     /// Mean of the posterior, as latents `(n, h, w, c)`, of images `(n, s h, s w, 3)` between -1 and 1.
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn mean(&self, tape: &Tape<'_>, images: &Var) -> Result<Var> {
         let mean = tape.slice(&self.moments(tape, images)?, 0, self.config.latent_channels)?;
         self.scaled(tape, mean)
     }
 
     /// A draw from the posterior, as latents, for standard normal `noise` `(n, h, w, c)`. Not differentiable.
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn sample(&self, backend: &dyn Backend, images: &Tensor, noise: &Tensor) -> Result<Tensor> {
         let (tape, c) = (Tape::off(backend), self.config.latent_channels);
         let moments = self.moments(&tape, &images.clone().into())?.into_value();

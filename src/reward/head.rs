@@ -1,5 +1,5 @@
 //! The head of the aesthetic predictor: a stack of linear layers without activations between them, which is
-//! one affine map of the image embedding. It is composed once, in f64, while loading.
+//! one affine map of the image embedding (docs/spec.md 7.1). It is composed once, in f64, while loading.
 
 use crate::error::{Error, Result};
 use crate::model::checkpoint::{Checkpoint, Weights};
@@ -7,17 +7,19 @@ use crate::model::checkpoint::{Checkpoint, Weights};
 /// `score = weight . embedding + bias`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Head {
+    /// One number per feature of the embedding.
     pub weight: Vec<f64>,
+    /// Added to the product.
     pub bias: f64,
 }
 
 impl Head {
-    /// Reads a head for embeddings of `width` numbers: LAION's `layers.{0,2,4,6,7}.{weight,bias}` (the numbers
-    /// between are dropouts; any ascending numbers do), or one pair `weight`, `bias`.
+    /// Reads a head for embeddings of `width` numbers: LAION's `layers.{0,2,4,6,7}.{weight,bias}` (the
+    /// numbers between are dropouts; any ascending numbers do), or one pair `weight`, `bias`.
     ///
     /// # Errors
-    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming file and tensor: neither layout, layers that do not
-    /// fit each other, another width, tensors left over.
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming file and tensor: neither layout, layers that do
+    /// not fit each other, another width, tensors left over.
     pub fn load(file: &Checkpoint, width: usize) -> Result<Head> {
         let root = file.root();
         let layers: Vec<Weights<'_>> = match numbers(file) {

@@ -1,6 +1,6 @@
 //! Sequential Monte Carlo on plain slices, one prompt at a time: the whole weighing event of
-//! docs/spec.md 2.3. The sampler's engine for any backend (`sampler/host.rs`) calls it; tests compare the CUDA
-//! kernels with it bit for bit.
+//! docs/spec.md 2.3. The sampler's engine for any backend (`sampler/host.rs`) calls it; tests compare the
+//! CUDA kernels with it bit for bit.
 //!
 //! ```text
 //! lw += log p/m of the move + lambda l - psi of the ancestor
@@ -20,10 +20,12 @@ pub use weights::{Weights, log_sum_exp};
 /// How to weigh: the same for all prompts and steps of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rules {
+    /// How lambda rises over the steps.
     pub tempering: Tempering,
+    /// How ancestors are chosen.
     pub resampler: Resampler,
-    /// Resample when the effective sample size is below this fraction of P (strictly): 0 never, 1 unless the weights
-    /// are exactly equal, above 1 always.
+    /// Resample when the effective sample size is below this fraction of P (strictly): 0 never, 1 unless the
+    /// weights are exactly equal, above 1 always.
     pub ess_threshold: f64,
 }
 
@@ -91,6 +93,7 @@ pub struct Weighed {
     pub ess: f64,
     /// Every particle was dead and the weights were made equal again.
     pub collapsed: bool,
+    /// Whether the ancestors were drawn; if not they are the identity.
     pub resampled: bool,
     /// Slot `p` goes on as particle `ancestors[p]`; the identity without resampling.
     pub ancestors: Vec<u32>,
@@ -106,8 +109,8 @@ pub struct Weighed {
 /// Z, effective sample size, the decision to resample and the ancestors.
 ///
 /// `log_ratio` is `log p - log m` of the move that made each particle (0 for the first event and in the
-/// unguided phase), `potential` its `reward / alpha`. A particle whose potential, ratio or weight is not finite is
-/// dead. `uniforms` is drawn from only if the event resamples.
+/// unguided phase), `potential` its `reward / alpha`. A particle whose potential, ratio or weight is not
+/// finite is dead. `uniforms` is drawn from only if the event resamples.
 #[track_caller]
 pub fn weigh(
     rules: &Rules,

@@ -2,9 +2,9 @@
 //! so that log Z stays unbiased in Z (docs/spec.md 3; Douc, Cappe, Moulines 2005; Gerber, Chopin, Whiteley
 //! 2019).
 //!
-//! Weights become integers first ([`fixed_point`]) and everything after that is exact
-//! integer arithmetic: nothing needs a guard against rounding, a particle of weight zero is never chosen, and every
-//! device finds the same ancestors. With at most 2048 particles every product below fits 64 bits.
+//! Weights become integers first ([`fixed_point`]) and everything after that is exact integer arithmetic:
+//! nothing needs a guard against rounding, a particle of weight zero is never chosen, and every device finds
+//! the same ancestors. With at most 2048 particles every product below fits 64 bits.
 
 use std::fmt;
 use std::str::FromStr;
@@ -29,6 +29,7 @@ pub enum Resampler {
 }
 
 impl Resampler {
+    /// Every rule.
     pub const ALL: [Resampler; 5] = [
         Resampler::Ssp,
         Resampler::Systematic,
@@ -37,6 +38,7 @@ impl Resampler {
         Resampler::Multinomial,
     ];
 
+    /// As typed.
     pub fn name(self) -> &'static str {
         match self {
             Resampler::Ssp => "ssp",
@@ -47,8 +49,8 @@ impl Resampler {
         }
     }
 
-    /// As many ancestors as there are `weights` (non-negative, any positive sum), never decreasing. `uniforms` gives
-    /// numbers in [0, 1].
+    /// As many ancestors as there are `weights` (non-negative, any positive sum), never decreasing.
+    /// `uniforms` gives numbers in [0, 1].
     #[track_caller]
     pub fn ancestors(self, weights: &[f64], uniforms: &mut impl FnMut() -> f64) -> Vec<u32> {
         self.ancestors_n(weights, weights.len(), uniforms)
@@ -96,8 +98,8 @@ impl Resampler {
     }
 }
 
-/// One index drawn with probability proportional to `weights`, from one uniform in [0, 1]: an exact sample of the
-/// weighted particles.
+/// One index drawn with probability proportional to `weights`, from one uniform in [0, 1]: an exact sample of
+/// the weighted particles.
 #[track_caller]
 pub fn draw(weights: &[f64], uniform: f64) -> usize {
     Resampler::Multinomial.ancestors_n(weights, 1, &mut || uniform)[0] as usize
@@ -108,8 +110,8 @@ fn part(u: f64, total: u128) -> u128 {
     ((u.max(0.0) * total as f64) as u128).min(total - 1)
 }
 
-/// Inverse distribution function at increasing `points`: for each the first particle whose cumulative weight, times
-/// `scale`, exceeds it. A weight of zero adds nothing and so is never first.
+/// Inverse distribution function at increasing `points`: for each the first particle whose cumulative weight,
+/// times `scale`, exceeds it. A weight of zero adds nothing and so is never first.
 fn merge(weights: &[u64], scale: u128, points: impl Iterator<Item = u128>) -> Vec<u32> {
     let mut particle = 0;
     let mut cumulative = u128::from(weights[0]) * scale;
@@ -129,8 +131,8 @@ fn repeat(counts: &[u64]) -> Vec<u32> {
     counts.iter().enumerate().flat_map(|(p, &n)| std::iter::repeat_n(p as u32, n as usize)).collect()
 }
 
-/// Whole copies of each particle and what is left of each, in units of `1 / total`. The rests sum to a multiple of
-/// `total` exactly.
+/// Whole copies of each particle and what is left of each, in units of `1 / total`. The rests sum to a
+/// multiple of `total` exactly.
 fn whole_and_rest(weights: &[u64], m: u128, total: u128) -> (Vec<u64>, Vec<u64>) {
     let share = |w: &u64| (u128::from(*w) * m / total, u128::from(*w) * m % total);
     weights.iter().map(share).map(|(whole, rest)| (whole as u64, rest as u64)).unzip()
@@ -147,8 +149,8 @@ fn residual(weights: &[u64], m: u128, total: u128, uniforms: &mut impl FnMut() -
     counts
 }
 
-/// Two rests at a time trade until one is 0 or a whole: `i` rises by `up` or falls by `down`, with probabilities that
-/// keep both means. In integers the last rest is exactly 0.
+/// Two rests at a time trade until one is 0 or a whole: `i` rises by `up` or falls by `down`, with
+/// probabilities that keep both means. In integers the last rest is exactly 0.
 fn srinivasan(weights: &[u64], m: u128, total: u128, uniforms: &mut impl FnMut() -> f64) -> Vec<u64> {
     let (mut counts, mut rest) = whole_and_rest(weights, m, total);
     let one = total as u64;
@@ -209,8 +211,8 @@ mod tests {
         counts
     }
 
-    /// Weights that have caught out resamplers before: equal, one-hot, with zeros at the ends and in the middle,
-    /// whole multiples of 1/P, tiny next to large, sums off by 1e-6.
+    /// Weights that have caught out resamplers before: equal, one-hot, with zeros at the ends and in the
+    /// middle, whole multiples of 1/P, tiny next to large, sums off by 1e-6.
     fn weights() -> Vec<Vec<f64>> {
         let off = |scale: f64| [0.3, 0.2, 0.1, 0.4].iter().map(|w| w * scale).collect();
         vec![
@@ -227,8 +229,8 @@ mod tests {
         ]
     }
 
-    /// The largest z-score of the mean offspring of any particle over `n` resamplings, against M W; infinite where a
-    /// count that never varies is off by more than 1e-6.
+    /// The largest z-score of the mean offspring of any particle over `n` resamplings, against M W; infinite
+    /// where a count that never varies is off by more than 1e-6.
     fn bias(w: &[f64], m: usize, n: usize, scheme: &mut dyn FnMut() -> Vec<u32>) -> f64 {
         let sum: f64 = w.iter().sum();
         let (mut first, mut second) = (vec![0.0; w.len()], vec![0.0; w.len()]);
@@ -359,8 +361,8 @@ mod tests {
         statrs::distribution::ContinuousCDF::sf(&law, chi_square)
     }
 
-    /// 20 000 x 16 independent draws against their probabilities; p-values below 1e-6 alarm. Measured: p = 0.23,
-    /// spread -0.6. Systematic resampling has the same means and must fail: its counts vary too little.
+    /// 20 000 x 16 independent draws against their probabilities; p-values below 1e-6 alarm. Measured: p =
+    /// 0.23, spread -0.6. Systematic resampling has the same means and must fail: its counts vary too little.
     #[test]
     fn multinomial_counts_pass_the_chi_square_test() {
         let w: Vec<f64> = (1..=16).map(|i| f64::from(i * i) / 1496.0).collect();

@@ -13,12 +13,23 @@ pub enum Tempering {
     /// Lambda is 1 throughout: the twisted diffusion sampler.
     None,
     /// `min((1 + gamma)^j - 1, 1)`.
-    Exp { gamma: f64 },
+    Exp {
+        /// Rate, above 0.
+        gamma: f64,
+    },
     /// `min((gamma j)^power, 1)`.
-    Poly { gamma: f64, power: f64 },
-    /// The largest lambda that keeps the effective sample size at the threshold, never below the last lambda nor
-    /// below `floor`.
-    Adaptive { floor: Floor },
+    Poly {
+        /// Rate, above 0.
+        gamma: f64,
+        /// Exponent, above 0.
+        power: f64,
+    },
+    /// The largest lambda that keeps the effective sample size at the threshold, never below the last lambda
+    /// nor below `floor`.
+    Adaptive {
+        /// The least that lambda may be.
+        floor: Floor,
+    },
 }
 
 /// A fixed schedule under an adaptive one.
@@ -26,19 +37,28 @@ pub enum Tempering {
 pub enum Floor {
     /// Only the last lambda.
     Last,
+    /// As [`Tempering::Exp`].
     Exp {
+        /// Rate, above 0.
         gamma: f64,
     },
+    /// As [`Tempering::Poly`].
     Poly {
+        /// Rate, above 0.
         gamma: f64,
+        /// Exponent, above 0.
         power: f64,
     },
 }
 
 impl Tempering {
-    /// Reads `none`, `exp`, `poly:POWER`, `adaptive`, `adaptive:exp` or `adaptive:poly:POWER`. `gamma` is the rate
-    /// of the fixed schedules; without one, [`default_gamma`]`(steps)` for exp and [`default_poly_gamma`] for poly.
-    /// `steps` is the number of guided steps.
+    /// Reads `none`, `exp`, `poly:POWER`, `adaptive`, `adaptive:exp` or `adaptive:poly:POWER`. `gamma` is the
+    /// rate of the fixed schedules; without one, [`default_gamma`]`(steps)` for exp and
+    /// [`default_poly_gamma`] for poly. `steps` is the number of guided steps.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for another word, a rate or power that is not positive,
+    /// or a rate where there is no fixed schedule.
     pub fn parse(text: &str, gamma: Option<f64>, steps: usize) -> Result<Tempering> {
         let unknown = || {
             Error::usage(format!("unknown tempering `{text}`"))
@@ -78,8 +98,11 @@ impl Tempering {
         })
     }
 
-    /// Refuses what cannot work together with the rest: an adaptive schedule solves for an effective sample size of
-    /// `ess_threshold` times P, so the threshold must lie inside (0, 1).
+    /// Refuses what cannot work together with the rest: an adaptive schedule solves for an effective sample
+    /// size of `ess_threshold` times P, so the threshold must lie inside (0, 1).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming what to change.
     pub fn validate(self, ess_threshold: f64) -> Result<()> {
         let rates = match self {
             Tempering::None | Tempering::Adaptive { floor: Floor::Last } => [1.0, 1.0],
@@ -101,8 +124,8 @@ impl Tempering {
         Ok(())
     }
 
-    /// `(lambda, lambda_next)` of step `j` of the fixed schedule; for an adaptive one the floor under each (0 without
-    /// a floor).
+    /// `(lambda, lambda_next)` of step `j` of the fixed schedule; for an adaptive one the floor under each (0
+    /// without a floor).
     pub fn schedule(self, j: usize) -> (f64, f64) {
         (self.fixed(j), self.fixed(j + 1))
     }
@@ -121,15 +144,17 @@ impl Tempering {
         }
     }
 
-    /// The first step whose lambda is 1, if one of `steps` guided steps is: otherwise the reward jumps to full
-    /// strength at the end, which is right but has a large variance. `None` also for adaptive without a floor.
+    /// The first step whose lambda is 1, if one of `steps` guided steps is: otherwise the reward jumps to
+    /// full strength at the end, which is right but has a large variance. `None` also for adaptive without a
+    /// floor.
     pub fn reaches_one(self, steps: usize) -> Option<usize> {
         (0..steps).find(|&j| self.fixed(j) >= 1.0)
     }
 }
 
 /// The exponential rate that gives every number of steps the same curve in relative time as 0.008 gives 100
-/// (the paper's setting): `1.008^(100 / steps) - 1`. Lambda reaches 1 after 87 % of the chain.
+/// (the paper's setting; docs/spec.md 4): `1.008^(100 / steps) - 1`. Lambda reaches 1 after 87 % of the
+/// chain.
 #[track_caller]
 pub fn default_gamma(steps: usize) -> f64 {
     assert!(steps > 0, "a chain without steps");
@@ -154,7 +179,8 @@ pub fn gamma_reaching_one(steps: usize, fraction: f64) -> f64 {
 /// log-weights `base + lambda * potential` keep `ESS >= threshold * P`, by 50 halvings. `base` holds
 /// everything but the new twist; -inf for dead particles, whose potential is not looked at.
 ///
-/// Returns `lambda_min` when even that is below the threshold (a resampling follows) and 1 when that still is not.
+/// Returns `lambda_min` when even that is below the threshold (a resampling follows) and 1 when that still is
+/// not.
 #[track_caller]
 pub fn adapt(base: &[f64], potential: &[f64], threshold: f64, lambda_min: f64) -> f64 {
     assert_eq!(base.len(), potential.len(), "particles differ in number");
@@ -295,8 +321,8 @@ mod tests {
         super::super::Weights::new(&lw).ess()
     }
 
-    /// 50 halvings leave 1e-15 of lambda; d ESS / d lambda is at most about P times the potentials' spread of 100,
-    /// so 1e-6 P is reached with room (measured: 9e-15 P).
+    /// 50 halvings leave 1e-15 of lambda; d ESS / d lambda is at most about P times the potentials' spread of
+    /// 100, so 1e-6 P is reached with room (measured: 9e-15 P).
     #[test]
     fn the_adaptive_lambda_meets_the_threshold() {
         let mut worst = 0.0_f64;
