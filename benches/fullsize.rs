@@ -11,7 +11,7 @@ use das_cuda::backend::Backend;
 use das_cuda::cpu::Cpu;
 use das_cuda::model::checkpoint::Checkpoint;
 use das_cuda::model::config::{AutoencoderConfig, UNetConfig};
-use das_cuda::model::folder::Source;
+use das_cuda::model::files::Source;
 use das_cuda::model::unet::{Added, Unet};
 use das_cuda::model::vae::Decoder;
 use das_cuda::tape::{Tape, Var};

@@ -11,6 +11,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod ddim;
 pub mod error;
+pub mod hash;
 pub mod meter;
 pub mod model;
 pub mod noise;

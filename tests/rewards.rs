@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use das_cuda::assets::SHAPES_FILES;
 use das_cuda::backend::Backend;
 use das_cuda::cpu::Cpu;
-use das_cuda::model::folder::Source;
+use das_cuda::model::files::Source;
 use das_cuda::pixels::Picture;
 use das_cuda::reward::{Preprocess, Reward, Spec, Sum, gold_score, jpeg_size, open};
 use das_cuda::tape::{Tape, Var};

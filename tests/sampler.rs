@@ -27,15 +27,17 @@ fn chain(steps: usize) -> Schedule {
 
 /// The chain of docs/spec.md 9: 100 steps of eta = 1 through 1000 with linear betas, ending at alpha-bar(0).
 fn toy_chain() -> Schedule {
-    let config =
-        SchedulerConfig::from_json(r#"{"clip_sample": false, "set_alpha_to_one": false}"#).expect("linear");
-    let config = SchedulerConfig { timestep_spacing: Spacing::Linspace, ..config };
+    let config = SchedulerConfig {
+        clip_sample: None,
+        set_alpha_to_one: false,
+        timestep_spacing: Spacing::Linspace,
+        ..SchedulerConfig::ddim()
+    };
     Schedule::new(&config, 100, 1.0).expect("a chain")
 }
 
 fn lcm_chain() -> Schedule {
-    let config = SchedulerConfig::from_json(r#"{"_class_name": "LCMScheduler"}"#).expect("lcm");
-    Schedule::new(&config, 8, 0.5).expect("a chain")
+    Schedule::new(&SchedulerConfig::lcm(), 8, 0.5).expect("a chain")
 }
 
 const UNIT: Gaussian = Gaussian { variance: 1.7, slope: 0.9 };

@@ -250,7 +250,7 @@ struct Account {
 
 impl Mixture {
     fn new() -> Mixture {
-        let config = SchedulerConfig::from_json(r#"{"clip_sample": false}"#).expect("linear betas");
+        let config = SchedulerConfig { clip_sample: None, ..SchedulerConfig::ddim() };
         let table = config.alphas_cumprod();
         let at = |t: i64| f64::from(table[t.max(0) as usize]);
         // Integer part of 100 points from 999 to 0; the step before is taken to be 10 lower.

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use das_cuda::backend::{Backend, ParticleId};
 use das_cuda::ddim::{Schedule, Step};
-use das_cuda::model::folder::{ModelFolder, Source};
+use das_cuda::model::files::Source;
+use das_cuda::model::folder::ModelFolder;
 use das_cuda::model::pipeline::{Pipeline, Prompt, Size};
 use das_cuda::noise::Purpose;
 use das_cuda::reward::{self, Reward, Sum};

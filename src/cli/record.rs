@@ -10,7 +10,7 @@ use super::options::Options;
 use super::prompts::Prompt;
 use super::session::{self, Session};
 use crate::error::Result;
-use crate::model::folder::FileHash;
+use crate::model::files::FileHash;
 use crate::proposal::Proposal;
 use crate::reward::Spec;
 use crate::run::sha256_file;
@@ -169,7 +169,7 @@ pub fn files(options: &Options, session: &Session<'_>) -> Result<Map<String, Val
 /// What followed from the options before anything was drawn.
 pub fn consequences(options: &Options, session: &Session<'_>) -> Map<String, Value> {
     object(json!({
-        "scheduler": session.pipeline.scheduler.class,
+        "scheduler": session.pipeline.scheduler_class,
         "chains": options.chains,
         // Of log Z, which plain samples estimate too.
         "alpha": session.kl,

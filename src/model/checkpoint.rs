@@ -1,5 +1,5 @@
-//! Weights by name. A checkpoint is one or more safetensors files, memory-mapped or embedded in the program; a
-//! [`Weights`] walks the names, and each fetch checks element type, shape and finiteness. Nothing is copied
+//! Weights by name. A checkpoint is one or more safetensors files, memory-mapped or embedded in the program;
+//! a [`Weights`] walks the names, and each fetch checks element type, shape and finiteness. Nothing is copied
 //! but what must be: unaligned files, f64, and convolutions, which change from OIHW to OHWI on the way.
 
 mod find;
@@ -17,8 +17,9 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 
-pub(super) use self::find::{choose, nothing_chosen};
-use self::find::{count, damaged, modern_name, some_of};
+pub(super) use self::find::choose;
+use self::find::{count, damaged, modern_name, nothing_chosen, some_of};
+use super::files::{Source, join, json};
 use crate::error::{Error, Result};
 use crate::tensor::{HostSlice, Shape};
 
@@ -60,13 +61,14 @@ struct Entry {
 }
 
 impl Checkpoint {
-    /// Opens a safetensors file, or the weights in a component's folder: `diffusion_pytorch_model.safetensors` or
-    /// `model.safetensors`, whole or in shards with an index. `variant` asks for one such as `fp16`
-    /// (`model.fp16.safetensors`); without it the plain file is taken, and a variant only where there is no plain file.
+    /// Opens a safetensors file, or the weights in a component's folder:
+    /// `diffusion_pytorch_model.safetensors` or `model.safetensors`, whole or in shards with an index.
+    /// `variant` asks for one such as `fp16` (`model.fp16.safetensors`); without it the plain file is taken,
+    /// and a variant only where there is no plain file.
     ///
     /// # Errors
-    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the file: nothing found, only pickled weights, a file
-    /// that is cut short or is no safetensors file, a shard that is missing.
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the file: nothing found, only pickled weights, a
+    /// file that is cut short or is no safetensors file, a shard that is missing.
     pub fn open(path: &Path, variant: Option<&str>) -> Result<Checkpoint> {
         if path.is_file() {
             return match path.to_string_lossy().ends_with(".json") {
@@ -113,19 +115,20 @@ impl Checkpoint {
     }
 
     fn from_index(path: &Path) -> Result<Checkpoint> {
-        #[derive(serde::Deserialize)]
-        struct Index {
-            weight_map: BTreeMap<String, String>,
-        }
         let text = fs::read(path).map_err(|e| {
             Error::model(format!("{}: cannot be read", path.display())).because(e).fix(READABLE)
         })?;
-        let index: Index = serde_json::from_slice(&text).map_err(|e| {
-            Error::model(format!("{}: not an index of sharded safetensors", path.display()))
-                .because(e)
-                .fix("download the file again")
-        })?;
-        let mut shards: Vec<&String> = index.weight_map.values().collect();
+        let what = || format!("{}: not an index of sharded safetensors", path.display());
+        let index = json::parse(&text).map_err(|e| e.context(what()))?;
+        let names =
+            |(name, shard): (&String, &serde_json::Value)| Some((name.clone(), shard.as_str()?.to_string()));
+        let weight_map: Option<BTreeMap<String, String>> =
+            index["weight_map"].as_object().and_then(|map| map.iter().map(names).collect());
+        let Some(weight_map) = weight_map else {
+            return Err(Error::model(format!("{}: weight_map is no map of tensors to files", what()))
+                .fix("download the file again"));
+        };
+        let mut shards: Vec<&String> = weight_map.values().collect();
         shards.sort();
         shards.dedup();
         let folder = path.parent().unwrap_or(Path::new("."));
@@ -144,8 +147,7 @@ impl Checkpoint {
             paths.push(full);
         }
         let checkpoint = Checkpoint::from_files(path, &paths)?;
-        let lost: Vec<&str> = index
-            .weight_map
+        let lost: Vec<&str> = weight_map
             .keys()
             .filter(|name| !checkpoint.entries.contains_key(&modern_name(name)))
             .map(String::as_str)
@@ -214,8 +216,9 @@ impl Checkpoint {
         self.entries.values().map(|e| e.dims.iter().map(|&d| d as u64).product::<u64>()).sum()
     }
 
-    /// To be called when a network has read its weights: fails if tensors are left, since then the configuration
-    /// does not describe these weights. `ignorable` declares what may be left: whole names, `prefix.*`, or `*.suffix`.
+    /// To be called when a network has read its weights: fails if tensors are left, since then the
+    /// configuration does not describe these weights. `ignorable` declares what may be left: whole names,
+    /// `prefix.*`, or `*.suffix`.
     ///
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the tensors never read.
@@ -249,6 +252,26 @@ impl Checkpoint {
 impl fmt::Debug for Checkpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Checkpoint({}, {} tensors)", self.label, self.entries.len())
+    }
+}
+
+impl Source {
+    /// Opens the weights in the folder `component` (`""` is the top); `variant` as in [`Checkpoint::open`].
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn checkpoint(&self, component: &str, variant: Option<&str>) -> Result<Checkpoint> {
+        match self {
+            Source::Dir(dir) => Checkpoint::open(&dir.join(component), variant),
+            Source::Embedded(files) => {
+                let names = self.list(component);
+                let rel = choose(&names, variant).map(|name| join(component, name));
+                match rel.as_ref().and_then(|rel| files.iter().find(|(name, _)| name == rel)) {
+                    Some((name, bytes)) => Checkpoint::embedded(&self.describe(name), bytes),
+                    None => Err(nothing_chosen(&self.describe(component), &names, variant)),
+                }
+            }
+        }
     }
 }
 
@@ -292,12 +315,12 @@ impl<'a> Weights<'a> {
         format!("{}{name}", self.prefix)
     }
 
-    /// The tensor `name` of exactly the sizes `dims`, in the file's order. Trailing sizes of 1 are no difference:
-    /// a linear layer stored as a 1x1 convolution is the same weights.
+    /// The tensor `name` of exactly the sizes `dims`, in the file's order. Trailing sizes of 1 are no
+    /// difference: a linear layer stored as a 1x1 convolution is the same weights.
     ///
     /// # Errors
-    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming file and tensor: not there, another shape, an element
-    /// type that is not f32, f16, bf16 or f64, or a value that is not finite.
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming file and tensor: not there, another shape, an
+    /// element type that is not f32, f16, bf16 or f64, or a value that is not finite.
     pub fn tensor(&self, name: &str, dims: &[usize]) -> Result<TensorView<'a>> {
         let full = self.full(name);
         let Some(entry) = self.checkpoint.entries.get(&full) else {
@@ -337,8 +360,8 @@ impl<'a> Weights<'a> {
         Ok(TensorView { dims: dims.to_vec(), data })
     }
 
-    /// The convolution weight `name` of sizes `(out, in, kh, kw)` in the file, returned as `(out, kh, kw, in)` in
-    /// the file's element type.
+    /// The convolution weight `name` of sizes `(out, in, kh, kw)` in the file, returned as `(out, kh, kw,
+    /// in)` in the file's element type.
     ///
     /// # Errors
     /// As [`Weights::tensor`].
@@ -386,7 +409,8 @@ impl fmt::Debug for Weights<'_> {
     }
 }
 
-/// One tensor's elements, finite, in the file's type (f64 as f32); borrowed from the file where its bytes are aligned.
+/// One tensor's elements, finite, in the file's type (f64 as f32); borrowed from the file where its bytes are
+/// aligned.
 #[derive(Clone, Debug)]
 pub struct TensorView<'a> {
     dims: Vec<usize>,
@@ -421,8 +445,8 @@ impl TensorView<'_> {
         self.data.slice()
     }
 
-    /// The sizes as a shape: `(c)` is a vector, `(out, in)` is `(out, 1, 1, in)`, `(a, b, c)` is `(a, 1, b, c)`, and
-    /// four sizes are taken as they are.
+    /// The sizes as a shape: `(c)` is a vector, `(out, in)` is `(out, 1, 1, in)`, `(a, b, c)` is `(a, 1, b,
+    /// c)`, and four sizes are taken as they are.
     #[track_caller]
     pub fn shape(&self) -> Shape {
         match *self.dims.as_slice() {
@@ -440,9 +464,10 @@ impl TensorView<'_> {
 fn map(path: &Path) -> Result<Mmap> {
     let failed = |what| move |e: std::io::Error| Error::model(what).because(e).fix(READABLE);
     let file = fs::File::open(path).map_err(failed("cannot be opened"))?;
-    // SAFETY: the mapping is read-only and private to us, and every use goes through `&[u8]`, for which all bit
-    // patterns are valid. What Rust cannot rule out is another process changing or truncating the file while we
-    // run; like every program that maps weights we ask that a model not be rewritten while it is in use.
+    // SAFETY: the mapping is read-only and private to us, and every use goes through `&[u8]`, for which all
+    // bit patterns are valid. What Rust cannot rule out is another process changing or truncating the file
+    // while we run; like every program that maps weights we ask that a model not be rewritten while it is in
+    // use.
     unsafe { Mmap::map(&file) }.map_err(failed("cannot be mapped into memory"))
 }
 
@@ -451,7 +476,8 @@ fn squeezed(dims: &[usize]) -> &[usize] {
     &dims[..kept]
 }
 
-/// Bytes as elements: borrowed where aligned, else copied. Safetensors are little-endian, as is every host of CUDA.
+/// Bytes as elements: borrowed where aligned, else copied. Safetensors are little-endian, as is every host of
+/// CUDA.
 fn cast<T: bytemuck::Pod>(bytes: &[u8]) -> Cow<'_, [T]> {
     bytemuck::try_cast_slice(bytes)
         .map_or_else(|_| Cow::Owned(bytemuck::pod_collect_to_vec(bytes)), Cow::Borrowed)

@@ -1,48 +1,90 @@
-//! The JSON configurations of diffusers and transformers, read into what the networks need: defaults filled in,
-//! lists made one entry per block, and every value that would change the result either used or refused. Errors
-//! name file and key, the value found and what is supported. (Schedulers are read by `ddim`.)
+//! The JSON configurations of diffusers and transformers, read into what the networks need: defaults filled
+//! in, lists made one entry per block, and every value that would change the result either used or refused.
+//! Errors name file and key, the value found and what is supported. A key that is in none of the lists here
+//! has no meaning to the Python classes either: it is named in `unknown_keys`, so that the user is told.
 
 mod clip;
+mod scheduler;
 mod unet;
 mod vae;
 
 pub use clip::{Activation, ClipConfig, ClipTextConfig, ClipVisionConfig, Pooling};
+pub use scheduler::SchedulerFile;
 pub use unet::{Attention, Level, Mid, TextTime, UNetConfig};
 pub use vae::AutoencoderConfig;
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
-use super::folder::{Source, join};
+use super::files::{Source, join, json};
 use crate::error::{Error, Result};
 
-/// One JSON object and the file it is from. A key that is absent has its default; `null` counts as absent, as it
-/// does for the optional keys of the Python classes.
+/// One JSON object and the file it is from. A key that is absent has its default; `null` counts as absent, as
+/// it does for the optional keys of the Python classes.
 struct Keys<'a> {
     file: String,
     /// Where in the file this object is, such as `text_config.`; empty at the top.
     prefix: &'static str,
     map: &'a Map<String, Value>,
+    /// The keys that were asked for.
+    seen: RefCell<BTreeSet<String>>,
 }
 
 /// Reads `component/name` and hands its keys to `parse`.
-fn open<T>(source: &Source, component: &str, name: &str, parse: fn(&Keys<'_>) -> Result<T>) -> Result<T> {
+fn open<T>(
+    source: &Source,
+    component: &str,
+    name: &str,
+    parse: impl FnOnce(&Keys<'_>) -> Result<T>,
+) -> Result<T> {
     let rel = join(component, name);
     parse_bytes(&source.describe(&rel), &source.read(&rel)?, parse)
 }
 
-fn parse_bytes<T>(file: &str, bytes: &[u8], parse: fn(&Keys<'_>) -> Result<T>) -> Result<T> {
-    let value: Value = serde_json::from_slice(bytes).map_err(|e| {
-        Error::model(format!("{file}: not valid JSON")).because(e).fix("download the file again")
-    })?;
+fn parse_bytes<T>(file: &str, bytes: &[u8], parse: impl FnOnce(&Keys<'_>) -> Result<T>) -> Result<T> {
+    let value = json::parse(bytes).map_err(|e| e.context(file))?;
     let Value::Object(map) = &value else {
         return Err(Error::model(format!("{file}: not a JSON object")).fix("download the file again"));
     };
-    parse(&Keys { file: file.to_string(), prefix: "", map })
+    parse(&Keys::new(file, "", map))
 }
 
 impl<'a> Keys<'a> {
+    fn new(file: &str, prefix: &'static str, map: &'a Map<String, Value>) -> Keys<'a> {
+        Keys { file: file.to_string(), prefix, map, seen: RefCell::default() }
+    }
+
+    /// The value of `key` as the file has it, `null` included.
+    fn value(&self, key: &str) -> Option<&'a Value> {
+        self.seen.borrow_mut().insert(key.to_string());
+        self.map.get(key)
+    }
+
     fn get(&self, key: &str) -> Option<&'a Value> {
-        self.map.get(key).filter(|v| !v.is_null())
+        self.value(key).filter(|v| !v.is_null())
+    }
+
+    /// The keys that were never asked for, with their values, but for those that are known to be
+    /// `without_effect`. Names that begin with an underscore are notes of the library that wrote the file,
+    /// and a value that says "nothing" in Python switches nothing on.
+    fn unknown(&self, without_effect: &[&str]) -> Vec<String> {
+        let seen = self.seen.borrow();
+        let nothing = |v: &Value| match v {
+            Value::Null | Value::Bool(false) => true,
+            Value::String(text) => text.is_empty(),
+            Value::Array(list) => list.is_empty(),
+            Value::Object(map) => map.is_empty(),
+            _ => false,
+        };
+        let unknown = self.map.iter().filter(|(key, value)| {
+            !key.starts_with('_')
+                && !nothing(value)
+                && !seen.contains(key.as_str())
+                && !without_effect.contains(&key.as_str())
+        });
+        unknown.map(|(key, value)| format!("{}{key}: {}", self.prefix, shortened(value))).collect()
     }
 
     /// The error for a value of the wrong type or range.
@@ -86,6 +128,29 @@ impl<'a> Keys<'a> {
         x.ok_or_else(|| self.wrong(key, v, "a number that fits into 32 bits"))
     }
 
+    /// A number in full precision.
+    fn double(&self, key: &str, default: f64) -> Result<f64> {
+        let Some(v) = self.get(key) else { return Ok(default) };
+        v.as_f64().ok_or_else(|| self.wrong(key, v, "a finite number"))
+    }
+
+    /// An integer from 0, of any size.
+    fn whole(&self, key: &str, default: usize) -> Result<usize> {
+        let Some(v) = self.get(key) else { return Ok(default) };
+        let whole = v.as_u64().and_then(|n| usize::try_from(n).ok());
+        whole.ok_or_else(|| self.wrong(key, v, "an integer from 0"))
+    }
+
+    /// One of several names, and what it stands for.
+    fn choice<T: Copy>(&self, key: &str, default: T, choices: &[(&str, T)]) -> Result<T> {
+        let Some(v) = self.get(key) else { return Ok(default) };
+        let chosen = choices.iter().find(|(name, _)| v.as_str() == Some(name)).map(|(_, choice)| *choice);
+        chosen.ok_or_else(|| {
+            let names: Vec<String> = choices.iter().map(|(name, _)| format!("`{name}`")).collect();
+            self.wrong(key, v, &format!("one of {}", names.join(", ")))
+        })
+    }
+
     /// A number that must be above zero, and whose inverse is a number too.
     fn positive(&self, key: &str, default: f32) -> Result<f32> {
         match self.float(key, default)? {
@@ -96,7 +161,7 @@ impl<'a> Keys<'a> {
 
     /// `null` is false here: it is what Python makes of it.
     fn flag(&self, key: &str, default: bool) -> Result<bool> {
-        match self.map.get(key) {
+        match self.value(key) {
             None => Ok(default),
             Some(Value::Null) => Ok(false),
             Some(v) => v.as_bool().ok_or_else(|| self.wrong(key, v, "true or false")),
@@ -146,8 +211,8 @@ impl<'a> Keys<'a> {
             .ok_or_else(|| self.wrong(key, v, &format!("{expected}, or a list of {n} of them")))
     }
 
-    /// Channels of each level of a network whose resolution is halved between them, at full resolution first. Group
-    /// norms must divide them.
+    /// Channels of each level of a network whose resolution is halved between them, at full resolution first.
+    /// Group norms must divide them.
     fn levels(&self, default: &[usize]) -> Result<(Vec<usize>, usize)> {
         let channels = self.sizes("block_out_channels", default)?;
         let groups = self.size("norm_num_groups", 32)?;
@@ -201,14 +266,23 @@ impl<'a> Keys<'a> {
     /// The object of a part that the file leaves out: all defaults.
     fn empty(&self) -> Keys<'static> {
         static NOTHING: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
-        Keys { file: self.file.clone(), prefix: "", map: &NOTHING }
+        Keys::new(&self.file, "", &NOTHING)
     }
 
     /// The object at `key`; `prefix` names its keys in errors.
     fn below(&self, key: &'static str, prefix: &'static str) -> Result<Option<Keys<'a>>> {
         let Some(v) = self.get(key) else { return Ok(None) };
         let map = v.as_object().ok_or_else(|| self.wrong(key, v, "an object"))?;
-        Ok(Some(Keys { file: self.file.clone(), prefix, map }))
+        Ok(Some(Keys::new(&self.file, prefix, map)))
+    }
+}
+
+/// A value for messages: at most 60 characters of it.
+fn shortened(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        None => text,
+        Some((end, _)) => format!("{}...", &text[..end]),
     }
 }
 

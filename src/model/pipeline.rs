@@ -1,9 +1,9 @@
 //! A whole model: from prompts to what the UNet is conditioned on, and the sizes that go with each other.
-//! Which text encoders there are and how their states are put together is known here and nowhere else.
+//! What distinguishes the families of models is in [`Recipe`]; each family makes one (`model::families`).
 
 use super::clip::ClipText;
-use super::config::ClipTextConfig;
-use super::folder::{ModelFolder, Pipeline as Kind};
+use super::config::{AutoencoderConfig, ClipTextConfig, SchedulerFile, UNetConfig};
+use super::parts::Parts;
 use super::tokenizer::{Dropped, Tokenizer};
 use super::unet::{Added, Conditioning, Unet};
 use super::vae::Decoder;
@@ -15,18 +15,55 @@ use crate::tensor::{Shape, Tensor};
 /// Latents of a UNet whose file states no size, along one side.
 const DEFAULT_SIDE: usize = 64;
 
-/// Pixels along one side that can be asked for: more than any machine holds a square of, and little enough that the
-/// lengths of all tensors fit into 64 bits.
+/// Pixels along one side that can be asked for: more than any machine holds a square of, and little enough
+/// that the lengths of all tensors fit into 64 bits.
 const LARGEST_SIDE: usize = 1 << 20;
 
 /// A model on a backend, ready to be sampled from.
 pub struct Pipeline {
-    pub kind: Kind,
+    /// The denoiser.
     pub unet: Unet,
+    /// From latents to images.
     pub decoder: Decoder,
+    /// The noise schedule.
     pub scheduler: SchedulerConfig,
+    /// The sampler whose file the schedule is from, such as `PNDMScheduler`; for records.
+    pub scheduler_class: String,
+    /// What the user should know about the model's files: keys that are not known or not obeyed, with the
+    /// file.
+    pub notes: Vec<String>,
     texts: Vec<TextEncoder>,
+    text_states: TextStates,
     zeros_for_empty_prompt: bool,
+}
+
+/// What a family of models makes a [`Pipeline`] of: the configurations as its pipeline sees them, and its
+/// rules.
+pub struct Recipe {
+    /// Of `unet`.
+    pub unet: UNetConfig,
+    /// Of `vae`.
+    pub vae: AutoencoderConfig,
+    /// Of `scheduler`.
+    pub scheduler: SchedulerFile,
+    /// Of `text_encoder`, `text_encoder_2` and so on.
+    pub texts: Vec<ClipTextConfig>,
+    /// Which states of the text encoders the UNet sees.
+    pub text_states: TextStates,
+    /// Whether an absent negative prompt is embedded as zeros rather than as the empty text (a rule of XL).
+    pub zeros_for_empty_prompt: bool,
+    /// See [`Pipeline::notes`].
+    pub notes: Vec<String>,
+}
+
+/// Which states of the text encoders condition the UNet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextStates {
+    /// The last hidden states, behind the final norm.
+    Last,
+    /// The hidden states before the last layer, of all encoders side by side; and the pooled text of the
+    /// first encoder that has a projection.
+    PenultimateAndPooled,
 }
 
 struct TextEncoder {
@@ -35,21 +72,25 @@ struct TextEncoder {
 }
 
 impl TextEncoder {
-    fn load(backend: &dyn Backend, folder: &ModelFolder, suffix: &str) -> Result<TextEncoder> {
+    fn load(
+        backend: &dyn Backend,
+        parts: &Parts,
+        config: &ClipTextConfig,
+        suffix: &str,
+    ) -> Result<TextEncoder> {
         let component = format!("text_encoder{suffix}");
-        let config: ClipTextConfig = folder.text_config(&component)?;
-        let tokenizer = folder.tokenizer(&format!("tokenizer{suffix}"), config.max_positions)?;
+        let tokenizer = parts.tokenizer(&format!("tokenizer{suffix}"), config.max_positions)?;
         if tokenizer.largest_id() as usize >= config.vocab_size {
             return Err(Error::model(format!(
                 "{}: vocab_size {} is too small for the tokenizer{suffix}, whose largest id is {}",
-                folder.source().describe(&format!("{component}/config.json")),
+                parts.source().describe(&format!("{component}/config.json")),
                 config.vocab_size,
                 tokenizer.largest_id()
             ))
             .fix("take tokenizer and text encoder from the same model"));
         }
-        let projection = folder.class(&component) == Some("CLIPTextModelWithProjection");
-        let model = ClipText::load(backend, &folder.checkpoint(&component)?, &config, projection)?;
+        let projection = parts.class(&component) == Some("CLIPTextModelWithProjection");
+        let model = ClipText::load(backend, &parts.checkpoint(&component)?, config, projection)?;
         Ok(TextEncoder { tokenizer, model })
     }
 }
@@ -63,8 +104,8 @@ pub struct Size {
     pub latent: Shape,
 }
 
-/// A text, and the text to be guided away from. `None` is the model's own: the empty text, or for some models of XL
-/// zeros in place of a text.
+/// A text, and the text to be guided away from. `None` is the model's own: the empty text, or for some models
+/// of XL zeros in place of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prompt<'a> {
     pub text: &'a str,
@@ -81,8 +122,8 @@ pub struct Encoded {
 }
 
 impl Encoded {
-    /// The texts of latents that belong to `prompts`, for [`Unet::forward`]: with `guided` every latent twice,
-    /// first all with their negative, then all with their text.
+    /// The texts of latents that belong to `prompts`, for [`Unet::forward`]: with `guided` every latent
+    /// twice, first all with their negative, then all with their text.
     #[track_caller]
     pub fn rows(&self, prompts: &[u32], guided: bool) -> Vec<u32> {
         let row = |&p: &u32| self.rows[p as usize];
@@ -92,42 +133,62 @@ impl Encoded {
 }
 
 impl Pipeline {
-    /// Loads all networks of a folder.
+    /// Loads all networks of `parts`.
     ///
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the file and what is wrong in it.
-    pub fn load(backend: &dyn Backend, folder: &ModelFolder) -> Result<Pipeline> {
-        let scheduler = folder.scheduler_config()?;
-        let (unet_config, vae_config) = (folder.unet_config()?, folder.vae_config()?);
-        let latent = vae_config.latent_channels;
-        if (unet_config.in_channels, unet_config.out_channels) != (latent, latent) {
+    pub fn assemble(backend: &dyn Backend, parts: &Parts, recipe: Recipe) -> Result<Pipeline> {
+        let Recipe { unet, vae, scheduler, texts, text_states, zeros_for_empty_prompt, mut notes } = recipe;
+        let source = parts.source();
+        let latent = vae.latent_channels;
+        if (unet.in_channels, unet.out_channels) != (latent, latent) {
             return Err(Error::model(format!(
                 "{}: in_channels {} and out_channels {}, but the autoencoder has {latent} latent channels",
-                folder.source().describe("unet/config.json"),
-                unet_config.in_channels,
-                unet_config.out_channels
+                source.describe("unet/config.json"),
+                unet.in_channels,
+                unet.out_channels
             ))
             .fix("use a text-to-image model: inpainting and image-conditioned models take more inputs"));
         }
-        if vae_config.out_channels != 3 {
+        if vae.out_channels != 3 {
             return Err(Error::model(format!(
                 "{}: out_channels is {}, but images have 3",
-                folder.source().describe("vae/config.json"),
-                vae_config.out_channels
+                source.describe("vae/config.json"),
+                vae.out_channels
             ))
             .fix("use a model whose autoencoder makes RGB images"));
         }
-        let mut texts = vec![TextEncoder::load(backend, folder, "")?];
-        if folder.pipeline() == Kind::StableDiffusionXl {
-            texts.push(TextEncoder::load(backend, folder, "_2")?);
+        let mut unknown = |rel: &str, keys: &[String]| {
+            let file = source.describe(rel);
+            notes.extend(
+                keys.iter().map(|key| format!("{file}: {key}: this key is not known and has no effect")),
+            );
+        };
+        unknown("unet/config.json", &unet.unknown_keys);
+        unknown("vae/config.json", &vae.unknown_keys);
+        unknown("scheduler/scheduler_config.json", &scheduler.unknown_keys);
+        let mut encoders = Vec::new();
+        for (at, config) in texts.iter().enumerate() {
+            let suffix = if at == 0 { String::new() } else { format!("_{}", at + 1) };
+            unknown(&format!("text_encoder{suffix}/config.json"), &config.unknown_keys);
+            encoders.push(TextEncoder::load(backend, parts, config, &suffix)?);
+        }
+        if let Some(range) = scheduler.config.clip_sample {
+            notes.push(format!(
+                "{}: clip_sample: clean latents are clipped to +-{range} in every step; that is meant for pixels and \
+                 spoils most latents (set it to false in this file if the pictures are blurred)",
+                source.describe("scheduler/scheduler_config.json")
+            ));
         }
         Ok(Pipeline {
-            kind: folder.pipeline(),
-            unet: Unet::load(backend, &folder.checkpoint("unet")?, &unet_config)?,
-            decoder: Decoder::load(backend, &folder.checkpoint("vae")?, &vae_config)?,
-            scheduler,
-            texts,
-            zeros_for_empty_prompt: folder.zeros_for_empty_prompt(),
+            unet: Unet::load(backend, &parts.checkpoint("unet")?, &unet)?,
+            decoder: Decoder::load(backend, &parts.checkpoint("vae")?, &vae)?,
+            scheduler: scheduler.config,
+            scheduler_class: scheduler.class,
+            notes,
+            texts: encoders,
+            text_states,
+            zeros_for_empty_prompt,
         })
     }
 
@@ -139,8 +200,8 @@ impl Pipeline {
     /// The size asked for, or that the model was trained for.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for a height or width that is no multiple of what the networks
-    /// halve, naming the nearest that is, and for one that is too large.
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for a height or width that is no multiple of what the
+    /// networks halve, naming the nearest that is, and for one that is too large.
     pub fn size(&self, height: Option<usize>, width: Option<usize>) -> Result<Size> {
         let (factor, config) = (self.factor(), self.unet.config());
         let (h, w) = config.sample_size.unwrap_or((DEFAULT_SIDE, DEFAULT_SIDE));
@@ -163,8 +224,8 @@ impl Pipeline {
         Ok(Size { height, width, latent })
     }
 
-    /// Conditions of `prompts`. `size` is a condition of XL. `guidance` is the guidance scale, for a model that has it
-    /// as an input (see [`Pipeline::embeds_guidance`]); all others ignore it.
+    /// Conditions of `prompts`. `size` is a condition of XL. `guidance` is the guidance scale, for a model
+    /// that has it as an input (see [`Pipeline::embeds_guidance`]); all others ignore it.
     ///
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model) where the parts do not go with each other.
@@ -194,7 +255,7 @@ impl Pipeline {
         let mut states = Vec::new();
         let mut pooled = None;
         let mut cut: Vec<Option<Dropped>> = vec![None; texts.len()];
-        let xl = self.kind == Kind::StableDiffusionXl;
+        let pools = self.text_states == TextStates::PenultimateAndPooled;
         for encoder in &self.texts {
             let tokens: Vec<_> = texts.iter().map(|text| encoder.tokenizer.encode(text)).collect();
             for (cut, tokens) in cut.iter_mut().zip(&tokens) {
@@ -202,9 +263,10 @@ impl Pipeline {
             }
             let ids: Vec<Vec<u32>> = tokens.into_iter().map(|t| t.ids).collect();
             let out = encoder.model.run(backend, &ids)?;
-            // Of two encoders the second one's pooled text counts.
-            pooled = if xl && encoder.model.has_projection() { Some(out.projected(backend)?) } else { None };
-            states.push(if xl { out.penultimate } else { out.last });
+            if pools && pooled.is_none() && encoder.model.has_projection() {
+                pooled = Some(out.projected(backend)?);
+            }
+            states.push(if pools { out.penultimate } else { out.last });
         }
         let mut text = side_by_side(backend, states)?;
         if prompts.iter().any(|p| zeros(p.negative)) {

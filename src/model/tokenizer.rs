@@ -1,6 +1,6 @@
 //! CLIP's tokenizer: byte-level BPE with an end-of-word mark. Text is composed (NFC), white space collapsed,
-//! lower-cased and cut into words, single digits and runs of signs; each is merged from bytes by rank. Gives the
-//! ids that the fast tokenizer of transformers gives, its treatment of special tokens included.
+//! lower-cased and cut into words, single digits and runs of signs; each is merged from bytes by rank. Gives
+//! the ids that the fast tokenizer of transformers gives, its treatment of special tokens included.
 
 mod files;
 
@@ -11,7 +11,7 @@ use std::fmt;
 use regex::Regex;
 use unicode_normalization::UnicodeNormalization;
 
-use super::folder::Source;
+use super::files::Source;
 use crate::error::Result;
 
 const END_OF_WORD: &str = "</w>";
@@ -65,14 +65,15 @@ pub struct Tokenizer {
 struct Added {
     content: String,
     id: u32,
-    /// Looked for after composing, collapsing and lower-casing, and so in any case; else in the text as typed.
+    /// Looked for after composing, collapsing and lower-casing, and so in any case; else in the text as
+    /// typed.
     normalized: bool,
 }
 
 impl Tokenizer {
     /// Reads the tokenizer in the folder `component` (`""` is the top): `tokenizer.json`, or `vocab.json` and
-    /// `merges.txt`; and `tokenizer_config.json` and `special_tokens_map.json` where they are. Prompts are padded or
-    /// cut to the smaller of the file's `model_max_length` and `max_positions` tokens.
+    /// `merges.txt`; and `tokenizer_config.json` and `special_tokens_map.json` where they are. Prompts are
+    /// padded or cut to the smaller of the file's `model_max_length` and `max_positions` tokens.
     ///
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the file that is missing, damaged or not CLIP's.
@@ -169,8 +170,8 @@ impl Tokenizer {
         between(&text[start..], ids);
     }
 
-    /// Byte-pair merging of one word: the lowest rank first, the leftmost of equals. A heap of candidates and a linked
-    /// list keep a word of n bytes at n log n; prompts without spaces can be long.
+    /// Byte-pair merging of one word: the lowest rank first, the leftmost of equals. A heap of candidates and
+    /// a linked list keep a word of n bytes at n log n; prompts without spaces can be long.
     fn merge(&self, word: &[u8], ids: &mut Vec<u32>) {
         let Some((&last, head)) = word.split_last() else { return };
         struct Symbol {
@@ -243,7 +244,8 @@ fn normalize(text: &str) -> String {
     out
 }
 
-/// The printable character that stands for each byte in vocabularies: itself where it is one, else one from 256 on.
+/// The printable character that stands for each byte in vocabularies: itself where it is one, else one from
+/// 256 on.
 fn byte_names() -> [char; 256] {
     let mut spare = 256;
     std::array::from_fn(|byte| {

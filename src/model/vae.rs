@@ -115,13 +115,34 @@ impl Mid {
 const ENCODER: [&str; 2] = ["encoder.*", "quant_conv.*"];
 const DECODER: [&str; 2] = ["decoder.*", "post_quant_conv.*"];
 
-/// Gain and shift per channel as tensors, unless they change nothing.
-fn affine(backend: &dyn Backend, c: usize, gain: f32, shift: f32) -> Result<Option<(Tensor, Tensor)>> {
-    if gain == 1.0 && shift == 0.0 {
+/// Gain and shift of each channel as tensors, unless they change nothing.
+fn affine(backend: &dyn Backend, gain: &[f32], shift: &[f32]) -> Result<Option<(Tensor, Tensor)>> {
+    if gain.iter().all(|g| *g == 1.0) && shift.iter().all(|s| *s == 0.0) {
         return Ok(None);
     }
-    let vector = |x: f32| backend.upload(Shape::vector(c), HostSlice::F32(&vec![x; c]));
+    let vector = |x: &[f32]| backend.upload(Shape::vector(x.len()), HostSlice::F32(x));
     Ok(Some((vector(gain)?, vector(shift)?)))
+}
+
+/// Gain and shift of each channel that make of latents what the decoder takes.
+fn unscale(config: &AutoencoderConfig) -> (Vec<f32>, Vec<f32>) {
+    let (c, gain) = (config.latent_channels, 1.0 / config.scaling_factor);
+    match &config.statistics {
+        Some((mean, deviation)) => (deviation.iter().map(|d| d * gain).collect(), mean.clone()),
+        None => (vec![gain; c], vec![config.shift_factor; c]),
+    }
+}
+
+/// Gain and shift of each channel that make latents of what the encoder gives.
+fn scale(config: &AutoencoderConfig) -> (Vec<f32>, Vec<f32>) {
+    let (c, gain) = (config.latent_channels, config.scaling_factor);
+    match &config.statistics {
+        Some((mean, deviation)) => {
+            let shift = mean.iter().zip(deviation).map(|(m, d)| -m / d * gain);
+            (deviation.iter().map(|d| gain / d).collect(), shift.collect())
+        }
+        None => (vec![gain; c], vec![-config.shift_factor * gain; c]),
+    }
 }
 
 impl Decoder {
@@ -153,8 +174,9 @@ impl Decoder {
             let resample = (i + 1 < sizes.len()).then(|| at.at("upsamplers").at(0).conv("conv", out, out, 3));
             levels.push(Level { blocks, resample: resample.transpose()? });
         }
+        let (gain, shift) = unscale(config);
         let decoder = Decoder {
-            unscale: affine(backend, latent, 1.0 / config.scaling_factor, config.shift_factor)?,
+            unscale: affine(backend, &gain, &shift)?,
             post_quant: config
                 .post_quant_conv
                 .then(|| root.linear("post_quant_conv", latent, latent))
@@ -251,13 +273,9 @@ impl Encoder {
                 (i + 1 < sizes.len()).then(|| at.at("downsamplers").at(0).conv("conv", out, out, 3));
             levels.push(Level { blocks, resample: resample.transpose()? });
         }
+        let (gain, shift) = scale(config);
         let encoder = Encoder {
-            scale: affine(
-                backend,
-                latent,
-                config.scaling_factor,
-                -config.shift_factor * config.scaling_factor,
-            )?,
+            scale: affine(backend, &gain, &shift)?,
             quant: config
                 .quant_conv
                 .then(|| root.linear("quant_conv", 2 * latent, 2 * latent))

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::clip::{Clip, ClipVision};
 use crate::model::config::ClipConfig;
-use crate::model::folder::Source;
+use crate::model::files::Source;
 use crate::model::tokenizer::Tokenizer;
 
 /// Folders of a model that hold its own rewards, where it has them.
@@ -24,9 +24,9 @@ const TOKENIZER: &str = "tokenizer";
 /// The head beside the towers in a folder given as PATH.
 const HEAD: &str = "aesthetic.safetensors";
 
-/// Loads the rewards of `specs`, at least one. A reward without a path uses the folders `clip` and `aesthetic` of
-/// `model`; towers without a tokenizer of their own use the model's. Each tower is loaded once, however many
-/// rewards look through it.
+/// Loads the rewards of `specs`, at least one. A reward without a path uses the folders `clip` and
+/// `aesthetic` of `model`; towers without a tokenizer of their own use the model's. Each tower is loaded
+/// once, however many rewards look through it.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for a reward whose path is missing, with what it needs;

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::backend::{Backend, Filter};
 use crate::error::{Error, Result};
-use crate::model::folder::Source;
+use crate::model::files::{Source, join, json};
 use crate::tape::{Tape, Var};
 use crate::tensor::{HostSlice, Shape, Tensor};
 
@@ -22,15 +22,15 @@ pub struct Preprocess {
 }
 
 impl Preprocess {
-    /// For square inputs of `side` pixels. Mean and std are those of `component/preprocessor_config.json` if there
-    /// is one, else CLIP's.
+    /// For square inputs of `side` pixels. Mean and std are those of `component/preprocessor_config.json` if
+    /// there is one, else CLIP's.
     ///
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the file, for values that are no mean or std.
     pub fn open(source: &Source, component: &str, side: usize, backend: &dyn Backend) -> Result<Preprocess> {
-        let rel = if component.is_empty() { FILE.to_string() } else { format!("{component}/{FILE}") };
+        let rel = join(component, FILE);
         let (mean, std) = if source.exists(&rel) {
-            parse(&source.read(&rel)?).map_err(|e| e.context(source.describe(&rel)))?
+            parse(&source.read(&rel)?, side).map_err(|e| e.context(source.describe(&rel)))?
         } else {
             (MEAN, STD)
         };
@@ -66,8 +66,8 @@ fn resized(h: usize, w: usize, side: usize) -> (usize, usize) {
     if h <= w { (side, side * w / h) } else { (side * h / w, side) }
 }
 
-/// The central `side` x `side` pixels; where the margin is odd, one more is cut at the end. Rows and columns are
-/// runs of channels under other shapes.
+/// The central `side` x `side` pixels; where the margin is odd, one more is cut at the end. Rows and columns
+/// are runs of channels under other shapes.
 fn crop(tape: &Tape<'_>, x: &Var, side: usize) -> Result<Var> {
     let Shape { n, h, w, c } = x.shape();
     let mut x = x.clone();
@@ -82,9 +82,39 @@ fn crop(tape: &Tape<'_>, x: &Var, side: usize) -> Result<Var> {
     Ok(x.reshape(Shape::new(n, side, side, c)))
 }
 
-fn parse(bytes: &[u8]) -> Result<([f64; 3], [f64; 3])> {
-    let settings: Value = serde_json::from_slice(bytes)
-        .map_err(|e| Error::model("not valid JSON").because(e).fix("download the file again"))?;
+/// Mean and deviation of each channel. What else the file says is what is done here, or is refused; but for
+/// the filter (`resample`), which on tensors is always a triangle.
+fn parse(bytes: &[u8], side: usize) -> Result<([f64; 3], [f64; 3])> {
+    let settings = json::parse(bytes)?;
+    let refuse = |key: &str, supported: &str| {
+        Err(Error::model(format!(
+            "{key} is {}, which is not supported; supported: {supported}",
+            settings[key]
+        ))
+        .fix("use a CLIP model that prepares its images as CLIP does"))
+    };
+    for key in ["do_resize", "do_center_crop", "do_rescale", "do_normalize"] {
+        if settings.get(key).is_some_and(|v| v.as_bool() != Some(true)) {
+            return refuse(key, "true");
+        }
+    }
+    let factor = settings.get("rescale_factor").map(Value::as_f64);
+    if factor.is_some_and(|factor| factor.is_none_or(|x| (255.0 * x - 1.0).abs() > 1e-6)) {
+        return refuse("rescale_factor", "1/255");
+    }
+    for (key, parts) in [("size", &["shortest_edge"][..]), ("crop_size", &["height", "width"])] {
+        // One number in files of old versions.
+        let right = |v: &Value| match v {
+            Value::Object(map) => {
+                !map.is_empty()
+                    && map.iter().all(|(k, v)| parts.contains(&k.as_str()) && v.as_u64() == Some(side as u64))
+            }
+            v => v.as_u64() == Some(side as u64),
+        };
+        if settings.get(key).is_some_and(|v| !v.is_null() && !right(v)) {
+            return refuse(key, &format!("the image_size of the tower, {side}"));
+        }
+    }
     let three = |key: &str, default: [f64; 3], ok: fn(f64) -> bool| {
         let Some(value) = settings.get(key).filter(|v| !v.is_null()) else { return Ok(default) };
         let list: Option<Vec<f64>> =
@@ -115,8 +145,14 @@ mod tests {
 
     #[test]
     fn settings_are_read_and_nonsense_refused() {
-        let (mean, std) = parse(br#"{"image_mean": [0.5, 0.5, 0.5]}"#).unwrap();
+        let (mean, std) = parse(br#"{"image_mean": [0.5, 0.5, 0.5]}"#, 224).unwrap();
         assert_eq!((mean, std), ([0.5; 3], STD));
+        let usual =
+            br#"{"crop_size": {"height": 224, "width": 224}, "do_center_crop": true, "do_convert_rgb": true,
+            "do_normalize": true, "do_rescale": true, "do_resize": true, "resample": 3,
+            "rescale_factor": 0.00392156862745098, "size": {"shortest_edge": 224}}"#;
+        assert_eq!(parse(usual, 224).unwrap(), (MEAN, STD));
+        assert_eq!(parse(br#"{"crop_size": 32, "size": 32}"#, 32).unwrap(), (MEAN, STD));
         for bad in [
             "{",
             r#"{"image_std": [0, 1, 1]}"#,
@@ -124,8 +160,13 @@ mod tests {
             r#"{"image_mean": [1e300, 0, 0]}"#,
             r#"{"image_mean": 0.5}"#,
             r#"{"image_mean": [1, 2]}"#,
+            r#"{"image_mean": [NaN, 0, 0]}"#,
+            r#"{"do_normalize": false}"#,
+            r#"{"rescale_factor": 1}"#,
+            r#"{"crop_size": 225}"#,
+            r#"{"size": {"height": 224, "width": 224}}"#,
         ] {
-            let text = parse(bad.as_bytes()).unwrap_err().to_string();
+            let text = parse(bad.as_bytes(), 224).unwrap_err().to_string();
             assert!(text.contains("fix:"), "{text}");
         }
     }

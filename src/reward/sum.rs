@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::Reward;
 use crate::backend::Backend;
 use crate::error::Result;
-use crate::model::folder::{FileHash, Source};
+use crate::model::files::{FileHash, Source};
 use crate::pixels::Picture;
 use crate::tape::{Tape, Var};
 use crate::tensor::{HostSlice, Shape, Tensor};

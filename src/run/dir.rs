@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::file::{FIX_OUTPUT, FIX_REPORT, sha256, write_atomic};
+use super::file::{FIX_OUTPUT, FIX_REPORT, write_atomic};
 use super::metadata::{Parameters, encode_png};
 use super::record::{Status, Versioned};
 use super::slug::slug;
 use crate::error::{Error, Result};
+use crate::hash::sha256;
 use crate::pixels::Picture;
 
 /// Files that a run may leave and that `--overwrite` removes; anything else in the folder is not ours.

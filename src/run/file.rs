@@ -1,12 +1,11 @@
 //! Files that are either whole or not there, and their hashes.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
-
 use crate::error::{Error, Result};
+use crate::hash::sha256_of_file;
 
 /// What to do about a file that cannot be written.
 pub(super) const FIX_OUTPUT: &str = "choose a directory that can be written, and has room, with -o";
@@ -29,31 +28,15 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     })
 }
 
-/// SHA-256 in hexadecimal.
-pub fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
 /// SHA-256 of a file's content, in hexadecimal.
 ///
 /// # Errors
 /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file.
 pub fn sha256_file(path: &Path) -> Result<String> {
-    let fail = |e| {
+    let hashed = sha256_of_file(path).map_err(|e| {
         Error::io(format!("{}: cannot be read", path.display())).because(e).fix("check its path and rights")
-    };
-    let mut file = fs::File::open(path).map_err(fail)?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut buffer).map_err(fail)? {
-            0 => return Ok(hex(&hash.finalize())),
-            n => hash.update(&buffer[..n]),
-        }
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    });
+    hashed.map(|(_, hash)| hash)
 }
 
 #[cfg(test)]
@@ -81,15 +64,5 @@ mod tests {
         assert!(error.contains("best.png") && error.contains("-o"), "{error}");
         assert_eq!(fs::read(path.join("inside")).unwrap(), b"old");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn hashes_are_sha256() {
-        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!(sha256(b"abc"), abc);
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("abc");
-        fs::write(&path, "abc").unwrap();
-        assert_eq!(sha256_file(&path).unwrap(), abc);
     }
 }

@@ -20,8 +20,9 @@ mod metadata;
 mod record;
 mod slug;
 
+pub use crate::hash::sha256;
 pub use dir::{Lines, RunDir};
-pub use file::{sha256, sha256_file, write_atomic};
+pub use file::{sha256_file, write_atomic};
 pub use grid::grid;
 pub use latents::{load_latents, save_latents};
 pub use metadata::{Parameters, encode_png, read_parameters};

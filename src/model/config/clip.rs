@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::Keys;
 use crate::error::Result;
-use crate::model::folder::Source;
+use crate::model::files::Source;
 
 /// The activation between the two layers of a feed-forward block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,8 @@ pub enum Activation {
 /// Which position of the last hidden state is the pooled text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {
-    /// That of the largest token id: the meaning of files whose `eos_token_id` is 2, a mistake that became a mark.
+    /// That of the largest token id: the meaning of files whose `eos_token_id` is 2, a mistake that became a
+    /// mark.
     LargestToken,
     /// The first that holds this token.
     First(u32),
@@ -37,9 +38,14 @@ pub struct ClipTextConfig {
     pub max_positions: usize,
     pub activation: Activation,
     pub layer_norm_eps: f32,
+    /// Which position is the pooled text.
     pub pooling: Pooling,
     /// Width of the projected pooled text, in a model with a projection.
     pub projection_dim: usize,
+    /// Whether some pipelines are to pass the attention mask of the tokens, which hides the padding.
+    pub use_attention_mask: bool,
+    /// Keys without a meaning to the Python class, with their values.
+    pub unknown_keys: Vec<String>,
 }
 
 /// A CLIP vision transformer.
@@ -59,6 +65,8 @@ pub struct ClipVisionConfig {
     pub layer_norm_eps: f32,
     /// Width of the projected image embedding, in a model with a projection.
     pub projection_dim: usize,
+    /// Keys without a meaning to the Python class, with their values.
+    pub unknown_keys: Vec<String>,
 }
 
 impl ClipVisionConfig {
@@ -176,6 +184,7 @@ fn nested(keys: &Keys<'_>) -> bool {
 }
 
 fn text_model(keys: &Keys<'_>) -> Result<ClipTextConfig> {
+    refuse_what_is_not_computed(keys)?;
     let hidden_size = keys.size("hidden_size", 512)?;
     Ok(ClipTextConfig {
         vocab_size: keys.size("vocab_size", 49408)?,
@@ -188,10 +197,13 @@ fn text_model(keys: &Keys<'_>) -> Result<ClipTextConfig> {
         layer_norm_eps: keys.positive("layer_norm_eps", 1e-5)?,
         pooling: pooling(keys)?,
         projection_dim: keys.size("projection_dim", 512)?,
+        use_attention_mask: keys.flag("use_attention_mask", false)?,
+        unknown_keys: keys.unknown(&WITHOUT_EFFECT),
     })
 }
 
 fn vision_model(keys: &Keys<'_>) -> Result<ClipVisionConfig> {
+    refuse_what_is_not_computed(keys)?;
     let hidden_size = keys.size("hidden_size", 768)?;
     let square = |key: &str, default| match keys.square_or_pair(key)? {
         None => Ok(default),
@@ -217,7 +229,22 @@ fn vision_model(keys: &Keys<'_>) -> Result<ClipVisionConfig> {
         activation: activation(keys)?,
         layer_norm_eps: keys.positive("layer_norm_eps", 1e-5)?,
         projection_dim: keys.size("projection_dim", 512)?,
+        unknown_keys: keys.unknown(&WITHOUT_EFFECT),
     })
+}
+
+/// Options of every transformers model that change the weights or what is computed with them.
+fn refuse_what_is_not_computed(keys: &Keys<'_>) -> Result<()> {
+    for key in ["quantization_config", "compression_config"] {
+        keys.absent(key)?;
+    }
+    // Heads to be taken out of layers on loading.
+    match keys.get("pruned_heads") {
+        Some(v) if v.as_object().is_none_or(|heads| !heads.is_empty()) => {
+            Err(keys.unsupported("pruned_heads", v, "none"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn heads(keys: &Keys<'_>, default: usize, hidden_size: usize) -> Result<usize> {
@@ -250,3 +277,84 @@ fn pooling(keys: &Keys<'_>) -> Result<Pooling> {
         }
     }
 }
+
+/// Keys that every configuration of transformers has had at some time and that do not change what a CLIP
+/// tower computes: they are for training, for generating text, for classifiers, for what is returned, or for
+/// other models.
+const WITHOUT_EFFECT: [&str; 75] = [
+    "add_cross_attention",
+    "architectures",
+    "attention_dropout",
+    "attn_implementation",
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "bos_token_id",
+    "chunk_size_feed_forward",
+    "cross_attention_hidden_size",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
+    "dropout",
+    "dtype",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "eos_token_id",
+    "exponential_decay_length_penalty",
+    "finetuning_task",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "gradient_checkpointing",
+    "hidden_dropout",
+    "hidden_dropout_prob",
+    "id2label",
+    "initializer_factor",
+    "initializer_range",
+    "is_decoder",
+    "is_encoder_decoder",
+    "label2id",
+    "length_penalty",
+    "logit_scale_init_value",
+    "max_length",
+    "min_length",
+    "model_type",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_labels",
+    "num_return_sequences",
+    "output_attentions",
+    "output_hidden_states",
+    "output_past",
+    "output_scores",
+    "pad_token_id",
+    "prefix",
+    "problem_type",
+    "remove_invalid_values",
+    "repetition_penalty",
+    "return_dict",
+    "return_dict_in_generate",
+    "sep_token_id",
+    "suppress_tokens",
+    "task_specific_params",
+    "temperature",
+    "text_config",
+    "text_config_dict",
+    "tf_legacy_loss",
+    "tie_encoder_decoder",
+    "tie_word_embeddings",
+    "tokenizer_class",
+    "top_k",
+    "top_p",
+    "torch_dtype",
+    "torchscript",
+    "transformers_version",
+    "typical_p",
+    "use_bfloat16",
+    "use_cache",
+    "use_return_dict",
+    "vision_config",
+    "vision_config_dict",
+    "vision_use_head",
+    "vocab_size",
+    "xla_device",
+];

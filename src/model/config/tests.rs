@@ -75,7 +75,7 @@ fn stable_diffusion_1_is_read() {
     assert_eq!(config.up[3], Level { channels: 320, layers: 3, attention: attention(3), resample: false });
     assert_eq!(config.mid, Mid::CrossAttention(attention(1).unwrap()));
     assert_eq!((config.base_channels(), config.time_embed_dim, config.context_dim()), (320, 1280, Some(768)));
-    assert!(!config.linear_projection && config.text_time.is_none());
+    assert!(config.text_time.is_none() && config.unknown_keys.is_empty());
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn an_absent_key_has_the_default_of_diffusers() {
     // All of the class's defaults but `cross_attention_dim` are those of Stable Diffusion 1.
     let config = unet(json!({})).unwrap();
     let stated = unet(with(sd1(), json!({"cross_attention_dim": 1280}))).unwrap();
-    assert_eq!(config, UNetConfig { sample_size: None, ..stated });
+    assert_eq!(config, UNetConfig { sample_size: None, old_square_size: false, ..stated });
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn stable_diffusion_2_has_heads_per_level() {
     assert_eq!(of(&config.down), [5, 10, 20]);
     assert_eq!(of(&config.up), [20, 10, 5]);
     assert!(matches!(&config.mid, Mid::CrossAttention(a) if a.heads == 20));
-    assert!(config.linear_projection && config.upcast_attention);
+    assert_eq!(config.unknown_keys, [""; 0]);
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn stable_diffusion_xl_has_depths_and_added_conditions() {
     assert_eq!(depth(&config.up), [Some(vec![10; 3]), Some(vec![2; 3]), None]);
     assert!(matches!(&config.mid, Mid::CrossAttention(a) if a.depth == [10] && a.context == 2048));
     assert_eq!(config.text_time, Some(TextTime { time_dim: 256, input_dim: 2816 }));
-    assert!(!config.upcast_attention);
+    assert_eq!(config.unknown_keys, [""; 0]);
 }
 
 #[test]
@@ -135,15 +135,6 @@ fn depths_may_be_given_layer_by_layer() {
 fn the_middle_may_be_less() {
     assert_eq!(unet(with(sd1(), json!({"mid_block_type": null}))).unwrap().mid, Mid::None);
     assert_eq!(unet(with(sd1(), json!({"mid_block_type": "UNetMidBlock2D"}))).unwrap().mid, Mid::Residual);
-}
-
-#[test]
-fn old_files_state_half_the_sample_size() {
-    let of = |changes| unet(with(sd1(), changes)).unwrap().sample_size;
-    assert_eq!(of(json!({"sample_size": 32})), Some((64, 64)));
-    assert_eq!(of(json!({"sample_size": 32, "_diffusers_version": "0.10.2"})), Some((32, 32)));
-    assert_eq!(of(json!({"sample_size": 96})), Some((96, 96)));
-    assert_eq!(of(json!({"sample_size": [16, 24]})), Some((16, 24)));
 }
 
 #[test]
@@ -248,10 +239,18 @@ fn autoencoders_are_read() {
     assert_eq!((config.scaling_factor, config.shift_factor), (0.13025, 0.1));
     assert!(!config.force_upcast && !config.quant_conv && !config.post_quant_conv && !config.mid_attention);
 
+    let statistics =
+        json!({"latents_mean": [0, 1, 2, 3], "latents_std": [1, 2, 3, 4], "tiles": 3, "x": null});
+    let config = vae(with(sd1.clone(), statistics)).unwrap();
+    assert_eq!(config.statistics, Some((vec![0.0, 1.0, 2.0, 3.0], vec![1.0, 2.0, 3.0, 4.0])));
+    assert_eq!(config.unknown_keys, ["tiles: 3"]);
+    assert_eq!(vae(with(sd1.clone(), json!({"latents_mean": [0, 1, 2, 3]}))).unwrap().statistics, None);
+
     assert_eq!(vae(json!({})).unwrap().block_out_channels, [64]);
     for (changes, words) in [
         (json!({"_class_name": "AutoencoderTiny"}), ["AutoencoderTiny", "\"AutoencoderKL\""]),
-        (json!({"latents_mean": [0.0, 0.0, 0.0, 0.0]}), ["latents_mean is [0.0,0.0,0.0,0.0]", "null"]),
+        (json!({"latents_mean": [0.0, 0.0]}), ["latents_mean is [0.0,0.0]", "each of 4 latent channels"]),
+        (json!({"latents_std": [1, 1, 0, 1]}), ["latents_std is [1,1,0,1]", "each of 4 latent channels"]),
         (
             json!({"up_block_types": ["AttnUpDecoderBlock2D"]}),
             ["AttnUpDecoderBlock2D", "supported: UpDecoderBlock2D"],
@@ -278,12 +277,19 @@ fn text_models_are_read() {
     assert_eq!((config.pooling, config.activation), (Pooling::LargestToken, Activation::QuickGelu));
     let xl2 = text(with(sd1.clone(), json!({"hidden_act": "gelu", "eos_token_id": 49407}))).unwrap();
     assert_eq!((xl2.pooling, xl2.activation), (Pooling::First(49407), Activation::Gelu));
+    let masked =
+        json!({"use_attention_mask": true, "torch_dtype": "float32", "masks": [1], "pruned_heads": {}});
+    let masked = text(with(sd1.clone(), masked)).unwrap();
+    assert!(masked.use_attention_mask);
+    assert_eq!(masked.unknown_keys, ["masks: [1]"]);
     let defaults = text(json!({})).unwrap();
     assert_eq!((defaults.hidden_size, defaults.heads, defaults.pooling), (512, 8, Pooling::First(49407)));
     for (changes, words) in [
         (json!({"hidden_act": "gelu_new"}), ["hidden_act is \"gelu_new\"", "\"quick_gelu\", \"gelu\""]),
         (json!({"num_attention_heads": 7}), ["hidden_size 768", "num_attention_heads 7"]),
         (json!({"model_type": "t5"}), ["model_type is \"t5\"", "clip_text_model"]),
+        (json!({"pruned_heads": {"0": [1]}}), ["pruned_heads is {\"0\":[1]}", "none"]),
+        (json!({"quantization_config": {"bits": 4}}), ["quantization_config", "null"]),
         (json!({"eos_token_id": [1, 3]}), ["eos_token_id is [1,3]", "one token id"]),
         (json!({"vocab_size": null, "hidden_size": []}), ["hidden_size is []", "an integer"]),
     ] {
@@ -326,8 +332,8 @@ fn both_towers_are_read_and_the_old_keys_decide() {
     );
 }
 
-/// Numbers that decide how much is allocated, how long a loop is or what is divided by, before any weight is looked
-/// at: all at the edge of what makes a network.
+/// Numbers that decide how much is allocated, how long a loop is or what is divided by, before any weight is
+/// looked at: all at the edge of what makes a network.
 #[test]
 fn numbers_that_make_no_network_are_refused_by_name() {
     let many = vec![32; 9];

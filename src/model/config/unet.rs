@@ -4,32 +4,32 @@ use serde_json::Value;
 
 use super::{Keys, as_count};
 use crate::error::Result;
-use crate::model::folder::Source;
+use crate::model::files::Source;
 
 /// A UNet with text conditions, block by block.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UNetConfig {
     /// Height and width of the latents that the model was trained for.
     pub sample_size: Option<(usize, usize)>,
+    /// Whether `sample_size` is one number in a file from before diffusers 0.9; see the Stable Diffusion
+    /// family.
+    pub old_square_size: bool,
     pub in_channels: usize,
     pub out_channels: usize,
     /// Side of the kernels of the first and the last convolution; odd, padded to keep the size.
     pub conv_in_kernel: usize,
     pub conv_out_kernel: usize,
-    /// The blocks on the way down, at full resolution first; all but the last halve the resolution at their end.
+    /// The blocks on the way down, at full resolution first; all but the last halve the resolution at their
+    /// end.
     pub down: Vec<Level>,
     pub mid: Mid,
-    /// The blocks on the way up, in the order of running; all but the last double the resolution at their end.
+    /// The blocks on the way up, in the order of running; all but the last double the resolution at their
+    /// end.
     pub up: Vec<Level>,
     pub norm_groups: usize,
-    /// Of the group norms in residual blocks, the middle block and the output. Norms in transformers have their own:
-    /// 1e-6 for the group norm, 1e-5 for layer norms.
+    /// Of the group norms in residual blocks, the middle block and the output. Norms in transformers have
+    /// their own: 1e-6 for the group norm, 1e-5 for layer norms.
     pub norm_eps: f32,
-    /// Whether the projections around transformer blocks are linear layers rather than 1x1 convolutions. The
-    /// computation is the same, and so are the weights.
-    pub linear_projection: bool,
-    /// Whether attention scores want f32 whatever the element type.
-    pub upcast_attention: bool,
     /// Whether the sinusoidal embedding is (cos, sin) rather than (sin, cos).
     pub flip_sin_to_cos: bool,
     pub freq_shift: f32,
@@ -41,6 +41,8 @@ pub struct UNetConfig {
     pub time_cond_proj_dim: Option<usize>,
     /// The added conditions of XL: pooled text and sizes.
     pub text_time: Option<TextTime>,
+    /// Keys without a meaning to the Python class, with their values.
+    pub unknown_keys: Vec<String>,
 }
 
 /// One block on the way down or up.
@@ -136,7 +138,8 @@ fn parse(keys: &Keys<'_>) -> Result<UNetConfig> {
     let up_types = types(keys, "up_block_types", n, UP, &[UP[1], UP[0], UP[0], UP[0]])?;
     let layers = keys.count_per_block("layers_per_block", 2, n)?;
     let context = keys.size_per_block("cross_attention_dim", 1280, n)?;
-    // In these files `attention_head_dim` is the number of heads: a misnomer that diffusers keeps for compatibility.
+    // In these files `attention_head_dim` is the number of heads: a misnomer that diffusers keeps for
+    // compatibility.
     let heads_key =
         if keys.get("num_attention_heads").is_some() { "num_attention_heads" } else { "attention_head_dim" };
     let heads = keys.size_per_block(heads_key, 8, n)?;
@@ -196,7 +199,7 @@ fn parse(keys: &Keys<'_>) -> Result<UNetConfig> {
             resample: i + 1 < n,
         });
     }
-    let mid = match keys.map.get("mid_block_type") {
+    let mid = match keys.value("mid_block_type") {
         Some(Value::Null) => Mid::None,
         None => Mid::CrossAttention(attention(n - 1, &depth[n - 1], 1, "transformer_layers_per_block")?),
         Some(v) => match v.as_str() {
@@ -219,7 +222,8 @@ fn parse(keys: &Keys<'_>) -> Result<UNetConfig> {
         k => Err(keys.wrong(key, &k.into(), "an odd integer")),
     };
     let config = UNetConfig {
-        sample_size: sample_size(keys)?,
+        sample_size: keys.square_or_pair("sample_size")?,
+        old_square_size: old_square_size(keys)?,
         in_channels: keys.size("in_channels", 4)?,
         out_channels: keys.size("out_channels", 4)?,
         conv_in_kernel: kernel("conv_in_kernel")?,
@@ -230,13 +234,12 @@ fn parse(keys: &Keys<'_>) -> Result<UNetConfig> {
         up,
         norm_groups,
         norm_eps: keys.positive("norm_eps", 1e-5)?,
-        linear_projection: keys.flag("use_linear_projection", false)?,
-        upcast_attention: keys.flag("upcast_attention", false)?,
         flip_sin_to_cos: keys.flag("flip_sin_to_cos", true)?,
         freq_shift: keys.float("freq_shift", 0.0)?,
         center_input_sample: keys.flag("center_input_sample", false)?,
         time_cond_proj_dim: keys.opt_size("time_cond_proj_dim")?,
         text_time: text_time(keys)?,
+        unknown_keys: keys.unknown(&WITHOUT_EFFECT),
     };
     // Sines and cosines are halves, and the divisor of the frequencies must be above zero.
     let widths = [Some(channels[0]), config.text_time.map(|t| t.time_dim)];
@@ -282,7 +285,7 @@ fn refuse_what_is_not_computed(keys: &Keys<'_>) -> Result<()> {
     ] {
         keys.absent(key)?;
     }
-    if let Some(Value::Null) = keys.map.get("norm_num_groups") {
+    if let Some(Value::Null) = keys.value("norm_num_groups") {
         return Err(keys.unsupported("norm_num_groups", &Value::Null, "an integer"));
     }
     let only_cross = |v: &Value| v.as_array().map_or(v == &Value::Bool(true), |a| a.contains(&true.into()));
@@ -351,13 +354,27 @@ fn text_time(keys: &Keys<'_>) -> Result<Option<TextTime>> {
     Ok(Some(TextTime { time_dim, input_dim }))
 }
 
-/// Files from before diffusers 0.9 state half of the true size; the pipelines there correct it the same way.
-fn sample_size(keys: &Keys<'_>) -> Result<Option<(usize, usize)>> {
-    let stated = keys.square_or_pair("sample_size")?;
+/// Whether `sample_size` is one number, in a file from before diffusers 0.9.
+fn old_square_size(keys: &Keys<'_>) -> Result<bool> {
     let old = keys.opt_text("_diffusers_version")?.is_some_and(|version| {
         let mut parts = version.split('.').map(|p| p.parse::<u32>().unwrap_or(0));
         (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < (0, 9)
     });
-    let one_number = keys.get("sample_size").is_some_and(Value::is_number);
-    Ok(stated.map(|(h, w)| if old && one_number && h < 64 { (64, 64) } else { (h, w) }))
+    Ok(old && keys.get("sample_size").is_some_and(Value::is_number))
 }
+
+/// Keys that do not change what is computed here. The projections around transformer blocks are the same
+/// weights and the same computation as linear layers and as 1x1 convolutions; attention scores are f32
+/// whatever the element type; dropout is for training; the others belong to kinds of blocks and of added
+/// conditions that are refused, or are overruled by another key.
+const WITHOUT_EFFECT: [&str; 9] = [
+    "use_linear_projection",
+    "upcast_attention",
+    "dropout",
+    "mid_block_only_cross_attention",
+    "addition_embed_type_num_heads",
+    "addition_time_embed_dim",
+    "projection_class_embeddings_input_dim",
+    "attention_head_dim",
+    "model_type",
+];

@@ -3,6 +3,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::ErrorKind;
+use crate::model::files::join;
 
 fn write(dir: &Path, rel: &str, bytes: &[u8]) {
     let path = dir.join(rel);
@@ -73,35 +74,39 @@ fn fails<T: fmt::Debug>(result: Result<T>, words: &[&str]) {
 fn a_whole_model_is_opened_through_its_index() {
     let dir = model(&index());
     let folder = ModelFolder::open(dir.path(), None).unwrap();
-    assert_eq!(folder.pipeline(), Pipeline::StableDiffusion);
-    assert_eq!(folder.class("scheduler"), Some("PNDMScheduler"));
-    assert_eq!(folder.class("text_encoder_2"), None);
-    assert!(!folder.zeros_for_empty_prompt());
-    assert_eq!(folder.unet_config().unwrap().in_channels, 4);
-    assert_eq!(folder.vae_config().unwrap().latent_channels, 4);
-    assert_eq!(folder.text_config("text_encoder").unwrap().max_positions, 77);
+    let parts = folder.parts();
+    assert_eq!(folder.family().class, "StableDiffusionPipeline");
+    assert_eq!(parts.class("scheduler"), Some("PNDMScheduler"));
+    assert_eq!(parts.class("text_encoder_2"), None);
+    assert_eq!(parts.unet_config().unwrap().in_channels, 4);
+    assert_eq!(parts.vae_config().unwrap().latent_channels, 4);
+    assert_eq!(parts.text_config("text_encoder").unwrap().max_positions, 77);
     assert_eq!(folder.tokenizer("tokenizer", 8).unwrap().encode("a").ids, [1, 0, 2, 2, 2, 2, 2, 2]);
     assert_eq!(folder.checkpoint("unet").unwrap().parameters(), 2);
-    assert_eq!(folder.scheduler_config().unwrap().num_train_timesteps, 1000);
-    assert!(folder.scheduler_config().is_ok());
+    assert_eq!(parts.scheduler().unwrap().config.num_train_timesteps, 1000);
 }
 
 #[test]
 fn the_pipelines_that_can_be_run_are_told_apart() {
-    for (class, pipeline) in Pipeline::ALL {
+    for family in FAMILIES {
         let mut value = xl_index();
-        value["_class_name"] = json!(class);
+        value["_class_name"] = json!(family.class);
         let dir = model(&value);
         let folder = ModelFolder::open(dir.path(), None).unwrap();
-        assert_eq!(folder.pipeline(), pipeline);
-        assert_eq!(folder.pipeline().class(), class);
-        let xl = pipeline == Pipeline::StableDiffusionXl;
-        assert_eq!(folder.zeros_for_empty_prompt(), xl);
-        assert_eq!(folder.components().count(), if xl { 7 } else { 5 });
+        assert_eq!(folder.family().class, family.class);
+        let xl = family.class == "StableDiffusionXLPipeline";
+        assert_eq!(folder.parts().components().count(), if xl { 7 } else { 5 });
+        assert!(folder.parts().setting("force_zeros_for_empty_prompt", true).unwrap());
     }
     let mut value = xl_index();
     value["force_zeros_for_empty_prompt"] = json!(false);
-    assert!(!ModelFolder::open(model(&value).path(), None).unwrap().zeros_for_empty_prompt());
+    let of = |value: &Value| {
+        let folder = ModelFolder::open(model(value).path(), None).unwrap();
+        folder.parts().setting("force_zeros_for_empty_prompt", true)
+    };
+    assert!(!of(&value).unwrap());
+    value["force_zeros_for_empty_prompt"] = json!("no");
+    fails(of(&value), &["force_zeros_for_empty_prompt is \"no\""]);
 }
 
 #[test]
@@ -128,7 +133,7 @@ fn components_that_are_missing_or_of_another_class_are_named() {
         let dir = model(&value);
         ModelFolder::open(dir.path(), None)
     };
-    fails(change("text_encoder", json!([null, null])), &["without text_encoder", "refiners"]);
+    fails(change("text_encoder", json!([null, null])), &["without text_encoder", "refiner", "base model"]);
     fails(change("vae", Value::Null), &["without vae"]);
     fails(change("vae", json!("x")), &["without vae"]);
     fails(
@@ -145,7 +150,10 @@ fn components_that_are_missing_or_of_another_class_are_named() {
     fails(ModelFolder::open(dir.path(), None), &["_class_name is null"]);
     fs::remove_file(dir.path().join("unet/config.json")).unwrap();
     write(dir.path(), "model_index.json", index().to_string().as_bytes());
-    fails(ModelFolder::open(dir.path(), None).unwrap().unet_config(), &["config.json: cannot be read"]);
+    fails(
+        ModelFolder::open(dir.path(), None).unwrap().parts().unet_config(),
+        &["config.json: cannot be read"],
+    );
 }
 
 #[test]

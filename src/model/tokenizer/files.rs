@@ -1,5 +1,5 @@
-//! The files of a tokenizer: vocabulary and merges in either of two layouts, and what up to three more files say
-//! about special tokens.
+//! The files of a tokenizer: vocabulary and merges in either of two layouts, and what up to three more files
+//! say about special tokens.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{Added, END_OF_WORD, Tokenizer, UNKNOWN, WORDS, byte_names, normalize};
 use crate::error::{Error, Result};
-use crate::model::folder::{Source, join};
+use crate::model::files::{Source, join, json};
 
 /// Reads the tokenizer in the folder `component`, as [`Tokenizer::open`] describes.
 pub(super) fn read(source: &Source, component: &str, max_positions: usize) -> Result<Tokenizer> {
@@ -87,7 +87,7 @@ impl Files<'_> {
 
         let context = match config.get("model_max_length").filter(|v| !v.is_null()) {
             None => max_positions,
-            Some(v) => match v.as_f64() {
+            Some(v) => match json::number(v) {
                 // Files that know no limit state an enormous one.
                 Some(length) if length >= 3.0 => max_positions.min(length as usize),
                 _ => {
@@ -119,8 +119,8 @@ impl Files<'_> {
         })
     }
 
-    /// Vocabulary and merges of `tokenizer.json`. Of its other parts only the added tokens matter: the steps before
-    /// and after are CLIP's by definition.
+    /// Vocabulary and merges of `tokenizer.json`. Of its other parts only the added tokens matter: the steps
+    /// before and after are CLIP's by definition.
     fn whole(&self, json: &Map<String, Value>) -> Result<Parts> {
         let name = "tokenizer.json";
         let none = Value::Null;
@@ -174,8 +174,8 @@ impl Files<'_> {
         Ok((vocab, merges, "vocab.json".to_string()))
     }
 
-    /// Begin, end, unknown and padding, in this order. `special_tokens_map.json` goes before `tokenizer_config.json`,
-    /// but is not looked at where the latter declares the added tokens.
+    /// Begin, end, unknown and padding, in this order. `special_tokens_map.json` goes before
+    /// `tokenizer_config.json`, but is not looked at where the latter declares the added tokens.
     fn specials(&self, config: &Map<String, Value>) -> Result<[(&'static str, Special); 4]> {
         let map = match config.contains_key("added_tokens_decoder") {
             true => None,
@@ -265,8 +265,7 @@ impl Files<'_> {
         if !self.source.exists(&rel) {
             return Ok(None);
         }
-        let value: Value = serde_json::from_slice(&self.source.read(&rel)?)
-            .map_err(|e| self.bad(name, "not valid JSON".into()).because(e))?;
+        let value = json::read(self.source, &rel)?;
         match value {
             Value::Object(map) => Ok(Some(map)),
             _ => Err(self.bad(name, "not a JSON object".into())),

@@ -1,0 +1,206 @@
+//! The parts of a diffusers model, known to be there: their configurations, weights and tokenizers, and the
+//! hashes of the files that decide what the model computes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::OnceLock;
+
+use rayon::prelude::*;
+use serde_json::{Map, Value};
+
+use super::checkpoint::{self, Checkpoint};
+use super::config::{AutoencoderConfig, ClipTextConfig, SchedulerFile, UNetConfig};
+use super::files::{FileHash, Source, join};
+use super::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
+
+/// A part of a pipeline: the name of its folder, and the classes of it that can be run; none listed means
+/// any.
+#[derive(Clone, Copy, Debug)]
+pub struct Component {
+    /// Name of the folder, such as `text_encoder`.
+    pub name: &'static str,
+    /// Names of Python classes.
+    pub classes: &'static [&'static str],
+}
+
+/// Where the parts of a model are and what `model_index.json` says of them.
+pub struct Parts {
+    source: Source,
+    variant: Option<String>,
+    index: Map<String, Value>,
+    classes: BTreeMap<String, String>,
+    hashes: OnceLock<Vec<FileHash>>,
+}
+
+impl Parts {
+    /// The components of `index`, the content of `model_index.json`, with their files in `source`. `variant`
+    /// chooses weight files such as `fp16`, as in [`Checkpoint::open`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the component: left out, of a class that cannot
+    /// be run, or without files.
+    pub fn new(
+        source: Source,
+        variant: Option<&str>,
+        index: Map<String, Value>,
+        components: &[Component],
+    ) -> Result<Parts> {
+        let file = source.describe("model_index.json");
+        let mut classes = BTreeMap::new();
+        for Component { name, classes: accepted } in components {
+            // An entry is ["library", "Class"]; [null, null] is a component left out.
+            let Some(found) = index.get(*name).and_then(|entry| entry[1].as_str()) else {
+                return Err(left_out(&file, &index, name));
+            };
+            if !accepted.is_empty() && !accepted.contains(&found) {
+                return Err(Error::model(format!(
+                    "{file}: {name} is of class {found}, which cannot be run; supported: {}",
+                    accepted.join(", ")
+                ))
+                .fix("use a model whose components are of the supported classes"));
+            }
+            if source.list(name).is_empty() {
+                return Err(Error::model(format!(
+                    "{}: the component {name} ({found}) that {file} names is missing",
+                    source.describe(name)
+                ))
+                .fix("the download is incomplete: fetch the whole folder"));
+            }
+            classes.insert(name.to_string(), found.to_string());
+        }
+        Ok(Parts { source, variant: variant.map(str::to_string), index, classes, hashes: OnceLock::new() })
+    }
+
+    /// Where the files are.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The class of a component, such as `CLIPTextModel`; `None` where the pipeline has no such component.
+    pub fn class(&self, component: &str) -> Option<&str> {
+        self.classes.get(component).map(String::as_str)
+    }
+
+    /// The components in use, sorted by name.
+    pub fn components(&self) -> impl Iterator<Item = &str> {
+        self.classes.keys().map(String::as_str)
+    }
+
+    /// A setting of the pipeline in `model_index.json`; `default` where the file does not state it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model) for a value that is neither true nor false.
+    pub fn setting(&self, key: &str, default: bool) -> Result<bool> {
+        match self.index.get(key) {
+            None => Ok(default),
+            Some(Value::Null) => Ok(false),
+            Some(v) => v.as_bool().ok_or_else(|| {
+                let file = self.source.describe("model_index.json");
+                Error::model(format!("{file}: {key} is {v}, expected true or false")).fix("correct this key")
+            }),
+        }
+    }
+
+    /// Opens the weights of `unet`, `vae`, `text_encoder` or `text_encoder_2`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn checkpoint(&self, component: &str) -> Result<Checkpoint> {
+        self.source.checkpoint(component, self.variant.as_deref())
+    }
+
+    /// The configuration of `unet`.
+    ///
+    /// # Errors
+    /// As all readers in [`super::config`].
+    pub fn unet_config(&self) -> Result<UNetConfig> {
+        UNetConfig::open(&self.source, "unet")
+    }
+
+    /// The configuration of `vae`.
+    ///
+    /// # Errors
+    /// As all readers in [`super::config`].
+    pub fn vae_config(&self) -> Result<AutoencoderConfig> {
+        AutoencoderConfig::open(&self.source, "vae")
+    }
+
+    /// The configuration of `text_encoder` or `text_encoder_2`.
+    ///
+    /// # Errors
+    /// As all readers in [`super::config`].
+    pub fn text_config(&self, component: &str) -> Result<ClipTextConfig> {
+        ClipTextConfig::open(&self.source, component)
+    }
+
+    /// The noise schedule and what else its file says.
+    ///
+    /// # Errors
+    /// As [`SchedulerFile::open`].
+    pub fn scheduler(&self) -> Result<SchedulerFile> {
+        SchedulerFile::open(&self.source, "scheduler", self.class("scheduler").unwrap_or("DDIMScheduler"))
+    }
+
+    /// The tokenizer `tokenizer` or `tokenizer_2` for a text model that takes `max_positions` tokens.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::open`].
+    pub fn tokenizer(&self, component: &str, max_positions: usize) -> Result<Tokenizer> {
+        Tokenizer::open(&self.source, component, max_positions)
+    }
+
+    /// The files that decide what the model computes: the index, and per component its JSON files, its merges
+    /// and the weights in use, with their SHA-256. Computed when first asked for; all of the weights are read
+    /// then.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming a file that cannot be read.
+    pub fn hashes(&self) -> Result<&[FileHash]> {
+        if let Some(hashes) = self.hashes.get() {
+            return Ok(hashes);
+        }
+        let mut files = vec!["model_index.json".to_string()];
+        for component in self.components() {
+            let names = self.source.list(component);
+            let text =
+                names.iter().filter(|n| n.ends_with(".json") && !n.contains(".index.") || *n == "merges.txt");
+            files.extend(text.map(|n| join(component, n)));
+            if let Some(name) = checkpoint::choose(&names, self.variant.as_deref()) {
+                files.push(join(component, name));
+                if let (true, Source::Dir(_)) = (name.ends_with(".json"), &self.source) {
+                    let opened = self.checkpoint(component)?;
+                    let shards = opened
+                        .paths()
+                        .filter_map(|p| p.file_name())
+                        .map(|n| n.to_string_lossy().into_owned());
+                    files.extend(shards.map(|n| join(component, &n)));
+                }
+            }
+        }
+        files.sort();
+        let hashes = files.into_par_iter().map(|path| self.source.hash(&path)).collect::<Result<Vec<_>>>()?;
+        Ok(self.hashes.get_or_init(|| hashes))
+    }
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Parts({:?})", self.source)
+    }
+}
+
+/// A pipeline whose index leaves out a component that it cannot do without.
+fn left_out(file: &str, index: &Map<String, Value>, component: &str) -> Error {
+    let class = index.get("_class_name").and_then(Value::as_str).unwrap_or_default();
+    let left = |name: &str| index.get(name).is_none_or(|entry| entry[1].is_null());
+    if component == "text_encoder" && !left("text_encoder_2") {
+        return Error::model(format!(
+            "{file}: {class} without text_encoder: this is a refiner, which improves the latents of another model and \
+             makes none from a text alone"
+        ))
+        .fix("use the base model that the refiner belongs to");
+    }
+    Error::model(format!("{file}: {class} without {component}"))
+        .fix("use a complete model; refiners and prior stages cannot be run alone")
+}
