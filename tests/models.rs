@@ -426,7 +426,11 @@ fn guide_matches(name: &str, steps: usize, variants: &[(&str, Value)]) {
         if let Some(range) = changes.get("clip_sample_range").filter(|_| name == "pipeline_sd") {
             // The pipeline of Stable Diffusion switches clipping off on loading; the golden file has it on.
             let clip = std::mem::replace(&mut pipeline.scheduler.clip_sample, range.as_f64());
-            assert!(clip.is_none() && pipeline.notes[0].contains("clip_sample is true"), "{:?}", pipeline.notes);
+            assert!(
+                clip.is_none() && pipeline.notes[0].contains("clip_sample is true"),
+                "{:?}",
+                pipeline.notes
+            );
         }
         let schedule = Schedule::new(&pipeline.scheduler, steps, 1.0).unwrap();
         let step = schedule.steps.iter().find(|step| step.t == t).expect("a step of the chain");
