@@ -306,6 +306,9 @@ impl ClipVision {
 
     /// Embeddings `(n, 1, 1, projection_dim)`, not normalised, of images `(n, s, s, 3)`, which are resized to
     /// the model's `image_size` and normalised by its mean and deviation.
+    ///
+    /// # Errors
+    /// Of the backend.
     #[track_caller]
     pub fn embed(&self, tape: &Tape<'_>, images: &Var) -> Result<Var> {
         let (shape, side) = (images.shape(), self.config.image_size);
@@ -344,6 +347,9 @@ impl Clip {
     }
 
     /// Image embeddings; see [`ClipVision::embed`].
+    ///
+    /// # Errors
+    /// Of the backend.
     #[track_caller]
     pub fn embed_images(&self, tape: &Tape<'_>, images: &Var) -> Result<Var> {
         self.vision.embed(tape, images)
