@@ -3,26 +3,33 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
 /// A list of (name, type), types as Rust names them.
 type Fields = Vec<(String, String)>;
 
-/// Text of all files of `dir` with one of the endings, comments removed, by stem.
-fn texts(dir: &str, epilogues: &[&str]) -> BTreeMap<String, String> {
+/// All files under `dir`.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+/// Text of all files under `dir` with one of the endings, comments removed, by path, `.cu` left out.
+fn texts(dir: &str, endings: &[&str]) -> BTreeMap<String, String> {
     let comments = Regex::new(r"(?s)//[^\n]*|/\*.*?\*/").unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(dir);
-    let paths = fs::read_dir(root).unwrap().map(|e| e.unwrap().path());
-    let ours = paths.filter(|p| p.extension().is_some_and(|e| epilogues.iter().any(|w| e == *w)));
-    ours.map(|p| {
-        let text = fs::read_to_string(&p).unwrap();
-        let stem = p.file_stem().unwrap().to_string_lossy().into_owned();
-        let key = if p.extension().unwrap() == "cuh" { format!("{stem}.cuh") } else { stem };
-        (key, comments.replace_all(&text, "").into_owned())
-    })
-    .collect()
+    let ours = |p: &PathBuf| p.extension().is_some_and(|e| endings.iter().any(|w| e == *w));
+    let files = files(&root).into_iter().filter(ours);
+    files
+        .map(|p| {
+            let text = fs::read_to_string(&p).unwrap();
+            let stem = p.file_stem().unwrap().to_string_lossy().into_owned();
+            let key = if p.extension().unwrap() == "cuh" { format!("{stem}.cuh") } else { stem };
+            (key, comments.replace_all(&text, "").into_owned())
+        })
+        .collect()
 }
 
 /// The text up to the bracket that closes an open one.

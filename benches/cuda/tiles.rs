@@ -1,4 +1,4 @@
-//! Every matrix product and convolution with every tile, its sum whole and in parts: what the choice in `src/cuda/tile.rs`
+//! Every matrix product and convolution with every tile, its sum whole and in parts: what the choice in `src/cuda/matmul/tile.rs`
 //! is measured by.
 
 use std::time::Duration;

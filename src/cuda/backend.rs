@@ -3,7 +3,12 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::{Cuda, Elem, attention, conv, gemm, graph, image, norm, nvtx, particle, pointwise, queue};
+use super::attention;
+use super::ctx::Cuda;
+use super::device::{Elem, nvtx};
+use super::launch::graph;
+use super::ops::{conv, image, linear, norm, pointwise};
+use super::smc::{engine, particle};
 use crate::backend::{
     Activation, Advance, AffineClamp, Attention, Backend, Conv, EngineSetup, Epilogue, Filter, GroupNorm,
     Memory, ParticleId, Particles, Record, Saved, StepEngine, reserved,
@@ -88,7 +93,7 @@ impl Backend for Cuda {
     }
 
     fn linear(&self, x: &Tensor, w: &Tensor, b: Option<&Tensor>, add: Option<&Tensor>) -> Result<Tensor> {
-        gemm::linear(self, x, w, b, add)
+        linear::linear(self, x, w, b, add)
     }
     fn linear_epilogue(
         &self,
@@ -98,10 +103,10 @@ impl Backend for Cuda {
         epilogue: Epilogue,
         keep: bool,
     ) -> Result<(Tensor, Option<Saved>)> {
-        gemm::linear_epilogue(self, x, w, b, epilogue, keep)
+        linear::linear_epilogue(self, x, w, b, epilogue, keep)
     }
     fn linear_vjp(&self, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
-        gemm::linear_vjp(self, dy, w)
+        linear::linear_vjp(self, dy, w)
     }
     fn conv(
         &self,
@@ -289,6 +294,6 @@ impl Backend for Cuda {
         particle::where_finite(self, score, by)
     }
     fn step_engine<'a>(&'a self, setup: EngineSetup<'_>) -> Result<Option<Box<dyn StepEngine + 'a>>> {
-        queue::step_engine(self, setup)
+        engine::step_engine(self, setup)
     }
 }

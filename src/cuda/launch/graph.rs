@@ -1,0 +1,112 @@
+//! Work recorded once as a CUDA graph and replayed: no launch costs a microsecond of the host any more, and the GPU does
+//! not wait between kernels.
+//!
+//! The first call with a record runs as usual: it makes what is made once (forms of weights) and shows what the results
+//! look like. The second is captured. Inputs and results have fixed places that are copied to and from; memory taken and
+//! freed while capturing becomes part of the graph. Work that must wait for a result cannot be captured: then the record
+//! says so, and every call runs as usual.
+
+use cudarc::driver::{CudaGraph, sys};
+
+use crate::backend::Record;
+use crate::cuda::ctx::Cuda;
+use crate::cuda::device::Elem;
+use crate::error::{ErrorKind, Result};
+use crate::tensor::{Shape, Tensor};
+
+type Work<'a> = &'a mut dyn FnMut(&[Tensor]) -> Result<Vec<Tensor>>;
+
+/// What is known of a piece of work.
+enum State {
+    /// Ran once: type and shape of each result.
+    Seen(Vec<(Elem, Shape)>),
+    Recorded(Recorded),
+    /// Waits for results, or the driver cannot capture it.
+    Never,
+}
+
+/// A graph, and the places it reads and writes.
+struct Recorded {
+    graph: CudaGraph,
+    inputs: Vec<Tensor>,
+    results: Vec<Tensor>,
+}
+
+/// Runs `f` on `inputs`, recorded where that is possible; see [`Backend::replay`](crate::backend::Backend::replay).
+pub fn replay(cuda: &Cuda, record: &mut Record, inputs: &[&Tensor], f: Work<'_>) -> Result<Vec<Tensor>> {
+    let given: Vec<Tensor> = inputs.iter().map(|&x| x.clone()).collect();
+    // Work inside recorded work is part of it.
+    if !cuda.graphs || cuda.device.capture().active() {
+        return f(&given);
+    }
+    // After an error nothing is known.
+    let known = record.0.take().and_then(|state| state.downcast::<State>().ok()).map(|state| *state);
+    let (state, results) = match known {
+        None => {
+            let results = f(&given)?;
+            (State::Seen(results.iter().map(|y| (cuda.buffer(y).elem(), y.shape())).collect()), results)
+        }
+        Some(State::Never) => (State::Never, f(&given)?),
+        Some(State::Seen(shapes)) => match Recorded::new(cuda, &given, &shapes, f)? {
+            None => (State::Never, f(&given)?),
+            Some(recorded) => {
+                let results = recorded.run(cuda, &given)?;
+                (State::Recorded(recorded), results)
+            }
+        },
+        Some(State::Recorded(recorded)) => {
+            let results = recorded.run(cuda, &given)?;
+            (State::Recorded(recorded), results)
+        }
+    };
+    record.0 = Some(Box::new(state));
+    Ok(results)
+}
+
+impl Recorded {
+    /// Captures `f`; `None` where it waits for results.
+    fn new(
+        cuda: &Cuda,
+        inputs: &[Tensor],
+        results: &[(Elem, Shape)],
+        f: Work<'_>,
+    ) -> Result<Option<Recorded>> {
+        let device = &cuda.device;
+        let place = |elem, shape| cuda.alloc(elem, shape).map(|y| cuda.wrap(shape, y));
+        let inputs: Vec<Tensor> =
+            inputs.iter().map(|x| place(cuda.buffer(x).elem(), x.shape())).collect::<Result<_>>()?;
+        let results: Vec<Tensor> =
+            results.iter().map(|&(elem, shape)| place(elem, shape)).collect::<Result<_>>()?;
+        // The graph's memory is its own: what the pool keeps is in its way.
+        device.trim()?;
+        let failed = |e| device.failed("recording a graph", e);
+        // Relaxed: nothing else uses this stream, and making a form of a weight may allocate.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        device.stream().begin_capture(mode).map_err(failed)?;
+        device.capture().begin();
+        let work = f(&inputs).and_then(|made| {
+            assert_eq!(made.len(), results.len(), "recorded work makes the same results every time");
+            made.iter().zip(&results).try_for_each(|(y, place)| cuda.overwrite(y, place))
+        });
+        let whole = device.capture().end();
+        // What went wrong in passing, as when memory of a capture that failed was freed: it would keep the capture from
+        // being ended.
+        let passing = device.context().check_err();
+        let graph = device.stream().end_capture(sys::CUgraphInstantiate_flags(0));
+        match (work, graph) {
+            (Err(e), _) if whole && e.kind() == ErrorKind::Memory => Err(e),
+            (Ok(()), Ok(Some(graph))) if whole && passing.is_ok() => {
+                Ok(Some(Recorded { graph, inputs, results }))
+            }
+            // The work runs without: if the fault was its own, it shows again.
+            _ => Ok(None),
+        }
+    }
+
+    fn run(&self, cuda: &Cuda, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        inputs.iter().zip(&self.inputs).try_for_each(|(x, place)| cuda.overwrite(x, place))?;
+        let launched = cuda.device.with_all_memory(|| self.graph.launch());
+        launched.map_err(|e| cuda.device.failed("starting a graph", e))?;
+        self.results.iter().map(|y| cuda.copy(y)).collect()
+    }
+}

@@ -1,0 +1,13 @@
+//! Matrix products with gathered rows: what linear maps and convolutions are made of.
+
+pub mod autotune;
+mod cache;
+mod cublaslt;
+pub mod gather;
+mod problem;
+mod product;
+pub mod simt;
+pub mod tensor_core;
+pub mod tile;
+
+pub use problem::{Output, Product};

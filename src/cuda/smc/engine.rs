@@ -1,0 +1,165 @@
+//! Steps of a run queued on the GPU: squared lengths, the weighing event and the move of each step follow one another in
+//! the stream, and what they told is copied behind them into memory of the host. Nothing waits until somebody asks.
+
+use std::collections::VecDeque;
+
+use super::array64::Wide;
+use super::particle::{self, Chunks, Slots};
+use super::weigh::{self, MOST, Populations, Seen, Weighing};
+use crate::backend::{EngineSetup, Scores, StepEngine, StepInput, StepReport};
+use crate::cuda::ctx::Cuda;
+use crate::cuda::device::{Buffer, Elem, In, Pinned};
+use crate::error::Result;
+use crate::smc::Rules;
+use crate::tensor::Tensor;
+
+/// See [`Backend::step_engine`](crate::backend::Backend::step_engine).
+pub fn step_engine<'a>(cuda: &'a Cuda, setup: EngineSetup<'_>) -> Result<Option<Box<dyn StepEngine + 'a>>> {
+    let (slots, prompts) = (setup.ids.len(), setup.prompts.len());
+    let particles = slots / prompts.max(1);
+    if !(1..=MOST).contains(&particles) {
+        return Ok(None);
+    }
+    let mut still = cuda.device.alloc(Elem::F32, slots)?;
+    cuda.device.clear(&mut still)?;
+    let mut last = Wide::alloc(cuda, numbers(slots, prompts))?;
+    last.clear(cuda)?;
+    Ok(Some(Box::new(Queue {
+        cuda,
+        rules: *setup.rules,
+        alpha: setup.alpha,
+        populations: Populations::new(cuda, setup.prompts, particles)?,
+        ids: particle::upload_ids(cuda, setup.ids)?,
+        stay: cuda.indices(&(0..slots as u32).collect::<Vec<_>>())?,
+        still,
+        chunks: Chunks::new(cuda, setup.sample, slots, 3)?,
+        last,
+        prompts,
+        particles,
+        under_way: VecDeque::new(),
+        free: Vec::new(),
+    })))
+}
+
+/// Numbers that a step tells: of each slot the five of [`StepReport`], then what `weigh` tells of each prompt.
+fn numbers(slots: usize, prompts: usize) -> usize {
+    5 * slots + prompts * weigh::numbers(slots / prompts)
+}
+
+struct Queue<'a> {
+    cuda: &'a Cuda,
+    rules: Rules,
+    alpha: f64,
+    populations: Populations,
+    ids: Buffer,
+    /// Ancestors and strengths of a step that weighs nothing.
+    stay: Buffer,
+    still: Buffer,
+    chunks: Chunks,
+    /// What the last step tells: its log ratios are the next one's.
+    last: Wide,
+    prompts: usize,
+    particles: usize,
+    under_way: VecDeque<UnderWay>,
+    /// Places that have been read.
+    free: Vec<Pinned>,
+}
+
+/// A copy of what a step tells.
+struct UnderWay {
+    place: Pinned,
+    graded: bool,
+    weighed: bool,
+}
+
+impl Queue<'_> {
+    fn slots(&self) -> usize {
+        self.prompts * self.particles
+    }
+}
+
+impl StepEngine for Queue<'_> {
+    fn submit(&mut self, input: StepInput<'_>) -> Result<Tensor> {
+        // What a step leaves for the next one cannot belong to a graph.
+        self.cuda.device.capture().before_wait()?;
+        let (cuda, n) = (self.cuda, self.slots());
+        let StepInput { x, particles, event, advance } = input;
+        assert_eq!(particles.x0.shape().n, n, "one state per slot");
+        let graded = particles.grad.is_some();
+        let mut record = Wide::alloc(cuda, self.last.len())?;
+        // What nothing writes to is told as 0.
+        if !graded || event.is_none() || advance.variance == 0.0 {
+            record.clear(cuda)?;
+        }
+        let [mut norms, rewards, log_ratio, report] = record.parts([3 * n, n, n, self.last.len() - 5 * n]);
+        let all = [Some(x), Some(particles.eps), particles.grad];
+        let all: Vec<&Tensor> = all.into_iter().flatten().collect();
+        particle::squares_into(cuda, &all, norms.again(), &mut self.chunks)?;
+        let [states, noises, grads] = [0, 1, 2].map(|i| norms.read_at(i * n));
+        let decided = match event {
+            Some((event, scores)) => {
+                let (narrow, wide) = match scores {
+                    Scores::Device(scores) => (Some(cuda.cast(scores, Elem::F32)?), None),
+                    Scores::Host(scores) => (None, Some(Wide::upload(cuda, scores)?)),
+                };
+                let given = narrow.as_ref().map(|x| x.shape().len()).or(wide.as_ref().map(Wide::len));
+                assert_eq!(given, Some(n), "one reward per particle");
+                let seen = Seen {
+                    log_ratio: self.last.part(4 * n, n),
+                    narrow: narrow.as_ref().map_or(In::none(), |x| cuda.buffer(x).f32()),
+                    wide: wide.as_ref().map_or(In::none(), Wide::read),
+                    states,
+                    noises,
+                };
+                let weighing = Weighing {
+                    rules: &self.rules,
+                    event,
+                    step: advance.step,
+                    seed: advance.seed,
+                    alpha: self.alpha,
+                    gather: true,
+                };
+                Some(self.populations.weigh_into(cuda, seen, weighing, rewards, report)?)
+            }
+            None => None,
+        };
+        let (ancestors, strength) = decided.as_ref().map_or((&self.stay, &self.still), |(a, s)| (a, s));
+        let slots = Slots { ids: &self.ids, ancestors, strength };
+        let grads = if graded { grads } else { In::none() };
+        let y = particle::advance_into(cuda, particles, slots, grads, advance, log_ratio, &mut self.chunks)?;
+
+        let mut place = match self.free.pop() {
+            Some(place) => place,
+            None => cuda.device.pinned(8 * record.len())?,
+        };
+        cuda.device.copy_behind(record.words(), &mut place)?;
+        self.last = record;
+        self.under_way.push_back(UnderWay { place, graded, weighed: event.is_some() });
+        Ok(y)
+    }
+
+    #[track_caller]
+    fn collect(&mut self) -> Result<StepReport> {
+        let n = self.slots();
+        let Some(UnderWay { place, graded, weighed }) = self.under_way.pop_front() else {
+            panic!("no input is under way")
+        };
+        let numbers: Vec<f64> = bytemuck::pod_collect_to_vec(self.cuda.device.arrived(&place)?);
+        self.free.push(place);
+        let list = |i: usize, there: bool| if there { numbers[i * n..][..n].to_vec() } else { Vec::new() };
+        let events = if weighed { weigh::read(&numbers[5 * n..], self.particles) } else { Vec::new() };
+        Ok(StepReport {
+            states: list(0, true),
+            noises: list(1, true),
+            grads: list(2, graded),
+            rewards: list(3, weighed),
+            log_ratio: list(4, true),
+            weighed: events.into_iter().map(|(weighed, _)| weighed).collect(),
+        })
+    }
+
+    /// While the host reads what one step told, the device works on the next.
+    fn lookahead(&self) -> usize {
+        1
+    }
+}
