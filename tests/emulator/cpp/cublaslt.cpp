@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <deque>
 #include <mutex>
@@ -20,6 +19,7 @@
 // Of the stand-in driver.
 extern "C" int cuLaunchHostFunc(void* stream, void (*function)(void*), void* data);
 extern "C" int cuCtxGetCurrent(void** context);
+extern "C" void das_stand_in_spend(double milliseconds);
 extern "C" int das_stand_in_usable(unsigned long long address, size_t bytes, void* stream);
 
 namespace {
@@ -98,7 +98,7 @@ uint16_t narrow(int type, float x) { return type == R_16F ? emu::float_to_half(x
 // d (m, n) = op(a) (m, k) b (k, n) + beta c + bias by rows, everything by columns.
 void multiply(void* data) {
   const Call& c = *static_cast<Call*>(data);
-  if (c.behaviour == SLOW) usleep(300000);
+  if (c.behaviour == SLOW) das_stand_in_spend(300);
   const uint64_t m = c.d.rows, n = c.d.columns, k = c.b.rows;
   std::vector<float> left(m * k), sum(m);
   for (uint64_t i = 0; i < m; i++)

@@ -69,6 +69,7 @@ EXPORT void das_stand_in_limit(uint64_t bytes) {
   state().limit = bytes;
 }
 // For the stand-in of a library: whether this memory may be used in work put on this stream now.
+EXPORT void das_stand_in_spend(double milliseconds) { spend(milliseconds); }
 EXPORT int das_stand_in_usable(Address p, size_t n, void* handle) {
   Lock lock(state().mutex);
   Stream* on = stream(handle);

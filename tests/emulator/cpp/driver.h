@@ -70,11 +70,12 @@ struct Stream {
   std::deque<Queued> queue;
   std::shared_ptr<Capture> capture;
   std::vector<unsigned> tail;    // nodes that the next captured one follows
+  double clock = 0;              // milliseconds of work done, by `spend`
 };
 struct Event {
   bool timed = true;
   uint64_t recorded = 0, done = 0;
-  double at = 0;    // milliseconds
+  double at = 0;    // the stream's clock
   std::shared_ptr<Capture> capture;
   std::vector<unsigned> nodes;
 };
@@ -137,6 +138,7 @@ struct State {
 
   Stream default_stream;
   std::set<Stream*> streams{&default_stream};
+  Stream* running = nullptr;    // whose work runs now
   std::set<EventRef*> events;
   std::set<std::shared_ptr<Capture>> captures;
   uint64_t tickets = 0, random = 1;
@@ -180,6 +182,9 @@ Stream* stream(void* handle);    // null: no such stream
 Result put(Stream*, NodeKind, const std::string& name, std::function<void()> run,
            std::shared_ptr<GraphMemory> = nullptr);
 void put_work(Stream*, Work);
+// Moves the clock of the stream whose work runs. Time on the device is counted, not measured: it depends on the work
+// alone, so that what is chosen by times is the same on a busy machine.
+void spend(double milliseconds);
 // Runs work of any stream, in any legal order, until the condition holds.
 Result drain(const std::function<bool()>& until);
 Result drain_stream(Stream*);
