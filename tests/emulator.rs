@@ -7,15 +7,24 @@ mod device;
 mod driver;
 #[path = "emulator/cases/graphs.rs"]
 mod graphs;
+#[path = "common/harness.rs"]
+mod harness;
 #[path = "emulator/cases/operations.rs"]
 mod operations;
 #[path = "emulator/cases/planted.rs"]
 mod planted;
 
+use std::process::ExitCode;
+
 use das_cuda_emulator as emulator;
 
-#[test]
+fn main() -> ExitCode {
+    let modules = [TESTS, driver::TESTS, graphs::TESTS, operations::TESTS, planted::TESTS];
+    harness::main(&modules, emulator::available().err())
+}
+
 fn every_kernel_file_compiles() {
-    emulator::available().unwrap();
     assert_eq!(emulator::broken_kernels(), "");
 }
+
+tests![every_kernel_file_compiles];

@@ -10,6 +10,7 @@ use das_cuda::cuda::Elem;
 use das_cuda::tensor::{HostSlice, Shape};
 
 use crate::cases::{Case, Kind, Op};
+use crate::note;
 use crate::{device, parity};
 
 fn case(op: Op) -> Case {
@@ -34,20 +35,17 @@ fn cross(tokens: usize, keys: usize, kv_of: &[u32], count: usize, d: usize) -> C
 /// Widths of kernels, and between them, where zeros fill up.
 const WIDTHS: [usize; 13] = [8, 16, 24, 32, 40, 48, 64, 80, 88, 96, 128, 136, 160];
 
-#[test]
 fn heads_of_every_width() {
     let both = |d| [own(2, 70, 2, d, false), own(1, 70, 1, d, true)];
     parity::check(&WIDTHS.into_iter().flat_map(both).collect::<Vec<_>>());
 }
 
-#[test]
 fn every_width_against_constant_keys() {
     let both = |d| [cross(37, 77, &[1, 0, 2], 2, d), cross(20, 130, &[1, 1], 1, d)];
     parity::check(&WIDTHS.into_iter().flat_map(both).collect::<Vec<_>>());
 }
 
 /// Around the rows of a tensor core's product, of a warp, a tile and a block.
-#[test]
 fn lengths_around_the_tiles() {
     let mut cases = Vec::new();
     for tokens in [15, 16, 17, 63, 64, 65, 77, 128, 130, 257] {
@@ -64,10 +62,9 @@ fn lengths_around_the_tiles() {
 
 /// With one key the probability is one whatever the query is: the result is its value, and dq and dk are
 /// nothing but the rounding of sums of `d` products.
-#[test]
 fn one_key_has_no_gradient() {
-    for elem in device::ELEMS {
-        let Some(device) = device::open(elem) else { return };
+    for elem in device::elems() {
+        let device = device::open(elem);
         for d in [32, 40, 80, 168] {
             let nothing = 8.0 * (d as f32).sqrt() * f32::EPSILON;
             let run = parity::run(&device, &cross(33, 1, &[1, 0], 1, d), elem);
@@ -88,7 +85,6 @@ fn one_key_has_no_gradient() {
 }
 
 /// A decoder's one head, and narrow heads that are not whole packets.
-#[test]
 fn heads_through_matrix_products() {
     parity::check(&[
         own(1, 50, 1, 512, false),
@@ -102,27 +98,25 @@ fn heads_through_matrix_products() {
 }
 
 /// The same bits however the scores are parted, but for the order in which the sums of the parts are added.
-#[test]
 fn scores_in_parts() {
-    for elem in device::ELEMS {
+    for elem in device::elems() {
         let cases = [own(2, 150, 3, 168, false), own(1, 150, 1, 168, true), cross(150, 77, &[1, 0], 2, 168)];
         // All at once; some heads; whole tiles of one; a few queries.
         for scores in [1 << 24, 60_000, 20_000, 3_000] {
-            let Some(device) = device::open(elem) else { return };
+            let device = device::open(elem);
             let (mut worst, mut failures) = (parity::Worst::new(), Vec::new());
             let device = device.with_scores(scores);
             cases.iter().for_each(|c| parity::compare(&device, c, elem, &mut worst, &mut failures));
-            println!("{elem:?}, {scores} scores: {worst:?}");
+            note!("{elem:?}, {scores} scores: {worst:?}");
             assert!(failures.is_empty(), "{scores} scores:\n{}", failures.join("\n"));
         }
     }
 }
 
 /// Each part of d(qkv) by itself: a small one must not hide behind a large one.
-#[test]
 fn queries_keys_and_values_each_have_their_gradient() {
-    for elem in device::ELEMS {
-        let Some(device) = device::open(elem) else { return };
+    for elem in device::elems() {
+        let device = device::open(elem);
         for case in [own(2, 130, 2, 40, false), own(1, 77, 2, 64, true), own(1, 96, 1, 160, false)] {
             let Op::SelfAttention { y, .. } = case.op else { unreachable!() };
             let part = |run: &[Vec<f32>], i: usize| -> Vec<f32> {
@@ -135,7 +129,7 @@ fn queries_keys_and_values_each_have_their_gradient() {
                 let truth = part(&truth, i);
                 let allowed = parity::tolerance(&case, elem, 1, &truth, &part(&honest, i));
                 let error = parity::error(&part(&found, i), &truth);
-                println!("{elem:?} {}/{name}: {error:.1e} of {allowed:.1e}", case.name());
+                note!("{elem:?} {}/{name}: {error:.1e} of {allowed:.1e}", case.name());
                 assert!(error <= allowed, "{elem:?} {}/{name}: {error:.2e} > {allowed:.2e}", case.name());
             }
         }
@@ -143,10 +137,9 @@ fn queries_keys_and_values_each_have_their_gradient() {
 }
 
 /// The saved log-sum-exp is f32 in every type: it may be wrong as sums of exact products are.
-#[test]
 fn the_log_sum_exp_is_that_of_the_cpu() {
-    for elem in device::ELEMS {
-        let Some(device) = device::open(elem) else { return };
+    for elem in device::elems() {
+        let device = device::open(elem);
         let mut worst = 0.0_f64;
         for case in [own(2, 77, 3, 40, true), own(1, 130, 2, 64, false), own(1, 33, 1, 168, true)] {
             let lse = |backend: &dyn Backend| {
@@ -165,17 +158,16 @@ fn the_log_sum_exp_is_that_of_the_cpu() {
                 worst = worst.max(error / allowed);
             }
         }
-        println!("{elem:?}: {worst:.2} of what is allowed");
+        note!("{elem:?}: {worst:.2} of what is allowed");
         assert!(worst <= 1.0);
     }
 }
 
 /// Scores in the thousands, all of one sign or of both: the largest must be subtracted before any
 /// exponential, and where there is no key it must not count.
-#[test]
 fn huge_scores_stay_finite() {
-    for elem in device::ELEMS {
-        let Some(device) = device::open(elem) else { return };
+    for elem in device::elems() {
+        let device = device::open(elem);
         for (d, sign) in [(40, 1.0), (40, -1.0), (160, -1.0), (168, -1.0)] {
             let shape = Shape::new(1, 1, 45, 3 * d);
             let x: Vec<f32> = (0..shape.len())
@@ -194,10 +186,9 @@ fn huge_scores_stay_finite() {
 }
 
 /// A broken particle is seen, and is alone: its NaN reaches its own results both ways, and no other sample's.
-#[test]
 fn a_nan_is_neither_swallowed_nor_spread() {
-    for elem in device::ELEMS {
-        let Some(device) = device::open(elem) else { return };
+    for elem in device::elems() {
+        let device = device::open(elem);
         for (d, causal) in [(40, true), (64, false), (168, true)] {
             let (tokens, at) = (50, 20);
             let shape = Shape::new(3, 1, tokens, 3 * d);
@@ -228,3 +219,16 @@ fn round(elem: Elem) -> Option<Round> {
         Elem::F32 | Elem::U32 => None,
     }
 }
+
+crate::tests![
+    heads_of_every_width,
+    every_width_against_constant_keys,
+    lengths_around_the_tiles,
+    one_key_has_no_gradient,
+    heads_through_matrix_products,
+    scores_in_parts,
+    queries_keys_and_values_each_have_their_gradient,
+    the_log_sum_exp_is_that_of_the_cpu,
+    huge_scores_stay_finite,
+    a_nan_is_neither_swallowed_nor_spread,
+];

@@ -72,19 +72,16 @@ fn narrow() -> Vec<Case> {
 }
 
 /// Measured, as shares of the tolerance: f32 0.19, f16 0.52, bf16 0.52.
-#[test]
 fn convolutions_of_every_geometry_agree_with_the_cpu() {
     parity::check(&geometries());
 }
 
 /// Measured, as shares of the tolerance: f32 0.20, f16 0.47, bf16 0.45.
-#[test]
 fn convolutions_of_few_channels_agree_with_the_cpu() {
     parity::check(&narrow());
 }
 
 /// Measured: the same share of the tolerance, 0.52, for every tile.
-#[test]
 fn every_tile_makes_every_convolution() {
     // Not those that tensor cores leave to others.
     let mut cases = geometries();
@@ -93,3 +90,9 @@ fn every_tile_makes_every_convolution() {
     cases.extend(narrow().into_iter().take(6));
     parity::check_tiles(&cases);
 }
+
+crate::tests![
+    convolutions_of_every_geometry_agree_with_the_cpu,
+    convolutions_of_few_channels_agree_with_the_cpu,
+    every_tile_makes_every_convolution,
+];

@@ -10,25 +10,26 @@ use das_cuda::tensor::{HostSlice, Shape, Tensor};
 use das_cuda_emulator::Cublas;
 
 use crate::cases::{Bias, Case, Kind, Op};
-use crate::device::{gpu_required, open};
+use crate::device::{gpu_required, open, stand_in_only};
+use crate::harness::skip;
+use crate::note;
 use crate::parity::{self, Worst};
 
 fn linear(x: Shape, out: usize, bias: Bias, add: bool) -> Case {
     Case { op: Op::Linear { x, out, bias, add }, kind: Kind::Randn, large: false }
 }
 
-/// A device that finds cuBLASLt, and chooses anew; `None` where there is none.
-fn opened(elem: Elem, behaviour: Cublas) -> Option<Cuda> {
-    if !gpu_required() && das_cuda_emulator::available().is_ok() {
+/// A device that finds cuBLASLt, and chooses anew.
+fn opened(elem: Elem, behaviour: Cublas) -> Cuda {
+    if !gpu_required() {
         das_cuda_emulator::cublas(behaviour);
     }
-    let device = open(elem)?.with_cublas().with_choices(None);
+    let device = open(elem).with_cublas().with_choices(None);
     if device.contests().is_none() {
         assert!(gpu_required(), "the stand-in starts");
-        eprintln!("skipped: no cuBLASLt");
-        return None;
+        skip("this machine has no cuBLASLt");
     }
-    Some(device)
+    device
 }
 
 /// Products that the stand-in started for this thread; none that it refused.
@@ -40,7 +41,6 @@ fn started() -> u64 {
 
 /// Every end of a product, both ways, tails. Measured on the stand-in, as shares of the tolerance: f16 0.48,
 /// bf16 0.44.
-#[test]
 fn what_the_library_makes_agrees_with_the_cpu() {
     let s = Shape::new;
     let point = Conv { stride: 1, pad: [0; 4], upsample: false };
@@ -59,11 +59,11 @@ fn what_the_library_makes_agrees_with_the_cpu() {
         cases.push(Case { op, kind: Kind::Randn, large: false });
     }
     for elem in [Elem::F16, Elem::Bf16] {
-        let Some(device) = opened(elem, Cublas::Right) else { return };
+        let device = opened(elem, Cublas::Right);
         let (mut worst, mut failures) = (Worst::new(), Vec::new());
         cases.iter().for_each(|case| parity::compare(&device, case, elem, &mut worst, &mut failures));
         assert!(failures.is_empty(), "{}", failures.join("\n"));
-        println!("{elem:?}: worst error, and its share of the tolerance: {worst:?}");
+        note!("{elem:?}: worst error, and its share of the tolerance: {worst:?}");
         let contests = device.contests().unwrap();
         // Forward and transpose, but for patches, which have no transpose of this kind, and one transpose of
         // both endings.
@@ -80,16 +80,15 @@ fn what_the_library_makes_agrees_with_the_cpu() {
 }
 
 /// What our kernels make, and not the library: a bias for each sample, results in f32, all of f32.
-#[test]
 fn other_products_are_not_contested() {
     let s = Shape::new;
     let each = [linear(s(3, 1, 4, 16), 8, Bias::Each, false), linear(s(1, 1, 4, 16), 5, Bias::One, false)];
-    let Some(device) = opened(Elem::Bf16, Cublas::Right) else { return };
+    let device = opened(Elem::Bf16, Cublas::Right);
     each.iter().for_each(|case| drop(case.forward(&device, &inputs(&device, case)).unwrap()));
     assert_eq!(device.contests().unwrap().len(), 0);
-    let wide = open(Elem::F32).unwrap().with_cublas();
+    let wide = open(Elem::F32).with_cublas();
     assert!(wide.contests().is_none());
-    assert!(open(Elem::Bf16).unwrap().contests().is_none());
+    assert!(open(Elem::Bf16).contests().is_none());
 }
 
 fn inputs(device: &Cuda, case: &Case) -> Vec<Tensor> {
@@ -100,16 +99,13 @@ fn bits(device: &Cuda, case: &Case) -> Vec<u32> {
     parity::run(device, case, device.elem()).iter().flatten().map(|x| x.to_bits()).collect()
 }
 
-#[test]
 fn a_library_that_is_slow_or_wrong_or_fails_gets_nothing() {
-    if gpu_required() {
-        return;
-    }
+    stand_in_only("cuBLASLt does not fail on request");
     let case = linear(Shape::new(1, 2, 9, 24), 32, Bias::One, true);
-    let Some(own) = open(Elem::Bf16) else { return };
+    let own = open(Elem::Bf16);
     let expected = bits(&own, &case);
     for behaviour in [Cublas::Slow, Cublas::Wrong, Cublas::Failing] {
-        let device = opened(Elem::Bf16, behaviour).unwrap();
+        let device = opened(Elem::Bf16, behaviour);
         assert!(bits(&device, &case) == expected, "{behaviour:?}: not the bits of our kernels");
         let contests = device.contests().unwrap();
         assert_eq!(contests.len(), 2);
@@ -122,35 +118,31 @@ fn a_library_that_is_slow_or_wrong_or_fails_gets_nothing() {
     }
 }
 
-#[test]
 fn a_library_that_fails_later_loses_the_shape() {
-    if gpu_required() {
-        return;
-    }
+    stand_in_only("cuBLASLt does not fail on request");
     let case = linear(Shape::new(1, 1, 10, 24), 32, Bias::One, false);
-    let Some(device) = opened(Elem::Bf16, Cublas::Right) else { return };
+    let device = opened(Elem::Bf16, Cublas::Right);
     bits(&device, &case);
     das_cuda_emulator::cublas(Cublas::Failing);
-    assert!(bits(&device, &case) == bits(&open(Elem::Bf16).unwrap(), &case));
+    assert!(bits(&device, &case) == bits(&open(Elem::Bf16), &case));
     let before = started();
     das_cuda_emulator::cublas(Cublas::Right);
     bits(&device, &case);
     assert_eq!(started(), before);
 }
 
-#[test]
 fn choices_are_those_of_the_first_run() {
     let dir = tempfile::TempDir::new().unwrap();
     let file = dir.path().join("products.txt");
     let case = linear(Shape::new(1, 1, 11, 24), 32, Bias::One, false);
-    let with_file = |behaviour| opened(Elem::Bf16, behaviour).map(|device| device.with_choices(Some(&file)));
-    let Some(first) = with_file(Cublas::Right) else { return };
+    let with_file = |behaviour| opened(Elem::Bf16, behaviour).with_choices(Some(&file));
+    let first = with_file(Cublas::Right);
     let expected = bits(&first, &case);
     assert_eq!(first.contests().unwrap().len(), 2, "forward and transpose");
     let kept = std::fs::read_to_string(&file).unwrap();
     assert_eq!(kept.lines().count(), 2, "{kept}");
     // Slow: a contest of its own would end otherwise.
-    let second = with_file(Cublas::Slow).unwrap();
+    let second = with_file(Cublas::Slow);
     assert!(bits(&second, &case) == expected);
     assert_eq!(second.contests().unwrap().len(), 0);
     if !gpu_required() {
@@ -158,12 +150,12 @@ fn choices_are_those_of_the_first_run() {
         assert!(kept.lines().zip(shapes).all(|(line, shape)| line.starts_with(shape)), "{kept}");
         let all = |choice| shapes.map(|shape| format!("{shape} {choice}\n")).concat();
         std::fs::write(&file, all("own")).unwrap();
-        let third = with_file(Cublas::Right).unwrap();
-        assert!(bits(&third, &case) == bits(&open(Elem::Bf16).unwrap(), &case));
+        let third = with_file(Cublas::Right);
+        assert!(bits(&third, &case) == bits(&open(Elem::Bf16), &case));
         assert_eq!(third.contests().unwrap().len(), 0);
         // A way that the library has not is no choice.
         std::fs::write(&file, all("7")).unwrap();
-        let fourth = with_file(Cublas::Right).unwrap();
+        let fourth = with_file(Cublas::Right);
         assert!(bits(&fourth, &case) == expected);
         assert_eq!(fourth.contests().unwrap().len(), 2);
     }
@@ -171,9 +163,8 @@ fn choices_are_those_of_the_first_run() {
 
 /// A contest waits for the GPU, which recorded work cannot: it is held when work runs first, and what was
 /// chosen then is recorded.
-#[test]
 fn no_contest_is_held_while_work_is_recorded() {
-    let Some(device) = opened(Elem::Bf16, Cublas::Right) else { return };
+    let device = opened(Elem::Bf16, Cublas::Right);
     let shape = Shape::new(1, 1, 12, 16);
     let upload = |shape: Shape, scale: f32| {
         let values: Vec<f32> =
@@ -207,3 +198,12 @@ fn no_contest_is_held_while_work_is_recorded() {
         assert!(started() > 0);
     }
 }
+
+crate::tests![
+    what_the_library_makes_agrees_with_the_cpu,
+    other_products_are_not_contested,
+    a_library_that_is_slow_or_wrong_or_fails_gets_nothing,
+    a_library_that_fails_later_loses_the_shape,
+    choices_are_those_of_the_first_run,
+    no_contest_is_held_while_work_is_recorded,
+];

@@ -11,7 +11,6 @@ fn linear(x: Shape, out: usize, bias: Bias, add: bool) -> Case {
 }
 
 /// Measured, as shares of the tolerance: f32 0.08, f16 0.48, bf16 0.43.
-#[test]
 fn linear_maps_of_many_sizes_agree_with_the_cpu() {
     let s = Shape::new;
     parity::check(&[
@@ -26,7 +25,6 @@ fn linear_maps_of_many_sizes_agree_with_the_cpu() {
 
 /// Tails on all sides of every tile, and parts of the sum of unequal lengths. Measured: 0.43 of the
 /// tolerance.
-#[test]
 fn every_tile_makes_every_linear_map() {
     let s = Shape::new;
     parity::check_tiles(&[
@@ -62,13 +60,11 @@ fn epilogues() -> Vec<Case> {
 }
 
 /// Measured, as shares of the tolerance: f32 0.13, f16 0.44, bf16 0.44.
-#[test]
 fn endings_agree_with_the_cpu() {
     parity::check(&epilogues());
 }
 
 /// Measured: the same share for every tile, 0.44.
-#[test]
 fn every_tile_makes_every_ending() {
     let mut cases = epilogues();
     cases.truncate(7);
@@ -76,10 +72,9 @@ fn every_tile_makes_every_ending() {
 }
 
 /// What is differentiated later and what is not has the same bits, and only what is asked for is kept.
-#[test]
 fn an_ending_does_not_depend_on_what_is_kept() {
-    for elem in crate::device::ELEMS {
-        let Some(device) = crate::device::open(elem) else { return };
+    for elem in crate::device::elems() {
+        let device = crate::device::open(elem);
         for case in epilogues() {
             let Op::LinearEpilogue { bias, epilogue, .. } = case.op else { unreachable!("epilogues") };
             let inputs = case.upload(&device, &case.host_inputs()).unwrap();
@@ -92,3 +87,11 @@ fn an_ending_does_not_depend_on_what_is_kept() {
         }
     }
 }
+
+crate::tests![
+    linear_maps_of_many_sizes_agree_with_the_cpu,
+    every_tile_makes_every_linear_map,
+    endings_agree_with_the_cpu,
+    every_tile_makes_every_ending,
+    an_ending_does_not_depend_on_what_is_kept,
+];

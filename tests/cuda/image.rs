@@ -6,7 +6,7 @@ use das_cuda::cuda::Elem;
 use das_cuda::tensor::{HostSlice, Shape};
 
 use crate::cases::{Case, Kind, Op};
-use crate::device::{self, ELEMS};
+use crate::device;
 use crate::parity;
 
 fn case(op: Op) -> Case {
@@ -43,7 +43,6 @@ fn copies() -> Vec<Case> {
     cases
 }
 
-#[test]
 fn copies_agree_with_the_cpu() {
     parity::check(&copies());
 }
@@ -53,7 +52,6 @@ fn resize(x: [usize; 4], h: usize, w: usize, filter: Filter) -> Case {
     case(Op::Resize { x: Shape::new(n, y, z, c), h, w, filter })
 }
 
-#[test]
 fn resizes_agree_with_the_cpu() {
     let mut cases = Vec::new();
     for filter in [Filter::Bilinear, Filter::Bicubic] {
@@ -74,9 +72,8 @@ fn resizes_agree_with_the_cpu() {
 }
 
 /// The same weights, the same products, the same order: in f32 the host's bits.
-#[test]
 fn a_resize_in_f32_is_the_hosts_to_the_bit() {
-    let Some(device) = device::open(Elem::F32) else { return };
+    let device = device::open(Elem::F32);
     for filter in [Filter::Bilinear, Filter::Bicubic] {
         for case in [resize([2, 24, 31, 3], 11, 47, filter), resize([1, 5, 7, 5], 9, 4, filter)] {
             let (truth, found) =
@@ -87,10 +84,9 @@ fn a_resize_in_f32_is_the_hosts_to_the_bit() {
 }
 
 /// f32 parts among 16-bit ones: what is stacked or joined becomes f32, exactly.
-#[test]
 fn mixed_types_are_widened() {
     for elem in [Elem::F16, Elem::Bf16] {
-        let Some(device) = device::open(elem) else { return };
+        let device = device::open(elem);
         let (half, whole) = (Shape::new(1, 1, 3, 4), Shape::new(1, 1, 3, 8));
         let fine: Vec<f32> = (0..12).map(|i| 1.0 + i as f32 * 1e-5).collect();
         let part = device.upload(half, HostSlice::F32(&fine)).unwrap();
@@ -109,10 +105,9 @@ fn mixed_types_are_widened() {
 }
 
 /// More runs than a grid has blocks along y.
-#[test]
 fn many_runs_share_blocks() {
-    for elem in ELEMS {
-        let Some(device) = device::open(elem) else { return };
+    for elem in device::elems() {
+        let device = device::open(elem);
         let n = 40_000;
         let x: Vec<f32> = (0..8 * n).map(|i| (i / 8 % 200) as f32).collect();
         let shape = Shape::rows(n, 8);
@@ -123,11 +118,8 @@ fn many_runs_share_blocks() {
     }
 }
 
-#[test]
 fn the_order_of_threads_changes_no_bit() {
-    if device::gpu_required() {
-        return;
-    }
+    device::stand_in_only("the order of threads on a GPU is its own");
     let s = Shape::new;
     parity::check_orders(&[
         case(Op::Concat { x: s(2, 3, 5, 16), c: 40 }),
@@ -136,3 +128,12 @@ fn the_order_of_threads_changes_no_bit() {
         resize([2, 16, 24, 3], 37, 5, Filter::Bicubic),
     ]);
 }
+
+crate::tests![
+    copies_agree_with_the_cpu,
+    resizes_agree_with_the_cpu,
+    a_resize_in_f32_is_the_hosts_to_the_bit,
+    mixed_types_are_widened,
+    many_runs_share_blocks,
+    the_order_of_threads_changes_no_bit,
+];

@@ -1,9 +1,11 @@
 //! The CUDA backend, operation by operation, against the CPU backend. Where there is no GPU it runs on the stand-in driver
-//! of `tests/emulator`; `DAS_CUDA_REQUIRE_GPU=1` makes it run on the GPU, and fail where there is none.
+//! of `tests/emulator`; `DAS_CUDA_REQUIRE_GPU=1` makes it run on the GPU, and fail where there is none. With neither a GPU nor a C++ compiler every test is ignored.
 
 #[path = "../common/cases.rs"]
 mod cases;
 mod device;
+#[path = "../common/harness.rs"]
+mod harness;
 #[path = "../common/laws.rs"]
 mod laws;
 mod parity;
@@ -23,3 +25,26 @@ mod resample;
 mod sample;
 mod table;
 mod weigh;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let modules = [
+        attention::TESTS,
+        conv::TESTS,
+        cublas::TESTS,
+        gemm::TESTS,
+        graph::TESTS,
+        image::TESTS,
+        norm::TESTS,
+        once::TESTS,
+        particle::TESTS,
+        pointwise::TESTS,
+        queue::TESTS,
+        resample::TESTS,
+        sample::TESTS,
+        table::TESTS,
+        weigh::TESTS,
+    ];
+    harness::main(&modules, device::unavailable())
+}

@@ -10,6 +10,7 @@ use das_cuda::tensor::HostSlice;
 use half::{bf16, f16};
 
 use crate::cases::Case;
+use crate::{device, note};
 
 /// Half a unit in the last place of one, in f32.
 const U: f64 = 1.0 / (1 << 24) as f64;
@@ -110,7 +111,7 @@ pub fn compare(
 /// Compares many cases in every type of activations, prints the worst errors, and fails if any is too large.
 #[track_caller]
 pub fn check(cases: &[Case]) {
-    check_on(&crate::device::ELEMS, &[&|device| device], cases);
+    check_on(device::elems(), &[&|device| device], cases);
 }
 
 /// The same in bf16 with every tile of the tensor-core products, their sums whole and in parts.
@@ -120,21 +121,20 @@ pub fn check_tiles(cases: &[Case]) {
     let changes: Vec<_> =
         plans.map(|(tile, splits)| move |device: Cuda| device.with_plan(tile, splits)).collect();
     let changes: Vec<&dyn Fn(Cuda) -> Cuda> = changes.iter().map(|c| c as _).collect();
-    check_on(&[Elem::Bf16], &changes, cases);
+    check_on([Elem::Bf16].into_iter(), &changes, cases);
 }
 
 #[track_caller]
-fn check_on(elems: &[Elem], changes: &[&dyn Fn(Cuda) -> Cuda], cases: &[Case]) {
+fn check_on(elems: impl Iterator<Item = Elem>, changes: &[&dyn Fn(Cuda) -> Cuda], cases: &[Case]) {
+    assert!(!cases.is_empty(), "no case to check");
     let mut failures = Vec::new();
-    let elems = elems.iter().filter(|elem| crate::device::has_kernels(**elem));
-    for (&elem, change) in elems.flat_map(|elem| changes.iter().map(move |change| (elem, change))) {
-        let Some(device) = crate::device::open(elem) else { return };
-        let device = change(device);
+    for (elem, change) in elems.flat_map(|elem| changes.iter().map(move |change| (elem, change))) {
+        let device = change(device::open(elem));
         let mut worst = Worst::new();
         cases.iter().for_each(|case| compare(&device, case, elem, &mut worst, &mut failures));
-        println!("{} {elem:?}: worst error, and its share of the tolerance", device.name());
+        note!("{} {elem:?}: worst error, and its share of the tolerance", device.name());
         for (op, (error, share)) in worst {
-            println!("  {op:16} {error:8.1e} {share:6.3}");
+            note!("  {op:16} {error:8.1e} {share:6.3}");
         }
     }
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
@@ -143,8 +143,8 @@ fn check_on(elems: &[Elem], changes: &[&dyn Fn(Cuda) -> Cuda], cases: &[Case]) {
 /// Every order of blocks and threads that the stand-in knows gives the bits of the first.
 #[track_caller]
 pub fn check_orders(cases: &[Case]) {
-    for elem in crate::device::ELEMS {
-        let Some(device) = crate::device::open(elem) else { return };
+    for elem in device::elems() {
+        let device = device::open(elem);
         for case in cases {
             let bits = |seed| {
                 das_cuda_emulator::seed_driver(seed);

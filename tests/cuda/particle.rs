@@ -8,6 +8,7 @@ use das_cuda::tensor::{HostSlice, Shape, Tensor};
 use half::{bf16, f16};
 
 use crate::device;
+use crate::note;
 
 /// Elements of a particle that hit every path: less than a quadruple, groups of fewer threads than a warp, of several
 /// warps, exactly one chunk, several chunks, with and without whole quadruples; and the size of Stable Diffusion.
@@ -34,9 +35,8 @@ fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
-#[test]
 fn noise_is_bit_for_bit_that_of_the_cpu() {
-    let Some(cuda) = device::open(Elem::F32) else { return };
+    let cuda = device::open(Elem::F32);
     let cpu = Cpu::new();
     for (i, sample) in SAMPLES.into_iter().enumerate() {
         let n = [1, 5, 9, 2][i % 4];
@@ -100,9 +100,8 @@ impl Move<'_> {
 }
 
 /// Measured: states equal, log ratios within 8e-17 of their terms' size.
-#[test]
 fn moves_are_bit_for_bit_those_of_the_cpu() {
-    let Some(cuda) = device::open(Elem::F32) else { return };
+    let cuda = device::open(Elem::F32);
     let mut worst = 0.0_f64;
     for (i, sample) in SAMPLES.into_iter().enumerate() {
         let (n, slots) = ([3, 5][i % 2], [4, 2, 9][i % 3]);
@@ -128,14 +127,13 @@ fn moves_are_bit_for_bit_those_of_the_cpu() {
             worst = worst.max(one.compare(&cuda, &format!("{sample} elements, grad {grad}, v {variance}")));
         }
     }
-    println!("log ratios within {worst:.1e} of the size of their terms");
+    note!("log ratios within {worst:.1e} of the size of their terms");
 }
 
 /// States of whole packets are in 16 bits; particles stay f32.
-#[test]
 fn states_in_16_bits_are_widened() {
     for elem in [Elem::F16, Elem::Bf16] {
-        let Some(cuda) = device::open(elem) else { return };
+        let cuda = device::open(elem);
         let round = |x: f32| match elem {
             Elem::F16 => f16::from_f32(x).to_f32(),
             _ => bf16::from_f32(x).to_f32(),
@@ -166,9 +164,8 @@ fn states_in_16_bits_are_widened() {
     }
 }
 
-#[test]
 fn what_is_not_finite_stays_with_its_particle() {
-    let Some(cuda) = device::open(Elem::F32) else { return };
+    let cuda = device::open(Elem::F32);
     let (n, sample) = (3, 2050);
     let shape = shape(n, sample);
     let mut grad = noise(2, shape.len());
@@ -209,9 +206,8 @@ fn lengths(cuda: &Cuda, x: &Tensor, x_cpu: &Tensor) {
     assert_eq!(a, cuda.squared_norms(x).unwrap(), "the same launch twice");
 }
 
-#[test]
 fn squared_lengths_are_those_of_the_cpu() {
-    let Some(cuda) = device::open(Elem::F32) else { return };
+    let cuda = device::open(Elem::F32);
     for (i, sample) in SAMPLES.into_iter().enumerate() {
         let shape = shape([1, 3, 300][i % 3].min(1 + (1 << 18) / sample), sample);
         let x = noise(i as u32, shape.len());
@@ -221,9 +217,8 @@ fn squared_lengths_are_those_of_the_cpu() {
 }
 
 /// Many particles of few elements share blocks of threads.
-#[test]
 fn thousands_of_small_particles_move_like_a_few() {
-    let Some(cuda) = device::open(Elem::F32) else { return };
+    let cuda = device::open(Elem::F32);
     let (n, sample) = (5000, 2);
     let state = [0, 1, 2].map(|k| noise(k, n * sample));
     let mut u = uniforms(Key { seed: 4, prompt: 0, particle: 0, step: 0, purpose: Purpose::Data });
@@ -252,11 +247,10 @@ fn thousands_of_small_particles_move_like_a_few() {
 }
 
 /// The score passes bit for bit, or is NaN: infinite and undefined elements anywhere in a sample, in f32 and in 16 bits.
-#[test]
 fn scores_pass_where_everything_is_finite() {
     let cpu = Cpu::new();
-    for elem in device::ELEMS {
-        let Some(cuda) = device::open(elem) else { return };
+    for elem in device::elems() {
+        let cuda = device::open(elem);
         for sample in [1, 3, 24, 1025, 4096] {
             let (n, last) = (5, sample - 1);
             let mut x = noise(3, n * sample);
@@ -279,3 +273,13 @@ fn scores_pass_where_everything_is_finite() {
         }
     }
 }
+
+crate::tests![
+    noise_is_bit_for_bit_that_of_the_cpu,
+    moves_are_bit_for_bit_those_of_the_cpu,
+    states_in_16_bits_are_widened,
+    what_is_not_finite_stays_with_its_particle,
+    squared_lengths_are_those_of_the_cpu,
+    thousands_of_small_particles_move_like_a_few,
+    scores_pass_where_everything_is_finite,
+];

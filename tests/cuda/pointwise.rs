@@ -5,7 +5,7 @@ use das_cuda::cuda::Elem;
 use das_cuda::tensor::{HostSlice, Shape};
 
 use crate::cases::{Case, Kind, Op};
-use crate::device::{self, ELEMS};
+use crate::device;
 use crate::parity;
 
 fn case(op: Op) -> Case {
@@ -20,7 +20,6 @@ fn shapes() -> Vec<Shape> {
 
 const ALL: [Activation; 3] = [Activation::Silu, Activation::Gelu, Activation::QuickGelu];
 
-#[test]
 fn maps_agree_with_the_cpu() {
     let clamp = AffineClamp { a: 0.5, b: 0.5, lo: 0.0, hi: 1.0 };
     let mut cases = Vec::new();
@@ -44,7 +43,6 @@ fn maps_agree_with_the_cpu() {
 }
 
 /// Both tails of every activation, evenly, in every type.
-#[test]
 fn tails_agree_with_the_cpu() {
     let x = Shape::new(1, 1, 40, 64);
     let scales = [4.0, 12.0, 60.0, 200.0];
@@ -54,11 +52,10 @@ fn tails_agree_with_the_cpu() {
 }
 
 /// The far ends: zero or the argument, never NaN; NaN of NaN.
-#[test]
 fn activations_end_as_they_should() {
     let x = [0.0, -0.0, 88.0, 89.0, 1e4, -88.0, -89.0, -104.0, -1e4, f32::NAN, 1e38, -1e38];
-    for elem in ELEMS {
-        let Some(device) = device::open(elem) else { return };
+    for elem in device::elems() {
+        let device = device::open(elem);
         let shape = Shape::vector(16);
         let mut host = x.to_vec();
         host.resize(16, 1.0);
@@ -86,12 +83,11 @@ fn activations_end_as_they_should() {
 }
 
 /// NaN passes the clamp; on a bound exactly the gradient is whole.
-#[test]
 fn the_clamp_lets_nan_through_and_keeps_its_bounds() {
     let map = AffineClamp { a: 0.5, b: 0.5, lo: 0.0, hi: 1.0 };
     let x = [f32::NAN, -1.0, 1.0, -1.5, 1.5, 0.25, f32::INFINITY, f32::NEG_INFINITY];
-    for elem in ELEMS {
-        let Some(device) = device::open(elem) else { return };
+    for elem in device::elems() {
+        let device = device::open(elem);
         let shape = Shape::vector(8);
         let x = device.upload(shape, HostSlice::F32(&x)).unwrap();
         let y = device.download(&device.affine_clamp(&x, map).unwrap()).unwrap();
@@ -104,10 +100,9 @@ fn the_clamp_lets_nan_through_and_keeps_its_bounds() {
 }
 
 /// Numbers of the host arrive whole, whatever carries them.
-#[test]
 fn uploads_of_any_length_arrive() {
-    for elem in ELEMS {
-        let Some(device) = device::open(elem) else { return };
+    for elem in device::elems() {
+        let device = device::open(elem);
         for c in [1, 7, 8, 960, 961, 3841, 16 * 3840 + 8] {
             let x: Vec<f32> = (0..c).map(|i| (i % 251) as f32).collect();
             let y = device.upload(Shape::vector(c), HostSlice::F32(&x)).unwrap();
@@ -116,11 +111,8 @@ fn uploads_of_any_length_arrive() {
     }
 }
 
-#[test]
 fn the_order_of_threads_changes_no_bit() {
-    if device::gpu_required() {
-        return;
-    }
+    device::stand_in_only("the order of threads on a GPU is its own");
     let x = Shape::new(3, 5, 7, 16);
     parity::check_orders(&[
         case(Op::Geglu { y: x }),
@@ -132,10 +124,9 @@ fn the_order_of_threads_changes_no_bit() {
 
 /// f32 tensors of whole packets among 16-bit ones: joined from narrower ones, they stay f32, and so do
 /// results.
-#[test]
 fn mixed_types_are_widened() {
     for elem in [Elem::F16, Elem::Bf16] {
-        let Some(device) = device::open(elem) else { return };
+        let device = device::open(elem);
         let (half, whole) = (Shape::new(1, 2, 3, 4), Shape::new(1, 2, 3, 8));
         let fine: Vec<f32> = (0..24).map(|i| 1.0 + i as f32 * 1e-5).collect();
         let part = device.upload(half, HostSlice::F32(&fine)).unwrap();
@@ -155,3 +146,13 @@ fn mixed_types_are_widened() {
         assert!(scaled.iter().enumerate().all(|(i, &v)| v == 2.0 * fine[i / 8 * 4 + i % 4] + 2.0));
     }
 }
+
+crate::tests![
+    maps_agree_with_the_cpu,
+    tails_agree_with_the_cpu,
+    activations_end_as_they_should,
+    the_clamp_lets_nan_through_and_keeps_its_bounds,
+    uploads_of_any_length_arrive,
+    the_order_of_threads_changes_no_bit,
+    mixed_types_are_widened,
+];

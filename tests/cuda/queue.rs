@@ -22,6 +22,7 @@ use das_cuda::tensor::{Shape, Tensor};
 
 use crate::device;
 use crate::laws::{Closed, Grid, Law, Seen};
+use crate::note;
 
 fn chain(steps: usize) -> Schedule {
     Schedule::new(&SchedulerConfig::stable_diffusion(), steps, 1.0).unwrap()
@@ -78,9 +79,8 @@ fn kinds() -> Vec<Options> {
     ]
 }
 
-#[test]
 fn a_run_is_that_of_the_host() {
-    let Some(cuda) = device::open(Elem::F32) else { return };
+    let cuda = device::open(Elem::F32);
     let schedule = chain(8);
     for options in kinds() {
         compare(&cuda, &Closed::new(&cuda, Grid), &schedule, &options);
@@ -89,9 +89,8 @@ fn a_run_is_that_of_the_host() {
 
 /// Rewards, gradients and noise that are not finite: dropped with the same words, or the end of the run at the same
 /// step.
-#[test]
 fn what_is_not_finite_costs_what_it_costs_on_the_host() {
-    let Some(cuda) = device::open(Elem::F32) else { return };
+    let cuda = device::open(Elem::F32);
     let schedule = chain(8);
     let at = schedule.steps[3].t;
     for all in [false, true] {
@@ -130,9 +129,8 @@ impl Law<LONG> for Long {
     }
 }
 
-#[test]
 fn long_states_too() {
-    let Some(cuda) = device::open(Elem::Bf16) else { return };
+    let cuda = device::open(Elem::Bf16);
     let schedule = chain(3);
     let at = schedule.steps[1].t;
     let mut target = Closed::new(&cuda, Long);
@@ -165,9 +163,8 @@ impl Target for Fails<'_> {
 }
 
 /// What was queued before a failure is told before it.
-#[test]
 fn a_failure_ahead_loses_no_step() {
-    let Some(cuda) = device::open(Elem::F32) else { return };
+    let cuda = device::open(Elem::F32);
     let schedule = chain(6);
     let das = options(Proposal::Das, Tempering::None, Resampler::Ssp, 0.9);
     for left in 0..6 {
@@ -180,26 +177,20 @@ fn a_failure_ahead_loses_no_step() {
 }
 
 /// The stand-in counts for the whole process, so this is asked of a process that does nothing else.
-#[test]
 fn nothing_waits_between_steps() {
-    if device::gpu_required() || das_cuda_emulator::available().is_err() {
-        eprintln!("skipped: only the stand-in for a GPU counts what waits");
-        return;
-    }
+    device::stand_in_only("a GPU does not count what waits");
     let test = ["--ignored", "--exact", "queue::alone_nothing_waits_between_steps", "--nocapture"];
     let output = Command::new(std::env::current_exe().unwrap()).args(test).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    println!("{text}{}", String::from_utf8_lossy(&output.stderr));
+    note!("{text}{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && text.contains("1 passed"));
 }
 
 /// Small pictures of the model inside the program, two particles one at a time, with graphs and without: a step waits
 /// once, for what the step before it told, and copies nothing but that.
-#[test]
-#[ignore = "for `nothing_waits_between_steps`"]
 fn alone_nothing_waits_between_steps() {
     for (graphs, steps) in [(true, 5), (false, 4)] {
-        let cuda = device::open(Elem::Bf16).unwrap();
+        let cuda = device::open(Elem::Bf16);
         let cuda = if graphs { cuda } else { cuda.without_graphs() };
         let folder = ModelFolder::from_source(Source::Embedded(SHAPES_FILES), None).unwrap();
         let pipeline = Pipeline::load(&cuda, &folder).unwrap();
@@ -219,7 +210,7 @@ fn alone_nothing_waits_between_steps() {
             let waits = now.synchronisations - before.synchronisations;
             let (to, from) =
                 (now.copies_to_device - before.copies_to_device, now.copies_to_host - before.copies_to_host);
-            println!("graphs {graphs}, step {k}: {waits} waits, {to} copies to the device, {from} back");
+            note!("graphs {graphs}, step {k}: {waits} waits, {to} copies to the device, {from} back");
             // The first steps see the work, make forms of weights and record graphs.
             let settled = if graphs { 2 } else { 1 };
             assert!(k < settled || (waits, to, from) == (1, 0, 1));
@@ -227,3 +218,13 @@ fn alone_nothing_waits_between_steps() {
         }
     }
 }
+
+crate::tests![
+    a_run_is_that_of_the_host,
+    what_is_not_finite_costs_what_it_costs_on_the_host,
+    long_states_too,
+    a_failure_ahead_loses_no_step,
+    nothing_waits_between_steps,
+    #[ignore = "for `nothing_waits_between_steps`"]
+    alone_nothing_waits_between_steps,
+];

@@ -68,9 +68,8 @@ pub fn compare(cuda: &Cuda, n: usize, log_weights: &[f32], resampler: Resampler,
 }
 
 /// One tile, part of a tile, several tiles, and a size that is no multiple of anything.
-#[test]
 fn ancestors_of_large_populations_are_those_of_the_host() {
-    let Some(cuda) = device::open(Elem::F32) else { return };
+    let cuda = device::open(Elem::F32);
     for n in [1, 2, 3, 5, 33, 1000, 1023, 1024, 1025, 4095, 4096, 4097, 12_291] {
         for (what, log_weights) in populations(n) {
             for resampler in Resampler::ALL {
@@ -81,9 +80,8 @@ fn ancestors_of_large_populations_are_those_of_the_host() {
 }
 
 /// More tiles than a warp looks at at once.
-#[test]
 fn ancestors_of_many_tiles_are_those_of_the_host() {
-    let Some(cuda) = device::open(Elem::F32) else { return };
+    let cuda = device::open(Elem::F32);
     let n = 150_003;
     for (what, log_weights) in populations(n) {
         for resampler in Resampler::ALL {
@@ -93,12 +91,9 @@ fn ancestors_of_many_tiles_are_those_of_the_host() {
 }
 
 /// Blocks in orders of the stand-in's choice, which pause where they look at each other's sums.
-#[test]
 fn ancestors_do_not_depend_on_the_order_of_blocks() {
-    let Some(cuda) = device::open(Elem::F32) else { return };
-    if device::gpu_required() {
-        return;
-    }
+    let cuda = device::open(Elem::F32);
+    device::stand_in_only("the order of threads on a GPU is its own");
     let n = 50_001;
     for seed in 1..=3 {
         das_cuda_emulator::seed_driver(seed);
@@ -111,10 +106,8 @@ fn ancestors_do_not_depend_on_the_order_of_blocks() {
     das_cuda_emulator::seed_driver(0);
 }
 
-#[test]
-#[ignore = "minutes on the stand-in: cargo test --test cuda resample -- --ignored"]
 fn ancestors_of_millions_are_those_of_the_host() {
-    let Some(cuda) = device::open(Elem::F32) else { return };
+    let cuda = device::open(Elem::F32);
     // With more than 2^23, integer weights have fewer bits.
     for (n, which) in [((1 << 20) + 4 * 1024 + 3, 0..5), ((1 << 23) + 1, 1..2)] {
         for (what, log_weights) in populations(n).drain(which) {
@@ -125,9 +118,8 @@ fn ancestors_of_millions_are_those_of_the_host() {
     }
 }
 
-#[test]
 fn rows_follow_their_ancestors() {
-    let Some(cuda) = device::open(Elem::Bf16) else { return };
+    let cuda = device::open(Elem::Bf16);
     rows(&cuda);
 }
 
@@ -148,3 +140,12 @@ pub fn rows(cuda: &Cuda) {
         assert_eq!(cuda.download(&y).unwrap(), wanted, "rows of {d}");
     }
 }
+
+crate::tests![
+    ancestors_of_large_populations_are_those_of_the_host,
+    ancestors_of_many_tiles_are_those_of_the_host,
+    ancestors_do_not_depend_on_the_order_of_blocks,
+    #[ignore = "minutes on the stand-in: cargo test --test cuda resample -- --ignored"]
+    ancestors_of_millions_are_those_of_the_host,
+    rows_follow_their_ancestors,
+];

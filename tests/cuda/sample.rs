@@ -9,19 +9,16 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::device;
+use crate::note;
 use crate::parity::error;
 
 /// The program; on the stand-in it sees one GPU.
-fn program() -> Option<Command> {
+fn program() -> Command {
     let mut command = Command::cargo_bin("das-cuda").unwrap();
     if !device::gpu_required() {
-        if let Err(why) = das_cuda_emulator::available() {
-            eprintln!("skipped: no stand-in for a GPU: {why}");
-            return None;
-        }
-        command.env("LD_LIBRARY_PATH", das_cuda_emulator::library_dir()).env("DAS_CUDA_STAND_IN", "1");
+        command.envs(das_cuda_emulator::environment());
     }
-    Some(command)
+    command
 }
 
 /// A small run: every kind of step.
@@ -73,16 +70,15 @@ fn cpu(out: &Path, more: &[&str]) -> Run {
 /// adds up to 6e-8 * 32 * sqrt(3 * 300) = 6e-5 per step like a random walk; three steps and a gradient in
 /// each: 3e-4. Measured on the stand-in: rewards 2.2e-7, log-weights 7.8e-6, lengths of gradients 3.3e-5,
 /// latents 3.1e-6.
-#[test]
 fn a_run_in_f32_is_that_of_the_cpu() {
     let (dir, tolerance) = (TempDir::new().unwrap(), 3e-4);
-    let Some(command) = program() else { return };
+    let command = program();
     let graphs = Run::new(
         command,
         &dir.path().join("graphs"),
         &[&ALWAYS[..], &["--device", "cuda:0", "--dtype", "fp32"]].concat(),
     );
-    let launches = program().unwrap();
+    let launches = program();
     let flags = [&ALWAYS[..], &["--device", "cuda:0", "--dtype", "fp32", "--no-graph"]].concat();
     let launches = Run::new(launches, &dir.path().join("launches"), &flags);
     let host = cpu(&dir.path().join("cpu"), &ALWAYS);
@@ -90,77 +86,72 @@ fn a_run_in_f32_is_that_of_the_cpu() {
     for key in ["ancestors", "reward", "log_weights", "grad_norm"] {
         assert_eq!(graphs.trace(key), launches.trace(key), "{key}: with graphs, and without");
         let difference = error(&graphs.trace(key), &host.trace(key));
-        println!("{key}: {difference:.1e}");
+        note!("{key}: {difference:.1e}");
         assert!(difference < tolerance, "{key}: {difference:.1e}");
     }
     assert_eq!(graphs.trace("ancestors"), host.trace("ancestors"));
     assert_eq!(graphs.latents(), launches.latents(), "with graphs, and without");
     let difference = error(&graphs.latents(), &host.latents());
-    println!("latents: {difference:.1e}");
+    note!("latents: {difference:.1e}");
     assert!(difference < tolerance, "latents: {difference:.1e}");
 }
 
 /// In 16 bits the rewards are no worse than those of the CPU backend that rounds every result: at most twice
 /// as far from the exact run. Latents are f32 here and rounded there.
-#[test]
 fn a_run_in_16_bits_is_as_good_as_rounding_allows() {
     let dir = TempDir::new().unwrap();
     let exact = cpu(&dir.path().join("exact"), &["--proposal", "none"]);
     for dtype in ["bf16", "fp16"] {
-        let Some(command) = program() else { return };
+        let command = program();
         let flags = ["--proposal", "none", "--device", "cuda", "--dtype", dtype];
         let device = Run::new(command, &dir.path().join(dtype), &flags);
         let honest = cpu(&dir.path().join(format!("cpu-{dtype}")), &["--proposal", "none", "--dtype", dtype]);
         let [found, allowed] = [&device, &honest].map(|run| error(&run.latents(), &exact.latents()));
-        println!("{dtype}: latents off by {found:.1e}, honestly rounded {allowed:.1e}");
+        note!("{dtype}: latents off by {found:.1e}, honestly rounded {allowed:.1e}");
         assert!(found <= 2.0 * allowed, "{dtype}: {found:.1e} > 2 x {allowed:.1e}");
     }
 }
 
 /// With cuBLASLt: as good, its choices stay for the next run, and none is used where it is switched off.
-#[test]
 fn a_run_with_cublas_is_as_good_and_repeats_itself() {
-    if device::gpu_required() {
-        eprintln!("skipped: whether there is a library, and who wins, is the machine's");
-        return;
-    }
+    device::stand_in_only("whether there is a library, and who wins, is the machine's");
     let dir = TempDir::new().unwrap();
     let exact = cpu(&dir.path().join("exact"), &["--proposal", "none"]);
     let honest = cpu(&dir.path().join("honest"), &["--proposal", "none", "--dtype", "bf16"]);
     let run = |name: &str, more: &[&str]| {
-        let mut command = program()?;
+        let mut command = program();
         command.env("DAS_CUBLAS_STAND_IN", "1").env("XDG_CACHE_HOME", dir.path());
         let flags = [&["--proposal", "none", "--device", "cuda"][..], more].concat();
-        Some(Run::new(command, &dir.path().join(name), &flags))
+        Run::new(command, &dir.path().join(name), &flags)
     };
-    let choices = || fs::read_dir(dir.path().join("das-cuda")).map_or(0, Iterator::count);
-    let Some(own) = run("own", &["--no-cublas"]) else { return };
+    // Of kernels nothing is kept here that counts: a program built without nvcc keeps those it compiled.
+    let choices = || {
+        let files = fs::read_dir(dir.path().join("das-cuda")).into_iter().flatten().flatten();
+        files.filter(|file| file.file_name().to_string_lossy().starts_with("products-")).count()
+    };
+    let own = run("own", &["--no-cublas"]);
     assert_eq!((own.record()["cublas"].clone(), choices()), (Value::Bool(false), 0));
-    let library = run("library", &[]).unwrap();
+    let library = run("library", &[]);
     assert_eq!((library.record()["cublas"].clone(), choices()), (Value::Bool(true), 1));
     assert_ne!(library.latents(), own.latents(), "the library made nothing");
-    assert_eq!(run("again", &[]).unwrap().latents(), library.latents());
+    assert_eq!(run("again", &[]).latents(), library.latents());
     let [found, allowed] = [&library, &honest].map(|run| error(&run.latents(), &exact.latents()));
-    println!("latents off by {found:.1e}, honestly rounded {allowed:.1e}");
+    note!("latents off by {found:.1e}, honestly rounded {allowed:.1e}");
     assert!(found <= 2.0 * allowed, "{found:.1e} > 2 x {allowed:.1e}");
 }
 
 /// What does not fit is done in halves, and said.
-#[test]
 fn where_memory_does_not_suffice_the_micro_batch_is_halved() {
-    if device::gpu_required() {
-        eprintln!("skipped: the memory of a GPU cannot be made small");
-        return;
-    }
+    device::stand_in_only("the memory of a GPU cannot be made small");
     let dir = TempDir::new().unwrap();
-    let Some(plenty) = program() else { return };
+    let plenty = program();
     let flags = ["--device", "cuda", "--dtype", "fp32", "--micro-batch", "2", "--no-graph"];
     let whole = Run::new(plenty, &dir.path().join("whole"), &flags);
     assert!(!whole.stderr.contains("memory"), "{}", whole.stderr);
     let line = fs::read_to_string(whole.dir.join("trace.jsonl")).unwrap();
     let line: Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
     let peak = line["peak_bytes"].as_u64().unwrap();
-    let mut tight = program().unwrap();
+    let mut tight = program();
     // Weights are most of it: nine tenths of the peak hold one particle but not two.
     tight.env("DAS_STAND_IN_MEMORY", (peak * 9 / 10).to_string());
     let halves = Run::new(tight, &dir.path().join("halves"), &flags);
@@ -170,7 +161,7 @@ fn where_memory_does_not_suffice_the_micro_batch_is_halved() {
 
     // What graphs hold is not in the way of the next prompt, whose first look is none yet. Twice the memory of
     // activations is not there.
-    let mut graphs = program().unwrap();
+    let mut graphs = program();
     graphs.env("DAS_STAND_IN_MEMORY", (peak * 106 / 100).to_string());
     let flags = ["--device", "cuda", "--dtype", "fp32", "--micro-batch", "2", "-p", "a small blue ring"];
     let both = Run::new(graphs, &dir.path().join("both"), &flags);
@@ -179,10 +170,9 @@ fn where_memory_does_not_suffice_the_micro_batch_is_halved() {
 }
 
 /// Kernels compiled on the GPU's machine, as in a binary built without nvcc.
-#[test]
 fn kernels_can_be_compiled_at_run_time() {
     let dir = TempDir::new().unwrap();
-    let Some(mut command) = program() else { return };
+    let mut command = program();
     command.env("DAS_CUDA_NVRTC", "1").env("XDG_CACHE_HOME", dir.path());
     let flags = ["--device", "cuda", "--proposal", "none"];
     Run::new(command, &dir.path().join("out"), &flags);
@@ -190,11 +180,8 @@ fn kernels_can_be_compiled_at_run_time() {
     assert!(kept > 10, "{kept} images are kept for the next run");
 }
 
-#[test]
 fn without_a_gpu_the_error_says_what_to_do() {
-    if device::gpu_required() {
-        return;
-    }
+    device::stand_in_only("this machine has a GPU");
     let dir = TempDir::new().unwrap();
     let run = |mut command: Command, flags: &[&str]| {
         let Output { status, stderr, .. } =
@@ -206,13 +193,22 @@ fn without_a_gpu_the_error_says_what_to_do() {
     let (code, text) = run(no_driver, &["--device", "cuda"]);
     assert_eq!(code, Some(4), "{text}");
     assert!(text.contains("fix: ") && text.contains("--device cpu"), "{text}");
-    let Some(no_device) = program() else { return };
+    let no_device = program();
     let (code, text) = run(no_device, &["--device", "cuda:7"]);
     assert_eq!(code, Some(4), "{text}");
     assert!(text.contains("no GPU 7") && text.contains("--device cuda:0"), "{text}");
-    let Some(mut silent) = program() else { return };
+    let mut silent = program();
     silent.env("DAS_STAND_IN_NO_DEVICE", "1");
     let (code, text) = run(silent, &["--device", "cuda"]);
     assert_eq!(code, Some(4), "{text}");
     assert!(text.contains("nvidia-smi"), "{text}");
 }
+
+crate::tests![
+    a_run_in_f32_is_that_of_the_cpu,
+    a_run_in_16_bits_is_as_good_as_rounding_allows,
+    a_run_with_cublas_is_as_good_and_repeats_itself,
+    where_memory_does_not_suffice_the_micro_batch_is_halved,
+    kernels_can_be_compiled_at_run_time,
+    without_a_gpu_the_error_says_what_to_do,
+];

@@ -10,7 +10,8 @@ fn table() -> Vec<Case> {
     cases::small().into_iter().filter(keep).collect()
 }
 
-#[test]
 fn every_case_of_the_table_agrees_with_the_cpu() {
     parity::check(&table());
 }
+
+crate::tests![every_case_of_the_table_agrees_with_the_cpu,];

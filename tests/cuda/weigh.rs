@@ -5,6 +5,7 @@ use das_cuda::noise::{Key, Purpose, Uniforms, uniforms};
 use das_cuda::smc::{Event, Floor, Population, Resampler, Rules, Tempering, Weighed, weigh};
 
 use crate::device;
+use crate::note;
 
 /// What rewards and density ratios look like.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -133,9 +134,8 @@ const TEMPERINGS: [Tempering; 6] = [
     Tempering::Adaptive { floor: Floor::Poly { gamma: 0.3, power: 0.5 } },
 ];
 
-#[test]
 fn weighing_is_bit_for_bit_that_of_the_host() {
-    let Some(cuda) = device::open(Elem::F32) else { return };
+    let cuda = device::open(Elem::F32);
     let (mut chains, mut resamplings) = (0_u32, 0);
     for particles in [1, 2, 4, 16, 31, 32, 33, 64, 1000, 1024] {
         for resampler in Resampler::ALL {
@@ -162,14 +162,13 @@ fn weighing_is_bit_for_bit_that_of_the_host() {
         }
         chains += 1;
     }
-    println!("{chains} chains, {resamplings} resamplings");
+    note!("{chains} chains, {resamplings} resamplings");
     assert!(resamplings > 500);
 }
 
 /// Every tempering with every kind of population.
-#[test]
 fn every_tempering_meets_every_population() {
-    let Some(cuda) = device::open(Elem::F32) else { return };
+    let cuda = device::open(Elem::F32);
     for (i, tempering) in TEMPERINGS.into_iter().enumerate() {
         for (j, kind) in KINDS.into_iter().enumerate() {
             for particles in [16, 40] {
@@ -181,9 +180,8 @@ fn every_tempering_meets_every_population() {
 }
 
 /// The comparison sees other uniforms, and the resamplers are not one another.
-#[test]
 fn other_uniforms_and_other_rules_choose_other_ancestors() {
-    let Some(cuda) = device::open(Elem::F32) else { return };
+    let cuda = device::open(Elem::F32);
     let (ratio, reward) = inputs(Kind::Usual, 64, &mut stream(1, 1));
     let ancestors = |resampler, seed| {
         let rules = Rules { tempering: Tempering::None, resampler, ess_threshold: 2.0 };
@@ -200,3 +198,9 @@ fn other_uniforms_and_other_rules_choose_other_ancestors() {
     seen.dedup();
     assert_eq!(seen.len(), 10);
 }
+
+crate::tests![
+    weighing_is_bit_for_bit_that_of_the_host,
+    every_tempering_meets_every_population,
+    other_uniforms_and_other_rules_choose_other_ancestors,
+];

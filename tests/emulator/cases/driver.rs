@@ -9,7 +9,6 @@ use sys::CUresult as Code;
 
 use crate::device::{address, device, numbers, shape};
 
-#[test]
 fn one_device_is_seen() {
     let turn = device();
     let context = &turn.context;
@@ -28,12 +27,9 @@ fn child(set: &[(&str, &str)]) -> String {
     let output = command.output().unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
-#[test]
-#[ignore = "a part of nobody_ends_on_the_stand_in_unknowingly"]
 fn a_child_looks_for_a_device() {
     println!("found: {:?}", result::init().map_err(|e| e.0));
 }
-#[test]
 fn nobody_ends_on_the_stand_in_unknowingly() {
     let none = "found: Err(CUDA_ERROR_NO_DEVICE)";
     assert!(child(&[]).contains(none));
@@ -44,7 +40,6 @@ fn nobody_ends_on_the_stand_in_unknowingly() {
 
 // ---- streams
 
-#[test]
 fn work_of_a_stream_runs_in_order() {
     let turn = device();
     let f = turn.function("planted_reduction_right");
@@ -63,7 +58,6 @@ fn work_of_a_stream_runs_in_order() {
     assert!(emulator::launches("das_planted_reduction_right_f32") >= 20);
 }
 
-#[test]
 fn a_missing_wait_between_streams_shows() {
     let turn = device();
     let (writer, reader) = (turn.stream(), turn.stream());
@@ -90,7 +84,6 @@ fn a_missing_wait_between_streams_shows() {
     assert!(wrong.count() > 3);
 }
 
-#[test]
 fn the_default_stream_waits_for_blocking_streams_only() {
     let turn = device();
     let mut seen = [false; 2];
@@ -122,7 +115,6 @@ fn the_default_stream_waits_for_blocking_streams_only() {
     assert_eq!(seen, [true, true]);
 }
 
-#[test]
 fn pinned_memory_is_copied_later_and_pageable_memory_now() {
     let turn = device();
     let stream = turn.stream();
@@ -151,7 +143,6 @@ fn pinned_memory_is_copied_later_and_pageable_memory_now() {
     assert_eq!((early, late), (2.0, 3.0));
 }
 
-#[test]
 fn events_tell_what_is_done_and_when() {
     let turn = device();
     let stream = turn.stream();
@@ -172,7 +163,6 @@ fn events_tell_what_is_done_and_when() {
 
 // ---- memory
 
-#[test]
 fn memory_ends_where_it_should() {
     let turn = device();
     let stream = turn.stream();
@@ -195,7 +185,6 @@ fn memory_ends_where_it_should() {
     assert_eq!(nothing.unwrap_err().0, Code::CUDA_ERROR_INVALID_VALUE);
 }
 
-#[test]
 fn the_pool_keeps_what_its_threshold_says() {
     use sys::CUmemPool_attribute as Attribute;
     let turn = device();
@@ -241,7 +230,6 @@ fn the_pool_keeps_what_its_threshold_says() {
     set(threshold, 0);
 }
 
-#[test]
 fn fresh_memory_is_poison() {
     let turn = device();
     let stream = turn.stream();
@@ -254,7 +242,6 @@ fn fresh_memory_is_poison() {
     }
 }
 
-#[test]
 fn a_wrong_write_is_told() {
     let turn = device();
     let stream = turn.stream();
@@ -278,7 +265,6 @@ fn reason(e: DriverError) -> String {
     e.error_string().unwrap().to_string_lossy().into_owned()
 }
 
-#[test]
 fn what_is_no_image_is_refused() {
     let turn = device();
     let load = |bytes: &[u8]| {
@@ -293,7 +279,6 @@ fn what_is_no_image_is_refused() {
     assert_eq!(module.load_function("das_no_such_kernel").unwrap_err().0, Code::CUDA_ERROR_NOT_FOUND);
 }
 
-#[test]
 fn launches_are_checked_as_a_gpu_checks_them() {
     let turn = device();
     let stream = turn.stream();
@@ -318,7 +303,6 @@ fn launches_are_checked_as_a_gpu_checks_them() {
     assert_eq!(f.get_attribute(threads).unwrap(), 64);
 }
 
-#[test]
 fn pointers_must_point_to_live_memory() {
     let turn = device();
     let stream = turn.stream();
@@ -343,7 +327,6 @@ fn pointers_must_point_to_live_memory() {
     emulator::take_failure();
 }
 
-#[test]
 fn memory_released_too_early_is_told() {
     let turn = device();
     let (user, owner) = (turn.stream(), turn.stream());
@@ -365,7 +348,6 @@ fn memory_released_too_early_is_told() {
     assert!(told > 3 && told < 20, "{told}");
 }
 
-#[test]
 fn a_failed_kernel_fails_everything_after_it() {
     let turn = device();
     let stream = turn.stream();
@@ -423,7 +405,6 @@ fn compile(source: &str, headers: &[(&str, &str)], options: &[&str]) -> Result<V
     }
 }
 
-#[test]
 fn what_is_compiled_at_run_time_is_loaded() {
     let turn = device();
     const SOURCE: &str = include_str!("../planted.cu");
@@ -449,3 +430,25 @@ fn what_is_compiled_at_run_time_is_loaded() {
     // A virtual architecture has no machine code.
     assert_eq!(compile(SOURCE, HEADERS, &["-arch=compute_90", "-DACT_F32"]).unwrap(), b"");
 }
+
+crate::tests![
+    one_device_is_seen,
+    #[ignore = "a part of nobody_ends_on_the_stand_in_unknowingly"]
+    a_child_looks_for_a_device,
+    nobody_ends_on_the_stand_in_unknowingly,
+    work_of_a_stream_runs_in_order,
+    a_missing_wait_between_streams_shows,
+    the_default_stream_waits_for_blocking_streams_only,
+    pinned_memory_is_copied_later_and_pageable_memory_now,
+    events_tell_what_is_done_and_when,
+    memory_ends_where_it_should,
+    the_pool_keeps_what_its_threshold_says,
+    fresh_memory_is_poison,
+    a_wrong_write_is_told,
+    what_is_no_image_is_refused,
+    launches_are_checked_as_a_gpu_checks_them,
+    pointers_must_point_to_live_memory,
+    memory_released_too_early_is_told,
+    a_failed_kernel_fails_everything_after_it,
+    what_is_compiled_at_run_time_is_loaded,
+];

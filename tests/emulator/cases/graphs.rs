@@ -38,7 +38,6 @@ fn graph_memory(attribute: sys::CUgraphMem_attribute) -> u64 {
     v
 }
 
-#[test]
 fn what_is_captured_runs_at_every_launch_and_not_before() {
     let turn = device();
     let stream = turn.stream();
@@ -69,7 +68,6 @@ fn what_is_captured_runs_at_every_launch_and_not_before() {
     }
 }
 
-#[test]
 fn pinned_copies_are_captured() {
     let turn = device();
     let stream = turn.stream();
@@ -90,7 +88,6 @@ fn pinned_copies_are_captured() {
     assert_eq!(stream.clone_dtoh(&y).unwrap(), [12.0; 64]);
 }
 
-#[test]
 fn two_streams_fork_and_join_in_a_capture() {
     let turn = device();
     let (main, side) = (turn.stream(), turn.stream());
@@ -119,7 +116,6 @@ fn two_streams_fork_and_join_in_a_capture() {
     }
 }
 
-#[test]
 fn what_cannot_be_captured_breaks_the_capture() {
     let turn = device();
     let stream = turn.stream();
@@ -155,7 +151,6 @@ fn what_cannot_be_captured_breaks_the_capture() {
     stream.synchronize().unwrap();
 }
 
-#[test]
 fn memory_of_a_graph_lives_within_its_run() {
     use sys::CUgraphMem_attribute as Attribute;
     let turn = device();
@@ -209,7 +204,6 @@ fn memory_of_a_graph_lives_within_its_run() {
     }
 }
 
-#[test]
 fn memory_a_graph_leaves_is_released_outside() {
     let turn = device();
     let stream = turn.stream();
@@ -232,7 +226,6 @@ fn memory_a_graph_leaves_is_released_outside() {
     turn.context.check_err().unwrap();
 }
 
-#[test]
 fn a_graph_needs_room_for_its_memory() {
     let turn = device();
     let stream = turn.stream();
@@ -250,7 +243,6 @@ fn a_graph_needs_room_for_its_memory() {
     unsafe { sys::cuDeviceGraphMemTrim(0) }.result().unwrap();
 }
 
-#[test]
 fn a_graph_takes_new_parameters_and_no_new_shape() {
     let turn = device();
     let stream = turn.stream();
@@ -279,7 +271,6 @@ fn a_graph_takes_new_parameters_and_no_new_shape() {
     assert_eq!(shape.0, Code::CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE);
 }
 
-#[test]
 fn a_graph_that_is_dropped_still_finishes() {
     let turn = device();
     let stream = turn.stream();
@@ -292,3 +283,15 @@ fn a_graph_that_is_dropped_still_finishes() {
     drop(graph);
     assert_eq!(stream.clone_dtoh(&y).unwrap(), [2.0; 64]);
 }
+
+crate::tests![
+    what_is_captured_runs_at_every_launch_and_not_before,
+    pinned_copies_are_captured,
+    two_streams_fork_and_join_in_a_capture,
+    what_cannot_be_captured_breaks_the_capture,
+    memory_of_a_graph_lives_within_its_run,
+    memory_a_graph_leaves_is_released_outside,
+    a_graph_needs_room_for_its_memory,
+    a_graph_takes_new_parameters_and_no_new_shape,
+    a_graph_that_is_dropped_still_finishes,
+];

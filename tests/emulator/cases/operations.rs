@@ -36,7 +36,6 @@ fn floats() -> Vec<f32> {
     bits.into_iter().map(f32::from_bits).collect()
 }
 
-#[test]
 fn every_16_bit_number_widens_as_the_half_crate_says() {
     let all: Vec<u16> = (0..=u16::MAX).collect();
     fn check<T: Pod>(name: &str, x: Vec<T>, f: impl Fn(&T) -> f32) {
@@ -51,7 +50,6 @@ fn every_16_bit_number_widens_as_the_half_crate_says() {
     check("widen_f16", all.iter().map(|&b| f16::from_bits(b)).collect(), |x: &f16| x.to_f32());
 }
 
-#[test]
 fn floats_round_to_16_bits_as_the_half_crate_says() {
     let floats = floats();
     fn check<T: Pod>(name: &str, x: &Vec<f32>, bits: impl Fn(&T) -> u16, want: impl Fn(f32) -> u16) {
@@ -67,7 +65,6 @@ fn floats_round_to_16_bits_as_the_half_crate_says() {
     check("narrow_f16", &floats, |x: &f16| x.to_bits(), |x| f16::from_f32(x).to_bits());
 }
 
-#[test]
 fn packets_are_read_and_written_whole() {
     let x: Vec<f32> = (0..256).map(|i| i as f32).collect();
     let h: Vec<bf16> = x.iter().map(|&x| bf16::from_f32(x / 2.0)).collect();
@@ -79,7 +76,6 @@ fn packets_are_read_and_written_whole() {
     assert!((0..256).all(|i| y[i] == bf16::from_f32(h[i].to_f32() + 1.0)));
 }
 
-#[test]
 fn shuffles_move_what_they_say() {
     let (x, wide) = (mixed(32), (0..32).map(|i| i << 40 | 7).collect::<Vec<u64>>());
     for seed in seeds() {
@@ -96,7 +92,6 @@ fn shuffles_move_what_they_say() {
     }
 }
 
-#[test]
 fn votes_count_the_lanes_of_their_mask() {
     let x: Vec<u32> = mixed(32).iter().map(|v| v % 50).collect();
     let lanes = |f: &dyn Fn(usize) -> bool| (0..32).filter(|&l| f(l)).map(|l| 1u32 << l).sum::<u32>();
@@ -114,7 +109,6 @@ fn votes_count_the_lanes_of_their_mask() {
     }
 }
 
-#[test]
 fn barriers_count_and_wait() {
     let x = mixed(256).iter().map(|v| v % 100).collect::<Vec<u32>>();
     for seed in seeds() {
@@ -137,7 +131,6 @@ fn barriers_count_and_wait() {
     }
 }
 
-#[test]
 fn asynchronous_copies_fill_with_zeros() {
     let x: Vec<f32> = (0..256).map(|i| i as f32 + 1.0).collect();
     for seed in seeds() {
@@ -149,7 +142,6 @@ fn asynchronous_copies_fill_with_zeros() {
     }
 }
 
-#[test]
 fn ldmatrix_gives_each_lane_its_piece() {
     let x: Vec<u16> = (0..256).collect();
     for seed in seeds() {
@@ -167,7 +159,6 @@ fn ldmatrix_gives_each_lane_its_piece() {
     }
 }
 
-#[test]
 fn mma_is_a_matrix_product() {
     let raw = mixed(16 * 16 + 8 * 16 + 16 * 8);
     // Small whole numbers and eighths: every sum is exact, in any order.
@@ -191,7 +182,6 @@ fn mma_is_a_matrix_product() {
     }
 }
 
-#[test]
 fn atomics_lose_nothing() {
     let x = mixed(64 * 100).iter().map(|v| v % 1000).collect::<Vec<u32>>();
     for seed in seeds() {
@@ -205,7 +195,6 @@ fn atomics_lose_nothing() {
     }
 }
 
-#[test]
 fn blocks_that_wait_for_earlier_ones_come_to_an_end() {
     for seed in seeds() {
         let (mut ticket, mut flags) = (Guarded::<u32>::zeros(1), Guarded::<u32>::zeros(200));
@@ -215,7 +204,6 @@ fn blocks_that_wait_for_earlier_ones_come_to_an_end() {
     }
 }
 
-#[test]
 #[allow(clippy::cast_possible_truncation)]
 fn arithmetic_rounds_once_per_operation() {
     let mut x: Vec<f64> = mixed(4096).chunks(2).map(|c| f64::from(c[0]) / f64::from(c[1]) - 0.7).collect();
@@ -248,7 +236,6 @@ fn arithmetic_rounds_once_per_operation() {
     }
 }
 
-#[test]
 fn bits_are_counted_and_moved() {
     let mut x = mixed(256);
     x[..4].copy_from_slice(&[0, 1, u32::MAX, 1 << 31]);
@@ -272,7 +259,6 @@ fn bits_are_counted_and_moved() {
     }
 }
 
-#[test]
 fn shared_memory_is_poison_in_every_block() {
     for seed in seeds() {
         let (mut y, mut place) = (Guarded::<u32>::zeros(64 * 50), Guarded::<u64>::zeros(100));
@@ -282,7 +268,6 @@ fn shared_memory_is_poison_in_every_block() {
     }
 }
 
-#[test]
 fn launches_that_a_gpu_refuses_are_refused() {
     let mut y = Guarded::<f32>::poisoned(64);
     let go = |grid: [u32; 3], block: [u32; 3], shared: u32, y: &mut Guarded<f32>| {
@@ -323,8 +308,6 @@ fn rate(operations: f64, mut f: impl FnMut()) -> f64 {
 }
 
 /// `DAS_EMULATOR_THREADS=1 cargo test --test emulator speed -- --ignored --nocapture`
-#[test]
-#[ignore = "measures"]
 fn speed() {
     for seed in 0..5 {
         let (x, mut y) = (Guarded::<f32>::zeros(256), Guarded::<f32>::zeros(256));
@@ -343,11 +326,10 @@ fn speed() {
             })
         };
         let product = product(128);
-        println!("seed {seed}: {waits:.0} M waits/s, {threads:.0} M threads/s, {product:.0} M MAC/s");
+        crate::note!("seed {seed}: {waits:.0} M waits/s, {threads:.0} M threads/s, {product:.0} M MAC/s");
     }
 }
 
-#[test]
 fn a_product_of_tiles_is_the_product() {
     let raw = mixed(2 * 128 * 128);
     let number = |v: &u32| bf16::from_f32((v % 17) as f32 - 8.0);
@@ -366,3 +348,24 @@ fn a_product_of_tiles_is_the_product() {
         }
     }
 }
+
+crate::tests![
+    every_16_bit_number_widens_as_the_half_crate_says,
+    floats_round_to_16_bits_as_the_half_crate_says,
+    packets_are_read_and_written_whole,
+    shuffles_move_what_they_say,
+    votes_count_the_lanes_of_their_mask,
+    barriers_count_and_wait,
+    asynchronous_copies_fill_with_zeros,
+    ldmatrix_gives_each_lane_its_piece,
+    mma_is_a_matrix_product,
+    atomics_lose_nothing,
+    blocks_that_wait_for_earlier_ones_come_to_an_end,
+    arithmetic_rounds_once_per_operation,
+    bits_are_counted_and_moved,
+    shared_memory_is_poison_in_every_block,
+    launches_that_a_gpu_refuses_are_refused,
+    #[ignore = "measures"]
+    speed,
+    a_product_of_tiles_is_the_product,
+];

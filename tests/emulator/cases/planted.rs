@@ -108,7 +108,6 @@ const CASES: &[(&str, &str)] = &[
     ("pipeline", ""),
 ];
 
-#[test]
 fn right_kernels_pass_under_every_seed() {
     for (case, _) in CASES {
         for seed in seeds() {
@@ -118,11 +117,10 @@ fn right_kernels_pass_under_every_seed() {
 }
 
 /// A sanitizer ends the process at some of these: there they run one by one (`.ci/sanitize`).
-#[test]
 fn wrong_kernels_are_found() {
     for (case, words) in CASES {
         let found: Vec<String> = seeds().into_iter().filter_map(|s| run(case, "wrong", s).err()).collect();
-        println!("{case}: {} of {} seeds", found.len(), seeds().len());
+        crate::note!("{case}: {} of {} seeds", found.len(), seeds().len());
         let said = if words.is_empty() { "not" } else { words };
         assert!(found.iter().all(|e| e.contains(said)), "{case}: {found:?}");
         // A report is certain; a wrong result needs an order that shows it.
@@ -132,7 +130,6 @@ fn wrong_kernels_are_found() {
 }
 
 /// Where a report names a kernel's text, it names the line.
-#[test]
 fn reports_name_file_and_line() {
     let divergent = run("divergent_barrier", "wrong", 0).unwrap_err();
     assert!(divergent.contains("planted.cu:"), "{divergent}");
@@ -143,8 +140,6 @@ fn reports_name_file_and_line() {
 }
 
 /// One wrong kernel, in a process that a sanitizer may end: `DAS_PLANTED` names it.
-#[test]
-#[ignore = "for .ci/sanitize"]
 fn alone() {
     let case = std::env::var("DAS_PLANTED").expect("DAS_PLANTED names a case");
     for seed in seeds() {
@@ -152,3 +147,11 @@ fn alone() {
         let _ = run(&case, "wrong", seed);
     }
 }
+
+crate::tests![
+    right_kernels_pass_under_every_seed,
+    wrong_kernels_are_found,
+    reports_name_file_and_line,
+    #[ignore = "for .ci/sanitize"]
+    alone,
+];

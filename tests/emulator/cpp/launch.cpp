@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <set>
 #include <thread>
 
 #include "machine.h"
@@ -89,6 +90,8 @@ void catch_faults() {}
 namespace {
 // Blocks that take turns on an OS thread, where they look at each other's work.
 constexpr size_t GANG = 4;
+// So often the blocks of an OS thread make way before it says that they only spin.
+constexpr unsigned PATIENCE = 1 << 16;
 
 void rest() {
   const timespec pause{0, 50000};
@@ -106,6 +109,12 @@ struct Job {
   std::condition_variable done;
   unsigned helpers = 0;
   std::string error;
+  // OS threads at work, changes that one may have waited for (a block began or ended, a thread found its blocks
+  // spinning), and who found that at the last of these changes.
+  std::atomic<unsigned> workers{0};
+  std::atomic<uint64_t> changes{0};
+  uint64_t found_at = 0;
+  std::set<const void*> found;
 
   // Blocks in another order: i * step + offset runs through all of them, since step and total share no
   // factor.
@@ -116,6 +125,17 @@ struct Job {
     if (!failed) error = text + more;
     failed = true;
   }
+  // Whether nothing can change any more: every OS thread finds its blocks spinning, and found so again after the last
+  // of them did. No clock decides, so a thread that the system does not let run is waited for.
+  bool stuck(const void* worker, bool& spinning) {
+    std::lock_guard<std::mutex> guard(mutex);
+    if (!spinning) changes++;
+    spinning = true;
+    if (found_at != changes) found.clear();
+    found_at = changes;
+    found.insert(worker);
+    return found.size() == workers;
+  }
   // A block after the other; from when one makes way, several in turns.
   void work() {
     static thread_local std::vector<std::unique_ptr<Machine>> machines;
@@ -123,7 +143,14 @@ struct Job {
     Random random;
     random.seed(what.seed, total);
     size_t begun = 0, busy = 0, wanted = 1, turn = 0;
-    unsigned turns = 0;    // since a block began or ended
+    unsigned turns = 0;    // since the last change
+    uint64_t seen = 0;
+    bool spinning = false;
+    workers++;
+    const auto changed = [&] {
+      changes++;
+      spinning = false;
+    };
     for (uint64_t i; !failed;) {
       while (busy < wanted && take(i)) {
         if (machines.size() == busy) machines.emplace_back(new Machine);
@@ -135,22 +162,26 @@ struct Job {
           begun = busy;
         }
         m.open_block(block(i));
-        turns = 0;
+        changed();
       }
       if (!busy) break;
       turn = what.seed ? random.below((unsigned)busy) : (turn + 1) % busy;
       Machine& m = *machines[turn];
       if (!m.resume()) {
         wanted = GANG;
-        if (++turns > (alone ? 1u << 18 : 1u << 20)) fail(what.kernel->name, ": blocks spin without end, for what has not begun");
+        if (seen != changes) turns = 0;
+        seen = changes;
+        if (++turns % PATIENCE == 0 && stuck(&machines, spinning))
+          fail(what.kernel->name, ": blocks spin without end, for what has not begun");
         if (!alone && turns % 64 == 0) rest();
         continue;
       }
       m.close_block();
       if (!m.error.empty()) fail("", m.error);
       std::swap(machines[turn], machines[--busy]);
-      turns = 0;
+      changed();
     }
+    workers--;
     for (size_t k = 0; k < busy; k++) machines[k]->drop_block();
     for (size_t k = 0; k < begun; k++) machines[k]->end();
   }
