@@ -5,6 +5,7 @@
 mod cases;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use cases::{Case, Kind, Op};
 use das_cuda::backend::{Backend, ParticleId};
@@ -18,11 +19,11 @@ fn backends() -> Vec<Box<dyn Backend>> {
     vec![Box::new(Cpu::new())]
 }
 
-/// The small cases; DAS_OPS=conv,linear keeps those operations only, while working on them.
-fn table() -> Vec<Case> {
-    let wanted = std::env::var("DAS_OPS").unwrap_or_default();
-    let keep = |c: &Case| wanted.is_empty() || wanted.split(',').any(|op| op == c.op.name());
-    cases::small().into_iter().filter(keep).collect()
+/// The small cases, or those that `DAS_OPS` chooses, of which `keep` is true: at least one.
+fn table(keep: impl Fn(&Case) -> bool) -> Vec<Case> {
+    let cases: Vec<_> = cases::chosen().into_iter().filter(keep).collect();
+    assert!(!cases.is_empty(), "DAS_OPS leaves no case for this test");
+    cases
 }
 
 /// Half a unit in the last place of one: the largest relative error of one rounded operation.
@@ -74,20 +75,28 @@ fn goldens() -> BTreeMap<String, Vec<f32>> {
     file.tensors().into_iter().map(|(k, v)| (k, bytemuck::pod_collect_to_vec(v.data()))).collect()
 }
 
-/// With DAS_CASES set, writes the table for `tools/golden/ops.py`; always checks that names are unique.
 #[test]
-fn the_case_list_is_written() {
-    let lines: Vec<_> = cases::small()
-        .iter()
-        .filter(|c| c.has_golden())
-        .filter_map(Case::to_json)
-        .map(|j| format!("{j}\n"))
-        .collect();
+fn no_two_cases_share_a_name() {
     let names: BTreeSet<_> = cases::small().iter().chain(&cases::large()).map(Case::name).collect();
-    assert_eq!(names.len(), cases::small().len() + cases::large().len(), "two cases share a name");
-    if let Some(path) = std::env::var_os("DAS_CASES") {
-        std::fs::write(path, lines.concat()).unwrap();
+    assert_eq!(names.len(), cases::small().len() + cases::large().len());
+}
+
+/// `tools/golden/ops.py` reads the cases from tests/golden/ops.jsonl.
+#[test]
+fn the_list_of_cases_is_that_of_the_table() {
+    let small = cases::small();
+    let lines = small.iter().filter(|c| c.has_golden()).filter_map(Case::to_json).map(|j| format!("{j}\n"));
+    let expected: String = lines.collect();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/ops.jsonl");
+    if std::fs::read_to_string(path).unwrap_or_default() == expected {
+        return;
     }
+    let new = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ops.jsonl");
+    std::fs::write(&new, expected).unwrap();
+    panic!(
+        "tests/golden/ops.jsonl is not the list of the table; {} is: copy it there, then run tools/golden/ops.py",
+        new.display()
+    );
 }
 
 #[test]
@@ -115,7 +124,7 @@ fn results_and_transposes_match_float64_pytorch() {
     for backend in backends() {
         let mut worst: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
         let mut failures = Vec::new();
-        for case in table().into_iter().filter(Case::has_golden) {
+        for case in table(Case::has_golden) {
             let Run { y, dx } = run(&*backend, &case);
             let name = case.name();
             let results = std::iter::once((format!("{name}/y"), y))
@@ -144,7 +153,7 @@ fn resize_matches_torchvision_to_1e_5_per_pixel() {
     let goldens = goldens();
     for backend in backends() {
         let mut worst = 0.0_f64;
-        for case in table().into_iter().filter(|c| matches!(c.op, Op::Resize { .. })) {
+        for case in cases::small().into_iter().filter(|c| matches!(c.op, Op::Resize { .. })) {
             let y = run(&*backend, &case).y;
             let golden = &goldens[&format!("{}/y", case.name())];
             for (i, &g) in cases::sampled(y.len()).into_iter().zip(golden) {
@@ -227,7 +236,7 @@ fn differentiable() -> Vec<Case> {
         Op::SelfAttention { attention, .. } => attention.scale > 1.0,
         _ => false,
     };
-    table().into_iter().filter(|c| c.op.differentiable() > 0 && !kinked(c)).collect()
+    table(|c| c.op.differentiable() > 0 && !kinked(c))
 }
 
 #[test]
@@ -284,7 +293,7 @@ fn wrong_transposes_are_caught() {
 fn the_same_call_twice_gives_the_same_bits() {
     let bits = |x: &[f32]| x.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
     for backend in backends() {
-        for case in table() {
+        for case in table(|_| true) {
             let (a, b) = (run(&*backend, &case), run(&*backend, &case));
             assert_eq!(bits(&a.y), bits(&b.y), "{}", case.name());
             for (a, b) in a.dx.iter().zip(&b.dx) {
@@ -298,7 +307,7 @@ fn the_same_call_twice_gives_the_same_bits() {
 fn the_number_of_threads_changes_no_bit() {
     let pool = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
     let (one, many) = (pool(1), pool(5));
-    for case in table() {
+    for case in table(|_| true) {
         let (a, b) = (one.install(|| run(&Cpu::new(), &case)), many.install(|| run(&Cpu::new(), &case)));
         assert_eq!((a.y, a.dx), (b.y, b.dx), "{}", case.name());
     }
@@ -308,7 +317,7 @@ fn the_number_of_threads_changes_no_bit() {
 #[test]
 fn a_nan_is_never_swallowed() {
     for backend in backends() {
-        for case in table() {
+        for case in table(|_| true) {
             let mut host = case.host_inputs();
             let Some(x) = host.first_mut() else { continue };
             x.fill(f32::NAN);
@@ -338,7 +347,7 @@ fn a_nan_is_never_swallowed() {
 fn the_meter_gives_the_same_shapes_and_frees_everything() {
     for backend in backends() {
         let meter = Meter::new();
-        for case in table() {
+        for case in table(|_| true) {
             let shapes = |b: &dyn Backend| {
                 let inputs = case.upload(b, &case.host_inputs()).unwrap();
                 let mut results = case.forward(b, &inputs).unwrap();
@@ -358,7 +367,7 @@ fn the_meter_gives_the_same_shapes_and_frees_everything() {
 /// machines with narrow vectors; the whole network of `tests/meter.rs` is held to the byte.
 #[test]
 fn the_meter_predicts_the_peak_memory_of_every_case() {
-    for case in table() {
+    for case in table(|_| true) {
         let (cpu, meter) = (Cpu::new(), Meter::new());
         let peak = |b: &dyn Backend| {
             let inputs = case.upload(b, &case.host_inputs()).unwrap();
@@ -405,7 +414,7 @@ fn key(id: ParticleId, seed: u64, step: u32, purpose: Purpose) -> noise::Key {
 #[test]
 fn advance_moves_by_its_formula_and_knows_its_density_ratio() {
     for backend in backends() {
-        for case in table() {
+        for case in cases::small() {
             let Op::Advance { x: shape, ancestors, grad, variance } = &case.op else { continue };
             let host = case.host_inputs();
             let inputs = case.upload(&*backend, &host).unwrap();

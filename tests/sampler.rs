@@ -220,7 +220,8 @@ impl Account {
 /// GMM 1 of docs/spec.md 14 at P = 100 and 16: the masses of the three live modes within five standard errors
 /// of importance sampling with the plain chain; the reward of the table, -0.253 and -0.256, whose own error
 /// is 0.014 (300 draws); and the log of the mean estimate of Z within 1 of importance sampling (its tails are
-/// heavy; the table scatters from -1.40 to -1.86). The same with twist and gradient left behind is off by
+/// heavy; the table scatters from -1.40 to -1.86: that it is unbiased is shown where Z is known, by
+/// `the_estimate_of_z_is_unbiased`). The same with twist and gradient left behind is off by
 /// more than 5 (measured: das -0.13 and -0.06, left behind 17 and 7).
 #[test]
 fn the_table_of_the_first_toy_holds() {
@@ -263,8 +264,8 @@ fn the_table_of_the_first_toy_holds() {
 
 /// The other rows of docs/spec.md 14's table: few particles, no tempering, no gradients. Rewards of a draw
 /// and resamplings a run, against the table's figures with their own errors: one standard deviation of a
-/// reward is 0.25, so 0.014 for 300 draws and 0.0065 for 1500; resamplings are printed to a tenth and scatter
-/// by about 1.5 a run.
+/// reward is 0.25, so 0.014 for 300 draws and 0.0065 for 1500; resamplings are printed to a tenth, and their
+/// mean over as many runs as here is off by as much as ours.
 #[test]
 fn the_other_samplers_of_the_first_toy_hold() {
     let (cpu, schedule) = (Cpu::new(), toy_chain());
@@ -287,10 +288,7 @@ fn the_other_samplers_of_the_first_toy_hold() {
         println!("{proposal}, P = {particles}: reward of a draw {drawn:.3?}, resamplings {counted:.2?}");
         let draws = f64::from(runs).sqrt();
         assert!(agree(drawn, (reward, 0.25 / draws)), "{proposal}, P = {particles}: {drawn:?}");
-        assert!(
-            agree(counted, (resamplings, 0.05 + 1.5 / draws)),
-            "{proposal}, P = {particles}: {counted:?}"
-        );
+        assert!(agree(counted, (resamplings, 0.05 + counted.1)), "{proposal}, P = {particles}: {counted:?}");
     }
 }
 
@@ -404,7 +402,7 @@ fn everything_a_particle_has_comes_from_its_ancestor() {
     let run = Options { alpha: 0.7, ..options(Proposal::Das, rules, 2, 9) };
     let (latents, increments) = follow(&target, &schedule, &run);
     println!("latents off by {latents:e}, increments by {increments:e}");
-    assert!(latents < 1e-5 && increments < 1e-4);
+    assert!(latents < 1e-6 && increments < 1e-4);
     let wrong = Options { compat: Compat::Reference, ..run };
     let (latents, increments) = follow(&target, &schedule, &wrong);
     println!("left behind: latents off by {latents:e}, increments by {increments:e}");
@@ -446,7 +444,7 @@ fn forced_ancestors_are_obeyed_by_everything() {
     let (latents, increments) = follow(&target, &schedule, &run);
     println!("latents off by {latents:e}, increments by {increments:e}");
     // The forced reward of 1e5 costs f64 nothing: as above.
-    assert!(latents < 1e-5 && increments < 1e-4);
+    assert!(latents < 1e-6 && increments < 1e-4);
 }
 
 // What a run does not depend on.

@@ -135,6 +135,7 @@ fn the_gradient_is_that_of_the_reward_through_both_branches() {
         for p in 0..IDS.len() {
             let quotient = (after[p] - before[p]) / (2.0 * f64::from(h));
             let (slope, length) = right[p];
+            assert!((slope - quotient).abs() < 0.02 * length, "scale {scale}, step {k}, particle {p}");
             off += (slope - quotient).powi(2);
             one_branch += (wrong[p].0 - quotient).powi(2);
             size += length * length;

@@ -23,6 +23,20 @@ pub use inputs::{Input, Kind, sampled};
 use inputs::{fill, randn, weight};
 pub use table::{large, small};
 
+/// The small cases; `DAS_OPS=conv,linear` keeps those operations only, while working on them.
+///
+/// # Panics
+/// If there is no operation of one of the names.
+pub fn chosen() -> Vec<Case> {
+    let wanted = std::env::var("DAS_OPS").unwrap_or_default();
+    let wanted: Vec<&str> = wanted.split(',').map(str::trim).filter(|op| !op.is_empty()).collect();
+    let names: std::collections::BTreeSet<_> = small().iter().map(|c| c.op.name()).collect();
+    for op in &wanted {
+        assert!(names.contains(op), "DAS_OPS: no operation `{op}`; there are {names:?}");
+    }
+    small().into_iter().filter(|c| wanted.is_empty() || wanted.contains(&c.op.name())).collect()
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bias {
     None,
