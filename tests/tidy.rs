@@ -1,5 +1,5 @@
-//! The table of rooms in `ARCHITECTURE.md`, held: who may import whom, and where `unsafe` may stand.
-//! No circle inside a room. Citations of the specification, resolved.
+//! The tables of `ARCHITECTURE.md`, held: who may import whom, and where `unsafe` may stand. No circle inside a
+//! room. Citations of the specification and names of files on pages, resolved.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,19 +9,6 @@ use regex::Regex;
 
 #[path = "tidy/circles.rs"]
 mod circles;
-
-/// Files that may contain `unsafe`, with the reason in `ARCHITECTURE.md`.
-const UNSAFE: &[&str] = &[
-    "model/checkpoint.rs",
-    "cuda/device/gpu.rs",
-    "cuda/device/nvtx.rs",
-    "cuda/device/pinned.rs",
-    "cuda/device/pointer.rs",
-    "cuda/launch/call.rs",
-    "cuda/launch/kernels.rs",
-    "cuda/launch/module.rs",
-    "cuda/matmul/cublaslt.rs",
-];
 
 fn sources(dir: &Path, out: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).expect("src is readable") {
@@ -160,15 +147,51 @@ fn prose_stays_within_its_width() {
 
 #[test]
 fn unsafe_stands_only_where_it_is_listed() {
-    for (name, text) in files() {
+    let page = page("ARCHITECTURE.md");
+    let rows = page.lines().skip_while(|l| !l.starts_with("| file under `src/` |")).skip(2);
+    let listed: BTreeSet<&str> =
+        rows.take_while(|l| l.starts_with("| `")).filter_map(|row| row.split('`').nth(1)).collect();
+    let uses = |text: &str| {
         let mut code = text.lines().map(|l| l.split("//").next().unwrap_or_default());
-        let found =
-            code.any(|l| l.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe"));
-        assert!(
-            !found || UNSAFE.contains(&name.as_str()),
-            "src/{name} contains unsafe code but is not in the list of tests/tidy.rs"
-        );
+        code.any(|l| l.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe"))
+    };
+    let sources = files();
+    let found: BTreeSet<&str> =
+        sources.iter().filter(|(_, text)| uses(text)).map(|(name, _)| name.as_str()).collect();
+    assert_eq!(found, listed, "files with `unsafe`, and those that ARCHITECTURE.md lists");
+}
+
+/// Files that pages name, in backticks or as links, are there. A name without a folder may be of any folder.
+#[test]
+fn the_files_that_pages_name_exist() {
+    let named = Regex::new(r"`([\w./-]+\.(?:rs|cuh?|py|md|toml))`|\]\(([^)#:]+)\)").expect("a pattern");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let texts = texts();
+    let (mut count, mut missing) = (0, Vec::new());
+    for (page, text) in &texts {
+        let folder = page.rsplit_once('/').map_or("", |(folder, _)| folder);
+        if !page.ends_with(".md") || !(folder.is_empty() || folder == "docs") {
+            continue;
+        }
+        for found in named.captures_iter(text) {
+            let (path, linked) = match (found.get(1), found.get(2)) {
+                (Some(path), _) => (path.as_str(), false),
+                (_, Some(path)) => (path.as_str(), true),
+                _ => continue,
+            };
+            count += 1;
+            let places = if linked { vec![folder] } else { vec!["", "src", "kernels"] };
+            let there = places.iter().any(|place| root.join(place).join(path).exists());
+            let anywhere = !linked && !path.contains('/');
+            let somewhere =
+                || anywhere && texts.iter().any(|(name, _)| name.rsplit('/').next() == Some(path));
+            if !there && !somewhere() {
+                missing.push(format!("{page} names {path}"));
+            }
+        }
     }
+    assert!(count > 30, "found only {count} names of files");
+    assert!(missing.is_empty(), "no such files:\n{}", missing.join("\n"));
 }
 
 #[test]
