@@ -444,8 +444,8 @@ pub struct Memory {
 /// The error for `elements` f32 numbers that do not fit into memory.
 pub fn out_of_memory(elements: usize) -> Error {
     let gigabytes = 4.0 * elements as f64 / 1e9;
-    Error::new(ErrorKind::Memory, format!("out of memory: {gigabytes:.1} GB more are needed")).fix(
-        "lower --micro-batch, set --checkpointing on, or ask for smaller images with --width (-W) and --height (-H)",
+    Error::new(ErrorKind::Memory, format!("out of memory: {gigabytes:.1} GB more are needed")).option("micro_batch").advice(
+        "lower `micro_batch`, set `checkpointing` on, or ask for smaller images with `width` and `height`",
     )
 }
 

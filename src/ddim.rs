@@ -99,14 +99,17 @@ impl Schedule {
     /// predicted noise where alpha-bar is 0, or a consistency model that clips x0.
     pub fn new(config: &SchedulerConfig, steps: usize, eta: f64) -> Result<Schedule> {
         if steps == 0 {
-            return Err(Error::usage("a chain needs at least one step").fix("give --steps a positive number"));
+            return Err(Error::usage("a chain needs at least one step")
+                .option("steps")
+                .advice("give `steps` a positive number"));
         }
         if !(0.0..=1.0).contains(&eta) {
-            return Err(Error::usage(format!("eta {eta} is outside [0, 1]"))
-                .fix("--eta 1 is the method's own setting"));
+            return Err(Error::usage(format!("`eta` {eta} is outside [0, 1]"))
+                .option("eta")
+                .advice("`eta` 1 is the method's own setting"));
         }
         if config.clip_sample.is_some() && config.kind != ChainKind::Ddim {
-            return Err(Error::model("`clip_sample` is not supported for consistency models")
+            return Err(Error::model("clip_sample is not supported for consistency models")
                 .fix("set it to false in scheduler_config.json"));
         }
         let table: Vec<f64> = config.alphas_cumprod().iter().map(|&a| f64::from(a)).collect();
@@ -147,7 +150,8 @@ fn timesteps(config: &SchedulerConfig, steps: usize) -> Result<Vec<i64>> {
     let train = config.num_train_timesteps;
     let too_many = |most: usize, what: &str| {
         Error::usage(format!("{steps} steps, but this model has {most} {what}"))
-            .fix(format!("give --steps at most {most}"))
+            .option("steps")
+            .advice(format!("give `steps` at most {most}"))
     };
     if steps > train {
         return Err(too_many(train, "training steps"));
@@ -183,7 +187,8 @@ fn timesteps(config: &SchedulerConfig, steps: usize) -> Result<Vec<i64>> {
             descending[0],
             train - 1
         ))
-        .fix("choose --steps so that it leaves room, such as 100"));
+        .option("steps")
+        .advice("choose `steps` so that it leaves room, such as 100"));
     }
     Ok(descending)
 }
@@ -195,7 +200,9 @@ fn predictions(config: &SchedulerConfig, t: i64, alpha_bar: f64) -> Result<(Affi
         Prediction::Epsilon if alpha_bar == 0.0 => Err(Error::model(format!(
             "step {t} is pure noise (zero terminal SNR), from which predicted noise gives no clean sample"
         ))
-        .fix("set `timestep_spacing` to \"leading\" in scheduler_config.json, or use a model with v_prediction")),
+        .fix(
+            "set timestep_spacing to \"leading\" in scheduler_config.json, or use a model with v_prediction",
+        )),
         Prediction::Epsilon => Ok((Affine::new(1.0 / a, -s / a), Affine::new(0.0, 1.0))),
         Prediction::Sample if s == 0.0 => {
             Err(Error::model(format!("step {t} has no noise to be derived from the predicted sample"))

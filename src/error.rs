@@ -1,28 +1,45 @@
-//! The one error type: what the world may do to us. Every error says what failed, where, and which
-//! flag or file would fix it; `kind` decides the exit code of the program.
+//! The one error type: what failed and where, which option it concerns, and what would help.
+//!
+//! Messages of the library name an option of a run in backticks and snake case (`micro_batch`), and put what the user
+//! gave into double quotes. So each surface can call the option by its own name: the command line prints
+//! the flag in its place.
 
 use std::fmt;
 
-/// What sort of failure this is. The program's exit code follows from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What sort of failure this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ErrorKind {
-    /// Options that cannot be used, alone or together (exit code 2).
+    /// Options that cannot be used, alone or together.
     Usage,
-    /// Missing, damaged or unsupported model, reward or image files (exit code 3).
+    /// Missing, damaged or unsupported model, reward or image files.
     Model,
-    /// Device or driver (exit code 4).
+    /// Device or driver.
     Device,
-    /// Memory, of the host or of the device (exit code 4).
+    /// Memory, of the host or of the device.
     Memory,
-    /// Numbers that make going on meaningless, such as all particles lost (exit code 5).
+    /// Numbers that make going on meaningless, such as all particles lost.
     Numerical,
-    /// Reading or writing files other than models (exit code 1).
+    /// Reading or writing files other than models.
     Io,
-    /// Stopped by the user (exit code 130).
+    /// Stopped by the user.
     Interrupted,
 }
 
-/// An error with its context and, where one is known, the fix.
+/// An error: what failed, and where one is known the option it concerns, the advice and the cause.
+///
+/// [`Display`](fmt::Display) prints the message and the advice; the cause is in
+/// [`source`](std::error::Error::source), for reports that print the whole chain. [`Debug`] prints all of it.
+///
+/// ```
+/// use das_cuda::{Error, ErrorKind};
+///
+/// let error = Error::usage("`steps` is 0").option("steps").advice("give `steps` at least 1");
+/// assert_eq!(error.kind(), ErrorKind::Usage);
+/// assert_eq!(error.option_name(), Some("steps"));
+/// assert_eq!(error.advice_text(), Some("give `steps` at least 1"));
+/// assert_eq!(error.to_string(), "`steps` is 0\n  fix: give `steps` at least 1");
+/// ```
 pub struct Error {
     inner: Box<Inner>,
 }
@@ -30,84 +47,111 @@ pub struct Error {
 struct Inner {
     kind: ErrorKind,
     message: String,
-    fix: Option<String>,
+    option: Option<&'static str>,
+    advice: Option<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
+/// A result whose error is an [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// An error that says `message`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error { inner: Box::new(Inner { kind, message: message.into(), fix: None, source: None }) }
+        let inner = Inner { kind, message: message.into(), option: None, advice: None, source: None };
+        Error { inner: Box::new(inner) }
     }
+    /// An [`ErrorKind::Usage`].
     pub fn usage(message: impl Into<String>) -> Error {
         Error::new(ErrorKind::Usage, message)
     }
+    /// An [`ErrorKind::Model`].
     pub fn model(message: impl Into<String>) -> Error {
         Error::new(ErrorKind::Model, message)
     }
+    /// An [`ErrorKind::Device`].
     pub fn device(message: impl Into<String>) -> Error {
         Error::new(ErrorKind::Device, message)
     }
+    /// An [`ErrorKind::Numerical`].
     pub fn numerical(message: impl Into<String>) -> Error {
         Error::new(ErrorKind::Numerical, message)
     }
+    /// An [`ErrorKind::Io`].
     pub fn io(message: impl Into<String>) -> Error {
         Error::new(ErrorKind::Io, message)
     }
 
-    /// Adds what the user can do about it: a flag to set, a file to fetch.
-    pub fn fix(mut self, fix: impl Into<String>) -> Error {
-        self.inner.fix = Some(fix.into());
+    /// Names the option at fault, in snake case: `micro_batch`.
+    #[must_use]
+    pub fn option(mut self, name: &'static str) -> Error {
+        self.inner.option = Some(name);
         self
     }
 
-    /// Keeps the underlying cause; it is printed after the message.
+    /// Adds what the user can do about it: an option to set, a file to fetch.
+    #[must_use]
+    pub fn advice(mut self, advice: impl Into<String>) -> Error {
+        self.inner.advice = Some(advice.into());
+        self
+    }
+
+    /// Another name of [`Error::advice`].
+    #[doc(hidden)]
+    #[must_use]
+    pub fn fix(self, advice: impl Into<String>) -> Error {
+        self.advice(advice)
+    }
+
+    /// Keeps the underlying cause.
+    #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
         self.inner.source = Some(source.into());
         self
     }
 
     /// Puts the place in front of the message: `context: message`.
+    #[must_use]
     pub fn context(mut self, context: impl fmt::Display) -> Error {
         self.inner.message = format!("{context}: {}", self.inner.message);
         self
     }
 
+    /// What sort of failure this is.
     pub fn kind(&self) -> ErrorKind {
         self.inner.kind
     }
-
-    /// The process exit code for this error: 1 file I/O, 2 usage, 3 model or format, 4 device or memory,
-    /// 5 numerical abort, 130 interrupted.
-    pub fn exit_code(&self) -> u8 {
-        match self.inner.kind {
-            ErrorKind::Io => 1,
-            ErrorKind::Usage => 2,
-            ErrorKind::Model => 3,
-            ErrorKind::Device | ErrorKind::Memory => 4,
-            ErrorKind::Numerical => 5,
-            ErrorKind::Interrupted => 130,
-        }
+    /// What failed, and where; neither the cause nor the advice.
+    pub fn message(&self) -> &str {
+        &self.inner.message
+    }
+    /// The option at fault, in snake case.
+    pub fn option_name(&self) -> Option<&'static str> {
+        self.inner.option
+    }
+    /// What the user can do about it.
+    pub fn advice_text(&self) -> Option<&str> {
+        self.inner.advice.as_deref()
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.inner.message)?;
-        if let Some(source) = &self.inner.source {
-            write!(f, ": {source}")?;
+        match &self.inner.advice {
+            Some(advice) => write!(f, "\n  fix: {advice}"),
+            None => Ok(()),
         }
-        if let Some(fix) = &self.inner.fix {
-            write!(f, "\n  fix: {fix}")?;
-        }
-        Ok(())
     }
 }
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {self}", self.inner.kind)
+        write!(f, "{:?}: {self}", self.inner.kind)?;
+        match &self.inner.source {
+            Some(source) => write!(f, "\n  cause: {source}"),
+            None => Ok(()),
+        }
     }
 }
 

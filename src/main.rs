@@ -6,8 +6,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Where stderr is closed, the exit code still tells.
-            let _ = writeln!(std::io::stderr(), "error: {error}");
-            ExitCode::from(error.exit_code())
+            let _ = writeln!(std::io::stderr(), "error: {}", das_cuda::cli::report(&error));
+            ExitCode::from(das_cuda::cli::exit_code(&error))
         }
     }
 }

@@ -99,15 +99,17 @@ impl Proposal {
     pub fn check(self, without_gradient: Option<&str>, noisy: bool) -> Result<()> {
         if let (Need::Gradient, Some(reward)) = (self.need(), without_gradient) {
             return Err(Error::usage(format!(
-                "--proposal {self} follows the reward's gradient, and {reward} has none"
+                "`method` {self} follows the reward's gradient, and {reward} has none"
             ))
-            .fix("use --proposal bootstrap (resampling only) or --proposal best-of-n"));
+            .option("method")
+            .advice("use `method` bootstrap (resampling only) or `method` best-of-n"));
         }
         if self.weighs() && !noisy {
             return Err(Error::usage(format!(
-                "--proposal {self} chooses among random continuations, and this chain has no noise"
+                "`method` {self} chooses among random continuations, and this chain has no noise"
             ))
-            .fix("give --eta above 0 (1 is the default), or use --proposal none or best-of-n"));
+            .option("eta")
+            .advice("give `eta` above 0 (1 is the default), or use `method` none or best-of-n"));
         }
         Ok(())
     }
@@ -133,7 +135,9 @@ impl FromStr for Proposal {
     fn from_str(s: &str) -> Result<Proposal> {
         Proposal::ALL.into_iter().find(|p| p.name() == s).ok_or_else(|| {
             let names = Proposal::ALL.map(Proposal::name).join(", ");
-            Error::usage(format!("unknown proposal `{s}`")).fix(format!("--proposal takes one of: {names}"))
+            Error::usage(format!("unknown method \"{s}\""))
+                .option("method")
+                .advice(format!("`method` takes one of: {names}"))
         })
     }
 }
@@ -159,7 +163,7 @@ mod tests {
             assert_eq!(refused.is_err(), gradient, "{proposal}");
             if let Err(error) = refused {
                 let text = error.to_string();
-                assert!(text.contains("jpeg") && text.contains("--proposal bootstrap"), "{text}");
+                assert!(text.contains("jpeg") && text.contains("`method` bootstrap"), "{text}");
             }
             assert!(proposal.check(None, true).is_ok());
             assert_eq!(proposal.check(None, false).is_err(), proposal.weighs(), "{proposal}");

@@ -175,9 +175,8 @@ impl<'a> Sampler<'a> {
                 self.options.particles,
                 wanted.with_n(1)
             ))
-            .fix(
-                "give --latents a file of the model's latent size, with one latent for each of --particles",
-            ));
+            .option("latents")
+            .advice("give `latents` of the model's latent size, one for each of `particles`"));
         }
         self.x = if times == 1 { x.clone() } else { self.backend.repeat(x, times)? };
         Ok(self)
@@ -429,8 +428,8 @@ impl<'a> Sampler<'a> {
             (OnNan::Abort, [first, ..]) => {
                 let more = non_finite.len() - 1;
                 let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
-                Err(Error::numerical(format!("{first}{more}")).fix(
-                    "--on-nan drop goes on without the particles concerned; --dtype fp32 has more range",
+                Err(Error::numerical(format!("{first}{more}")).option("on_nan").advice(
+                    "`on_nan` drop goes on without the particles concerned; `dtype` fp32 has more range",
                 ))
             }
             _ => Ok(()),

@@ -232,7 +232,7 @@ impl<'a> Diffusion<'a> {
                     self.micro_batch.set(less);
                     self.notes.borrow_mut().push(format!(
                         "memory does not suffice for {} particles at a time: going on with {less} \
-                         (--micro-batch {less} starts so)",
+                         (`micro_batch` {less} starts so)",
                         batch.len()
                     ));
                 }

@@ -106,7 +106,7 @@ const PROMPT_OF: [u32; 3] = [2, 0, 1];
 
 fn specs(texts: &[&str]) -> Vec<Spec> {
     let texts: Vec<String> = texts.iter().map(|t| t.to_string()).collect();
-    Spec::parse_all("--reward", &texts).unwrap()
+    Spec::parse_all("reward", &texts).unwrap()
 }
 
 fn load(texts: &[&str], model: &Source, backend: &Cpu) -> Result<Sum> {

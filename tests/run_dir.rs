@@ -133,7 +133,7 @@ fn a_run_is_written_line_by_line_and_never_replaced_unasked() {
         assert_eq!(error.kind(), ErrorKind::Usage);
         let text = error.to_string();
         assert!(
-            text.contains("0007-a-photo") && text.contains("-o") && text.contains("--overwrite"),
+            text.contains("0007-a-photo") && text.contains("`output`") && text.contains("`overwrite`"),
             "{text}"
         );
         assert!(run.path().join("particles/000.png").exists(), "a refusal touches nothing");
@@ -169,7 +169,7 @@ fn run_json_carries_schema_and_status_first_and_the_record_in_order() {
 }
 
 #[test]
-fn an_output_that_cannot_be_written_names_the_flag() {
+fn an_output_that_cannot_be_written_names_the_option() {
     let out = tempfile::tempdir().unwrap();
     // A file where the directory should be: holds for every user, root too.
     let blocked = out.path().join("file");
@@ -178,7 +178,7 @@ fn an_output_that_cannot_be_written_names_the_flag() {
     for error in [run.probe().unwrap_err(), run.start(false).unwrap_err()] {
         assert_eq!(error.kind(), ErrorKind::Io);
         let text = error.to_string();
-        assert!(text.contains("0000-a-star") && text.contains("-o"), "{text}");
+        assert!(text.contains("0000-a-star") && text.contains("`output`"), "{text}");
     }
     assert!(!Path::new(&blocked).is_dir());
 }

@@ -608,7 +608,7 @@ fn given_latents_are_where_a_run_starts() {
     assert_eq!(states[..3], states[3..]);
     for bad in [upload(2, 2), upload(6, 3)] {
         let error = sampler().with_latents(&bad).err().expect("refused");
-        assert!(error.kind() == ErrorKind::Usage && error.to_string().contains("--latents"), "{error}");
+        assert!(error.kind() == ErrorKind::Usage && error.to_string().contains("`latents`"), "{error}");
     }
 }
 
@@ -668,7 +668,7 @@ fn what_is_not_finite_is_named_and_costs_only_its_particle() {
     assert_eq!(results.len(), 4, "nothing follows an error");
     let error: &Error = results[3].as_ref().expect_err("aborted");
     let text = error.to_string();
-    assert_eq!((error.kind(), error.exit_code()), (ErrorKind::Numerical, 5));
+    assert_eq!((error.kind(), das_cuda::cli::exit_code(error)), (ErrorKind::Numerical, 5));
     assert!(text.contains("step 3, prompt 1, particle 1: the reward") && text.contains("2 more"), "{text}");
 }
 
@@ -720,20 +720,20 @@ fn options_that_cannot_work_are_refused_with_the_flag() {
         error.to_string()
     };
     for (options, flag) in [
-        (Options { particles: 0, ..good.clone() }, "--particles"),
-        (Options { alpha: 0.0, ..good.clone() }, "--kl"),
-        (Options { alpha: f64::NAN, ..good.clone() }, "--kl"),
-        (Options { tempering_start: 1.0, ..good.clone() }, "--tempering-start"),
-        (Options { proposal: Proposal::Tds, ..good.clone() }, "--tempering"),
+        (Options { particles: 0, ..good.clone() }, "`particles`"),
+        (Options { alpha: 0.0, ..good.clone() }, "`alpha`"),
+        (Options { alpha: f64::NAN, ..good.clone() }, "`alpha`"),
+        (Options { tempering_start: 1.0, ..good.clone() }, "`tempering_start`"),
+        (Options { proposal: Proposal::Tds, ..good.clone() }, "`tempering`"),
     ] {
         let text = refusal(&target, &schedule, options);
         assert!(text.contains(flag), "{text}");
     }
     let still = Schedule::new(&SchedulerConfig::stable_diffusion(), 5, 0.0).expect("a chain");
-    assert!(refusal(&target, &still, good.clone()).contains("--eta"));
+    assert!(refusal(&target, &still, good.clone()).contains("`eta`"));
     target.without_gradient = Some("jpeg".into());
     let text = refusal(&target, &schedule, good.clone());
-    assert!(text.contains("jpeg") && text.contains("--proposal bootstrap"), "{text}");
+    assert!(text.contains("jpeg") && text.contains("`method` bootstrap"), "{text}");
     for proposal in [Proposal::Bootstrap, Proposal::None, Proposal::BestOfN] {
         let run = Options { proposal, ..good.clone() };
         let ends = Sampler::new(&cpu, &target, &schedule, run).expect("no gradient needed").run();

@@ -298,3 +298,33 @@ fn the_citation_reader_sees_what_it_should() {
     let spec = "## 1. One\n### 1.4 Four\n| 5.15 | row |\n1.5 text\n| # | what |";
     assert_eq!(sections(spec), ["1", "1.4", "5.15"].map(String::from).into());
 }
+
+/// Flags of other programs, which the library may name: file, flag.
+const FOREIGN_FLAGS: &[(&str, &str)] = &[
+    ("cuda/launch/module.rs", "--gpu-architecture"),
+    ("cuda/launch/module.rs", "--std"),
+    ("cuda/launch/module.rs", "--release"),
+    ("noise.rs", "--release"),
+    ("noise.rs", "--ignored"),
+    ("noise.rs", "--nocapture"),
+    ("noise.rs", "--lib"),
+];
+
+/// A library has options; flags are the command line's (`cli/flags.rs` makes one of the other).
+#[test]
+fn the_library_names_no_flag() {
+    let flag = Regex::new(r"--[a-z][a-z-]*").expect("a pattern");
+    let mut breaches = Vec::new();
+    for (name, text) in files() {
+        if name.starts_with("cli/") || name == "main.rs" {
+            continue;
+        }
+        for found in flag.find_iter(&text) {
+            let foreign = FOREIGN_FLAGS.iter().any(|(file, flag)| *file == name && *flag == found.as_str());
+            if !foreign {
+                breaches.push(format!("src/{name}: {}", found.as_str()));
+            }
+        }
+    }
+    assert!(breaches.is_empty(), "flags outside of src/cli:\n{}", breaches.join("\n"));
+}

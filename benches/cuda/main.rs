@@ -51,8 +51,8 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(error.exit_code())
+            eprintln!("error: {}", das_cuda::cli::report(&error));
+            ExitCode::from(das_cuda::cli::exit_code(&error))
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::device::{Bytes, Device};
+use super::flags;
 use crate::error::Result;
 use crate::proposal::Proposal;
 
@@ -82,8 +83,8 @@ pub fn typed(choice: impl ValueEnum) -> String {
 }
 
 /// A proposal by its name; `twisted` is what the field calls the method of DAS.
-fn proposal(text: &str) -> Result<Proposal> {
-    if text == "twisted" { Ok(Proposal::Das) } else { text.parse() }
+fn proposal(text: &str) -> Result<Proposal, String> {
+    if text == "twisted" { Ok(Proposal::Das) } else { text.parse().map_err(|e| flags::report(&e)) }
 }
 
 /// `auto` or a number.

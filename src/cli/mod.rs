@@ -3,6 +3,7 @@
 
 mod args;
 mod device;
+mod flags;
 mod meaning;
 mod memory;
 mod options;
@@ -21,6 +22,8 @@ use clap::Parser;
 use crate::error::Result;
 use args::{Cli, Command};
 use options::Options;
+
+pub use flags::{exit_code, report};
 
 /// Runs the program; the error decides the exit code.
 ///

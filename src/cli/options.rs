@@ -98,11 +98,9 @@ impl Options {
                 .fix("smaller follows the reward more, larger the model more; try 0.01"));
         }
         let default_reward = vec!["aesthetic".to_string()];
-        let rewards = Spec::parse_all(
-            "--reward",
-            if args.rewards.is_empty() { &default_reward } else { &args.rewards },
-        )?;
-        let eval_rewards = Spec::parse_all("--eval-reward", &args.eval_rewards)?;
+        let rewards =
+            Spec::parse_all("reward", if args.rewards.is_empty() { &default_reward } else { &args.rewards })?;
+        let eval_rewards = Spec::parse_all("eval_reward", &args.eval_rewards)?;
         meaning::check(args, &prompts, &eval_rewards)?;
         let (output, image) = meaning::destination(args, &prompts)?;
         let own_head = embedded && rewards.iter().any(|r| r.kind == Kind::Aesthetic && r.path.is_none());

@@ -10,7 +10,7 @@ use super::progress::Progress;
 use super::prompts::Prompt;
 use super::record::{self, Choices};
 use super::session::{self, Session};
-use super::{meaning, plan};
+use super::{flags, meaning, plan};
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
 use crate::run::{Lines, RunDir, Status, TraceLine, load_latents};
@@ -109,7 +109,7 @@ impl OnePrompt<'_> {
             }
             Err(error) => {
                 let interrupted = error.kind() == ErrorKind::Interrupted;
-                record.insert("error".into(), json!(error.to_string()));
+                record.insert("error".into(), json!(flags::report(&error)));
                 let status = if interrupted { Status::Interrupted } else { Status::Failed };
                 // The error to report is the first; that it cannot be recorded adds nothing.
                 let _ = self.folder.write_run(status, &record);
@@ -149,7 +149,7 @@ impl OnePrompt<'_> {
         for step in &mut sampler {
             let step = step?;
             trace_step(&mut trace, &step, backend)?;
-            step.notes.iter().for_each(|note| progress.warn(note));
+            step.notes.iter().for_each(|note| progress.warn(&flags::named(note)));
             step.non_finite.iter().for_each(|loss| progress.warn(&loss.to_string()));
             progress.step(&self.message(&step.prompts[0]));
             if STOP.load(Ordering::SeqCst) && step.step < transitions {

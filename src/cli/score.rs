@@ -15,7 +15,7 @@ use crate::run::{Parameters, SCHEMA, read_parameters};
 /// # Errors
 /// Of the rewards, and of the first image that cannot be read; lines of the images before it are printed.
 pub fn run(args: &Score) -> Result<()> {
-    let specs = Spec::parse_all("--reward", &args.rewards)?;
+    let specs = Spec::parse_all("reward", &args.rewards)?;
     let dtype = args.dtype.unwrap_or(args.device.default_dtype());
     let device = args.device.open(dtype, &Machine::default())?;
     let backend = &*device.backend;

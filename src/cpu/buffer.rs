@@ -217,9 +217,9 @@ mod tests {
         // More bytes than addresses, and more elements than bytes can be counted.
         for len in [isize::MAX as usize / 4 + 1, usize::MAX] {
             let error = Pool::alloc(&pool, len).unwrap_err();
-            assert_eq!(error.exit_code(), 4);
+            assert_eq!(error.kind(), crate::ErrorKind::Memory);
             let text = error.to_string();
-            for part in ["GB", "--micro-batch", "--checkpointing on", "--width", "--height"] {
+            for part in ["GB", "`micro_batch`", "`checkpointing` on", "`width`", "`height`"] {
                 assert!(text.contains(part), "{part} is not in: {text}");
             }
         }

@@ -140,24 +140,22 @@ impl SchedulerConfig {
         let n = self.num_train_timesteps;
         let wrong = |what: String| Err(Error::model(what).fix(CORRECT));
         if !(1..=MOST_TRAINING_STEPS).contains(&n) {
-            return wrong(format!("`num_train_timesteps` is {n}, expected 1 to {MOST_TRAINING_STEPS}"));
+            return wrong(format!("num_train_timesteps is {n}, expected 1 to {MOST_TRAINING_STEPS}"));
         }
         if self.steps_offset >= n {
             let offset = self.steps_offset;
-            return wrong(format!(
-                "`steps_offset` is {offset}, expected less than `num_train_timesteps` {n}"
-            ));
+            return wrong(format!("steps_offset is {offset}, expected less than num_train_timesteps {n}"));
         }
         if let Some(range) = self.clip_sample.filter(|range| *range <= 0.0) {
-            return wrong(format!("`clip_sample_range` is {range}, expected a number above 0"));
+            return wrong(format!("clip_sample_range is {range}, expected a number above 0"));
         }
         if let ChainKind::Lcm { original_steps, scaling } = self.kind {
             if !(1..=n).contains(&original_steps) {
-                return wrong(format!("`original_inference_steps` is {original_steps}, expected 1 to {n}"));
+                return wrong(format!("original_inference_steps is {original_steps}, expected 1 to {n}"));
             }
             // Its square times that of a timestep stays finite.
             if !(scaling > 0.0 && scaling <= 1e6) {
-                return wrong(format!("`timestep_scaling` is {scaling}, expected above 0 and at most 1e6"));
+                return wrong(format!("timestep_scaling is {scaling}, expected above 0 and at most 1e6"));
             }
         }
         self.check_betas()
@@ -169,18 +167,18 @@ impl SchedulerConfig {
         match &self.trained_betas {
             Some(betas) if betas.len() != n => {
                 let len = betas.len();
-                return wrong(format!("`trained_betas` has {len} entries, `num_train_timesteps` is {n}"));
+                return wrong(format!("trained_betas has {len} entries, num_train_timesteps is {n}"));
             }
             Some(betas) => {
                 if let Some(bad) = betas.iter().find(|b| !(0.0..1.0).contains(*b)) {
-                    return wrong(format!("`trained_betas` has {bad}: betas lie in [0, 1)"));
+                    return wrong(format!("trained_betas has {bad}: betas lie in [0, 1)"));
                 }
             }
             None if self.beta_schedule == BetaSchedule::SquaredCosine => {}
             None => {
                 if !(0.0 < start && start <= end && end < 1.0) {
                     return wrong(format!(
-                        "`beta_start` {start} and `beta_end` {end}, expected 0 < beta_start <= beta_end < 1"
+                        "beta_start {start} and beta_end {end}, expected 0 < beta_start <= beta_end < 1"
                     ));
                 }
             }
@@ -195,7 +193,7 @@ impl SchedulerConfig {
                 table[t]
             ))
             .fix(
-                "correct `trained_betas`, or `beta_schedule`, `beta_start`, `beta_end` and `num_train_timesteps`, or \
+                "correct trained_betas, or beta_schedule, beta_start, beta_end and num_train_timesteps, or \
                  take the file from the model's own scheduler folder",
             )),
         }

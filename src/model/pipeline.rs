@@ -206,16 +206,18 @@ impl Pipeline {
         let (factor, config) = (self.factor(), self.unet.config());
         let (h, w) = config.sample_size.unwrap_or((DEFAULT_SIDE, DEFAULT_SIDE));
         let step = factor * self.unet.multiple();
-        let side = |name: &str, asked: Option<usize>, trained: usize| {
+        let side = |name: &'static str, asked: Option<usize>, trained: usize| {
             let pixels = asked.unwrap_or(trained * factor);
             if pixels > LARGEST_SIDE {
-                return Err(Error::usage(format!("--{name} {pixels} is more than {LARGEST_SIDE} pixels"))
-                    .fix(format!("give --{name} a multiple of {step} of at most {LARGEST_SIDE}")));
+                return Err(Error::usage(format!("a {name} of {pixels} is more than {LARGEST_SIDE} pixels"))
+                    .option(name)
+                    .advice(format!("give `{name}` a multiple of {step} of at most {LARGEST_SIDE}")));
             }
             if pixels == 0 || !pixels.is_multiple_of(step) {
                 let nearest = ((pixels + step / 2) / step).max(1) * step;
-                return Err(Error::usage(format!("--{name} {pixels} is no multiple of {step}"))
-                    .fix(format!("--{name} {nearest}")));
+                return Err(Error::usage(format!("a {name} of {pixels} is no multiple of {step}"))
+                    .option(name)
+                    .advice(format!("give `{name}` {nearest}")));
             }
             Ok(pixels)
         };

@@ -1,4 +1,4 @@
-//! What the user types after `--reward`: `NAME[=WEIGHT][:PATH]`.
+//! A reward as it is written: `NAME[=WEIGHT][:PATH]`.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -82,20 +82,20 @@ impl FromStr for Spec {
             Some(Ok(w)) if w.is_finite() && w != 0.0 => w,
             Some(_) => {
                 return Err(Error::usage(format!(
-                    "reward `{text}`: the weight is not a finite number other than 0"
+                    "reward \"{text}\": the weight is not a finite number other than 0"
                 ))
                 .fix(format!(
-                    "write for example {name}=0.5; to only report a score, use --eval-reward {name}"
+                    "write for example {name}=0.5; to only report a score, use `eval_reward` {name}"
                 )));
             }
         };
         let path = match path {
             Some(_) if !kind.has_weights() => {
-                return Err(Error::usage(format!("reward `{text}`: {name} needs no file"))
+                return Err(Error::usage(format!("reward \"{text}\": {name} needs no file"))
                     .fix(format!("write {head}")));
             }
             Some("") => {
-                return Err(Error::usage(format!("reward `{text}`: no path after the colon"))
+                return Err(Error::usage(format!("reward \"{text}\": no path after the colon"))
                     .fix(format!("{name}: {}", kind.needs())));
             }
             path => path.map(PathBuf::from),
@@ -107,21 +107,24 @@ impl FromStr for Spec {
 fn unknown(text: &str, name: &str) -> Error {
     let choices: Vec<String> =
         Kind::ALL.iter().map(|k| format!("    {:<18} {}", k.name(), k.needs())).collect();
-    let what = if name.is_empty() { "no name".to_string() } else { format!("no reward is called `{name}`") };
-    Error::usage(format!("reward `{text}`: {what}"))
+    let what =
+        if name.is_empty() { "no name".to_string() } else { format!("no reward is called \"{name}\"") };
+    Error::usage(format!("reward \"{text}\": {what}"))
         .fix(format!("NAME[=WEIGHT][:PATH] with one of\n{}", choices.join("\n")))
 }
 
 impl Spec {
-    /// Reads every `--reward` (or `--eval-reward`, named by `flag`); the same reward twice with the same path is
+    /// Reads the rewards of `option`, which is `reward` or `eval_reward`; the same reward twice with the same path is
     /// an error.
-    pub fn parse_all(flag: &str, texts: &[String]) -> Result<Vec<Spec>> {
+    pub fn parse_all(option: &'static str, texts: &[String]) -> Result<Vec<Spec>> {
         let mut specs: Vec<Spec> = Vec::new();
         for text in texts {
-            let spec: Spec = text.parse().map_err(|e: Error| e.context(flag))?;
+            let spec: Spec =
+                text.parse().map_err(|e: Error| e.option(option).context(format!("`{option}`")))?;
             if specs.iter().any(|s| s.kind == spec.kind && s.path == spec.path) {
                 let name = spec.kind.name();
-                return Err(Error::usage(format!("{flag}: {name} is given twice"))
+                return Err(Error::usage(format!("`{option}`: {name} is given twice"))
+                    .option(option)
                     .fix(format!("give it once, with the sum of the weights: {name}=WEIGHT")));
             }
             specs.push(spec);
@@ -158,7 +161,7 @@ mod tests {
             ("aesthetic=much", "finite"),
             ("aesthetic=nan", "finite"),
             ("aesthetic=inf", "finite"),
-            ("aesthetic=0", "--eval-reward aesthetic"),
+            ("aesthetic=0", "`eval_reward` aesthetic"),
             ("clip:", "no path"),
             ("jpeg:/tmp", "needs no file"),
         ] {
@@ -166,9 +169,9 @@ mod tests {
             assert!(error.contains(says) && error.contains("fix:"), "{text}: {error}");
         }
         let twice = ["clip".into(), "clip=2".into()];
-        let error = Spec::parse_all("--reward", &twice).unwrap_err().to_string();
-        assert!(error.contains("--reward: clip is given twice"), "{error}");
+        let error = Spec::parse_all("reward", &twice).unwrap_err().to_string();
+        assert!(error.contains("`reward`: clip is given twice"), "{error}");
         let two_models = ["clip:a".into(), "clip=2:b".into()];
-        assert_eq!(Spec::parse_all("--reward", &two_models).unwrap().len(), 2);
+        assert_eq!(Spec::parse_all("reward", &two_models).unwrap().len(), 2);
     }
 }

@@ -109,7 +109,7 @@ impl Reward for Sum {
     }
 
     fn score<'a>(&'a self, tape: &Tape<'a>, images: &Var, prompt_of: &[u32]) -> Result<Var> {
-        let [first, rest @ ..] = self.parts.as_slice() else { unreachable!("held by `new`") };
+        let [first, rest @ ..] = self.parts.as_slice() else { unreachable!("as Sum::new asserts") };
         let score = first.1.score(tape, images, prompt_of)?;
         let mut sum = if first.0 == 1.0 { score } else { tape.scale(first.0 as f32, &score)? };
         for (weight, reward) in rest {

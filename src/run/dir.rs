@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::hash::sha256;
 use crate::pixels::Picture;
 
-/// Files that a run may leave and that `--overwrite` removes; anything else in the folder is not ours.
+/// Files that a run may leave and that an overwriting run removes; anything else in the folder is not ours.
 const OURS: [&str; 6] =
     ["run.json", "trace.jsonl", "particles.jsonl", "best.png", "grid.png", "latents.safetensors"];
 
@@ -39,7 +39,7 @@ impl RunDir {
     /// is computed. A run that was killed or failed is no result.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the folder, `-o` and `--overwrite`.
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the folder and the options `output` and `overwrite`.
     pub fn check(&self, overwrite: bool) -> Result<()> {
         let Ok(text) = fs::read_to_string(self.path.join("run.json")) else { return Ok(()) };
         let worthless = [Status::Running, Status::Failed].map(|status| serde_json::json!(status));
@@ -49,14 +49,15 @@ impl RunDir {
             return Ok(());
         }
         Err(Error::usage(format!("{} holds the results of an earlier run", self.path.display()))
-            .fix("choose another directory with -o, or replace them with --overwrite"))
+            .option("overwrite")
+            .advice("choose another directory with `output`, or replace them with `overwrite`"))
     }
 
     /// Finds out whether the folder can be made and written, and leaves nothing behind: writes a file into the
     /// folder, or into the nearest one above that exists, and removes it.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming `-o`, where nothing can be written.
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the option `output`, where nothing can be written.
     pub fn probe(&self) -> Result<()> {
         let here = |path| if path == Path::new("") { Path::new(".") } else { path };
         let there = self.path.ancestors().map(here).find(|path| path.exists()).unwrap_or(Path::new("."));
@@ -72,7 +73,7 @@ impl RunDir {
     /// has been: the files of the earlier run are lost.
     ///
     /// # Errors
-    /// As [`RunDir::check`]; [`ErrorKind::Io`](crate::ErrorKind::Io), naming `-o`, where nothing can be written.
+    /// As [`RunDir::check`]; [`ErrorKind::Io`](crate::ErrorKind::Io), naming the option `output`, where nothing can be written.
     pub fn start(&self, overwrite: bool) -> Result<()> {
         self.check(overwrite)?;
         let fail = |e| self.unwritable(e);

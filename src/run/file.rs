@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::hash::sha256_of_file;
 
 /// What to do about a file that cannot be written.
-pub(super) const FIX_OUTPUT: &str = "choose a directory that can be written, and has room, with -o";
+pub(super) const FIX_OUTPUT: &str = "choose a directory that can be written, and has room, with `output`";
 
 /// What to do about data that cannot be encoded, which no input should cause.
 pub(super) const FIX_REPORT: &str = "this is a bug of das-cuda: please report it with the command";
@@ -16,7 +16,7 @@ pub(super) const FIX_REPORT: &str = "this is a bug of das-cuda: please report it
 /// Writes `bytes` beside `path` and renames: readers see the old file or the new one, never a part.
 ///
 /// # Errors
-/// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the path and the flag `-o`.
+/// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the path and the option `output`.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let part = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
@@ -61,7 +61,7 @@ mod tests {
         fs::create_dir(&path).unwrap();
         fs::write(path.join("inside"), "old").unwrap();
         let error = write_atomic(&path, b"new").unwrap_err().to_string();
-        assert!(error.contains("best.png") && error.contains("-o"), "{error}");
+        assert!(error.contains("best.png") && error.contains("`output`"), "{error}");
         assert_eq!(fs::read(path.join("inside")).unwrap(), b"old");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }

@@ -38,17 +38,17 @@ pub fn save_latents(path: &Path, shape: Shape, latents: &[f32]) -> Result<()> {
 pub fn load_latents(path: &Path, expected: Shape) -> Result<Vec<f32>> {
     let fail = |what: String| {
         let Shape { n, h, w, c } = expected;
-        Error::io(format!("--latents {}: {what}", path.display())).fix(format!(
-            "give a safetensors file with one tensor `latents` of shape [{n}, {c}, {h}, {w}] \
-             (particles, channels, height, width), as --save-latents writes"
+        Error::io(format!("`latents` {}: {what}", path.display())).option("latents").advice(format!(
+            "give a safetensors file with one tensor \"latents\" of shape [{n}, {c}, {h}, {w}] \
+             (particles, channels, height, width), as `save_latents` writes"
         ))
     };
     let bytes = std::fs::read(path).map_err(|e| fail("cannot be read".into()).because(e))?;
     let file =
         SafeTensors::deserialize(&bytes).map_err(|e| fail("not a safetensors file".into()).because(e))?;
     let view = file.tensor("latents").map_err(|_| {
-        let names = file.names().into_iter().take(4).map(|n| format!("`{n}`")).collect::<Vec<_>>();
-        fail(format!("holds no tensor `latents` but {}", names.join(", ")))
+        let names = file.names().into_iter().take(4).map(|n| format!("\"{n}\"")).collect::<Vec<_>>();
+        fail(format!("holds no tensor \"latents\" but {}", names.join(", ")))
     })?;
     let Shape { n, h, w, c } = expected;
     if view.shape() != [n, c, h, w] {
@@ -59,11 +59,13 @@ pub fn load_latents(path: &Path, expected: Shape) -> Result<Vec<f32>> {
         Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
         Dtype::F16 => data.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
         Dtype::BF16 => data.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        other => return Err(fail(format!("`latents` has elements of type {other:?}, not F32, F16 or BF16"))),
+        other => {
+            return Err(fail(format!("\"latents\" has elements of type {other:?}, not F32, F16 or BF16")));
+        }
     };
     if let Some(at) = values.iter().position(|x| !x.is_finite()) {
         let particle = at / expected.sample().max(1);
-        return Err(fail(format!("`latents` holds {} in particle {particle}", values[at])));
+        return Err(fail(format!("\"latents\" holds {} in particle {particle}", values[at])));
     }
     Ok(transpose(&values, n, c, h * w))
 }
@@ -72,16 +74,18 @@ pub fn load_latents(path: &Path, expected: Shape) -> Result<Vec<f32>> {
 fn unlike(path: &Path, found: &[usize], Shape { n, h, w, c }: Shape) -> Error {
     let fix = match *found {
         [particles, channels, height, width] if [channels, height, width] == [c, h, w] => {
-            format!("give --particles {particles}, or a file of {n} latents")
+            format!("give `particles` {particles}, or a file of {n} latents")
         }
-        _ => "choose --particles, -W, -H and the model as for the run that saved the latents".to_string(),
+        _ => "choose `particles`, `width`, `height` and the model as for the run that saved the latents"
+            .to_string(),
     };
     Error::usage(format!(
-        "--latents {}: `latents` has shape {found:?}, and this run needs [{n}, {c}, {h}, {w}] \
+        "`latents` {}: \"latents\" has shape {found:?}, and this run needs [{n}, {c}, {h}, {w}] \
          (particles, channels, height, width)",
         path.display()
     ))
-    .fix(fix)
+    .option("latents")
+    .advice(fix)
 }
 
 /// `(n, rows, columns) -> (n, columns, rows)`.
@@ -144,8 +148,12 @@ mod tests {
         save_latents(&path, SHAPE, &latents()).unwrap();
         let text = error(SHAPE.with_n(3));
         assert!(text.contains("[2, 4, 3, 5]") && text.contains("[3, 4, 3, 5]"), "{text}");
-        assert!(text.contains("--particles 2"), "{text}");
-        assert!(error(Shape::new(2, 5, 3, 4)).contains("-W, -H"), "{}", error(Shape::new(2, 5, 3, 4)));
+        assert!(text.contains("`particles` 2"), "{text}");
+        assert!(
+            error(Shape::new(2, 5, 3, 4)).contains("`width`, `height`"),
+            "{}",
+            error(Shape::new(2, 5, 3, 4))
+        );
         let mut bad = latents();
         bad[70] = f32::NAN;
         save_latents(&path, SHAPE, &bad).unwrap();
@@ -155,6 +163,6 @@ mod tests {
         std::fs::write(&path, safetensors::serialize([("latents", &view)], None).unwrap()).unwrap();
         assert!(error(Shape::rows(1, 1)).contains("I64"));
         std::fs::write(&path, safetensors::serialize([("z", view)], None).unwrap()).unwrap();
-        assert!(error(Shape::rows(1, 1)).contains("`z`"));
+        assert!(error(Shape::rows(1, 1)).contains("\"z\""));
     }
 }

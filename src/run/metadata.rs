@@ -66,7 +66,8 @@ pub fn encode_png(picture: &Picture, parameters: Option<&Parameters>) -> Result<
     let fail = |e: Box<dyn std::error::Error + Send + Sync>| {
         Error::io(format!("a PNG of {}x{} cannot be encoded", picture.width, picture.height))
             .because(e)
-            .fix("choose a smaller size with -W and -H")
+            .option("width")
+            .advice("choose a smaller size with `width` and `height`")
     };
     let (Ok(width), Ok(height)) = (u32::try_from(picture.width), u32::try_from(picture.height)) else {
         return Err(fail("sides are limited to 32 bits".into()));

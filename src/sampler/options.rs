@@ -69,25 +69,30 @@ impl Options {
         prompts.dedup();
         assert_eq!(prompts.len(), self.prompts.len(), "prompts share a number, and so their noise");
         if self.particles == 0 {
-            return Err(Error::usage("no particles to sample").fix("give --particles at least 1"));
+            return Err(Error::usage("no particles to sample")
+                .option("particles")
+                .advice("give `particles` at least 1"));
         }
         if !(self.alpha.is_finite() && self.alpha > 0.0) {
-            return Err(Error::usage(format!("alpha {} is not a positive number", self.alpha))
-                .fix("give --kl a positive number; smaller follows the reward more"));
+            return Err(Error::usage(format!("`alpha` {} is not a positive number", self.alpha))
+                .option("alpha")
+                .advice("give `alpha` a positive number; smaller follows the reward more"));
         }
         if !(0.0..1.0).contains(&self.tempering_start) {
             return Err(Error::usage(format!(
                 "tempering starts at {}, outside [0, 1)",
                 self.tempering_start
             ))
-            .fix("give --tempering-start a fraction of the steps below 1"));
+            .option("tempering_start")
+            .advice("give `tempering_start` a fraction of the steps below 1"));
         }
         if self.proposal.weighs() {
             self.rules.tempering.validate(self.rules.ess_threshold)?;
         }
         if self.proposal == Proposal::Tds && self.rules.tempering != smc::Tempering::None {
-            return Err(Error::usage(format!("--proposal tds with --tempering {}", self.rules.tempering))
-                .fix("leave out --tempering, or use --proposal das"));
+            return Err(Error::usage(format!("`method` tds with `tempering` {}", self.rules.tempering))
+                .option("tempering")
+                .advice("leave out `tempering`, or use `method` das"));
         }
         Ok(())
     }

@@ -190,7 +190,9 @@ impl FromStr for Resampler {
     fn from_str(s: &str) -> Result<Resampler, Error> {
         Resampler::ALL.into_iter().find(|r| r.name() == s).ok_or_else(|| {
             let names = Resampler::ALL.map(Resampler::name).join(", ");
-            Error::usage(format!("unknown resampler `{s}`")).fix(format!("--resample takes one of: {names}"))
+            Error::usage(format!("unknown resampler \"{s}\""))
+                .option("resampler")
+                .advice(format!("`resampler` takes one of: {names}"))
         })
     }
 }

@@ -61,25 +61,29 @@ impl Tempering {
     /// or a rate where there is no fixed schedule.
     pub fn parse(text: &str, gamma: Option<f64>, steps: usize) -> Result<Tempering> {
         let unknown = || {
-            Error::usage(format!("unknown tempering `{text}`"))
-                .fix("--tempering takes one of: exp, poly:POWER, adaptive, adaptive:exp, adaptive:poly:POWER, none")
+            Error::usage(format!("unknown tempering \"{text}\""))
+                .option("tempering")
+                .advice("`tempering` takes one of: exp, poly:POWER, adaptive, adaptive:exp, adaptive:poly:POWER, none")
         };
         let rate = |default: f64| match gamma {
-            Some(gamma) if !(gamma.is_finite() && gamma > 0.0) => Err(Error::usage(format!(
-                "gamma {gamma} would leave lambda at 0"
-            ))
-            .fix("give --gamma a positive number, or use --proposal bootstrap to sample without guidance")),
+            Some(gamma) if !(gamma.is_finite() && gamma > 0.0) => {
+                Err(Error::usage(format!("gamma {gamma} would leave lambda at 0")).option("gamma").advice(
+                    "give `gamma` a positive number, or use `method` bootstrap to sample without guidance",
+                ))
+            }
             _ => Ok(gamma.unwrap_or(default)),
         };
         let power = |text: &str| match text.parse::<f64>() {
             Ok(power) if power.is_finite() && power > 0.0 => Ok(power),
-            _ => Err(Error::usage(format!("poly needs a positive power, not `{text}`"))
-                .fix("write --tempering poly:2")),
+            _ => Err(Error::usage(format!("poly needs a positive power, not \"{text}\""))
+                .option("tempering")
+                .advice("write `tempering` poly:2")),
         };
         let no_gamma = || match gamma {
             None => Ok(()),
-            Some(_) => Err(Error::usage(format!("--gamma has no meaning with --tempering {text}"))
-                .fix("leave out --gamma, or choose exp, poly:POWER or adaptive:exp")),
+            Some(_) => Err(Error::usage(format!("`gamma` has no meaning with `tempering` {text}"))
+                .option("gamma")
+                .advice("leave out `gamma`, or choose exp, poly:POWER or adaptive:exp")),
         };
         let exp_gamma = default_gamma(steps);
         let poly_gamma = default_poly_gamma(steps);
@@ -111,15 +115,16 @@ impl Tempering {
             | Tempering::Adaptive { floor: Floor::Poly { gamma, power } } => [gamma, power],
         };
         if !rates.iter().all(|r| r.is_finite() && *r > 0.0) {
-            return Err(
-                Error::usage(format!("tempering `{self}` never rises")).fix("give --gamma a positive number")
-            );
+            return Err(Error::usage(format!("`tempering` {self} never rises"))
+                .option("gamma")
+                .advice("give `gamma` a positive number"));
         }
         if matches!(self, Tempering::Adaptive { .. }) && !(ess_threshold > 0.0 && ess_threshold < 1.0) {
             return Err(Error::usage(format!(
                 "adaptive tempering aims at the ESS threshold, and {ess_threshold} leaves it nothing to aim at"
             ))
-            .fix("give --ess-threshold a number between 0 and 1, or use --tempering exp"));
+            .option("ess_threshold")
+            .advice("give `ess_threshold` a number between 0 and 1, or use `tempering` exp"));
         }
         Ok(())
     }
@@ -294,22 +299,22 @@ mod tests {
     #[test]
     fn what_cannot_work_is_refused_with_a_way_out() {
         for (text, gamma, part) in [
-            ("cosine", None, "--tempering takes one of"),
-            ("exp", Some(0.0), "--gamma"),
-            ("exp", Some(f64::NAN), "--gamma"),
+            ("cosine", None, "`tempering` takes one of"),
+            ("exp", Some(0.0), "`gamma`"),
+            ("exp", Some(f64::NAN), "`gamma`"),
             ("poly:x", None, "poly:2"),
             ("poly:-1", None, "poly:2"),
-            ("none", Some(0.1), "leave out --gamma"),
-            ("adaptive", Some(0.1), "leave out --gamma"),
+            ("none", Some(0.1), "leave out `gamma`"),
+            ("adaptive", Some(0.1), "leave out `gamma`"),
         ] {
             let error = Tempering::parse(text, gamma, 100).expect_err(text);
             assert!(error.to_string().contains(part), "{error}");
-            assert_eq!(error.exit_code(), 2);
+            assert_eq!(error.kind(), crate::ErrorKind::Usage);
         }
         let adaptive = Tempering::Adaptive { floor: Floor::Last };
         for threshold in [0.0, 1.0, f64::NAN] {
             assert!(
-                adaptive.validate(threshold).expect_err("refused").to_string().contains("--ess-threshold")
+                adaptive.validate(threshold).expect_err("refused").to_string().contains("`ess_threshold`")
             );
         }
         assert!(adaptive.validate(0.5).is_ok() && Tempering::None.validate(0.0).is_ok());

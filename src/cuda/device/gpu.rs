@@ -48,7 +48,7 @@ pub fn count() -> Result<usize> {
     // SAFETY: only tries to load the library.
     if !unsafe { sys::is_culib_present() } {
         return Err(Error::device("no NVIDIA driver: the library libcuda.so.1 is not found").fix(
-            "install the NVIDIA driver (580 or newer) on a machine with an NVIDIA GPU, or use --device cpu",
+            "install the NVIDIA driver (580 or newer) on a machine with an NVIDIA GPU, or use `device` cpu",
         ));
     }
     let mut version = 0;
@@ -61,11 +61,11 @@ pub fn count() -> Result<usize> {
     }
     result::init().map_err(|e| {
         let what = format!("the NVIDIA driver does not start: {}", describe(e));
-        Error::device(what).fix("see what nvidia-smi says; or use --device cpu")
+        Error::device(what).fix("see what nvidia-smi says; or use `device` cpu")
     })?;
     let count = CudaContext::device_count().map_err(|e| {
         Error::device(format!("the NVIDIA driver shows no GPU: {}", describe(e)))
-            .fix("see what nvidia-smi says, and whether CUDA_VISIBLE_DEVICES hides it; or use --device cpu")
+            .fix("see what nvidia-smi says, and whether CUDA_VISIBLE_DEVICES hides it; or use `device` cpu")
     })?;
     Ok(count as usize)
 }
@@ -88,9 +88,9 @@ impl Device {
         let count = count()?;
         if ordinal >= count {
             let fix = match count {
-                0 => "see whether CUDA_VISIBLE_DEVICES hides it, or use --device cpu".into(),
-                1 => "the only one is --device cuda:0".into(),
-                n => format!("give --device cuda:0 to cuda:{}", n - 1),
+                0 => "see whether CUDA_VISIBLE_DEVICES hides it, or use `device` cpu".into(),
+                1 => "the only one is `device` cuda:0".into(),
+                n => format!("give `device` cuda:0 to cuda:{}", n - 1),
             };
             return Err(
                 Error::device(format!("there is no GPU {ordinal}: the driver shows {count}")).fix(fix)
@@ -99,7 +99,7 @@ impl Device {
         let opening = |e: DriverError| {
             let what = format!("GPU {ordinal} does not open: {}", describe(e));
             let fix = "see with nvidia-smi whether other programs have it (its compute mode may allow only one) and how \
-                       much memory is free; or use --device cpu";
+                       much memory is free; or use `device` cpu";
             match e.0 {
                 sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::new(ErrorKind::Memory, what).fix(fix),
                 _ => Error::device(what).fix(fix),
@@ -115,7 +115,7 @@ impl Device {
             return Err(Error::device(format!(
                 "GPU {ordinal} ({name}) has compute capability {major}.{minor}; 8.0 (Ampere) is the oldest supported"
             ))
-            .fix("use another GPU (--device cuda:N), or --device cpu"));
+            .fix("use another GPU (`device` cuda:N), or `device` cpu"));
         }
         use sys::CUdevice_attribute as Attribute;
         let attribute = |a| context.attribute(a).map(|v| v as usize).map_err(opening);
@@ -214,11 +214,11 @@ impl Device {
         let what = format!("{} failed while {doing}: {}", self.name(), describe(e));
         let fix = match e.0 {
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                let fix = "lower --micro-batch, set --checkpointing on, or close other programs on this GPU";
+                let fix = "lower `micro_batch`, set `checkpointing` on, or close other programs on this GPU";
                 return Error::new(ErrorKind::Memory, what).fix(fix);
             }
             sys::CUresult::CUDA_ERROR_ILLEGAL_ADDRESS | sys::CUresult::CUDA_ERROR_LAUNCH_FAILED => {
-                "this is a defect of das-cuda or of the GPU: run again with --no-graph and CUDA_LAUNCH_BLOCKING=1 under \
+                "this is a defect of das-cuda or of the GPU: run again with `no_graph` and CUDA_LAUNCH_BLOCKING=1 under \
                  compute-sanitizer, and report what it says"
             }
             sys::CUresult::CUDA_ERROR_INVALID_IMAGE

@@ -206,14 +206,14 @@ fn parse(keys: &Keys<'_>, class: &str) -> Result<SchedulerFile> {
 fn refuse_what_ddim_cannot_do(keys: &Keys<'_>) -> Result<()> {
     if keys.flag("thresholding", false)? {
         return Err(Error::model(format!(
-            "{}: `thresholding` (dynamic thresholding) is not supported",
+            "{}: thresholding (dynamic thresholding) is not supported",
             keys.file
         ))
         .fix("it is for pixel models; set it to false in this file"));
     }
     if keys.flag("use_flow_sigmas", false)? {
         return Err(Error::model(format!(
-            "{}: `use_flow_sigmas` is true: flow matching models are not supported",
+            "{}: use_flow_sigmas is true: flow matching models are not supported",
             keys.file
         ))
         .fix("use a Stable Diffusion 1.x, 2.x, XL or LCM checkpoint"));

@@ -23,7 +23,7 @@ fn clip(value: Value) -> Result<ClipConfig> {
 fn fails<T: std::fmt::Debug>(result: Result<T>, words: &[&str]) {
     let error = result.expect_err("must fail");
     assert_eq!(error.kind(), ErrorKind::Model);
-    let text = error.to_string();
+    let text = format!("{error:?}");
     for word in words.iter().chain(&["config.json: ", "fix: "]) {
         assert!(text.contains(word), "{word:?} is not in: {text}");
     }
