@@ -20,14 +20,18 @@ use crate::error::{Error, Result};
 /// `first * a + second * b`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Affine {
+    /// Factor of the first argument.
     pub first: f64,
+    /// Factor of the second.
     pub second: f64,
 }
 
 impl Affine {
+    /// With these factors.
     pub const fn new(first: f64, second: f64) -> Affine {
         Affine { first, second }
     }
+    /// `first * a + second * b`.
     pub fn apply(self, a: f64, b: f64) -> f64 {
         self.first * a + self.second * b
     }

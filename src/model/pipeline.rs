@@ -98,7 +98,9 @@ impl TextEncoder {
 /// Size of the images of a run, in pixels and in latents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
+    /// Pixels of a column.
     pub height: usize,
+    /// Pixels of a row.
     pub width: usize,
     /// `(1, h, w, c)`.
     pub latent: Shape,
@@ -108,12 +110,15 @@ pub struct Size {
 /// of XL zeros in place of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prompt<'a> {
+    /// What the picture should show.
     pub text: &'a str,
+    /// What it should not show.
     pub negative: Option<&'a str>,
 }
 
 /// Prompts as the UNet sees them.
 pub struct Encoded {
+    /// What the UNet makes of all texts.
     pub conditioning: Conditioning,
     /// Rows of the conditioning, per prompt: (its text, its negative).
     rows: Vec<(u32, u32)>,

@@ -36,6 +36,7 @@ pub struct Tokens {
 /// The end of a prompt that is longer than the context.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dropped {
+    /// How many do not fit.
     pub tokens: usize,
     /// The text of these tokens: cleaned, lower-case.
     pub text: String,

@@ -18,8 +18,8 @@ pub enum Activation {
 /// Which position of the last hidden state is the pooled text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {
-    /// That of the largest token id: the meaning of files whose `eos_token_id` is 2, a mistake that became a
-    /// mark.
+    /// That of the largest token id. Files with `eos_token_id: 2` mean this: an early bug of transformers
+    /// that is kept for compatibility.
     LargestToken,
     /// The first that holds this token.
     First(u32),
@@ -28,15 +28,21 @@ pub enum Pooling {
 /// A CLIP text transformer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClipTextConfig {
+    /// Token ids are below this.
     pub vocab_size: usize,
+    /// Width of the hidden states.
     pub hidden_size: usize,
+    /// Width between the two layers of a feed-forward block.
     pub intermediate_size: usize,
+    /// Transformer blocks.
     pub layers: usize,
     /// Heads of `hidden_size / heads` features.
     pub heads: usize,
     /// Tokens that the model takes.
     pub max_positions: usize,
+    /// Of the feed-forward blocks.
     pub activation: Activation,
+    /// Of all layer norms.
     pub layer_norm_eps: f32,
     /// Which position is the pooled text.
     pub pooling: Pooling,
@@ -51,17 +57,23 @@ pub struct ClipTextConfig {
 /// A CLIP vision transformer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClipVisionConfig {
+    /// Width of the hidden states.
     pub hidden_size: usize,
+    /// Width between the two layers of a feed-forward block.
     pub intermediate_size: usize,
+    /// Transformer blocks.
     pub layers: usize,
     /// Heads of `hidden_size / heads` features.
     pub heads: usize,
+    /// Of the image, usually 3.
     pub channels: usize,
     /// Side of the square image, a multiple of `patch_size`.
     pub image_size: usize,
     /// Side of a square patch.
     pub patch_size: usize,
+    /// Of the feed-forward blocks.
     pub activation: Activation,
+    /// Of all layer norms.
     pub layer_norm_eps: f32,
     /// Width of the projected image embedding, in a model with a projection.
     pub projection_dim: usize,
@@ -79,8 +91,11 @@ impl ClipVisionConfig {
 /// Both towers, projected to vectors of the same width.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClipConfig {
+    /// The text tower.
     pub text: ClipTextConfig,
+    /// The image tower.
     pub vision: ClipVisionConfig,
+    /// Width of both embeddings.
     pub projection_dim: usize,
 }
 

@@ -14,24 +14,30 @@ pub struct UNetConfig {
     /// Whether `sample_size` is one number in a file from before diffusers 0.9; see the Stable Diffusion
     /// family.
     pub old_square_size: bool,
+    /// Channels of the latents.
     pub in_channels: usize,
+    /// Channels of the prediction.
     pub out_channels: usize,
-    /// Side of the kernels of the first and the last convolution; odd, padded to keep the size.
+    /// Side of the first convolution's kernel; odd, padded to keep the size.
     pub conv_in_kernel: usize,
+    /// Side of the last convolution's kernel; odd, padded to keep the size.
     pub conv_out_kernel: usize,
     /// The blocks on the way down, at full resolution first; all but the last halve the resolution at their
     /// end.
     pub down: Vec<Level>,
+    /// The block at the lowest resolution.
     pub mid: Mid,
     /// The blocks on the way up, in the order of running; all but the last double the resolution at their
     /// end.
     pub up: Vec<Level>,
+    /// Groups of all group norms.
     pub norm_groups: usize,
     /// Of the group norms in residual blocks, the middle block and the output. Norms in transformers have
     /// their own: 1e-6 for the group norm, 1e-5 for layer norms.
     pub norm_eps: f32,
     /// Whether the sinusoidal embedding is (cos, sin) rather than (sin, cos).
     pub flip_sin_to_cos: bool,
+    /// Frequency `i` of the sinusoidal embedding is `10000^(-i / (half - freq_shift))`.
     pub freq_shift: f32,
     /// Whether the input is mapped to 2 x - 1 first.
     pub center_input_sample: bool,
@@ -72,6 +78,7 @@ pub struct Attention {
 /// What is at the lowest resolution.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Mid {
+    /// Nothing.
     None,
     /// One residual block.
     Residual,

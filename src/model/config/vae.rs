@@ -9,14 +9,18 @@ use crate::model::files::Source;
 /// An autoencoder. All its norms have eps 1e-6, its attention has one head, and its activation is SiLU.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AutoencoderConfig {
+    /// Channels of the images that are encoded.
     pub in_channels: usize,
+    /// Channels of the images that are decoded.
     pub out_channels: usize,
+    /// Channels of the latents.
     pub latent_channels: usize,
     /// Channels per level, at full resolution first. The encoder halves the resolution after all but the
     /// last.
     pub block_out_channels: Vec<usize>,
     /// Residual blocks per level of the encoder; the decoder has one more.
     pub layers_per_block: usize,
+    /// Groups of all group norms.
     pub norm_groups: usize,
     /// `latent = (encoded - shift) * scale`.
     pub scaling_factor: f32,
@@ -31,6 +35,7 @@ pub struct AutoencoderConfig {
     pub quant_conv: bool,
     /// Whether there is a 1x1 convolution before the decoder.
     pub post_quant_conv: bool,
+    /// Whether the block at the lowest resolution has self-attention.
     pub mid_attention: bool,
     /// Side of the images that it was trained on.
     pub sample_size: Option<(usize, usize)>,
