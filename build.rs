@@ -33,7 +33,9 @@ fn main() {
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let (sources, headers) = kernels();
-    let images = match nvcc() {
+    let nvcc = nvcc();
+    let toolkit = nvcc.as_ref().and_then(|(_, version)| release(version)).unwrap_or_default();
+    let images = match nvcc {
         Some((nvcc, version)) => match compile(&nvcc, &version, &sources, &headers, &out) {
             Ok(images) => images,
             Err(why) if required() => panic!("DAS_CUDA=require, and kernels do not compile:\n{why}"),
@@ -46,6 +48,10 @@ fn main() {
         },
         None => Vec::new(),
     };
+    let built = |value: &str| if images.is_empty() { String::new() } else { value.to_string() };
+    println!("cargo::rustc-env=DAS_CUDA_BUILT_ARCHS={}", built(&architectures()));
+    println!("cargo::rustc-env=DAS_CUDA_BUILT_TOOLKIT={}", built(&toolkit));
+    println!("cargo::rustc-env=DAS_CUDA_COMMIT={}", commit());
     let mut text = String::from("pub static IMAGES: &[(&str, &str, &[u8])] = &[\n");
     for image in &images {
         let (file, element, path) = (&image.file, image.element, &image.path);
@@ -118,11 +124,58 @@ fn nvcc() -> Option<(PathBuf, String)> {
     Some(usable.swap_remove(0))
 }
 
+/// The version in what a compiler says of itself, such as `13.0`.
+fn release(version: &str) -> Option<String> {
+    version.split("release ").nth(1).and_then(|rest| rest.split(',').next()).map(|r| r.trim().into())
+}
+
+/// What the kernels are compiled for.
+fn architectures() -> String {
+    let archs = env::var("DAS_CUDA_ARCHS").ok().filter(|archs| !archs.is_empty());
+    archs.unwrap_or_else(|| if optimised() { RELEASE } else { DEBUG }.into())
+}
+
+fn optimised() -> bool {
+    env::var("PROFILE").is_ok_and(|p| p == "release")
+}
+
+/// The commit that a release build is made of, with `+` where files have changed since; empty without git, and in other
+/// builds, which would have to be made again at every commit.
+fn commit() -> String {
+    let git = |args: &[&str]| {
+        let answer = Command::new("git").args(args).output().ok().filter(|a| a.status.success())?;
+        Some(String::from_utf8_lossy(&answer.stdout).trim().to_string())
+    };
+    if !optimised() {
+        return String::new();
+    }
+    let here = fs::canonicalize(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).ok();
+    let top = git(&["rev-parse", "--show-toplevel"]).and_then(|top| fs::canonicalize(top).ok());
+    if top.is_some() && top == here {
+        // HEAD names a branch until a commit is checked out by itself; logs/HEAD grows with every change of either.
+        for name in ["HEAD", "logs/HEAD"] {
+            if let Some(path) =
+                git(&["rev-parse", "--git-path", name]).filter(|path| Path::new(path).exists())
+            {
+                println!("cargo::rerun-if-changed={path}");
+            }
+        }
+        let changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|s| !s.is_empty());
+        let commit = git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_default();
+        return if changed { format!("{commit}+") } else { commit };
+    }
+    // A package made by `cargo package` names its commit in a file.
+    let packaged = fs::read_to_string(".cargo_vcs_info.json").unwrap_or_default();
+    let sha = packaged.split("\"sha1\": \"").nth(1).and_then(|rest| rest.split('"').next());
+    sha.unwrap_or_default().chars().take(12).collect()
+}
+
 /// Whether a compiler knows all architectures and flags: CUDA 12.8 or newer.
 fn is_recent(version: &str) -> bool {
-    let release = version.split("release ").nth(1).and_then(|rest| rest.split(',').next());
+    let release = release(version);
     let number = |s: &str| s.trim().parse::<u32>().ok();
-    let parts = release.and_then(|r| r.split_once('.')).and_then(|(a, b)| Some((number(a)?, number(b)?)));
+    let parts =
+        release.as_deref().and_then(|r| r.split_once('.')).and_then(|(a, b)| Some((number(a)?, number(b)?)));
     parts.is_some_and(|parts| parts >= (12, 8))
 }
 
@@ -142,10 +195,7 @@ fn compile(
     headers: &[PathBuf],
     out: &Path,
 ) -> Result<Vec<Image>, String> {
-    let release = env::var("PROFILE").is_ok_and(|p| p == "release");
-    let archs = env::var("DAS_CUDA_ARCHS").ok().filter(|archs| !archs.is_empty());
-    let archs = archs.unwrap_or_else(|| if release { RELEASE } else { DEBUG }.into());
-    let flags = flags(&archs);
+    let flags = flags(&architectures());
     let mut base = DefaultHasher::new();
     (version, &flags).hash(&mut base);
     for header in headers {

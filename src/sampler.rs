@@ -78,6 +78,10 @@ pub trait Target {
 struct Prompt {
     population: smc::Population,
     genealogy: Genealogy,
+    /// Every particle was dead after some step.
+    collapsed: bool,
+    /// Once the run has ended.
+    log_z_error: Option<f64>,
 }
 
 /// A run: yields one [`Step`] per transition and one for the final event, then [`Sampler::populations`].
@@ -135,6 +139,8 @@ impl<'a> Sampler<'a> {
         let prompt = |_: &u32| Prompt {
             population: smc::Population::new(particles),
             genealogy: Genealogy::new(particles),
+            collapsed: false,
+            log_z_error: None,
         };
         Ok(Sampler {
             engine: step_engine(backend, &options, &ids, shape.sample())?,
@@ -250,7 +256,7 @@ impl<'a> Sampler<'a> {
                     log_weights: weights.log_weights().to_vec(),
                     weights: weights.weights().to_vec(),
                     log_z: prompt.population.log_z,
-                    log_z_error: prompt.genealogy.log_z_error(weights.weights()),
+                    log_z_error: prompt.log_z_error,
                     lineage: prompt.genealogy.lineages(),
                 })
             })
@@ -362,6 +368,11 @@ impl<'a> Sampler<'a> {
 
     /// The weights a method ends with, where they are not those of the chain.
     fn conclude(&mut self, b: usize, mut record: PromptStep) -> PromptStep {
+        let side = &mut self.prompts[b];
+        // Of the weights that log Z comes from, which are the chain's.
+        if self.options.proposal.conclusion() != Conclusion::Best && !side.collapsed {
+            side.log_z_error = side.genealogy.log_z_error(Weights::new(&record.log_weights).weights());
+        }
         let weights = match self.options.proposal.conclusion() {
             Conclusion::Weigh => return record,
             // Dead particles have no weight, all others the same.
@@ -457,6 +468,7 @@ impl<'a> Sampler<'a> {
     fn record_weighed(&mut self, b: usize, weighed: Weighed, reward: Vec<f64>) -> PromptStep {
         let side = &mut self.prompts[b];
         side.population = side.population.after(&weighed);
+        side.collapsed |= weighed.collapsed;
         if self.next < self.schedule.len() {
             side.genealogy.push(&weighed.ancestors, weighed.resampled);
         }

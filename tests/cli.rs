@@ -10,6 +10,10 @@ mod plan;
 mod record;
 #[path = "cli/refusal.rs"]
 mod refusal;
+#[path = "cli/runs.rs"]
+mod runs;
+#[path = "cli/shell.rs"]
+mod shell;
 #[path = "cli/streams.rs"]
 mod streams;
 
@@ -28,11 +32,11 @@ fn program() -> Command {
     Command::cargo_bin("das-cuda").expect("the program is built with its tests")
 }
 
-/// `sample -o out` and `more`, at its smallest: 2 particles, 2 steps where `more` says nothing else.
+/// `sample -o out` and `more`, at its smallest: 2 particles, 2 steps, on the CPU, where `more` says nothing else.
 fn arguments(out: &Path, more: &[&str]) -> Vec<OsString> {
     let mut all: Vec<OsString> = vec!["sample".into(), "-o".into(), out.into()];
     all.extend(more.iter().map(OsString::from));
-    for (flag, value) in [("--particles", "2"), ("--steps", "2")] {
+    for (flag, value) in [("--particles", "2"), ("--steps", "2"), ("--device", "cpu")] {
         if !more.contains(&flag) {
             all.extend([flag, value].map(OsString::from));
         }
@@ -79,6 +83,16 @@ fn model() -> (TempDir, PathBuf) {
         fs::write(path, bytes).expect("files");
     }
     (dir, root)
+}
+
+/// The names of the folders under `out`, in order.
+fn folders(out: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(out)
+        .expect("a folder")
+        .map(|e| e.expect("an entry").file_name().into_string().expect("UTF-8"))
+        .collect();
+    names.sort();
+    names
 }
 
 /// The one folder under `out`.

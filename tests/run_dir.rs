@@ -6,7 +6,8 @@ use std::path::Path;
 use das_cuda::ErrorKind;
 use das_cuda::pixels::Picture;
 use das_cuda::run::{
-    Parameters, ParticleLine, RunDir, SCHEMA, Status, TraceLine, encode_png, read_parameters, sha256_file,
+    OutDir, Parameters, ParticleLine, RunDir, Status, TraceLine, encode_png, prompt_in, read_prompt,
+    read_texts, sha256_file,
 };
 use serde_json::{Value, json};
 
@@ -19,12 +20,22 @@ fn parameters(prompt: &str) -> Parameters {
         prompt: prompt.into(),
         negative_prompt: "blurry".into(),
         fields: vec![("Steps".into(), "50".into()), ("Model".into(), "a, \"b\": c\n d".into())],
-        das: json!({"prompt": prompt, "seed": 42, "note": "DAS: {\n"}),
+        record: json!({"prompt": prompt, "seed": 42, "note": "nul \0, DAS: {\n"}),
     }
 }
 
-/// What a decoder that is not ours finds: pixels, and the chunk as tEXt or as iTXt.
-fn decode(png: &[u8]) -> (Vec<u8>, Option<String>, Option<String>) {
+/// What a decoder that is not ours finds.
+struct Decoded {
+    pixels: Vec<u8>,
+    /// The chunk `parameters`, if it is tEXt.
+    latin: Option<String>,
+    /// The chunk `parameters`, if it is iTXt.
+    unicode: Option<String>,
+    /// The chunk `das-cuda`, if it is iTXt.
+    record: Option<String>,
+}
+
+fn decode(png: &[u8]) -> Decoded {
     let mut reader = png::Decoder::new(std::io::Cursor::new(png)).read_info().unwrap();
     let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
     let frame = reader.next_frame(&mut pixels).unwrap();
@@ -32,8 +43,8 @@ fn decode(png: &[u8]) -> (Vec<u8>, Option<String>, Option<String>) {
     let info = reader.info();
     let latin =
         info.uncompressed_latin1_text.iter().find(|c| c.keyword == "parameters").map(|c| c.text.clone());
-    let unicode = info.utf8_text.iter().find(|c| c.keyword == "parameters").map(|c| c.get_text().unwrap());
-    (pixels, latin, unicode)
+    let itxt = |keyword| info.utf8_text.iter().find(|c| c.keyword == keyword).map(|c| c.get_text().unwrap());
+    Decoded { pixels, latin, unicode: itxt("parameters"), record: itxt("das-cuda") }
 }
 
 #[test]
@@ -49,19 +60,21 @@ fn a_png_says_how_it_was_made() {
         (long.as_str(), true),
     ] {
         let png = encode_png(&picture(), Some(&parameters(prompt))).unwrap();
-        let (pixels, text, unicode) = decode(&png);
-        assert_eq!(pixels, picture().rgb);
-        assert_eq!((text.is_some(), unicode.is_some()), (latin, !latin), "{prompt:.20}");
-        let text = text.or(unicode).unwrap();
+        let found = decode(&png);
+        assert_eq!(found.pixels, picture().rgb);
+        assert_eq!((found.latin.is_some(), found.unicode.is_some()), (latin, !latin), "{prompt:.20}");
+        let text = found.latin.or(found.unicode).unwrap();
         assert_eq!(text, parameters(prompt).text());
-        assert!(text.starts_with(&format!("{prompt}\nNegative prompt: blurry\nSteps: 50, Model: \"a, ")));
-        // The last field is the record.
-        let (_, record) = text.rsplit('\n').next().unwrap().split_once(", DAS: ").unwrap();
-        assert_eq!(serde_json::from_str::<Value>(record).unwrap(), parameters(prompt).das);
+        // Nothing stands on the last line but fields, quoted where they need it.
+        let fields = "Steps: 50, Model: \"a, \\\"b\\\": c  d\"";
+        assert_eq!(text, format!("{prompt}\nNegative prompt: blurry\n{fields}"));
+        let record: Value = serde_json::from_str(&found.record.unwrap()).unwrap();
+        assert_eq!(record, parameters(prompt).record);
         // And our own reader agrees, through a file.
         fs::write(&path, &png).unwrap();
-        let read = read_parameters(&path).unwrap().unwrap();
-        assert_eq!(Parameters::prompt_in(&read).as_deref(), Some(prompt));
+        let read = read_texts(&path).unwrap();
+        assert_eq!((read.parameters, read.record), (Some(text), Some(record)));
+        assert_eq!(read_prompt(&path).unwrap().as_deref(), Some(prompt));
         assert_eq!(Picture::read(&path).unwrap(), picture());
     }
 }
@@ -69,36 +82,75 @@ fn a_png_says_how_it_was_made() {
 #[test]
 fn a_nul_in_a_prompt_does_not_cost_the_picture() {
     let png = encode_png(&picture(), Some(&parameters("a\0b"))).unwrap();
-    assert!(decode(&png).1.unwrap().starts_with("ab\n"));
+    assert!(decode(&png).latin.unwrap().starts_with("ab\n"));
 }
 
 #[test]
 fn without_metadata_a_png_says_nothing() {
     let png = encode_png(&picture(), None).unwrap();
-    let (pixels, text, unicode) = decode(&png);
-    assert_eq!((pixels, text, unicode), (picture().rgb, None, None));
+    let found = decode(&png);
+    assert_eq!(found.pixels, picture().rgb);
+    assert_eq!((found.latin, found.unicode, found.record), (None, None, None));
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.png");
     fs::write(&path, png).unwrap();
-    assert_eq!(read_parameters(&path).unwrap(), None);
+    assert_eq!(read_prompt(&path).unwrap(), None);
     fs::write(&path, "no PNG").unwrap();
-    assert_eq!(read_parameters(&path).unwrap(), None);
+    assert_eq!(read_prompt(&path).unwrap(), None);
 }
 
 #[test]
 fn prompts_of_other_programs_are_found() {
-    let text = "a cat\nNegative prompt: dogs\nSteps: 20, Sampler: Euler a, CFG scale: 7";
-    assert_eq!(Parameters::prompt_in(text).as_deref(), Some("a cat"));
-    assert_eq!(Parameters::prompt_in("a cat\nSteps: 20, Seed: 1").as_deref(), Some("a cat"));
-    assert_eq!(Parameters::prompt_in("something else"), None);
+    let fields = "Steps: 20, Sampler: Euler a, CFG scale: 7";
+    for (text, prompt) in [
+        (format!("a cat\nNegative prompt: dogs\n{fields}"), "a cat"),
+        ("a cat\nSteps: 20, Seed: 1".into(), "a cat"),
+        // No prompt, with and without a negative one.
+        (fields.into(), ""),
+        (format!("Negative prompt: dogs\n{fields}"), ""),
+        // Several lines, with what resembles fields in them.
+        (
+            format!("a cat, Steps: 3\n on a mat \nNegative prompt: dogs\nand mice\n{fields}"),
+            "a cat, Steps: 3\non a mat",
+        ),
+        // Windows' line ends; fields of forks and of uploads, with lists and quotes.
+        (format!("a cat\r\nNegative prompt: dogs\r\n{fields}"), "a cat"),
+        (
+            format!(
+                "a cat\n{fields}, Lora hashes: \"a: 1, b: 2\", Civitai resources: [{{\"type\":\"lora\"}}]"
+            ),
+            "a cat",
+        ),
+        ("a cat\nCFG scale: 7, Seed: 1, Size: 8x8".into(), "a cat"),
+        // Nothing but a prompt.
+        ("something else".into(), "something else"),
+        ("one, two: three".into(), "one, two: three"),
+        // Forks that write JSON.
+        ("{\"sui_image_params\": {\"prompt\": \"a cat\", \"steps\": 20}}".into(), "a cat"),
+        ("{\"prompt\": \"a cat\", \"seed\": 1}".into(), "a cat"),
+    ] {
+        assert_eq!(prompt_in(&text).as_deref(), Some(prompt), "{text}");
+    }
+    assert_eq!(prompt_in("{\"workflow\": {}}"), None);
+}
+
+/// A folder with `run.json` of this status.
+fn left_by(run: &RunDir, status: Status) {
+    run.write_run(status, &json!({"seed": 42})).unwrap();
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 #[test]
-fn a_run_is_written_line_by_line_and_never_replaced_unasked() {
+fn a_run_is_written_line_by_line() {
     let out = tempfile::tempdir().unwrap();
-    let run = RunDir::new(out.path(), 7, "A photo of a/cat \u{1f600}");
+    let run = OutDir::new(out.path()).claim(7, "A photo of a/cat \u{1f600}").unwrap();
     assert_eq!(run.path(), out.path().join("0007-a-photo-of-a-cat"));
-    run.start(false).unwrap();
     run.write_run(Status::Running, &json!({"prompt": "A photo", "seed": 42})).unwrap();
 
     let trace = run.path().join("trace.jsonl");
@@ -122,48 +174,158 @@ fn a_run_is_written_line_by_line_and_never_replaced_unasked() {
     run.write_particles(&[line]).unwrap();
     let text = fs::read_to_string(run.path().join("particles.jsonl")).unwrap();
     assert_eq!(serde_json::from_str::<Value>(text.trim_end()).unwrap()["path"], "particles/000.png");
-
-    // A killed or failed run is no result; a finished or interrupted one is.
-    RunDir::new(out.path(), 7, "A photo of a/cat").check(false).unwrap();
-    run.write_run(Status::Failed, &json!({"seed": 42})).unwrap();
-    run.check(false).unwrap();
-    for status in [Status::Finished, Status::Interrupted] {
-        run.write_run(status, &json!({"seed": 42})).unwrap();
-        let error = run.start(false).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Usage);
-        let text = error.to_string();
-        assert!(
-            text.contains("0007-a-photo") && text.contains("`output`") && text.contains("`overwrite`"),
-            "{text}"
-        );
-        assert!(run.path().join("particles/000.png").exists(), "a refusal touches nothing");
-    }
-
-    // Overwriting removes what is ours and nothing else.
-    fs::write(run.path().join("notes.txt"), "mine").unwrap();
-    fs::write(run.path().join("particles/cat.png"), "mine").unwrap();
-    run.start(true).unwrap();
-    let mut left: Vec<String> = fs::read_dir(run.path())
-        .unwrap()
-        .chain(fs::read_dir(run.path().join("particles")).unwrap())
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
-    left.sort();
-    assert_eq!(left, ["cat.png", "notes.txt", "particles"]);
+    assert_eq!(run.close().unwrap(), out.path().join("0007-a-photo-of-a-cat"));
 }
 
 #[test]
-fn run_json_carries_schema_and_status_first_and_the_record_in_order() {
+fn runs_number_on_and_never_share_a_folder() {
     let out = tempfile::tempdir().unwrap();
-    let run = RunDir::new(out.path(), 0, "x");
-    run.start(false).unwrap();
+    let dir = OutDir::new(out.path());
+    let claim = |number, prompt: &str| {
+        let run = dir.claim(number, prompt).unwrap();
+        run.path().file_name().unwrap().to_str().unwrap().to_string()
+    };
+    assert_eq!(claim(0, "a star"), "0000-a-star");
+    // Whatever became of it, and whatever the prompt.
+    assert_eq!(claim(0, "a star"), "0001-a-star");
+    assert_eq!(claim(0, "a ring"), "0002-a-ring");
+    assert_eq!(claim(100, "a ring"), "0100-a-ring");
+    assert_eq!(claim(7, "a ring"), "0007-a-ring");
+    assert_eq!(claim(7, "a ring"), "0101-a-ring");
+    // Names that are not of runs do not count.
+    for name in ["9999", "x-a", "20000_a", "123-a"] {
+        fs::create_dir(out.path().join(name)).unwrap();
+    }
+    assert_eq!(claim(7, "a ring"), "0102-a-ring");
+    assert_eq!(claim(12345, "a ring"), "12345-a-ring");
+    assert_eq!(claim(7, "a ring"), "12346-a-ring");
+}
+
+#[test]
+fn runs_at_once_get_folders_of_their_own() {
+    let out = tempfile::tempdir().unwrap();
+    let dir = OutDir::new(&out.path().join("made/by/all"));
+    let claims = std::thread::scope(|scope| {
+        let claim = |prompt: &'static str| {
+            let dir = dir.clone();
+            scope.spawn(move || {
+                (0..20).map(|_| dir.claim(0, prompt).unwrap().path().to_owned()).collect::<Vec<_>>()
+            })
+        };
+        let threads: Vec<_> = ["a", "a", "b", "c"].into_iter().map(claim).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    let mut numbers: Vec<String> =
+        claims.iter().map(|path| path.file_name().unwrap().to_str().unwrap()[..4].to_string()).collect();
+    numbers.sort();
+    assert_eq!(numbers, (0..80).map(|n| format!("{n:04}")).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_result_is_replaced_only_by_a_finished_one_and_files_of_the_user_stay() {
+    let out = tempfile::tempdir().unwrap();
+    let dir = OutDir::new(out.path());
+    let folder = dir.folder(7, "a cat");
+    // Nothing is there: the folder itself.
+    let first = dir.replace(7, "a cat").unwrap();
+    assert_eq!(first.path(), folder);
+    left_by(&first, Status::Finished);
+    for name in ["best.png", "grid.png", "latents.safetensors"] {
+        fs::write(folder.join(name), "old").unwrap();
+    }
+    first.write_png(&RunDir::particle_name(3), &picture(), None).unwrap();
+    assert_eq!(first.close().unwrap(), folder);
+    drop(first);
+    fs::write(folder.join("notes.txt"), "mine").unwrap();
+    fs::write(folder.join("particles/cat.png"), "mine").unwrap();
+
+    // One that fails goes under the next number.
+    let failed = dir.replace(7, "a cat").unwrap();
+    assert_eq!(failed.final_path(), folder);
+    left_by(&failed, Status::Failed);
+    assert_eq!(fs::read(folder.join("best.png")).unwrap(), b"old", "before its end");
+    assert_eq!(failed.close().unwrap(), dir.folder(8, "a cat"));
+    assert_eq!(fs::read(folder.join("best.png")).unwrap(), b"old", "after a failure");
+
+    // One that is killed leaves the old result, and its remains are taken away by the next.
+    let killed = dir.replace(7, "a cat").unwrap();
+    left_by(&killed, Status::Running);
+    drop(killed);
+    assert_eq!(fs::read(folder.join("best.png")).unwrap(), b"old", "after a kill");
+    let second = dir.replace(7, "a cat").unwrap();
+    assert_eq!(names(second.path()), [""; 0]);
+    fs::write(second.path().join("best.png"), "new").unwrap();
+    left_by(&second, Status::Finished);
+    assert_eq!(second.close().unwrap(), folder);
+    assert_eq!(names(&folder), ["best.png", "notes.txt", "particles", "run.json"]);
+    assert_eq!(names(&folder.join("particles")), ["cat.png"]);
+    assert_eq!(fs::read(folder.join("best.png")).unwrap(), b"new");
+    assert_eq!(names(out.path()), ["0007-a-cat", "0008-a-cat"]);
+
+    // An earlier run that is no result is replaced even by a failure.
+    let third = dir.replace(8, "a cat").unwrap();
+    left_by(&third, Status::Interrupted);
+    assert_eq!(third.close().unwrap(), dir.folder(8, "a cat"));
+    assert_eq!(names(out.path()), ["0007-a-cat", "0008-a-cat"]);
+    assert_eq!(dir.finished().into_iter().map(|(path, _)| path).collect::<Vec<_>>(), [folder]);
+}
+
+/// Where the process ended between the two renames of an exchange, or before the old files were gone.
+#[test]
+fn an_exchange_of_folders_that_was_cut_off_is_ended_by_the_next_run() {
+    let out = tempfile::tempdir().unwrap();
+    let dir = OutDir::new(out.path());
+    let (folder, aside) = (dir.folder(0, "a"), out.path().join(".0000-a.old"));
+    fs::create_dir(&aside).unwrap();
+    fs::write(aside.join("best.png"), "old").unwrap();
+    drop(dir.replace(0, "a").unwrap());
+    assert_eq!(fs::read(folder.join("best.png")).unwrap(), b"old");
+
+    fs::create_dir(&aside).unwrap();
+    fs::write(aside.join("best.png"), "older").unwrap();
+    fs::write(aside.join("notes.txt"), "mine").unwrap();
+    drop(dir.replace(0, "a").unwrap());
+    assert_eq!(names(&folder), ["best.png", "notes.txt"]);
+    assert_eq!(fs::read(folder.join("best.png")).unwrap(), b"old");
+    assert!(!aside.exists());
+}
+
+#[test]
+fn a_folder_that_is_being_written_is_not_replaced() {
+    let out = tempfile::tempdir().unwrap();
+    let dir = OutDir::new(out.path());
+    let refused = |number| {
+        for error in [dir.replace(number, "a").unwrap_err(), dir.probe_replace(number, "a").unwrap_err()] {
+            assert_eq!(error.kind(), ErrorKind::Usage);
+            let text = error.to_string();
+            assert!(
+                text.contains("-a") && text.contains("another run") && text.contains("`output`"),
+                "{text}"
+            );
+        }
+    };
+    let running = dir.claim(0, "a").unwrap();
+    refused(0);
+    drop(running);
+    let replacing = dir.replace(0, "a").unwrap();
+    refused(0);
+    drop(replacing);
+    dir.probe_replace(0, "a").unwrap();
+    dir.replace(0, "a").unwrap();
+}
+
+#[test]
+fn run_json_carries_its_status_first_and_the_record_in_order() {
+    let out = tempfile::tempdir().unwrap();
+    let run = OutDir::new(out.path()).claim(0, "x").unwrap();
     run.write_run(Status::Finished, &json!({"zeta": 1, "alpha": f64::NAN, "prompt": "\u{1f600}/\n"}))
         .unwrap();
     let text = fs::read_to_string(run.path().join("run.json")).unwrap();
     let value: Value = serde_json::from_str(&text).unwrap();
-    let record =
-        json!({"schema": SCHEMA, "status": "finished", "zeta": 1, "alpha": null, "prompt": "\u{1f600}/\n"});
-    assert_eq!(value, record);
+    assert_eq!(
+        value,
+        json!({"schema": 1, "status": "finished", "zeta": 1, "alpha": null, "prompt": "\u{1f600}/\n"})
+    );
     let keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(keys, ["schema", "status", "zeta", "alpha", "prompt"]);
 }
@@ -174,11 +336,17 @@ fn an_output_that_cannot_be_written_names_the_option() {
     // A file where the directory should be: holds for every user, root too.
     let blocked = out.path().join("file");
     fs::write(&blocked, "").unwrap();
-    let run = RunDir::new(&blocked, 0, "a star");
-    for error in [run.probe().unwrap_err(), run.start(false).unwrap_err()] {
-        assert_eq!(error.kind(), ErrorKind::Io);
-        let text = error.to_string();
-        assert!(text.contains("0000-a-star") && text.contains("`output`"), "{text}");
+    for blocked in [blocked.clone(), blocked.join("below"), out.path().join("x".repeat(300))] {
+        let dir = OutDir::new(&blocked);
+        for error in [
+            dir.probe().unwrap_err(),
+            dir.claim(0, "a star").unwrap_err(),
+            dir.replace(0, "a star").unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Io);
+            let text = error.to_string();
+            assert!(text.contains(blocked.to_str().unwrap()) && text.contains("`output`"), "{text}");
+        }
     }
     assert!(!Path::new(&blocked).is_dir());
 }
@@ -186,7 +354,8 @@ fn an_output_that_cannot_be_written_names_the_option() {
 #[test]
 fn a_probe_leaves_nothing_behind() {
     let out = tempfile::tempdir().unwrap();
-    RunDir::new(&out.path().join("not/there"), 0, "a star").probe().unwrap();
-    RunDir::new(out.path(), 0, "a star").probe().unwrap();
+    OutDir::new(&out.path().join("not/there")).probe().unwrap();
+    OutDir::new(out.path()).probe().unwrap();
+    OutDir::new(out.path()).probe_replace(0, "a star").unwrap();
     assert_eq!(fs::read_dir(out.path()).unwrap().count(), 0);
 }

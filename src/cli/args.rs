@@ -2,16 +2,16 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
-use super::device::{Bytes, Device};
-use super::flags;
-use crate::error::Result;
+use super::help;
+use super::values::{Auto, Bytes, DeviceChoice, Dtype, Save, Seed, Select, Switch};
 use crate::proposal::Proposal;
+use crate::sampler::{Compat, OnNan};
 
 /// Test-time alignment of diffusion models: Sequential Monte Carlo with reward gradients.
 #[derive(Parser, Debug)]
-#[command(name = "das-cuda", version, propagate_version = true, max_term_width = 110)]
+#[command(name = "das-cuda", version, long_version = help::version(), max_term_width = 110)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -20,91 +20,33 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Draw images aligned to a reward and save them
-    Sample(Sample),
+    #[command(after_help = help::after_sample(), after_long_help = help::after_sample())]
+    Sample(Box<Sample>),
     /// Score existing images, one JSON line per image
     Score(Score),
     /// Predict the cost of `sample` with the same flags: network evaluations, FLOPs, peak memory, time
-    Plan(Sample),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Dtype {
-    /// Single precision
-    Fp32,
-    /// bfloat16 (on the CPU every result is rounded to it and the arithmetic stays f32)
-    Bf16,
-    /// Half precision (on the CPU every result is rounded to it and the arithmetic stays f32)
-    Fp16,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Select {
-    /// The particle of largest weight
-    Argmax,
-    /// One draw from the weights: an asymptotically exact sample of the target
-    Draw,
-    /// Every particle; its weight is in --json and in particles.jsonl
-    All,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Save {
-    /// The selected image only
-    Best,
-    /// The selected image and every particle
-    All,
-    /// Records only
-    None,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Books {
-    Paper,
-    Reference,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum NanPolicy {
-    Drop,
-    Abort,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Switch {
-    On,
-    Off,
-    /// On if the memory that `plan` foretells is more than there is
-    Auto,
-}
-
-/// A choice as it is typed.
-pub fn typed(choice: impl ValueEnum) -> String {
-    choice.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string())
+    Plan(Box<Sample>),
+    /// The rewards there are, and what each needs
+    Rewards,
+    /// The devices there are, one per line: the processor and every GPU, with why one cannot be used
+    Devices,
+    /// Check this machine: driver, libraries, kernels, memory, cache folder, and a run with a known answer on each device
+    Doctor,
+    /// Completions for a shell, on standard output
+    #[command(after_help = help::AFTER_COMPLETIONS)]
+    Completions {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// The manual page (roff), on standard output
+    Man,
 }
 
 /// A proposal by its name; `twisted` is what the field calls the method of DAS.
 fn proposal(text: &str) -> Result<Proposal, String> {
-    if text == "twisted" { Ok(Proposal::Das) } else { text.parse().map_err(|e| flags::report(&e)) }
-}
-
-/// `auto` or a number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Auto {
-    Auto,
-    Exactly(usize),
-}
-
-impl std::str::FromStr for Auto {
-    type Err = String;
-    fn from_str(s: &str) -> Result<Auto, String> {
-        match s {
-            "auto" => Ok(Auto::Auto),
-            n => match n.parse() {
-                Ok(0) | Err(_) => Err("expected `auto` or a whole number of at least 1".into()),
-                Ok(n) => Ok(Auto::Exactly(n)),
-            },
-        }
-    }
+    let names = Proposal::ALL.map(Proposal::name).join(", ");
+    let parsed = if text == "twisted" { Ok(Proposal::Das) } else { text.parse() };
+    parsed.map_err(|_| format!("expected twisted or one of: {names}"))
 }
 
 /// How a GPU is used.
@@ -126,7 +68,8 @@ pub struct Sample {
     /// Prompt; repeat the flag for several
     #[arg(short, long = "prompt", value_name = "TEXT", help_heading = "What to draw")]
     pub prompts: Vec<String>,
-    /// Prompts from a file: one per line (.txt), or objects with `prompt` and, if wanted, `negative_prompt` (.jsonl)
+    /// Prompts from a file, or from standard input with `-`: text with one per line, or JSON (lines, or a list) with
+    /// `prompt` and, if wanted, `negative_prompt`. Blank lines and lines that begin with # are no prompts
     #[arg(long = "prompts", value_name = "FILE", help_heading = "What to draw")]
     pub prompt_file: Option<PathBuf>,
     /// What the image should not show (classifier-free guidance's other branch)
@@ -141,9 +84,16 @@ pub struct Sample {
     /// Image height in pixels [default: the model's own]
     #[arg(short = 'H', long, value_name = "PX", help_heading = "What to draw")]
     pub height: Option<usize>,
-    /// Seed of all randomness, resampling included
-    #[arg(short, long, default_value_t = 42, help_heading = "What to draw")]
-    pub seed: u64,
+    /// Seed of all randomness, resampling included; -1 draws one, which is recorded
+    #[arg(short, long, default_value = "42", allow_negative_numbers = true, help_heading = "What to draw")]
+    pub seed: Seed,
+    /// Draw every prompt this many times, with the seeds SEED, SEED + 1, ...
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "What to draw")]
+    pub count: usize,
+    /// Index of the first prompt. Randomness is keyed by a prompt's index, so that with its index each prompt of a list
+    /// can be drawn alone, and a list in parts
+    #[arg(long, value_name = "K", default_value_t = 0, help_heading = "What to draw")]
+    pub first_index: usize,
     /// Start from these latents (safetensors, one tensor `latents` of shape particles x channels x h x w)
     #[arg(long, value_name = "FILE", help_heading = "What to draw")]
     pub latents: Option<PathBuf>,
@@ -170,7 +120,7 @@ pub struct Sample {
     /// Held-out rewards: reported, never optimised
     #[arg(long = "eval-reward", value_name = "R", help_heading = "Alignment")]
     pub eval_rewards: Vec<String>,
-    /// Strength of the prior, alpha in p(x) exp(r(x)/alpha) [default: the reward's own, 0.2 for `shapes`]
+    /// Strength of the prior, alpha in p(x) exp(r(x)/alpha) [default: the reward's own (below), 0.2 for `shapes`]
     #[arg(long = "kl", visible_aliases = ["alpha", "kl-coeff"], value_name = "ALPHA", help_heading = "Alignment")]
     pub kl: Option<f64>,
     /// How particles are proposed and weighted: das or twisted (gradients and tempering, the paper's method), tds (das
@@ -203,15 +153,15 @@ pub struct Sample {
     #[arg(long, value_name = "F", help_heading = "Alignment")]
     pub ess_threshold: Option<f64>,
     /// What to do about values that are not finite: drop the particle (and say so) or abort with exit code 5
-    #[arg(long, value_enum, default_value_t = NanPolicy::Drop, help_heading = "Alignment")]
-    pub on_nan: NanPolicy,
+    #[arg(long, default_value_t = OnNan::Drop, value_name = "drop|abort", help_heading = "Alignment")]
+    pub on_nan: OnNan,
     /// Whose bookkeeping after a resampling: the paper's, or that of the authors' program, in which twists and gradients do
     /// not travel with their particles. The latter is biased; it is for comparisons with published numbers
-    #[arg(long, value_enum, default_value_t = Books::Paper, help_heading = "Alignment")]
-    pub compat: Books,
+    #[arg(long, default_value_t = Compat::Paper, value_name = "paper|reference", help_heading = "Alignment")]
+    pub compat: Compat,
 
-    /// Output directory; each prompt gets a folder of its own. For one prompt also NAME.png: the selected image goes
-    /// there, the rest into the directory NAME beside it
+    /// Output directory; each prompt gets a folder of its own, numbered on after those that are there. For one prompt also
+    /// NAME.png: the selected image goes there, the rest into the directory NAME beside it
     #[arg(short, long, default_value = "out", value_name = "PATH", help_heading = "Output")]
     pub output: PathBuf,
     /// Which particle is returned (best.png and standard output)
@@ -229,19 +179,23 @@ pub struct Sample {
     /// No generation parameters inside the PNG files
     #[arg(long, help_heading = "Output")]
     pub no_metadata: bool,
-    /// Replace the results of an earlier run
+    /// Replace the results of an earlier run: the folder of the same number (from 0, or --first-index) and prompt, when the
+    /// new result is finished; and NAME.png
     #[arg(long, help_heading = "Output")]
     pub overwrite: bool,
+    /// Do not draw again what the output directory holds already, finished, with the same options
+    #[arg(long, conflicts_with = "overwrite", help_heading = "Output")]
+    pub skip_finished: bool,
     /// Print one JSON object per prompt instead of paths
     #[arg(long, help_heading = "Output")]
     pub json: bool,
-    /// No progress
+    /// No progress, no summary
     #[arg(short, long, help_heading = "Output")]
     pub quiet: bool,
 
-    /// Where to compute: cpu, cuda (the first GPU) or cuda:N
-    #[arg(long, default_value_t = Device::Cpu, help_heading = "Machine")]
-    pub device: Device,
+    /// Where to compute: cpu, cuda (the first GPU), cuda:N, or auto: the first GPU if it can be used, else the CPU
+    #[arg(long, default_value = "auto", help_heading = "Machine")]
+    pub device: DeviceChoice,
     /// Type of weights and intermediate results [default: fp32 on the CPU, bf16 on a GPU]
     #[arg(long, value_enum, help_heading = "Machine")]
     pub dtype: Option<Dtype>,
@@ -253,7 +207,7 @@ pub struct Sample {
     /// Recompute activations in the backward pass instead of keeping them: less memory, a third more time
     #[arg(long, value_enum, default_value_t = Switch::Off, help_heading = "Machine")]
     pub checkpointing: Switch,
-    /// CPU threads [default: all]
+    /// CPU threads [default: one per processor]
     #[arg(long, value_name = "N", help_heading = "Machine")]
     pub threads: Option<usize>,
 }
@@ -272,13 +226,13 @@ pub struct Score {
     /// Prompt for rewards that compare with text [default: the prompt in the PNG's metadata]
     #[arg(short, long, value_name = "TEXT")]
     pub prompt: Option<String>,
-    /// Where to compute: cpu, cuda (the first GPU) or cuda:N
-    #[arg(long, default_value_t = Device::Cpu)]
-    pub device: Device,
+    /// Where to compute: cpu, cuda (the first GPU), cuda:N, or auto: the first GPU if it can be used, else the CPU
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
     /// Type of weights and intermediate results [default: fp32 on the CPU, bf16 on a GPU]
     #[arg(long, value_enum)]
     pub dtype: Option<Dtype>,
-    /// CPU threads [default: all]
+    /// CPU threads [default: one per processor]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
 }

@@ -1,69 +1,25 @@
 //! Where to compute: the processor or one GPU, opened as a backend, with what memory it has.
 
-use std::fmt;
-use std::str::FromStr;
-
-use super::args::{Dtype, Machine};
-use super::memory;
+use super::args::Machine;
+use super::values::{Bytes, Device, DeviceChoice, Dtype};
+use super::{memory, output};
 use crate::backend::Backend;
 use crate::cpu::{Cpu, Round};
-use crate::cuda::{Cuda, Elem, compiles};
+use crate::cuda::{self, Cuda, Elem, compiles};
 use crate::error::Result;
 use crate::meter::Meter;
 
-/// A device by its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Device {
-    Cpu,
-    /// Its number in the driver's order.
-    Cuda(usize),
-}
-
-impl FromStr for Device {
-    type Err = String;
-    fn from_str(s: &str) -> Result<Device, String> {
-        match s {
-            "cpu" => Ok(Device::Cpu),
-            "cuda" => Ok(Device::Cuda(0)),
-            _ => match s.strip_prefix("cuda:").map(str::parse) {
-                Some(Ok(ordinal)) => Ok(Device::Cuda(ordinal)),
-                _ => Err("expected `cpu`, `cuda` (the first GPU) or `cuda:N`".into()),
-            },
-        }
-    }
-}
-
-impl fmt::Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Device::Cpu => f.write_str("cpu"),
-            Device::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
-        }
-    }
-}
-
-/// A number of bytes as it is typed: `20G`, `800M`, `20.5GiB`; a plain number is bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bytes(pub u64);
-
-impl FromStr for Bytes {
-    type Err = String;
-    fn from_str(s: &str) -> Result<Bytes, String> {
-        let wrong = || format!("expected a size such as 20G or 800M, not `{s}`");
-        let digits = s.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let factor = match s[digits.len()..].to_ascii_lowercase().as_str() {
-            "" | "b" => 1.0,
-            "k" | "kb" => 1e3,
-            "m" | "mb" => 1e6,
-            "g" | "gb" => 1e9,
-            "kib" => 1024.0,
-            "mib" => 1_048_576.0,
-            "gib" => 1_073_741_824.0,
-            _ => return Err(wrong()),
-        };
-        let number: f64 = digits.parse().map_err(|_| wrong())?;
-        let bytes = number * factor;
-        if (1.0..1e18).contains(&bytes) { Ok(Bytes(bytes as u64)) } else { Err(wrong()) }
+/// The device that is meant, and for `auto` a line that says which it is.
+pub fn choose(choice: DeviceChoice) -> (Device, Option<String>) {
+    match choice {
+        DeviceChoice::Given(device) => (device, None),
+        DeviceChoice::Auto => match cuda::usable(0) {
+            Ok(gpu) => {
+                let device = Device::Cuda(0);
+                (device, Some(format!("computing on {device} {} (--device cpu: on the processor)", gpu.name)))
+            }
+            Err(why) => (Device::Cpu, Some(format!("computing on the CPU: {}", why.message()))),
+        },
     }
 }
 
@@ -103,7 +59,7 @@ impl Device {
                     Dtype::Fp16 => Elem::F16,
                 };
                 if compiles() {
-                    eprintln!("compiling the kernels for this GPU, once: this takes a minute or more");
+                    output::note("compiling the kernels for this GPU, once: this takes a minute or more");
                 }
                 let mut cuda = Cuda::open(ordinal, elem)?;
                 if machine.no_graph {
@@ -133,36 +89,4 @@ pub struct Opened {
     pub backend: Box<dyn Backend>,
     /// Bytes that can still be taken, where that is known.
     pub available: Option<u64>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn devices_have_names() {
-        for device in [Device::Cpu, Device::Cuda(0), Device::Cuda(3)] {
-            assert_eq!(device.to_string().parse(), Ok(device));
-        }
-        assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));
-        for wrong in ["gpu", "cuda:", "cuda:-1", "cuda:x", "CPU", ""] {
-            assert!(wrong.parse::<Device>().is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn sizes_are_read_in_any_unit() {
-        for (text, bytes) in [
-            ("20G", 20_000_000_000),
-            ("800M", 800_000_000),
-            ("1.5GiB", 1_610_612_736),
-            ("4096", 4096),
-            ("1kb", 1000),
-        ] {
-            assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
-        }
-        for wrong in ["", "G", "-1G", "0", "1T", "nanG", "1e30G"] {
-            assert!(wrong.parse::<Bytes>().is_err(), "{wrong}");
-        }
-    }
 }

@@ -7,6 +7,7 @@ use clap::{Command, CommandFactory};
 use regex::{Captures, Regex};
 
 use super::args::Cli;
+use super::signals;
 use crate::error::{Error, ErrorKind};
 
 /// Options of the library whose flag has another name, and how the flag is printed.
@@ -64,8 +65,8 @@ pub fn report(error: &Error) -> String {
     }
 }
 
-/// The exit code of the program: 1 file I/O, 2 usage, 3 model or format, 4 device or memory, 5 numerical abort,
-/// 130 interrupted.
+/// The exit code of the program: 1 file I/O, 2 usage, 3 model or format, 4 device or memory, 5 numerical abort; 128 and
+/// the signal's number where one interrupted it (130 for Ctrl-C).
 pub fn exit_code(error: &Error) -> u8 {
     match error.kind() {
         ErrorKind::Io => 1,
@@ -73,7 +74,7 @@ pub fn exit_code(error: &Error) -> u8 {
         ErrorKind::Model => 3,
         ErrorKind::Device | ErrorKind::Memory => 4,
         ErrorKind::Numerical => 5,
-        ErrorKind::Interrupted => 130,
+        ErrorKind::Interrupted => signals::requested().unwrap_or(130),
     }
 }
 

@@ -3,12 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
-use super::args::{Sample, Save, Select, Switch};
-use super::device::Device;
+use super::args::Sample;
 use super::prompts::Prompt;
+use super::values::{Device, Save, Select, Switch};
 use crate::error::{Error, Result};
 use crate::proposal::{Need, Proposal};
 use crate::reward::Spec;
+use crate::run::probe_file;
 
 /// The checks that need no model.
 ///
@@ -16,7 +17,6 @@ use crate::reward::Spec;
 /// Usage errors, each with the fix.
 pub fn check(args: &Sample, prompts: &[Prompt], eval_rewards: &[Spec]) -> Result<()> {
     of_method(args)?;
-    of_device(args)?;
     if args.cfg_scale <= 1.0 {
         no_negative(
             prompts,
@@ -58,9 +58,12 @@ fn of_method(args: &Sample) -> Result<()> {
     }
 }
 
-/// Options that only a GPU reads.
-fn of_device(args: &Sample) -> Result<()> {
-    if args.device != Device::Cpu {
+/// Refuses options that only a GPU reads, on another device.
+///
+/// # Errors
+/// Usage errors, each with the fix.
+pub fn of_device(args: &Sample, device: Device) -> Result<()> {
+    if device != Device::Cpu {
         return Ok(());
     }
     let machine = &args.machine;
@@ -119,6 +122,10 @@ pub fn destination(args: &Sample, prompts: &[Prompt]) -> Result<(PathBuf, Option
         let many = format!("one file cannot hold the images of {} prompts", prompts.len());
         return refused(&many, format!("give a directory: -o {}", directory.display()));
     }
+    if args.count > 1 {
+        let many = format!("one file cannot hold the images of --count {}", args.count);
+        return refused(&many, format!("give a directory: -o {}", directory.display()));
+    }
     if args.select == Select::All {
         return refused(
             "one file cannot hold every particle",
@@ -131,13 +138,13 @@ pub fn destination(args: &Sample, prompts: &[Prompt]) -> Result<(PathBuf, Option
     Ok((directory, Some(output.clone())))
 }
 
-/// Refuses to replace a file unasked.
+/// Refuses to replace a file unasked, and one that could not be written when its picture is drawn.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming `-o` and `--overwrite`.
+/// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming `-o` and `--overwrite`; [`ErrorKind::Io`](crate::ErrorKind::Io).
 pub fn unclaimed(file: &Path, overwrite: bool) -> Result<()> {
     if overwrite || !file.exists() {
-        return Ok(());
+        return probe_file(file);
     }
     Err(Error::usage(format!("-o {}: the file is there already", file.display()))
         .fix("choose another name with -o, or replace it with --overwrite"))

@@ -1,20 +1,24 @@
 //! How much memory there is.
 
-use std::fs;
+use sysinfo::System;
 
-/// Bytes that this program can still take, where the system says so (Linux): what is free or can be freed, or the
-/// limit of the container if that is less.
+/// Bytes that this program can still take, where the system says so: what is free or can be freed, or what the limit of
+/// the container (cgroup, version 1 or 2) leaves if that is less.
 pub fn available() -> Option<u64> {
-    let free = in_meminfo(&fs::read_to_string("/proc/meminfo").ok()?)?;
-    let limit =
-        fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
-    Some(limit.map_or(free, |limit: u64| limit.min(free)))
+    let mut system = System::new();
+    system.refresh_memory();
+    let free = Some(system.available_memory()).filter(|bytes| *bytes > 0)?;
+    // What the container's processes hold; caches of files, which it counts too, are given back.
+    let left = system.cgroup_limits().map(|limits| limits.total_memory.saturating_sub(limits.rss));
+    Some(left.map_or(free, |left| left.min(free)))
 }
 
-fn in_meminfo(text: &str) -> Option<u64> {
-    let rest = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kibibytes: u64 = rest.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
+/// Bytes of memory of this machine, or of its container.
+pub fn total() -> u64 {
+    let mut system = System::new();
+    system.refresh_memory();
+    let limit = system.cgroup_limits().map(|limits| limits.total_memory);
+    limit.map_or(system.total_memory(), |limit| limit.min(system.total_memory()))
 }
 
 #[cfg(test)]
@@ -22,10 +26,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn meminfo_is_read_in_bytes() {
-        let text = "MemTotal:       16384 kB\nMemFree:          512 kB\nMemAvailable:    2048 kB\n";
-        assert_eq!(in_meminfo(text), Some(2048 * 1024));
-        assert_eq!(in_meminfo("MemTotal: 16384 kB\n"), None);
-        assert_eq!(in_meminfo(""), None);
+    fn what_is_left_is_some_of_what_there_is() {
+        let (left, all) = (available().expect("a system that tells"), total());
+        assert!(left > 1 << 24 && left <= all, "{left} of {all} bytes");
     }
 }

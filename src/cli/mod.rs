@@ -3,9 +3,13 @@
 
 mod args;
 mod device;
+mod doctor;
 mod flags;
+mod help;
+mod man;
 mod meaning;
 mod memory;
+mod one;
 mod options;
 mod output;
 mod plan;
@@ -16,6 +20,13 @@ mod sample;
 mod save;
 mod score;
 mod session;
+mod signals;
+mod skip;
+mod summary;
+mod threads;
+mod values;
+
+use std::process::ExitCode;
 
 use clap::Parser;
 
@@ -25,32 +36,39 @@ use options::Options;
 
 pub use flags::{exit_code, report};
 
-/// Runs the program; the error decides the exit code.
-///
-/// # Errors
-/// Whatever the command meets.
-pub fn run() -> Result<()> {
+/// Runs the program as it was called. What failed is said on stderr, and in the exit code: see [`exit_code`].
+pub fn run() -> ExitCode {
     match command(Cli::parse().command) {
-        Err(error) if output::reader_left(&error) => Ok(()),
-        outcome => outcome,
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if output::reader_left(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Where stderr is closed, the exit code still tells.
+            output::note(format_args!("error: {}", flags::report(&error)));
+            ExitCode::from(exit_code(&error))
+        }
     }
 }
 
 fn command(command: Command) -> Result<()> {
     match command {
         Command::Sample(args) => {
-            options::threads(args.threads)?;
+            threads::start(args.threads)?;
             // For the record: what is no UTF-8 is shown as well as it can be.
             let typed = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
             sample::run(Options::resolve(&args)?, typed)
         }
         Command::Plan(args) => {
-            options::threads(args.threads)?;
+            threads::start(args.threads)?;
             plan::run(Options::resolve(&args)?)
         }
         Command::Score(args) => {
-            options::threads(args.threads)?;
+            threads::start(args.threads)?;
             score::run(&args)
         }
+        Command::Rewards => output::bytes(help::rewards().as_bytes()),
+        Command::Devices => doctor::devices(),
+        Command::Doctor => doctor::run(),
+        Command::Completions { shell } => output::bytes(&man::completions(shell)),
+        Command::Man => output::bytes(&man::page()?),
     }
 }

@@ -3,10 +3,10 @@
 
 use std::path::PathBuf;
 
-use super::args::{Auto, Books, Dtype, Machine, NanPolicy, Sample, Save, Select, Switch};
-use super::device::Device;
-use super::meaning;
+use super::args::{Machine, Sample};
 use super::prompts::{self, Prompt};
+use super::values::{Auto, Device, Dtype, Save, Select, Switch};
+use super::{device, meaning};
 use crate::error::{Error, Result};
 use crate::proposal::Proposal;
 use crate::reward::{Kind, Spec};
@@ -17,6 +17,10 @@ use crate::smc::{Resampler, Rules, Tempering};
 #[derive(Clone, Debug)]
 pub struct Options {
     pub prompts: Vec<Prompt>,
+    /// Draws of each prompt, with the seeds from `seed` on.
+    pub count: usize,
+    /// Index of the first prompt.
+    pub first_index: usize,
     /// `None`: the embedded model.
     pub model: Option<PathBuf>,
     pub width: Option<usize>,
@@ -49,6 +53,7 @@ pub struct Options {
     pub grid: bool,
     pub metadata: bool,
     pub overwrite: bool,
+    pub skip_finished: bool,
     pub json: bool,
     pub quiet: bool,
     pub device: Device,
@@ -56,6 +61,8 @@ pub struct Options {
     pub machine: Machine,
     pub micro_batch: Auto,
     pub checkpointing: Switch,
+    /// What the user should know of how the options were understood.
+    pub notes: Vec<String>,
 }
 
 /// Alpha for the aesthetic head of the embedded model, whose ratings spread wider than those of the head that the
@@ -65,11 +72,29 @@ const SHAPES_KL: f64 = 0.2;
 /// Most particles per prompt: ancestors and file names are made for this many.
 const MOST_PARTICLES: usize = 1 << 20;
 
+/// Prompts' indices are below this: they key the noise.
+const MOST_PROMPTS: usize = 1 << 28;
+
 impl Options {
     /// # Errors
     /// Usage errors, each with the flag that would fix it.
     pub fn resolve(args: &Sample) -> Result<Options> {
-        let prompts = prompts::collect(&args.prompts, args.prompt_file.as_deref(), &args.negative_prompt)?;
+        let (prompts, note) =
+            prompts::collect(&args.prompts, args.prompt_file.as_deref(), &args.negative_prompt)?;
+        let mut notes: Vec<String> = note.into_iter().collect();
+        if args.count == 0 {
+            return Err(Error::usage("--count 0: nothing to draw").fix("give --count at least 1"));
+        }
+        let numbers = prompts.len().checked_mul(args.count).filter(|all| *all <= MOST_PROMPTS);
+        if numbers.is_none() || args.first_index > MOST_PROMPTS - prompts.len() {
+            return Err(Error::usage(format!(
+                "{} prompts from index {}, each {} times, are more than {MOST_PROMPTS}",
+                prompts.len(),
+                args.first_index,
+                args.count
+            ))
+            .fix("give --first-index or --count a smaller number, or draw the prompts in parts"));
+        }
         // The embedded model's defaults fit a minute on two cores; elsewhere those of the DAS program hold.
         let embedded = args.model.is_none();
         let steps = args.steps.unwrap_or(if embedded { 50 } else { 100 });
@@ -102,14 +127,19 @@ impl Options {
             Spec::parse_all("reward", if args.rewards.is_empty() { &default_reward } else { &args.rewards })?;
         let eval_rewards = Spec::parse_all("eval_reward", &args.eval_rewards)?;
         meaning::check(args, &prompts, &eval_rewards)?;
+        let (device, note) = device::choose(args.device);
+        notes.extend(note);
+        meaning::of_device(args, device)?;
         let (output, image) = meaning::destination(args, &prompts)?;
         let own_head = embedded && rewards.iter().any(|r| r.kind == Kind::Aesthetic && r.path.is_none());
         Ok(Options {
             prompts,
+            count: args.count,
+            first_index: args.first_index,
             model: args.model.clone(),
             width: args.width,
             height: args.height,
-            seed: args.seed,
+            seed: args.seed.resolve(),
             latents: args.latents.clone(),
             steps,
             cfg_scale: args.cfg_scale,
@@ -122,14 +152,8 @@ impl Options {
             chains: particles,
             rules: rules(args, steps)?,
             tempering_start: args.tempering_start,
-            on_nan: match args.on_nan {
-                NanPolicy::Drop => OnNan::Drop,
-                NanPolicy::Abort => OnNan::Abort,
-            },
-            compat: match args.compat {
-                Books::Paper => Compat::Paper,
-                Books::Reference => Compat::Reference,
-            },
+            on_nan: args.on_nan,
+            compat: args.compat,
             output,
             image,
             select: args.select,
@@ -138,13 +162,15 @@ impl Options {
             grid: !args.no_grid,
             metadata: !args.no_metadata,
             overwrite: args.overwrite,
+            skip_finished: args.skip_finished,
             json: args.json,
             quiet: args.quiet,
-            device: args.device,
-            dtype: args.dtype.unwrap_or(args.device.default_dtype()),
+            device,
+            dtype: args.dtype.unwrap_or(device.default_dtype()),
             machine: args.machine.clone(),
             micro_batch: args.micro_batch,
             checkpointing: args.checkpointing,
+            notes,
         })
     }
 }
@@ -173,17 +199,4 @@ fn finite(flag: &str, value: f64, lo: f64, hi: f64) -> Result<()> {
         return Ok(());
     }
     Err(Error::usage(format!("{flag} {value}: out of range")).fix(format!("give a number from {lo} to {hi}")))
-}
-
-/// Sets the number of CPU threads for the whole program.
-pub fn threads(count: Option<usize>) -> Result<()> {
-    let Some(count) = count else { return Ok(()) };
-    if count == 0 {
-        return Err(Error::usage("--threads 0: no thread would work").fix("give --threads at least 1"));
-    }
-    rayon::ThreadPoolBuilder::new().num_threads(count).build_global().map_err(|e| {
-        Error::device(format!("--threads {count}: the threads cannot be started"))
-            .because(e)
-            .fix("give --threads a smaller number")
-    })
 }

@@ -3,25 +3,59 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::sync::{Mutex, PoisonError};
+
+use indicatif::ProgressBar;
 
 use crate::error::{Error, Result};
+
+/// The bar that lines must not tear.
+static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// Lines are written beside this bar from now on.
+pub fn beside(bar: Option<ProgressBar>) {
+    *BAR.lock().unwrap_or_else(PoisonError::into_inner) = bar;
+}
+
+/// Writes without tearing the bar.
+fn write<T>(f: impl FnOnce() -> T) -> T {
+    let bar = BAR.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    match bar {
+        Some(bar) => bar.suspend(f),
+        None => f(),
+    }
+}
 
 /// A line of results on standard output.
 ///
 /// # Errors
 /// [`ErrorKind::Io`](crate::ErrorKind::Io) where it cannot be written; see [`reader_left`].
 pub fn line(text: impl Display) -> Result<()> {
+    let written = write(|| {
+        let mut out = io::stdout().lock();
+        writeln!(out, "{text}").and_then(|()| out.flush())
+    });
+    written.map_err(unwritten)
+}
+
+/// Bytes on standard output, as they are.
+///
+/// # Errors
+/// As [`line`].
+pub fn bytes(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|e| {
-        Error::io("standard output cannot be written")
-            .because(e)
-            .fix("send it where there is room; the files of finished prompts are complete")
-    })
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(unwritten)
+}
+
+fn unwritten(e: io::Error) -> Error {
+    Error::io("standard output cannot be written")
+        .because(e)
+        .fix("send it where there is room; the files of finished prompts are complete")
 }
 
 /// A line on stderr, in one piece. If it cannot be written, there is nobody to tell.
 pub fn note(text: impl Display) {
-    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
+    let _ = write(|| io::stderr().write_all(format!("{text}\n").as_bytes()));
 }
 
 /// Whether whoever read the results has seen enough, as `head` does: no failure, but nothing more to do.

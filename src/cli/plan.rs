@@ -5,15 +5,14 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::args::{Auto, Switch};
-use super::device::{Bytes, Device};
 use super::options::Options;
-use super::session::{self, Session};
+use super::session::{self, Draw, Session};
+use super::values::{Auto, Bytes, Device, Switch};
 use super::{memory, output};
 use crate::backend::Backend;
 use crate::cpu::Cpu;
 use crate::error::Result;
-use crate::meter::Counts;
+use crate::meter::{Counts, Meter};
 use crate::proposal::{Proposal, best_of_n_at_equal_cost};
 use crate::reward::Reward;
 use crate::run::SCHEMA;
@@ -32,24 +31,39 @@ pub struct Plan {
     pub micro_batch: usize,
 }
 
-/// Counts one prompt's run on the meter: loading, all of its steps, and the scores of the final images.
+/// Counts one draw of a prompt on the meter: loading, all of its steps, and the scores of the final images.
 ///
 /// # Errors
 /// As the run itself.
 pub fn count(options: &Options) -> Result<Plan> {
     let meter = options.device.meter(options.dtype);
+    let session = Session::open(&meter, options)?;
+    count_in(session, &meter, options)
+}
+
+/// The cost of another method with the run's options, whether or not the run's chain suits that method: a guided method
+/// refuses a chain without noise, which costs what a chain with noise costs.
+fn count_instead(options: &Options, proposal: Proposal) -> Result<Plan> {
+    let meter = options.device.meter(options.dtype);
     let mut session = Session::open(&meter, options)?;
+    session.schedule.steps.iter_mut().for_each(|step| step.variance = 1.0);
+    let rules = proposal.rules(options.steps);
+    count_in(session, &meter, &Options { proposal, rules, ..options.clone() })
+}
+
+fn count_in(mut session: Session<'_>, meter: &Meter, options: &Options) -> Result<Plan> {
     let weights = meter.memory().live;
     let (schedule, kl) = (session.schedule.clone(), session.kl);
     let evaluations = session::evaluations(options, &session.pipeline);
     let micro_batch = session.micro_batch(options);
     let (target, _) = session.target(options, &options.prompts[0], 0)?;
     meter.reset_counts();
+    let draw = Draw { index: 0, seed: options.seed };
     let population =
-        session::sampler(&meter, &target, &schedule, options, kl, 0, None)?.run()?.swap_remove(0);
+        session::sampler(meter, &target, &schedule, options, kl, draw, None)?.run()?.swap_remove(0);
     let sampling = meter.counts();
     drop(target);
-    session.judge(options, &population.images, &session::pictures(&meter, &population.images)?)?;
+    session.judge(options, &population.images, &session::pictures(meter, &population.images)?)?;
     Ok(Plan {
         counts: meter.counts(),
         sampling,
@@ -107,12 +121,11 @@ fn at_equal_cost(options: Options) -> Result<Options> {
     if options.proposal != Proposal::BestOfN {
         return Ok(options);
     }
-    let mut plain = Options { chains: 1, eval_rewards: Vec::new(), ..options.clone() };
+    let plain = Options { chains: 1, eval_rewards: Vec::new(), ..options.clone() };
     let cost = count(&plain)?.sampling.flops as f64;
     let differentiable = Session::open(&options.device.meter(options.dtype), &plain)?.reward.differentiable();
-    plain.proposal = if differentiable { Proposal::Das } else { Proposal::Bootstrap };
-    plain.rules = plain.proposal.rules(plain.steps);
-    let ratio = count(&plain)?.sampling.flops as f64 / cost;
+    let guided = if differentiable { Proposal::Das } else { Proposal::Bootstrap };
+    let ratio = count_instead(&plain, guided)?.sampling.flops as f64 / cost;
     Ok(Options { chains: best_of_n_at_equal_cost(options.particles, ratio), ..options })
 }
 
@@ -164,10 +177,13 @@ fn fastest(mut f: impl FnMut() -> Result<()>) -> Result<f64> {
 /// # Errors
 /// As [`count`].
 pub fn run(options: Options) -> Result<()> {
+    if !options.quiet {
+        options.notes.iter().for_each(output::note);
+    }
     let available = available(&options)?;
     let options = settle(options, available)?;
     let plan = count(&options)?;
-    let prompts = options.prompts.len() as u64;
+    let prompts = (options.prompts.len() * options.count) as u64;
     let seconds = match options.device {
         Device::Cpu => Some(seconds(&plan.counts)? * prompts as f64),
         // Small products say nothing about a GPU, and large ones are a benchmark.

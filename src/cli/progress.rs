@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::output;
-use crate::error::Result;
 
 /// Shortest time between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -30,7 +29,9 @@ impl Progress {
         }
         let style = ProgressStyle::with_template("{bar:32} {pos}/{len}  {eta} left  {wide_msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
-        Progress::Bar(ProgressBar::new(total).with_style(style))
+        let bar = ProgressBar::new(total).with_style(style);
+        output::beside(Some(bar.clone()));
+        Progress::Bar(bar)
     }
 
     /// One more step is done; `message` says how it stands.
@@ -53,27 +54,32 @@ impl Progress {
         }
     }
 
-    /// A result, to standard output, without tearing the bar.
-    ///
-    /// # Errors
-    /// As [`output::line`].
-    pub fn result(&self, line: &str) -> Result<()> {
-        match self {
-            Progress::Bar(bar) => bar.suspend(|| output::line(line)),
-            _ => output::line(line),
-        }
-    }
-
     /// A line that must be seen even when quiet.
     pub fn warn(&self, message: &str) {
-        match self {
-            Progress::Bar(bar) => bar.suspend(|| output::note(format_args!("warning: {message}"))),
-            _ => output::note(format_args!("warning: {message}")),
+        output::note(format_args!("warning: {message}"));
+    }
+
+    /// What a result was like; nothing when quiet.
+    pub fn summary(&self, line: &str) {
+        if !matches!(self, Progress::Quiet) {
+            output::note(line);
         }
     }
 
-    pub fn finish(&self) {
+    /// A prompt of `steps` steps is not drawn.
+    pub fn skip(&mut self, steps: u64) {
+        match self {
+            Progress::Bar(bar) => bar.inc(steps),
+            Progress::Lines { total, .. } => *total -= steps,
+            Progress::Quiet => {}
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
         if let Progress::Bar(bar) = self {
+            output::beside(None);
             bar.finish_and_clear();
         }
     }

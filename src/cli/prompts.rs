@@ -1,11 +1,25 @@
-//! Prompts from the command line and from files.
+//! Prompts from the command line and from files, which are told apart by what is in them and not by their names:
+//!
+//! - text: one prompt per line; blank lines, and lines that begin with `#`, are no prompts;
+//! - JSON: a list of prompts, or one; JSON lines: a prompt per line, blank lines and `#` as in text. A prompt is a string,
+//!   or an object with `prompt` and, if wanted, `negative_prompt`.
+//!
+//! Lines end with LF, CRLF or CR; a byte order mark is skipped; `-` is standard input.
 
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::error::{Error, Result};
+
+/// Most bytes of a file: a device or an endless pipe is no list of prompts.
+const MOST_BYTES: u64 = 1 << 28;
+
+/// What a prompt may look like in JSON, for messages.
+const OBJECT: &str = "{\"prompt\": \"...\"}, with \"negative_prompt\" if wanted";
 
 /// One thing to draw.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,100 +28,272 @@ pub struct Prompt {
     pub negative: String,
 }
 
-/// A line of a `.jsonl` prompt file.
+/// A prompt in JSON.
+enum Entry {
+    Text(String),
+    Object(Object),
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
+struct Object {
     prompt: String,
     negative_prompt: Option<String>,
 }
 
-/// All prompts in order: those of `-p` first, then the file's. `negative` applies where a line has none.
+impl Entry {
+    fn of(value: Value) -> serde_json::Result<Entry> {
+        match value {
+            Value::String(text) => Ok(Entry::Text(text)),
+            object => serde_json::from_value(object).map(Entry::Object),
+        }
+    }
+
+    fn prompt(self, negative: &str) -> Prompt {
+        let (text, own) = match self {
+            Entry::Text(text) => (text, None),
+            Entry::Object(object) => (object.prompt, object.negative_prompt),
+        };
+        Prompt { text, negative: own.unwrap_or_else(|| negative.into()) }
+    }
+}
+
+/// All prompts in order: those of `-p` first, then the file's. `negative` applies where an entry has none. The second
+/// part is what the user should know of how the file was read.
 ///
 /// # Errors
-/// No prompt at all; a file that cannot be read, is empty, is not UTF-8, or has a malformed line.
-pub fn collect(given: &[String], file: Option<&Path>, negative: &str) -> Result<Vec<Prompt>> {
+/// No prompt at all; a file that cannot be read, holds none, is no UTF-8 text, or has a malformed line.
+pub fn collect(
+    given: &[String],
+    file: Option<&Path>,
+    negative: &str,
+) -> Result<(Vec<Prompt>, Option<String>)> {
     let mut prompts: Vec<Prompt> =
         given.iter().map(|text| Prompt { text: text.clone(), negative: negative.into() }).collect();
+    let mut note = None;
     if let Some(path) = file {
-        prompts.extend(read(path, negative)?);
+        let name = if path == Path::new("-") { "-".into() } else { path.display().to_string() };
+        let (found, comments) = read(path)
+            .map_err(|e| Error::usage("cannot be read").because(e).fix("check the path given to --prompts"))
+            .and_then(|bytes| parse(bytes, path, negative))
+            .map_err(|e| e.context(format!("--prompts {name}")))?;
+        prompts.extend(found);
+        note = (comments > 0).then(|| {
+            format!("--prompts {name}: lines that begin with # are comments, {comments} of them left out")
+        });
     }
     if prompts.is_empty() {
         return Err(Error::usage("no prompt").fix("say what to draw, for example -p \"a red star\""));
     }
-    Ok(prompts)
+    Ok((prompts, note))
 }
 
-fn read(path: &Path, negative: &str) -> Result<Vec<Prompt>> {
-    let name = path.display();
-    let bytes = fs::read(path).map_err(|e| {
-        Error::usage(format!("--prompts {name}: cannot be read"))
-            .because(e)
-            .fix("check the path given to --prompts")
-    })?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        Error::usage(format!("--prompts {name}: not UTF-8 text")).because(e).fix("save the file as UTF-8")
-    })?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    let json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl"));
-    let mut prompts = Vec::new();
-    for (number, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
-        if !json {
-            prompts.push(Prompt { text: line.trim().into(), negative: negative.into() });
-            continue;
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let source: &mut dyn Read =
+        if path == Path::new("-") { &mut io::stdin() } else { &mut File::open(path)? };
+    source.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > MOST_BYTES {
+        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, "more than 256 MiB")),
+        false => Ok(bytes),
+    }
+}
+
+/// The prompts, and the number of comments among them.
+fn parse(bytes: Vec<u8>, path: &Path, negative: &str) -> Result<(Vec<Prompt>, usize)> {
+    let text = String::from_utf8(bytes)
+        .map_err(|e| Error::usage("not UTF-8 text").because(e).fix("save the file as UTF-8"))?;
+    if text.contains('\0') {
+        return Err(Error::usage("holds NUL characters, so it is no text").fix("save the file as UTF-8"));
+    }
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text).replace("\r\n", "\n").replace('\r', "\n");
+    let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    let nothing = || Error::usage("the file holds no prompt").fix("write one prompt per line, or use -p");
+    if let Some(entries) = whole(&text, &ending)? {
+        let prompts: Vec<_> = entries.into_iter().map(|entry| entry.prompt(negative)).collect();
+        return if prompts.is_empty() { Err(nothing()) } else { Ok((prompts, 0)) };
+    }
+    let numbered = text.lines().map(str::trim).enumerate().map(|(i, line)| (i + 1, line));
+    let (comments, lines): (Vec<_>, Vec<_>) =
+        numbered.filter(|(_, line)| !line.is_empty()).partition(|(_, line)| line.starts_with('#'));
+    let Some((_, first)) = lines.first() else { return Err(nothing()) };
+    refuse_table(first, &ending)?;
+    let named = matches!(ending.as_str(), "jsonl" | "ndjson");
+    let prompts = if named || is_object(first) {
+        lines.into_iter().map(|(number, line)| Ok(entry(line, number)?.prompt(negative))).collect()
+    } else {
+        plain(&lines, negative)
+    };
+    Ok((prompts?, comments.len()))
+}
+
+/// The entries of a file that is one JSON value: a list, or a prompt over several lines.
+fn whole(text: &str, ending: &str) -> Result<Option<Vec<Entry>>> {
+    let text = text.trim();
+    let inner = text.strip_prefix('[').map(str::trim_start);
+    let list = inner.is_some_and(|inner| inner.starts_with(['{', '"', ']']));
+    let value: Value = match serde_json::from_str(text) {
+        Ok(value @ (Value::Array(_) | Value::Object(_))) => value,
+        // Several objects are JSON lines.
+        Err(e) if list || (ending == "json" && !is_object(text.lines().next().unwrap_or_default())) => {
+            let fix = format!("write {OBJECT}, or a list of such");
+            return Err(Error::usage("not a list of prompts in JSON").because(e).fix(fix));
         }
-        let line: Line = serde_json::from_str(line).map_err(|e| {
-            Error::usage(format!("--prompts {name}, line {}: not a prompt object", number + 1))
+        _ => return Ok(None),
+    };
+    let values = match value {
+        // A list of words that JSON happens to read, such as `[1]`, is a prompt unless the name says otherwise.
+        Value::Array(_) if !list && ending != "json" => return Ok(None),
+        Value::Array(values) => values,
+        one => vec![one],
+    };
+    let entry = |(i, value)| {
+        Entry::of(value).map_err(|e| {
+            Error::usage(format!("prompt {} of the list: not a prompt in JSON", i + 1))
                 .because(e)
-                .fix("each line is {\"prompt\": \"...\"}, with \"negative_prompt\" if wanted")
-        })?;
-        let negative = line.negative_prompt.unwrap_or_else(|| negative.into());
-        prompts.push(Prompt { text: line.prompt, negative });
+                .fix(format!("each is a string or {OBJECT}"))
+        })
+    };
+    values.into_iter().enumerate().map(entry).collect::<Result<_>>().map(Some)
+}
+
+/// Tables are refused: which column is the prompt, and how it is quoted, would be a guess.
+fn refuse_table(first: &str, ending: &str) -> Result<()> {
+    let header = [',', ';', '\t'].iter().any(|separator| {
+        let cells = || first.split(*separator).map(|cell| cell.trim().trim_matches('"'));
+        cells().count() > 1 && cells().any(|cell| ["prompt", "negative_prompt"].contains(&cell))
+    });
+    if !header && !["csv", "tsv"].contains(&ending) {
+        return Ok(());
     }
-    if prompts.is_empty() {
-        return Err(Error::usage(format!("--prompts {name}: the file holds no prompt"))
-            .fix("write one prompt per line, or use -p"));
+    Err(Error::usage("looks like a table (CSV or TSV), which is not read")
+        .fix(format!("write one prompt per line (.txt), or JSON lines (.jsonl) of {OBJECT}")))
+}
+
+/// Lines of text, none of which is JSON.
+fn plain(lines: &[(usize, &str)], negative: &str) -> Result<Vec<Prompt>> {
+    if let Some((number, _)) = lines.iter().find(|(_, line)| is_object(line)) {
+        return Err(Error::usage(format!("line {number} is a JSON object, among lines of text"))
+            .fix("write text only, or JSON lines only"));
     }
-    Ok(prompts)
+    let quoted = |line: &str| serde_json::from_str::<String>(line).is_ok();
+    if lines.iter().all(|(_, line)| quoted(line)) {
+        return Err(Error::usage("every line is in double quotes").fix(
+            "leave them out if they are no part of the prompts; else write {\"prompt\": \"\\\"...\\\"\"}",
+        ));
+    }
+    Ok(lines.iter().map(|(_, line)| Prompt { text: (*line).into(), negative: negative.into() }).collect())
+}
+
+/// Whether a line is, or begins as, a JSON object; `{red|blue} star` does not.
+fn is_object(line: &str) -> bool {
+    let Some(inner) = line.strip_prefix('{') else { return false };
+    inner.trim_start().starts_with(['"', '}']) || inner.trim_start().is_empty()
+}
+
+fn entry(line: &str, number: usize) -> Result<Entry> {
+    serde_json::from_str(line).and_then(Entry::of).map_err(|e| {
+        Error::usage(format!("line {number}: not a prompt in JSON"))
+            .because(e)
+            .fix(format!("each line is a string or {OBJECT}"))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn file(name: &str, content: &[u8]) -> (tempfile::TempDir, std::path::PathBuf) {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let path = dir.path().join(name);
-        fs::write(&path, content).expect("a file in it");
-        (dir, path)
+    fn texts(name: &str, content: &str) -> Result<Vec<(String, String)>> {
+        let (prompts, _) = parse(content.into(), Path::new(name), "n")?;
+        Ok(prompts.into_iter().map(|p| (p.text, p.negative)).collect())
+    }
+
+    fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+        expected.iter().map(|(text, negative)| ((*text).into(), (*negative).into())).collect()
+    }
+
+    const NAMES: [&str; 6] = ["p.txt", "p.jsonl", "p.ndjson", "p", "-", "/dev/fd/63"];
+
+    #[test]
+    fn text_holds_a_prompt_per_line_in_every_convention() {
+        for content in [
+            "\u{feff}# mine\r\na star\r\n\r\n  a ring, \"red\" \r\n",
+            "a star\n \n# no prompt\na ring, \"red\"",
+            "a star\ra ring, \"red\"\r",
+        ] {
+            let expected = pairs(&[("a star", "n"), ("a ring, \"red\"", "n")]);
+            assert_eq!(texts("p.txt", content).unwrap(), expected, "{content:?}");
+            assert_eq!(texts("-", content).unwrap(), expected);
+        }
+        // Syntax of other programs that resembles JSON.
+        for line in ["{red|blue} star", "[star:ring:0.5]", "[[star]]", "{{star}}", "prompt, of a kind"] {
+            let other = format!("a ring\n{line}");
+            assert_eq!(texts("p.txt", &other).unwrap(), pairs(&[("a ring", "n"), (line, "n")]));
+        }
+        assert_eq!(texts("p.txt", "{red|blue} star").unwrap(), pairs(&[("{red|blue} star", "n")]));
     }
 
     #[test]
-    fn text_files_hold_a_prompt_per_line_and_follow_the_flags() {
-        let (_dir, path) = file("p.txt", "\u{feff}a star\r\n\n  a ring \n".as_bytes());
-        let prompts = collect(&["first".into()], Some(&path), "ugly").expect("valid");
-        let texts: Vec<_> = prompts.iter().map(|p| p.text.as_str()).collect();
-        assert_eq!(texts, ["first", "a star", "a ring"]);
+    fn json_is_known_by_its_content_whatever_the_name() {
+        let lines =
+            "\u{feff}{\"prompt\":\"a\"}\r\n\r\n# note\r\n{\"prompt\":\"b\",\"negative_prompt\":\"c\"}\r\n";
+        let list = "[\n  {\"prompt\": \"a\"},\n  {\"prompt\": \"b\", \"negative_prompt\": \"c\"}\n]\n";
+        for name in NAMES.into_iter().chain(["p.json"]) {
+            for content in [lines, list] {
+                assert_eq!(
+                    texts(name, content).unwrap(),
+                    pairs(&[("a", "n"), ("b", "c")]),
+                    "{name} {content}"
+                );
+            }
+            assert_eq!(texts(name, "[\"a\", \"b\"]").unwrap(), pairs(&[("a", "n"), ("b", "n")]), "{name}");
+            let over_lines = "{\n  \"prompt\": \"a\"\n}\n";
+            assert_eq!(texts(name, over_lines).unwrap(), pairs(&[("a", "n")]), "{name}");
+        }
+        assert_eq!(texts("p.jsonl", "\"a\"\n\"b\"").unwrap(), pairs(&[("a", "n"), ("b", "n")]));
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused_with_its_place() {
+        for (name, content, says) in [
+            ("p.txt", "\n \n", "no prompt"),
+            ("p.txt", "# all\n# comments", "no prompt"),
+            ("p.txt", "[]", "no prompt"),
+            ("p.txt", "a\0b", "NUL"),
+            ("p.jsonl", "{\"prompt\":\"a\"}\n{\"promt\":\"b\"}\n", "line 2"),
+            ("p.txt", "{\"prompt\":\"a\"}\na star\n", "line 2"),
+            ("p.txt", "a star\n{\"prompt\":\"a\"}\n", "line 2 is a JSON object"),
+            ("p.txt", "{\"prompt\":\"a\"\n", "line 1"),
+            ("p.txt", "[{\"prompt\":\"a\"},\n", "list of prompts in JSON"),
+            ("p.json", "a star", "JSON"),
+            ("p.json", "{\"caption\": \"a\"}", "caption"),
+            ("p.jsonl", "a star", "line 1"),
+            ("p.txt", "\"a\"\n\"b\"", "double quotes"),
+            ("p.csv", "a star\na ring", "table"),
+            ("-", "id,prompt\n1,a star", "table"),
+            ("p.txt", "\"prompt\";\"seed\"\n\"a\";1", "table"),
+            ("p.tsv", "a", "table"),
+        ] {
+            let error = match parse(content.into(), Path::new(name), "") {
+                Ok((prompts, _)) => panic!("{name} {content:?}: {prompts:?}"),
+                Err(e) => e.to_string(),
+            };
+            assert!(error.contains(says) && error.contains("fix:"), "{name} {content:?}: {error}");
+        }
+        let binary = parse(vec![0xff, 0xfe, 0x61, 0x00], Path::new("p.txt"), "").unwrap_err().to_string();
+        assert!(binary.contains("UTF-8"), "{binary}");
+        assert!(collect(&[], None, "").unwrap_err().to_string().contains("-p"));
+    }
+
+    #[test]
+    fn prompts_of_the_command_line_come_first_and_comments_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p.txt");
+        std::fs::write(&path, "# one\na star\n#two\n").unwrap();
+        let (prompts, note) = collect(&["first".into()], Some(&path), "ugly").unwrap();
+        assert_eq!(prompts.iter().map(|p| p.text.as_str()).collect::<Vec<_>>(), ["first", "a star"]);
         assert!(prompts.iter().all(|p| p.negative == "ugly"));
-    }
-
-    #[test]
-    fn json_lines_may_carry_their_own_negative_prompt() {
-        let (_dir, path) =
-            file("p.jsonl", b"{\"prompt\":\"a\"}\n{\"prompt\":\"b\",\"negative_prompt\":\"c\"}\n");
-        let prompts = collect(&[], Some(&path), "n").expect("valid");
-        assert_eq!(prompts[0], Prompt { text: "a".into(), negative: "n".into() });
-        assert_eq!(prompts[1], Prompt { text: "b".into(), negative: "c".into() });
-    }
-
-    #[test]
-    fn what_cannot_be_used_is_named_with_its_line() {
-        let (_a, empty) = file("p.txt", b"\n \n");
-        assert!(collect(&[], Some(&empty), "").expect_err("empty").to_string().contains("no prompt"));
-        let (_b, wrong) = file("p.jsonl", b"{\"prompt\":\"a\"}\n{\"promt\":\"b\"}\n");
-        assert!(collect(&[], Some(&wrong), "").expect_err("wrong key").to_string().contains("line 2"));
-        let (_c, binary) = file("p.txt", &[0xff, 0xfe, 0x00]);
-        assert!(collect(&[], Some(&binary), "").expect_err("binary").to_string().contains("UTF-8"));
-        assert!(collect(&[], None, "").expect_err("nothing").to_string().contains("-p"));
+        let note = note.unwrap();
+        assert!(note.contains("2 of them") && note.contains("p.txt"), "{note}");
     }
 }

@@ -4,17 +4,15 @@
 
 use serde_json::{Map, Value, json};
 
-use super::args::typed;
-use super::device::Bytes;
 use super::options::Options;
 use super::prompts::Prompt;
-use super::session::{self, Session};
+use super::session::{self, Draw, Session};
+use super::values::{Bytes, typed};
 use crate::error::Result;
 use crate::model::files::FileHash;
 use crate::proposal::Proposal;
 use crate::reward::Spec;
 use crate::run::sha256_file;
-use crate::sampler::{Compat, OnNan};
 use crate::smc::{Floor, Rules, Tempering};
 
 /// Every option, under the name of its flag.
@@ -26,15 +24,18 @@ pub struct Choices {
 }
 
 impl Choices {
-    /// All options of prompt number `index`, defaults filled in. Those that the method does not read are `null`.
-    pub fn of(options: &Options, session: &Session<'_>, prompt: &Prompt, index: usize) -> Choices {
+    /// All options of one draw, defaults filled in. Those that the method does not read are `null`.
+    pub fn of(options: &Options, session: &Session<'_>, prompt: &Prompt, draw: Draw) -> Choices {
         // Without `..`: an option that is not recorded does not compile.
         let Options {
             prompts: _,
+            // These two are in the draw.
+            first_index: _,
+            seed: _,
+            count,
             model: _,
             width: _,
             height: _,
-            seed,
             latents,
             steps,
             cfg_scale,
@@ -57,6 +58,7 @@ impl Choices {
             grid,
             metadata,
             overwrite,
+            skip_finished,
             json,
             quiet,
             device: _,
@@ -64,17 +66,18 @@ impl Choices {
             machine,
             micro_batch: _,
             checkpointing,
+            notes: _,
         } = options;
         let weighs = proposal.weighs();
         let Rules { tempering, resampler, ess_threshold } = rules;
         let deciding = json!({
             "prompt": prompt.text,
             "negative_prompt": prompt.negative,
-            "index": index,
+            "index": draw.index,
             "model": session.model_name(options),
             "width": session.size.width,
             "height": session.size.height,
-            "seed": seed,
+            "seed": draw.seed,
             "latents": latents.as_ref().map(|path| path.to_string_lossy()),
             "steps": steps,
             "cfg_scale": cfg_scale,
@@ -89,18 +92,13 @@ impl Choices {
             "tempering_start": weighs.then_some(tempering_start),
             "resample": weighs.then(|| resampler.to_string()),
             "ess_threshold": weighs.then_some(ess_threshold),
-            "on_nan": match on_nan {
-                OnNan::Drop => "drop",
-                OnNan::Abort => "abort",
-            },
-            "compat": weighs.then_some(match compat {
-                Compat::Paper => "paper",
-                Compat::Reference => "reference",
-            }),
+            "on_nan": on_nan.to_string(),
+            "compat": weighs.then(|| compat.to_string()),
             "select": typed(*select),
             "dtype": typed(*dtype),
         });
         let rest = json!({
+            "count": count,
             "output": output.to_string_lossy(),
             "image": image.as_ref().map(|path| path.to_string_lossy()),
             "save": typed(*save),
@@ -108,6 +106,7 @@ impl Choices {
             "grid": grid,
             "metadata": metadata,
             "overwrite": overwrite,
+            "skip_finished": skip_finished,
             "json": json,
             "quiet": quiet,
             "device": session.backend.name(),

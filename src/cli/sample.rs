@@ -1,62 +1,73 @@
-//! `sample`: draws and records, prompt by prompt. Whatever is finished is on disk, whenever the run ends.
+//! `sample`: draws and records, prompt by prompt. Whatever is finished is on disk, whenever and however the run ends.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
+use super::one::OnePrompt;
 use super::options::Options;
 use super::progress::Progress;
 use super::prompts::Prompt;
 use super::record::{self, Choices};
-use super::session::{self, Session};
-use super::{flags, meaning, plan};
+use super::save::Saved;
+use super::session::{self, Draw, Session};
+use super::summary::Summary;
+use super::{flags, meaning, output, plan, signals, skip};
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
-use crate::run::{Lines, RunDir, Status, TraceLine, load_latents};
+use crate::run::{Lines, NonFiniteEntry, OutDir, RunDir, Status, TraceLine, load_latents};
 use crate::sampler::{Population, PromptStep, Sampler, Step};
 use crate::tensor::{HostSlice, Tensor};
-
-/// Set by Ctrl-C; looked at between steps.
-static STOP: AtomicBool = AtomicBool::new(false);
 
 /// The command, which was `typed` so.
 ///
 /// # Errors
-/// Of the options, the model, the output directory; [`ErrorKind::Interrupted`] after Ctrl-C, with everything
+/// Of the options, the model, the output directory; [`ErrorKind::Interrupted`] after a signal, with everything
 /// finished kept.
 pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
-    let folders: Vec<RunDir> =
-        options.prompts.iter().enumerate().map(|(i, p)| RunDir::new(&options.output, i, &p.text)).collect();
+    if !options.quiet {
+        options.notes.iter().for_each(output::note);
+    }
+    let out = OutDir::new(&options.output);
+    // What cannot be written is found before anything is computed.
     options.image.iter().try_for_each(|image| meaning::unclaimed(image, options.overwrite))?;
-    // An output that cannot be written is found before anything is computed.
-    folders.iter().try_for_each(|f| f.check(options.overwrite).and_then(|()| f.probe()))?;
-    // A second Ctrl-C before a step ends kills the program at once.
-    let twice = || {
-        if STOP.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-    };
-    // Without a handler, Ctrl-C still ends the program; nothing else depends on it.
-    let _ = ctrlc::set_handler(twice);
+    out.probe()?;
+    if options.overwrite {
+        draws(&options).try_for_each(|(prompt, _, number)| out.probe_replace(number, &prompt.text))?;
+    }
+    signals::listen(format!("stopping; what is finished is kept in {}", options.output.display()));
 
     let device = options.device.open(options.dtype, &options.machine)?;
     let options = plan::settle(options, device.available)?;
     let mut session = Session::open(&*device.backend, &options)?;
     let latents = initial(&session, &options)?;
     let files = record::files(&options, &session)?;
-    let mut progress =
-        Progress::new((options.prompts.len() * (session.schedule.len() + 1)) as u64, options.quiet);
-    let mut prompts = options.prompts.iter().zip(&folders).enumerate();
-    let outcome = prompts.try_for_each(|(index, (prompt, folder))| {
-        let choices = Choices::of(&options, &session, prompt, index);
-        let one =
-            OnePrompt { options: &options, typed: &typed, files: &files, choices, prompt, folder, index };
-        let printed = one.run(&mut session, latents.as_ref(), &mut progress)?;
-        progress.result(&printed)
-    });
-    progress.finish();
-    outcome
+    let finished = if options.skip_finished { out.finished() } else { Vec::new() };
+    let steps = session.schedule.len() as u64 + 1;
+    let mut progress = Progress::new(draws(&options).count() as u64 * steps, options.quiet);
+    draws(&options).try_for_each(|(prompt, draw, number)| {
+        let choices = Choices::of(&options, &session, prompt, draw);
+        let one = OnePrompt { options: &options, typed: &typed, files: &files, choices, prompt, draw };
+        if let Some((folder, _)) = finished.iter().find(|(_, record)| skip::is_same(record, &one)) {
+            progress.skip(steps);
+            progress.summary(&format!("{}: finished before, not drawn again", folder.display()));
+            one.copy_image(folder)?;
+            return output::line(skip::answer(folder, &one)?);
+        }
+        output::line(one.run(&mut session, latents.as_ref(), &mut progress, &out, number)?)
+    })
+}
+
+/// Every draw of every prompt, with what keys its randomness and the number of its folder in an empty directory.
+fn draws(options: &Options) -> impl Iterator<Item = (&Prompt, Draw, usize)> {
+    options.prompts.iter().zip(options.first_index..).flat_map(move |(prompt, index)| {
+        (0..options.count).map(move |k| {
+            let draw = Draw { index, seed: options.seed.wrapping_add(k as u64) };
+            (prompt, draw, index * options.count + k)
+        })
+    })
 }
 
 /// The latents of `--latents`.
@@ -73,16 +84,21 @@ fn initial(session: &Session<'_>, options: &Options) -> Result<Option<Tensor>> {
     session.backend.upload(shape, HostSlice::F32(&values)).map(Some)
 }
 
-/// One prompt of a run.
-pub(super) struct OnePrompt<'a> {
-    pub options: &'a Options,
-    pub typed: &'a [String],
-    /// Hashes.
-    pub files: &'a Map<String, Value>,
-    pub choices: Choices,
-    pub prompt: &'a Prompt,
-    pub folder: &'a RunDir,
-    pub index: usize,
+/// What a draw works with and leaves, from its first file on.
+struct Begun {
+    folder: Arc<RunDir>,
+    record: Map<String, Value>,
+    began: Instant,
+    summary: Summary,
+}
+
+impl Begun {
+    /// Keeps a warning in the record.
+    fn warn(&mut self, text: &str) {
+        if let Some(Value::Array(warnings)) = self.record.get_mut("warnings") {
+            warnings.push(json!(text));
+        }
+    }
 }
 
 impl OnePrompt<'_> {
@@ -92,49 +108,73 @@ impl OnePrompt<'_> {
         session: &mut Session<'_>,
         latents: Option<&Tensor>,
         progress: &mut Progress,
+        out: &OutDir,
+        number: usize,
     ) -> Result<String> {
-        if STOP.load(Ordering::SeqCst) {
+        if signals::requested().is_some() {
             return Err(self.interrupted("before", 0, 0));
         }
-        let began = Instant::now();
+        let (backend, began) = (session.backend, Instant::now());
         let mut record = self.record(session);
-        let population = self.draw(session, latents, &record, progress)?;
-        let saved = population.and_then(|population| self.save(session, &population));
-        record.insert("seconds".into(), json!(began.elapsed().as_secs_f64()));
-        match saved {
-            Ok(saved) => {
-                record.insert("result".into(), Value::Object(saved.result.clone()));
-                self.folder.write_run(Status::Finished, &record)?;
-                Ok(self.answer(saved))
-            }
-            Err(error) => {
-                let interrupted = error.kind() == ErrorKind::Interrupted;
-                record.insert("error".into(), json!(flags::report(&error)));
-                let status = if interrupted { Status::Interrupted } else { Status::Failed };
-                // The error to report is the first; that it cannot be recorded adds nothing.
-                let _ = self.folder.write_run(status, &record);
-                Err(error)
-            }
-        }
+        let (schedule, kl) = (session.schedule.clone(), session.kl);
+        // Whatever can be refused is refused before a folder is made.
+        let (target, warnings) = session.target(self.options, self.prompt, self.draw.index)?;
+        let sampler = session::sampler(backend, &target, &schedule, self.options, kl, self.draw, latents)?;
+        record.insert("warnings".into(), json!(warnings));
+        let folder = match self.options.overwrite {
+            true => out.replace(number, &self.prompt.text)?,
+            false => out.claim(number, &self.prompt.text)?,
+        };
+        folder.write_run(Status::Running, &record)?;
+        let mut begun = Begun { folder: Arc::new(folder), record, began, summary: Summary::default() };
+        self.hold(&begun);
+        warnings.iter().for_each(|warning| progress.warn(warning));
+        let population = self.chain(sampler, backend, progress, &mut begun);
+        drop(target);
+        let saved = population
+            .and_then(|population| Ok((self.save(session, &population, &begun.folder)?, population)));
+        begun.record.insert("seconds".into(), json!(began.elapsed().as_secs_f64()));
+        let finished = saved.and_then(|(saved, population)| {
+            let folder = signals::finishing(|| self.finish(&begun, &saved))?;
+            progress.summary(&begun.summary.text(&folder, &population, began.elapsed()));
+            Ok(self.answer(&folder, saved))
+        });
+        finished.map_err(|error| self.fail(&begun, error))
     }
 
-    /// Draws the particles. The outer error comes before the folder is touched: whatever can be refused is refused
-    /// while the files of an earlier run are still there.
-    fn draw(
-        &self,
-        session: &mut Session<'_>,
-        latents: Option<&Tensor>,
-        record: &Map<String, Value>,
-        progress: &mut Progress,
-    ) -> Result<Result<Population>> {
-        let (options, backend) = (self.options, session.backend);
-        let (schedule, kl) = (session.schedule.clone(), session.kl);
-        let (target, warnings) = session.target(options, self.prompt, self.index)?;
-        let sampler = session::sampler(backend, &target, &schedule, options, kl, self.index, latents)?;
-        self.folder.start(options.overwrite)?;
-        self.folder.write_run(Status::Running, record)?;
-        warnings.iter().for_each(|w| progress.warn(w));
-        Ok(self.chain(sampler, backend, progress))
+    /// Puts a finished result in its place.
+    fn finish(&self, begun: &Begun, saved: &Saved) -> Result<PathBuf> {
+        let mut record = begun.record.clone();
+        record.insert("result".into(), Value::Object(saved.result.clone()));
+        begun.folder.write_run(Status::Finished, &record)?;
+        let folder = begun.folder.close()?;
+        self.copy_image(&folder)?;
+        Ok(folder)
+    }
+
+    /// Records how a draw failed, and adds to the error where it is.
+    fn fail(&self, begun: &Begun, error: Error) -> Error {
+        let interrupted = error.kind() == ErrorKind::Interrupted;
+        let mut record = begun.record.clone();
+        record.insert("error".into(), json!(flags::report(&error)));
+        let status = if interrupted { Status::Interrupted } else { Status::Failed };
+        // The error to report is the first; that it cannot be recorded adds nothing.
+        let _ = signals::finishing(|| {
+            begun.folder.write_run(status, &record)?;
+            begun.folder.close()
+        });
+        error
+    }
+
+    /// Where a signal ends the process within a step, the draw is recorded as interrupted.
+    fn hold(&self, begun: &Begun) {
+        let (folder, mut record, began) = (begun.folder.clone(), begun.record.clone(), begun.began);
+        signals::in_hand(move || {
+            record.insert("seconds".into(), json!(began.elapsed().as_secs_f64()));
+            record.insert("error".into(), json!("stopped by a signal, within a step"));
+            // The process ends either way.
+            let _ = folder.write_run(Status::Interrupted, &record).and_then(|()| folder.close());
+        });
     }
 
     /// All steps, each recorded when it is done.
@@ -143,16 +183,22 @@ impl OnePrompt<'_> {
         mut sampler: Sampler<'_>,
         backend: &dyn Backend,
         progress: &mut Progress,
+        begun: &mut Begun,
     ) -> Result<Population> {
-        let mut trace = self.folder.trace()?;
+        let mut trace = begun.folder.trace()?;
         let transitions = sampler.steps() - 1;
         for step in &mut sampler {
             let step = step?;
             trace_step(&mut trace, &step, backend)?;
-            step.notes.iter().for_each(|note| progress.warn(&flags::named(note)));
-            step.non_finite.iter().for_each(|loss| progress.warn(&loss.to_string()));
+            for note in &step.notes {
+                let note = flags::named(note);
+                progress.warn(&note);
+                begun.warn(&note);
+            }
+            step.non_finite.iter().for_each(|value| progress.warn(&value.to_string()));
+            begun.summary.step(&step.prompts[0]);
             progress.step(&self.message(&step.prompts[0]));
-            if STOP.load(Ordering::SeqCst) && step.step < transitions {
+            if signals::requested().is_some() && step.step < transitions {
                 return Err(self.interrupted("after", step.step + 1, transitions));
             }
         }
@@ -162,21 +208,16 @@ impl OnePrompt<'_> {
         }
         Err(Error::numerical(format!(
             "prompt {}: every particle was lost to values that are not finite; trace.jsonl says where",
-            self.index + 1
+            self.draw.index
         ))
         .fix("give --kl a larger number (the guidance is divided by it); --dtype fp32 has more range"))
     }
 
     fn interrupted(&self, when: &str, step: usize, steps: usize) -> Error {
         let place = if step == 0 { String::new() } else { format!("step {step} of {steps} of ") };
-        Error::new(
-            ErrorKind::Interrupted,
-            format!(
-                "stopped {when} {place}prompt {}; what is finished is in {}",
-                self.index + 1,
-                self.options.output.display()
-            ),
-        )
+        let (index, output) = (self.draw.index, self.options.output.display());
+        let what = format!("stopped {when} {place}prompt {index}; what is finished is in {output}");
+        Error::new(ErrorKind::Interrupted, what)
     }
 
     /// Progress in a few words.
@@ -206,10 +247,9 @@ impl OnePrompt<'_> {
 
 /// Writes the trace's line of a step.
 fn trace_step(trace: &mut Lines, step: &Step, backend: &dyn Backend) -> Result<()> {
-    let of_prompt = |prompt| {
-        step.non_finite.iter().filter(|loss| loss.prompt == prompt).map(ToString::to_string).collect()
-    };
+    let computed = |list: &[f64]| (!list.is_empty()).then(|| list.to_vec());
     for prompt in &step.prompts {
+        let own = step.non_finite.iter().filter(|value| value.prompt == prompt.prompt);
         trace.push(&TraceLine {
             step: step.step,
             t: step.t,
@@ -220,13 +260,19 @@ fn trace_step(trace: &mut Lines, step: &Step, backend: &dyn Backend) -> Result<(
             ess: prompt.ess,
             resampled: prompt.resampled,
             ancestors: prompt.ancestors.clone(),
-            reward: prompt.reward.clone(),
-            grad_norm: prompt.grad_norm.clone(),
+            reward: computed(&prompt.reward),
+            grad_norm: computed(&prompt.grad_norm),
             log_z_increment: prompt.log_z_increment,
             log_z: prompt.log_z,
             roots_alive: prompt.roots_alive,
             collapsed: prompt.collapsed,
-            losses: of_prompt(prompt.prompt),
+            non_finite: own
+                .map(|value| NonFiniteEntry {
+                    step: value.step,
+                    particle: value.particle,
+                    quantity: value.quantity.name(),
+                })
+                .collect(),
             ms: step.ms,
             peak_bytes: backend.memory().peak,
         })?;

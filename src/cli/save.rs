@@ -5,10 +5,12 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::args::{Save, Select};
+use super::one::{OnePrompt, text};
+use super::options::Options;
 use super::record::object;
-use super::sample::OnePrompt;
 use super::session::{self, Judgement, Session};
+use super::values::{Save, Select};
+use crate::assets::SHAPES;
 use crate::error::{Error, Result};
 use crate::pixels::Picture;
 use crate::run::{Parameters, ParticleLine, RunDir, SCHEMA, grid, save_latents, write_atomic};
@@ -18,13 +20,27 @@ use crate::sampler::Population;
 pub(super) struct Saved {
     /// For `run.json`.
     pub result: Map<String, Value>,
-    /// The particles returned, with the paths of their pictures, if any were written.
-    returned: Vec<(Option<String>, ParticleLine)>,
+    /// The particles returned.
+    returned: Vec<Returned>,
 }
+
+/// A particle that is returned: the name of its picture in the folder, if one was written, and its line.
+pub(super) type Returned = (Option<String>, Map<String, Value>);
+
+/// What other programs call the chain: every model's is sampled as DDIM does.
+const SAMPLER: &str = "DDIM";
+
+/// Name of the selected picture.
+pub(super) const BEST: &str = "best.png";
 
 impl OnePrompt<'_> {
     /// Writes everything but `run.json`.
-    pub(super) fn save(&self, session: &Session<'_>, population: &Population) -> Result<Saved> {
+    pub(super) fn save(
+        &self,
+        session: &Session<'_>,
+        population: &Population,
+        folder: &RunDir,
+    ) -> Result<Saved> {
         let (options, backend) = (self.options, session.backend);
         let best = match options.select {
             Select::Draw => population.draw(),
@@ -42,50 +58,46 @@ impl OnePrompt<'_> {
         if options.save == Save::All {
             for (line, picture) in lines.iter_mut().zip(&pictures) {
                 let name = RunDir::particle_name(line.index);
-                let parameters = self.parameters(session, line);
-                line.sha256 = Some(self.folder.write_png(&name, picture, parameters.as_ref())?);
+                let parameters = self.parameters(session, Some(line));
+                line.sha256 = Some(folder.write_png(&name, picture, parameters.as_ref())?);
                 line.path = Some(name);
             }
         }
-        self.folder.write_particles(&lines)?;
-        let shown = self.show(session, &pictures, &lines, best)?;
+        folder.write_particles(&lines)?;
+        let shown = self.show(session, &pictures, &lines[best], folder)?;
         if options.save_latents {
             let values = backend.download(&population.x)?;
-            save_latents(&self.folder.path().join("latents.safetensors"), population.x.shape(), &values)?;
+            save_latents(&folder.path().join("latents.safetensors"), population.x.shape(), &values)?;
         }
         if let Some(e) = failed {
             return Err(e);
         }
         let result = self.result(session, population, &lines[best]);
         let returned = match options.select {
-            Select::All => lines.into_iter().map(|line| (self.path_of(&line), line)).collect(),
-            Select::Argmax | Select::Draw => vec![(shown, lines.swap_remove(best))],
+            Select::All => lines.into_iter().map(|line| (line.path.clone(), fields(&line))).collect(),
+            Select::Argmax | Select::Draw => vec![(shown, fields(&lines[best]))],
         };
         Ok(Saved { result, returned })
     }
 
-    /// Writes the selected picture and the grid; returns the path of the former.
+    /// Writes the selected picture and the grid; returns the name of the former.
     fn show(
         &self,
         session: &Session<'_>,
         pictures: &[Picture],
-        lines: &[ParticleLine],
-        best: usize,
+        best: &ParticleLine,
+        folder: &RunDir,
     ) -> Result<Option<String>> {
-        const BEST: &str = "best.png";
         let options = self.options;
         if options.save == Save::None {
             return Ok(None);
         }
-        let parameters = self.parameters(session, &lines[best]);
-        self.folder.write_png(BEST, &pictures[best], parameters.as_ref())?;
+        folder.write_png(BEST, &pictures[best.index], self.parameters(session, Some(best)).as_ref())?;
         if options.grid && pictures.len() > 1 {
-            self.folder.write_png("grid.png", &grid(pictures, Some(best)), None)?;
+            let all = grid(pictures, Some(best.index));
+            folder.write_png("grid.png", &all, self.parameters(session, None).as_ref())?;
         }
-        let written = self.folder.path().join(BEST);
-        let Some(image) = &options.image else { return Ok(Some(text(&written))) };
-        copy(&written, image)?;
-        Ok(Some(text(image)))
+        Ok(Some(BEST.into()))
     }
 
     /// The line of particle `p`, before its picture is written.
@@ -93,7 +105,7 @@ impl OnePrompt<'_> {
         ParticleLine {
             index: p,
             path: None,
-            seed: self.options.seed,
+            seed: self.draw.seed,
             log_weight: population.log_weights[p],
             weight: population.weights[p],
             target: population.rewards[p],
@@ -104,10 +116,6 @@ impl OnePrompt<'_> {
             lineage: population.lineage[p].clone(),
             sha256: None,
         }
-    }
-
-    fn path_of(&self, line: &ParticleLine) -> Option<String> {
-        line.path.as_ref().map(|name| text(&self.folder.path().join(name)))
     }
 
     fn result(
@@ -128,75 +136,114 @@ impl OnePrompt<'_> {
         }))
     }
 
-    /// What a picture says about its making; `None` with `--no-metadata`.
-    fn parameters(&self, session: &Session<'_>, line: &ParticleLine) -> Option<Parameters> {
+    /// What a picture says about its making: that of one particle, or of all in one. `None` with `--no-metadata`.
+    fn parameters(&self, session: &Session<'_>, line: Option<&ParticleLine>) -> Option<Parameters> {
         let options = self.options;
-        let field = |name: &str, value: String| (name.to_string(), value);
-        let mut das = object(json!({"schema": SCHEMA}));
-        das.extend(self.choices.deciding.clone());
-        das.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
-        das.insert(
-            "result".into(),
-            json!({
-                "particle": line.index,
-                "weight": line.weight,
-                "reward": line.target,
-                "rewards": line.rewards,
-            }),
-        );
+        let mut record = object(json!({"schema": SCHEMA}));
+        record.extend(self.choices.deciding.clone());
+        record.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
+        if let Some(line) = line {
+            record.insert(
+                "result".into(),
+                json!({
+                    "particle": line.index,
+                    "weight": line.weight,
+                    "reward": line.target,
+                    "rewards": line.rewards,
+                }),
+            );
+        }
+        let mut fields = vec![
+            ("Steps", options.steps.to_string()),
+            ("Sampler", SAMPLER.into()),
+            ("CFG scale", options.cfg_scale.to_string()),
+            ("Seed", self.draw.seed.to_string()),
+            ("Size", format!("{}x{}", session.size.width, session.size.height)),
+        ];
+        fields.extend(self.model_hash().map(|hash| ("Model hash", hash)));
+        fields.push(("Model", model_label(options)));
+        fields.push(("Version", format!("das-cuda {}", env!("CARGO_PKG_VERSION"))));
         options.metadata.then(|| Parameters {
             prompt: self.prompt.text.clone(),
             negative_prompt: self.prompt.negative.clone(),
-            fields: vec![
-                field("Steps", options.steps.to_string()),
-                field("Sampler", "DDIM".into()),
-                field("CFG scale", options.cfg_scale.to_string()),
-                field("Seed", options.seed.to_string()),
-                field("Size", format!("{}x{}", session.size.width, session.size.height)),
-                field("Model", session.model_name(options)),
-                field("Version", format!("das-cuda {}", env!("CARGO_PKG_VERSION"))),
-            ],
-            das: Value::Object(das),
+            fields: fields.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
+            record: Value::Object(record),
         })
     }
 
+    /// The first ten digits of the SHA-256 of the UNet's weights (their first file), as other programs name a model.
+    fn model_hash(&self) -> Option<String> {
+        let files = self.files.get("model_files")?.as_object()?;
+        let weights = |name: &&String| name.starts_with("unet/") && name.ends_with(".safetensors");
+        let first = files.keys().filter(weights).min()?;
+        files[first].as_str()?.get(..10).map(String::from)
+    }
+
+    /// What goes to standard output of what was saved in `folder`.
+    pub(super) fn answer(&self, folder: &Path, saved: Saved) -> String {
+        self.told(folder, saved.result, saved.returned)
+    }
+
     /// For standard output: paths, or one JSON object. Where no picture was written, the folder stands for them.
-    pub(super) fn answer(&self, saved: Saved) -> String {
-        let folder = text(self.folder.path());
+    pub(super) fn told(&self, folder: &Path, result: Map<String, Value>, returned: Vec<Returned>) -> String {
+        let shown = |name: Option<String>| match (&self.options.image, name) {
+            (Some(image), Some(_)) => Some(text(image)),
+            (_, name) => name.map(|name| text(&folder.join(name))),
+        };
         if !self.options.json {
-            let paths: Vec<String> = saved.returned.into_iter().filter_map(|(path, _)| path).collect();
-            return if paths.is_empty() { folder } else { paths.join("\n") };
+            let paths: Vec<String> = returned.into_iter().filter_map(|(name, _)| shown(name)).collect();
+            return if paths.is_empty() { text(folder) } else { paths.join("\n") };
         }
-        let images: Vec<Value> = saved
-            .returned
-            .into_iter()
-            .map(|(path, line)| {
-                json!({
-                    "path": path,
-                    "particle": line.index,
-                    "weight": line.weight,
-                    "target": line.target,
-                    "rewards": line.rewards,
-                    "eval_rewards": line.eval_rewards,
-                })
+        let image = |(name, line): Returned| {
+            json!({
+                "path": shown(name),
+                "particle": line["index"],
+                "weight": line["weight"],
+                "target": line["target"],
+                "rewards": line["rewards"],
+                "eval_rewards": line["eval_rewards"],
             })
-            .collect();
-        let mut answer = object(
-            json!({"schema": SCHEMA, "index": self.index, "prompt": self.prompt.text, "folder": folder}),
-        );
-        answer.extend(saved.result);
+        };
+        let images: Vec<Value> = returned.into_iter().map(image).collect();
+        let mut answer = object(json!({
+            "schema": SCHEMA,
+            "index": self.draw.index,
+            "seed": self.draw.seed,
+            "prompt": self.prompt.text,
+            "folder": text(folder),
+        }));
+        answer.extend(result);
         answer.insert("images".into(), json!(images));
         Value::Object(answer).to_string()
     }
+
+    /// Copies the selected picture to the file that was named for it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file.
+    pub(super) fn copy_image(&self, folder: &Path) -> Result<()> {
+        match &self.options.image {
+            Some(image) => copy(&folder.join(BEST), image),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The model's name as other programs write it: `shapes`, or the name of the folder.
+fn model_label(options: &Options) -> String {
+    let Some(path) = &options.model else { return SHAPES.to_string() };
+    let whole = path.canonicalize().unwrap_or_else(|_| path.clone());
+    whole.file_name().map_or_else(|| text(path), |name| name.to_string_lossy().into_owned())
+}
+
+/// A line as an object.
+fn fields(line: &ParticleLine) -> Map<String, Value> {
+    object(json!(line))
 }
 
 /// One entry of each list, by name.
 fn at(scores: &[(String, Vec<f32>)], index: usize) -> Map<String, Value> {
     scores.iter().map(|(name, values)| (name.clone(), json!(values[index]))).collect()
-}
-
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
 }
 
 /// Another file with the same bytes.

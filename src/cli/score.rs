@@ -3,12 +3,13 @@
 use serde_json::{Map, Value, json};
 
 use super::args::{Machine, Score};
+use super::device::choose;
 use super::{output, session};
 use crate::assets::SHAPES;
 use crate::error::{Error, Result};
 use crate::pixels::Picture;
 use crate::reward::{self, Reward, Spec};
-use crate::run::{Parameters, SCHEMA, read_parameters};
+use crate::run::{SCHEMA, read_prompt};
 
 /// The command.
 ///
@@ -16,9 +17,10 @@ use crate::run::{Parameters, SCHEMA, read_parameters};
 /// Of the rewards, and of the first image that cannot be read; lines of the images before it are printed.
 pub fn run(args: &Score) -> Result<()> {
     let specs = Spec::parse_all("reward", &args.rewards)?;
-    let dtype = args.dtype.unwrap_or(args.device.default_dtype());
-    let device = args.device.open(dtype, &Machine::default())?;
-    let backend = &*device.backend;
+    let (device, _) = choose(args.device);
+    let dtype = args.dtype.unwrap_or(device.default_dtype());
+    let opened = device.open(dtype, &Machine::default())?;
+    let backend = &*opened.backend;
     let folder = session::open_folder(args.model.as_deref())?;
     let mut sum = reward::open(&specs, folder.source(), backend)?;
     let by_default = specs.iter().find(|spec| spec.kind.has_weights() && spec.path.is_none());
@@ -32,7 +34,7 @@ pub fn run(args: &Score) -> Result<()> {
         let picture = Picture::read(path)?;
         let prompt = match &args.prompt {
             Some(prompt) => Some(prompt.clone()),
-            None => read_parameters(path)?.as_deref().and_then(Parameters::prompt_in),
+            None => read_prompt(path)?,
         };
         if prompt.is_none() && sum.reads_prompt() {
             return Err(Error::usage(format!("{}: has no prompt in its metadata", path.display()))

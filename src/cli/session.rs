@@ -3,10 +3,10 @@
 
 use std::path::Path;
 
-use super::args::{Auto, Switch};
 use super::meaning;
 use super::options::Options;
 use super::prompts::Prompt;
+use super::values::{Auto, Switch};
 use crate::assets::{SHAPES, SHAPES_FILES};
 use crate::backend::Backend;
 use crate::ddim::Schedule;
@@ -196,7 +196,15 @@ fn open_eval(specs: &[Spec], model: &Source, backend: &dyn Backend) -> Result<Op
     if specs.is_empty() { Ok(None) } else { reward::open(specs, model, backend).map(Some) }
 }
 
-/// The sampler of one prompt, number `index` of the run.
+/// What keys the random numbers of one draw of a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    /// The prompt's.
+    pub index: usize,
+    pub seed: u64,
+}
+
+/// The sampler of one draw.
 ///
 /// # Errors
 /// For options that cannot work.
@@ -206,11 +214,13 @@ pub fn sampler<'a>(
     schedule: &'a Schedule,
     options: &Options,
     kl: f64,
-    index: usize,
+    draw: Draw,
     latents: Option<&Tensor>,
 ) -> Result<Sampler<'a>> {
+    // Without `..`: an option that is forgotten does not compile.
     let run = sampler::Options {
-        prompts: vec![index as u32],
+        seed: draw.seed,
+        prompts: vec![draw.index as u32],
         particles: options.chains,
         alpha: kl,
         proposal: options.proposal,
@@ -218,7 +228,6 @@ pub fn sampler<'a>(
         tempering_start: options.tempering_start,
         on_nan: options.on_nan,
         compat: options.compat,
-        ..sampler::Options::new(options.seed, options.steps)
     };
     let sampler = Sampler::new(backend, target, schedule, run)?;
     match latents {

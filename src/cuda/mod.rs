@@ -15,9 +15,10 @@ mod ops;
 mod smc;
 
 pub use ctx::Cuda;
-pub use device::{Elem, count};
-pub use launch::{Mark, compiles};
+pub use device::{Elem, GpuInfo, count, driver_version, info};
+pub use launch::{ARCHITECTURES, Mark, TOOLKIT, cache, compiles, has_nvrtc, usable};
 pub use matmul::autotune::Outcome;
+pub use matmul::has_cublaslt;
 pub use smc::Wide;
 pub use smc::resample::Resampled;
 pub use smc::weigh::{Decision, Populations, Weighing};

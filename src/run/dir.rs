@@ -1,13 +1,18 @@
-//! The folder of one prompt.
+//! The folders of a run: `OUT/0000-a-star` and those beside it, one per prompt.
+//!
+//! A folder belongs to one process at a time: that process holds a lock on the folder (`flock`), which the system takes
+//! back however the process ends. Folders are chosen, put in place and taken away under a lock on `OUT`. On file
+//! systems without such locks (some network file systems) a folder is still made by one process only; just two
+//! processes that replace the same folder are not told apart.
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::Value;
 
-use super::file::{FIX_OUTPUT, FIX_REPORT, write_atomic};
+use super::file::{FIX_OUTPUT, FIX_REPORT, folder_of, probe, sync, write_atomic};
 use super::metadata::{Parameters, encode_png};
 use super::record::{Status, Versioned};
 use super::slug::slug;
@@ -15,82 +20,285 @@ use crate::error::{Error, Result};
 use crate::hash::sha256;
 use crate::pixels::Picture;
 
-/// Files that a run may leave and that an overwriting run removes; anything else in the folder is not ours.
+/// Files that a run may leave in its folder, with the numbered pictures in `particles`. Anything else there belongs to
+/// the user.
 const OURS: [&str; 6] =
     ["run.json", "trace.jsonl", "particles.jsonl", "best.png", "grid.png", "latents.safetensors"];
+const RECORD: &str = "run.json";
+const PARTICLES: &str = "particles";
 
-/// The folder of prompt number `index`, `OUT/0000-slug`.
+/// The directory that holds the folders of runs.
 #[derive(Clone, Debug)]
-pub struct RunDir {
+pub struct OutDir {
     path: PathBuf,
 }
 
-impl RunDir {
-    /// Names the folder; touches nothing.
-    pub fn new(out: &Path, index: usize, prompt: &str) -> RunDir {
-        RunDir { path: out.join(format!("{index:04}-{}", slug(prompt))) }
+/// A lock, where the file system has locks.
+type Lock = Option<fs::File>;
+
+impl OutDir {
+    /// Names the directory; touches nothing.
+    pub fn new(path: &Path) -> OutDir {
+        OutDir { path: path.into() }
     }
 
+    /// The folder of result `number` inside this directory, `OUT/0007-a-photo-of-a-cat`.
+    pub fn folder(&self, number: usize, prompt: &str) -> PathBuf {
+        self.path.join(name(number, prompt))
+    }
+
+    /// Finds out whether folders can be made and written here, and leaves everything as it was.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the directory, where nothing can be written.
+    pub fn probe(&self) -> Result<()> {
+        let missing: Vec<&Path> = self.path.ancestors().take_while(|path| !path.exists()).collect();
+        let made = fs::create_dir_all(&self.path).and_then(|()| {
+            // As long a path as any of a run.
+            let folder =
+                tempfile::Builder::new().prefix(&format!(".{:60}", "das-cuda")).tempdir_in(&self.path)?;
+            probe(&folder.path().join("particles.part"))
+        });
+        for folder in missing {
+            // Goes if it is empty: another run may have begun here meanwhile.
+            let _ = fs::remove_dir(folder);
+        }
+        made.map_err(|e| unwritable(&self.path, e))
+    }
+
+    /// Finds out whether result `number` can be replaced: see [`OutDir::replace`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) where another process works on it,
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) where it cannot be written.
+    pub fn probe_replace(&self, number: usize, prompt: &str) -> Result<()> {
+        let folder = self.folder(number, prompt);
+        for path in [hidden(&folder, "part"), folder.clone()].iter().filter(|path| path.is_dir()) {
+            lock(path)?;
+            probe(&path.join("run.json.part")).map_err(|e| unwritable(path, e))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a new folder for result `number`, or for the number after the largest where that number is taken.
+    /// Nothing that is there already is touched.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the directory, where nothing can be written.
+    pub fn claim(&self, number: usize, prompt: &str) -> Result<RunDir> {
+        fs::create_dir_all(&self.path).map_err(|e| unwritable(&self.path, e))?;
+        let _alone = self.alone()?;
+        let path = self.new_folder(number, prompt)?;
+        Ok(RunDir { _lock: lock(&path)?, out: self.clone(), prompt: prompt.into(), path, old: None })
+    }
+
+    /// Makes a folder for result `number` that will take the place of the folder of that number and prompt when the
+    /// run has finished; until then what is there stays.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) where another process works on that folder;
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the directory, where nothing can be written.
+    pub fn replace(&self, number: usize, prompt: &str) -> Result<RunDir> {
+        fs::create_dir_all(&self.path).map_err(|e| unwritable(&self.path, e))?;
+        let _alone = self.alone()?;
+        let target = self.folder(number, prompt);
+        settle(&target).map_err(|e| unwritable(&target, e))?;
+        let old = match target.is_dir() {
+            true => Some(Old { _lock: lock(&target)?, path: target.clone() }),
+            false => None,
+        };
+        let path = if old.is_some() { hidden(&target, "part") } else { target.clone() };
+        // The remains of a run that was killed.
+        if path.is_dir() {
+            lock(&path)?;
+            fs::remove_dir_all(&path).map_err(|e| unwritable(&path, e))?;
+        }
+        fs::create_dir(&path).map_err(|e| unwritable(&path, e))?;
+        Ok(RunDir { _lock: lock(&path)?, out: self.clone(), prompt: prompt.into(), path, old })
+    }
+
+    /// The folders of finished runs with their `run.json`, by number.
+    pub fn finished(&self) -> Vec<(PathBuf, Value)> {
+        let mut all: Vec<_> = self.numbered().into_iter().collect();
+        all.sort();
+        let record = |(_, path): (usize, PathBuf)| Some((path.clone(), finished(&path)?));
+        all.into_iter().filter_map(record).collect()
+    }
+
+    /// The folders with a number, in any order.
+    fn numbered(&self) -> Vec<(usize, PathBuf)> {
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        entries.filter_map(|entry| Some((number(entry.file_name().to_str()?)?, entry.path()))).collect()
+    }
+
+    fn new_folder(&self, wanted: usize, prompt: &str) -> Result<PathBuf> {
+        loop {
+            let taken: Vec<usize> = self.numbered().into_iter().map(|(number, _)| number).collect();
+            let number = match taken.iter().max() {
+                Some(largest) if taken.contains(&wanted) => largest + 1,
+                _ => wanted,
+            };
+            let path = self.folder(number, prompt);
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(path),
+                // Made by another process since, on a file system without locks.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(unwritable(&path, e)),
+            }
+        }
+    }
+
+    /// Waits until no other process chooses or moves folders here; for moments.
+    fn alone(&self) -> Result<Lock> {
+        let Ok(folder) = fs::File::open(&self.path) else { return Ok(None) };
+        Ok(folder.lock().is_ok().then_some(folder))
+    }
+}
+
+fn name(number: usize, prompt: &str) -> String {
+    format!("{number:04}-{}", slug(prompt))
+}
+
+/// The number in front of a folder's name.
+fn number(name: &str) -> Option<usize> {
+    let (digits, _) = name.split_once('-')?;
+    let plain = digits.len() >= 4 && digits.bytes().all(|b| b.is_ascii_digit());
+    plain.then(|| digits.parse().ok()).flatten()
+}
+
+/// A name beside `folder` that listings leave out.
+fn hidden(folder: &Path, end: &str) -> PathBuf {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    folder.with_file_name(format!(".{name}.{end}"))
+}
+
+/// Locks a folder of results, unless another process has locked it.
+fn lock(path: &Path) -> Result<Lock> {
+    let Ok(folder) = fs::File::open(path) else { return Ok(None) };
+    match folder.try_lock() {
+        Ok(()) => Ok(Some(folder)),
+        Err(fs::TryLockError::WouldBlock) => Err(in_use(path)),
+        Err(fs::TryLockError::Error(_)) => Ok(None),
+    }
+}
+
+/// `run.json` of a folder whose run has finished.
+fn finished(folder: &Path) -> Option<Value> {
+    let text = fs::read_to_string(folder.join(RECORD)).ok()?;
+    let record: Value = serde_json::from_str(&text).ok()?;
+    (record["status"] == serde_json::json!(Status::Finished)).then_some(record)
+}
+
+fn unwritable(path: &Path, e: io::Error) -> Error {
+    Error::io(format!("{}: cannot be made or written", path.display())).because(e).fix(FIX_OUTPUT)
+}
+
+fn in_use(folder: &Path) -> Error {
+    Error::usage(format!("{}: another run is writing this folder", folder.display()))
+        .fix("wait until it has ended, or choose another directory with `output`")
+}
+
+/// Ends what an exchange of folders has begun: what it took away comes back if nothing is in its place; else our files
+/// of it go, and the user's move into the new folder.
+fn settle(target: &Path) -> io::Result<()> {
+    let old = hidden(target, "old");
+    if !old.is_dir() {
+        return Ok(());
+    }
+    if !target.is_dir() {
+        return fs::rename(&old, target);
+    }
+    move_files(&old, target, |name| OURS.contains(&name) || name == PARTICLES)?;
+    move_files(&old.join(PARTICLES), &target.join(PARTICLES), |name| {
+        name.strip_suffix(".png").is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
+    })?;
+    for name in OURS {
+        remove(&old.join(name))?;
+    }
+    // Where something had the name of what the user left, that stays.
+    for folder in [old.join(PARTICLES), old] {
+        let _ = fs::remove_dir(folder);
+    }
+    Ok(())
+}
+
+/// Moves what is not `ours` from one folder to another, unless its name is taken there, and removes what is.
+fn move_files(from: &Path, to: &Path, ours: impl Fn(&str) -> bool) -> io::Result<()> {
+    for entry in fs::read_dir(from).into_iter().flatten().flatten() {
+        let (name, path) = (entry.file_name(), entry.path());
+        if name.to_str().is_some_and(&ours) {
+            if !path.is_dir() {
+                remove(&path)?;
+            }
+        } else if !to.join(&name).exists() {
+            fs::create_dir_all(to)?;
+            fs::rename(path, to.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// The folder of one result, which this process alone writes.
+#[derive(Debug)]
+pub struct RunDir {
+    out: OutDir,
+    prompt: String,
+    /// Where files are written.
+    path: PathBuf,
+    /// Held while this lives.
+    _lock: Lock,
+    /// What the folder will replace.
+    old: Option<Old>,
+}
+
+#[derive(Debug)]
+struct Old {
+    path: PathBuf,
+    _lock: Lock,
+}
+
+impl RunDir {
+    /// Where files are written: the folder's own name, or a hidden one beside it while it waits to replace another.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Refuses a folder that holds the results of an earlier run. To be asked for every prompt before the first
-    /// is computed. A run that was killed or failed is no result.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the folder and the options `output` and `overwrite`.
-    pub fn check(&self, overwrite: bool) -> Result<()> {
-        let Ok(text) = fs::read_to_string(self.path.join("run.json")) else { return Ok(()) };
-        let worthless = [Status::Running, Status::Failed].map(|status| serde_json::json!(status));
-        let no_result =
-            serde_json::from_str::<Value>(&text).is_ok_and(|run| worthless.contains(&run["status"]));
-        if overwrite || no_result {
-            return Ok(());
-        }
-        Err(Error::usage(format!("{} holds the results of an earlier run", self.path.display()))
-            .option("overwrite")
-            .advice("choose another directory with `output`, or replace them with `overwrite`"))
+    /// The name that the folder has when it has finished.
+    pub fn final_path(&self) -> &Path {
+        self.old.as_ref().map_or(&self.path, |old| &old.path)
     }
 
-    /// Finds out whether the folder can be made and written, and leaves nothing behind: writes a file into the
-    /// folder, or into the nearest one above that exists, and removes it.
+    /// Puts the folder in its place. One that was to replace an earlier result does so if it has finished itself or
+    /// the earlier one had not; else it goes under the next free number. To be called when `run.json` says how the run
+    /// ended; returns where the folder is.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the option `output`, where nothing can be written.
-    pub fn probe(&self) -> Result<()> {
-        let here = |path| if path == Path::new("") { Path::new(".") } else { path };
-        let there = self.path.ancestors().map(here).find(|path| path.exists()).unwrap_or(Path::new("."));
-        let file = there.join(format!(".das-cuda.{}.part", std::process::id()));
-        fs::File::create(&file).and_then(|_| fs::remove_file(&file)).map_err(|e| self.unwritable(e))
-    }
-
-    fn unwritable(&self, e: std::io::Error) -> Error {
-        Error::io(format!("{}: cannot be made or written", self.path.display())).because(e).fix(FIX_OUTPUT)
-    }
-
-    /// Makes the folder, without any file of an earlier run in it. To be called when everything that can be refused
-    /// has been: the files of the earlier run are lost.
-    ///
-    /// # Errors
-    /// As [`RunDir::check`]; [`ErrorKind::Io`](crate::ErrorKind::Io), naming the option `output`, where nothing can be written.
-    pub fn start(&self, overwrite: bool) -> Result<()> {
-        self.check(overwrite)?;
-        let fail = |e| self.unwritable(e);
-        fs::create_dir_all(&self.path).map_err(fail)?;
-        for name in OURS {
-            remove(&self.path.join(name)).map_err(fail)?;
-        }
-        if let Ok(entries) = fs::read_dir(self.path.join("particles")) {
-            for entry in entries.flatten() {
-                let name = entry.file_name();
-                let name = name.to_string_lossy();
-                if name.strip_suffix(".png").is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit())) {
-                    remove(&entry.path()).map_err(fail)?;
-                }
-            }
-        }
-        Ok(())
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) where folders cannot be renamed.
+    pub fn close(&self) -> Result<PathBuf> {
+        let Some(old) = &self.old else { return Ok(self.path.clone()) };
+        let _alone = self.out.alone()?;
+        let target = if finished(&self.path).is_some() || finished(&old.path).is_none() {
+            let aside = hidden(&old.path, "old");
+            fs::rename(&old.path, &aside).map_err(|e| unwritable(&old.path, e))?;
+            old.path.clone()
+        } else {
+            let taken = old.path.file_name().and_then(|name| number(name.to_str()?)).unwrap_or_default();
+            let free = self.out.new_folder(taken, &self.prompt)?;
+            // Only its name was wanted.
+            fs::remove_dir(&free).map_err(|e| unwritable(&free, e))?;
+            free
+        };
+        let placed = fs::rename(&self.path, &target)
+            .and_then(|()| sync(&folder_of(&target)))
+            .and_then(|()| settle(&target));
+        placed.map_err(|e| unwritable(&target, e)).map(|()| target)
     }
 
     /// Writes `run.json`: `record` (an object) with `schema` and `status` in front.
@@ -104,7 +312,7 @@ impl RunDir {
             #[serde(flatten)]
             record: &'a T,
         }
-        let path = self.path.join("run.json");
+        let path = self.path.join(RECORD);
         let mut json = serde_json::to_vec_pretty(&Versioned::new(Run { status, record }))
             .map_err(|e| encode(&path, e))?;
         json.push(b'\n');
@@ -135,7 +343,7 @@ impl RunDir {
 
     /// Name of a particle's picture inside the folder.
     pub fn particle_name(index: usize) -> String {
-        format!("particles/{index:03}.png")
+        format!("{PARTICLES}/{index:03}.png")
     }
 
     /// Writes a picture under `name` (such as `best.png` or [`RunDir::particle_name`]); returns the file's SHA-256.
@@ -150,9 +358,7 @@ impl RunDir {
     ) -> Result<String> {
         let path = self.path.join(name);
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(|e| {
-                Error::io(format!("{}: cannot be made", parent.display())).because(e).fix(FIX_OUTPUT)
-            })?;
+            fs::create_dir_all(parent).map_err(|e| unwritable(parent, e))?;
         }
         let file = encode_png(picture, parameters)?;
         write_atomic(&path, &file)?;
@@ -164,23 +370,18 @@ fn encode(path: &Path, e: serde_json::Error) -> Error {
     Error::io(format!("{}: cannot be encoded as JSON", path.display())).because(e).fix(FIX_REPORT)
 }
 
-fn remove(path: &Path) -> std::io::Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
-}
-
 /// A JSONL file that grows: each line is in the file, whole, when `push` returns.
 pub struct Lines {
     path: PathBuf,
     file: fs::File,
+    /// Bytes of the whole lines.
+    len: u64,
 }
 
 impl Lines {
     fn create(path: PathBuf) -> Result<Lines> {
         match fs::File::create(&path) {
-            Ok(file) => Ok(Lines { path, file }),
+            Ok(file) => Ok(Lines { path, file, len: 0 }),
             Err(e) => {
                 Err(Error::io(format!("{}: cannot be written", path.display())).because(e).fix(FIX_OUTPUT))
             }
@@ -194,9 +395,14 @@ impl Lines {
     pub fn push(&mut self, line: &impl Serialize) -> Result<()> {
         let mut text = serde_json::to_vec(&Versioned::new(line)).map_err(|e| encode(&self.path, e))?;
         text.push(b'\n');
-        // One unbuffered write per line.
-        self.file.write_all(&text).map_err(|e| {
-            Error::io(format!("{}: cannot be written", self.path.display())).because(e).fix(FIX_OUTPUT)
-        })
+        // One unbuffered write per line. Of a line that finds no room, no part stays.
+        if let Err(e) = self.file.write_all(&text) {
+            let _ = self.file.set_len(self.len);
+            return Err(Error::io(format!("{}: cannot be written", self.path.display()))
+                .because(e)
+                .fix(FIX_OUTPUT));
+        }
+        self.len += text.len() as u64;
+        Ok(())
     }
 }

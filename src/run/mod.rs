@@ -1,4 +1,4 @@
-//! What a run leaves on disk, one folder per prompt:
+//! What a run leaves on disk, one folder per prompt and draw:
 //!
 //! ```text
 //! out/0000-a-photo-of-a-cat/
@@ -9,8 +9,7 @@
 //!   latents.safetensors on request
 //! ```
 //!
-//! JSON knows no NaN and no infinity: a number that is not finite is written `null`. A log-weight of `null`
-//! is minus infinity, a particle lost.
+//! JSON knows no NaN and no infinity: what `null` means is said at each field (`record.rs`).
 
 mod dir;
 mod file;
@@ -21,10 +20,10 @@ mod record;
 mod slug;
 
 pub use crate::hash::sha256;
-pub use dir::{Lines, RunDir};
-pub use file::{sha256_file, write_atomic};
+pub use dir::{Lines, OutDir, RunDir};
+pub use file::{probe_file, sha256_file, write_atomic};
 pub use grid::grid;
 pub use latents::{load_latents, save_latents};
-pub use metadata::{Parameters, encode_png, read_parameters};
-pub use record::{ParticleLine, SCHEMA, Status, TraceLine, Versioned};
+pub use metadata::{Parameters, Texts, encode_png, prompt_in, read_prompt, read_texts};
+pub use record::{NonFiniteEntry, ParticleLine, SCHEMA, Status, TraceLine, Versioned};
 pub use slug::slug;

@@ -1,5 +1,8 @@
-//! The lines of `trace.jsonl` and `particles.jsonl`. Names are those of the SMC literature. A number that is
-//! not finite becomes `null`, which is what serde_json writes for it.
+//! The lines of `trace.jsonl` and `particles.jsonl`. Names are those of the SMC literature; logarithms are natural.
+//!
+//! JSON knows no NaN and no infinity: serde_json writes `null`. Each field that can be `null` has one meaning of it:
+//! minus infinity in a log-weight, its increment and `log_z` (a particle, or all of them, lost); "not a finite number"
+//! in a reward or a norm; "not computed" for a whole list; "unknown" in `log_z_error`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -51,26 +54,39 @@ pub struct TraceLine {
     pub ess: f64,
     pub resampled: bool,
     pub ancestors: Vec<u32>,
-    pub reward: Vec<f64>,
-    /// Length of the reward's gradient; empty without gradients.
-    pub grad_norm: Vec<f64>,
+    /// `None` where no rewards were computed.
+    pub reward: Option<Vec<f64>>,
+    /// Length of the reward's gradient; `None` where no gradients were computed.
+    pub grad_norm: Option<Vec<f64>>,
     pub log_z_increment: f64,
+    /// Of the estimate so far; minus infinity once every particle is lost.
     pub log_z: f64,
     /// Distinct particles of the first step that still have descendants.
     pub roots_alive: usize,
     /// Every particle was lost and the weights were made equal again.
     pub collapsed: bool,
-    /// Values that were not finite, in words.
-    pub losses: Vec<String>,
+    /// Values that were not finite.
+    pub non_finite: Vec<NonFiniteEntry>,
+    /// Wall-clock time since the line before, milliseconds.
     pub ms: f64,
+    /// Most bytes of tensors alive at once so far.
     pub peak_bytes: u64,
+}
+
+/// A value that was not finite.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NonFiniteEntry {
+    pub step: usize,
+    pub particle: u32,
+    /// `latent`, `noise prediction`, `reward` or `gradient`.
+    pub quantity: &'static str,
 }
 
 /// One final particle.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ParticleLine {
     pub index: usize,
-    /// Relative to the run's folder; `null` if not saved.
+    /// Of the picture, relative to the run's folder; `null` if not saved.
     pub path: Option<String>,
     pub seed: u64,
     pub log_weight: f64,
@@ -125,7 +141,7 @@ mod tests {
                 "log_z",
                 "roots_alive",
                 "collapsed",
-                "losses",
+                "non_finite",
                 "ms",
                 "peak_bytes"
             ]

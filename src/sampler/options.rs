@@ -1,5 +1,8 @@
 //! Everything a run depends on, besides model, reward and chain.
 
+use std::fmt;
+use std::str::FromStr;
+
 use crate::ddim::Schedule;
 use crate::error::{Error, Result};
 use crate::proposal::Proposal;
@@ -15,6 +18,22 @@ pub enum OnNan {
     Abort,
 }
 
+impl fmt::Display for OnNan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            OnNan::Drop => "drop",
+            OnNan::Abort => "abort",
+        })
+    }
+}
+
+impl FromStr for OnNan {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<OnNan> {
+        named("policy for values that are not finite", s, [OnNan::Drop, OnNan::Abort])
+    }
+}
+
 /// Whose bookkeeping after a resampling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Compat {
@@ -24,6 +43,30 @@ pub enum Compat {
     /// That of the authors' program (docs/spec.md 5.1, 5.2): twist and gradient stay in their slots. Biased;
     /// for comparison.
     Reference,
+}
+
+impl fmt::Display for Compat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Compat::Paper => "paper",
+            Compat::Reference => "reference",
+        })
+    }
+}
+
+impl FromStr for Compat {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Compat> {
+        named("bookkeeping", s, [Compat::Paper, Compat::Reference])
+    }
+}
+
+/// The choice of this name.
+fn named<T: fmt::Display, const N: usize>(what: &str, name: &str, choices: [T; N]) -> Result<T> {
+    let names = choices.each_ref().map(ToString::to_string).join(", ");
+    choices.into_iter().find(|choice| choice.to_string() == name).ok_or_else(|| {
+        Error::usage(format!("unknown {what} \"{name}\"")).fix(format!("give one of: {names}"))
+    })
 }
 
 /// Everything a run depends on, besides model, reward and chain.

@@ -114,10 +114,11 @@ pub struct Population {
     pub weights: Vec<f64>,
     /// Log of the estimate of `Z = E[exp(r / alpha)]` under the plain chain.
     pub log_z: f64,
-    /// Standard error of `log_z` by the genealogy (Lee, Whiteley 2018): the relative error of the estimate of Z. Its
-    /// square is an estimate itself, cut at 0; low-variance resampling does better than it says. 1 means that nearly
-    /// all weight descends from one initial particle, and that the true error is unknown.
-    pub log_z_error: f64,
+    /// Standard error of `log_z`, which is the relative error of the estimate of Z: of the mean of the final weights where
+    /// nothing was resampled (delta method), else by the genealogy (Lee, Whiteley 2018), an estimate that low-variance
+    /// resampling does better than. `None` where it is unknown: nearly all weight descends from one initial particle,
+    /// every particle was lost on the way, or the method keeps only the best.
+    pub log_z_error: Option<f64>,
     /// For each particle its ancestor at every step, first step first.
     pub lineage: Vec<Vec<u32>>,
 }
@@ -182,21 +183,26 @@ impl Genealogy {
     }
 
     /// Relative standard error of the estimate of Z from one run (Lee, Whiteley 2018, equation 8, with the number of
-    /// actual resamplings): `1 - (N / (N - 1))^(m + 1) (1 - sum over roots of (their descendants' weight)^2)`.
-    pub fn log_z_error(&self, weights: &[f64]) -> f64 {
+    /// actual resamplings), the root of `1 - (N / (N - 1))^(m + 1) (1 - sum over roots of (their descendants' weight)^2)`.
+    /// Without resampling (m = 0) that is the error of a mean of weights.
+    ///
+    /// `None` where it is no error bar: fewer than two roots, as counted by their weight, or a square below 0.
+    pub fn log_z_error(&self, weights: &[f64]) -> Option<f64> {
         let n = weights.len() as f64;
-        if weights.len() < 2 {
-            return 1.0;
-        }
         let mut of_root = vec![0.0; weights.len()];
         for (&root, w) in self.roots.iter().zip(weights) {
             of_root[root as usize] += w;
         }
         let alike: f64 = of_root.iter().map(|w| w * w).sum();
-        let apart = (n / (n - 1.0)).powi(self.resamplings + 1) * (1.0 - alike);
-        (1.0 - apart).max(0.0).sqrt()
+        // Not a number where all weights are zero.
+        let known = alike * 2.0 <= 1.0 + ROUNDING;
+        let square = 1.0 - (n / (n - 1.0)).powi(self.resamplings + 1) * (1.0 - alike);
+        (known && square >= -ROUNDING).then(|| square.max(0.0).sqrt())
     }
 }
+
+/// Of sums of weights.
+const ROUNDING: f64 = 1e-12;
 
 #[cfg(test)]
 mod tests {
@@ -221,7 +227,22 @@ mod tests {
         let mean = raw.iter().sum::<f64>() / n;
         let var = raw.iter().map(|w| (w - mean).powi(2)).sum::<f64>() / (n - 1.0);
         let weights: Vec<f64> = raw.iter().map(|w| w / (n * mean)).collect();
-        let error = Genealogy::new(5).log_z_error(&weights);
+        let error = Genealogy::new(5).log_z_error(&weights).expect("known");
         assert!((error - (var / n).sqrt() / mean).abs() < 1e-14, "{error}");
+    }
+
+    #[test]
+    fn an_error_that_is_not_known_is_not_told() {
+        assert_eq!(Genealogy::new(1).log_z_error(&[1.0]), None, "one particle");
+        assert_eq!(Genealogy::new(3).log_z_error(&[1.0, 0.0, 0.0]), None, "one weight");
+        assert_eq!(Genealogy::new(2).log_z_error(&[f64::NAN, f64::NAN]), None, "no weight");
+        assert_eq!(Genealogy::new(4).log_z_error(&[0.25; 4]), Some(0.0), "weights that do not scatter");
+        let mut family = Genealogy::new(4);
+        family.push(&[2, 2, 2, 2], true);
+        assert_eq!(family.log_z_error(&[0.25; 4]), None, "one root");
+        // Equal offspring many times over: the estimate of the square is below 0.
+        let mut family = Genealogy::new(4);
+        (0..9).for_each(|_| family.push(&[0, 1, 2, 3], true));
+        assert_eq!(family.log_z_error(&[0.25; 4]), None, "a negative square");
     }
 }

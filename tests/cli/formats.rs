@@ -44,6 +44,7 @@ fn is(value: &Value, kind: &str) -> bool {
         "list of integers" => every(|v| v.is_u64() || v.is_i64()),
         "list of strings" => every(Value::is_string),
         "list of objects" => every(Value::is_object),
+        "list of numbers or nulls or null" => value.is_null() || is(value, "list of numbers or nulls"),
         "list of numbers or nulls" => every(|v| v.is_number() || v.is_null()),
         _ => match kind.strip_suffix(" or null") {
             Some(kind) => value.is_null() || is(value, kind),
@@ -130,6 +131,7 @@ fn the_files_of_runs_are_as_documented() {
         lines(&folder.join("trace.jsonl")).iter().for_each(|line| trace.check(line));
         lines(&folder.join("particles.jsonl")).iter().for_each(|line| particles.check(line));
         pictures.check(&das(&folder.join("best.png")));
+        pictures.check(&das(&folder.join("grid.png")));
     }
     // An alpha this small makes the guidance infinite: particles are lost, and the run fails.
     let lost = dir.path().join("lost");

@@ -45,7 +45,7 @@ const DECIDING: [&str; 24] = [
 ];
 
 /// All fields of `run.json` besides.
-const REST: [&str; 33] = [
+const REST: [&str; 36] = [
     "schema",
     "status",
     "program",
@@ -58,7 +58,10 @@ const REST: [&str; 33] = [
     "save_latents",
     "grid",
     "metadata",
+    "count",
     "overwrite",
+    "skip_finished",
+    "warnings",
     "json",
     "quiet",
     "device",
@@ -196,6 +199,7 @@ fn every_option_is_recorded() {
         (&["--no-grid"], "grid", json!(false)),
         (&["--no-metadata"], "metadata", json!(false)),
         (&["--overwrite"], "overwrite", json!(true)),
+        (&["--first-index", "5"], "index", json!(5)),
         (&["--json"], "json", json!(true)),
         (&["--dtype", "bf16"], "dtype", json!("bf16")),
         (&["--micro-batch", "1"], "micro_batch", json!(1)),
@@ -214,25 +218,25 @@ fn every_option_is_recorded() {
     assert!(flags.iter().all(|flag| record["command"].as_array().is_some_and(|c| c.contains(&json!(flag)))));
 }
 
-/// The text of a PNG's `parameters` chunk, and whether it is iTXt.
-fn parameters(path: &Path) -> (String, bool) {
+/// The text of a PNG's chunk, and whether it is iTXt.
+fn chunk(path: &Path, keyword: &str) -> (String, bool) {
     let decoder = png::Decoder::new(std::io::BufReader::new(fs::File::open(path).expect("a picture")));
     let reader = decoder.read_info().expect("a PNG");
     let info = reader.info();
-    let latin = info.uncompressed_latin1_text.iter().find(|c| c.keyword == "parameters");
-    let unicode = info.utf8_text.iter().find(|c| c.keyword == "parameters");
+    let latin = info.uncompressed_latin1_text.iter().find(|c| c.keyword == keyword);
+    let unicode = info.utf8_text.iter().find(|c| c.keyword == keyword);
     match (latin, unicode) {
         (Some(chunk), None) => (chunk.text.clone(), false),
         (None, Some(chunk)) => (chunk.get_text().expect("UTF-8"), true),
-        _ => panic!("{} has no chunk, or two", path.display()),
+        _ => panic!("{} has no chunk {keyword}, or two", path.display()),
     }
 }
 
 /// The record in a picture.
 pub(super) fn das(path: &Path) -> Value {
-    let (text, _) = parameters(path);
-    let (_, das) = text.rsplit_once(", DAS: ").expect("the last field");
-    super::json(das)
+    let (text, itxt) = chunk(path, "das-cuda");
+    assert!(itxt, "the record is UTF-8");
+    super::json(&text)
 }
 
 #[test]
@@ -242,22 +246,26 @@ fn pictures_say_how_they_were_made_in_the_layout_that_viewers_read() {
         let out = dir.path().join(name);
         succeeds(sample(&out, &["-p", prompt, "-n", "dull", "--proposal", "none"]));
         let best = only_folder(&out).join("best.png");
-        let (text, itxt) = parameters(&best);
-        assert_eq!(itxt, unicode, "{prompt}");
+        let record = record_of(&only_folder(&out));
         let version = env!("CARGO_PKG_VERSION");
-        let (before, after) = text.split_once(", DAS: ").expect("the last field");
-        assert_eq!(
-            before,
-            format!(
-                "{prompt}\nNegative prompt: dull\nSteps: 2, Sampler: DDIM, CFG scale: 5, Seed: 42, Size: 64x64, \
-                 Model: shapes, Version: das-cuda {version}"
-            )
+        let hash =
+            record["model_files"]["unet/diffusion_pytorch_model.safetensors"].as_str().expect("a hash");
+        let expected = format!(
+            "{prompt}\nNegative prompt: dull\nSteps: 2, Sampler: DDIM, CFG scale: 5, Seed: 42, Size: 64x64, \
+             Model hash: {}, Model: shapes, Version: das-cuda {version}",
+            &hash[..10]
         );
-        let das = super::json(after);
+        assert_eq!(chunk(&best, "parameters"), (expected.clone(), unicode), "{prompt}");
+        // The grid says the same, but of no single particle.
+        let grid = only_folder(&out).join("grid.png");
+        assert_eq!(chunk(&grid, "parameters"), (expected, unicode), "{prompt}");
+        let das = das(&best);
+        let mut of_all = das.clone();
+        of_all.as_object_mut().expect("an object").shift_remove("result");
+        assert_eq!(super::record::das(&grid), of_all);
         let expected: Vec<&str> =
             ["schema"].into_iter().chain(DECIDING).chain(["dtype", "version", "result"]).collect();
         assert_eq!(keys(&das), expected);
-        let record = record_of(&only_folder(&out));
         for key in expected.iter().filter(|key| **key != "result") {
             assert_eq!(das[key], record[key], "{key}");
         }
@@ -271,7 +279,8 @@ fn flags_of(das: &Value) -> Vec<String> {
     let mut flags = Vec::new();
     for (key, value) in das.as_object().expect("an object").iter().filter(|(_, value)| !value.is_null()) {
         match key.as_str() {
-            "schema" | "index" | "version" | "result" | "model" => {}
+            "schema" | "version" | "result" | "model" => {}
+            "index" => flags.extend(["--first-index".into(), plain(value)]),
             "rewards" | "eval_rewards" => {
                 for reward in value.as_array().expect("a list") {
                     let weight = reward.get("weight").map(|w| format!("={w}")).unwrap_or_default();
@@ -289,7 +298,11 @@ fn flags_of(das: &Value) -> Vec<String> {
 fn the_record_in_a_picture_repeats_the_run() {
     let dir = TempDir::new().expect("a temporary folder");
     let runs: &[&[&str]] = &[
-        &["-p", "a star", "--gamma", "0.3", "--kl", "0.7", "--eta", "0.8", "--seed", "9", "--select", "draw"],
+        &[
+            "-p", "a star", "--gamma", "0.3", "--kl", "0.7", "--eta", "0.8", "--seed", "-1", "--select",
+            "draw",
+        ],
+        &["-p", "a star", "--first-index", "3", "--proposal", "none"],
         &["-p", "a ring", "--proposal", "best-of-n", "--reward", "clip=2", "--eval-reward", "gold"],
         &["-p", "a ring", "--proposal", "none", "-n", "red", "--cfg-scale", "2.5", "--on-nan", "abort"],
         &["-p", "a ring", "--proposal", "bootstrap", "--tempering", "adaptive", "--resample", "multinomial"],

@@ -40,6 +40,11 @@ fn bad_options_are_usage_errors() {
         (&["-p", "a", "--eta", "0"], "--eta"),
         (&["-p", "a", "--cfg-scale=-1"], "--cfg-scale"),
         (&["-p", "a", "--threads", "0"], "--threads"),
+        (&["-p", "a", "--count", "0"], "--count"),
+        (&["-p", "a", "--seed", "-2"], "--seed"),
+        (&["-p", "a", "-p", "b", "--first-index", "268435455"], "--first-index"),
+        (&["-p", "a", "--on-nan", "ignore"], "abort"),
+        (&["-p", "a", "--overwrite", "--skip-finished"], "--skip-finished"),
         (&["-p", "a", "--ess-threshold", "2"], "--ess-threshold"),
         (&["-p", "a", "--tempering", "linear"], "--tempering"),
         (&["-p", "a", "--resample", "bingo"], "ssp"),
@@ -74,6 +79,7 @@ fn options_without_meaning_are_refused_with_the_fix_named() {
         (&["-p", "a ring", "-o", "a.png"], &["2 prompts", "-o a"]),
         (&["--select", "all", "-o", "a.png"], &["every particle", "-o a"]),
         (&["--save", "none", "-o", "a.png"], &["--save none", "--save best"]),
+        (&["--count", "2", "-o", "a.png"], &["--count 2", "-o a"]),
         (&["-o", "a.jpg"], &["PNG", "-o a.png"]),
     ];
     for (args, words) in cases {
@@ -82,15 +88,6 @@ fn options_without_meaning_are_refused_with_the_fix_named() {
         fails(output.expect("the program starts"), 2, words);
         assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 0, "{args:?} left something");
     }
-}
-
-#[test]
-fn an_earlier_result_is_not_overwritten_unasked() {
-    let dir = TempDir::new().expect("a temporary folder");
-    let out = dir.path().join("out");
-    succeeds(sample(&out, &["-p", "a star"]));
-    fails(sample(&out, &["-p", "a star"]), 2, &["--overwrite"]);
-    succeeds(sample(&out, &["-p", "a star", "--overwrite"]));
 }
 
 /// Everything in a folder and below, with its bytes.
@@ -146,11 +143,13 @@ fn a_run_that_loses_every_particle_fails_and_says_so() {
     assert_eq!(record["status"], "failed");
     assert!(record["error"].as_str().is_some_and(|e| e.contains("--kl")), "{record}");
     assert!(!folder.join("best.png").exists());
-    let losses = lines(&folder.join("trace.jsonl"));
-    assert!(losses.iter().any(|step| step["losses"].as_array().is_some_and(|l| !l.is_empty())));
+    let trace = lines(&folder.join("trace.jsonl"));
+    let lost: Vec<&Value> =
+        trace.iter().flat_map(|step| step["non_finite"].as_array().expect("a list")).collect();
+    assert!(lost.iter().any(|value| value["particle"] == 1 && value["quantity"] == "latent"), "{lost:?}");
     // A failure is no result to be protected.
-    succeeds(sample(&out, &["-p", "a star"]));
-    assert_eq!(record_of(&folder)["status"], "finished");
+    succeeds(sample(&out, &["-p", "a star", "--overwrite"]));
+    assert_eq!(record_of(&only_folder(&out))["status"], "finished");
 }
 
 #[test]
@@ -168,6 +167,14 @@ fn output_that_cannot_be_written_is_named() {
     let file = dir.path().join("file");
     fs::write(&file, "in the way").expect("written");
     fails(sample(&file, &["-p", "a star"]), 1, &["file", "-o"]);
+    // Before anything is computed, whatever the reason: the model would be refused next.
+    let long = dir.path().join("x".repeat(300));
+    let picture = dir.path().join(format!("{}.png", "x".repeat(300)));
+    let nowhere = dir.path().join("file/below/a.png");
+    for output in [long, picture, nowhere] {
+        fails(sample(&output, &["-p", "a star", "-m", "no/such/folder"]), 1, &["-o"]);
+    }
+    assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 1);
 }
 
 /// One part cut in half, replaced by text, with a NaN in it, or missing.

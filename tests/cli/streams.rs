@@ -34,7 +34,9 @@ fn standard_output_holds_results_only_and_stderr_plain_lines_of_progress() {
     // Two prompts of two steps and a final event each; lines in between depend on the time.
     let counts: Vec<&str> = progress.lines().filter_map(|l| l.split_once("  ")).map(|(n, _)| n).collect();
     assert_eq!((counts.first(), counts.last()), (Some(&"1/6"), Some(&"6/6")), "{progress}");
-    assert!(progress.lines().all(|l| l.contains(" s left  ")), "{progress}");
+    let summary = |l: &str| l.contains(": reward ") && l.contains(" -> ") && l.contains("roots of 2");
+    assert!(progress.lines().all(|l| l.contains(" s left  ") || summary(l)), "{progress}");
+    assert_eq!(progress.lines().filter(|l| summary(l)).count(), 2, "{progress}");
     assert!(!progress.contains(['\r', '\u{1b}']), "no terminal, no control characters: {progress:?}");
     assert_eq!(errors(&sample(&dir.path().join("quiet"), &["-p", "a ring"])), "");
 }
@@ -63,7 +65,7 @@ fn scored(dir: &Path) -> Vec<std::ffi::OsString> {
 fn a_reader_that_leaves_ends_the_program_quietly() {
     let dir = TempDir::new().expect("a temporary folder");
     let out = dir.path().join("out");
-    let plan = ["plan", "-p", "a star", "--steps", "2"].map(Into::into).to_vec();
+    let plan = ["plan", "-p", "a star", "--steps", "2", "--device", "cpu"].map(Into::into).to_vec();
     for args in [scored(dir.path()), plan, arguments(&out, &["-p", "a star", "-q"])] {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);
@@ -173,7 +175,7 @@ fn ctrl_c_keeps_what_is_done() {
     let said = String::from_utf8_lossy(&said);
     assert_eq!((code, more.as_str()), (Some(130), ""), "{}", &said[said.len().saturating_sub(500)..]);
     assert!(
-        said.contains("of prompt 2; what is finished is in"),
+        said.contains("of prompt 1; what is finished is in"),
         "{}",
         &said[said.len().saturating_sub(500)..]
     );

@@ -62,7 +62,7 @@ impl Run {
 }
 
 fn cpu(out: &Path, more: &[&str]) -> Run {
-    Run::new(Command::cargo_bin("das-cuda").unwrap(), out, more)
+    Run::new(Command::cargo_bin("das-cuda").unwrap(), out, &[&["--device", "cpu"], more].concat())
 }
 
 /// In f32, with graphs and without: the same ancestors, and latents and rewards that differ by the order of

@@ -70,6 +70,78 @@ pub fn count() -> Result<usize> {
     Ok(count as usize)
 }
 
+/// What the driver says of a GPU that has not been opened.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GpuInfo {
+    /// `NVIDIA H200`.
+    pub name: String,
+    /// Compute capability, major and minor.
+    pub capability: (i32, i32),
+    /// All of its memory, bytes.
+    pub memory: u64,
+}
+
+impl GpuInfo {
+    /// Refuses GPU `ordinal` if it is too old to be opened.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Device`](crate::ErrorKind::Device).
+    pub fn check(&self, ordinal: usize) -> Result<()> {
+        if self.capability < OLDEST { Err(too_old(ordinal, &self.name, self.capability)) } else { Ok(()) }
+    }
+}
+
+/// The CUDA version that the driver knows, major and minor, if there is a driver.
+#[allow(unsafe_code)]
+pub fn driver_version() -> Option<(i32, i32)> {
+    let mut version = 0;
+    // SAFETY: the library is there, and writes one number. The oldest driver has this function.
+    let asked = unsafe { sys::is_culib_present() && sys::cuDriverGetVersion(&mut version).result().is_ok() };
+    asked.then_some((version / 1000, version % 1000 / 10))
+}
+
+/// Asks the driver about GPU `ordinal` without opening it.
+///
+/// # Errors
+/// As [`count`]; [`ErrorKind::Device`](crate::ErrorKind::Device) if there is no such GPU.
+#[allow(unsafe_code)]
+pub fn info(ordinal: usize) -> Result<GpuInfo> {
+    let count = count()?;
+    if ordinal >= count {
+        return Err(no_such_gpu(ordinal, count));
+    }
+    let failed = |e| {
+        Error::device(format!("GPU {ordinal} cannot be asked: {}", describe(e)))
+            .fix("see what nvidia-smi says; or use `device` cpu")
+    };
+    let device = result::device::get(ordinal as i32).map_err(failed)?;
+    let name = result::device::get_name(device).map_err(failed)?;
+    use sys::CUdevice_attribute as Attribute;
+    // SAFETY: the device is one of the driver's.
+    let attribute = |a| unsafe { result::device::get_attribute(device, a) }.map_err(failed);
+    let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    // SAFETY: as above.
+    let memory = unsafe { result::device::total_mem(device) }.map_err(failed)? as u64;
+    Ok(GpuInfo { name, capability: (major, minor), memory })
+}
+
+fn no_such_gpu(ordinal: usize, count: usize) -> Error {
+    let fix = match count {
+        0 => "see whether CUDA_VISIBLE_DEVICES hides it, or use `device` cpu".into(),
+        1 => "the only one is `device` cuda:0".into(),
+        n => format!("give `device` cuda:0 to cuda:{}", n - 1),
+    };
+    Error::device(format!("there is no GPU {ordinal}: the driver shows {count}")).fix(fix)
+}
+
+fn too_old(ordinal: usize, name: &str, (major, minor): (i32, i32)) -> Error {
+    Error::device(format!(
+        "GPU {ordinal} ({name}) has compute capability {major}.{minor}; 8.0 (Ampere) is the oldest supported"
+    ))
+    .fix("use another GPU (`device` cuda:N), or `device` cpu")
+}
+
 /// The driver's name and words for an error.
 fn describe(e: DriverError) -> String {
     let text = |s: std::result::Result<&std::ffi::CStr, DriverError>| {
@@ -87,14 +159,7 @@ impl Device {
     pub fn open(ordinal: usize) -> Result<Device> {
         let count = count()?;
         if ordinal >= count {
-            let fix = match count {
-                0 => "see whether CUDA_VISIBLE_DEVICES hides it, or use `device` cpu".into(),
-                1 => "the only one is `device` cuda:0".into(),
-                n => format!("give `device` cuda:0 to cuda:{}", n - 1),
-            };
-            return Err(
-                Error::device(format!("there is no GPU {ordinal}: the driver shows {count}")).fix(fix)
-            );
+            return Err(no_such_gpu(ordinal, count));
         }
         let opening = |e: DriverError| {
             let what = format!("GPU {ordinal} does not open: {}", describe(e));
@@ -111,11 +176,7 @@ impl Device {
         let name = context.name().map_err(opening)?;
         let capability = context.compute_capability().map_err(opening)?;
         if capability < OLDEST {
-            let (major, minor) = capability;
-            return Err(Error::device(format!(
-                "GPU {ordinal} ({name}) has compute capability {major}.{minor}; 8.0 (Ampere) is the oldest supported"
-            ))
-            .fix("use another GPU (`device` cuda:N), or `device` cpu"));
+            return Err(too_old(ordinal, &name, capability));
         }
         use sys::CUdevice_attribute as Attribute;
         let attribute = |a| context.attribute(a).map(|v| v as usize).map_err(opening);

@@ -12,6 +12,6 @@ mod pointer;
 
 pub use buffer::{Buffer, Form};
 pub use elem::{Elem, PACKET};
-pub use gpu::{Device, Limits, count};
+pub use gpu::{Device, GpuInfo, Limits, count, driver_version, info};
 pub use pinned::Pinned;
 pub use pointer::{Act, In, Out};

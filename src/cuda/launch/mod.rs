@@ -9,5 +9,5 @@ mod timer;
 
 pub use call::{Call, Launch};
 pub(super) use kernels::{kernels, params};
-pub use module::{Image, cache, compiles};
+pub use module::{ARCHITECTURES, Image, TOOLKIT, cache, compiles, has_nvrtc, usable};
 pub use timer::Mark;

@@ -14,7 +14,7 @@ use cudarc::driver::{CudaFunction, CudaModule};
 use cudarc::nvrtc::{Ptx, result as nvrtc, sys};
 use sha2::{Digest, Sha256};
 
-use crate::cuda::device::{Device, Elem};
+use crate::cuda::device::{self, Device, Elem, GpuInfo};
 use crate::error::{Error, Result};
 
 include!(concat!(env!("OUT_DIR"), "/images.rs"));
@@ -100,6 +100,57 @@ impl<'a> Image<'a> {
     }
 }
 
+/// What nvcc compiled the kernels in this binary for, such as `80,90a+ptx80`; empty if they are sources only.
+pub const ARCHITECTURES: &str = env!("DAS_CUDA_BUILT_ARCHS");
+
+/// The CUDA version of the nvcc that compiled them, such as `13.0`; empty if none did.
+pub const TOOLKIT: &str = env!("DAS_CUDA_BUILT_TOOLKIT");
+
+/// Whether the library that compiles kernels on this machine is found.
+#[allow(unsafe_code)]
+pub fn has_nvrtc() -> bool {
+    // SAFETY: only tries to load the library.
+    unsafe { sys::is_culib_present() }
+}
+
+/// GPU `ordinal`, if this program can compute on it, as far as that is known without opening it.
+///
+/// # Errors
+/// [`ErrorKind::Device`](crate::ErrorKind::Device): why it cannot, and what would help.
+pub fn usable(ordinal: usize) -> Result<GpuInfo> {
+    let info = device::info(ordinal)?;
+    info.check(ordinal)?;
+    check_driver(device::driver_version().unwrap_or_default())?;
+    Ok(info)
+}
+
+/// Whether a driver that knows the CUDA version `driver` can be given kernels: those of the binary, if it is not older
+/// than what they were made with, or NVRTC's.
+fn check_driver(driver: (i32, i32)) -> Result<()> {
+    if embedded().is_empty() {
+        return if has_nvrtc() { Ok(()) } else { Err(no_nvrtc()) };
+    }
+    let built: i32 = TOOLKIT.split('.').next().and_then(|major| major.parse().ok()).unwrap_or_default();
+    if driver.0 >= built {
+        return Ok(());
+    }
+    let (major, minor) = driver;
+    Err(Error::device(format!(
+        "the NVIDIA driver knows CUDA {major}.{minor}, and this program's kernels were made by CUDA {TOOLKIT}"
+    ))
+    .fix("install a newer driver, or build with a toolkit of the driver's version (tools/get-nvcc says how)"))
+}
+
+fn no_nvrtc() -> Error {
+    Error::device(
+        "this das-cuda was built without nvcc, and NVRTC, which could compile its kernels here, is not found",
+    )
+    .fix(
+        "install NVRTC (python3 -m pip install nvidia-cuda-nvrtc, and put its lib folder on LD_LIBRARY_PATH), \
+         or build with nvcc: tools/get-nvcc, then cargo build --release",
+    )
+}
+
 /// Images in the binary: none are used where it is asked that NVRTC compiles them.
 fn embedded() -> &'static [(&'static str, &'static str, &'static [u8])] {
     let here = env::var_os("DAS_CUDA_NVRTC").is_some_and(|v| v == "1");
@@ -124,15 +175,8 @@ pub fn compiles() -> bool {
 /// or where NVRTC is older than the GPU, to PTX, of which the driver makes machine code.
 #[allow(unsafe_code)]
 fn compile(file: &str, mut options: [String; 3]) -> Result<Vec<u8>> {
-    // SAFETY: only tries to load the library.
-    if !unsafe { sys::is_culib_present() } {
-        return Err(Error::device(
-            "this das-cuda was built without nvcc, and NVRTC, which could compile its kernels here, is not found",
-        )
-        .fix(
-            "install NVRTC (python3 -m pip install nvidia-cuda-nvrtc, and put its lib folder on LD_LIBRARY_PATH), \
-             or build with nvcc: tools/get-nvcc, then cargo build --release",
-        ));
+    if !has_nvrtc() {
+        return Err(no_nvrtc());
     }
     let text = |s: &str| CString::new(s).expect("kernel sources have no NUL");
     let source = SOURCES.iter().find(|(name, _)| *name == format!("{file}.cu"));

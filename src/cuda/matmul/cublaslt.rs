@@ -73,6 +73,13 @@ unsafe impl Send for Library {}
 #[allow(unsafe_code)]
 unsafe impl Sync for Library {}
 
+/// Whether the library is found.
+#[allow(unsafe_code)]
+pub fn has_cublaslt() -> bool {
+    // SAFETY: only tries to load it.
+    unsafe { sys::is_culib_present() }
+}
+
 pub type Lt<T> = std::result::Result<T, result::CublasError>;
 
 impl Library {

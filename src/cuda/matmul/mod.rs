@@ -10,4 +10,5 @@ pub mod simt;
 pub mod tensor_core;
 pub mod tile;
 
+pub use cublaslt::has_cublaslt;
 pub use problem::{Output, Product};

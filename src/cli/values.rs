@@ -1,0 +1,210 @@
+//! Values of options: how each is typed, and what it then is.
+
+use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::str::FromStr;
+
+use clap::ValueEnum;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    /// Single precision
+    Fp32,
+    /// bfloat16 (on the CPU every result is rounded to it and the arithmetic stays f32)
+    Bf16,
+    /// Half precision (on the CPU every result is rounded to it and the arithmetic stays f32)
+    Fp16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Select {
+    /// The particle of largest weight
+    Argmax,
+    /// One draw from the weights: an asymptotically exact sample of the target
+    Draw,
+    /// Every particle; its weight is in --json and in particles.jsonl
+    All,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Save {
+    /// The selected image only
+    Best,
+    /// The selected image and every particle
+    All,
+    /// Records only
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
+    /// On if the predicted peak exceeds the memory that is free
+    Auto,
+}
+
+/// A choice as it is typed.
+pub fn typed(choice: impl ValueEnum) -> String {
+    choice.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string())
+}
+
+/// `auto` or a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auto {
+    Auto,
+    Exactly(usize),
+}
+
+impl FromStr for Auto {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Auto, String> {
+        match s {
+            "auto" => Ok(Auto::Auto),
+            n => match n.parse() {
+                Ok(0) | Err(_) => Err("expected `auto` or a whole number of at least 1".into()),
+                Ok(n) => Ok(Auto::Exactly(n)),
+            },
+        }
+    }
+}
+
+/// A seed: given, or to be drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seed {
+    Given(u64),
+    Drawn,
+}
+
+impl Seed {
+    /// The number. Drawn seeds have 32 bits, which every program that reads pictures' metadata can hold.
+    pub fn resolve(self) -> u64 {
+        match self {
+            Seed::Given(seed) => seed,
+            // Keyed by the operating system's randomness.
+            Seed::Drawn => RandomState::new().build_hasher().finish() >> 32,
+        }
+    }
+}
+
+impl FromStr for Seed {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Seed, String> {
+        match s {
+            "-1" => Ok(Seed::Drawn),
+            n => n.parse().map(Seed::Given).map_err(|_| {
+                format!("expected a whole number from 0 to {}, or -1 for one that is drawn", u64::MAX)
+            }),
+        }
+    }
+}
+
+/// A device by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    Cpu,
+    /// Its number in the driver's order.
+    Cuda(usize),
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+/// Where to compute, as typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first GPU if it can be used, else the processor.
+    Auto,
+    Given(Device),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+    fn from_str(s: &str) -> Result<DeviceChoice, String> {
+        match s {
+            "auto" => Ok(DeviceChoice::Auto),
+            "cpu" => Ok(DeviceChoice::Given(Device::Cpu)),
+            "cuda" => Ok(DeviceChoice::Given(Device::Cuda(0))),
+            _ => match s.strip_prefix("cuda:").map(str::parse) {
+                Some(Ok(ordinal)) => Ok(DeviceChoice::Given(Device::Cuda(ordinal))),
+                _ => Err("expected `auto`, `cpu`, `cuda` (the first GPU) or `cuda:N`".into()),
+            },
+        }
+    }
+}
+
+/// A number of bytes as it is typed: `20G`, `800M`, `20.5GiB`; a plain number is bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes(pub u64);
+
+impl FromStr for Bytes {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Bytes, String> {
+        let wrong = || format!("expected a size such as 20G or 800M, not `{s}`");
+        let digits = s.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let factor = match s[digits.len()..].to_ascii_lowercase().as_str() {
+            "" | "b" => 1.0,
+            "k" | "kb" => 1e3,
+            "m" | "mb" => 1e6,
+            "g" | "gb" => 1e9,
+            "kib" => 1024.0,
+            "mib" => 1_048_576.0,
+            "gib" => 1_073_741_824.0,
+            _ => return Err(wrong()),
+        };
+        let number: f64 = digits.parse().map_err(|_| wrong())?;
+        let bytes = number * factor;
+        if (1.0..1e18).contains(&bytes) { Ok(Bytes(bytes as u64)) } else { Err(wrong()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_have_names() {
+        for device in [Device::Cpu, Device::Cuda(0), Device::Cuda(3)] {
+            assert_eq!(device.to_string().parse(), Ok(DeviceChoice::Given(device)));
+        }
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Given(Device::Cuda(0))));
+        assert_eq!("auto".parse(), Ok(DeviceChoice::Auto));
+        for wrong in ["gpu", "cuda:", "cuda:-1", "cuda:x", "CPU", ""] {
+            assert!(wrong.parse::<DeviceChoice>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_seed_is_given_or_drawn() {
+        assert_eq!("7".parse(), Ok(Seed::Given(7)));
+        assert_eq!(u64::MAX.to_string().parse(), Ok(Seed::Given(u64::MAX)));
+        assert_eq!("-1".parse(), Ok(Seed::Drawn));
+        for wrong in ["-2", "1.5", "x", "", "18446744073709551616"] {
+            assert!(wrong.parse::<Seed>().is_err(), "{wrong}");
+        }
+        let drawn: std::collections::BTreeSet<u64> = (0..8).map(|_| Seed::Drawn.resolve()).collect();
+        assert!(drawn.len() > 6 && drawn.iter().all(|seed| u32::try_from(*seed).is_ok()), "{drawn:?}");
+    }
+
+    #[test]
+    fn sizes_are_read_in_any_unit() {
+        for (text, bytes) in [
+            ("20G", 20_000_000_000),
+            ("800M", 800_000_000),
+            ("1.5GiB", 1_610_612_736),
+            ("4096", 4096),
+            ("1kb", 1000),
+        ] {
+            assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
+        }
+        for wrong in ["", "G", "-1G", "0", "1T", "nanG", "1e30G"] {
+            assert!(wrong.parse::<Bytes>().is_err(), "{wrong}");
+        }
+    }
+}
