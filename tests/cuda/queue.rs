@@ -189,7 +189,7 @@ fn nothing_waits_between_steps() {
 /// Small pictures of the model inside the program, two particles one at a time, with graphs and without: a step waits
 /// once, for what the step before it told, and copies nothing but that.
 fn alone_nothing_waits_between_steps() {
-    for (graphs, steps) in [(true, 5), (false, 4)] {
+    for (graphs, steps) in [(true, 4), (false, 3)] {
         let cuda = device::open(Elem::Bf16);
         let cuda = if graphs { cuda } else { cuda.without_graphs() };
         let folder = ModelFolder::from_source(Source::Embedded(SHAPES_FILES), None).unwrap();
