@@ -112,7 +112,7 @@ def main():
             partial.replace(session.out / name)
 
     for name, limit in PARTS:
-        if name in skip or only and name not in only:
+        if name in skip or (only and name not in only):
             continue
         begin = time.monotonic()
         if session.left() < 5:

@@ -11,7 +11,6 @@ import time
 
 import torch
 import torch.nn.functional as F
-
 from torch_time import Timer
 
 

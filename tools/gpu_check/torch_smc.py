@@ -4,7 +4,6 @@ import argparse
 import json
 
 import torch
-
 from torch_time import Timer
 
 

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import torch
-
 from torch_net import Models, read_safetensors
 
 

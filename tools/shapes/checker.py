@@ -6,12 +6,11 @@ Shape: the region's soft mask is compared with rendered masks of every shape, at
 over rotations; the largest overlap (soft intersection over union) wins. Size follows from the area and the
 shape; place from the centroid.
 """
+import captions
 import numpy as np
 import torch
-from scipy import ndimage
-
-import captions
 import world
+from scipy import ndimage
 
 TURNS = {"circle": 1, "ring": 1, "square": 10, "cross": 10, "triangle": 16, "star": 10}
 PERIOD = {"circle": 1, "ring": 1, "square": 4, "cross": 4, "triangle": 3, "star": 5}

@@ -12,10 +12,9 @@ import json
 import subprocess
 from pathlib import Path
 
+import checker
 import numpy as np
 from PIL import Image
-
-import checker
 
 PROMPTS = [
     "a star",

@@ -11,19 +11,18 @@ import argparse
 import json
 from pathlib import Path
 
-import numpy as np
-import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
-from PIL import Image
-from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
-
 import captions
 import checker
 import gold
 import models
+import numpy as np
+import torch
 import world
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from PIL import Image
 from train_head import embed
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 

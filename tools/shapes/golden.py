@@ -5,12 +5,11 @@ gold.from_scene (NaN where there is no scene). Ten renders, then a blank ground,
 """
 from pathlib import Path
 
-import numpy as np
-from safetensors.numpy import save_file
-
 import checker
 import gold
+import numpy as np
 import world
+from safetensors.numpy import save_file
 
 
 def main():

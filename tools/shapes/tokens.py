@@ -9,10 +9,9 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import torch
-
 import captions
 import models
+import torch
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 

@@ -6,12 +6,11 @@ colour and shape of the second object) speed up learning and are not shipped.
 """
 from pathlib import Path
 
+import captions
+import models
 import numpy as np
 import torch
 import torch.nn.functional as F
-
-import captions
-import models
 import world
 from loop import fit
 from tokens import Encoder

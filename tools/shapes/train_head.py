@@ -2,14 +2,13 @@
 
 The head is a proxy on purpose: it sees only what CLIP's embedding tells it linearly, and ratings with noise.
 """
+import gold
+import models
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import CLIPModel
-
-import gold
-import models
 import world
+from transformers import CLIPModel
 
 RATINGS = 6000
 NOISE = 1.0  # standard deviation of one rating; gold's own is about 1.16

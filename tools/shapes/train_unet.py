@@ -5,17 +5,16 @@ eighth caption is replaced by the empty string, which is the unconditional branc
 """
 from pathlib import Path
 
+import captions
+import models
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from diffusers.models.attention_processor import AttnProcessor
-
-import captions
-import models
 import train_clip
 import train_vae
 import world
+from diffusers.models.attention_processor import AttnProcessor
 from loop import fit
 from tokens import Encoder
 

@@ -5,11 +5,10 @@ most of the loss, and a small star comes out as a blob long after the mean error
 """
 from pathlib import Path
 
+import models
 import numpy as np
 import torch
 import torch.distributed as dist
-
-import models
 import world
 from loop import fit
 

@@ -233,3 +233,35 @@ fn compile(file: &str, mut options: [String; 3]) -> Result<Vec<u8>> {
         image
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// NVRTC itself, which needs no GPU: `.ci/run` has it on `LD_LIBRARY_PATH`. The tests' stand-in compiles nothing.
+    #[test]
+    #[ignore = "needs NVRTC, which .ci/run installs"]
+    fn nvrtc_compiles_every_kernel_for_hopper() {
+        let files = SOURCES.iter().filter_map(|(name, _)| name.strip_suffix(".cu"));
+        // As build.rs: particles are f32 in every run.
+        let kinds = |file: &str| match file {
+            "particle" | "weigh" | "resample" => &["F32"][..],
+            _ => &["BF16", "F16", "F32"],
+        };
+        let all: Vec<_> = files.flat_map(|file| kinds(file).iter().map(move |elem| (file, *elem))).collect();
+        assert!(all.len() > 20, "{all:?}");
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+                scope.spawn(|| {
+                    while let Some((file, elem)) = all.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+                        let options =
+                            ["--gpu-architecture=sm_90a".into(), "--std=c++17".into(), format!("-DACT_{elem}")];
+                        let image = compile(file, options).unwrap_or_else(|e| panic!("{file}.cu, {elem}: {e}"));
+                        assert!(image.starts_with(b"\x7fELF"), "{file}.cu, {elem}: no machine code");
+                    }
+                });
+            }
+        });
+    }
+}
