@@ -254,10 +254,16 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
                 scope.spawn(|| {
-                    while let Some((file, elem)) = all.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
-                        let options =
-                            ["--gpu-architecture=sm_90a".into(), "--std=c++17".into(), format!("-DACT_{elem}")];
-                        let image = compile(file, options).unwrap_or_else(|e| panic!("{file}.cu, {elem}: {e}"));
+                    while let Some((file, elem)) =
+                        all.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+                    {
+                        let options = [
+                            "--gpu-architecture=sm_90a".into(),
+                            "--std=c++17".into(),
+                            format!("-DACT_{elem}"),
+                        ];
+                        let image =
+                            compile(file, options).unwrap_or_else(|e| panic!("{file}.cu, {elem}: {e}"));
                         assert!(image.starts_with(b"\x7fELF"), "{file}.cu, {elem}: no machine code");
                     }
                 });
