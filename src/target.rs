@@ -10,7 +10,7 @@ use crate::ddim;
 use crate::error::{ErrorKind, Result};
 use crate::model::pipeline::{Encoded, Pipeline, Size};
 use crate::model::vae;
-use crate::reward::{Reward, Sum};
+use crate::reward::{self, Reward};
 use crate::sampler::{Evaluation, FinalScores, Need, Scores, Target};
 use crate::tape::{Tape, Var};
 use crate::tensor::{HostSlice, Shape, Tensor};
@@ -30,7 +30,7 @@ pub struct Settings {
 pub struct Diffusion<'a> {
     backend: &'a dyn Backend,
     pipeline: &'a Pipeline,
-    reward: &'a Sum,
+    reward: &'a dyn Reward,
     texts: Encoded,
     /// The number of each encoded prompt in the run, in the order of encoding.
     prompts: Vec<u32>,
@@ -62,7 +62,7 @@ impl<'a> Diffusion<'a> {
     pub fn new(
         backend: &'a dyn Backend,
         pipeline: &'a Pipeline,
-        reward: &'a Sum,
+        reward: &'a dyn Reward,
         texts: Encoded,
         prompts: Vec<u32>,
         size: Size,
@@ -273,12 +273,12 @@ impl Target for Diffusion<'_> {
 
     fn finish(&self, x: &Tensor, ids: &[ParticleId]) -> Result<FinalScores> {
         let tape = Tape::off(self.backend);
-        let weights: Vec<f64> = self.reward.parts().map(|(weight, _)| weight).collect();
+        let weights: Vec<f64> = reward::terms(self.reward).into_iter().map(|(weight, _)| weight).collect();
         let mut all = FinalScores { images: x.clone(), reward: Vec::new(), parts: Vec::new() };
         let images = self.each(x, ids, |x, prompts| {
             let raw = self.decode(&tape, &Var::from(x.clone()))?;
             let images = vae::to_unit(&tape, &raw)?.into_value();
-            let scores = self.reward.part_scores(self.backend, &images, prompts)?;
+            let scores = reward::term_scores(self.reward, self.backend, &images, prompts)?;
             // As in `work`, a clamp must not hide what is not finite.
             let norms = self.backend.squared_norms(raw.value())?;
             let sound = |norm: f64| if norm.is_finite() { 0.0 } else { f64::NAN };
@@ -304,7 +304,7 @@ impl Target for Diffusion<'_> {
     }
 
     fn without_gradient(&self) -> Option<String> {
-        let term = self.reward.parts().find(|(_, reward)| !reward.differentiable());
+        let term = reward::terms(self.reward).into_iter().find(|(_, reward)| !reward.differentiable());
         term.map(|(_, reward)| reward.name())
     }
 }

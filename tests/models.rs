@@ -396,7 +396,7 @@ impl Reward for InnerProduct {
         let shape = images.shape();
         tape.linear(&images.reshape(Shape::rows(shape.n, shape.sample())), &self.weights, None, None)
     }
-    fn default_kl(&self) -> f64 {
+    fn default_alpha(&self) -> f64 {
         1.0
     }
 }

@@ -267,7 +267,7 @@ fn a_sum_is_linear_and_shares_its_towers() {
 
     assert_eq!(sum.name(), "2 aesthetic + -0.25 clip + 0.5 jpeg");
     assert!(!sum.differentiable(), "jpeg is not");
-    assert!(sum.reads_prompt() && sum.default_kl() == 0.005);
+    assert!(sum.reads_prompt() && sum.default_alpha() == 0.005);
     let hashes = sum.hashes().unwrap();
     let files: Vec<&str> = hashes.iter().map(|f| f.path.rsplit('/').next().unwrap()).collect();
     assert_eq!(files, ["aesthetic.safetensors", "model.safetensors"], "each file once");

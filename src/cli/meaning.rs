@@ -25,7 +25,7 @@ pub fn check(args: &Sample, prompts: &[Prompt], eval_rewards: &[Spec]) -> Result
         )?;
     }
     if let Some(spec) = eval_rewards.iter().find(|spec| spec.weight != 1.0) {
-        let name = spec.kind.name();
+        let name = spec.kind.name;
         return Err(Error::usage(format!(
             "--eval-reward {name}={}: held-out rewards are reported one by one, a weight has no meaning",
             spec.weight

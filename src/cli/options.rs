@@ -9,7 +9,7 @@ use super::values::{Auto, Device, Dtype, Save, Select, Switch};
 use super::{device, meaning};
 use crate::error::{Error, Result};
 use crate::proposal::Proposal;
-use crate::reward::{Kind, Spec};
+use crate::reward::Spec;
 use crate::sampler::{Compat, OnNan};
 use crate::smc::{Resampler, Rules, Tempering};
 
@@ -131,7 +131,7 @@ impl Options {
         notes.extend(note);
         meaning::of_device(args, device)?;
         let (output, image) = meaning::destination(args, &prompts)?;
-        let own_head = embedded && rewards.iter().any(|r| r.kind == Kind::Aesthetic && r.path.is_none());
+        let own_head = embedded && rewards.iter().any(|r| r.kind.name == "aesthetic" && r.path.is_none());
         Ok(Options {
             prompts,
             count: args.count,

@@ -128,12 +128,12 @@ pub fn object(value: Value) -> Map<String, Value> {
 }
 
 fn named(spec: &Spec) -> Value {
-    json!({"name": spec.kind.name(), "path": spec.path.as_ref().map(|path| path.to_string_lossy())})
+    json!({"name": spec.kind.name, "path": spec.path.as_ref().map(|path| path.to_string_lossy())})
 }
 
 fn weighted(spec: &Spec) -> Value {
     let path = spec.path.as_ref().map(|path| path.to_string_lossy());
-    json!({"name": spec.kind.name(), "weight": spec.weight, "path": path})
+    json!({"name": spec.kind.name, "weight": spec.weight, "path": path})
 }
 
 /// The rate of a fixed schedule.

@@ -23,9 +23,9 @@ pub fn run(args: &Score) -> Result<()> {
     let backend = &*opened.backend;
     let folder = session::open_folder(args.model.as_deref())?;
     let mut sum = reward::open(&specs, folder.source(), backend)?;
-    let by_default = specs.iter().find(|spec| spec.kind.has_weights() && spec.path.is_none());
+    let by_default = specs.iter().find(|spec| spec.kind.needs.files.is_some() && spec.path.is_none());
     if let (None, Some(spec)) = (&args.model, by_default) {
-        let name = spec.kind.name();
+        let name = spec.kind.name;
         output::note(format_args!(
             "note: {name} is judged by the towers of the embedded model `{SHAPES}`; for others give -m or {name}:PATH"
         ));

@@ -68,7 +68,7 @@ impl<'b> Session<'b> {
         let noisy = schedule.steps.iter().any(|s| s.variance > 0.0);
         options.proposal.check(without_gradient.as_deref(), noisy)?;
         let eval = open_eval(&options.eval_rewards, folder.source(), backend)?;
-        let kl = options.kl.unwrap_or_else(|| reward.default_kl());
+        let kl = options.kl.unwrap_or_else(|| reward.default_alpha());
         Ok(Session { backend, folder, pipeline, schedule, size, reward, eval, kl })
     }
 

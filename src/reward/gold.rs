@@ -9,12 +9,19 @@
 //! The definition is `tools/shapes/gold.py`; this is its port, number for number.
 
 use super::host::HostReward;
+use super::kind::{Needs, RewardKind};
 use crate::pixels::Picture;
 
-/// Gold as a reward; only for proposals that need no gradient.
-pub const fn gold() -> HostReward {
-    HostReward::new("gold", 0.1, |picture| Ok(gold_score(picture)))
-}
+pub(super) static REWARD: RewardKind = RewardKind {
+    name: "gold",
+    about: "preference of the shapes world, on pixels",
+    needs: Needs { files: None, prompt: false, gradient: false },
+    default_alpha: 0.1,
+    source: "tools/shapes/gold.py; alpha as for `jpeg`",
+    open: |_, name, _| {
+        Ok(Box::new(HostReward::new(name, REWARD.default_alpha, |picture: &_| Ok(gold_score(picture)))))
+    },
+};
 
 /// Distance from the ground (bytes, Euclidean) at which a pixel starts to count as object, and the further
 /// distance at which it counts in full.

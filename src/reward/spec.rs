@@ -3,61 +3,18 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::kind::RewardKind;
+use super::registry::REWARDS;
 use crate::error::{Error, Result};
-
-/// The rewards there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    Aesthetic,
-    Clip,
-    PickScore,
-    Jpeg,
-    Incompressibility,
-    Gold,
-}
-
-impl Kind {
-    pub const ALL: [Kind; 6] =
-        [Kind::Aesthetic, Kind::Clip, Kind::PickScore, Kind::Jpeg, Kind::Incompressibility, Kind::Gold];
-
-    /// As typed.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Kind::Aesthetic => "aesthetic",
-            Kind::Clip => "clip",
-            Kind::PickScore => "pickscore",
-            Kind::Jpeg => "jpeg",
-            Kind::Incompressibility => "incompressibility",
-            Kind::Gold => "gold",
-        }
-    }
-
-    /// What it is and needs, for lists of choices.
-    pub const fn needs(self) -> &'static str {
-        match self {
-            Kind::Aesthetic => {
-                "CLIP image embedding and a linear or MLP head; PATH is FOLDER or FOLDER,HEAD.safetensors"
-            }
-            Kind::Clip => "20 x cosine of image and prompt; PATH is the folder of a CLIP model",
-            Kind::PickScore => "cosine of image and prompt; PATH is the folder of PickScore_v1",
-            Kind::Jpeg => "minus the kB of a JPEG; needs no file, gives no gradient",
-            Kind::Incompressibility => "the kB of a JPEG; needs no file, gives no gradient",
-            Kind::Gold => "preference of the shapes world, on pixels; needs no file, gives no gradient",
-        }
-    }
-
-    /// Whether PATH means anything to it.
-    pub const fn has_weights(self) -> bool {
-        matches!(self, Kind::Aesthetic | Kind::Clip | Kind::PickScore)
-    }
-}
 
 /// One term of a reward.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    pub kind: Kind,
+    /// Which reward.
+    pub kind: &'static RewardKind,
     /// Finite and not zero; 1 unless given.
     pub weight: f64,
+    /// Where its files are; `None` for the model's own.
     pub path: Option<PathBuf>,
 }
 
@@ -74,7 +31,7 @@ impl FromStr for Spec {
             None => (head, None),
         };
         let name = name.trim().to_ascii_lowercase();
-        let Some(kind) = Kind::ALL.into_iter().find(|k| k.name() == name) else {
+        let Some(kind) = REWARDS.iter().copied().find(|kind| kind.name == name) else {
             return Err(unknown(text, &name));
         };
         let weight = match weight.map(|w| w.trim().parse::<f64>()) {
@@ -90,13 +47,13 @@ impl FromStr for Spec {
             }
         };
         let path = match path {
-            Some(_) if !kind.has_weights() => {
+            Some(_) if kind.needs.files.is_none() => {
                 return Err(Error::usage(format!("reward \"{text}\": {name} needs no file"))
                     .fix(format!("write {head}")));
             }
             Some("") => {
                 return Err(Error::usage(format!("reward \"{text}\": no path after the colon"))
-                    .fix(format!("{name}: {}", kind.needs())));
+                    .fix(format!("{name}: {}", kind.line())));
             }
             path => path.map(PathBuf::from),
         };
@@ -122,7 +79,7 @@ impl Spec {
             let spec: Spec =
                 text.parse().map_err(|e: Error| e.option(option).context(format!("`{option}`")))?;
             if specs.iter().any(|s| s.kind == spec.kind && s.path == spec.path) {
-                let name = spec.kind.name();
+                let name = spec.kind.name;
                 return Err(Error::usage(format!("`{option}`: {name} is given twice"))
                     .option(option)
                     .fix(format!("give it once, with the sum of the weights: {name}=WEIGHT")));
@@ -143,12 +100,16 @@ mod tests {
 
     #[test]
     fn name_weight_and_path_are_told_apart() {
-        let spec = |kind, weight, path: Option<&str>| Spec { kind, weight, path: path.map(PathBuf::from) };
-        assert_eq!(parse("aesthetic").unwrap(), spec(Kind::Aesthetic, 1.0, None));
-        assert_eq!(parse("clip=0.5").unwrap(), spec(Kind::Clip, 0.5, None));
-        assert_eq!(parse("jpeg=-2e-1").unwrap(), spec(Kind::Jpeg, -0.2, None));
-        assert_eq!(parse("clip:/a=b/c").unwrap(), spec(Kind::Clip, 1.0, Some("/a=b/c")));
-        assert_eq!(parse("Aesthetic=2:C:\\clip").unwrap(), spec(Kind::Aesthetic, 2.0, Some("C:\\clip")));
+        let spec = |name: &str, weight, path: Option<&str>| Spec {
+            kind: REWARDS.iter().find(|kind| kind.name == name).unwrap(),
+            weight,
+            path: path.map(PathBuf::from),
+        };
+        assert_eq!(parse("aesthetic").unwrap(), spec("aesthetic", 1.0, None));
+        assert_eq!(parse("clip=0.5").unwrap(), spec("clip", 0.5, None));
+        assert_eq!(parse("jpeg=-2e-1").unwrap(), spec("jpeg", -0.2, None));
+        assert_eq!(parse("clip:/a=b/c").unwrap(), spec("clip", 1.0, Some("/a=b/c")));
+        assert_eq!(parse("Aesthetic=2:C:\\clip").unwrap(), spec("aesthetic", 2.0, Some("C:\\clip")));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::Reward;
+use super::{Reward, term_scores};
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::model::files::{FileHash, Source};
@@ -49,14 +49,7 @@ impl Sum {
         images: &Tensor,
         prompt_of: &[u32],
     ) -> Result<Vec<(String, Vec<f32>)>> {
-        let images = Var::from(images.clone());
-        self.parts
-            .iter()
-            .map(|(_, r)| {
-                let score = r.score(&Tape::off(backend), &images, prompt_of)?;
-                Ok((r.name(), backend.download(score.value())?))
-            })
-            .collect()
+        term_scores(self, backend, images, prompt_of)
     }
 
     /// [`Sum::part_scores`] of 8-bit pictures, of any sizes, as a file would be read back.
@@ -96,6 +89,10 @@ impl Reward for Sum {
         self.parts.iter().map(term).collect::<Vec<_>>().join(" + ")
     }
 
+    fn terms(&self) -> Vec<(f64, &dyn Reward)> {
+        self.parts().collect()
+    }
+
     fn differentiable(&self) -> bool {
         self.parts.iter().all(|(_, r)| r.differentiable())
     }
@@ -120,16 +117,14 @@ impl Reward for Sum {
     }
 
     /// A single term's own; 0.005 for a true sum (docs/spec.md 7.7).
-    fn default_kl(&self) -> f64 {
+    fn default_alpha(&self) -> f64 {
         match self.parts.as_slice() {
-            [(_, only)] => only.default_kl(),
+            [(_, only)] => only.default_alpha(),
             _ => 0.005,
         }
     }
 
     fn warnings(&self) -> Vec<String> {
-        let mut all: Vec<String> = self.parts.iter().flat_map(|(_, r)| r.warnings()).collect();
-        all.dedup();
-        all
+        self.parts.iter().flat_map(|(_, r)| r.warnings()).collect()
     }
 }

@@ -1,0 +1,59 @@
+//! The CLIP model through which several rewards see images and prompts. Embeddings are divided by their length.
+
+use super::preprocess::Preprocess;
+use crate::backend::Backend;
+use crate::error::Result;
+use crate::model::clip::{ClipText, ClipVision};
+use crate::model::tokenizer::Tokenizer;
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+
+/// A CLIP folder: images, and where a reward asks for it prompts, to unit vectors.
+pub(super) struct Tower {
+    /// What the image tower wants done to images.
+    pub preprocess: Preprocess,
+    /// The image tower.
+    pub vision: ClipVision,
+    /// The text tower with its tokenizer, where a reward reads prompts.
+    pub text: Option<(Tokenizer, ClipText)>,
+}
+
+impl Tower {
+    /// Embeddings `(n, 1, 1, d)` of images `(n, h, w, 3)` in [0, 1].
+    ///
+    /// # Errors
+    /// Of the backend.
+    pub fn images<'a>(&'a self, tape: &Tape<'a>, images: &Var) -> Result<Var> {
+        let pixels = self.preprocess.apply(tape, images)?;
+        tape.l2_norm(&self.vision.embed(tape, &pixels)?)
+    }
+
+    /// Embeddings `(prompts, 1, 1, d)`, and a warning of the reward `who` for each prompt that did not fit.
+    ///
+    /// # Errors
+    /// Of the text model.
+    #[track_caller]
+    pub fn prompts(
+        &self,
+        backend: &dyn Backend,
+        prompts: &[String],
+        who: &str,
+    ) -> Result<(Tensor, Vec<String>)> {
+        let Some((tokenizer, text)) = &self.text else { panic!("reward {who}: opened without a text tower") };
+        let mut warnings = Vec::new();
+        let mut ids = Vec::with_capacity(prompts.len());
+        for prompt in prompts {
+            let tokens = tokenizer.encode(prompt);
+            if let Some(dropped) = &tokens.dropped {
+                let context = tokenizer.context();
+                warnings.push(format!(
+                    "reward {who} reads only {context} tokens of a prompt; not read: {:?}",
+                    dropped.text
+                ));
+            }
+            ids.push(tokens.ids);
+        }
+        let embedded = text.run(backend, &ids)?.projected(backend)?;
+        Ok((backend.l2_norm(&embedded)?, warnings))
+    }
+}

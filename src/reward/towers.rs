@@ -1,0 +1,165 @@
+//! The CLIP folders of rewards, each loaded once, however many rewards look through it.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::kind::RewardKind;
+use super::preprocess::Preprocess;
+use super::tower::Tower;
+use crate::backend::Backend;
+use crate::error::{Error, Result};
+use crate::model::checkpoint::Checkpoint;
+use crate::model::clip::{Clip, ClipVision};
+use crate::model::config::ClipConfig;
+use crate::model::files::Source;
+use crate::model::tokenizer::Tokenizer;
+
+/// The folder of a model that holds towers of its own, where it has some.
+const CLIP: &str = "clip";
+const TOKENIZER: &str = "tokenizer";
+
+/// Opens CLIP folders for rewards.
+pub(super) struct Towers<'a> {
+    model: &'a Source,
+    backend: &'a dyn Backend,
+    /// The folders whose text tower a reward reads.
+    reading: Vec<Option<PathBuf>>,
+    /// By folder; the model's own is `None`.
+    open: HashMap<Option<PathBuf>, Arc<Tower>>,
+    /// What was read, for the hashes.
+    files: Vec<(Source, String)>,
+}
+
+/// A CLIP folder: where, and which component there.
+struct Place {
+    source: Source,
+    component: &'static str,
+    key: Option<PathBuf>,
+}
+
+impl<'a> Towers<'a> {
+    /// `model` has towers of its own, or at least a tokenizer. `reading` are the folders of the rewards that read
+    /// prompts; `None` is the model's own.
+    pub fn new(model: &'a Source, backend: &'a dyn Backend, reading: &[Option<&Path>]) -> Towers<'a> {
+        let reading = reading.iter().map(|path| path.and_then(key)).collect();
+        Towers { model, backend, reading, open: HashMap::new(), files: Vec::new() }
+    }
+
+    /// The backend that everything is loaded on.
+    pub fn backend(&self) -> &'a dyn Backend {
+        self.backend
+    }
+
+    /// The model whose rewards these are.
+    pub fn model(&self) -> &'a Source {
+        self.model
+    }
+
+    /// The weight files that were read: where they are, and their paths there.
+    pub fn into_files(self) -> Vec<(Source, String)> {
+        self.files
+    }
+
+    /// Whether `path`, or without one the model, has towers for `kind`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming what `kind` needs.
+    pub fn check(&self, kind: &RewardKind, path: Option<&Path>) -> Result<()> {
+        self.place(kind, path).map(|_| ())
+    }
+
+    /// The towers in the folder `path`, or without one the model's own.
+    ///
+    /// # Errors
+    /// As [`Towers::check`]; [`ErrorKind::Model`](crate::ErrorKind::Model) for files that are missing or damaged.
+    pub fn clip(&mut self, kind: &RewardKind, path: Option<&Path>) -> Result<Arc<Tower>> {
+        let place = self.place(kind, path)?;
+        self.tower(&place)
+    }
+
+    /// The towers in the folder `path`, for a reward with weights of its own, for which no model's towers stand in.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) without a path, naming what `kind` needs; else as [`Towers::clip`].
+    pub fn named(&mut self, kind: &RewardKind, path: Option<&Path>) -> Result<Arc<Tower>> {
+        match path {
+            Some(_) => self.clip(kind, path),
+            None => Err(no_path(kind, "no path is given".to_string())),
+        }
+    }
+
+    fn place(&self, kind: &RewardKind, path: Option<&Path>) -> Result<Place> {
+        if let Some(path) = path {
+            return Ok(Place { key: key(path), source: Source::Dir(path.to_path_buf()), component: "" });
+        }
+        if !self.model.exists(&format!("{CLIP}/config.json")) {
+            let folder = self.model.describe(CLIP);
+            let why = format!("no path is given, and the model brings no CLIP of its own ({folder})");
+            return Err(no_path(kind, why));
+        }
+        Ok(Place { source: self.model.clone(), component: CLIP, key: None })
+    }
+
+    fn tower(&mut self, place: &Place) -> Result<Arc<Tower>> {
+        if let Some(tower) = self.open.get(&place.key) {
+            return Ok(tower.clone());
+        }
+        let Place { source, component, key: folder } = place;
+        let config = ClipConfig::open(source, component)?;
+        let file = source.checkpoint(component, None)?;
+        let (vision, text) = if self.reading.contains(folder) {
+            let tokenizer = self.tokenizer(place, config.text.max_positions)?;
+            if tokenizer.largest_id() as usize >= config.text.vocab_size {
+                return Err(Error::model(format!(
+                    "{}: a vocabulary of {} does not hold the tokenizer's id {}",
+                    file.label(),
+                    config.text.vocab_size,
+                    tokenizer.largest_id()
+                ))
+                .fix("put the vocab.json and merges.txt that belong to these towers into their folder"));
+            }
+            let Clip { vision, text } = Clip::load(self.backend, &file, &config)?;
+            (vision, Some((tokenizer, text)))
+        } else {
+            (ClipVision::load(self.backend, &file, &config.vision)?, None)
+        };
+        self.remember(&file, component);
+        let preprocess = Preprocess::open(source, component, config.vision.image_size, self.backend)?;
+        let tower = Arc::new(Tower { preprocess, vision, text });
+        self.open.insert(folder.clone(), tower.clone());
+        Ok(tower)
+    }
+
+    /// Keeps the weight files of `file`; if it is embedded, they are the model's own in `component`.
+    pub fn remember(&mut self, file: &Checkpoint, component: &str) {
+        let on_disk: Vec<_> = file.paths().collect();
+        if on_disk.is_empty() {
+            let names = self.model.list(component).into_iter().filter(|n| n.ends_with(".safetensors"));
+            self.files.extend(names.map(|n| (self.model.clone(), format!("{component}/{n}"))));
+        }
+        // Joined to an empty folder, a path stays itself.
+        let here = || Source::Dir(PathBuf::new());
+        self.files.extend(on_disk.iter().map(|path| (here(), path.display().to_string())));
+    }
+
+    /// The tokenizer beside the towers, or the model's.
+    fn tokenizer(&self, place: &Place, max_positions: usize) -> Result<Tokenizer> {
+        let files = place.source.list(place.component);
+        if files.iter().any(|name| name == "vocab.json" || name == "tokenizer.json") {
+            Tokenizer::open(&place.source, place.component, max_positions)
+        } else {
+            Tokenizer::open(self.model, TOKENIZER, max_positions)
+        }
+    }
+}
+
+/// One key for one folder, however its path is written.
+fn key(path: &Path) -> Option<PathBuf> {
+    Some(path.canonicalize().unwrap_or_else(|_| path.to_path_buf()))
+}
+
+/// The error for a reward that needs a path and has none, because of `why`.
+fn no_path(kind: &RewardKind, why: String) -> Error {
+    Error::usage(why).fix(format!("{}:PATH; {}", kind.name, kind.line()))
+}
