@@ -25,10 +25,10 @@ pub(super) static REWARD: RewardKind = RewardKind {
             Some((folder, head)) => (Some(folder), Some(head)),
             None => (None, None),
         };
-        towers.check(&REWARD, folder.as_deref())?;
+        towers.check(folder.as_deref())?;
         let file = open_head(towers, head)?;
         towers.remember(&file, FOLDER);
-        let tower = towers.clip(&REWARD, folder.as_deref())?;
+        let tower = towers.clip(folder.as_deref())?;
         let head = Head::load(&file, tower.vision.config().projection_dim)?;
         Ok(Box::new(Aesthetic::new(name.to_string(), tower, &head, towers.backend())?))
     },

@@ -10,7 +10,7 @@ pub(super) static REWARD: RewardKind = RewardKind {
     default_alpha: 0.01,
     source: "docs/spec.md 7.2",
     open: |towers, name, path| {
-        let tower = towers.clip(&REWARD, path)?;
+        let tower = towers.clip(path)?;
         Ok(Box::new(Cosine::new(name, FACTOR, REWARD.default_alpha, tower)))
     },
 };

@@ -54,7 +54,8 @@ pub fn gold_score(picture: &Picture) -> f64 {
     }
     let colour = colour.map(|c| c / total);
     let off = [(x / total - wf / 2.0) / wf, (y / total - hf / 2.0) / hf];
-    // Both are at most a half: not `hypot`, which is a newer one of the C library than anything else here needs.
+    // Both are at most a half: not `hypot`, which is a newer one of the C library than anything else here
+    // needs.
     let off_centre = 64.0 * (off[0].powi(2) + off[1].powi(2)).sqrt();
     let warmth = (1.0 + (colour[0] - colour[2]) / 255.0) / 2.0;
     let size = (total / (hf * wf) / 0.2).min(1.0).sqrt();

@@ -10,8 +10,8 @@ use crate::pixels::Picture;
 use crate::tape::{Tape, Var};
 use crate::tensor::{HostSlice, Shape};
 
-/// A black box as a reward: a function of one 8-bit picture, or of a picture and its prompt. It runs on the host, on
-/// several threads at once, and has no gradient, so methods that need one cannot use it.
+/// A black box as a reward: a function of one 8-bit picture, or of a picture and its prompt. It runs on the
+/// host, on several threads at once, and has no gradient, so methods that need one cannot use it.
 ///
 /// ```
 /// use das_cuda::pixels::Picture;
@@ -36,9 +36,9 @@ pub struct HostReward {
 type Judge = Box<dyn Fn(&Picture, &str) -> Result<f64> + Send + Sync>;
 
 impl HostReward {
-    /// The reward `name`, larger where a picture is better. `default_alpha` is the alpha of `p(x) exp(r(x) / alpha)`
-    /// for runs that give none: of the size of a difference in score that matters, or smaller. An error of `judge` ends
-    /// the run; a score that is not finite is recorded, and its particle is lost.
+    /// The reward `name`, larger where a picture is better. `default_alpha` is the alpha of `p(x) exp(r(x) /
+    /// alpha)` for runs that give none: of the size of a difference in score that matters, or smaller. An
+    /// error of `judge` ends the run; a score that is not finite is recorded, and its particle is lost.
     pub fn new(
         name: impl Into<String>,
         default_alpha: f64,

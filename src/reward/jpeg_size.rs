@@ -20,7 +20,8 @@ pub(super) fn kilobytes(picture: &Picture) -> Result<f64> {
 }
 
 const QUALITY: u8 = 95;
-/// Divisor of a luma block's mean at this quality; the sum of its 64 pixels is divided by eight times as much.
+/// Divisor of a luma block's mean at this quality; the sum of its 64 pixels is divided by eight times as
+/// much.
 const LUMA_STEP: i32 = 2;
 
 /// Sides of a block and of a unit of 4:2:0: four luma blocks and one of either chroma.
@@ -52,7 +53,8 @@ pub fn jpeg_size(picture: &Picture) -> Result<usize> {
     Ok(file.len())
 }
 
-/// A picture in whole units, Y, Cb, Cr. The header states these sides rather than the true ones, in as many bytes.
+/// A picture in whole units, Y, Cb, Cr. The header states these sides rather than the true ones, in as many
+/// bytes.
 struct Planes {
     width: usize,
     height: usize,
@@ -65,7 +67,8 @@ impl Planes {
         let (width, height) = (w.next_multiple_of(UNIT), h.next_multiple_of(UNIT));
         let [mut luma, mut cb, mut cr] = [(); 3].map(|()| Vec::with_capacity(width * height));
         for y in 0..height {
-            // Chroma is halved before it goes on below the edge: it is the last two rows that do, not the last one.
+            // Chroma is halved before it goes on below the edge: it is the last two rows that do, not the
+            // last one.
             let row = if y < h { y } else { ((h - 1) & !1 | y & 1).min(h - 1) };
             for x in 0..width {
                 let at = 3 * (row * w + x.min(w - 1));
@@ -101,8 +104,8 @@ impl Planes {
         (sum.abs() + step / 2) / step * sum.signum()
     }
 
-    /// A luma block of this mean, with detail so fine that none of it is left in the file: of the pixels in a square
-    /// of two by two as many are one higher as the mean has quarters.
+    /// A luma block of this mean, with detail so fine that none of it is left in the file: of the pixels in a
+    /// square of two by two as many are one higher as the mean has quarters.
     fn flatten(&mut self, column: usize, row: usize, mean: i32) {
         const ORDER: [i32; 4] = [3, 1, 0, 2];
         for (i, at) in self.block(column, row).enumerate() {
@@ -119,8 +122,8 @@ impl Planes {
     }
 }
 
-/// libjpeg's conversion, in 65536ths: halves go up in Y and down in Cb and Cr. (That of `jpeg_encoder` takes them down
-/// in Y too.)
+/// libjpeg's conversion, in 65536ths: halves go up in Y and down in Cb and Cr. (That of `jpeg_encoder` takes
+/// them down in Y too.)
 fn ycbcr([r, g, b]: [i32; 3]) -> [u8; 3] {
     const HALF: i32 = 1 << 15;
     let y = 19595 * r + 38470 * g + 7471 * b + HALF;
@@ -151,7 +154,8 @@ impl ImageBuffer for Planes {
 mod tests {
     use super::*;
 
-    /// Sixteen means in a row that are as long to write: if one of them left detail in the file, it would be longer.
+    /// Sixteen means in a row that are as long to write: if one of them left detail in the file, it would be
+    /// longer.
     #[test]
     fn a_flat_block_of_any_mean_has_no_detail() {
         for first in [-512, -500, -272, -144, -80, -48, 32, 64, 112, 240, 492] {

@@ -1,6 +1,6 @@
-//! Rewards: what an image is worth. One file per reward, registered in [`REWARDS`]; here the trait and what all of
-//! them share. A reward sees images `(n, h, w, 3)` in [0, 1] on a backend and answers one number per image; a
-//! differentiable one does so on the tape, so that its gradient reaches the latents.
+//! Rewards: what an image is worth. One file per reward, registered in [`REWARDS`]; here the trait and what
+//! all of them share. A reward sees images `(n, h, w, 3)` in [0, 1] on a backend and answers one number per
+//! image; a differentiable one does so on the tape, so that its gradient reaches the latents.
 //!
 //! A reward of one's own implements [`Reward`]; a black box is a [`HostReward`].
 
@@ -102,8 +102,8 @@ pub trait Reward: Send + Sync {
     /// Of the backend.
     fn prepare(&mut self, backend: &dyn Backend, prompts: &[String]) -> Result<()>;
 
-    /// Scores of `images` `(n, h, w, 3)` in [0, 1], shaped `(n, 1, 1, 1)`; larger is better. Image `i` belongs
-    /// to prompt `prompt_of[i]` of the list given to `prepare`.
+    /// Scores of `images` `(n, h, w, 3)` in [0, 1], shaped `(n, 1, 1, 1)`; larger is better. Image `i`
+    /// belongs to prompt `prompt_of[i]` of the list given to `prepare`.
     ///
     /// # Errors
     /// Of the backend, and for images that this reward cannot judge.

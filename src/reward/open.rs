@@ -4,7 +4,7 @@ use super::spec::Spec;
 use super::sum::Sum;
 use super::towers::Towers;
 use crate::backend::Backend;
-use crate::error::{Error, Result};
+use crate::error::{ErrorKind, Result};
 use crate::model::files::Source;
 
 /// Loads the rewards of `specs`, at least one. A reward without a path uses the folders `clip` and
@@ -25,8 +25,14 @@ pub fn open(specs: &[Spec], model: &Source, backend: &dyn Backend) -> Result<Sum
             Some(path) if twice(spec.kind) => format!("{}:{}", spec.kind.name, path.display()),
             _ => spec.kind.name.to_string(),
         };
-        let reward = (spec.kind.open)(&mut towers, &name, spec.path.as_deref());
-        parts.push((spec.weight, reward.map_err(|e: Error| e.context(format!("reward {name}")))?));
+        let reward = (spec.kind.open)(&mut towers, &name, spec.path.as_deref()).map_err(|e| {
+            let e = e.context(format!("reward {name}"));
+            match e.kind() {
+                ErrorKind::Usage => e.fix(format!("{}:PATH; {}", spec.kind.name, spec.kind.line())),
+                _ => e,
+            }
+        });
+        parts.push((spec.weight, reward?));
     }
     Ok(Sum::new(parts).of_files(towers.into_files()))
 }

@@ -10,7 +10,7 @@ pub(super) static REWARD: RewardKind = RewardKind {
     default_alpha: 1e-4,
     source: "docs/spec.md 7.3",
     open: |towers, name, path| {
-        let tower = towers.named(&REWARD, path)?;
+        let tower = towers.named(path)?;
         Ok(Box::new(Cosine::new(name, 1.0, REWARD.default_alpha, tower)))
     },
 };

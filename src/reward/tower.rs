@@ -1,4 +1,5 @@
-//! The CLIP model through which several rewards see images and prompts. Embeddings are divided by their length.
+//! The CLIP model through which several rewards see images and prompts. Embeddings are divided by their
+//! length.
 
 use super::preprocess::Preprocess;
 use crate::backend::Backend;

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::kind::RewardKind;
 use super::preprocess::Preprocess;
 use super::tower::Tower;
 use crate::backend::Backend;
@@ -39,8 +38,8 @@ struct Place {
 }
 
 impl<'a> Towers<'a> {
-    /// `model` has towers of its own, or at least a tokenizer. `reading` are the folders of the rewards that read
-    /// prompts; `None` is the model's own.
+    /// `model` has towers of its own, or at least a tokenizer. `reading` are the folders of the rewards that
+    /// read prompts; `None` is the model's own.
     pub fn new(model: &'a Source, backend: &'a dyn Backend, reading: &[Option<&Path>]) -> Towers<'a> {
         let reading = reading.iter().map(|path| path.and_then(key)).collect();
         Towers { model, backend, reading, open: HashMap::new(), files: Vec::new() }
@@ -61,42 +60,45 @@ impl<'a> Towers<'a> {
         self.files
     }
 
-    /// Whether `path`, or without one the model, has towers for `kind`.
+    /// Whether there are towers: in the folder `path`, or without one in the model.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming what `kind` needs.
-    pub fn check(&self, kind: &RewardKind, path: Option<&Path>) -> Result<()> {
-        self.place(kind, path).map(|_| ())
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), without a path where the model has none.
+    pub fn check(&self, path: Option<&Path>) -> Result<()> {
+        self.place(path).map(|_| ())
     }
 
     /// The towers in the folder `path`, or without one the model's own.
     ///
     /// # Errors
-    /// As [`Towers::check`]; [`ErrorKind::Model`](crate::ErrorKind::Model) for files that are missing or damaged.
-    pub fn clip(&mut self, kind: &RewardKind, path: Option<&Path>) -> Result<Arc<Tower>> {
-        let place = self.place(kind, path)?;
+    /// As [`Towers::check`]; [`ErrorKind::Model`](crate::ErrorKind::Model) for files that are missing or
+    /// damaged.
+    pub fn clip(&mut self, path: Option<&Path>) -> Result<Arc<Tower>> {
+        let place = self.place(path)?;
         self.tower(&place)
     }
 
-    /// The towers in the folder `path`, for a reward with weights of its own, for which no model's towers stand in.
+    /// The towers in the folder `path`, for a reward with weights of its own, for which no model's towers
+    /// stand in.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) without a path, naming what `kind` needs; else as [`Towers::clip`].
-    pub fn named(&mut self, kind: &RewardKind, path: Option<&Path>) -> Result<Arc<Tower>> {
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) without a path; else as
+    /// [`Towers::clip`].
+    pub fn named(&mut self, path: Option<&Path>) -> Result<Arc<Tower>> {
         match path {
-            Some(_) => self.clip(kind, path),
-            None => Err(no_path(kind, "no path is given".to_string())),
+            Some(_) => self.clip(path),
+            None => Err(Error::usage("no path is given")),
         }
     }
 
-    fn place(&self, kind: &RewardKind, path: Option<&Path>) -> Result<Place> {
+    fn place(&self, path: Option<&Path>) -> Result<Place> {
         if let Some(path) = path {
             return Ok(Place { key: key(path), source: Source::Dir(path.to_path_buf()), component: "" });
         }
         if !self.model.exists(&format!("{CLIP}/config.json")) {
             let folder = self.model.describe(CLIP);
             let why = format!("no path is given, and the model brings no CLIP of its own ({folder})");
-            return Err(no_path(kind, why));
+            return Err(Error::usage(why));
         }
         Ok(Place { source: self.model.clone(), component: CLIP, key: None })
     }
@@ -157,9 +159,4 @@ impl<'a> Towers<'a> {
 /// One key for one folder, however its path is written.
 fn key(path: &Path) -> Option<PathBuf> {
     Some(path.canonicalize().unwrap_or_else(|_| path.to_path_buf()))
-}
-
-/// The error for a reward that needs a path and has none, because of `why`.
-fn no_path(kind: &RewardKind, why: String) -> Error {
-    Error::usage(why).fix(format!("{}:PATH; {}", kind.name, kind.line()))
 }

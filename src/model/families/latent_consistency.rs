@@ -1,7 +1,7 @@
 //! Latent consistency models: Stable Diffusion distilled to few steps, with the guidance scale as an
 //! embedding.
 
-use super::{Family, ONE_TEXT_ENCODER, text_config_with_mask, vae_config_scaled_only};
+use super::family::{Family, ONE_TEXT_ENCODER, text_config_with_mask, vae_config_scaled_only};
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::model::parts::Parts;

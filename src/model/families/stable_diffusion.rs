@@ -1,6 +1,6 @@
 //! Stable Diffusion 1.x and 2.x, and models trained or distilled from them that run in the same pipeline.
 
-use super::{Family, ONE_TEXT_ENCODER, text_config_with_mask, vae_config_scaled_only};
+use super::family::{Family, ONE_TEXT_ENCODER, text_config_with_mask, vae_config_scaled_only};
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::model::config::{SchedulerFile, UNetConfig};

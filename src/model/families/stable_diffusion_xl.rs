@@ -1,6 +1,6 @@
 //! Stable Diffusion XL, and models trained or distilled from it that run in the same pipeline.
 
-use super::{Family, TOKENIZERS, without_shift};
+use super::family::{Family, TOKENIZERS, without_shift};
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::model::parts::{Component, Parts};

@@ -7,13 +7,20 @@ use std::collections::{HashMap, HashSet};
 use regex::Regex;
 use serde_json::{Map, Value};
 
-use super::{Added, END_OF_WORD, Tokenizer, UNKNOWN, WORDS, byte_names, normalize};
+use super::bpe::{Added, END_OF_WORD, Tokenizer, UNKNOWN, WORDS, byte_names, normalize};
 use crate::error::{Error, Result};
 use crate::model::files::{Source, join, json};
 
-/// Reads the tokenizer in the folder `component`, as [`Tokenizer::open`] describes.
-pub(super) fn read(source: &Source, component: &str, max_positions: usize) -> Result<Tokenizer> {
-    Files { source, component }.tokenizer(max_positions)
+impl Tokenizer {
+    /// Reads the tokenizer in the folder `component` (`""` is the top): `tokenizer.json`, or `vocab.json` and
+    /// `merges.txt`; and `tokenizer_config.json` and `special_tokens_map.json` where they are. Prompts are
+    /// padded or cut to the smaller of the file's `model_max_length` and `max_positions` tokens.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the file that is missing, damaged or not CLIP's.
+    pub fn open(source: &Source, component: &str, max_positions: usize) -> Result<Tokenizer> {
+        Files { source, component }.tokenizer(max_positions)
+    }
 }
 
 /// The files of one tokenizer.

@@ -4,7 +4,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::*;
-use crate::ErrorKind;
+use crate::error::{ErrorKind, Result};
+use crate::model::files::Source;
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tokenizer")
