@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::sync::LazyLock;
 
 use crate::cuda::{ARCHITECTURES, TOOLKIT};
-use crate::reward::Kind;
+use crate::reward::REWARDS;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,11 +27,19 @@ pub fn after_sample() -> String {
     format!("Rewards (NAME[=WEIGHT][:PATH]):\n{}\n{EXAMPLES}", rewards())
 }
 
-/// A line for each reward.
+/// A line for each reward: what it is, whether it reads the prompt, and its alpha.
 pub fn rewards() -> String {
-    Kind::ALL.iter().fold(String::new(), |mut list, kind| {
+    REWARDS.iter().fold(String::new(), |mut list, kind| {
+        let prompt = if kind.needs.prompt { ", reads the prompt" } else { "" };
         // Writing to a string does not fail.
-        let _ = writeln!(list, "  {:<18} {}", kind.name(), kind.needs());
+        let _ = writeln!(
+            list,
+            "  {:<18} {}{prompt}; --kl {} unless given ({})",
+            kind.name,
+            kind.line(),
+            kind.default_alpha,
+            kind.source
+        );
         list
     })
 }

@@ -63,7 +63,7 @@ impl FromStr for Spec {
 
 fn unknown(text: &str, name: &str) -> Error {
     let choices: Vec<String> =
-        Kind::ALL.iter().map(|k| format!("    {:<18} {}", k.name(), k.needs())).collect();
+        REWARDS.iter().map(|kind| format!("    {:<18} {}", kind.name, kind.line())).collect();
     let what =
         if name.is_empty() { "no name".to_string() } else { format!("no reward is called \"{name}\"") };
     Error::usage(format!("reward \"{text}\": {what}"))
@@ -71,8 +71,8 @@ fn unknown(text: &str, name: &str) -> Error {
 }
 
 impl Spec {
-    /// Reads the rewards of `option`, which is `reward` or `eval_reward`; the same reward twice with the same path is
-    /// an error.
+    /// Reads the rewards of `option`, which is `reward` or `eval_reward`; the same reward twice with the same
+    /// path is an error.
     pub fn parse_all(option: &'static str, texts: &[String]) -> Result<Vec<Spec>> {
         let mut specs: Vec<Spec> = Vec::new();
         for text in texts {
