@@ -9,7 +9,6 @@ use std::any::Any;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::noise::Purpose;
-use crate::smc::{Event, Rules, Weighed};
 use crate::tensor::{HostSlice, Shape, Tensor};
 
 /// Pointwise nonlinearities.
@@ -332,78 +331,6 @@ pub trait Backend: Send + Sync {
     fn squared_norms(&self, x: &Tensor) -> Result<Vec<f64>>;
     /// `score` `(n, 1, 1, 1)` where every element of that sample of `by` is finite, NaN elsewhere.
     fn where_finite(&self, score: &Tensor, by: &Tensor) -> Result<Tensor>;
-    /// Weighs and moves the particles of a run on the device, waiting for nothing. `None` leaves that to the host.
-    fn step_engine<'a>(&'a self, _setup: EngineSetup<'_>) -> Result<Option<Box<dyn StepEngine + 'a>>> {
-        Ok(None)
-    }
-}
-
-/// The particles of a run, and how to weigh them.
-#[derive(Clone, Copy, Debug)]
-pub struct EngineSetup<'a> {
-    pub rules: &'a Rules,
-    /// Potentials are `reward / alpha`, strengths `lambda_next / alpha`.
-    pub alpha: f64,
-    pub prompts: &'a [u32],
-    /// Of every slot, prompt after prompt.
-    pub ids: &'a [ParticleId],
-    /// Elements of a state.
-    pub sample: usize,
-}
-
-/// Rewards of the particles, where they were computed.
-#[derive(Clone, Debug)]
-pub enum Scores {
-    Host(Vec<f64>),
-    /// `(n, 1, 1, 1)`.
-    Device(Tensor),
-}
-
-impl Scores {
-    /// Waits for a device.
-    pub fn download(&self, backend: &dyn Backend) -> Result<Vec<f64>> {
-        match self {
-            Scores::Host(scores) => Ok(scores.clone()),
-            Scores::Device(scores) => Ok(backend.download(scores)?.into_iter().map(f64::from).collect()),
-        }
-    }
-}
-
-/// One step of all particles, for a [`StepEngine`].
-#[derive(Clone, Copy, Debug)]
-pub struct StepInput<'a> {
-    /// The states that were looked at.
-    pub x: &'a Tensor,
-    pub particles: Particles<'a>,
-    /// Which weighing, by what; `None` weighs nothing and moves every particle by the prior.
-    pub event: Option<(Event, &'a Scores)>,
-    pub advance: Advance<'a>,
-}
-
-/// What a step saw and decided.
-#[derive(Clone, Debug, Default)]
-pub struct StepReport {
-    /// Squared lengths of the states, of the predicted noise, and of the gradients (empty without).
-    pub states: Vec<f64>,
-    pub noises: Vec<f64>,
-    pub grads: Vec<f64>,
-    /// Plain rewards, NaN where reward, state or noise is not finite; empty where nothing was weighed.
-    pub rewards: Vec<f64>,
-    /// Of each prompt; empty where nothing was weighed.
-    pub weighed: Vec<Weighed>,
-    /// `log p - log m` of the move of each slot.
-    pub log_ratio: Vec<f64>,
-}
-
-/// Weighs, resamples and moves, step after step: [`smc::weigh`](crate::smc::weigh) and [`Backend::advance`]. A particle
-/// whose reward, state or noise is not finite is dead; a gradient that is not finite counts as 0.
-pub trait StepEngine {
-    /// Queues one step and returns the latents after it.
-    fn submit(&mut self, input: StepInput<'_>) -> Result<Tensor>;
-    /// What the oldest step told that has not been asked for. Waits for that step, not for later ones.
-    fn collect(&mut self) -> Result<StepReport>;
-    /// Steps worth queueing before the oldest is asked for, so that the device never waits for the host.
-    fn lookahead(&self) -> usize;
 }
 
 /// Work that a device has recorded, or knows it cannot record; for [`Backend::replay`]. Empty at first.

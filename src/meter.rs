@@ -17,6 +17,7 @@ use crate::backend::{
     Activation, Advance, AffineClamp, Attention, Backend, Conv, Filter, GroupNorm, Memory, ParticleId,
     Particles, Saved, reserved,
 };
+use crate::engine::EngineBackend;
 use crate::error::Result;
 use crate::noise::Purpose;
 use crate::tensor::{HostSlice, Shape, Tensor};
@@ -263,6 +264,9 @@ fn linear_flops(rows: usize, w: Shape) -> u64 {
 fn attention_product(n: usize, queries: usize, keys: usize, c: usize) -> u64 {
     product(&[2, n, queries, keys, c])
 }
+
+/// The host weighs.
+impl EngineBackend for Meter {}
 
 impl Backend for Meter {
     fn name(&self) -> String {

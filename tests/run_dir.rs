@@ -6,9 +6,10 @@ use std::path::Path;
 use das_cuda::ErrorKind;
 use das_cuda::pixels::Picture;
 use das_cuda::run::{
-    OutDir, Parameters, ParticleLine, RunDir, Status, TraceLine, encode_png, prompt_in, read_prompt,
-    read_texts, sha256_file,
+    OutDir, Parameters, ParticleLine, RunDir, Status, encode_png, prompt_in, read_prompt, read_texts,
+    sha256_file,
 };
+use das_cuda::sampler::PromptStep;
 use serde_json::{Value, json};
 
 fn picture() -> Picture {
@@ -156,15 +157,16 @@ fn a_run_is_written_line_by_line() {
     let trace = run.path().join("trace.jsonl");
     let mut lines = run.trace().unwrap();
     for step in 0..3 {
-        lines
-            .push(&TraceLine { step, log_weights: vec![f64::NEG_INFINITY], ..TraceLine::default() })
-            .unwrap();
+        let log_weights = vec![f64::NEG_INFINITY];
+        let prompt = PromptStep { log_weights, ess: 0.1 + 0.2, ..PromptStep::default() };
+        lines.push(&prompt).unwrap();
         // Whole lines are there before the run ends.
         let text = fs::read_to_string(&trace).unwrap();
         assert!(text.ends_with('\n'));
         let parsed: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         assert_eq!(parsed.len(), step + 1);
         assert_eq!(parsed[step]["log_weights"], json!([null]));
+        assert_eq!(parsed[step]["ess"].as_f64(), Some(0.1 + 0.2), "floats survive the file");
     }
 
     let hash = run.write_png(&RunDir::particle_name(0), &picture(), None).unwrap();

@@ -6,12 +6,13 @@ use das_cuda::assets::SHAPES_FILES;
 use das_cuda::backend::{Backend, ParticleId};
 use das_cuda::cpu::Cpu;
 use das_cuda::ddim::Schedule;
+use das_cuda::engine::EngineBackend;
 use das_cuda::meter::Meter;
+use das_cuda::method::{Bootstrap, Das, Method, Plain};
 use das_cuda::model::files::Source;
 use das_cuda::model::folder::ModelFolder;
 use das_cuda::model::pipeline::{Pipeline, Prompt};
 use das_cuda::noise::Purpose;
-use das_cuda::proposal::Proposal;
 use das_cuda::reward::{self, Reward, Spec, Sum};
 use das_cuda::sampler::{Evaluation, Need, Options, Population, Sampler, Target};
 use das_cuda::smc::{Resampler, Rules, Tempering};
@@ -20,7 +21,7 @@ use das_cuda::tensor::{HostSlice, Shape, Tensor};
 
 /// The model, a reward and the prompts of a run.
 struct World<'b> {
-    backend: &'b dyn Backend,
+    backend: &'b dyn EngineBackend,
     pipeline: Pipeline,
     reward: Sum,
 }
@@ -29,7 +30,7 @@ const TEXTS: [&str; 3] = ["a star", "a large red circle on a blue background", "
 
 impl<'b> World<'b> {
     /// With `rewards` as typed.
-    fn new(backend: &'b dyn Backend, rewards: &[&str]) -> World<'b> {
+    fn new(backend: &'b dyn EngineBackend, rewards: &[&str]) -> World<'b> {
         let folder = ModelFolder::from_source(Source::Embedded(SHAPES_FILES), None).expect("the model");
         let pipeline = Pipeline::load(backend, &folder).expect("a pipeline");
         let specs: Vec<Spec> = rewards.iter().map(|r| r.parse().expect("a reward")).collect();
@@ -189,7 +190,7 @@ fn an_answer_depends_on_its_own_particle_alone() {
 #[test]
 fn checkpointing_changes_memory_and_nothing_else() {
     let (cpu, meter) = (Cpu::new(), Meter::new());
-    let evaluation = |backend: &dyn Backend, checkpointing: bool| {
+    let evaluation = |backend: &dyn EngineBackend, checkpointing: bool| {
         let world = World::new(backend, &["aesthetic"]);
         let step = world.schedule(20).steps[10];
         let target = world.guide_with(Settings { cfg_scale: 5.0, micro_batch: 5, checkpointing });
@@ -273,7 +274,7 @@ fn rewards_on_bytes_guide_without_gradients_only() {
     assert_eq!(target.without_gradient().as_deref(), Some("jpeg"));
     let refused = Sampler::new(&cpu, &target, &schedule, short(&[0], 3)).err().expect("refused");
     assert!(refused.kind() == ErrorKind::Usage && refused.to_string().contains("jpeg"), "{refused}");
-    let bootstrap = Options { proposal: Proposal::Bootstrap, ..short(&[0], 3) };
+    let bootstrap = Options { method: &Bootstrap, ..short(&[0], 3) };
     let ends = Sampler::new(&cpu, &target, &schedule, bootstrap).expect("a run").run().expect("an end");
     let end = &ends[0];
     assert_eq!(end.parts.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["aesthetic", "jpeg"]);
@@ -287,19 +288,19 @@ fn rewards_on_bytes_guide_without_gradients_only() {
 /// The same sampler runs on the meter; splitting into micro-batches does the same arithmetic.
 #[test]
 fn a_run_can_be_counted() {
-    let count = |micro_batch: usize, proposal: Proposal| {
+    let count = |micro_batch: usize, method: &'static dyn Method| {
         let meter = Meter::new();
         let world = World::new(&meter, &["aesthetic"]);
         let (target, schedule) = (world.target(5.0, micro_batch), world.schedule(4));
         meter.reset_counts();
-        let options = Options { proposal, ..short(&[0, 7], 4) };
+        let options = Options { method, ..short(&[0, 7], 4) };
         Sampler::new(&meter, &target, &schedule, options).expect("a run").run().expect("an end");
         meter.counts().flops as f64
     };
-    let whole = count(6, Proposal::Das);
+    let whole = count(6, &Das);
     // What is computed once per network call, such as the time embedding, is a small part.
-    assert!((count(1, Proposal::Das) / whole - 1.0).abs() < 0.05);
-    let ratio = whole / count(6, Proposal::None);
+    assert!((count(1, &Das) / whole - 1.0).abs() < 0.05);
+    let ratio = whole / count(6, &Plain);
     println!("a guided chain costs {ratio:.2} plain ones");
     assert!(ratio > 2.0 && ratio < 10.0);
 }

@@ -5,15 +5,16 @@ use std::fmt::Write;
 
 use das_cuda::Result;
 use das_cuda::backend::{
-    Activation, Advance, AffineClamp, Attention, Backend, Conv, EngineSetup, Epilogue, Filter, GroupNorm,
-    Memory, ParticleId, Particles, Saved, StepEngine,
+    Activation, Advance, AffineClamp, Attention, Backend, Conv, Epilogue, Filter, GroupNorm, Memory,
+    ParticleId, Particles, Saved,
 };
+use das_cuda::engine::{EngineBackend, EngineSetup, StepEngine};
 use das_cuda::noise::Purpose;
 use das_cuda::tensor::{HostSlice, Shape, Tensor};
 
 /// See the module.
 pub struct Observed<'a> {
-    pub backend: &'a (dyn Backend + 'a),
+    pub backend: &'a (dyn EngineBackend + 'a),
     pub before: &'a (dyn Fn() + Sync),
     pub after: &'a (dyn Fn(&'static str, String) + Sync),
 }
@@ -88,6 +89,12 @@ macro_rules! observed {
             result
         }
     )*};
+}
+
+impl EngineBackend for Observed<'_> {
+    fn step_engine<'a>(&'a self, setup: EngineSetup<'_>) -> Result<Option<Box<dyn StepEngine + 'a>>> {
+        self.backend.step_engine(setup)
+    }
 }
 
 impl Backend for Observed<'_> {
@@ -182,8 +189,5 @@ impl Backend for Observed<'_> {
         advance: Advance<'_>,
     ) -> Result<(Tensor, Vec<f64>)> {
         self.backend.advance(particles, ancestors, strength, advance)
-    }
-    fn step_engine<'a>(&'a self, setup: EngineSetup<'_>) -> Result<Option<Box<dyn StepEngine + 'a>>> {
-        self.backend.step_engine(setup)
     }
 }

@@ -2,10 +2,11 @@
 //! written once.
 
 use das_cuda::Result;
-use das_cuda::backend::{Advance, Backend, EngineSetup, ParticleId, Particles, Scores, StepInput};
+use das_cuda::backend::{Advance, Backend, ParticleId, Particles};
 use das_cuda::cuda::Cuda;
+use das_cuda::engine::{EngineBackend, EngineSetup, Scores, StepInput};
 use das_cuda::noise::{Key, Purpose};
-use das_cuda::smc::{Event, Resampler, Rules, Tempering};
+use das_cuda::smc::{Resampler, Rules, Tempering};
 use das_cuda::tensor::Shape;
 use serde_json::json;
 
@@ -49,12 +50,13 @@ fn input(cuda: &Cuda, effort: Effort) -> Result<()> {
         ess_threshold: 0.5,
     };
     let ids: Vec<ParticleId> = (0..PARTICLES).map(|particle| ParticleId { prompt: 0, particle }).collect();
-    let run = EngineSetup { rules: &rules, alpha: 1.0, prompts: &[0], ids: &ids, sample: shape.sample() };
+    let run =
+        EngineSetup { rules: &rules, alpha: 1.0, seed: 1, prompts: &[0], ids: &ids, sample: shape.sample() };
     let Some(mut engine) = cuda.step_engine(run)? else { panic!("16 particles are weighed on the device") };
     let input = StepInput {
         x: &x,
         particles: Particles { x0: &x0, eps: &eps, grad: Some(&grad) },
-        event: Some((Event::Step(50), &scores)),
+        event: Some((50, &scores)),
         advance: Advance {
             mean_x0: 0.5,
             mean_eps: 0.8,

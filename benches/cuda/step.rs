@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use das_cuda::Result;
 use das_cuda::backend::Backend;
 use das_cuda::cuda::Cuda;
+use das_cuda::engine::EngineBackend;
 use das_cuda::meter::Meter;
 use serde_json::{Value, json};
 
@@ -66,7 +67,7 @@ fn plan(meter: &Meter, model: &Model, micro_batch: usize) -> Result<Value> {
 /// GPU's agree but for the start.
 fn timed(cuda: &Cuda, model: &Model, micro_batch: usize, graph: bool, effort: Effort) -> Result<Value> {
     let plain = Observed { backend: cuda, before: &|| (), after: &|_, _| () };
-    let backend: &dyn Backend = if graph { cuda } else { &plain };
+    let backend: &dyn EngineBackend = if graph { cuda } else { &plain };
     let target = model.target(backend, micro_batch)?;
     let x = model.latents(cuda, micro_batch)?;
     cuda.reset_peak();

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
 use super::help;
 use super::values::{Auto, Bytes, DeviceChoice, Dtype, Save, Seed, Select, Switch};
-use crate::proposal::Proposal;
+use crate::method::{self, METHODS, Method};
 use crate::sampler::{Compat, OnNan};
 
 /// Test-time alignment of diffusion models: Sequential Monte Carlo with reward gradients.
@@ -42,11 +43,10 @@ pub enum Command {
     Man,
 }
 
-/// A proposal by its name; `twisted` is what the field calls the method of DAS.
-fn proposal(text: &str) -> Result<Proposal, String> {
-    let names = Proposal::ALL.map(Proposal::name).join(", ");
-    let parsed = if text == "twisted" { Ok(Proposal::Das) } else { text.parse() };
-    parsed.map_err(|_| format!("expected twisted or one of: {names}"))
+/// Reads a method by its name; help lists [`METHODS`].
+fn methods() -> impl TypedValueParser<Value = &'static dyn Method> {
+    let value = |m: &&'static dyn Method| PossibleValue::new(m.name()).aliases(m.aliases()).help(m.about());
+    PossibleValuesParser::new(METHODS.iter().map(value)).try_map(|name| method::find(&name))
 }
 
 /// How a GPU is used.
@@ -123,17 +123,15 @@ pub struct Sample {
     /// Strength of the prior, alpha in p(x) exp(r(x)/alpha) [default: the reward's own (below), 0.2 for `shapes`]
     #[arg(long = "kl", visible_aliases = ["alpha", "kl-coeff"], value_name = "ALPHA", help_heading = "Alignment")]
     pub kl: Option<f64>,
-    /// How particles are proposed and weighted: das or twisted (gradients and tempering, the paper's method), tds (das
-    /// without tempering), bootstrap (resampling only, any reward), none (the model's own samples), best-of-n
-    /// (independent samples at the network cost of das)
+    /// How particles are proposed and weighted
     #[arg(
         long,
-        default_value_t = Proposal::Das,
-        value_parser = proposal,
+        default_value = METHODS[0].name(),
+        value_parser = methods(),
         value_name = "METHOD",
         help_heading = "Alignment"
     )]
-    pub proposal: Proposal,
+    pub proposal: &'static dyn Method,
     /// Particles per prompt [default: 16 for `shapes`, else 4]
     #[arg(long, alias = "num-particles", value_name = "P", help_heading = "Alignment")]
     pub particles: Option<usize>,

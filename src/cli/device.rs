@@ -3,9 +3,9 @@
 use super::args::Machine;
 use super::values::{Bytes, Device, DeviceChoice, Dtype};
 use super::{memory, output};
-use crate::backend::Backend;
 use crate::cpu::{Cpu, Round};
 use crate::cuda::{self, Cuda, Elem, compiles};
+use crate::engine::EngineBackend;
 use crate::error::Result;
 use crate::meter::Meter;
 
@@ -86,7 +86,7 @@ impl Device {
 
 /// A device ready for work.
 pub struct Opened {
-    pub backend: Box<dyn Backend>,
+    pub backend: Box<dyn EngineBackend>,
     /// Bytes that can still be taken, where that is known.
     pub available: Option<u64>,
 }

@@ -7,7 +7,7 @@ use super::args::Sample;
 use super::prompts::Prompt;
 use super::values::{Device, Save, Select, Switch};
 use crate::error::{Error, Result};
-use crate::proposal::{Need, Proposal};
+use crate::method::{Conclusion, METHODS, Method};
 use crate::reward::Spec;
 use crate::run::probe_file;
 
@@ -48,8 +48,8 @@ fn of_method(args: &Sample) -> Result<()> {
         ("--resample", args.resample.is_some(), method.weighs()),
         ("--tempering-start", args.tempering_start != 0.0, method.weighs()),
         ("--ess-threshold", args.ess_threshold.is_some(), method.weighs()),
-        ("--kl", args.kl.is_some(), method != Proposal::None),
-        ("--checkpointing on", args.checkpointing == Switch::On, method.need() == Need::Gradient),
+        ("--kl", args.kl.is_some(), method.conclusion() != Conclusion::Keep),
+        ("--checkpointing on", args.checkpointing == Switch::On, method.differentiates()),
     ];
     match given.into_iter().find(|(_, given, read)| *given && !read) {
         None => Ok(()),
@@ -80,12 +80,15 @@ pub fn of_device(args: &Sample, device: Device) -> Result<()> {
 }
 
 /// Methods that read an option.
-fn readers(flag: &str) -> &'static str {
-    match flag {
-        "--checkpointing on" => "--proposal das or tds, which keep activations for a gradient",
-        "--kl" => "--proposal das, tds, bootstrap or best-of-n",
-        _ => "--proposal das, tds or bootstrap",
-    }
+fn readers(flag: &str) -> String {
+    let (reads, why): (fn(&'static dyn Method) -> bool, &str) = match flag {
+        "--checkpointing on" => (|m| m.differentiates(), ", which keep activations for a gradient"),
+        "--kl" => (|m| m.conclusion() != Conclusion::Keep, ""),
+        _ => (|m| m.weighs(), ""),
+    };
+    let names: Vec<&str> = METHODS.iter().filter(|m| reads(**m)).map(|m| m.name()).collect();
+    let (last, others) = names.split_last().unwrap_or((&"", &[]));
+    format!("--proposal {} or {last}{why}", others.join(", "))
 }
 
 /// Refuses negative prompts where nothing reads them, because of `why`.

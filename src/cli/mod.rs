@@ -24,6 +24,7 @@ mod signals;
 mod skip;
 mod summary;
 mod threads;
+mod trace;
 mod values;
 
 use std::process::ExitCode;

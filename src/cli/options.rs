@@ -8,7 +8,7 @@ use super::prompts::{self, Prompt};
 use super::values::{Auto, Device, Dtype, Save, Select, Switch};
 use super::{device, meaning};
 use crate::error::{Error, Result};
-use crate::proposal::Proposal;
+use crate::method::Method;
 use crate::reward::Spec;
 use crate::sampler::{Compat, OnNan};
 use crate::smc::{Resampler, Rules, Tempering};
@@ -34,7 +34,7 @@ pub struct Options {
     pub eval_rewards: Vec<Spec>,
     /// `None`: the reward's own default.
     pub kl: Option<f64>,
-    pub proposal: Proposal,
+    pub proposal: &'static dyn Method,
     /// As asked for.
     pub particles: usize,
     /// Chains that run: one per particle, or as many as cost the same for `best-of-n`.
@@ -181,7 +181,7 @@ fn rules(args: &Sample, steps: usize) -> Result<Rules> {
     let own = args.proposal.rules(guided);
     let tempering = match (&args.tempering, args.gamma) {
         (Some(text), gamma) => Tempering::parse(text, gamma, guided)?,
-        (None, Some(_)) if args.proposal == Proposal::Tds => Tempering::parse("none", args.gamma, guided)?,
+        (None, Some(_)) if own.tempering == Tempering::None => Tempering::parse("none", args.gamma, guided)?,
         (None, Some(_)) => Tempering::parse("exp", args.gamma, guided)?,
         (None, None) => own.tempering,
     };

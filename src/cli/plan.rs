@@ -13,7 +13,7 @@ use crate::backend::Backend;
 use crate::cpu::Cpu;
 use crate::error::Result;
 use crate::meter::{Counts, Meter};
-use crate::proposal::{Proposal, best_of_n_at_equal_cost};
+use crate::method::{Bootstrap, Conclusion, Das, Method, best_of_n_at_equal_cost};
 use crate::reward::Reward;
 use crate::run::SCHEMA;
 use crate::tensor::{HostSlice, Shape};
@@ -43,7 +43,7 @@ pub fn count(options: &Options) -> Result<Plan> {
 
 /// The cost of another method with the run's options, whether or not the run's chain suits that method: a guided method
 /// refuses a chain without noise, which costs what a chain with noise costs.
-fn count_instead(options: &Options, proposal: Proposal) -> Result<Plan> {
+fn count_instead(options: &Options, proposal: &'static dyn Method) -> Result<Plan> {
     let meter = options.device.meter(options.dtype);
     let mut session = Session::open(&meter, options)?;
     session.schedule.steps.iter_mut().for_each(|step| step.variance = 1.0);
@@ -118,13 +118,13 @@ fn peak(options: &Options) -> Result<u64> {
 /// For `best-of-n`, the number of plain chains that cost what the particles cost when guided (by gradients, or by
 /// resampling alone if the reward has none). Other proposals are left alone.
 fn at_equal_cost(options: Options) -> Result<Options> {
-    if options.proposal != Proposal::BestOfN {
+    if options.proposal.conclusion() != Conclusion::Best {
         return Ok(options);
     }
     let plain = Options { chains: 1, eval_rewards: Vec::new(), ..options.clone() };
     let cost = count(&plain)?.sampling.flops as f64;
     let differentiable = Session::open(&options.device.meter(options.dtype), &plain)?.reward.differentiable();
-    let guided = if differentiable { Proposal::Das } else { Proposal::Bootstrap };
+    let guided: &'static dyn Method = if differentiable { &Das } else { &Bootstrap };
     let ratio = count_instead(&plain, guided)?.sampling.flops as f64 / cost;
     Ok(Options { chains: best_of_n_at_equal_cost(options.particles, ratio), ..options })
 }
@@ -132,7 +132,7 @@ fn at_equal_cost(options: Options) -> Result<Options> {
 /// Whether keeping all activations would take more than the memory `available`. Where that is not known, it is taken
 /// to be enough.
 fn needs_checkpointing(options: &Options, available: Option<u64>) -> Result<bool> {
-    let Some(available) = available.filter(|_| session::differentiates(options.proposal)) else {
+    let Some(available) = available.filter(|_| options.proposal.differentiates()) else {
         return Ok(false);
     };
     let peak = peak(options)?;
@@ -226,7 +226,7 @@ fn as_json(options: &Options, plan: &Plan, prompts: u64, seconds: Option<f64>) -
         "micro_batch": plan.micro_batch,
         "checkpointing": options.checkpointing == Switch::On,
         "unet_evaluations": plan.evaluations * prompts,
-        "gradient": session::differentiates(options.proposal),
+        "gradient": options.proposal.differentiates(),
         "flops": plan.counts.flops * prompts,
         "bytes_moved": plan.counts.bytes * prompts,
         "weight_bytes": plan.weights,
@@ -238,7 +238,7 @@ fn as_json(options: &Options, plan: &Plan, prompts: u64, seconds: Option<f64>) -
 }
 
 fn as_text(options: &Options, plan: &Plan, prompts: u64, seconds: Option<f64>) -> String {
-    let gradient = if session::differentiates(options.proposal) { ", each with its gradient" } else { "" };
+    let gradient = if options.proposal.differentiates() { ", each with its gradient" } else { "" };
     let megabytes = |bytes: u64| bytes as f64 / 1e6;
     let lines = [
         format!("prompts            {prompts}"),

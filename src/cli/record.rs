@@ -9,8 +9,8 @@ use super::prompts::Prompt;
 use super::session::{self, Draw, Session};
 use super::values::{Bytes, typed};
 use crate::error::Result;
+use crate::method::Conclusion;
 use crate::model::files::FileHash;
-use crate::proposal::Proposal;
 use crate::reward::Spec;
 use crate::run::sha256_file;
 use crate::smc::{Floor, Rules, Tempering};
@@ -84,7 +84,7 @@ impl Choices {
             "eta": eta,
             "rewards": rewards.iter().map(weighted).collect::<Vec<_>>(),
             "eval_rewards": eval_rewards.iter().map(named).collect::<Vec<_>>(),
-            "kl": (*proposal != Proposal::None).then_some(session.kl),
+            "kl": (proposal.conclusion() != Conclusion::Keep).then_some(session.kl),
             "proposal": proposal.to_string(),
             "particles": particles,
             "tempering": weighs.then(|| tempering.to_string()),

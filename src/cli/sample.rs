@@ -14,11 +14,11 @@ use super::record::{self, Choices};
 use super::save::Saved;
 use super::session::{self, Draw, Session};
 use super::summary::Summary;
-use super::{flags, meaning, output, plan, signals, skip};
+use super::{flags, meaning, output, plan, signals, skip, trace};
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
-use crate::run::{Lines, NonFiniteEntry, OutDir, RunDir, Status, TraceLine, load_latents};
-use crate::sampler::{Population, PromptStep, Sampler, Step};
+use crate::run::{OutDir, RunDir, Status, load_latents};
+use crate::sampler::{Population, PromptStep, Sampler};
 use crate::tensor::{HostSlice, Tensor};
 
 /// The command, which was `typed` so.
@@ -189,7 +189,7 @@ impl OnePrompt<'_> {
         let transitions = sampler.steps() - 1;
         for step in &mut sampler {
             let step = step?;
-            trace_step(&mut trace, &step, backend)?;
+            trace::push(&mut trace, &step, backend.memory().peak)?;
             for note in &step.notes {
                 let note = flags::named(note);
                 progress.warn(&note);
@@ -243,39 +243,4 @@ impl OnePrompt<'_> {
         record.insert("started".into(), json!(started));
         record
     }
-}
-
-/// Writes the trace's line of a step.
-fn trace_step(trace: &mut Lines, step: &Step, backend: &dyn Backend) -> Result<()> {
-    let computed = |list: &[f64]| (!list.is_empty()).then(|| list.to_vec());
-    for prompt in &step.prompts {
-        let own = step.non_finite.iter().filter(|value| value.prompt == prompt.prompt);
-        trace.push(&TraceLine {
-            step: step.step,
-            t: step.t,
-            lambda: prompt.lambda,
-            lambda_next: prompt.lambda_next,
-            log_weights: prompt.log_weights.clone(),
-            log_w_increment: prompt.log_w_increment.clone(),
-            ess: prompt.ess,
-            resampled: prompt.resampled,
-            ancestors: prompt.ancestors.clone(),
-            reward: computed(&prompt.reward),
-            grad_norm: computed(&prompt.grad_norm),
-            log_z_increment: prompt.log_z_increment,
-            log_z: prompt.log_z,
-            roots_alive: prompt.roots_alive,
-            collapsed: prompt.collapsed,
-            non_finite: own
-                .map(|value| NonFiniteEntry {
-                    step: value.step,
-                    particle: value.particle,
-                    quantity: value.quantity.name(),
-                })
-                .collect(),
-            ms: step.ms,
-            peak_bytes: backend.memory().peak,
-        })?;
-    }
-    Ok(())
 }

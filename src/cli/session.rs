@@ -10,12 +10,13 @@ use super::values::{Auto, Switch};
 use crate::assets::{SHAPES, SHAPES_FILES};
 use crate::backend::Backend;
 use crate::ddim::Schedule;
+use crate::engine::EngineBackend;
 use crate::error::Result;
+use crate::method::Circumstances;
 use crate::model::files::Source;
 use crate::model::folder::ModelFolder;
 use crate::model::pipeline::{self, Pipeline, Size};
 use crate::pixels::Picture;
-use crate::proposal::{Need, Proposal};
 use crate::reward::{self, Reward, Spec, Sum};
 use crate::sampler::{self, Sampler};
 use crate::target::{self, Diffusion};
@@ -27,7 +28,7 @@ const MICRO_BATCH_ELEMENTS: usize = 4096;
 
 /// A model with its rewards on a backend.
 pub struct Session<'b> {
-    pub backend: &'b dyn Backend,
+    pub backend: &'b dyn EngineBackend,
     pub folder: ModelFolder,
     pub pipeline: Pipeline,
     pub schedule: Schedule,
@@ -54,7 +55,7 @@ impl<'b> Session<'b> {
     ///
     /// # Errors
     /// Of the files concerned, and for options the model or the rewards cannot serve.
-    pub fn open(backend: &'b dyn Backend, options: &Options) -> Result<Session<'b>> {
+    pub fn open(backend: &'b dyn EngineBackend, options: &Options) -> Result<Session<'b>> {
         let folder = open_folder(options.model.as_deref())?;
         let pipeline = Pipeline::load(backend, &folder)?;
         if pipeline.embeds_guidance() {
@@ -66,7 +67,8 @@ impl<'b> Session<'b> {
         let reward = reward::open(&options.rewards, folder.source(), backend)?;
         let without_gradient = (!reward.differentiable()).then(|| reward.name());
         let noisy = schedule.steps.iter().any(|s| s.variance > 0.0);
-        options.proposal.check(without_gradient.as_deref(), noisy)?;
+        let without_gradient = without_gradient.as_deref();
+        options.proposal.check_all(&Circumstances { without_gradient, noisy, rules: &options.rules })?;
         let eval = open_eval(&options.eval_rewards, folder.source(), backend)?;
         let kl = options.kl.unwrap_or_else(|| reward.default_alpha());
         Ok(Session { backend, folder, pipeline, schedule, size, reward, eval, kl })
@@ -209,7 +211,7 @@ pub struct Draw {
 /// # Errors
 /// For options that cannot work.
 pub fn sampler<'a>(
-    backend: &'a dyn Backend,
+    backend: &'a dyn EngineBackend,
     target: &'a Diffusion<'a>,
     schedule: &'a Schedule,
     options: &Options,
@@ -223,7 +225,7 @@ pub fn sampler<'a>(
         prompts: vec![draw.index as u32],
         particles: options.chains,
         alpha: kl,
-        proposal: options.proposal,
+        method: options.proposal,
         rules: options.rules,
         tempering_start: options.tempering_start,
         on_nan: options.on_nan,
@@ -240,9 +242,4 @@ pub fn sampler<'a>(
 pub fn evaluations(options: &Options, pipeline: &Pipeline) -> u64 {
     let branches = if options.cfg_scale > 1.0 && !pipeline.embeds_guidance() { 2 } else { 1 };
     (options.chains * options.steps * branches) as u64
-}
-
-/// Whether the method differentiates the networks.
-pub fn differentiates(proposal: Proposal) -> bool {
-    proposal.need() == Need::Gradient
 }

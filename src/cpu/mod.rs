@@ -20,6 +20,7 @@ use crate::backend::{
     Activation, Advance, AffineClamp, Attention, Backend, Conv, Filter, GroupNorm, Memory, ParticleId,
     Particles, Saved, reserved,
 };
+use crate::engine::EngineBackend;
 use crate::error::Result;
 use crate::noise::Purpose;
 use crate::resize::Banded;
@@ -100,6 +101,9 @@ impl Cpu {
         Ok((self.wrap(shape, y), self.keep(saved_shape, saved)))
     }
 }
+
+/// The host weighs.
+impl EngineBackend for Cpu {}
 
 impl Backend for Cpu {
     fn name(&self) -> String {

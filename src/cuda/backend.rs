@@ -10,9 +10,10 @@ use super::launch::graph;
 use super::ops::{conv, image, linear, norm, pointwise};
 use super::smc::{engine, particle};
 use crate::backend::{
-    Activation, Advance, AffineClamp, Attention, Backend, Conv, EngineSetup, Epilogue, Filter, GroupNorm,
-    Memory, ParticleId, Particles, Record, Saved, StepEngine, reserved,
+    Activation, Advance, AffineClamp, Attention, Backend, Conv, Epilogue, Filter, GroupNorm, Memory,
+    ParticleId, Particles, Record, Saved, reserved,
 };
+use crate::engine::{EngineBackend, EngineSetup, StepEngine};
 use crate::error::Result;
 use crate::noise::Purpose;
 use crate::tensor::{HostSlice, Shape, Tensor};
@@ -293,6 +294,9 @@ impl Backend for Cuda {
     fn where_finite(&self, score: &Tensor, by: &Tensor) -> Result<Tensor> {
         particle::where_finite(self, score, by)
     }
+}
+
+impl EngineBackend for Cuda {
     fn step_engine<'a>(&'a self, setup: EngineSetup<'_>) -> Result<Option<Box<dyn StepEngine + 'a>>> {
         engine::step_engine(self, setup)
     }

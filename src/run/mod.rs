@@ -25,5 +25,5 @@ pub use file::{probe_file, sha256_file, write_atomic};
 pub use grid::grid;
 pub use latents::{load_latents, save_latents};
 pub use metadata::{Parameters, Texts, encode_png, prompt_in, read_prompt, read_texts};
-pub use record::{NonFiniteEntry, ParticleLine, SCHEMA, Status, TraceLine, Versioned};
+pub use record::{ParticleLine, SCHEMA, Status, Versioned};
 pub use slug::slug;

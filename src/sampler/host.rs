@@ -1,12 +1,12 @@
-//! Weighing on the host, by any backend's particle operations: each step is over before the next is queued.
-
-use std::collections::VecDeque;
+//! The step engine for any backend: weighs on the host and moves by the backend's particle operations. Each step is over
+//! before the next is submitted.
 
 use super::{Compat, Options};
-use crate::backend::{Advance, Backend, Particles, StepEngine, StepInput, StepReport};
+use crate::backend::{Advance, Backend, Particles};
+use crate::engine::{EngineState, FinalInput, StepEngine, StepInput, StepReport, sound_rewards};
 use crate::error::Result;
 use crate::noise::{Key, Purpose, uniforms};
-use crate::smc::{self, Event, Population, Rules, Weighed};
+use crate::smc::{self, Event, Rules, Weighed};
 use crate::tensor::Tensor;
 
 /// See [`StepEngine`].
@@ -18,31 +18,8 @@ pub struct Host<'a> {
     seed: u64,
     prompts: Vec<u32>,
     particles: usize,
-    populations: Vec<Population>,
-    /// `log p - log m` of the last move of each slot.
-    log_ratio: Vec<f64>,
-    report: VecDeque<StepReport>,
-}
-
-/// One event of one prompt.
-pub struct Weighing<'a> {
-    pub rules: &'a Rules,
-    pub event: Event,
-    pub alpha: f64,
-    /// These three key the uniforms.
-    pub seed: u64,
-    pub prompt: u32,
-    pub step: u32,
-}
-
-impl Weighing<'_> {
-    /// One log ratio and one plain reward per particle.
-    pub fn weigh(&self, population: &Population, log_ratio: &[f64], rewards: &[f64]) -> Weighed {
-        let (seed, prompt, step) = (self.seed, self.prompt, self.step);
-        let mut stream = uniforms(Key { seed, prompt, particle: 0, step, purpose: Purpose::Resample });
-        let potential: Vec<f64> = rewards.iter().map(|r| r / self.alpha).collect();
-        smc::weigh(self.rules, population, self.event, log_ratio, &potential, &mut || stream.draw())
-    }
+    state: EngineState,
+    report: Option<StepReport>,
 }
 
 impl<'a> Host<'a> {
@@ -54,28 +31,29 @@ impl<'a> Host<'a> {
             alpha: options.alpha,
             compat: options.compat,
             seed: options.seed,
-            populations: vec![Population::new(particles); prompts.len()],
-            log_ratio: vec![0.0; prompts.len() * particles],
-            report: VecDeque::new(),
+            state: EngineState::new(prompts.len(), particles),
+            report: None,
             prompts,
             particles,
         }
     }
 
-    /// One event of all prompts.
-    fn weigh(&mut self, event: Event, step: u32, rewards: &[f64]) -> Vec<Weighed> {
-        let Host { rules, alpha, seed, particles, compat, .. } = self;
-        let sides = self.populations.iter_mut().zip(&self.prompts);
-        let slots = self.log_ratio.chunks_exact(*particles).zip(rewards.chunks_exact(*particles));
-        sides
+    /// One event of all prompts; `rewards` of all slots.
+    fn weigh(&self, event: Event, step: u32, rewards: &[f64]) -> Vec<Weighed> {
+        let ratios = self.state.log_ratio.chunks_exact(self.particles);
+        let slots = ratios.zip(rewards.chunks_exact(self.particles));
+        let prompts = self.state.populations.iter().zip(&self.prompts);
+        prompts
             .zip(slots)
             .map(|((population, &prompt), (log_ratio, rewards))| {
-                let weighing = Weighing { rules, event, alpha: *alpha, seed: *seed, prompt, step };
-                let mut weighed = weighing.weigh(population, log_ratio, rewards);
-                if *compat == Compat::Reference {
+                let key = Key { seed: self.seed, prompt, particle: 0, step, purpose: Purpose::Resample };
+                let mut stream = uniforms(key);
+                let potential: Vec<f64> = rewards.iter().map(|r| r / self.alpha).collect();
+                let draw = &mut || stream.draw();
+                let mut weighed = smc::weigh(&self.rules, population, event, log_ratio, &potential, draw);
+                if self.compat == Compat::Reference {
                     weighed.psi.clone_from(&weighed.twist);
                 }
-                *population = population.after(&weighed);
                 weighed
             })
             .collect()
@@ -91,6 +69,20 @@ impl<'a> Host<'a> {
         let row = |(slot, norm): (usize, &f64)| if norm.is_finite() { slot } else { norms.len() } as u32;
         let rows: Vec<u32> = norms.iter().enumerate().map(row).collect();
         self.backend.gather(&self.backend.stack(&[grad, &zero])?, &rows)
+    }
+
+    /// Ancestor (index into the batch) and strength of the guidance of each slot.
+    fn choices(&self, weighed: &[Weighed]) -> (Vec<u32>, Vec<f32>) {
+        let slots = self.prompts.len() * self.particles;
+        if weighed.is_empty() {
+            return ((0..slots as u32).collect(), vec![0.0; slots]);
+        }
+        let firsts = (0..slots as u32).step_by(self.particles);
+        let of_prompt =
+            |(w, first): (&Weighed, u32)| w.ancestors.iter().map(|a| first + a).collect::<Vec<u32>>();
+        let ancestors = weighed.iter().zip(firsts).flat_map(of_prompt).collect();
+        let strength = |w: &Weighed| std::iter::repeat_n((w.lambda_next / self.alpha) as f32, self.particles);
+        (ancestors, weighed.iter().flat_map(strength).collect())
     }
 
     /// Gathers and moves all particles.
@@ -115,24 +107,18 @@ impl<'a> Host<'a> {
 
 impl StepEngine for Host<'_> {
     fn submit(&mut self, input: StepInput<'_>) -> Result<Tensor> {
+        assert!(self.report.is_none(), "the step before has not been collected");
         let StepInput { x, particles, event, advance } = input;
         let mut report = StepReport {
             states: self.backend.squared_norms(x)?,
             noises: self.backend.squared_norms(particles.eps)?,
             ..StepReport::default()
         };
-        if let Some((event, scores)) = event {
-            report.rewards = scores.download(self.backend)?;
-            assert_eq!(report.rewards.len(), advance.ids.len(), "one reward per particle");
-            for (reward, (state, noise)) in
-                report.rewards.iter_mut().zip(report.states.iter().zip(&report.noises))
-            {
-                // A clamp may have hidden it from the reward.
-                if !(reward.is_finite() && state.is_finite() && noise.is_finite()) {
-                    *reward = f64::NAN;
-                }
-            }
-            report.weighed = self.weigh(event, advance.step, &report.rewards);
+        if let Some((step, scores)) = event {
+            let rewards = scores.download(self.backend)?;
+            assert_eq!(rewards.len(), advance.ids.len(), "one reward per particle");
+            report.rewards = sound_rewards(rewards, &[&report.states, &report.noises]);
+            report.weighed = self.weigh(Event::Step(step), advance.step, &report.rewards);
         }
         let grad = match particles.grad {
             Some(grad) => {
@@ -142,33 +128,38 @@ impl StepEngine for Host<'_> {
             None => None,
         };
         let particles = Particles { grad: grad.as_ref(), ..particles };
-        let slots = advance.ids.len() as u32;
-        let (ancestors, strength) = if report.weighed.is_empty() {
-            ((0..slots).collect(), vec![0.0; slots as usize])
-        } else {
-            let firsts = (0..slots).step_by(self.particles);
-            let prompts = report.weighed.iter().zip(firsts);
-            let ancestors = prompts.flat_map(|(w, first)| w.ancestors.iter().map(move |a| first + a));
-            let strength = report
-                .weighed
-                .iter()
-                .flat_map(|w| std::iter::repeat_n((w.lambda_next / self.alpha) as f32, self.particles));
-            (ancestors.collect::<Vec<u32>>(), strength.collect())
-        };
+        let (ancestors, strength) = self.choices(&report.weighed);
         let (x, log_ratio) = self.advance(particles, &ancestors, &strength, advance)?;
-        self.log_ratio.clone_from(&log_ratio);
-        report.log_ratio = log_ratio;
-        self.report.push_back(report);
+        self.state.advance(&report.weighed, log_ratio);
+        self.report = Some(report);
         Ok(x)
     }
 
     #[track_caller]
     fn collect(&mut self) -> Result<StepReport> {
-        let Some(report) = self.report.pop_front() else { panic!("no input has been queued") };
+        let Some(report) = self.report.take() else { panic!("no step is under way") };
         Ok(report)
     }
 
     fn lookahead(&self) -> usize {
         0
+    }
+
+    fn finish(&mut self, input: FinalInput<'_>) -> Result<StepReport> {
+        assert!(self.report.is_none(), "the step before has not been collected");
+        let states = self.backend.squared_norms(input.x)?;
+        let rewards = sound_rewards(input.rewards.to_vec(), &[&states]);
+        let weighed = self.weigh(Event::Final, input.step, &rewards);
+        self.state.advance(&weighed, vec![0.0; rewards.len()]);
+        Ok(StepReport { states, rewards, weighed, ..StepReport::default() })
+    }
+
+    fn state(&self) -> &EngineState {
+        &self.state
+    }
+
+    fn restore(&mut self, state: EngineState) -> Result<()> {
+        (self.state, self.report) = (state, None);
+        Ok(())
     }
 }

@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use crate::ddim::Schedule;
 use crate::error::{Error, Result};
-use crate::proposal::Proposal;
-use crate::smc::{self, Rules};
+use crate::method::{Circumstances, Das, Method, Need, StepIndex};
+use crate::smc::Rules;
 
 /// What to do about values that are not finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -40,8 +40,8 @@ pub enum Compat {
     /// The paper's: everything a particle has travels with it.
     #[default]
     Paper,
-    /// That of the authors' program (docs/spec.md 5.1, 5.2): twist and gradient stay in their slots. Biased;
-    /// for comparison.
+    /// That of the authors' program (docs/spec.md 5.1, 5.2): twist and gradient stay in their slots. Biased; for
+    /// comparison.
     Reference,
 }
 
@@ -72,39 +72,60 @@ fn named<T: fmt::Display, const N: usize>(what: &str, name: &str, choices: [T; N
 /// Everything a run depends on, besides model, reward and chain.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
+    /// Keys every random number.
     pub seed: u64,
     /// Numbers of the prompts to run together, each below 2^28. They key the noise.
     pub prompts: Vec<u32>,
-    /// Per prompt.
+    /// Particles of each prompt.
     pub particles: usize,
     /// Alpha of the target `p(x) exp(r(x) / alpha)`.
     pub alpha: f64,
-    pub proposal: Proposal,
+    /// How particles move and are weighed: one of [`METHODS`](crate::method::METHODS) or your own. One that is made at
+    /// run time can be had with `Box::leak`.
+    pub method: &'static dyn Method,
+    /// Tempering, resampling and its threshold.
     pub rules: Rules,
-    /// Fraction of the steps before the first look at a reward, in [0, 1).
+    /// Fraction of the steps before the first evaluation of a reward, in [0, 1).
     pub tempering_start: f64,
+    /// What to do about values that are not finite.
     pub on_nan: OnNan,
+    /// Whose bookkeeping after a resampling.
     pub compat: Compat,
 }
 
 impl Options {
-    /// The repository's defaults for `steps` steps: one prompt, 4 particles, DAS.
+    /// Defaults of the authors' program for a chain of `steps` steps: one prompt, four particles, DAS.
     pub fn new(seed: u64, steps: usize) -> Options {
         Options {
             seed,
             prompts: vec![0],
             particles: 4,
             alpha: 1.0,
-            proposal: Proposal::Das,
-            rules: Proposal::Das.rules(steps),
+            method: &Das,
+            rules: Das.rules(steps),
             tempering_start: 0.0,
             on_nan: OnNan::Drop,
             compat: Compat::Paper,
         }
     }
 
+    /// The first step that evaluates rewards, of a chain of `steps`.
+    pub(super) fn start(&self, steps: usize) -> usize {
+        (steps as f64 * self.tempering_start).floor() as usize
+    }
+
+    /// What each transition of a chain of `steps` needs.
+    pub(super) fn needs(&self, steps: usize) -> Vec<Need> {
+        let start = self.start(steps);
+        let need = |k: usize| match k.checked_sub(start) {
+            Some(step) => self.method.need(StepIndex { step, steps: steps - start }),
+            None => Need::Noise,
+        };
+        (0..steps).map(need).collect()
+    }
+
     /// Refuses what cannot work, alone or together.
-    pub(super) fn check(&self, schedule: &Schedule) -> Result<()> {
+    pub(super) fn check(&self, schedule: &Schedule, without_gradient: Option<&str>) -> Result<()> {
         assert!(!schedule.is_empty(), "a chain without steps");
         assert!(!self.prompts.is_empty(), "no prompts");
         let mut prompts = self.prompts.clone();
@@ -129,13 +150,35 @@ impl Options {
             .option("tempering_start")
             .advice("give `tempering_start` a fraction of the steps below 1"));
         }
-        if self.proposal.weighs() {
+        if self.method.weighs() {
             self.rules.tempering.validate(self.rules.ess_threshold)?;
         }
-        if self.proposal == Proposal::Tds && self.rules.tempering != smc::Tempering::None {
-            return Err(Error::usage(format!("`method` tds with `tempering` {}", self.rules.tempering))
-                .option("tempering")
-                .advice("leave out `tempering`, or use `method` das"));
+        let noisy = schedule.steps.iter().any(|s| s.variance > 0.0);
+        self.method.check_all(&Circumstances { without_gradient, noisy, rules: &self.rules })?;
+        self.check_method(schedule.len())
+    }
+
+    /// Refuses a method whose answers do not fit together.
+    fn check_method(&self, steps: usize) -> Result<()> {
+        let (method, start) = (self.method, self.start(steps));
+        let needs = self.needs(steps);
+        let weighs = |need: &Need| *need != Need::Noise;
+        if needs.iter().any(weighs) != method.weighs() {
+            return Err(Error::usage(format!(
+                "the method {method} needs rewards exactly if it weighs by them"
+            )));
+        }
+        // The density ratio of a guided move is part of the next event, so no event may be left out.
+        if needs.windows(2).any(|pair| weighs(&pair[0]) && !weighs(&pair[1])) {
+            return Err(Error::usage(format!(
+                "the method {method} weighs at one step and not at the next; once it weighs it must go on"
+            )));
+        }
+        let at = |k: usize| StepIndex { step: k - start, steps: steps - start };
+        if let Some(k) = (start..steps).find(|&k| method.revisit(at(k)) > 0) {
+            return Err(Error::usage(format!(
+                "the method {method} repeats step {k}, which the sampler cannot do yet"
+            )));
         }
         Ok(())
     }

@@ -1,19 +1,21 @@
-//! What a run tells: a record of every step, and the particles at its end.
+//! What a run reports: a record of every step, and the particles at its end. Logarithms are natural.
+
+use serde::{Serialize, Serializer};
 
 use crate::noise::{Key, Purpose, uniforms};
 use crate::smc::{Weights, draw};
 use crate::tensor::Tensor;
 
 /// One step of all prompts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Step {
     /// From 0; the number of transitions for the final event.
     pub step: usize,
-    /// Training timestep of the latents looked at; 0 at the end.
+    /// Training timestep of the latents that were evaluated; 0 at the end.
     pub t: i64,
-    /// In the order of [`Options::prompts`](super::Options::prompts).
+    /// In the order of [`Options::prompts`](super::Options::prompts), B.
     pub prompts: Vec<PromptStep>,
-    /// Values that were not finite, with what they cost.
+    /// Values that were not finite, of all prompts.
     pub non_finite: Vec<NonFinite>,
     /// What the target had to say, such as that memory ran short.
     pub notes: Vec<String>,
@@ -21,47 +23,62 @@ pub struct Step {
     pub ms: f64,
 }
 
-/// One step of one prompt. Lists have one entry per slot, before any resampling.
-#[derive(Clone, Debug, PartialEq)]
+/// One step of one prompt of P particles. Lists have one entry per slot, before any resampling. Written as JSON, a
+/// number that is not finite and a list that is empty are `null`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct PromptStep {
+    /// Number of the prompt.
     pub prompt: u32,
-    /// Factor of the reward in the weights; 0 where nothing is weighed.
+    /// Factor of the reward in the weights, in [0, 1]; 0 where nothing is weighed.
     pub lambda: f64,
-    /// Factor of the reward in the move that follows.
+    /// Factor of the reward's gradient in the move that follows, in [0, 1].
     pub lambda_next: f64,
-    /// Normalised.
+    /// Normalised log-weights, P; -inf for dead particles.
     pub log_weights: Vec<f64>,
-    /// -inf for dead particles.
+    /// What this step added to the log-weights before they were normalised, P; -inf for dead particles.
     pub log_w_increment: Vec<f64>,
+    /// Effective sample size of the weights, in [1, P].
     pub ess: f64,
+    /// Whether ancestors were chosen by weight.
     pub resampled: bool,
-    /// Slot `p` goes on as particle `ancestors[p]`.
+    /// Slot `p` goes on as particle `ancestors[p]`, P; the identity without resampling.
     pub ancestors: Vec<u32>,
-    /// Plain rewards, not divided by alpha; empty where none were computed.
+    /// Plain rewards, not divided by alpha, P; NaN for dead particles. Empty where none were computed.
+    #[serde(serialize_with = "null_if_empty")]
     pub reward: Vec<f64>,
-    /// Lengths of their gradients; empty without gradients.
+    /// Euclidean lengths of the rewards' gradients with respect to the noisy latents, P; empty without gradients.
+    #[serde(serialize_with = "null_if_empty")]
     pub grad_norm: Vec<f64>,
+    /// What this step added to `log_z`.
     pub log_z_increment: f64,
-    /// Of the estimate of `Z = E[exp(r / alpha)]` so far; -inf once all particles died.
+    /// Log of the estimate of `Z = E[exp(r / alpha)]` so far; -inf once all particles died.
     pub log_z: f64,
-    /// Distinct initial particles that have descendants after this step.
+    /// Distinct initial particles that have descendants after this step, in [1, P].
     pub roots_alive: usize,
     /// Every particle was dead and the weights were made equal again.
     pub collapsed: bool,
 }
 
+fn null_if_empty<S: Serializer>(list: &[f64], to: S) -> Result<S::Ok, S::Error> {
+    if list.is_empty() { to.serialize_none() } else { list.serialize(to) }
+}
+
 /// Something that was not finite.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct NonFinite {
+    /// Step of the chain, from 0.
     pub step: usize,
+    /// Number of the prompt.
     pub prompt: u32,
-    /// Slot.
+    /// Slot, from 0.
     pub particle: u32,
+    /// What it was.
     pub quantity: Quantity,
 }
 
 /// What was not finite.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Quantity {
     /// The latent itself: the particle is dead.
     Latent,
@@ -96,21 +113,24 @@ impl std::fmt::Display for NonFinite {
     }
 }
 
-/// One prompt's particles at the end, all of them.
+/// One prompt's particles at the end, all P of them.
 #[derive(Clone, Debug)]
 pub struct Population {
+    /// The run's seed.
     pub seed: u64,
+    /// Number of the prompt.
     pub prompt: u32,
     /// Final latents `(P, h, w, c)`.
     pub x: Tensor,
     /// `(P, height, width, 3)` in [0, 1].
     pub images: Tensor,
-    /// Plain rewards of the images.
+    /// Plain rewards of the images, P; NaN for dead particles.
     pub rewards: Vec<f64>,
-    /// Terms of the reward by name, unweighted.
+    /// Terms of the reward by name, unweighted, P each.
     pub parts: Vec<(String, Vec<f64>)>,
-    /// Normalised; -inf for dead particles.
+    /// Normalised log-weights, P; -inf for dead particles.
     pub log_weights: Vec<f64>,
+    /// The same, not in logarithms: they sum to 1.
     pub weights: Vec<f64>,
     /// Log of the estimate of `Z = E[exp(r / alpha)]` under the plain chain.
     pub log_z: f64,
@@ -133,116 +153,5 @@ impl Population {
     pub fn draw(&self) -> usize {
         let key = Key { seed: self.seed, prompt: self.prompt, particle: 0, step: 0, purpose: Purpose::Draw };
         draw(&self.weights, uniforms(key).draw())
-    }
-}
-
-/// Where particles came from.
-#[derive(Clone, Debug)]
-pub(super) struct Genealogy {
-    /// Ancestors chosen at each step.
-    ancestors: Vec<Vec<u32>>,
-    /// Initial particle of each slot.
-    roots: Vec<u32>,
-    resamplings: i32,
-}
-
-impl Genealogy {
-    pub fn new(particles: usize) -> Genealogy {
-        Genealogy { ancestors: Vec::new(), roots: (0..particles as u32).collect(), resamplings: 0 }
-    }
-
-    pub fn push(&mut self, ancestors: &[u32], resampled: bool) {
-        self.roots = ancestors.iter().map(|&a| self.roots[a as usize]).collect();
-        self.ancestors.push(ancestors.to_vec());
-        self.resamplings += i32::from(resampled);
-    }
-
-    pub fn roots_alive(&self) -> usize {
-        let mut roots = self.roots.clone();
-        roots.sort_unstable();
-        roots.dedup();
-        roots.len()
-    }
-
-    pub fn lineages(&self) -> Vec<Vec<u32>> {
-        let line = |slot: usize| {
-            let mut at = slot as u32;
-            let mut line: Vec<u32> = self
-                .ancestors
-                .iter()
-                .rev()
-                .map(|ancestors| {
-                    at = ancestors[at as usize];
-                    at
-                })
-                .collect();
-            line.reverse();
-            line
-        };
-        (0..self.roots.len()).map(line).collect()
-    }
-
-    /// Relative standard error of the estimate of Z from one run (Lee, Whiteley 2018, equation 8, with the number of
-    /// actual resamplings), the root of `1 - (N / (N - 1))^(m + 1) (1 - sum over roots of (their descendants' weight)^2)`.
-    /// Without resampling (m = 0) that is the error of a mean of weights.
-    ///
-    /// `None` where it is no error bar: fewer than two roots, as counted by their weight, or a square below 0.
-    pub fn log_z_error(&self, weights: &[f64]) -> Option<f64> {
-        let n = weights.len() as f64;
-        let mut of_root = vec![0.0; weights.len()];
-        for (&root, w) in self.roots.iter().zip(weights) {
-            of_root[root as usize] += w;
-        }
-        let alike: f64 = of_root.iter().map(|w| w * w).sum();
-        // Not a number where all weights are zero.
-        let known = alike * 2.0 <= 1.0 + ROUNDING;
-        let square = 1.0 - (n / (n - 1.0)).powi(self.resamplings + 1) * (1.0 - alike);
-        (known && square >= -ROUNDING).then(|| square.max(0.0).sqrt())
-    }
-}
-
-/// Of sums of weights.
-const ROUNDING: f64 = 1e-12;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lineages_name_the_ancestor_of_every_step() {
-        let mut family = Genealogy::new(4);
-        family.push(&[0, 0, 2, 3], true);
-        family.push(&[1, 2, 2, 2], true);
-        family.push(&[0, 1, 2, 3], false);
-        assert_eq!(family.roots, [0, 2, 2, 2]);
-        assert_eq!(family.roots_alive(), 2);
-        assert_eq!(family.lineages(), [[0, 1, 0], [2, 2, 1], [2, 2, 2], [2, 2, 3]]);
-    }
-
-    /// Without resampling the estimate is the usual error of a mean.
-    #[test]
-    fn without_resampling_the_error_of_log_z_is_that_of_a_mean() {
-        let raw = [0.3, 1.2, 0.7, 2.2, 0.1_f64];
-        let n = raw.len() as f64;
-        let mean = raw.iter().sum::<f64>() / n;
-        let var = raw.iter().map(|w| (w - mean).powi(2)).sum::<f64>() / (n - 1.0);
-        let weights: Vec<f64> = raw.iter().map(|w| w / (n * mean)).collect();
-        let error = Genealogy::new(5).log_z_error(&weights).expect("known");
-        assert!((error - (var / n).sqrt() / mean).abs() < 1e-14, "{error}");
-    }
-
-    #[test]
-    fn an_error_that_is_not_known_is_not_told() {
-        assert_eq!(Genealogy::new(1).log_z_error(&[1.0]), None, "one particle");
-        assert_eq!(Genealogy::new(3).log_z_error(&[1.0, 0.0, 0.0]), None, "one weight");
-        assert_eq!(Genealogy::new(2).log_z_error(&[f64::NAN, f64::NAN]), None, "no weight");
-        assert_eq!(Genealogy::new(4).log_z_error(&[0.25; 4]), Some(0.0), "weights that do not scatter");
-        let mut family = Genealogy::new(4);
-        family.push(&[2, 2, 2, 2], true);
-        assert_eq!(family.log_z_error(&[0.25; 4]), None, "one root");
-        // Equal offspring many times over: the estimate of the square is below 0.
-        let mut family = Genealogy::new(4);
-        (0..9).for_each(|_| family.push(&[0, 1, 2, 3], true));
-        assert_eq!(family.log_z_error(&[0.25; 4]), None, "a negative square");
     }
 }

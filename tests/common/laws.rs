@@ -5,8 +5,9 @@
 
 use std::cell::RefCell;
 
-use das_cuda::backend::{Backend, ParticleId};
+use das_cuda::backend::ParticleId;
 use das_cuda::ddim::{Schedule, Step};
+use das_cuda::engine::EngineBackend;
 use das_cuda::error::Result;
 use das_cuda::sampler::{Evaluation, FinalScores, Need, Scores, Target};
 use das_cuda::tensor::{HostSlice, Shape, Tensor};
@@ -33,7 +34,7 @@ pub type Spoil<'a, const D: usize> = Box<dyn Fn(i64, ParticleId, &mut Seen<D>) +
 
 /// A law as a target.
 pub struct Closed<'a, const D: usize, L> {
-    pub backend: &'a dyn Backend,
+    pub backend: &'a dyn EngineBackend,
     pub law: L,
     pub spoil: Option<Spoil<'a, D>>,
     pub evaluations: RefCell<Vec<(i64, Need)>>,
@@ -41,7 +42,7 @@ pub struct Closed<'a, const D: usize, L> {
 }
 
 impl<'a, const D: usize, L: Law<D>> Closed<'a, D, L> {
-    pub fn new(backend: &'a dyn Backend, law: L) -> Self {
+    pub fn new(backend: &'a dyn EngineBackend, law: L) -> Self {
         Closed { backend, law, spoil: None, evaluations: RefCell::new(Vec::new()), without_gradient: None }
     }
 

@@ -10,10 +10,10 @@ use das_cuda::backend::{Backend, ParticleId};
 use das_cuda::cuda::{Cuda, Elem};
 use das_cuda::ddim::{self, Schedule, SchedulerConfig};
 use das_cuda::error::{Error, Result};
+use das_cuda::method::{BestOfN, Bootstrap, Das, Method, Plain, Tds};
 use das_cuda::model::files::Source;
 use das_cuda::model::folder::ModelFolder;
 use das_cuda::model::pipeline::{Pipeline, Prompt};
-use das_cuda::proposal::Proposal;
 use das_cuda::reward::{self, Reward};
 use das_cuda::sampler::{Compat, Evaluation, FinalScores, Need, OnNan, Options, Sampler, Target};
 use das_cuda::smc::{Floor, Resampler, Rules, Tempering};
@@ -28,9 +28,14 @@ fn chain(steps: usize) -> Schedule {
     Schedule::new(&SchedulerConfig::stable_diffusion(), steps, 1.0).unwrap()
 }
 
-fn options(proposal: Proposal, tempering: Tempering, resampler: Resampler, ess_threshold: f64) -> Options {
+fn options(
+    method: &'static dyn Method,
+    tempering: Tempering,
+    resampler: Resampler,
+    ess_threshold: f64,
+) -> Options {
     let rules = Rules { tempering, resampler, ess_threshold };
-    Options { proposal, rules, prompts: vec![4, 0], particles: 5, alpha: 0.7, ..Options::new(20, 1) }
+    Options { method, rules, prompts: vec![4, 0], particles: 5, alpha: 0.7, ..Options::new(20, 1) }
 }
 
 /// Everything a run says, with the end's latents in bits; `{:?}` tells numbers apart that differ.
@@ -67,15 +72,15 @@ fn kinds() -> Vec<Options> {
     let exp = Tempering::Exp { gamma: 0.3 };
     let adaptive = Tempering::Adaptive { floor: Floor::Exp { gamma: 0.1 } };
     vec![
-        options(Proposal::Das, exp, Resampler::Ssp, 0.5),
-        options(Proposal::Das, adaptive, Resampler::Systematic, 0.6),
-        Options { tempering_start: 0.45, ..options(Proposal::Das, exp, Resampler::Stratified, 1.0) },
-        options(Proposal::Tds, Tempering::None, Resampler::Residual, 0.9),
-        options(Proposal::Bootstrap, exp, Resampler::Multinomial, 2.0),
-        options(Proposal::None, exp, Resampler::Ssp, 0.5),
-        options(Proposal::BestOfN, exp, Resampler::Ssp, 0.5),
+        options(&Das, exp, Resampler::Ssp, 0.5),
+        options(&Das, adaptive, Resampler::Systematic, 0.6),
+        Options { tempering_start: 0.45, ..options(&Das, exp, Resampler::Stratified, 1.0) },
+        options(&Tds, Tempering::None, Resampler::Residual, 0.9),
+        options(&Bootstrap, exp, Resampler::Multinomial, 2.0),
+        options(&Plain, exp, Resampler::Ssp, 0.5),
+        options(&BestOfN, exp, Resampler::Ssp, 0.5),
         // The host keeps these books.
-        Options { compat: Compat::Reference, ..options(Proposal::Das, exp, Resampler::Ssp, 0.5) },
+        Options { compat: Compat::Reference, ..options(&Das, exp, Resampler::Ssp, 0.5) },
     ]
 }
 
@@ -106,8 +111,7 @@ fn what_is_not_finite_costs_what_it_costs_on_the_host() {
         }));
         for ess_threshold in [0.0, 2.0] {
             for on_nan in [OnNan::Drop, OnNan::Abort] {
-                let das =
-                    options(Proposal::Das, Tempering::Exp { gamma: 0.3 }, Resampler::Ssp, ess_threshold);
+                let das = options(&Das, Tempering::Exp { gamma: 0.3 }, Resampler::Ssp, ess_threshold);
                 compare(&cuda, &target, &schedule, &Options { on_nan, ..das });
             }
         }
@@ -139,7 +143,7 @@ fn long_states_too() {
             seen.grad[LONG - 1] = f64::NAN;
         }
     }));
-    compare(&cuda, &target, &schedule, &options(Proposal::Das, Tempering::None, Resampler::Ssp, 0.9));
+    compare(&cuda, &target, &schedule, &options(&Das, Tempering::None, Resampler::Ssp, 0.9));
 }
 
 /// A target whose evaluation number `left` fails.
@@ -166,7 +170,7 @@ impl Target for Fails<'_> {
 fn a_failure_ahead_loses_no_step() {
     let cuda = device::open(Elem::F32);
     let schedule = chain(6);
-    let das = options(Proposal::Das, Tempering::None, Resampler::Ssp, 0.9);
+    let das = options(&Das, Tempering::None, Resampler::Ssp, 0.9);
     for left in 0..6 {
         let target = Fails { target: Closed::new(&cuda, Grid), left: Cell::new(left) };
         let results: Vec<_> = Sampler::new(&cuda, &target, &schedule, das.clone()).unwrap().collect();
@@ -201,7 +205,7 @@ fn alone_nothing_waits_between_steps() {
         let settings = Settings { cfg_scale: 1.0, micro_batch: 1, checkpointing: false };
         let target = Diffusion::new(&cuda, &pipeline, &reward, texts, vec![0], size, settings);
         let schedule = Schedule::new(&pipeline.scheduler, steps, 1.0).unwrap();
-        let options = Options { particles: 2, rules: Proposal::Das.rules(steps), ..Options::new(3, steps) };
+        let options = Options { particles: 2, rules: Das.rules(steps), ..Options::new(3, steps) };
         let mut sampler = Sampler::new(&cuda, &target, &schedule, options).unwrap();
         let mut before = das_cuda_emulator::counters();
         for k in 0..steps {

@@ -6,11 +6,11 @@ use std::collections::VecDeque;
 use super::array64::Wide;
 use super::particle::{self, Chunks, Slots};
 use super::weigh::{self, MOST, Populations, Seen, Weighing};
-use crate::backend::{EngineSetup, Scores, StepEngine, StepInput, StepReport};
 use crate::cuda::ctx::Cuda;
 use crate::cuda::device::{Buffer, Elem, In, Pinned};
+use crate::engine::{EngineSetup, EngineState, FinalInput, Scores, StepEngine, StepInput, StepReport};
 use crate::error::Result;
-use crate::smc::Rules;
+use crate::smc::{Event, Rules, Weighed};
 use crate::tensor::Tensor;
 
 /// See [`Backend::step_engine`](crate::backend::Backend::step_engine).
@@ -28,13 +28,15 @@ pub fn step_engine<'a>(cuda: &'a Cuda, setup: EngineSetup<'_>) -> Result<Option<
         cuda,
         rules: *setup.rules,
         alpha: setup.alpha,
+        seed: setup.seed,
         populations: Populations::new(cuda, setup.prompts, particles)?,
         ids: particle::upload_ids(cuda, setup.ids)?,
         stay: cuda.indices(&(0..slots as u32).collect::<Vec<_>>())?,
         still,
         chunks: Chunks::new(cuda, setup.sample, slots, 3)?,
         last,
-        prompts,
+        state: EngineState::new(prompts, particles),
+        prompts: setup.prompts.to_vec(),
         particles,
         under_way: VecDeque::new(),
         free: Vec::new(),
@@ -50,6 +52,7 @@ struct Queue<'a> {
     cuda: &'a Cuda,
     rules: Rules,
     alpha: f64,
+    seed: u64,
     populations: Populations,
     ids: Buffer,
     /// Ancestors and strengths of a step that weighs nothing.
@@ -58,8 +61,10 @@ struct Queue<'a> {
     chunks: Chunks,
     /// What the last step tells: its log ratios are the next one's.
     last: Wide,
-    prompts: usize,
+    prompts: Vec<u32>,
     particles: usize,
+    /// After the step collected last.
+    state: EngineState,
     under_way: VecDeque<UnderWay>,
     /// Places that have been read.
     free: Vec<Pinned>,
@@ -74,7 +79,7 @@ struct UnderWay {
 
 impl Queue<'_> {
     fn slots(&self) -> usize {
-        self.prompts * self.particles
+        self.prompts.len() * self.particles
     }
 }
 
@@ -97,7 +102,7 @@ impl StepEngine for Queue<'_> {
         particle::squares_into(cuda, &all, norms.again(), &mut self.chunks)?;
         let [states, noises, grads] = [0, 1, 2].map(|i| norms.read_at(i * n));
         let decided = match event {
-            Some((event, scores)) => {
+            Some((step, scores)) => {
                 let (narrow, wide) = match scores {
                     Scores::Device(scores) => (Some(cuda.cast(scores, Elem::F32)?), None),
                     Scores::Host(scores) => (None, Some(Wide::upload(cuda, scores)?)),
@@ -113,9 +118,9 @@ impl StepEngine for Queue<'_> {
                 };
                 let weighing = Weighing {
                     rules: &self.rules,
-                    event,
+                    event: Event::Step(step),
                     step: advance.step,
-                    seed: advance.seed,
+                    seed: self.seed,
                     alpha: self.alpha,
                     gather: true,
                 };
@@ -148,18 +153,76 @@ impl StepEngine for Queue<'_> {
         self.free.push(place);
         let list = |i: usize, there: bool| if there { numbers[i * n..][..n].to_vec() } else { Vec::new() };
         let events = if weighed { weigh::read(&numbers[5 * n..], self.particles) } else { Vec::new() };
+        let events: Vec<Weighed> = events.into_iter().map(|(weighed, _)| weighed).collect();
+        self.state.advance(&events, list(4, true));
         Ok(StepReport {
             states: list(0, true),
             noises: list(1, true),
             grads: list(2, graded),
             rewards: list(3, weighed),
-            log_ratio: list(4, true),
-            weighed: events.into_iter().map(|(weighed, _)| weighed).collect(),
+            weighed: events,
         })
     }
 
     /// While the host reads what one step told, the device works on the next.
     fn lookahead(&self) -> usize {
         1
+    }
+
+    fn finish(&mut self, input: FinalInput<'_>) -> Result<StepReport> {
+        assert!(self.under_way.is_empty(), "a step has not been collected");
+        let (cuda, n) = (self.cuda, self.slots());
+        assert_eq!(input.rewards.len(), n, "one reward per slot");
+        let mut record = Wide::alloc(cuda, self.last.len())?;
+        record.clear(cuda)?;
+        let [mut norms, _, rewards, _, report] = record.parts([n, 2 * n, n, n, self.last.len() - 5 * n]);
+        particle::squares_into(cuda, &[input.x], norms.again(), &mut self.chunks)?;
+        let scores = Wide::upload(cuda, input.rewards)?;
+        let seen = Seen {
+            log_ratio: self.last.part(4 * n, n),
+            narrow: In::none(),
+            wide: scores.read(),
+            states: norms.read_at(0),
+            noises: norms.read_at(0),
+        };
+        let weighing = Weighing {
+            rules: &self.rules,
+            event: Event::Final,
+            step: input.step,
+            seed: self.seed,
+            alpha: self.alpha,
+            gather: true,
+        };
+        self.populations.weigh_into(cuda, seen, weighing, rewards, report)?;
+        let numbers: Vec<f64> = record.download(cuda)?;
+        let events = weigh::read(&numbers[5 * n..], self.particles);
+        let weighed: Vec<Weighed> = events.into_iter().map(|(weighed, _)| weighed).collect();
+        self.state.advance(&weighed, vec![0.0; n]);
+        let list = |i: usize| numbers[i * n..][..n].to_vec();
+        Ok(StepReport { states: list(0), rewards: list(3), weighed, ..StepReport::default() })
+    }
+
+    fn state(&self) -> &EngineState {
+        &self.state
+    }
+
+    fn restore(&mut self, state: EngineState) -> Result<()> {
+        let n = self.slots();
+        assert_eq!(
+            (state.populations.len(), state.log_ratio.len()),
+            (self.prompts.len(), n),
+            "another setup"
+        );
+        // Copies that are under way must land before their places serve again.
+        while let Some(UnderWay { place, .. }) = self.under_way.pop_front() {
+            self.cuda.device.arrived(&place)?;
+            self.free.push(place);
+        }
+        self.populations = Populations::upload(self.cuda, &self.prompts, &state.populations)?;
+        let mut last = vec![0.0; self.last.len()];
+        last[4 * n..5 * n].copy_from_slice(&state.log_ratio);
+        self.last = Wide::upload(self.cuda, &last)?;
+        self.state = state;
+        Ok(())
     }
 }

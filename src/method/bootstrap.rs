@@ -1,0 +1,23 @@
+//! The bootstrap particle filter with the reward of the predicted clean image as its potential (docs/spec.md 10); FK
+//! steering with the potential `diff` is the same.
+
+use super::vocabulary::{Drift, Method, Potential};
+
+/// Particles move by the model alone, are weighed by the tempered reward, and resampled. Needs no gradients.
+#[derive(Clone, Copy, Debug)]
+pub struct Bootstrap;
+
+impl Method for Bootstrap {
+    fn name(&self) -> &'static str {
+        "bootstrap"
+    }
+    fn about(&self) -> &'static str {
+        "resampling only, for any reward"
+    }
+    fn potential(&self) -> Potential {
+        Potential::Twisted
+    }
+    fn drift(&self) -> Drift {
+        Drift::None
+    }
+}

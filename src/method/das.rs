@@ -1,0 +1,28 @@
+//! DAS: twisted and tempered (Kim, Yoon, Ye 2025, "Test-time alignment of diffusion models without reward
+//! over-optimization").
+
+use super::vocabulary::{Drift, Method, Potential};
+
+/// Particles are guided by the reward's gradient, weighed by the tempered reward of the predicted clean image, and
+/// resampled.
+#[derive(Clone, Copy, Debug)]
+pub struct Das;
+
+impl Method for Das {
+    fn name(&self) -> &'static str {
+        "das"
+    }
+    /// What the authors' program calls the proposal.
+    fn aliases(&self) -> &'static [&'static str] {
+        &["twisted"]
+    }
+    fn about(&self) -> &'static str {
+        "gradients, tempering and resampling: the paper's method"
+    }
+    fn potential(&self) -> Potential {
+        Potential::Twisted
+    }
+    fn drift(&self) -> Drift {
+        Drift::Gradient
+    }
+}

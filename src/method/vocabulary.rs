@@ -1,0 +1,206 @@
+//! What a method is: its questions ([`Method`]) and the words it answers with.
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+use crate::smc::temper::default_gamma;
+use crate::smc::{Resampler, Rules, Tempering, Weights};
+
+/// A way of aligning samples to a reward.
+pub trait Method: Send + Sync {
+    /// As typed and recorded: lower case, words joined by `-`.
+    fn name(&self) -> &'static str;
+
+    /// Other names that are understood when typed.
+    fn aliases(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// What it does, in a few words, for help.
+    fn about(&self) -> &'static str;
+
+    /// What weighs the particles along the chain.
+    fn potential(&self) -> Potential;
+
+    /// What pushes the particles, beside the model.
+    fn drift(&self) -> Drift;
+
+    /// What the final rewards do to the weights.
+    fn conclusion(&self) -> Conclusion {
+        Conclusion::Weigh
+    }
+
+    /// What the target must answer at a guided step. Once a step has asked for a reward, every later one must.
+    fn need(&self, _at: StepIndex) -> Need {
+        match (self.potential(), self.drift()) {
+            (_, Drift::Gradient) => Need::Gradient,
+            (Potential::Twisted, Drift::None) => Need::Reward,
+            (Potential::None, Drift::None) => Need::Noise,
+        }
+    }
+
+    /// How many more times a guided step is repeated after it has been taken (time travel). The sampler does not do
+    /// that yet and refuses a method whose answer is not 0.
+    fn revisit(&self, _at: StepIndex) -> u32 {
+        0
+    }
+
+    /// The rules that suit the method where the user gives no others, for a chain of `guided` guided steps
+    /// (docs/spec.md 13).
+    fn rules(&self, guided: usize) -> Rules {
+        Rules {
+            tempering: Tempering::Exp { gamma: default_gamma(guided.max(1)) },
+            resampler: Resampler::Ssp,
+            ess_threshold: 0.5,
+        }
+    }
+
+    /// Whether the chain must add noise. A method that resamples needs it: without noise the copies of a particle stay
+    /// alike for ever.
+    fn needs_noise(&self) -> bool {
+        self.potential() != Potential::None
+    }
+
+    /// Refuses what else the method cannot do. That a drift by gradients needs a reward with gradients, and that
+    /// [`needs_noise`](Method::needs_noise) holds, is checked for every method.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the option.
+    fn check(&self, _run: &Circumstances<'_>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A guided step of a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepIndex {
+    /// From 0, the first guided step.
+    pub step: usize,
+    /// Number of guided steps.
+    pub steps: usize,
+}
+
+/// What a method is asked to work with.
+#[derive(Clone, Copy, Debug)]
+pub struct Circumstances<'a> {
+    /// Name of a reward that has no gradient, if there is one.
+    pub without_gradient: Option<&'a str>,
+    /// Whether any transition of the chain adds noise.
+    pub noisy: bool,
+    /// How the particles are to be weighed.
+    pub rules: &'a Rules,
+}
+
+/// What weighs the particles between the first guided step and the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Potential {
+    /// Nothing: steps are neither weighed nor resampled.
+    None,
+    /// The tempered reward of the predicted clean image as the log twist, `psi = lambda r / alpha`. A step weighs by
+    /// `psi` minus the ancestor's `psi` plus `log p - log m` of the move between (docs/spec.md 1.4).
+    Twisted,
+}
+
+/// What is added to the mean of the model's transition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Drift {
+    /// Nothing: particles move by the model's transition.
+    None,
+    /// `kappa v lambda_next / alpha` times the reward's gradient with respect to the noisy latent (docs/spec.md 1.3).
+    Gradient,
+}
+
+/// What the target must answer about a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Need {
+    /// Noise and clean latent.
+    Noise,
+    /// Also the reward of the clean latent.
+    Reward,
+    /// Also its gradient with respect to the state.
+    Gradient,
+}
+
+/// What the final rewards do to the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Conclusion {
+    /// They are weighed like those of every step, with factor 1.
+    Weigh,
+    /// Weights are equal, except that dead particles have none; the rewards are only reported.
+    Keep,
+    /// All weight goes to the largest reward, the first of equals.
+    Best,
+}
+
+impl Conclusion {
+    /// The final weights, from the plain `rewards` (NaN for dead particles) and the `chain`'s weights after the final
+    /// event.
+    pub fn weights(self, rewards: &[f64], chain: &Weights) -> Weights {
+        match self {
+            Conclusion::Weigh => chain.clone(),
+            Conclusion::Keep => {
+                let alive: Vec<f64> =
+                    rewards.iter().map(|r| if r.is_finite() { 0.0 } else { f64::NAN }).collect();
+                Weights::new(&alive)
+            }
+            Conclusion::Best => {
+                let best = Weights::new(rewards).argmax();
+                let alone = |p: usize| if p == best { 0.0 } else { f64::NEG_INFINITY };
+                Weights::new(&(0..rewards.len()).map(alone).collect::<Vec<f64>>())
+            }
+        }
+    }
+}
+
+impl dyn Method {
+    /// Whether steps are weighed and resampled.
+    pub fn weighs(&self) -> bool {
+        self.potential() != Potential::None
+    }
+
+    /// Whether the networks are differentiated.
+    pub fn differentiates(&self) -> bool {
+        self.drift() == Drift::Gradient
+    }
+
+    /// Refuses a run that the method cannot do: for what every method is asked, and by [`Method::check`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the option.
+    pub fn check_all(&self, run: &Circumstances<'_>) -> Result<()> {
+        if let (Drift::Gradient, Some(reward)) = (self.drift(), run.without_gradient) {
+            return Err(Error::usage(format!(
+                "`method` {self} follows the reward's gradient, and {reward} has none"
+            ))
+            .option("method")
+            .advice("use `method` bootstrap (resampling only) or `method` best-of-n"));
+        }
+        if self.needs_noise() && !run.noisy {
+            return Err(Error::usage(format!(
+                "`method` {self} chooses among random continuations, and this chain has no noise"
+            ))
+            .option("eta")
+            .advice("give `eta` above 0 (1 is the default), or use `method` none or best-of-n"));
+        }
+        self.check(run)
+    }
+}
+
+/// Methods are told apart by their names.
+impl PartialEq for dyn Method {
+    fn eq(&self, other: &dyn Method) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl fmt::Debug for dyn Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Display for dyn Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
