@@ -247,6 +247,7 @@ fn a_result_is_replaced_only_by_a_finished_one_and_files_of_the_user_stay() {
     left_by(&failed, Status::Failed);
     assert_eq!(fs::read(folder.join("best.png")).unwrap(), b"old", "before its end");
     assert_eq!(failed.close().unwrap(), dir.folder(8, "a cat"));
+    drop(failed);
     assert_eq!(fs::read(folder.join("best.png")).unwrap(), b"old", "after a failure");
 
     // One that is killed leaves the old result, and its remains are taken away by the next.

@@ -201,6 +201,7 @@ fn entry(line: &str, number: usize) -> Result<Entry> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::flags;
     use super::*;
 
     fn texts(name: &str, content: &str) -> Result<Vec<(String, String)>> {
@@ -276,7 +277,7 @@ mod tests {
         ] {
             let error = match parse(content.into(), Path::new(name), "") {
                 Ok((prompts, _)) => panic!("{name} {content:?}: {prompts:?}"),
-                Err(e) => e.to_string(),
+                Err(e) => flags::report(&e),
             };
             assert!(error.contains(says) && error.contains("fix:"), "{name} {content:?}: {error}");
         }
