@@ -53,10 +53,10 @@ impl OutDir {
     /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the directory, where nothing can be written.
     pub fn probe(&self) -> Result<()> {
         let missing: Vec<&Path> = self.path.ancestors().take_while(|path| !path.exists()).collect();
-        let made = fs::create_dir_all(&self.path).and_then(|()| {
-            // As long a path as any of a run.
-            let folder =
-                tempfile::Builder::new().prefix(&format!(".{:60}", "das-cuda")).tempdir_in(&self.path)?;
+        // As long a path as any of a run.
+        let prefix = format!(".das-cuda-{:-<50}", "");
+        let made = self.inside(|| {
+            let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in(&self.path)?;
             probe(&folder.path().join("particles.part"))
         });
         for folder in missing {
@@ -64,6 +64,21 @@ impl OutDir {
             let _ = fs::remove_dir(folder);
         }
         made.map_err(|e| unwritable(&self.path, e))
+    }
+
+    /// Does `f` in this directory, which is made if it is not there, and made again if the probe of another process, which
+    /// had made it too, takes it away meanwhile.
+    fn inside<T>(&self, f: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        const OFTEN: usize = 100;
+        let mut done = Err(io::ErrorKind::NotFound.into());
+        for _ in 0..OFTEN {
+            fs::create_dir_all(&self.path)?;
+            done = f();
+            if !matches!(&done, Err(e) if e.kind() == io::ErrorKind::NotFound) {
+                break;
+            }
+        }
+        done
     }
 
     /// Finds out whether result `number` can be replaced: see [`OutDir::replace`].
@@ -86,9 +101,11 @@ impl OutDir {
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the directory, where nothing can be written.
     pub fn claim(&self, number: usize, prompt: &str) -> Result<RunDir> {
-        fs::create_dir_all(&self.path).map_err(|e| unwritable(&self.path, e))?;
-        let _alone = self.alone()?;
-        let path = self.new_folder(number, prompt)?;
+        let made = self.inside(|| {
+            let _alone = self.alone()?;
+            self.new_folder(number, prompt)
+        });
+        let path = made.map_err(|e| unwritable(&self.path, e))?;
         Ok(RunDir { _lock: lock(&path)?, out: self.clone(), prompt: prompt.into(), path, old: None })
     }
 
@@ -99,8 +116,7 @@ impl OutDir {
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) where another process works on that folder;
     /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the directory, where nothing can be written.
     pub fn replace(&self, number: usize, prompt: &str) -> Result<RunDir> {
-        fs::create_dir_all(&self.path).map_err(|e| unwritable(&self.path, e))?;
-        let _alone = self.alone()?;
+        let _alone = self.inside(|| self.alone()).map_err(|e| unwritable(&self.path, e))?;
         let target = self.folder(number, prompt);
         settle(&target).map_err(|e| unwritable(&target, e))?;
         let old = match target.is_dir() {
@@ -131,7 +147,7 @@ impl OutDir {
         entries.filter_map(|entry| Some((number(entry.file_name().to_str()?)?, entry.path()))).collect()
     }
 
-    fn new_folder(&self, wanted: usize, prompt: &str) -> Result<PathBuf> {
+    fn new_folder(&self, wanted: usize, prompt: &str) -> io::Result<PathBuf> {
         loop {
             let taken: Vec<usize> = self.numbered().into_iter().map(|(number, _)| number).collect();
             let number = match taken.iter().max() {
@@ -143,15 +159,29 @@ impl OutDir {
                 Ok(()) => return Ok(path),
                 // Made by another process since, on a file system without locks.
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(unwritable(&path, e)),
+                Err(e) => return Err(e),
             }
         }
     }
 
     /// Waits until no other process chooses or moves folders here; for moments.
-    fn alone(&self) -> Result<Lock> {
-        let Ok(folder) = fs::File::open(&self.path) else { return Ok(None) };
-        Ok(folder.lock().is_ok().then_some(folder))
+    fn alone(&self) -> io::Result<Lock> {
+        let folder = match fs::File::open(&self.path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(e),
+            Err(_) => return Ok(None),
+            Ok(folder) => folder,
+        };
+        let locked = folder.lock().is_ok();
+        // What is locked may have been taken away while this waited.
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            let (locked, named) = (folder.metadata()?, fs::metadata(&self.path)?);
+            if (locked.dev(), locked.ino()) != (named.dev(), named.ino()) {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+        }
+        Ok(locked.then_some(folder))
     }
 }
 
@@ -283,16 +313,17 @@ impl RunDir {
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) where folders cannot be renamed.
     pub fn close(&self) -> Result<PathBuf> {
         let Some(old) = &self.old else { return Ok(self.path.clone()) };
-        let _alone = self.out.alone()?;
+        let failed = |e| unwritable(&old.path, e);
+        let _alone = self.out.alone().map_err(failed)?;
         let target = if finished(&self.path).is_some() || finished(&old.path).is_none() {
             let aside = hidden(&old.path, "old");
-            fs::rename(&old.path, &aside).map_err(|e| unwritable(&old.path, e))?;
+            fs::rename(&old.path, &aside).map_err(failed)?;
             old.path.clone()
         } else {
             let taken = old.path.file_name().and_then(|name| number(name.to_str()?)).unwrap_or_default();
-            let free = self.out.new_folder(taken, &self.prompt)?;
+            let free = self.out.new_folder(taken, &self.prompt).map_err(failed)?;
             // Only its name was wanted.
-            fs::remove_dir(&free).map_err(|e| unwritable(&free, e))?;
+            fs::remove_dir(&free).map_err(failed)?;
             free
         };
         let placed = fs::rename(&self.path, &target)
