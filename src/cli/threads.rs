@@ -33,7 +33,7 @@ pub fn start(asked: Option<usize>) -> Result<()> {
     let waiting = workers(wanted.min(most), |run| thread::Builder::new().name("worker".into()).spawn(run));
     if waiting.len() < wanted.min(most) {
         output::note(format_args!(
-            "note: the system starts {} of {} threads (see ulimit -u): computing goes on with those",
+            "note: the system starts {} of {} threads (see ulimit -u and -v): computing goes on with those",
             waiting.len(),
             wanted.min(most)
         ));

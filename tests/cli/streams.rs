@@ -34,7 +34,7 @@ fn standard_output_holds_results_only_and_stderr_plain_lines_of_progress() {
     // Two prompts of two steps and a final event each; lines in between depend on the time.
     let counts: Vec<&str> = progress.lines().filter_map(|l| l.split_once("  ")).map(|(n, _)| n).collect();
     assert_eq!((counts.first(), counts.last()), (Some(&"1/6"), Some(&"6/6")), "{progress}");
-    let summary = |l: &str| l.contains(": reward ") && l.contains(" -> ") && l.contains("roots of 2");
+    let summary = |l: &str| l.contains(": reward ") && l.contains(" -> ") && l.contains("distinct roots ");
     assert!(progress.lines().all(|l| l.contains(" s left  ") || summary(l)), "{progress}");
     assert_eq!(progress.lines().filter(|l| summary(l)).count(), 2, "{progress}");
     assert!(!progress.contains(['\r', '\u{1b}']), "no terminal, no control characters: {progress:?}");
