@@ -28,8 +28,11 @@ use das_cuda::run::sha256_file;
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// The program, which sees no GPU whatever this machine has.
 fn program() -> Command {
-    Command::cargo_bin("das-cuda").expect("the program is built with its tests")
+    let mut command = Command::cargo_bin("das-cuda").expect("the program is built with its tests");
+    command.env("CUDA_VISIBLE_DEVICES", "");
+    command
 }
 
 /// `sample -o out` and `more`, at its smallest: 2 particles, 2 steps, on the CPU, where `more` says nothing else.

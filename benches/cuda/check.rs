@@ -2,20 +2,23 @@
 //! for each as soon as it is there.
 //!
 //!     list                       the cases, for PyTorch's script (needs no GPU)
+//!     operations                 the operations of the tests' table (needs no GPU)
 //!     folder PATH                a model of full size with random weights (needs no GPU)
 //!     once                       each case of the tests' table and of ops, forward and transpose, once: for a sanitizer
 //!     ops                        times of the cases
 //!     tiles                      times of products with every tile
 //!     contest                    times of linear maps by our kernels and by cuBLASLt
 //!     copy                       bandwidth of a copy
+//!     hot                        the operations that take most of a step, forward and transpose, once: for ncu
 //!     step PATH                  a guided step with the model of `folder`
 //!     see PATH                   what comes out of a step, for comparison with PyTorch
 //!     see-cpu PATH               the same on the CPU (needs no GPU)
 //!     smc                        weighing and resampling
 //!
 //! Options: `--dtype bf16|f16|f32`, `--only OP,OP` (or DAS_OPS), `--tiny` for where nothing can be measured,
-//! `--micro-batch N,N`, `--budget-ms N` for each measurement.
+//! `--micro-batch N,N`, `--budget-ms N` for each measurement, `--cublas` for linear maps by cuBLASLt where it is faster.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,7 +29,7 @@ use das_cuda::tensor::Shape;
 use das_cuda::{Error, Result};
 use serde_json::json;
 
-use crate::cases::{self, Case};
+use crate::cases::{self, Case, Op};
 use crate::model::{self, Model};
 use crate::timing::{Effort, Times};
 use crate::{contest, folder, ops, say, sd15, smc, step, tiles};
@@ -38,6 +41,7 @@ struct Options {
     tiny: bool,
     micro_batches: Vec<usize>,
     budget: Duration,
+    cublas: bool,
 }
 
 impl Options {
@@ -49,12 +53,14 @@ impl Options {
             tiny: false,
             micro_batches: vec![16, 4, 1],
             budget: Duration::from_millis(60),
+            cublas: false,
         };
         let mut rest = arguments.iter();
         while let Some(name) = rest.next() {
             let mut value = || rest.next().ok_or_else(|| wrong(name));
             match name.as_str() {
                 "--tiny" => options.tiny = true,
+                "--cublas" => options.cublas = true,
                 "--only" => options.only = list(value()?),
                 "--budget-ms" => {
                     options.budget = Duration::from_millis(value()?.parse().map_err(|_| wrong(name))?);
@@ -90,7 +96,8 @@ impl Options {
     }
 
     fn open(&self) -> Result<Cuda> {
-        Cuda::open(0, self.elem)
+        let cuda = Cuda::open(0, self.elem)?;
+        Ok(if self.cublas { cuda.with_cublas() } else { cuda })
     }
 }
 
@@ -111,9 +118,15 @@ pub fn run(arguments: &[String]) -> Result<()> {
             options.cases().for_each(|case| say(ops::describe(&case)));
             Ok(())
         }
+        "operations" => {
+            let names: BTreeSet<_> = cases::small().iter().map(|case| case.op.name()).collect();
+            names.iter().for_each(|name| println!("{name}"));
+            Ok(())
+        }
         "folder" => folder::write(&options.path, options.tiny)
             .map_err(|e| Error::io(format!("{}: cannot be written", options.path.display())).because(e)),
         "once" => once(&options),
+        "hot" => hot(&options),
         "ops" => time_ops(&options),
         "tiles" => tiles::run(options.open()?, options.cases(), options.effort()),
         "contest" => contest::run(&options.open()?.with_cublas().with_choices(None), options.cases()),
@@ -143,6 +156,22 @@ fn once(options: &Options) -> Result<()> {
         smc::run(&cuda, Effort::Touch)?;
     }
     // What the GPU has found wrong is said here at the latest.
+    cuda.elapsed(|| Ok(())).map(drop)
+}
+
+/// The convolutions, the product and the attention on which a step spends most of its time.
+fn hot(options: &Options) -> Result<()> {
+    let cuda = options.open()?;
+    let is_hot = |case: &Case| match &case.op {
+        Op::Conv { x, out, .. } => x.c == *out && [(512, 128), (64, 320)].contains(&(x.h, x.c)),
+        Op::LinearEpilogue { x, .. } => (x.h, x.c) == (64, 320),
+        Op::SelfAttention { y, .. } => (y.h, y.c) == (64, 320),
+        _ => false,
+    };
+    for case in options.cases().filter(|case| options.tiny || is_hot(case)) {
+        let ready = ops::Ready::new(&case, &cuda)?;
+        ready.vjp(&cuda)?;
+    }
     cuda.elapsed(|| Ok(())).map(drop)
 }
 

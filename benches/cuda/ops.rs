@@ -66,24 +66,26 @@ pub fn random(backend: &dyn Backend, shape: Shape) -> Result<Tensor> {
     upload(backend, &Input { shape, kind: Kind::Randn, scale: 1.0, shift: 0.0 })
 }
 
-/// Random numbers as in the tests' inputs, but made quickly: a large tensor repeats some million of them.
+/// Random numbers as in the tests' inputs, but made quickly: a large tensor repeats some million of them, on the device.
 fn upload(backend: &dyn Backend, input: &Input) -> Result<Tensor> {
     const POOL: usize = 1 << 22;
     static NORMALS: LazyLock<Vec<f32>> = LazyLock::new(|| (0..POOL as u64).map(normal).collect());
     static NARROW: LazyLock<Vec<bf16>> =
         LazyLock::new(|| NORMALS.iter().map(|x| bf16::from_f32(*x)).collect());
     let (len, plain) = (input.shape.len(), (input.scale, input.shift) == (1.0, 0.0));
-    // Odd, so that rows of a tensor differ.
-    let period = (POOL - 1).min(len.max(1));
-    if plain && len > POOL {
-        let mut all = Vec::with_capacity(len);
-        while all.len() < len {
-            all.extend_from_slice(&NARROW[..period.min(len - all.len())]);
-        }
-        return backend.upload(input.shape, HostSlice::BF16(&all));
+    let mut times = len.div_ceil(POOL).max(1);
+    while len % times != 0 {
+        times += 1;
     }
-    let all: Vec<f32> = (0..len).map(|i| NORMALS[i % period] * input.scale + input.shift).collect();
-    backend.upload(input.shape, HostSlice::F32(&all))
+    let part = len / times;
+    let shape = if times == 1 { input.shape } else { Shape::new(1, 1, 1, part) };
+    let made = if plain && times > 1 {
+        backend.upload(shape, HostSlice::BF16(&NARROW[..part]))?
+    } else {
+        let all: Vec<f32> = NORMALS[..part].iter().map(|x| x * input.scale + input.shift).collect();
+        backend.upload(shape, HostSlice::F32(&all))?
+    };
+    if times == 1 { Ok(made) } else { Ok(backend.repeat(&made, times)?.reshape(input.shape)) }
 }
 
 /// What the meter says of a case on a device whose elements have `bytes`.

@@ -1,5 +1,6 @@
 """The parts of a check. Each takes a session and its limit in seconds and returns what goes into results.json."""
 
+import csv
 import json
 import os
 import platform
@@ -299,6 +300,33 @@ def contest(session, limit):
     return done.summary()
 
 
+# Of each kernel: its time, how busy tensor cores and the L2 cache are, and conflicts in shared memory.
+METRICS = (
+    "gpu__time_duration.sum",
+    "sm__inst_executed_pipe_tensor.sum",
+    "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active",
+    "lts__throughput.avg.pct_of_peak_sustained_elapsed",
+    "l1tex__data_bank_conflicts_pipe_lsu_mem_shared.sum",
+)
+
+
+def hot(session, limit):
+    """ncu on the kernels that take most of a step."""
+    command = [session.bin("bench"), "--check", "hot", *tiny(session)]
+    tool = find_tool("ncu")
+    if session.stand_in:
+        return session.run("hot", command, limit).summary()
+    if tool is None:
+        return {"skipped": "ncu is not found"}
+    chosen = ["-k", "regex:das_(product|transposed|flash)", "--metrics", ",".join(METRICS)]
+    done = session.run("hot", [tool, "--csv", "--page", "raw", *chosen, *command], limit)
+    rows = list(csv.DictReader(line for line in done.tail if line.startswith('"')))
+    columns = [name for name in (rows[0] if rows else {}) if name == "Kernel Name" or name in METRICS]
+    # The first row has the units.
+    records = [{"kind": "hot"} | {name: row[name] for name in columns} for row in rows]
+    return done.summary() | {"records": records}
+
+
 def smc(session, limit):
     return session.run("smc", [session.bin("bench"), "--check", "smc", *tiny(session)], limit).summary()
 
@@ -336,6 +364,14 @@ def step(session, limit):
         began.left(limit),
     )
     result = half.summary(folder_seconds=round(made, 2))
+    # The same with cuBLASLt where it is faster, as `sample` below: both numbers are of both programs.
+    largest = "1" if session.stand_in else "16"
+    linked = [*tiny(session), "--cublas", "--micro-batch", largest, "--budget-ms", 1500]
+    with_cublas = session.run(
+        "step", [session.bin("bench"), "--check", "step", at, *linked], began.left(limit), libraries(session)
+    )
+    result["with_cublas"] = [r for r in with_cublas.records if r.get("kind") == "step"]
+    result["error"] = "; ".join(filter(None, (result["error"], with_cublas.why()))) or None
     for dtype in () if session.stand_in else ("f16", "f32"):
         # For what comes out, compared with PyTorch afterwards; no times.
         more = session.run("step", [session.bin("bench"), "--check", "see", at, "--dtype", dtype], began.left(limit))
@@ -362,7 +398,7 @@ def torch_step(session, limit):
 
 
 def sample(session, limit):
-    """`das-cuda sample` with 16 particles: 100 steps if there is time for them, else as many as there is time for."""
+    """`das-cuda sample` with 16 particles by our kernels alone, then with cuBLASLt: 100 steps if there is time for them."""
     at, work = folder(session, limit), Path(tempfile.mkdtemp(prefix="gpu-check-"))
     particles, steps = (2, 2) if session.stand_in else (16, 8)
     shared = [
@@ -385,18 +421,25 @@ def sample(session, limit):
         particles,
     ]
     began, result = Clock(), {}
-    done = session.run("sample", [*shared, "--steps", steps, "-o", work / "short"], began.left(limit))
-    result["short"] = run_record(done, work / "short", particles, steps)
-    ms = result["short"].get("ms_per_particle")
-    if session.stand_in or not ms:
-        return result
-    # Loading and the first two steps take the same time again.
-    foretold = done.seconds + ms * 1e-3 * particles * 100
-    if foretold * 1.1 < began.left(limit):
-        done = session.run("sample", [*shared, "--steps", 100, "-o", work / "long"], began.left(limit))
-        result["long"] = run_record(done, work / "long", particles, 100)
-    else:
-        result["long"] = {"skipped": f"it would take about {foretold:.0f} s"}
+    for whose, more, env in (("own", ["--no-cublas"], {}), ("with_cublas", [], libraries(session))):
+        at = work / whose
+
+        def run(steps, name, more=more, env=env, at=at):
+            command = [*shared, *more, "--steps", steps, "-o", at / name]
+            done = session.run("sample", command, began.left(limit), env)
+            return done, run_record(done, at / name, particles, steps)
+
+        done, short = run(steps, "short")
+        result[whose] = {"short": short}
+        ms = short.get("ms_per_particle")
+        if session.stand_in or not ms:
+            continue
+        # Loading and the first two steps take the same time again.
+        foretold = done.seconds + ms * 1e-3 * particles * 100
+        if foretold * 1.1 < began.left(limit):
+            result[whose]["long"] = run(100, "long")[1]
+        else:
+            result[whose]["long"] = {"skipped": f"it would take about {foretold:.0f} s"}
     return result
 
 

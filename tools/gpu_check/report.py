@@ -87,8 +87,9 @@ def failures(results):
         for line in part.get("records") or []:
             if line.get("error") and not name.startswith("torch"):
                 found.append(f"{name}: {line.get('label') or line.get('micro_batch') or ''}: {line['error']}")
-    short, long = (r.part("sample").get(key) or {} for key in ("short", "long"))
-    found += [f"sample: {run['error']}" for run in (short, long) if run.get("error")]
+    for whose in ("own", "with_cublas"):
+        runs = (r.part("sample").get(whose) or {}).values()
+        found += [f"sample, {whose}: {run['error']}" for run in runs if run.get("error")]
     return found
 
 
@@ -209,13 +210,15 @@ def steps(r):
     )
     best = min((t["ms_per_particle"] for t in theirs if t.get("ms_per_particle")), default=None)
     rows = []
-    for s in r.records("step", "step"):
+    ours = [("", s) for s in r.records("step", "step")]
+    ours += [(" with cuBLASLt", s) for s in r.part("step").get("with_cublas") or []]
+    for how, s in ours:
         if s.get("error"):
             rows.append((f"das-cuda, micro-batch {s['micro_batch']}", s["error"]) + ("",) * 6)
             continue
         plan, ms = s["plan"], r.time(s["ms_per_particle"])
         rate = plan["flops"] / s["micro_batch"] / ms * 1e3 / 1e12 if ms else None
-        name = f"das-cuda {s['dtype']}, micro-batch {s['micro_batch']}, {'graph' if s['graph'] else 'no graph'}"
+        name = f"das-cuda{how} {s['dtype']}, micro-batch {s['micro_batch']}, {'graph' if s['graph'] else 'no graph'}"
         rows.append(
             (
                 name,
@@ -267,18 +270,20 @@ def steps(r):
             f"{gpu['sm_mhz_median']:.0f} MHz in the median and up to {gpu['power_w']:.0f} W.",
             "",
         )
-    for name in ("short", "long"):
-        run = r.part("sample").get(name) or {}
+    sample = r.part("sample")
+    for whose, name in [(whose, name) for whose in ("own", "with_cublas") for name in ("short", "long")]:
+        run = (sample.get(whose) or {}).get(name) or {}
+        how = "our kernels alone" if whose == "own" else "with cuBLASLt"
         if run.get("ms_per_particle") and not r.stand_in:
             ms, particles = run["ms_per_particle"], run["particles"]
             r.add(
-                f"`das-cuda sample`, {particles} particles, {run['steps']} steps: {run['seconds']:.1f} s from start "
+                f"`das-cuda sample`, {how}, {particles} particles, {run['steps']} steps: {run['seconds']:.1f} s from start "
                 f"to end, {run['loop_seconds']:.1f} s in the chain, {ms:.2f} ms per particle-step (100 steps at that "
                 f"rate: {ms * particles / 10:.1f} s), tensors at most {run['peak'] / 1e9:.1f} GB.",
                 "",
             )
         elif run.get("skipped"):
-            r.add(f"16 particles, 100 steps: not run, {run['skipped']}.", "")
+            r.add(f"16 particles, 100 steps, {how}: not run, {run['skipped']}.", "")
 
 
 def where(r):
@@ -458,6 +463,10 @@ def summary(results):
                 f"step: micro-batch {s['micro_batch']} {'graph' if s['graph'] else 'no graph'}: "
                 f"{s['ms_per_particle']:.2f} ms per particle-step, peak {s['peak'] / 1e9:.1f} GB"
             )
+    for whose, runs in r.part("sample").items():
+        run = isinstance(runs, dict) and (runs.get("long") or runs.get("short")) or {}
+        if run.get("loop_seconds") and not r.stand_in:
+            lines.append(f"sample, {whose}: {run['steps']} steps in {run['loop_seconds']:.1f} s, {run['seconds']:.1f} s in all")
     if r.stand_in:
         lines.append("on the stand-in: these are no GPU's numbers")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """Runs every part of the check on this machine and writes OUT/report.md, OUT/results.json (both after each part),
 OUT/raw.jsonl (each measurement as it is made) and OUT/log.txt.
 
-    run OUT [--minutes 9.5] [--only tests,parity] [--skip sanitizer] [--stand-in]
+    run OUT [--call 1|2] [--minutes 9.5] [--only tests,parity] [--skip sanitizer] [--stand-in]
 
 Needs Python and an NVIDIA driver. PyTorch and compute-sanitizer are used where they are found (GPU_CHECK_PYTHON names
 another Python). A part that fails or takes too long does not stop the next one."""
@@ -21,23 +21,30 @@ import parts
 import report
 from session import Session
 
-# In the order of what one would rather know, with most seconds each; what one does not use is there for the last.
+# In the order of what one would rather know, with most seconds each; what one does not use is there for the last. Those
+# before `sanitizer` are sized to nine minutes together.
 PARTS = [
-    ("facts", 40),
-    ("tests", 150),
-    ("parity", 60),
-    ("ceilings", 40),
-    ("step", 110),
-    ("torch_step", 100),
-    ("ops", 60),
-    ("torch_ops", 90),
+    ("facts", 20),
+    ("tests", 110),
+    ("parity", 40),
+    ("ceilings", 25),
+    ("step", 90),
+    ("sample", 150),
+    ("torch_step", 150),
+    ("sanitizer", 60),
+    ("contest", 30),
+    ("hot", 40),
     ("smc", 25),
     ("torch_smc", 25),
-    ("sanitizer", 90),
-    ("contest", 30),
+    ("ops", 60),
+    ("torch_ops", 90),
     ("tiles", 60),
-    ("sample", 150),
 ]
+# What one call runs, and its minutes: a machine that is lent for a quarter of an hour gives nine and then three.
+CALLS = {
+    1: (("facts", "tests", "parity", "ceilings", "step", "sample", "torch_step"), 9),
+    2: (("sanitizer", "contest", "hot", "smc", "ops"), 3),
+}
 
 
 class Monitor:
@@ -84,7 +91,8 @@ class Monitor:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--minutes", type=float, default=9.5)
+    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--call", type=int, choices=CALLS, help="what fits the first call of a lent machine, or the second")
     parser.add_argument("--only", default="", help="parts: " + ", ".join(name for name, _ in PARTS))
     parser.add_argument("--skip", default="")
     parser.add_argument(
@@ -92,6 +100,9 @@ def main():
     )
     args = parser.parse_args()
     only, skip = (set(filter(None, text.split(","))) for text in (args.only, args.skip))
+    parts_of_call, minutes = CALLS.get(args.call, ((), 9.5))
+    only = only or set(parts_of_call)
+    minutes = args.minutes or minutes
     unknown = (only | skip) - {name for name, _ in PARTS}
     if unknown:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
@@ -101,7 +112,7 @@ def main():
             ctypes.CDLL("libcuda.so.1")
         except OSError as error:
             sys.exit(f"gpu-check: no NVIDIA driver: {error}")
-    session = Session(Path(__file__).resolve().parent.parent, args.out, args.stand_in, args.minutes)
+    session = Session(Path(__file__).resolve().parent.parent, args.out, args.stand_in, minutes)
     monitor = Monitor(not args.stand_in)
     results = {"date": datetime.date.today().isoformat(), "stand_in": args.stand_in, "parts": {}}
 

@@ -7,7 +7,6 @@ reads the words back (synonyms included), so that a checker can hold an image ag
 import re
 
 import numpy as np
-
 from world import COLOURS, GROUNDS, PLACES, SHAPES, SIZES, place_of
 
 SIZE_WORDS = [["small", "small", "little", "tiny"], ["medium"], ["large", "large", "big"]]
