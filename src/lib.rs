@@ -17,6 +17,7 @@ pub mod meter;
 pub mod method;
 pub mod model;
 pub mod noise;
+pub mod op;
 pub mod ops;
 pub mod pixels;
 mod resize;

@@ -7,6 +7,7 @@
 //!   four sub-pixel kernels it folds into (4/9 of the 3x3 work), because that is what is executed. Attention
 //!   counts whole score matrices, causal or not: forward 2 products, the transpose of self-attention 5 (scores
 //!   again, dP, dV, dQ, dK), that of cross-attention 3 (scores, dP, dQ; keys and values are constants).
+//!   The functions of [`op`](crate::op) say how much each operation is.
 //! - `bytes`: every input read once and every output written once.
 //! - memory: outputs, saved tensors and declared scratch space while their handles live.
 
@@ -20,28 +21,19 @@ use crate::backend::{
 use crate::engine::EngineBackend;
 use crate::error::Result;
 use crate::noise::Purpose;
+use crate::op::{self, Description, for_each_op};
 use crate::tensor::{HostSlice, Shape, Tensor};
 
-/// What kind of work an operation is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
-    /// Convolutions with kernels larger than 1x1.
-    Conv,
-    /// Linear layers and 1x1 convolutions.
-    Linear,
-    SelfAttention,
-    CrossAttention,
-    Norm,
-    Pointwise,
-    Image,
-    Particle,
-}
+pub use crate::op::Family;
 
 /// Work done: floating point operations of matrix products, bytes read and written, calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
+    /// Floating point operations of matrix products: two per multiply-add.
     pub flops: u64,
+    /// Bytes read and written.
     pub bytes: u64,
+    /// Operations called.
     pub calls: u64,
 }
 
@@ -56,10 +48,16 @@ impl std::ops::AddAssign for Work {
 /// All work since the last [`Meter::reset_counts`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
+    /// Floating point operations of matrix products: two per multiply-add.
     pub flops: u64,
+    /// Bytes read and written.
     pub bytes: u64,
+    /// Operations called.
     pub calls: u64,
+    /// The same by kind of work.
     pub by_family: BTreeMap<Family, Work>,
+    /// The same by operation, under the names of [`op::NAMES`].
+    pub by_operation: BTreeMap<&'static str, Work>,
 }
 
 #[derive(Debug, Default)]
@@ -67,7 +65,7 @@ struct State {
     live: u64,
     peak: u64,
     parameters: u64,
-    work: BTreeMap<Family, Work>,
+    work: BTreeMap<(Family, &'static str), Work>,
 }
 
 impl State {
@@ -117,9 +115,6 @@ pub struct Meter {
 /// Bytes of statistics, which are f32 everywhere.
 const F32: u64 = 4;
 
-/// Numbers saved per group or row by the norms: mean in two parts, 1/std.
-const NORM_SAVED: usize = 3;
-
 impl Default for Meter {
     fn default() -> Meter {
         Meter::new()
@@ -145,12 +140,17 @@ impl Meter {
 
     /// Work since the last reset.
     pub fn counts(&self) -> Counts {
-        let by_family = lock(&self.state).work.clone();
+        let mut counts = Counts::default();
         let mut sum = Work::default();
-        by_family.values().for_each(|&work| sum += work);
-        Counts { flops: sum.flops, bytes: sum.bytes, calls: sum.calls, by_family }
+        for (&(family, name), &work) in &lock(&self.state).work {
+            *counts.by_family.entry(family).or_default() += work;
+            *counts.by_operation.entry(name).or_default() += work;
+            sum += work;
+        }
+        Counts { flops: sum.flops, bytes: sum.bytes, calls: sum.calls, ..counts }
     }
 
+    /// Forgets all work so far.
     pub fn reset_counts(&self) {
         lock(&self.state).work.clear();
     }
@@ -176,11 +176,24 @@ impl Meter {
         self.block(shape, self.activation, false)
     }
 
-    /// Counts a call that reads `inputs` and `flops` and writes `outputs`, and returns nothing.
+    /// Does an operation: counts it, and makes tensors of the shapes that it makes.
     #[track_caller]
-    fn count(&self, family: Family, flops: u64, inputs: &[&Tensor], outputs: &[&Tensor]) {
-        let bytes = inputs.iter().chain(outputs).map(|x| self.bytes(x)).fold(0, u64::saturating_add);
-        *lock(&self.state).work.entry(family).or_default() += Work { flops, bytes, calls: 1 };
+    fn run(&self, name: &'static str, described: Description<'_>) -> Made {
+        let Description { family, output, saved, numbers, flops, excerpts, scratch, .. } = described;
+        let y = self.activation(output);
+        let saved = saved.map(|saved| self.block(saved, F32, false));
+        // The result is written once, and as many excerpts of its size are read.
+        let written = self.bytes(&y).saturating_mul(1 + excerpts as u64);
+        let others = described.read().chain(&saved).map(|x| self.bytes(x));
+        let work = Work { flops, bytes: others.fold(written, u64::saturating_add), calls: 1 };
+        let mut state = lock(&self.state);
+        *state.work.entry((family, name)).or_default() += work;
+        if self.scratch {
+            // Beside everything that lives after the call.
+            state.peak = state.peak.max(state.live + scratch as u64 * F32);
+        }
+        drop(state);
+        Made { y, saved, numbers: vec![0.0; numbers] }
     }
 
     #[track_caller]
@@ -188,81 +201,55 @@ impl Meter {
         let Some(block) = x.data::<Block>() else { panic!("{x:?} belongs to another backend") };
         block.bytes
     }
+}
 
-    /// A call with one result.
-    #[track_caller]
-    fn call(&self, family: Family, flops: u64, inputs: &[&Tensor], y: Shape) -> Result<Tensor> {
-        let y = self.activation(y);
-        self.count(family, flops, inputs, &[&y]);
-        Ok(y)
-    }
+/// What an operation makes.
+struct Made {
+    y: Tensor,
+    saved: Option<Saved>,
+    numbers: Vec<f64>,
+}
 
-    /// A call with a result and saved f32 numbers.
-    #[track_caller]
-    fn call_saving(
-        &self,
-        family: Family,
-        flops: u64,
-        inputs: &[&Tensor],
-        y: Shape,
-        saved: Shape,
-    ) -> Result<(Tensor, Saved)> {
-        let (y, saved) = (self.activation(y), self.block(saved, F32, false));
-        self.count(family, flops, inputs, &[&y, &saved]);
-        Ok((y, saved))
+impl From<Made> for Tensor {
+    fn from(made: Made) -> Tensor {
+        made.y
     }
 }
 
-/// Columns of a packed factor are padded to whole vectors; 16 is the widest, narrower ones waste less.
-const LANES: usize = 16;
+impl From<Made> for (Tensor, Saved) {
+    fn from(made: Made) -> (Tensor, Saved) {
+        let Some(saved) = made.saved else { panic!("an operation that saves says so") };
+        (made.y, saved)
+    }
+}
 
-impl Meter {
-    /// Notes scratch space of `bytes`, held beside everything that lives after the call.
-    fn scratch(&self, bytes: u64) {
-        if self.scratch {
-            let mut state = lock(&self.state);
-            state.peak = state.peak.max(state.live + bytes);
+impl From<Made> for Vec<f64> {
+    fn from(made: Made) -> Vec<f64> {
+        made.numbers
+    }
+}
+
+impl From<Made> for (Tensor, Vec<f64>) {
+    fn from(made: Made) -> (Tensor, Vec<f64>) {
+        (made.y, made.numbers)
+    }
+}
+
+/// Makes a method of every operation, which counts what the operation's description says:
+///
+/// ```ignore
+/// fn linear_vjp(&self, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
+///     Ok(self.run("linear_vjp", op::linear_vjp(dy, w)).into())
+/// }
+/// ```
+macro_rules! count {
+    ($($group:ident {
+        $($(#[$doc:meta])* fn $name:ident($($arg:ident: $kind:ty),* $(,)?) -> $result:ty;)*
+    })*) => {$($(
+        fn $name(&self, $($arg: $kind),*) -> Result<$result> {
+            Ok(self.run(stringify!($name), op::$name($($arg),*)).into())
         }
-    }
-
-    /// Matrix products copy their right factor into vectors first.
-    fn packed(&self, depth: usize, columns: usize) {
-        self.scratch((depth * columns.next_multiple_of(LANES)) as u64 * F32);
-    }
-}
-
-/// Images of the largest sizes that can be asked for need more work than 64 bits count: then it is their maximum.
-fn product(factors: &[usize]) -> u64 {
-    factors.iter().fold(1, |product, &factor| product.saturating_mul(factor as u64))
-}
-
-/// `[x, w]` and what else is read.
-fn with<'a>(x: &[&'a Tensor], more: [Option<&'a Tensor>; 2]) -> Vec<&'a Tensor> {
-    x.iter().copied().chain(more.into_iter().flatten()).collect()
-}
-
-/// Input pixels an output pixel sees. On a twice enlarged image (k odd) they are k/2 + 1 per axis.
-fn conv_taps(w: Shape, conv: Conv) -> usize {
-    let taps = |k: usize| if conv.upsample { k / 2 + 1 } else { k };
-    taps(w.h) * taps(w.w)
-}
-
-/// Two per multiply-add of a convolution.
-fn conv_flops(y: Shape, w: Shape, conv: Conv) -> u64 {
-    product(&[2, y.positions(), w.n, conv_taps(w, conv), w.c])
-}
-
-fn conv_family(w: Shape) -> Family {
-    if w.h * w.w == 1 { Family::Linear } else { Family::Conv }
-}
-
-fn linear_flops(rows: usize, w: Shape) -> u64 {
-    product(&[2, rows, w.n, w.c])
-}
-
-/// One product of all heads' `(queries, d)` with `(d, keys)`.
-fn attention_product(n: usize, queries: usize, keys: usize, c: usize) -> u64 {
-    product(&[2, n, queries, keys, c])
+    )*)*};
 }
 
 /// The host weighs.
@@ -295,234 +282,5 @@ impl Backend for Meter {
         state.peak = state.live;
     }
 
-    fn linear(&self, x: &Tensor, w: &Tensor, b: Option<&Tensor>, add: Option<&Tensor>) -> Result<Tensor> {
-        let (s, w_shape) = (x.shape(), w.shape());
-        assert_eq!(s.c, w_shape.c, "linear: input {s}, weight {w_shape}");
-        let flops = linear_flops(s.positions(), w_shape);
-        let y = self.call(Family::Linear, flops, &with(&[x, w], [b, add]), s.with_c(w_shape.n))?;
-        self.packed(w_shape.c, w_shape.n);
-        Ok(y)
-    }
-    fn linear_vjp(&self, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
-        let (s, w_shape) = (dy.shape(), w.shape());
-        assert_eq!(s.c, w_shape.n, "linear_vjp: cotangent {s}, weight {w_shape}");
-        let flops = linear_flops(s.positions(), w_shape);
-        let dx = self.call(Family::Linear, flops, &[dy, w], s.with_c(w_shape.c))?;
-        self.packed(w_shape.n, w_shape.c);
-        Ok(dx)
-    }
-    fn conv(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        b: Option<&Tensor>,
-        add: Option<&Tensor>,
-        conv: Conv,
-    ) -> Result<Tensor> {
-        let y = conv.output(x.shape(), w.shape());
-        let flops = conv_flops(y, w.shape(), conv);
-        let y = self.call(conv_family(w.shape()), flops, &with(&[x, w], [b, add]), y)?;
-        // One factor for each of the four kinds of pixels of an enlarged image.
-        let kinds = if conv.upsample { 4 } else { 1 };
-        self.packed(kinds * conv_taps(w.shape(), conv) * w.shape().c, w.shape().n);
-        Ok(y)
-    }
-    fn conv_vjp(&self, dy: &Tensor, w: &Tensor, x: Shape, conv: Conv) -> Result<Tensor> {
-        assert_eq!(conv.output(x, w.shape()), dy.shape(), "conv_vjp: input {x}");
-        let flops = conv_flops(dy.shape(), w.shape(), conv);
-        let dx = self.call(conv_family(w.shape()), flops, &[dy, w], x)?;
-        // A pixel stands twice per axis of the enlarged image, so its kernel is one wider.
-        let more = usize::from(conv.upsample);
-        self.packed((w.shape().h + more) * (w.shape().w + more) * w.shape().n, w.shape().c);
-        Ok(dx)
-    }
-
-    fn group_norm(
-        &self,
-        x: &Tensor,
-        gamma: &Tensor,
-        beta: &Tensor,
-        norm: GroupNorm,
-    ) -> Result<(Tensor, Saved)> {
-        let saved = Shape::new(x.shape().n, 1, norm.groups, NORM_SAVED);
-        self.call_saving(Family::Norm, 0, &[x, gamma, beta], x.shape(), saved)
-    }
-    fn group_norm_vjp(
-        &self,
-        x: &Tensor,
-        gamma: &Tensor,
-        beta: &Tensor,
-        saved: &Saved,
-        dy: &Tensor,
-        _: GroupNorm,
-    ) -> Result<Tensor> {
-        self.call(Family::Norm, 0, &[x, gamma, beta, saved, dy], x.shape())
-    }
-    fn layer_norm(&self, x: &Tensor, gamma: &Tensor, beta: &Tensor, _: f32) -> Result<(Tensor, Saved)> {
-        self.call_saving(Family::Norm, 0, &[x, gamma, beta], x.shape(), x.shape().with_c(NORM_SAVED))
-    }
-    fn layer_norm_vjp(&self, x: &Tensor, gamma: &Tensor, saved: &Saved, dy: &Tensor) -> Result<Tensor> {
-        self.call(Family::Norm, 0, &[x, gamma, saved, dy], x.shape())
-    }
-    fn l2_norm(&self, x: &Tensor) -> Result<Tensor> {
-        self.call(Family::Norm, 0, &[x], x.shape())
-    }
-    fn l2_norm_vjp(&self, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
-        self.call(Family::Norm, 0, &[x, dy], x.shape())
-    }
-
-    fn self_attention(&self, qkv: &Tensor, attention: Attention) -> Result<(Tensor, Saved)> {
-        let y = qkv.shape().with_c(qkv.shape().c / 3);
-        let product = attention_product(y.n, y.tokens(), y.tokens(), y.c);
-        let saved = Shape::new(y.n, 1, attention.heads, y.tokens());
-        self.call_saving(Family::SelfAttention, product.saturating_mul(2), &[qkv], y, saved)
-    }
-    fn self_attention_vjp(
-        &self,
-        qkv: &Tensor,
-        y: &Tensor,
-        saved: &Saved,
-        dy: &Tensor,
-        _: Attention,
-    ) -> Result<Tensor> {
-        let s = dy.shape();
-        let product = attention_product(s.n, s.tokens(), s.tokens(), s.c);
-        self.call(Family::SelfAttention, product.saturating_mul(5), &[qkv, y, saved, dy], qkv.shape())
-    }
-    fn cross_attention(&self, q: &Tensor, kv: &Tensor, kv_of: &[u32], _: Attention) -> Result<Tensor> {
-        let s = q.shape();
-        assert_eq!(kv_of.len(), s.n, "one key row per sample");
-        let product = attention_product(s.n, s.tokens(), kv.shape().tokens(), s.c);
-        self.call(Family::CrossAttention, product.saturating_mul(2), &[q, kv], s)
-    }
-    fn cross_attention_vjp(
-        &self,
-        q: &Tensor,
-        kv: &Tensor,
-        _: &[u32],
-        dy: &Tensor,
-        _: Attention,
-    ) -> Result<Tensor> {
-        let s = q.shape();
-        let product = attention_product(s.n, s.tokens(), kv.shape().tokens(), s.c);
-        self.call(Family::CrossAttention, product.saturating_mul(3), &[q, kv, dy], s)
-    }
-
-    fn activate(&self, x: &Tensor, _: Activation) -> Result<Tensor> {
-        self.call(Family::Pointwise, 0, &[x], x.shape())
-    }
-    fn activate_vjp(&self, x: &Tensor, dy: &Tensor, _: Activation) -> Result<Tensor> {
-        self.call(Family::Pointwise, 0, &[x, dy], x.shape())
-    }
-    fn geglu(&self, x: &Tensor) -> Result<Tensor> {
-        self.call(Family::Pointwise, 0, &[x], x.shape().with_c(x.shape().c / 2))
-    }
-    fn geglu_vjp(&self, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
-        self.call(Family::Pointwise, 0, &[x, dy], x.shape())
-    }
-    fn axpby(&self, _: f32, x: &Tensor, _: f32, y: &Tensor) -> Result<Tensor> {
-        assert_eq!(x.shape(), y.shape(), "a sum of unlike shapes");
-        self.call(Family::Pointwise, 0, &[x, y], x.shape())
-    }
-    fn blend(&self, k: &Tensor, x: &Tensor, y: &Tensor) -> Result<Tensor> {
-        assert_eq!(x.shape(), y.shape(), "a sum of unlike shapes");
-        self.call(Family::Pointwise, 0, &[k, x, y], x.shape())
-    }
-    fn blend_vjp(&self, k: &Tensor, _: usize, dy: &Tensor) -> Result<Tensor> {
-        self.call(Family::Pointwise, 0, &[k, dy], dy.shape())
-    }
-    fn scale(&self, _: f32, x: &Tensor) -> Result<Tensor> {
-        self.call(Family::Pointwise, 0, &[x], x.shape())
-    }
-    fn affine_clamp(&self, x: &Tensor, _: AffineClamp) -> Result<Tensor> {
-        self.call(Family::Pointwise, 0, &[x], x.shape())
-    }
-    fn affine_clamp_vjp(&self, x: &Tensor, dy: &Tensor, _: AffineClamp) -> Result<Tensor> {
-        self.call(Family::Pointwise, 0, &[x, dy], x.shape())
-    }
-    fn channel_affine(&self, x: &Tensor, gain: &Tensor, shift: Option<&Tensor>) -> Result<Tensor> {
-        self.call(Family::Pointwise, 0, &with(&[x, gain], [shift, None]), x.shape())
-    }
-
-    fn concat(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
-        self.call(Family::Image, 0, &[x, y], x.shape().with_c(x.shape().c + y.shape().c))
-    }
-    fn slice(&self, x: &Tensor, _: usize, c: usize) -> Result<Tensor> {
-        let y = self.activation(x.shape().with_c(c));
-        // Only the slice is read.
-        self.count(Family::Image, 0, &[&y], &[&y]);
-        Ok(y)
-    }
-    fn slice_vjp(&self, dy: &Tensor, _: usize, c: usize) -> Result<Tensor> {
-        self.call(Family::Image, 0, &[dy], dy.shape().with_c(c))
-    }
-    fn repeat(&self, x: &Tensor, times: usize) -> Result<Tensor> {
-        self.call(Family::Image, 0, &[x], x.shape().with_n(x.shape().n * times))
-    }
-    fn repeat_vjp(&self, dy: &Tensor, times: usize) -> Result<Tensor> {
-        self.call(Family::Image, 0, &[dy], dy.shape().with_n(dy.shape().n / times))
-    }
-    fn gather(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
-        let y = self.activation(x.shape().with_n(rows.len()));
-        self.count(Family::Image, 0, &[&y], &[&y]);
-        Ok(y)
-    }
-    fn stack(&self, parts: &[&Tensor]) -> Result<Tensor> {
-        let n = parts.iter().map(|p| p.shape().n).sum();
-        self.call(Family::Image, 0, parts, parts[0].shape().with_n(n))
-    }
-    fn cfg_combine(&self, x: &Tensor, _: f32) -> Result<Tensor> {
-        self.call(Family::Pointwise, 0, &[x], x.shape().with_n(x.shape().n / 2))
-    }
-    fn cfg_combine_vjp(&self, dy: &Tensor, _: f32) -> Result<Tensor> {
-        self.call(Family::Pointwise, 0, &[dy], dy.shape().with_n(2 * dy.shape().n))
-    }
-    fn embed(&self, x: &Tensor, token: Option<&Tensor>, position: &Tensor) -> Result<Tensor> {
-        let s = x.shape();
-        let tokens = s.tokens() + usize::from(token.is_some());
-        self.call(Family::Image, 0, &with(&[x, position], [token, None]), Shape::new(s.n, 1, tokens, s.c))
-    }
-    fn embed_vjp(&self, dy: &Tensor, x: Shape) -> Result<Tensor> {
-        self.call(Family::Image, 0, &[dy], x)
-    }
-    fn take_token(&self, x: &Tensor, at: &[u32]) -> Result<Tensor> {
-        let y = self.activation(Shape::rows(at.len(), x.shape().c));
-        self.count(Family::Image, 0, &[&y], &[&y]);
-        Ok(y)
-    }
-    fn take_token_vjp(&self, dy: &Tensor, _: &[u32], x: Shape) -> Result<Tensor> {
-        self.call(Family::Image, 0, &[dy], x)
-    }
-    fn resize(&self, x: &Tensor, h: usize, w: usize, _: Filter) -> Result<Tensor> {
-        self.call(Family::Image, 0, &[x], Shape { h, w, ..x.shape() })
-    }
-    fn resize_vjp(&self, dy: &Tensor, x: Shape, _: Filter) -> Result<Tensor> {
-        self.call(Family::Image, 0, &[dy], x)
-    }
-
-    fn normals(&self, shape: Shape, _: u64, _: u32, _: Purpose, ids: &[ParticleId]) -> Result<Tensor> {
-        assert_eq!(shape.n, ids.len(), "one id per particle");
-        self.call(Family::Particle, 0, &[], shape)
-    }
-    fn advance(
-        &self,
-        particles: Particles<'_>,
-        ancestors: &[u32],
-        strength: &[f32],
-        _: Advance<'_>,
-    ) -> Result<(Tensor, Vec<f64>)> {
-        assert_eq!(ancestors.len(), strength.len(), "one strength per slot");
-        let y = self.activation(particles.x0.shape().with_n(ancestors.len()));
-        // One sample of each state is read per slot.
-        let reads = vec![&y; 2 + usize::from(particles.grad.is_some())];
-        self.count(Family::Particle, 0, &reads, &[&y]);
-        Ok((y, vec![0.0; ancestors.len()]))
-    }
-    fn squared_norms(&self, x: &Tensor) -> Result<Vec<f64>> {
-        self.count(Family::Particle, 0, &[x], &[]);
-        Ok(vec![0.0; x.shape().n])
-    }
-    fn where_finite(&self, score: &Tensor, by: &Tensor) -> Result<Tensor> {
-        self.call(Family::Particle, 0, &[score, by], score.shape())
-    }
+    for_each_op!(count);
 }

@@ -1,10 +1,12 @@
-//! The operations models are written in: each forward beside its transpose. A `Var` argument is
-//! differentiable, a `Tensor` argument is a constant.
+//! The operations models are written in: each forward beside its transpose. A `Var` argument is differentiable, a
+//! `Tensor` argument is a constant. Shapes are those of the backend's operation of the same name, whose
+//! [description](crate::op) checks them. Every operation fails where memory or the device fails, and panics where
+//! the shapes are wrong.
 
-use crate::backend::{Activation, AffineClamp, Attention, Conv, Epilogue, Filter, GroupNorm};
+use crate::backend::{Activation, AffineClamp, Attention, Backend, Conv, Epilogue, Filter, GroupNorm};
 use crate::error::Result;
 use crate::tape::{Tape, Var};
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::Tensor;
 
 /// `Some(node)` of each watched input, for closures that hand out cotangents.
 macro_rules! watched {
@@ -17,7 +19,7 @@ impl<'a> Tape<'a> {
         &self,
         x: &Var,
         y: Tensor,
-        vjp: impl FnOnce(&dyn crate::backend::Backend, Tensor) -> Result<Tensor> + 'a,
+        vjp: impl FnOnce(&dyn Backend, Tensor) -> Result<Tensor> + 'a,
     ) -> Var {
         let node = x.node();
         let (shape_x, shape_y) = (x.shape(), y.shape());
@@ -30,17 +32,14 @@ impl<'a> Tape<'a> {
         })
     }
 
-    /// `x w^T + b + add`; see [`Backend::linear`](crate::backend::Backend::linear).
-    #[track_caller]
+    /// `x w^T + b + add`; keeps nothing. See [`Backend::linear`].
     pub fn linear(&self, x: &Var, w: &Tensor, b: Option<&Tensor>, add: Option<&Var>) -> Result<Var> {
-        assert_eq!((w.shape().h, w.shape().w, w.shape().c), (1, 1, x.shape().c), "linear {}", x.shape());
         let y = self.backend().linear(x.value(), w, b, add.map(Var::value))?;
         let w = w.clone();
         Ok(self.with_add(x, y, add, move |backend, dy| backend.linear_vjp(dy, &w)))
     }
 
-    /// `x w^T + b`, then `epilogue`; see [`Backend::linear_epilogue`](crate::backend::Backend::linear_epilogue).
-    #[track_caller]
+    /// `x w^T + b`, then `epilogue`. Keeps the pre-activation. See [`Backend::linear_epilogue`].
     pub fn linear_epilogue(
         &self,
         x: &Var,
@@ -48,22 +47,22 @@ impl<'a> Tape<'a> {
         b: Option<&Tensor>,
         epilogue: Epilogue,
     ) -> Result<Var> {
-        assert_eq!((w.shape().h, w.shape().w, w.shape().c), (1, 1, x.shape().c), "linear {}", x.shape());
-        let (y, given) = self.backend().linear_epilogue(x.value(), w, b, epilogue, self.records(x))?;
+        let (y, pre_activation) =
+            self.backend().linear_epilogue(x.value(), w, b, epilogue, self.records(x))?;
         let w = w.clone();
         Ok(self.unary(x, y, move |b, dy| {
-            let Some(given) = given else { panic!("what is differentiated was recorded") };
+            let Some(x) = pre_activation else { panic!("what is differentiated was recorded") };
             let dy = match epilogue {
-                Epilogue::Activate(f) => b.activate_vjp(&given, &dy, f)?,
-                Epilogue::Geglu => b.geglu_vjp(&given, &dy)?,
+                Epilogue::Activate(f) => b.activate_vjp(&x, &dy, f)?,
+                Epilogue::Geglu => b.geglu_vjp(&x, &dy)?,
             };
-            drop(given);
+            drop(x);
             b.linear_vjp(&dy, &w)
         }))
     }
 
-    /// Convolution; see [`Backend::conv`](crate::backend::Backend::conv).
-    #[track_caller]
+    /// Convolution of `x` `(n, h, w, in)` with `w` `(out, kh, kw, in)`, plus bias and addend; keeps nothing. See
+    /// [`Backend::conv`].
     pub fn conv(
         &self,
         x: &Var,
@@ -83,7 +82,7 @@ impl<'a> Tape<'a> {
         x: &Var,
         y: Tensor,
         add: Option<&Var>,
-        vjp: impl FnOnce(&dyn crate::backend::Backend, &Tensor) -> Result<Tensor> + 'a,
+        vjp: impl FnOnce(&dyn Backend, &Tensor) -> Result<Tensor> + 'a,
     ) -> Var {
         let (node, add) = (x.node(), add.and_then(Var::node));
         let shape = y.shape();
@@ -100,67 +99,61 @@ impl<'a> Tape<'a> {
         })
     }
 
-    #[track_caller]
+    /// Group norm, then an affine map per channel, then SiLU if `norm.silu`; `gamma` and `beta` `(1, 1, 1, c)`.
+    /// Keeps `x` and the statistics. See [`Backend::group_norm`].
     pub fn group_norm(&self, x: &Var, gamma: &Tensor, beta: &Tensor, norm: GroupNorm) -> Result<Var> {
-        assert_eq!(x.shape().c % norm.groups, 0, "{} channels in {} groups", x.shape().c, norm.groups);
         let (y, saved) = self.backend().group_norm(x.value(), gamma, beta, norm)?;
         let (xv, gamma, beta) = (x.value().clone(), gamma.clone(), beta.clone());
         Ok(self.unary(x, y, move |b, dy| b.group_norm_vjp(&xv, &gamma, &beta, &saved, &dy, norm)))
     }
 
+    /// Layer norm of each row of channels, then an affine map; `gamma` and `beta` `(1, 1, 1, c)`. Keeps `x` and the
+    /// statistics. See [`Backend::layer_norm`].
     pub fn layer_norm(&self, x: &Var, gamma: &Tensor, beta: &Tensor, eps: f32) -> Result<Var> {
         let (y, saved) = self.backend().layer_norm(x.value(), gamma, beta, eps)?;
         let (xv, gamma) = (x.value().clone(), gamma.clone());
         Ok(self.unary(x, y, move |b, dy| b.layer_norm_vjp(&xv, &gamma, &saved, &dy)))
     }
 
+    /// Each row of channels divided by its Euclidean length (at least 1e-12). Keeps `x`. See [`Backend::l2_norm`].
     pub fn l2_norm(&self, x: &Var) -> Result<Var> {
         let y = self.backend().l2_norm(x.value())?;
         let xv = x.value().clone();
         Ok(self.unary(x, y, move |b, dy| b.l2_norm_vjp(&xv, &dy)))
     }
 
-    #[track_caller]
+    /// `(n, h, w, 3c) -> (n, h, w, c)`: attention of the tokens of `qkv` `[q, k, v]` to each other. Keeps `qkv`, the result
+    /// and the log-sum-exp of the scores. See [`Backend::self_attention`].
     pub fn self_attention(&self, qkv: &Var, attention: Attention) -> Result<Var> {
-        assert_eq!(
-            qkv.shape().c % (3 * attention.heads),
-            0,
-            "qkv {} in {} heads",
-            qkv.shape(),
-            attention.heads
-        );
         let (y, saved) = self.backend().self_attention(qkv.value(), attention)?;
         let (x, out) = (qkv.value().clone(), y.clone());
         Ok(self.unary(qkv, y, move |b, dy| b.self_attention_vjp(&x, &out, &saved, &dy, attention)))
     }
 
-    #[track_caller]
+    /// Attention of `q` `(n, h, w, c)` to constant keys and values `kv` `(m, 1, tokens, 2c)`; sample `i` attends to row
+    /// `kv_of[i]`. Keeps `q`. See [`Backend::cross_attention`].
     pub fn cross_attention(&self, q: &Var, kv: &Tensor, kv_of: &[u32], attention: Attention) -> Result<Var> {
-        assert_eq!(kv_of.len(), q.shape().n, "one key row per sample");
-        assert_eq!(kv.shape().c, 2 * q.shape().c, "q {} and kv {}", q.shape(), kv.shape());
         let y = self.backend().cross_attention(q.value(), kv, kv_of, attention)?;
         let (qv, kv, kv_of) = (q.value().clone(), kv.clone(), kv_of.to_vec());
         Ok(self.unary(q, y, move |b, dy| b.cross_attention_vjp(&qv, &kv, &kv_of, &dy, attention)))
     }
 
+    /// `f(x)` of each element. Keeps `x`. See [`Backend::activate`].
     pub fn activate(&self, x: &Var, f: Activation) -> Result<Var> {
         let y = self.backend().activate(x.value(), f)?;
         let xv = x.value().clone();
         Ok(self.unary(x, y, move |b, dy| b.activate_vjp(&xv, &dy, f)))
     }
 
-    #[track_caller]
+    /// `(n, h, w, 2c) -> (n, h, w, c)`: `a * gelu(g)` of `x` `[a, g]`. Keeps `x`. See [`Backend::geglu`].
     pub fn geglu(&self, x: &Var) -> Result<Var> {
-        assert_eq!(x.shape().c % 2, 0, "geglu of {}", x.shape());
         let y = self.backend().geglu(x.value())?;
         let xv = x.value().clone();
         Ok(self.unary(x, y, move |b, dy| b.geglu_vjp(&xv, &dy)))
     }
 
-    /// `a x + b y`.
-    #[track_caller]
+    /// `a x + b y` of tensors of one shape; keeps nothing. See [`Backend::axpby`].
     pub fn axpby(&self, a: f32, x: &Var, b: f32, y: &Var) -> Result<Var> {
-        assert_eq!(x.shape(), y.shape(), "a sum of unlike shapes");
         let sum = self.backend().axpby(a, x.value(), b, y.value())?;
         let inputs = [(x.node(), a), (y.node(), b)];
         Ok(self.push(sum, watched!(x, y), move |_| {
@@ -179,10 +172,8 @@ impl<'a> Tape<'a> {
         }))
     }
 
-    /// `k0 x + k1 y` with coefficients on the device; see [`Backend::blend`](crate::backend::Backend::blend).
-    #[track_caller]
+    /// `k0 x + k1 y` with coefficients `k` `(1, 1, 1, 2)` on the device; keeps nothing. See [`Backend::blend`].
     pub fn blend(&self, k: &Tensor, x: &Var, y: &Var) -> Result<Var> {
-        assert_eq!((x.shape(), k.shape()), (y.shape(), Shape::vector(2)), "a sum of unlike shapes");
         let sum = self.backend().blend(k, x.value(), y.value())?;
         let (nodes, k) = ([x.node(), y.node()], k.clone());
         Ok(self.push(sum, watched!(x, y), move |_| {
@@ -198,35 +189,34 @@ impl<'a> Tape<'a> {
         }))
     }
 
+    /// `x + y`; see [`Tape::axpby`].
     pub fn add(&self, x: &Var, y: &Var) -> Result<Var> {
         self.axpby(1.0, x, 1.0, y)
     }
 
-    /// `a x`.
+    /// `a x`; keeps nothing. See [`Backend::scale`].
     pub fn scale(&self, a: f32, x: &Var) -> Result<Var> {
         let y = self.backend().scale(a, x.value())?;
         Ok(self.unary(x, y, move |b, dy| b.scale(a, &dy)))
     }
 
-    /// `min(max(a x + b, lo), hi)`.
+    /// `min(max(a x + b, lo), hi)`. Keeps `x`. See [`Backend::affine_clamp`].
     pub fn affine_clamp(&self, x: &Var, map: AffineClamp) -> Result<Var> {
         let y = self.backend().affine_clamp(x.value(), map)?;
         let xv = x.value().clone();
         Ok(self.unary(x, y, move |b, dy| b.affine_clamp_vjp(&xv, &dy, map)))
     }
 
-    /// `x * gain + shift` per channel.
+    /// `x * gain + shift` per channel, both `(1, 1, 1, c)`. See [`Backend::channel_affine`].
     pub fn channel_affine(&self, x: &Var, gain: &Tensor, shift: Option<&Tensor>) -> Result<Var> {
         let y = self.backend().channel_affine(x.value(), gain, shift)?;
         let gain = gain.clone();
         Ok(self.unary(x, y, move |b, dy| b.channel_affine(&dy, &gain, None)))
     }
 
-    /// `[x, y]` along the channels.
-    #[track_caller]
+    /// `[x, y]` along the channels. See [`Backend::concat`].
     pub fn concat(&self, x: &Var, y: &Var) -> Result<Var> {
         let (sx, sy) = (x.shape(), y.shape());
-        assert_eq!((sx.n, sx.h, sx.w), (sy.n, sy.h, sy.w), "concat of {sx} and {sy}");
         let out = self.backend().concat(x.value(), y.value())?;
         let (nx, ny) = (x.node(), y.node());
         let shape = out.shape();
@@ -244,50 +234,42 @@ impl<'a> Tape<'a> {
         }))
     }
 
-    /// Channels `from..from+c`.
-    #[track_caller]
+    /// Channels `from..from + c`. See [`Backend::slice`].
     pub fn slice(&self, x: &Var, from: usize, c: usize) -> Result<Var> {
         let total = x.shape().c;
-        assert!(from + c <= total, "channels {from}..{} of {}", from + c, x.shape());
         let y = self.backend().slice(x.value(), from, c)?;
         Ok(self.unary(x, y, move |b, dy| b.slice_vjp(&dy, from, total)))
     }
 
-    /// The batch `times` over.
+    /// The batch `times` over, whole batch after whole batch. See [`Backend::repeat`].
     pub fn repeat(&self, x: &Var, times: usize) -> Result<Var> {
         let y = self.backend().repeat(x.value(), times)?;
         Ok(self.unary(x, y, move |b, dy| b.repeat_vjp(&dy, times)))
     }
 
-    /// Classifier-free guidance over `[uncond, cond]`.
-    #[track_caller]
+    /// Classifier-free guidance `u + s (c - u)` of a batch `[u, c]`. See [`Backend::cfg_combine`].
     pub fn cfg_combine(&self, x: &Var, s: f32) -> Result<Var> {
-        assert_eq!(x.shape().n % 2, 0, "guidance wants [uncond, cond], got {}", x.shape());
         let y = self.backend().cfg_combine(x.value(), s)?;
         Ok(self.unary(x, y, move |b, dy| b.cfg_combine_vjp(&dy, s)))
     }
 
-    /// Class token (if given) before the tokens, plus positions: `(n, h, w, c) -> (n, 1, tokens, c)`.
-    #[track_caller]
+    /// Class token (if given) before the tokens, plus positions: `(n, h, w, c) -> (n, 1, tokens, c)`. See
+    /// [`Backend::embed`].
     pub fn embed(&self, x: &Var, token: Option<&Tensor>, position: &Tensor) -> Result<Var> {
         let shape = x.shape();
-        let tokens = shape.tokens() + usize::from(token.is_some());
-        assert_eq!((position.shape().w, position.shape().c), (tokens, shape.c), "positions of {shape}");
         let y = self.backend().embed(x.value(), token, position)?;
         Ok(self.unary(x, y, move |b, dy| b.embed_vjp(&dy, shape)))
     }
 
-    /// Token `at[i]` of sample `i`.
-    #[track_caller]
+    /// Token `at[i]` of sample `i`: `(n, h, w, c) -> (n, 1, 1, c)`. See [`Backend::take_token`].
     pub fn take_token(&self, x: &Var, at: &[u32]) -> Result<Var> {
         let shape = x.shape();
-        assert_eq!(at.len(), shape.n, "one token per sample");
         let y = self.backend().take_token(x.value(), at)?;
         let at = at.to_vec();
         Ok(self.unary(x, y, move |b, dy| b.take_token_vjp(&dy, &at, shape)))
     }
 
-    /// Antialiased resize.
+    /// Antialiased resize to `h` by `w` pixels. See [`Backend::resize`].
     pub fn resize(&self, x: &Var, h: usize, w: usize, filter: Filter) -> Result<Var> {
         let shape = x.shape();
         let y = self.backend().resize(x.value(), h, w, filter)?;

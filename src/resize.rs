@@ -1,6 +1,6 @@
 //! The antialiased resize as two banded matrices, one per axis: what every backend applies, so that all agree.
 
-use crate::backend::Filter;
+use crate::op::Filter;
 
 /// A banded matrix: row `i` has `weights[i]` from column `from[i]` on.
 #[derive(Debug)]

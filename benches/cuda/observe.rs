@@ -33,8 +33,11 @@ macro_rules! shown_by_debug {
 }
 shown_by_debug!(
     f32,
+    u32,
+    u64,
     usize,
     bool,
+    Purpose,
     Epilogue,
     Shape,
     Activation,
@@ -56,9 +59,23 @@ impl Shown for Option<&Tensor> {
         self.map_or("-".into(), Tensor::show)
     }
 }
-impl Shown for [u32] {
+macro_rules! shown_by_length {
+    ($($t:ty),*) => { $(impl Shown for [$t] {
+        fn show(&self) -> String {
+            format!("[{}]", self.len())
+        }
+    })* };
+}
+shown_by_length!(u32, f32, ParticleId);
+
+impl Shown for Particles<'_> {
     fn show(&self) -> String {
-        format!("[{}]", self.len())
+        [Some(self.x0), Some(self.eps), self.grad].map(|x| x.show()).join("+")
+    }
+}
+impl Shown for Advance<'_> {
+    fn show(&self) -> String {
+        format!("v={}", self.variance)
     }
 }
 impl Shown for [&Tensor] {
@@ -80,15 +97,27 @@ fn line(arguments: &[&dyn Shown]) -> String {
     text
 }
 
-macro_rules! observed {
-    ($(fn $name:ident($($arg:ident: $kind:ty),*) -> $result:ty;)*) => {$(
+/// Makes a method of every operation, which is told before and after it, with its name and arguments:
+///
+/// ```ignore
+/// fn linear_vjp(&self, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
+///     (self.before)();
+///     let result = self.backend.linear_vjp(dy, w);
+///     (self.after)("linear_vjp", line(&[&dy as &dyn Shown, &w as &dyn Shown]));
+///     result
+/// }
+/// ```
+macro_rules! observe {
+    ($($group:ident {
+        $($(#[$doc:meta])* fn $name:ident($($arg:ident: $kind:ty),* $(,)?) -> $result:ty;)*
+    })*) => {$($(
         fn $name(&self, $($arg: $kind),*) -> Result<$result> {
             (self.before)();
             let result = self.backend.$name($($arg),*);
             (self.after)(stringify!($name), line(&[$(&$arg as &dyn Shown),*]));
             result
         }
-    )*};
+    )*)*};
 }
 
 impl EngineBackend for Observed<'_> {
@@ -117,77 +146,12 @@ impl Backend for Observed<'_> {
         self.backend.reset_peak();
     }
 
-    observed! {
-        fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, add: Option<&Tensor>) -> Tensor;
-        fn linear_epilogue(
-            x: &Tensor, w: &Tensor, b: Option<&Tensor>, epilogue: Epilogue, keep: bool
-        ) -> (Tensor, Option<Saved>);
-        fn linear_vjp(dy: &Tensor, w: &Tensor) -> Tensor;
-        fn conv(x: &Tensor, w: &Tensor, b: Option<&Tensor>, add: Option<&Tensor>, conv: Conv) -> Tensor;
-        fn conv_vjp(dy: &Tensor, w: &Tensor, x: Shape, conv: Conv) -> Tensor;
-        fn group_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor, norm: GroupNorm) -> (Tensor, Saved);
-        fn group_norm_vjp(
-            x: &Tensor, gamma: &Tensor, beta: &Tensor, saved: &Saved, dy: &Tensor, norm: GroupNorm
-        ) -> Tensor;
-        fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f32) -> (Tensor, Saved);
-        fn layer_norm_vjp(x: &Tensor, gamma: &Tensor, saved: &Saved, dy: &Tensor) -> Tensor;
-        fn l2_norm(x: &Tensor) -> Tensor;
-        fn l2_norm_vjp(x: &Tensor, dy: &Tensor) -> Tensor;
-        fn self_attention(qkv: &Tensor, attention: Attention) -> (Tensor, Saved);
-        fn self_attention_vjp(
-            qkv: &Tensor, y: &Tensor, saved: &Saved, dy: &Tensor, attention: Attention
-        ) -> Tensor;
-        fn cross_attention(q: &Tensor, kv: &Tensor, kv_of: &[u32], attention: Attention) -> Tensor;
-        fn cross_attention_vjp(
-            q: &Tensor, kv: &Tensor, kv_of: &[u32], dy: &Tensor, attention: Attention
-        ) -> Tensor;
-        fn activate(x: &Tensor, f: Activation) -> Tensor;
-        fn activate_vjp(x: &Tensor, dy: &Tensor, f: Activation) -> Tensor;
-        fn geglu(x: &Tensor) -> Tensor;
-        fn geglu_vjp(x: &Tensor, dy: &Tensor) -> Tensor;
-        fn axpby(a: f32, x: &Tensor, b: f32, y: &Tensor) -> Tensor;
-        fn blend(k: &Tensor, x: &Tensor, y: &Tensor) -> Tensor;
-        fn blend_vjp(k: &Tensor, which: usize, dy: &Tensor) -> Tensor;
-        fn scale(a: f32, x: &Tensor) -> Tensor;
-        fn affine_clamp(x: &Tensor, map: AffineClamp) -> Tensor;
-        fn affine_clamp_vjp(x: &Tensor, dy: &Tensor, map: AffineClamp) -> Tensor;
-        fn channel_affine(x: &Tensor, gain: &Tensor, shift: Option<&Tensor>) -> Tensor;
-        fn concat(x: &Tensor, y: &Tensor) -> Tensor;
-        fn slice(x: &Tensor, from: usize, c: usize) -> Tensor;
-        fn slice_vjp(dy: &Tensor, from: usize, c: usize) -> Tensor;
-        fn repeat(x: &Tensor, times: usize) -> Tensor;
-        fn repeat_vjp(dy: &Tensor, times: usize) -> Tensor;
-        fn gather(x: &Tensor, rows: &[u32]) -> Tensor;
-        fn stack(parts: &[&Tensor]) -> Tensor;
-        fn cfg_combine(x: &Tensor, s: f32) -> Tensor;
-        fn cfg_combine_vjp(dy: &Tensor, s: f32) -> Tensor;
-        fn embed(x: &Tensor, token: Option<&Tensor>, position: &Tensor) -> Tensor;
-        fn embed_vjp(dy: &Tensor, x: Shape) -> Tensor;
-        fn take_token(x: &Tensor, at: &[u32]) -> Tensor;
-        fn take_token_vjp(dy: &Tensor, at: &[u32], x: Shape) -> Tensor;
-        fn resize(x: &Tensor, h: usize, w: usize, filter: Filter) -> Tensor;
-        fn resize_vjp(dy: &Tensor, x: Shape, filter: Filter) -> Tensor;
-        fn where_finite(score: &Tensor, by: &Tensor) -> Tensor;
-        fn squared_norms(x: &Tensor) -> Vec<f64>;
-    }
-
-    fn normals(
-        &self,
-        shape: Shape,
-        seed: u64,
-        step: u32,
-        purpose: Purpose,
-        ids: &[ParticleId],
-    ) -> Result<Tensor> {
-        self.backend.normals(shape, seed, step, purpose, ids)
-    }
-    fn advance(
-        &self,
-        particles: Particles<'_>,
-        ancestors: &[u32],
-        strength: &[f32],
-        advance: Advance<'_>,
-    ) -> Result<(Tensor, Vec<f64>)> {
-        self.backend.advance(particles, ancestors, strength, advance)
+    das_cuda::op::for_each_op!(observe);
+    observe! {
+        linear {
+            fn linear_epilogue(
+                x: &Tensor, w: &Tensor, b: Option<&Tensor>, epilogue: Epilogue, keep: bool
+            ) -> (Tensor, Option<Saved>);
+        }
     }
 }

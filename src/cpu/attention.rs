@@ -11,8 +11,8 @@ use super::Cpu;
 use super::gemm::{Finish, Order, Panels, Product, Rows};
 use super::math;
 use super::parallel::simd;
-use crate::backend::{Attention, Saved};
 use crate::error::Result;
+use crate::op::{Attention, Description, Saved};
 use crate::tensor::{Shape, Tensor};
 
 /// Rows of a task, and of a tile's other side. A tile of scores is 128 KB and shares the second-level cache with
@@ -22,23 +22,30 @@ const TILE: usize = 256;
 /// Rows of scores are padded to whole vectors.
 const LANES: usize = 16;
 
-pub fn self_attention(cpu: &Cpu, qkv: &Tensor, attention: Attention) -> Result<(Tensor, Saved)> {
-    let heads = Heads::new(attention, qkv.shape().c / 3);
-    let out = qkv.shape().with_c(heads.c());
-    cpu.make_saving(out, heads.saved(out), |y, lse| {
+pub fn self_attention(
+    cpu: &Cpu,
+    d: Description<'_>,
+    qkv: &Tensor,
+    attention: Attention,
+) -> Result<(Tensor, Saved)> {
+    let out = d.output;
+    let heads = Heads::new(attention, out.c);
+    cpu.make_saving(d, |y, lse| {
         heads.forward(|n, head| heads.of(cpu.view(qkv), qkv.shape(), n, head), out, y, lse);
     })
 }
 
 pub fn self_attention_vjp(
     cpu: &Cpu,
+    d: Description<'_>,
     qkv: &Tensor,
     y: &Tensor,
     saved: &Saved,
     dy: &Tensor,
     attention: Attention,
 ) -> Result<Tensor> {
-    let (x, shape, out) = (cpu.view(qkv), qkv.shape(), dy.shape());
+    let (x, shape) = (cpu.view(qkv), d.output);
+    let out = shape.with_c(shape.c / 3);
     let heads = Heads::new(attention, out.c);
     cpu.make(shape, |dx| {
         let backward = heads.backward(cpu.view(dy), out, cpu.view(y), cpu.view(saved));
@@ -56,13 +63,14 @@ pub fn self_attention_vjp(
 
 pub fn cross_attention(
     cpu: &Cpu,
+    d: Description<'_>,
     q: &Tensor,
     kv: &Tensor,
     kv_of: &[u32],
     attention: Attention,
 ) -> Result<Tensor> {
-    let heads = Heads::new(attention, q.shape().c);
-    cpu.make(q.shape(), |y| {
+    let heads = Heads::new(attention, d.output.c);
+    cpu.make(d.output, |y| {
         let mut lse = vec![0.0; heads.saved(q.shape()).len()];
         heads.forward(|n, head| heads.cross(cpu, q, kv, kv_of, n, head), q.shape(), y, &mut lse);
     })
@@ -71,13 +79,14 @@ pub fn cross_attention(
 /// Nothing was saved: each block runs its forward once more for results and log-sum-exp.
 pub fn cross_attention_vjp(
     cpu: &Cpu,
+    d: Description<'_>,
     q: &Tensor,
     kv: &Tensor,
     kv_of: &[u32],
     dy: &Tensor,
     attention: Attention,
 ) -> Result<Tensor> {
-    let shape = q.shape();
+    let shape = d.output;
     let heads = Heads::new(attention, shape.c);
     cpu.make(shape, |dx| {
         blocks(dx, shape).into_par_iter().for_each(|(n, rows, dx)| {
@@ -170,7 +179,6 @@ fn times(left: Rows<'_>, right: Rows<'_>, accumulate: bool, out: &mut [f32], str
 impl Heads {
     fn new(attention: Attention, c: usize) -> Heads {
         let Attention { heads, scale, causal } = attention;
-        assert_eq!(c % heads, 0, "{c} channels in {heads} heads");
         Heads { count: heads, width: c / heads, scale, causal }
     }
     fn c(self) -> usize {
@@ -201,7 +209,6 @@ impl Heads {
         n: usize,
         head: usize,
     ) -> [Rows<'a>; 3] {
-        assert!(!self.causal, "cross attention has no order");
         let [q] = self.of(cpu.view(q), q.shape(), n, head);
         let [k, v] = self.of(cpu.view(kv), kv.shape(), kv_of[n] as usize, head);
         [q, k, v]

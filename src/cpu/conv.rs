@@ -11,13 +11,14 @@
 use super::Cpu;
 use super::buffer::Buffer;
 use super::gemm::{self, Finish, Left, Order, Panels, Product};
-use crate::backend::Conv;
 use crate::error::Result;
+use crate::op::{Conv, Description};
 use crate::tensor::{Shape, Tensor};
 
 /// `x` convolved with `w` `(out, kh, kw, in)`.
 pub fn conv(
     cpu: &Cpu,
+    d: Description<'_>,
     x: &Tensor,
     w: &Tensor,
     b: Option<&Tensor>,
@@ -25,18 +26,24 @@ pub fn conv(
     conv: Conv,
 ) -> Result<Tensor> {
     let (input, kernel) = (x.shape(), w.shape());
-    let out = conv.output(input, kernel);
+    let out = d.output;
     let axis = |k: usize, pad: usize, parity: usize| forward_axis(k, pad, parity, conv.upsample);
     let step = if conv.upsample { [2, 1] } else { [1, conv.stride] };
-    assert!(!conv.upsample || conv.stride == 1, "a strided convolution of an enlarged image");
     let order = Order::Columns(kernel.sample());
     let classes = classes(cpu, w, conv, step, axis, out.c, kernel.c, order)?;
-    let bias = gemm::bias(cpu, b, out.n, out.c);
+    let bias = gemm::bias(cpu, b);
     cpu.make(out, |y| gather(cpu.view(x), input, &classes, bias, cpu.view_of(add), out, y))
 }
 
 /// The cotangent of the input of shape `x`.
-pub fn conv_vjp(cpu: &Cpu, dy: &Tensor, w: &Tensor, x: Shape, conv: Conv) -> Result<Tensor> {
+pub fn conv_vjp(
+    cpu: &Cpu,
+    d: Description<'_>,
+    dy: &Tensor,
+    w: &Tensor,
+    x: Shape,
+    conv: Conv,
+) -> Result<Tensor> {
     let kernel = w.shape();
     let axis = |k: usize, pad: usize, parity: usize| {
         if conv.upsample {
@@ -48,7 +55,7 @@ pub fn conv_vjp(cpu: &Cpu, dy: &Tensor, w: &Tensor, x: Shape, conv: Conv) -> Res
     let step = if conv.upsample { [1, 2] } else { [conv.stride, 1] };
     let order = Order::Rows(kernel.sample());
     let classes = classes(cpu, w, conv, step, axis, kernel.c, kernel.n, order)?;
-    cpu.make(x, |dx| gather(cpu.view(dy), dy.shape(), &classes, None, None, x, dx))
+    cpu.make(d.output, |dx| gather(cpu.view(dy), dy.shape(), &classes, None, None, x, dx))
 }
 
 /// Offsets into the input along one axis, and the kernel positions that meet there.

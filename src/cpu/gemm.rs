@@ -22,7 +22,7 @@ const VECTORS: usize = 2;
 /// Rows of a task, about: its part of the left factor should stay in the second-level cache while panels pass.
 const BAND: usize = 96;
 /// Rows of a tile.
-const TALL: usize = 8;
+pub const TALL: usize = 8;
 /// Multiply-adds worth handing to another thread.
 const TASK: usize = 1 << 18;
 
@@ -467,123 +467,14 @@ pub fn spread(
     }
 }
 
-/// Bias rows for `n` samples: the elements and the stride between samples.
-#[track_caller]
-pub fn bias<'a>(cpu: &Cpu, b: Option<&'a Tensor>, n: usize, c: usize) -> Option<(&'a [f32], usize)> {
-    b.map(|b| {
-        assert!(b.shape().c == c && [1, n].contains(&b.shape().n), "bias {b:?} for {n} samples of {c}");
-        (cpu.view(b), if b.shape().n == 1 { 0 } else { c })
-    })
-}
-
-/// `y = x w^T + b + add`.
-pub fn linear(cpu: &Cpu, x: &Tensor, w: &Tensor, b: Option<&Tensor>, add: Option<&Tensor>) -> Result<Tensor> {
-    let (shape, out) = (x.shape(), x.shape().with_c(w.shape().n));
-    let (panels, right) = packed(cpu, shape.c, out.c, |panels, right| {
-        panels.pack_sum(right, 0, shape.c, cpu.view(w), Order::Columns(shape.c), &[0]);
-    })?;
-    let bias = bias(cpu, b, shape.n, out.c);
-    cpu.make(out, |y| {
-        product(cpu.view(x), shape, panels, right.elements(), bias, cpu.view_of(add), y);
-    })
-}
-
-/// `dx = dy w`.
-pub fn linear_vjp(cpu: &Cpu, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
-    let (shape, out) = (dy.shape(), dy.shape().with_c(w.shape().c));
-    let (panels, right) = packed(cpu, shape.c, out.c, |panels, right| {
-        panels.pack_sum(right, 0, shape.c, cpu.view(w), Order::Rows(out.c), &[0]);
-    })?;
-    cpu.make(out, |dx| product(cpu.view(dy), shape, panels, right.elements(), None, None, dx))
-}
-
-/// The rows of `x` times packed panels.
-fn product(
-    x: &[f32],
-    shape: Shape,
-    panels: Panels,
-    right: &[f32],
-    bias: Option<(&[f32], usize)>,
-    add: Option<&[f32]>,
-    out: &mut [f32],
-) {
-    let width = panels.depth;
-    spread(TALL, panels, add, out, |part| {
-        let rows = part.rows.len();
-        let left = Rows {
-            x: &x[part.rows.start * width..][..rows * width],
-            rows,
-            width,
-            stride: width,
-            per_bias: shape.tokens(),
-            first: part.rows.start,
-        };
-        let finish = Finish { bias, add: part.add, accumulate: false };
-        let (out, stride) = (part.out, part.stride);
-        Product { left: &left, shape: panels, right, panels: part.panels, finish, out, stride }.run();
-    });
+/// Bias rows: the elements and the stride between samples.
+pub fn bias<'a>(cpu: &Cpu, b: Option<&'a Tensor>) -> Option<(&'a [f32], usize)> {
+    b.map(|b| (cpu.view(b), if b.shape().n == 1 { 0 } else { b.shape().c }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Backend;
-    use crate::tensor::HostSlice;
-
-    /// Numbers in [-1, 1].
-    fn wave(len: usize, speed: f64) -> Vec<f32> {
-        (0..len).map(|i| (i as f64 * speed).sin() as f32).collect()
-    }
-
-    /// `(samples, tokens, in, out)`: every tile height and width, both ways of splitting.
-    const CASES: &[(usize, usize, usize, usize)] = &[
-        (1, 1, 1, 1),
-        (2, 3, 5, 7),
-        (1, 25, 64, 33),
-        (3, 4, 16, 16),
-        (5, 13, 31, 48),
-        (1, 64, 320, 640),
-        (2, 300, 24, 65),
-        (1, 2, 1280, 100),
-        (0, 4, 8, 8),
-    ];
-
-    #[test]
-    fn linear_and_its_transpose_are_their_definition() {
-        let cpu = Cpu::new();
-        let up = |shape, data: &[f32]| cpu.upload(shape, HostSlice::F32(data)).unwrap();
-        for &(n, tokens, k, m) in CASES {
-            let (xs, ys) = (Shape::new(n, 1, tokens, k), Shape::new(n, 1, tokens, m));
-            let (x, w, add) = (wave(xs.len(), 0.37), wave(m * k, 0.61), wave(ys.len(), 0.83));
-            let (wt, addt) = (up(Shape::rows(m, k), &w), up(ys, &add));
-            for (rows, per_sample) in [(1, 0), (n, m)] {
-                let b = wave(rows * m, 0.29);
-                let y =
-                    cpu.linear(&up(xs, &x), &wt, Some(&up(Shape::rows(rows, m), &b)), Some(&addt)).unwrap();
-                assert_eq!(y.shape(), ys);
-                for (i, y) in cpu.view(&y).iter().enumerate() {
-                    let (row, j) = (i / m, i % m);
-                    let dot: f64 =
-                        (0..k).map(|k_| f64::from(x[row * k + k_]) * f64::from(w[j * k + k_])).sum();
-                    let truth = dot + f64::from(b[row / tokens * per_sample + j]) + f64::from(add[i]);
-                    // `k` roundings of sums that stay below `k`, in practice below `sqrt(k)`.
-                    let bound = (k as f64 + 2.0) * f64::from(f32::EPSILON);
-                    assert!(
-                        (f64::from(*y) - truth).abs() <= bound,
-                        "{n} {tokens} {k} {m} at {i}: {y} {truth}"
-                    );
-                }
-            }
-            let dx = cpu.linear_vjp(&addt, &wt).unwrap();
-            assert_eq!(dx.shape(), xs);
-            for (i, dx) in cpu.view(&dx).iter().enumerate() {
-                let (row, j) = (i / k, i % k);
-                let truth: f64 = (0..m).map(|o| f64::from(add[row * m + o]) * f64::from(w[o * k + j])).sum();
-                let bound = (m as f64 + 2.0) * f64::from(f32::EPSILON);
-                assert!((f64::from(*dx) - truth).abs() <= bound, "{n} {tokens} {k} {m} at {i}: {dx} {truth}");
-            }
-        }
-    }
 
     /// The wide kernels of `pulp` hang on a feature of the crate that is easily lost.
     #[test]
@@ -591,20 +482,5 @@ mod tests {
     fn the_widest_vectors_of_this_machine_are_used() {
         let wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq");
         assert!(!wide || lanes() == 16, "{} lanes", lanes());
-    }
-
-    #[test]
-    fn results_do_not_depend_on_the_number_of_threads() {
-        let cpu = Cpu::new();
-        let up = |shape, data: &[f32]| cpu.upload(shape, HostSlice::F32(data)).unwrap();
-        for (rows, k, m) in [(64, 320, 320), (700, 64, 96)] {
-            let (x, w) =
-                (up(Shape::rows(rows, k), &wave(rows * k, 0.3)), up(Shape::rows(m, k), &wave(m * k, 0.7)));
-            let run = |threads: usize| {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                pool.install(|| cpu.download(&cpu.linear(&x, &w, None, None).unwrap()).unwrap())
-            };
-            assert_eq!(run(1), run(3));
-        }
     }
 }

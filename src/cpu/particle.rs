@@ -2,40 +2,53 @@
 
 use rayon::prelude::*;
 
+use super::Cpu;
 use super::parallel::{simd, sums};
-use crate::backend::{Advance, ParticleId};
+use crate::error::Result;
 use crate::noise::{Key, Purpose, fill_normals, fill_normals_at};
+use crate::op::{Advance, Description, ParticleId, Particles};
+use crate::tensor::{Shape, Tensor};
 
 fn key(seed: u64, step: u32, purpose: Purpose, id: ParticleId) -> Key {
     Key { seed, prompt: id.prompt, particle: id.particle, step, purpose }
 }
 
-/// Standard normals of each particle, `sample` elements each.
-pub fn normals(sample: usize, seed: u64, step: u32, purpose: Purpose, ids: &[ParticleId], out: &mut [f32]) {
-    out.par_chunks_exact_mut(sample)
-        .zip(ids)
-        .for_each(|(out, &id)| fill_normals(&key(seed, step, purpose, id), out));
+/// Standard normals of each particle.
+pub fn normals(
+    cpu: &Cpu,
+    d: Description<'_>,
+    shape: Shape,
+    seed: u64,
+    step: u32,
+    purpose: Purpose,
+    ids: &[ParticleId],
+) -> Result<Tensor> {
+    cpu.make(d.output, |out| {
+        out.par_chunks_exact_mut(shape.sample())
+            .zip(ids)
+            .for_each(|(out, &id)| fill_normals(&key(seed, step, purpose, id), out));
+    })
 }
 
 /// Elements worked on at a time: the noise of a piece stays in the first-level cache.
 const PIECE: usize = 1024;
 
-/// One transition of all particles; see [`Backend::advance`](crate::backend::Backend::advance). `x0`, `eps` and
-/// `grad` hold the particles *before* the gather, `sample` elements each; slot `i` continues particle
-/// `ancestors[i]` with noise of its own id `advance.ids[i]`. Returns `log p - log m` of each slot.
-#[allow(clippy::too_many_arguments)]
+/// One transition of all particles; see [`Backend::advance`](crate::backend::Backend::advance). `particles` are
+/// those *before* the gather; slot `i` continues particle `ancestors[i]` with noise of its own id
+/// `advance.ids[i]`. Returns the latents, and `log p - log m` of each slot.
 pub fn advance(
-    x0: &[f32],
-    eps: &[f32],
-    grad: Option<&[f32]>,
-    sample: usize,
+    cpu: &Cpu,
+    d: Description<'_>,
+    particles: Particles<'_>,
     ancestors: &[u32],
     strength: &[f32],
     advance: Advance<'_>,
-    out: &mut [f32],
-) -> Vec<f64> {
-    let slots: Vec<_> = out.chunks_exact_mut(sample).enumerate().collect();
-    slots
+) -> Result<(Tensor, Vec<f64>)> {
+    let sample = d.output.sample();
+    let (x0, eps, grad) = (cpu.view(particles.x0), cpu.view(particles.eps), cpu.view_of(particles.grad));
+    let mut y = cpu.alloc(d.output)?;
+    let slots: Vec<_> = y.elements_mut().chunks_exact_mut(sample).enumerate().collect();
+    let ratios = slots
         .into_par_iter()
         .map(|(slot, out)| {
             let from = ancestors[slot] as usize * sample;
@@ -50,7 +63,8 @@ pub fn advance(
             let key = key(advance.seed, advance.step, advance.purpose, advance.ids[slot]);
             transition(grad, f64::from(strength[slot]), advance, &key, out)
         })
-        .collect()
+        .collect();
+    Ok((cpu.wrap(d.output, y), ratios))
 }
 
 /// Adds drift and noise to the mean in `out`; returns `-1/2 kappa^2 v |s g|^2 - kappa sqrt(v) <s g, z>`.
@@ -88,6 +102,17 @@ fn transition(grad: Option<&[f32]>, s: f64, advance: Advance<'_>, key: &Key, out
 }
 
 /// Squared Euclidean length of each sample.
-pub fn squared_norms(x: &[f32], sample: usize) -> Vec<f64> {
-    x.par_chunks_exact(sample).map(|x| x.iter().map(|&v| f64::from(v) * f64::from(v)).sum()).collect()
+pub fn squared_norms(cpu: &Cpu, _: Description<'_>, x: &Tensor) -> Result<Vec<f64>> {
+    let samples = cpu.view(x).par_chunks_exact(x.shape().sample());
+    Ok(samples.map(|x| x.iter().map(|&v| f64::from(v) * f64::from(v)).sum()).collect())
+}
+
+/// `score` where that sample of `by` is finite.
+pub fn where_finite(cpu: &Cpu, d: Description<'_>, score: &Tensor, by: &Tensor) -> Result<Tensor> {
+    let norms = squared_norms(cpu, d, by)?;
+    cpu.make(d.output, |y| {
+        for ((y, &score), norm) in y.iter_mut().zip(cpu.view(score)).zip(norms) {
+            *y = if norm.is_finite() { score } else { f32::NAN };
+        }
+    })
 }

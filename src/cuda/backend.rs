@@ -16,7 +16,28 @@ use crate::backend::{
 use crate::engine::{EngineBackend, EngineSetup, StepEngine};
 use crate::error::Result;
 use crate::noise::Purpose;
+use crate::op::{self, for_each_op};
 use crate::tensor::{HostSlice, Shape, Tensor};
+
+/// Makes a method of every operation, which checks the inputs' shapes by describing it, and hands it to the launcher of
+/// the same name in the module of its group:
+///
+/// ```ignore
+/// fn linear_vjp(&self, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
+///     op::linear_vjp(dy, w);
+///     linear::linear_vjp(self, dy, w)
+/// }
+/// ```
+macro_rules! launch {
+    ($($group:ident {
+        $($(#[$doc:meta])* fn $name:ident($($arg:ident: $kind:ty),* $(,)?) -> $result:ty;)*
+    })*) => {$($(
+        fn $name(&self, $($arg: $kind),*) -> Result<$result> {
+            op::$name($($arg),*);
+            $group::$name(self, $($arg),*)
+        }
+    )*)*};
+}
 
 impl Backend for Cuda {
     fn name(&self) -> String {
@@ -93,9 +114,8 @@ impl Backend for Cuda {
         self.device.account().reset_peak();
     }
 
-    fn linear(&self, x: &Tensor, w: &Tensor, b: Option<&Tensor>, add: Option<&Tensor>) -> Result<Tensor> {
-        linear::linear(self, x, w, b, add)
-    }
+    for_each_op!(launch);
+
     fn linear_epilogue(
         &self,
         x: &Tensor,
@@ -104,195 +124,8 @@ impl Backend for Cuda {
         epilogue: Epilogue,
         keep: bool,
     ) -> Result<(Tensor, Option<Saved>)> {
+        op::linear(x, w, b, None);
         linear::linear_epilogue(self, x, w, b, epilogue, keep)
-    }
-    fn linear_vjp(&self, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
-        linear::linear_vjp(self, dy, w)
-    }
-    fn conv(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        b: Option<&Tensor>,
-        add: Option<&Tensor>,
-        conv: Conv,
-    ) -> Result<Tensor> {
-        conv::conv(self, x, w, b, add, conv)
-    }
-    fn conv_vjp(&self, dy: &Tensor, w: &Tensor, x: Shape, conv: Conv) -> Result<Tensor> {
-        conv::conv_vjp(self, dy, w, x, conv)
-    }
-
-    fn group_norm(
-        &self,
-        x: &Tensor,
-        gamma: &Tensor,
-        beta: &Tensor,
-        norm: GroupNorm,
-    ) -> Result<(Tensor, Saved)> {
-        norm::group_norm(self, x, gamma, beta, norm)
-    }
-    fn group_norm_vjp(
-        &self,
-        x: &Tensor,
-        gamma: &Tensor,
-        beta: &Tensor,
-        saved: &Saved,
-        dy: &Tensor,
-        norm: GroupNorm,
-    ) -> Result<Tensor> {
-        norm::group_norm_vjp(self, x, gamma, beta, saved, dy, norm)
-    }
-    fn layer_norm(&self, x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f32) -> Result<(Tensor, Saved)> {
-        norm::layer_norm(self, x, gamma, beta, eps)
-    }
-    fn layer_norm_vjp(&self, x: &Tensor, gamma: &Tensor, saved: &Saved, dy: &Tensor) -> Result<Tensor> {
-        norm::layer_norm_vjp(self, x, gamma, saved, dy)
-    }
-    fn l2_norm(&self, x: &Tensor) -> Result<Tensor> {
-        norm::l2_norm(self, x)
-    }
-    fn l2_norm_vjp(&self, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
-        norm::l2_norm_vjp(self, x, dy)
-    }
-
-    fn self_attention(&self, qkv: &Tensor, attention: Attention) -> Result<(Tensor, Saved)> {
-        attention::self_attention(self, qkv, attention)
-    }
-    fn self_attention_vjp(
-        &self,
-        qkv: &Tensor,
-        y: &Tensor,
-        saved: &Saved,
-        dy: &Tensor,
-        attention: Attention,
-    ) -> Result<Tensor> {
-        attention::self_attention_vjp(self, qkv, y, saved, dy, attention)
-    }
-    fn cross_attention(
-        &self,
-        q: &Tensor,
-        kv: &Tensor,
-        kv_of: &[u32],
-        attention: Attention,
-    ) -> Result<Tensor> {
-        attention::cross_attention(self, q, kv, kv_of, attention)
-    }
-    fn cross_attention_vjp(
-        &self,
-        q: &Tensor,
-        kv: &Tensor,
-        kv_of: &[u32],
-        dy: &Tensor,
-        attention: Attention,
-    ) -> Result<Tensor> {
-        attention::cross_attention_vjp(self, q, kv, kv_of, dy, attention)
-    }
-
-    fn activate(&self, x: &Tensor, f: Activation) -> Result<Tensor> {
-        pointwise::activate(self, x, f)
-    }
-    fn activate_vjp(&self, x: &Tensor, dy: &Tensor, f: Activation) -> Result<Tensor> {
-        pointwise::activate_vjp(self, x, dy, f)
-    }
-    fn geglu(&self, x: &Tensor) -> Result<Tensor> {
-        pointwise::geglu(self, x)
-    }
-    fn geglu_vjp(&self, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
-        pointwise::geglu_vjp(self, x, dy)
-    }
-    fn axpby(&self, a: f32, x: &Tensor, b: f32, y: &Tensor) -> Result<Tensor> {
-        pointwise::axpby(self, a, x, b, y)
-    }
-    fn blend(&self, k: &Tensor, x: &Tensor, y: &Tensor) -> Result<Tensor> {
-        pointwise::blend(self, k, x, y)
-    }
-    fn blend_vjp(&self, k: &Tensor, which: usize, dy: &Tensor) -> Result<Tensor> {
-        pointwise::blend_vjp(self, k, which, dy)
-    }
-    fn scale(&self, a: f32, x: &Tensor) -> Result<Tensor> {
-        pointwise::scale(self, a, x)
-    }
-    fn affine_clamp(&self, x: &Tensor, map: AffineClamp) -> Result<Tensor> {
-        pointwise::affine_clamp(self, x, map)
-    }
-    fn affine_clamp_vjp(&self, x: &Tensor, dy: &Tensor, map: AffineClamp) -> Result<Tensor> {
-        pointwise::affine_clamp_vjp(self, x, dy, map)
-    }
-    fn channel_affine(&self, x: &Tensor, gain: &Tensor, shift: Option<&Tensor>) -> Result<Tensor> {
-        pointwise::channel_affine(self, x, gain, shift)
-    }
-
-    fn concat(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
-        image::concat(self, x, y)
-    }
-    fn slice(&self, x: &Tensor, from: usize, c: usize) -> Result<Tensor> {
-        image::slice(self, x, from, c)
-    }
-    fn slice_vjp(&self, dy: &Tensor, from: usize, c: usize) -> Result<Tensor> {
-        image::slice_vjp(self, dy, from, c)
-    }
-    fn repeat(&self, x: &Tensor, times: usize) -> Result<Tensor> {
-        image::repeat(self, x, times)
-    }
-    fn repeat_vjp(&self, dy: &Tensor, times: usize) -> Result<Tensor> {
-        image::repeat_vjp(self, dy, times)
-    }
-    fn gather(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
-        image::gather(self, x, rows)
-    }
-    fn stack(&self, parts: &[&Tensor]) -> Result<Tensor> {
-        image::stack(self, parts)
-    }
-    fn cfg_combine(&self, x: &Tensor, s: f32) -> Result<Tensor> {
-        pointwise::cfg_combine(self, x, s)
-    }
-    fn cfg_combine_vjp(&self, dy: &Tensor, s: f32) -> Result<Tensor> {
-        pointwise::cfg_combine_vjp(self, dy, s)
-    }
-    fn embed(&self, x: &Tensor, token: Option<&Tensor>, position: &Tensor) -> Result<Tensor> {
-        image::embed(self, x, token, position)
-    }
-    fn embed_vjp(&self, dy: &Tensor, x: Shape) -> Result<Tensor> {
-        image::embed_vjp(self, dy, x)
-    }
-    fn take_token(&self, x: &Tensor, at: &[u32]) -> Result<Tensor> {
-        image::take_token(self, x, at)
-    }
-    fn take_token_vjp(&self, dy: &Tensor, at: &[u32], x: Shape) -> Result<Tensor> {
-        image::take_token_vjp(self, dy, at, x)
-    }
-    fn resize(&self, x: &Tensor, h: usize, w: usize, filter: Filter) -> Result<Tensor> {
-        image::resize(self, x, h, w, filter)
-    }
-    fn resize_vjp(&self, dy: &Tensor, x: Shape, filter: Filter) -> Result<Tensor> {
-        image::resize_vjp(self, dy, x, filter)
-    }
-
-    fn normals(
-        &self,
-        shape: Shape,
-        seed: u64,
-        step: u32,
-        purpose: Purpose,
-        ids: &[ParticleId],
-    ) -> Result<Tensor> {
-        particle::normals(self, shape, seed, step, purpose, ids)
-    }
-    fn advance(
-        &self,
-        particles: Particles<'_>,
-        ancestors: &[u32],
-        strength: &[f32],
-        advance: Advance<'_>,
-    ) -> Result<(Tensor, Vec<f64>)> {
-        particle::advance(self, particles, ancestors, strength, advance)
-    }
-    fn squared_norms(&self, x: &Tensor) -> Result<Vec<f64>> {
-        particle::squared_norms(self, x)
-    }
-    fn where_finite(&self, score: &Tensor, by: &Tensor) -> Result<Tensor> {
-        particle::where_finite(self, score, by)
     }
 }
 

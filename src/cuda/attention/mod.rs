@@ -54,7 +54,6 @@ pub fn self_attention_vjp(
 ) -> Result<Tensor> {
     let shape = qkv.shape();
     let p = AttentionParams::own(shape, attention);
-    assert_eq!((y.shape(), dy.shape().len()), (shape.with_c(shape.c / 3), y.shape().len()));
     let (kernels, flash) = choose(cuda, &[qkv, y, dy], &p);
     let [qkv_, y, dy] = [qkv, y, dy].map(|x| cuda.cast(x, kernels.elem));
     let (qkv_, y, dy) = (qkv_?, y?, dy?);
@@ -83,7 +82,7 @@ pub fn cross_attention(
     let p = AttentionParams::cross(shape, kv.shape(), attention);
     let (kernels, flash) = choose(cuda, &[q, kv], &p);
     let (wide, kv) = (cuda.cast(q, kernels.elem)?, cuda.cast_weight(kv, kernels.elem)?);
-    let of = rows(cuda, kv_of, shape, kv.shape())?;
+    let of = cuda.indices(kv_of)?;
     let x = Operands { q: cuda.buffer(&wide), kv: cuda.buffer(&kv), kv_of: Some(&of), samples: shape.n, p };
     let mut y = cuda.alloc(kernels.elem, shape)?;
     if flash {
@@ -104,11 +103,10 @@ pub fn cross_attention_vjp(
 ) -> Result<Tensor> {
     let shape = q.shape();
     let p = AttentionParams::cross(shape, kv.shape(), attention);
-    assert_eq!(shape.len(), dy.shape().len());
     let (kernels, flash) = choose(cuda, &[q, kv, dy], &p);
     let (wide, dy) = (cuda.cast(q, kernels.elem)?, cuda.cast(dy, kernels.elem)?);
     let kv = cuda.cast_weight(kv, kernels.elem)?;
-    let (of, dy) = (rows(cuda, kv_of, shape, kv.shape())?, cuda.buffer(&dy));
+    let (of, dy) = (cuda.indices(kv_of)?, cuda.buffer(&dy));
     let x = Operands { q: cuda.buffer(&wide), kv: cuda.buffer(&kv), kv_of: Some(&of), samples: shape.n, p };
     let mut dq = cuda.alloc(kernels.elem, shape)?;
     if flash {
@@ -121,12 +119,4 @@ pub fn cross_attention_vjp(
         by_products::vjp(cuda, kernels, &x, dy, [&lse, &dot], &mut dq)?;
     }
     as_narrow(cuda, shape, dq, q)
-}
-
-/// The row of keys of each sample, on the device.
-#[track_caller]
-fn rows(cuda: &Cuda, kv_of: &[u32], q: Shape, kv: Shape) -> Result<Buffer> {
-    assert_eq!(kv_of.len(), q.n, "one key row per sample");
-    assert!(kv_of.iter().all(|&row| (row as usize) < kv.n), "key rows {kv_of:?} of {}", kv.n);
-    cuda.indices(kv_of)
 }

@@ -96,7 +96,6 @@ fn part(walk: &Walk, y: Shape, from: usize, other: usize) -> PartParams {
 
 pub fn concat(cuda: &Cuda, x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let (cx, cy) = (x.shape().c, y.shape().c);
-    assert_eq!(x.shape(), y.shape().with_c(cx), "joined along the channels");
     let shape = x.shape().with_c(cx + cy);
     let elem = cuda.common(&[x, y], &[cx, cy]);
     let (kernels, x, y) = (cuda.kernels(elem), cuda.cast(x, elem)?, cuda.cast(y, elem)?);
@@ -110,7 +109,6 @@ pub fn concat(cuda: &Cuda, x: &Tensor, y: &Tensor) -> Result<Tensor> {
 
 pub fn slice(cuda: &Cuda, x: &Tensor, from: usize, c: usize) -> Result<Tensor> {
     let (all, shape) = (x.shape().c, x.shape().with_c(c));
-    assert!(from + c <= all, "channels {from}..{} of {all}", from + c);
     let elem = cuda.common(&[x], &[all, from, c]);
     let (kernels, x) = (cuda.kernels(elem), cuda.cast(x, elem)?);
     let walk = Walk::new(elem, c, &[all, from]);
@@ -123,7 +121,6 @@ pub fn slice(cuda: &Cuda, x: &Tensor, from: usize, c: usize) -> Result<Tensor> {
 
 pub fn slice_vjp(cuda: &Cuda, dy: &Tensor, from: usize, c: usize) -> Result<Tensor> {
     let (some, shape) = (dy.shape().c, dy.shape().with_c(c));
-    assert!(from + some <= c, "channels {from}..{} of {c}", from + some);
     let elem = cuda.common(&[dy], &[some, from, c]);
     let (kernels, dy) = (cuda.kernels(elem), cuda.cast(dy, elem)?);
     let walk = Walk::new(elem, c, &[some, from]);
@@ -178,7 +175,6 @@ pub fn repeat(cuda: &Cuda, x: &Tensor, times: usize) -> Result<Tensor> {
 }
 
 pub fn repeat_vjp(cuda: &Cuda, dy: &Tensor, times: usize) -> Result<Tensor> {
-    assert!(dy.shape().n.is_multiple_of(times), "{times} copies in {dy:?}");
     let shape = dy.shape().with_n(dy.shape().n / times);
     let dy = cuda.buffer(dy);
     let (elem, n, kernels) = (dy.elem(), shape.len(), cuda.kernels(dy.elem()));
@@ -191,8 +187,7 @@ pub fn repeat_vjp(cuda: &Cuda, dy: &Tensor, times: usize) -> Result<Tensor> {
 }
 
 pub fn gather(cuda: &Cuda, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
-    let (n, len, shape) = (x.shape().n, x.shape().sample(), x.shape().with_n(rows.len()));
-    assert!(rows.iter().all(|&row| (row as usize) < n), "{rows:?} of {n} samples");
+    let (len, shape) = (x.shape().sample(), x.shape().with_n(rows.len()));
     let (x, rows) = (cuda.buffer(x), cuda.indices(rows)?);
     let mut y = cuda.alloc(x.elem(), shape)?;
     let runs = Runs { count: shape.n, len, row_stride: len, to_stride: len, ..Runs::default() };
@@ -207,7 +202,6 @@ pub fn stack(cuda: &Cuda, parts: &[&Tensor]) -> Result<Tensor> {
     let mut y = cuda.alloc(elem, shape)?;
     let mut to = 0;
     for part in parts {
-        assert_eq!(part.shape().with_n(first.n), first, "samples of one shape");
         let (x, len) = (cuda.cast(part, elem)?, part.shape().len());
         copy(cuda, cuda.buffer(&x), &mut y, Runs { count: 1, len, to, ..Runs::default() })?;
         to += len;
@@ -217,8 +211,6 @@ pub fn stack(cuda: &Cuda, parts: &[&Tensor]) -> Result<Tensor> {
 
 pub fn embed(cuda: &Cuda, x: &Tensor, token: Option<&Tensor>, position: &Tensor) -> Result<Tensor> {
     let (from, tokens, head) = (x.shape(), position.shape().w, usize::from(token.is_some()));
-    assert_eq!((from.tokens() + head, from.c), (tokens, position.shape().c), "a position per token");
-    assert!(token.is_none_or(|t| t.shape().len() == from.c), "a class token of {} channels", from.c);
     let (shape, elem) = (Shape::new(from.n, 1, tokens, from.c), cuda.buffer(x).elem());
     let kernels = cuda.kernels(elem);
     let token = token.map(|t| cuda.cast_weight(t, elem)).transpose()?;
@@ -249,7 +241,6 @@ pub fn embed(cuda: &Cuda, x: &Tensor, token: Option<&Tensor>, position: &Tensor)
 
 pub fn embed_vjp(cuda: &Cuda, dy: &Tensor, x: Shape) -> Result<Tensor> {
     let (tokens, len) = (dy.shape().sample(), x.sample());
-    assert!(tokens >= len && dy.shape().n == x.n, "{dy:?} holds no {x}");
     let dy = cuda.buffer(dy);
     let mut dx = cuda.alloc(dy.elem(), x)?;
     let runs = Runs { count: x.n, len, from: tokens - len, from_stride: tokens, ..Runs::default() };
@@ -257,14 +248,8 @@ pub fn embed_vjp(cuda: &Cuda, dy: &Tensor, x: Shape) -> Result<Tensor> {
     Ok(cuda.wrap(x, dx))
 }
 
-#[track_caller]
-fn check_tokens(at: &[u32], x: Shape) {
-    assert!(at.len() == x.n && at.iter().all(|&t| (t as usize) < x.tokens()), "tokens {at:?} of {x}");
-}
-
 pub fn take_token(cuda: &Cuda, x: &Tensor, at: &[u32]) -> Result<Tensor> {
     let from = x.shape();
-    check_tokens(at, from);
     let (shape, c) = (Shape::rows(from.n, from.c), from.c);
     let (x, at) = (cuda.buffer(x), cuda.indices(at)?);
     let mut y = cuda.alloc(x.elem(), shape)?;
@@ -274,8 +259,6 @@ pub fn take_token(cuda: &Cuda, x: &Tensor, at: &[u32]) -> Result<Tensor> {
 }
 
 pub fn take_token_vjp(cuda: &Cuda, dy: &Tensor, at: &[u32], x: Shape) -> Result<Tensor> {
-    check_tokens(at, x);
-    assert_eq!(dy.shape().len(), x.n * x.c, "{dy:?} is a token each of {x}");
     let (dy, at) = (cuda.buffer(dy), cuda.indices(at)?);
     let (elem, kernels) = (dy.elem(), cuda.kernels(dy.elem()));
     let access = access(elem, &[x.c]);

@@ -169,7 +169,7 @@ impl Plan {
     #[track_caller]
     fn new(x: Shape, elem: Elem, norm: GroupNorm, inputs: usize, multiprocessors: usize) -> Plan {
         let (groups, rows) = (norm.groups, x.tokens());
-        assert!(groups > 0 && x.c.is_multiple_of(groups) && !x.is_empty(), "{groups} groups of {x}");
+        assert!(!x.is_empty(), "a group norm of nothing: {x}");
         let (width, walk) = (x.c / groups, Walk::new(elem, x.c, &[]));
         let params = GroupParams {
             samples: x.n as i32,
@@ -246,7 +246,6 @@ pub fn group_norm(
     norm: GroupNorm,
 ) -> Result<(Tensor, Saved)> {
     let (shape, elem, device) = (x.shape(), cuda.buffer(x).elem(), &cuda.device);
-    assert!(gamma.shape().len() == shape.c && beta.shape().len() == shape.c, "weights of {shape}");
     let kernels = cuda.kernels(elem);
     let (gamma, beta) = (cuda.cast_weight(gamma, elem)?, cuda.cast_weight(beta, elem)?);
     let saved_shape = group_saved(shape, norm);
@@ -280,8 +279,6 @@ pub fn group_norm_vjp(
     norm: GroupNorm,
 ) -> Result<Tensor> {
     let (shape, device) = (x.shape(), &cuda.device);
-    assert_eq!(shape.len(), dy.shape().len(), "{dy:?} is no cotangent of {shape}");
-    assert_eq!(saved.shape().len(), group_saved(shape, norm).len(), "statistics of {shape}");
     let elem = cuda.common(&[x, dy], &[]);
     let kernels = cuda.kernels(elem);
     let (x, dy) = (cuda.cast(x, elem)?, cuda.cast(dy, elem)?);
@@ -332,7 +329,6 @@ pub fn layer_norm(
     eps: f32,
 ) -> Result<(Tensor, Saved)> {
     let (shape, elem, device) = (x.shape(), cuda.buffer(x).elem(), &cuda.device);
-    assert!(gamma.shape().len() == shape.c && beta.shape().len() == shape.c, "weights of {shape}");
     let kernels = cuda.kernels(elem);
     let (gamma, beta) = (cuda.cast_weight(gamma, elem)?, cuda.cast_weight(beta, elem)?);
     let saved_shape = shape.with_c(SAVED);
@@ -351,8 +347,6 @@ pub fn layer_norm(
 
 pub fn layer_norm_vjp(cuda: &Cuda, x: &Tensor, gamma: &Tensor, saved: &Saved, dy: &Tensor) -> Result<Tensor> {
     let (shape, device) = (x.shape(), &cuda.device);
-    assert_eq!(shape.len(), dy.shape().len(), "{dy:?} is no cotangent of {shape}");
-    assert_eq!(saved.shape().len(), shape.with_c(SAVED).len(), "statistics of {shape}");
     let elem = cuda.common(&[x, dy], &[]);
     let (kernels, gamma) = (cuda.kernels(elem), cuda.cast_weight(gamma, elem)?);
     let (x, dy) = (cuda.cast(x, elem)?, cuda.cast(dy, elem)?);
@@ -379,7 +373,6 @@ pub fn l2_norm(cuda: &Cuda, x: &Tensor) -> Result<Tensor> {
 
 pub fn l2_norm_vjp(cuda: &Cuda, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let shape = x.shape();
-    assert_eq!(shape.len(), dy.shape().len(), "{dy:?} is no cotangent of {shape}");
     let elem = cuda.common(&[x, dy], &[]);
     let (kernels, x, dy) = (cuda.kernels(elem), cuda.cast(x, elem)?, cuda.cast(dy, elem)?);
     let mut dx = cuda.alloc(elem, shape)?;

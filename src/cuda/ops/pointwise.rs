@@ -140,7 +140,6 @@ fn map2(
     b: &Tensor,
     launch: impl FnOnce(&Kernels, In<'_, Act>, In<'_, Act>, Out<'_, Act>, Launch) -> Result<()>,
 ) -> Result<Tensor> {
-    assert_eq!(a.shape().len(), b.shape().len(), "{a:?} and {b:?} differ in length");
     let elem = cuda.common(&[a, b], &[]);
     let (a, b) = (cuda.cast(a, elem)?, cuda.cast(b, elem)?);
     let kernels = cuda.kernels(elem);
@@ -183,7 +182,6 @@ pub fn scale(cuda: &Cuda, a: f32, x: &Tensor) -> Result<Tensor> {
 pub fn blend(cuda: &Cuda, k: &Tensor, x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let p = BlendParams { n: x.shape().len() as i64, which: 0 };
     let k = cuda.cast(k, Elem::F32)?;
-    assert_eq!(k.shape().len(), 2, "two coefficients");
     map2(cuda, x, y, |kernels, x, y, out, grid| {
         kernels.pointwise.blend(&cuda.device, grid, cuda.buffer(&k).f32(), x, y, out, p)
     })
@@ -191,7 +189,6 @@ pub fn blend(cuda: &Cuda, k: &Tensor, x: &Tensor, y: &Tensor) -> Result<Tensor> 
 pub fn blend_vjp(cuda: &Cuda, k: &Tensor, which: usize, dy: &Tensor) -> Result<Tensor> {
     let p = BlendParams { n: dy.shape().len() as i64, which: which as i32 };
     let k = cuda.cast(k, Elem::F32)?;
-    assert!(which < k.shape().len(), "one of two coefficients");
     map(cuda, dy, |kernels, dy, dx, grid| {
         kernels.pointwise.blend_vjp(&cuda.device, grid, cuda.buffer(&k).f32(), dy, dx, p)
     })
@@ -213,7 +210,6 @@ pub fn affine_clamp_vjp(cuda: &Cuda, x: &Tensor, dy: &Tensor, by: AffineClamp) -
 
 pub fn cfg_combine(cuda: &Cuda, x: &Tensor, s: f32) -> Result<Tensor> {
     let shape = x.shape();
-    assert!(shape.n.is_multiple_of(2), "half a batch of {shape} is guided by the other");
     let (half, elem) = (shape.with_n(shape.n / 2), cuda.buffer(x).elem());
     let kernels = cuda.kernels(elem);
     let access = access(elem, &[half.len()]);
@@ -247,7 +243,6 @@ fn rows(walk: &Walk, shape: Shape) -> WalkParams {
 
 pub fn channel_affine(cuda: &Cuda, x: &Tensor, gain: &Tensor, shift: Option<&Tensor>) -> Result<Tensor> {
     let (shape, elem) = (x.shape(), cuda.buffer(x).elem());
-    assert!(gain.shape().len() == shape.c && shift.is_none_or(|s| s.shape().len() == shape.c));
     let kernels = cuda.kernels(elem);
     let gain = cuda.cast_weight(gain, elem)?;
     let shift = shift.map(|s| cuda.cast_weight(s, elem)).transpose()?;
@@ -266,7 +261,6 @@ pub fn channel_affine(cuda: &Cuda, x: &Tensor, gain: &Tensor, shift: Option<&Ten
 }
 
 pub fn geglu(cuda: &Cuda, x: &Tensor) -> Result<Tensor> {
-    assert!(x.shape().c.is_multiple_of(2), "{x:?} holds two halves");
     let shape = x.shape().with_c(x.shape().c / 2);
     let elem = cuda.common(&[x], &[shape.c]);
     let (kernels, x) = (cuda.kernels(elem), cuda.cast(x, elem)?);
@@ -279,7 +273,6 @@ pub fn geglu(cuda: &Cuda, x: &Tensor) -> Result<Tensor> {
 }
 pub fn geglu_vjp(cuda: &Cuda, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let half = x.shape().with_c(x.shape().c / 2);
-    assert_eq!(dy.shape().len(), half.len(), "{dy:?} is no cotangent of {half}");
     let elem = cuda.common(&[x, dy], &[half.c]);
     let (kernels, x, dy) = (cuda.kernels(elem), cuda.cast(x, elem)?, cuda.cast(dy, elem)?);
     let walk = Walk::new(elem, half.c, &[]);
