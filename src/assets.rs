@@ -4,13 +4,15 @@
 /// Name of the embedded model, for records and messages.
 pub const SHAPES: &str = "shapes";
 
+#[cfg(feature = "shapes")]
 macro_rules! embed {
     ($($path:literal),+ $(,)?) => {
         &[$(($path, include_bytes!(concat!("../assets/shapes/", $path)) as &[u8])),+]
     };
 }
 
-/// Every file of the model: path inside the folder and content.
+/// Every file of the model, if it is built in (feature `shapes`): path inside the folder and content.
+#[cfg(feature = "shapes")]
 pub static SHAPES_FILES: &[(&str, &[u8])] = embed![
     "model_index.json",
     "scheduler/scheduler_config.json",

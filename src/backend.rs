@@ -93,7 +93,7 @@ pub trait Backend: Send + Sync {
 
 /// Work that a device has recorded, or knows it cannot record; for [`Backend::replay`]. Empty at first.
 #[derive(Default)]
-pub struct Record(pub Option<Box<dyn Any>>);
+pub struct Record(pub Option<Box<dyn Any + Send>>);
 
 /// A range of [`Backend::range_start`] that ends with its scope.
 pub struct Range<'a>(&'a dyn Backend);

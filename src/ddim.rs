@@ -102,16 +102,7 @@ impl Schedule {
     /// an offset past the table, `eta` outside [0, 1]. [`ErrorKind::Model`](crate::ErrorKind::Model):
     /// predicted noise where alpha-bar is 0, or a consistency model that clips x0.
     pub fn new(config: &SchedulerConfig, steps: usize, eta: f64) -> Result<Schedule> {
-        if steps == 0 {
-            return Err(Error::usage("a chain needs at least one step")
-                .option("steps")
-                .advice("give `steps` a positive number"));
-        }
-        if !(0.0..=1.0).contains(&eta) {
-            return Err(Error::usage(format!("`eta` {eta} is outside [0, 1]"))
-                .option("eta")
-                .advice("`eta` 1 is the method's own setting"));
-        }
+        check(steps, eta)?;
         if config.clip_sample.is_some() && config.kind != ChainKind::Ddim {
             return Err(Error::model("clip_sample is not supported for consistency models")
                 .fix("set it to false in scheduler_config.json"));
@@ -148,6 +139,24 @@ impl Schedule {
     pub fn timesteps(&self) -> Vec<i64> {
         self.steps.iter().map(|s| s.t).collect()
     }
+}
+
+/// Refuses a number of steps or a noise that no chain has.
+///
+/// # Errors
+/// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the option.
+pub fn check(steps: usize, eta: f64) -> Result<()> {
+    if steps == 0 {
+        return Err(Error::usage("a chain needs at least one step")
+            .option("steps")
+            .advice("give `steps` a positive number"));
+    }
+    if !(0.0..=1.0).contains(&eta) {
+        return Err(Error::usage(format!("`eta` {eta} is outside [0, 1]"))
+            .option("eta")
+            .advice("`eta` 1 is the method's own setting"));
+    }
+    Ok(())
 }
 
 fn timesteps(config: &SchedulerConfig, steps: usize) -> Result<Vec<i64>> {

@@ -6,8 +6,10 @@
 
 pub mod assets;
 pub mod backend;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod cpu;
+#[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod ddim;
 pub mod engine;
@@ -24,9 +26,11 @@ mod resize;
 pub mod reward;
 pub mod run;
 pub mod sampler;
+pub mod session;
 pub mod smc;
 pub mod tape;
 pub mod target;
 pub mod tensor;
 
 pub use error::{Error, ErrorKind, Result};
+pub use session::{Device, Dtype, Prompt, Run, SampleOptions, Samples, Session};

@@ -36,8 +36,8 @@ use host::Host;
 /// A run: yields one [`Step`] per transition and one for the final event, then [`Sampler::populations`].
 pub struct Sampler<'a> {
     backend: &'a dyn EngineBackend,
-    target: &'a dyn Target,
-    schedule: &'a Schedule,
+    target: Box<dyn Target + 'a>,
+    schedule: Schedule,
     options: Options,
     /// Who is in each slot; prompt after prompt.
     ids: Vec<ParticleId>,
@@ -69,11 +69,11 @@ impl<'a> Sampler<'a> {
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for options that cannot work, alone or together; from the device.
     pub fn new(
         backend: &'a dyn EngineBackend,
-        target: &'a dyn Target,
-        schedule: &'a Schedule,
+        target: impl Target + 'a,
+        schedule: &Schedule,
         options: Options,
     ) -> Result<Sampler<'a>> {
-        options.check(schedule, target.without_gradient().as_deref())?;
+        options.check_all(schedule, target.without_gradient().as_deref())?;
         let particles = options.particles;
         let ids: Vec<ParticleId> = options
             .prompts
@@ -85,8 +85,8 @@ impl<'a> Sampler<'a> {
         Ok(Sampler {
             engine: step_engine(backend, &options, &ids, shape.sample())?,
             backend,
-            target,
-            schedule,
+            target: Box::new(target),
+            schedule: schedule.clone(),
             needs: options.needs(schedule.len()),
             start: options.start(schedule.len()),
             next: 0,

@@ -2,8 +2,8 @@
 //! gradient of the reward with respect to the noisy latent, back through reward, decoder and both branches of the
 //! UNet. Particles are taken a micro-batch at a time; each answer depends on its own particle alone.
 
-use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::backend::{AffineClamp, Backend, ParticleId, Record, range};
 use crate::ddim;
@@ -36,11 +36,16 @@ pub struct Diffusion<'a> {
     prompts: Vec<u32>,
     size: Size,
     settings: Settings,
+    progress: Mutex<Progress>,
+}
+
+/// What changes while a run goes on.
+struct Progress {
     /// Particles per network call: that of the settings, or less once memory did not suffice.
-    micro_batch: Cell<usize>,
-    notes: RefCell<Vec<String>>,
+    micro_batch: usize,
+    notes: Vec<String>,
     /// Recorded work, by what it depends on.
-    records: RefCell<BTreeMap<WorkKey, Record>>,
+    records: BTreeMap<WorkKey, Record>,
 }
 
 /// Prompts of the particles, what is wanted, and the bits of the clip.
@@ -78,10 +83,17 @@ impl<'a> Diffusion<'a> {
             prompts,
             size,
             settings,
-            micro_batch: Cell::new(settings.micro_batch),
-            notes: RefCell::default(),
-            records: RefCell::default(),
+            progress: Mutex::new(Progress {
+                micro_batch: settings.micro_batch,
+                notes: Vec::new(),
+                records: BTreeMap::new(),
+            }),
         }
+    }
+
+    /// What changes, for one caller at a time.
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the UNet runs without the prompt too. Models that take the scale as an input have one branch.
@@ -140,8 +152,8 @@ impl<'a> Diffusion<'a> {
         let (to_eps, to_x0) = (pair(step.eps)?, pair(step.x0)?);
         let work = Work { rows: &rows, prompt_of, clip: step.clip.map(|range| range as f32), need };
         let key = (prompt_of.to_vec(), need, work.clip.map(f32::to_bits));
-        let mut records = self.records.borrow_mut();
-        let record = records.entry(key).or_default();
+        let mut progress = self.progress();
+        let record = progress.records.entry(key).or_default();
         let mut results = backend
             .replay(record, &[x, &biases, &to_eps, &to_x0], &mut |inputs| self.work(inputs, work))?
             .into_iter();
@@ -213,7 +225,7 @@ impl<'a> Diffusion<'a> {
         let slots: Vec<u32> = (0..ids.len() as u32).collect();
         let (mut results, mut done) = (Vec::new(), 0);
         while done < slots.len() {
-            let most = self.micro_batch.get();
+            let most = self.progress().micro_batch;
             let batch = done..slots.len().min(done + most);
             let taken = if batch.len() == slots.len() {
                 f(x, &prompt_of)
@@ -227,10 +239,11 @@ impl<'a> Diffusion<'a> {
                 }
                 Err(e) if e.kind() == ErrorKind::Memory && batch.len() > 1 => {
                     // Recorded work holds memory too.
-                    self.records.borrow_mut().clear();
+                    let mut progress = self.progress();
+                    progress.records.clear();
                     let less = batch.len().div_ceil(2);
-                    self.micro_batch.set(less);
-                    self.notes.borrow_mut().push(format!(
+                    progress.micro_batch = less;
+                    progress.notes.push(format!(
                         "memory does not suffice for {} particles at a time: going on with {less} \
                          (`micro_batch` {less} starts so)",
                         batch.len()
@@ -300,7 +313,7 @@ impl Target for Diffusion<'_> {
     }
 
     fn notes(&self) -> Vec<String> {
-        self.notes.take()
+        std::mem::take(&mut self.progress().notes)
     }
 
     fn without_gradient(&self) -> Option<String> {

@@ -482,6 +482,7 @@ fn guide_of_a_consistency_model_matches() {
 }
 
 /// No more than that: the goldens of the shipped model are in the tests of the target and the rewards.
+#[cfg(feature = "shapes")]
 #[test]
 fn shipped_model_loads() {
     let cpu = Cpu::new();

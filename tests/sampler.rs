@@ -546,10 +546,10 @@ fn best_of_n_is_the_plain_chain_of_largest_reward() {
     let target = Closed::new(&cpu, Grid);
     let any = BestOfN.rules(10);
     let (_, plain) = record(&target, &schedule, options(&Plain, any, 3, 12));
-    target.evaluations.borrow_mut().clear();
+    target.evaluations.lock().unwrap().clear();
     let (_, ends) = record(&target, &schedule, options(&BestOfN, any, 3, 12));
     assert!(
-        target.evaluations.borrow().iter().all(|(_, want)| *want == Need::Noise),
+        target.evaluations.lock().unwrap().iter().all(|(_, want)| *want == Need::Noise),
         "rewards only at the end"
     );
     for (end, plain) in ends.iter().zip(&plain) {
@@ -573,10 +573,10 @@ fn tempering_may_start_late() {
     let mut plain = Sampler::new(&cpu, &target, &schedule, plain).expect("a run");
     let mut sampler = Sampler::new(&cpu, &target, &schedule, late).expect("a run");
     for k in 0..10 {
-        target.evaluations.borrow_mut().clear();
+        target.evaluations.lock().unwrap().clear();
         let step = sampler.next().expect("a step").expect("no error");
         let want = if k < 4 { Need::Noise } else { Need::Gradient };
-        assert_eq!(*target.evaluations.borrow(), [(schedule.steps[k].t, want)]);
+        assert_eq!(*target.evaluations.lock().unwrap(), [(schedule.steps[k].t, want)]);
         plain.next().expect("a step").expect("no error");
         let same = target.states(sampler.latents()).unwrap() == target.states(plain.latents()).unwrap();
         assert_eq!(same, k < 4, "step {k}");
@@ -775,7 +775,7 @@ fn a_method_can_be_made_outside_the_crate() {
     let rules = rules(EXP, Resampler::Ssp, 0.5);
     let run = Options { tempering_start: 0.2, ..options(&Late, rules, 2, 6) };
     let (steps, ends) = record(&target, &schedule, run.clone());
-    let needs: Vec<Need> = target.evaluations.borrow().iter().map(|(_, need)| *need).collect();
+    let needs: Vec<Need> = target.evaluations.lock().unwrap().iter().map(|(_, need)| *need).collect();
     assert_eq!(needs, [vec![Need::Noise; 1], vec![Need::Reward; 4], vec![Need::Gradient; 4]].concat());
     for step in &steps {
         let graded = !step.prompts[0].grad_norm.is_empty();

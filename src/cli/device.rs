@@ -1,13 +1,14 @@
 //! Where to compute: the processor or one GPU, opened as a backend, with what memory it has.
 
 use super::args::Machine;
+use super::output;
 use super::values::{Bytes, Device, DeviceChoice, Dtype};
-use super::{memory, output};
 use crate::cpu::{Cpu, Round};
 use crate::cuda::{self, Cuda, Elem, compiles};
 use crate::engine::EngineBackend;
 use crate::error::Result;
 use crate::meter::Meter;
+use crate::session::memory;
 
 /// The device that is meant, and for `auto` a line that says which it is.
 pub fn choose(choice: DeviceChoice) -> (Device, Option<String>) {

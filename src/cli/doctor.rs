@@ -9,9 +9,10 @@ use super::args::{Cli, Command};
 use super::options::Options;
 use super::session::{self, Draw, Session};
 use super::values::Device;
-use super::{help, memory, output};
+use super::{help, output};
 use crate::cuda;
 use crate::error::{Error, Result};
+use crate::session::memory;
 
 /// Mean reward of the known-answer run on the CPU in single precision. In bf16 it is 0.003 away there.
 const ANSWER: f64 = 7.4967;

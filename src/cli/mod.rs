@@ -8,7 +8,6 @@ mod flags;
 mod help;
 mod man;
 mod meaning;
-mod memory;
 mod one;
 mod options;
 mod output;

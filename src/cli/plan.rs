@@ -6,9 +6,9 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::options::Options;
+use super::output;
 use super::session::{self, Draw, Session};
 use super::values::{Auto, Bytes, Device, Switch};
-use super::{memory, output};
 use crate::backend::Backend;
 use crate::cpu::Cpu;
 use crate::error::Result;
@@ -16,6 +16,7 @@ use crate::meter::{Counts, Meter};
 use crate::method::{Bootstrap, Conclusion, Das, Method, best_of_n_at_equal_cost};
 use crate::reward::Reward;
 use crate::run::SCHEMA;
+use crate::session::memory;
 use crate::tensor::{HostSlice, Shape};
 
 /// The cost of one prompt.

@@ -124,9 +124,24 @@ impl Options {
         (0..steps).map(need).collect()
     }
 
-    /// Refuses what cannot work, alone or together.
-    pub(super) fn check(&self, schedule: &Schedule, without_gradient: Option<&str>) -> Result<()> {
+    /// Refuses what cannot work along `schedule`, alone or together.
+    pub(super) fn check_all(&self, schedule: &Schedule, without_gradient: Option<&str>) -> Result<()> {
         assert!(!schedule.is_empty(), "a chain without steps");
+        self.check()?;
+        let noisy = schedule.steps.iter().any(|s| s.variance > 0.0);
+        self.method.check_all(&Circumstances { without_gradient, noisy, rules: &self.rules })?;
+        self.check_method(schedule.len())
+    }
+
+    /// Refuses what cannot work with any chain and target.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the option.
+    ///
+    /// # Panics
+    /// Without prompts, and where two share a number.
+    #[track_caller]
+    pub fn check(&self) -> Result<()> {
         assert!(!self.prompts.is_empty(), "no prompts");
         let mut prompts = self.prompts.clone();
         prompts.sort_unstable();
@@ -153,9 +168,7 @@ impl Options {
         if self.method.weighs() {
             self.rules.tempering.validate(self.rules.ess_threshold)?;
         }
-        let noisy = schedule.steps.iter().any(|s| s.variance > 0.0);
-        self.method.check_all(&Circumstances { without_gradient, noisy, rules: &self.rules })?;
-        self.check_method(schedule.len())
+        Ok(())
     }
 
     /// Refuses a method whose answers do not fit together.

@@ -33,7 +33,7 @@ pub struct FinalScores {
 }
 
 /// What the sampler knows of models and rewards. Each particle's answer must depend on that particle alone.
-pub trait Target {
+pub trait Target: Send + Sync {
     /// Shape of one latent, `n = 1`.
     fn latent(&self) -> Shape;
 
@@ -57,5 +57,23 @@ pub trait Target {
     /// Name of a reward that has no gradient, if there is one.
     fn without_gradient(&self) -> Option<String> {
         None
+    }
+}
+
+impl<T: Target + ?Sized> Target for &T {
+    fn latent(&self) -> Shape {
+        (**self).latent()
+    }
+    fn evaluate(&self, x: &Tensor, ids: &[ParticleId], step: &ddim::Step, need: Need) -> Result<Evaluation> {
+        (**self).evaluate(x, ids, step, need)
+    }
+    fn finish(&self, x: &Tensor, ids: &[ParticleId]) -> Result<FinalScores> {
+        (**self).finish(x, ids)
+    }
+    fn notes(&self) -> Vec<String> {
+        (**self).notes()
+    }
+    fn without_gradient(&self) -> Option<String> {
+        (**self).without_gradient()
     }
 }

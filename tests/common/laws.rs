@@ -3,7 +3,7 @@
 
 #![allow(dead_code)]
 
-use std::cell::RefCell;
+use std::sync::Mutex;
 
 use das_cuda::backend::ParticleId;
 use das_cuda::ddim::{Schedule, Step};
@@ -23,27 +23,27 @@ pub struct Seen<const D: usize> {
 }
 
 /// A law of the data with a reward.
-pub trait Law<const D: usize>: Sync {
+pub trait Law<const D: usize>: Send + Sync {
     fn evaluate(&self, x: [f64; D], step: &Step) -> Seen<D>;
     /// Of a final state.
     fn reward(&self, x: [f64; D]) -> f64;
 }
 
 /// Spoils what is seen of a particle: (step's timestep or 0 at the end, particle, what is seen).
-pub type Spoil<'a, const D: usize> = Box<dyn Fn(i64, ParticleId, &mut Seen<D>) + 'a>;
+pub type Spoil<'a, const D: usize> = Box<dyn Fn(i64, ParticleId, &mut Seen<D>) + Send + Sync + 'a>;
 
 /// A law as a target.
 pub struct Closed<'a, const D: usize, L> {
     pub backend: &'a dyn EngineBackend,
     pub law: L,
     pub spoil: Option<Spoil<'a, D>>,
-    pub evaluations: RefCell<Vec<(i64, Need)>>,
+    pub evaluations: Mutex<Vec<(i64, Need)>>,
     pub without_gradient: Option<String>,
 }
 
 impl<'a, const D: usize, L: Law<D>> Closed<'a, D, L> {
     pub fn new(backend: &'a dyn EngineBackend, law: L) -> Self {
-        Closed { backend, law, spoil: None, evaluations: RefCell::new(Vec::new()), without_gradient: None }
+        Closed { backend, law, spoil: None, evaluations: Mutex::new(Vec::new()), without_gradient: None }
     }
 
     pub fn states(&self, x: &Tensor) -> Result<Vec<[f64; D]>> {
@@ -63,7 +63,7 @@ impl<const D: usize, L: Law<D>> Target for Closed<'_, D, L> {
     }
 
     fn evaluate(&self, x: &Tensor, ids: &[ParticleId], step: &Step, need: Need) -> Result<Evaluation> {
-        self.evaluations.borrow_mut().push((step.t, need));
+        self.evaluations.lock().unwrap().push((step.t, need));
         let states = self.states(x)?;
         let law = &self.law;
         let mut seen: Vec<Seen<D>> = states.par_iter().map(|&x| law.evaluate(x, step)).collect();

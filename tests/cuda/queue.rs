@@ -1,8 +1,8 @@
 //! Runs that the GPU weighs by itself, one step ahead of the host: they are those that the host weighs, number for
 //! number, and nothing between two steps waits.
 
-use std::cell::Cell;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use das_cuda::ErrorKind;
 use das_cuda::assets::SHAPES_FILES;
@@ -149,7 +149,7 @@ fn long_states_too() {
 /// A target whose evaluation number `left` fails.
 struct Fails<'a> {
     target: Closed<'a, 2, Grid>,
-    left: Cell<usize>,
+    left: AtomicUsize,
 }
 
 impl Target for Fails<'_> {
@@ -157,8 +157,9 @@ impl Target for Fails<'_> {
         self.target.latent()
     }
     fn evaluate(&self, x: &Tensor, ids: &[ParticleId], step: &ddim::Step, need: Need) -> Result<Evaluation> {
-        let Some(left) = self.left.get().checked_sub(1) else { return Err(Error::device("no evaluation")) };
-        self.left.set(left);
+        let left = self.left.load(Ordering::Relaxed);
+        let Some(left) = left.checked_sub(1) else { return Err(Error::device("no evaluation")) };
+        self.left.store(left, Ordering::Relaxed);
         self.target.evaluate(x, ids, step, need)
     }
     fn finish(&self, x: &Tensor, ids: &[ParticleId]) -> Result<FinalScores> {
@@ -172,7 +173,7 @@ fn a_failure_ahead_loses_no_step() {
     let schedule = chain(6);
     let das = options(&Das, Tempering::None, Resampler::Ssp, 0.9);
     for left in 0..6 {
-        let target = Fails { target: Closed::new(&cuda, Grid), left: Cell::new(left) };
+        let target = Fails { target: Closed::new(&cuda, Grid), left: AtomicUsize::new(left) };
         let results: Vec<_> = Sampler::new(&cuda, &target, &schedule, das.clone()).unwrap().collect();
         assert_eq!(results.len(), left + 1);
         assert!(results[..left].iter().all(|r| r.is_ok()));

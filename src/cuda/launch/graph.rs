@@ -6,7 +6,9 @@
 //! freed while capturing becomes part of the graph. Work that must wait for a result cannot be captured: then the record
 //! says so, and every call runs as usual.
 
-use cudarc::driver::{CudaGraph, sys};
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, CudaGraph, sys};
 
 use crate::backend::Record;
 use crate::cuda::ctx::Cuda;
@@ -27,9 +29,24 @@ enum State {
 
 /// A graph, and the places it reads and writes.
 struct Recorded {
-    graph: CudaGraph,
+    graph: Graph,
+    context: Arc<CudaContext>,
     inputs: Vec<Tensor>,
     results: Vec<Tensor>,
+}
+
+/// A graph that may go to another thread.
+struct Graph(CudaGraph);
+
+// SAFETY: the driver ties graphs to no thread, and forbids only that two use one at once; one owner at a time cannot.
+#[allow(unsafe_code)]
+unsafe impl Send for Graph {}
+
+impl Drop for Recorded {
+    /// The graph is given back by whatever thread owns it last, which may not have used the device yet.
+    fn drop(&mut self) {
+        let _ = self.context.bind_to_thread();
+    }
 }
 
 /// Runs `f` on `inputs`, recorded where that is possible; see [`Backend::replay`](crate::backend::Backend::replay).
@@ -96,7 +113,7 @@ impl Recorded {
         match (work, graph) {
             (Err(e), _) if whole && e.kind() == ErrorKind::Memory => Err(e),
             (Ok(()), Ok(Some(graph))) if whole && passing.is_ok() => {
-                Ok(Some(Recorded { graph, inputs, results }))
+                Ok(Some(Recorded { graph: Graph(graph), context: device.context().clone(), inputs, results }))
             }
             // The work runs without: if the fault was its own, it shows again.
             _ => Ok(None),
@@ -105,7 +122,7 @@ impl Recorded {
 
     fn run(&self, cuda: &Cuda, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
         inputs.iter().zip(&self.inputs).try_for_each(|(x, place)| cuda.overwrite(x, place))?;
-        let launched = cuda.device.with_all_memory(|| self.graph.launch());
+        let launched = cuda.device.with_all_memory(|| self.graph.0.launch());
         launched.map_err(|e| cuda.device.failed("starting a graph", e))?;
         self.results.iter().map(|y| cuda.copy(y)).collect()
     }

@@ -1,0 +1,194 @@
+//! The root of the library: a [`Session`] opens a device, a model and rewards, and draws samples with them. What the
+//! command line does beyond it is parsing, printing and keeping records.
+
+mod builder;
+mod device;
+mod loaded;
+pub mod memory;
+mod options;
+mod plan;
+mod run;
+
+pub use builder::SessionBuilder;
+pub use device::{Device, Dtype};
+pub use loaded::Judgement;
+pub use options::{Checkpointing, Prompt, SampleOptions};
+pub use plan::{Plan, seconds};
+pub use run::{Run, Samples};
+
+use crate::backend::Backend;
+use crate::ddim::Schedule;
+use crate::engine::EngineBackend;
+use crate::error::{Error, Result};
+use crate::model::folder::ModelFolder;
+use crate::model::pipeline::{Pipeline, Size};
+use crate::reward::Sum;
+use device::Opened;
+use loaded::Loaded;
+
+/// A model and rewards on a device, ready to sample.
+///
+/// ```no_run
+/// use das_cuda::{SampleOptions, Session};
+///
+/// # fn main() -> das_cuda::Result<()> {
+/// let mut session = Session::builder().model("path/to/model").reward("clip=1:path/to/clip".parse()?).open()?;
+/// let options = session.defaults().particles(8).seed(1);
+/// let mut run = session.sample("a red star", &options)?;
+/// for step in &mut run {
+///     println!("effective sample size {:.1}", step?.prompts[0].ess);
+/// }
+/// let samples = run.conclude()?;
+/// samples[0].best_picture().save("star.png")?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Session {
+    // Tensors go before the device that they are on.
+    loaded: Loaded,
+    backend: Box<dyn EngineBackend>,
+    builder: SessionBuilder,
+    /// Bytes that could be taken before anything was loaded.
+    available: Option<u64>,
+}
+
+impl SessionBuilder {
+    /// Opens the device and loads the model and the rewards.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Device`](crate::ErrorKind::Device) and [`ErrorKind::Memory`](crate::ErrorKind::Memory) of the
+    /// device, [`ErrorKind::Model`](crate::ErrorKind::Model) for files that are missing, damaged or not supported,
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for a reward that lacks its path.
+    pub fn open(self) -> Result<Session> {
+        let (builder, _) = self.resolve_device();
+        let Opened { backend, available } = builder.device.open(builder.resolved_dtype(), builder.machine)?;
+        let loaded = Loaded::open(&*backend, &builder)?;
+        Ok(Session { loaded, backend, builder, available })
+    }
+}
+
+impl Session {
+    /// What a session is made of, to be chosen.
+    pub fn builder() -> SessionBuilder {
+        SessionBuilder::default()
+    }
+
+    /// The options that suit this model and reward; see [`SessionBuilder::defaults`].
+    pub fn defaults(&self) -> SampleOptions {
+        self.builder.defaults()
+    }
+
+    /// Begins to draw the particles of one prompt. What the run computes, it computes step by step; dropping it ends it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for options that cannot work, alone, together, or with this model and
+    /// these rewards. Those of the text encoders and the device.
+    pub fn sample(&mut self, prompt: impl Into<Prompt>, options: &SampleOptions) -> Result<Run<'_>> {
+        self.sample_together(&[prompt.into()], options)
+    }
+
+    /// Begins to draw the particles of several prompts together: network calls then mix them. Each prompt gets what
+    /// it gets alone under its number: the first of the options, and those that follow.
+    ///
+    /// # Errors
+    /// As [`Session::sample`].
+    pub fn sample_together(&mut self, prompts: &[Prompt], options: &SampleOptions) -> Result<Run<'_>> {
+        let (options, notes) = match prompts {
+            [first, ..] => self.settle(first, options)?,
+            [] => {
+                return Err(Error::usage("no prompt")
+                    .option("prompt")
+                    .advice("say what to draw with `prompt`"));
+            }
+        };
+        self.loaded.start(&*self.backend, prompts, &options, notes)
+    }
+
+    /// Decides what the options leave open and only the cost can tell: the chains of best-of-n, on a GPU the micro-batch,
+    /// and checkpointing. Also returns what the user should know of the decisions. [`Session::sample`] does this
+    /// by itself; where many prompts are drawn, it is cheaper once.
+    ///
+    /// # Errors
+    /// As [`Session::sample`].
+    pub fn settle(&self, prompt: &Prompt, options: &SampleOptions) -> Result<(SampleOptions, Vec<String>)> {
+        self.builder.settle(prompt, options, self.available)
+    }
+
+    /// The cost of one prompt, counted without computing anything.
+    ///
+    /// # Errors
+    /// As [`Session::sample`].
+    pub fn plan(&self, prompt: impl Into<Prompt>, options: &SampleOptions) -> Result<Plan> {
+        let prompt = prompt.into();
+        let (options, _) = self.settle(&prompt, options)?;
+        self.builder.plan(&prompt, &options)
+    }
+
+    /// Scores final images by all rewards, as the exact images and as 8-bit pictures, a micro-batch at a time. Rewards
+    /// that read prompts use those of the latest run; `prompt` is the place of the images' prompt there.
+    ///
+    /// # Errors
+    /// Of the rewards.
+    pub fn judge(&self, samples: &Samples, prompt: usize, options: &SampleOptions) -> Result<Judgement> {
+        self.loaded.judge(&*self.backend, samples, prompt as u32, options)
+    }
+
+    /// The device.
+    pub fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+    /// Where the session computes; never [`Device::Auto`].
+    pub fn device(&self) -> Device {
+        self.builder.device
+    }
+    /// The model.
+    pub fn pipeline(&self) -> &Pipeline {
+        &self.loaded.pipeline
+    }
+    /// The model's files.
+    pub fn folder(&self) -> &ModelFolder {
+        &self.loaded.folder
+    }
+    /// What the samples are aligned to.
+    pub fn reward(&self) -> &Sum {
+        &self.loaded.reward
+    }
+    /// Held-out rewards, which are only reported.
+    pub fn eval_reward(&self) -> Option<&Sum> {
+        self.loaded.eval.as_ref()
+    }
+    /// `shapes` for the embedded model, else the path of its folder.
+    pub fn model_name(&self) -> String {
+        self.builder.model_name()
+    }
+
+    /// The chain that the options ask for.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for steps that the model has not.
+    pub fn schedule(&self, options: &SampleOptions) -> Result<Schedule> {
+        self.loaded.schedule(options)
+    }
+    /// The size of the images that the options ask for, and of their latents.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for a size that the networks cannot have.
+    pub fn size(&self, options: &SampleOptions) -> Result<Size> {
+        self.loaded.size(options)
+    }
+    /// Alpha of the target `p(x) exp(r(x) / alpha)`.
+    pub fn alpha(&self, options: &SampleOptions) -> f64 {
+        self.loaded.alpha(options)
+    }
+    /// Particles per network call.
+    ///
+    /// # Errors
+    /// As [`Session::size`].
+    pub fn micro_batch(&self, options: &SampleOptions) -> Result<usize> {
+        Ok(options.micro_batch_for(self.size(options)?))
+    }
+    /// Evaluations of the UNet for one prompt: particles, steps and branches of the guidance.
+    pub fn evaluations(&self, options: &SampleOptions) -> u64 {
+        self.loaded.evaluations(options)
+    }
+}

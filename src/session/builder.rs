@@ -1,0 +1,184 @@
+//! What a session is made of.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::device::{Device, Dtype, Machine};
+use super::options::SampleOptions;
+use crate::assets::SHAPES;
+use crate::backend::Backend;
+#[cfg(not(feature = "shapes"))]
+use crate::error::Error;
+use crate::error::Result;
+use crate::model::files::Source;
+use crate::model::folder::ModelFolder;
+use crate::reward::{self, Reward, Spec, Sum};
+
+/// The reward where none is chosen.
+pub(super) const DEFAULT_REWARD: &str = "aesthetic";
+
+/// Opens a reward on a backend.
+pub(super) type OpenReward = Arc<dyn Fn(&dyn Backend) -> Result<Box<dyn Reward>> + Send + Sync>;
+
+/// Alpha for the aesthetic head of the embedded model, whose ratings spread wider than those of the head that the
+/// reward's own default was made for. `tools/shapes/compare.py` measured it; the table is in the README.
+const SHAPES_ALPHA: f64 = 0.2;
+
+/// What a [`Session`](super::Session) is made of: device, precision, model, rewards. Whatever is not chosen has a default: the GPU if
+/// there is a usable one, the embedded model, its aesthetic reward.
+#[derive(Clone, Default)]
+#[must_use]
+pub struct SessionBuilder {
+    pub(super) device: Device,
+    pub(super) dtype: Option<Dtype>,
+    pub(super) machine: Machine,
+    pub(super) model: Option<PathBuf>,
+    pub(super) rewards: Vec<Spec>,
+    pub(super) custom: Vec<(f64, OpenReward)>,
+    pub(super) eval_rewards: Vec<Spec>,
+}
+
+impl fmt::Debug for SessionBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionBuilder")
+            .field("device", &self.device)
+            .field("dtype", &self.dtype)
+            .field("model", &self.model)
+            .field("rewards", &self.rewards)
+            .field("custom", &self.custom.len())
+            .field("eval_rewards", &self.eval_rewards)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SessionBuilder {
+    /// Where to compute.
+    pub fn device(mut self, device: Device) -> SessionBuilder {
+        self.device = device;
+        self
+    }
+    /// The type of weights and intermediate results; else that which suits the device.
+    pub fn dtype(mut self, dtype: Dtype) -> SessionBuilder {
+        self.dtype = Some(dtype);
+        self
+    }
+    /// Most bytes of the GPU's memory to take. They decide an open micro-batch and automatic checkpointing.
+    pub fn max_memory(mut self, bytes: u64) -> SessionBuilder {
+        self.machine.max_memory = Some(bytes);
+        self
+    }
+    /// Launches every kernel by itself instead of recorded CUDA graphs, for profilers and debugging.
+    pub fn no_graph(mut self) -> SessionBuilder {
+        self.machine.no_graph = true;
+        self
+    }
+    /// Leaves every matrix product to the program's own kernels, also where cuBLASLt is found and is faster.
+    pub fn no_cublas(mut self) -> SessionBuilder {
+        self.machine.no_cublas = true;
+        self
+    }
+    /// A model folder in diffusers layout; else the embedded model.
+    pub fn model(mut self, folder: impl Into<PathBuf>) -> SessionBuilder {
+        self.model = Some(folder.into());
+        self
+    }
+    /// Adds a reward to align to, such as `"clip=0.5".parse()?`; the sum of all counts.
+    pub fn reward(mut self, reward: Spec) -> SessionBuilder {
+        self.rewards.push(reward);
+        self
+    }
+    /// Adds a reward of your own to align to, with its weight. `open` makes it on a backend: on the device, and once more
+    /// where the cost of a run is counted.
+    pub fn custom_reward<R: Reward + 'static>(
+        mut self,
+        weight: f64,
+        open: impl Fn(&dyn Backend) -> Result<R> + Send + Sync + 'static,
+    ) -> SessionBuilder {
+        let open = move |backend: &dyn Backend| Ok(Box::new(open(backend)?) as Box<dyn Reward>);
+        self.custom.push((weight, Arc::new(open)));
+        self
+    }
+    /// Adds a held-out reward: reported, never optimised.
+    pub fn eval_reward(mut self, reward: Spec) -> SessionBuilder {
+        self.eval_rewards.push(reward);
+        self
+    }
+
+    /// Decides what [`Device::Auto`] means on this machine; also returns a line that says so.
+    pub fn resolve_device(mut self) -> (SessionBuilder, Option<String>) {
+        let (device, note) = self.device.resolve();
+        self.device = device;
+        (self, note)
+    }
+
+    /// The options that suit this model and reward. The embedded model's fit a minute on two cores: 50 steps, 16
+    /// particles, and an alpha that suits its own aesthetic head; elsewhere those of [`SampleOptions::new`] hold.
+    pub fn defaults(&self) -> SampleOptions {
+        let options = SampleOptions::new();
+        if self.model.is_some() {
+            return options;
+        }
+        let options = options.steps(50).particles(16);
+        let own_head = |spec: &Spec| spec.kind.name == DEFAULT_REWARD && spec.path.is_none();
+        let custom_alone = self.rewards.is_empty() && !self.custom.is_empty();
+        match self.rewards.iter().any(own_head) || (self.rewards.is_empty() && !custom_alone) {
+            true => options.alpha(SHAPES_ALPHA),
+            false => options,
+        }
+    }
+
+    /// `shapes` for the embedded model, else the path of its folder.
+    pub fn model_name(&self) -> String {
+        self.model.as_deref().map_or(SHAPES.to_string(), |path| path.display().to_string())
+    }
+
+    /// The rewards to align to, besides custom ones.
+    fn specs(&self) -> Result<Vec<Spec>> {
+        match self.rewards.is_empty() && self.custom.is_empty() {
+            true => Ok(vec![DEFAULT_REWARD.parse()?]),
+            false => Ok(self.rewards.clone()),
+        }
+    }
+
+    pub(super) fn resolved_dtype(&self) -> Dtype {
+        self.dtype.unwrap_or(self.device.default_dtype())
+    }
+
+    /// The model's folder, or the embedded one.
+    pub(super) fn folder(&self) -> Result<ModelFolder> {
+        match &self.model {
+            Some(path) => ModelFolder::open(path, None),
+            None => ModelFolder::from_source(embedded()?, None),
+        }
+    }
+
+    /// The rewards to align to, on a backend.
+    pub(super) fn open_rewards(&self, model: &Source, backend: &dyn Backend) -> Result<Sum> {
+        let specs = self.specs()?;
+        if self.custom.is_empty() {
+            return reward::open(&specs, model, backend);
+        }
+        let mut parts: Vec<(f64, Box<dyn Reward>)> = Vec::new();
+        if !specs.is_empty() {
+            parts.push((1.0, Box::new(reward::open(&specs, model, backend)?)));
+        }
+        for (weight, open) in &self.custom {
+            parts.push((*weight, open(backend)?));
+        }
+        Ok(Sum::new(parts))
+    }
+}
+
+/// The embedded model.
+#[cfg(feature = "shapes")]
+fn embedded() -> Result<Source> {
+    Ok(Source::Embedded(crate::assets::SHAPES_FILES))
+}
+
+#[cfg(not(feature = "shapes"))]
+fn embedded() -> Result<Source> {
+    Err(Error::usage("no model is given, and this program was built without the embedded one")
+        .option("model")
+        .advice("give `model` a folder in diffusers layout, or build with the feature shapes"))
+}

@@ -1,0 +1,193 @@
+//! A model and rewards on a backend. The same code loads them for computing and, on the meter, for counting.
+
+use super::builder::SessionBuilder;
+use super::options::{Prompt, SampleOptions};
+use super::run::{Run, Samples};
+use crate::backend::Backend;
+use crate::ddim::Schedule;
+use crate::engine::EngineBackend;
+use crate::error::{Error, Result};
+use crate::model::folder::ModelFolder;
+use crate::model::pipeline::{self, Pipeline, Size};
+use crate::reward::{self, Reward, Sum};
+use crate::sampler::Sampler;
+use crate::target::{self, Diffusion};
+use crate::tensor::HostSlice;
+
+/// A model with its rewards.
+pub(super) struct Loaded {
+    pub folder: ModelFolder,
+    pub pipeline: Pipeline,
+    pub reward: Sum,
+    pub eval: Option<Sum>,
+}
+
+/// What final images are worth, by name of the reward, one number per image; the target's own rewards of the exact
+/// images are known from the sampler.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Judgement {
+    /// Held-out rewards.
+    pub held_out: Vec<(String, Vec<f32>)>,
+    /// All rewards, of the 8-bit pictures.
+    pub quantised: Vec<(String, Vec<f32>)>,
+}
+
+impl Loaded {
+    pub fn open(backend: &dyn Backend, builder: &SessionBuilder) -> Result<Loaded> {
+        let folder = builder.folder()?;
+        let pipeline = Pipeline::load(backend, &folder)?;
+        let reward = builder.open_rewards(folder.source(), backend)?;
+        let eval = match builder.eval_rewards.as_slice() {
+            [] => None,
+            specs => Some(reward::open(specs, folder.source(), backend)?),
+        };
+        Ok(Loaded { folder, pipeline, reward, eval })
+    }
+
+    pub fn schedule(&self, options: &SampleOptions) -> Result<Schedule> {
+        Schedule::new(&self.pipeline.scheduler, options.steps, options.eta)
+    }
+
+    pub fn size(&self, options: &SampleOptions) -> Result<Size> {
+        self.pipeline.size(options.height, options.width)
+    }
+
+    pub fn alpha(&self, options: &SampleOptions) -> f64 {
+        options.alpha.unwrap_or_else(|| self.reward.default_alpha())
+    }
+
+    pub fn evaluations(&self, options: &SampleOptions) -> u64 {
+        let branches = if options.cfg_scale > 1.0 && !self.pipeline.embeds_guidance() { 2 } else { 1 };
+        (options.chains() * options.steps * branches) as u64
+    }
+
+    /// Refuses negative prompts where nothing reads them.
+    fn check_negative(&self, prompts: &[Prompt], options: &SampleOptions) -> Result<()> {
+        let Some(prompt) = prompts.iter().find(|p| !p.negative.is_empty()) else { return Ok(()) };
+        let (why, advice) = if self.pipeline.embeds_guidance() {
+            let why = "this model, which takes the guidance scale as an input";
+            (why.to_string(), "leave out the negative prompt")
+        } else if options.cfg_scale <= 1.0 {
+            let why = format!("`cfg_scale` {}, which runs without guidance", options.cfg_scale);
+            (why, "leave out the negative prompt, or give `cfg_scale` above 1")
+        } else {
+            return Ok(());
+        };
+        let short: String = prompt.negative.chars().take(40).collect();
+        let what = format!("the negative prompt \"{short}\" has no meaning with {why}");
+        Err(Error::usage(what).option("negative_prompt").advice(advice))
+    }
+
+    /// Begins a run of settled options.
+    pub fn start<'s>(
+        &'s mut self,
+        backend: &'s dyn EngineBackend,
+        prompts: &[Prompt],
+        options: &SampleOptions,
+        notes: Vec<String>,
+    ) -> Result<Run<'s>> {
+        let schedule = self.schedule(options)?;
+        self.start_chain(backend, prompts, options, &schedule, notes)
+    }
+
+    /// The same along a chain of the caller's.
+    pub fn start_chain<'s>(
+        &'s mut self,
+        backend: &'s dyn EngineBackend,
+        prompts: &[Prompt],
+        options: &SampleOptions,
+        schedule: &Schedule,
+        mut warnings: Vec<String>,
+    ) -> Result<Run<'s>> {
+        options.check()?;
+        self.check_negative(prompts, options)?;
+        let size = self.size(options)?;
+        let texts: Vec<String> = prompts.iter().map(|p| p.text.clone()).collect();
+        self.reward.prepare(backend, &texts)?;
+        let mut add = |new: Vec<String>| {
+            let new: Vec<String> = new.into_iter().filter(|w| !warnings.contains(w)).collect();
+            warnings.extend(new);
+        };
+        add(self.reward.warnings());
+        if let Some(eval) = &mut self.eval {
+            eval.prepare(backend, &texts)?;
+            add(eval.warnings());
+        }
+        let negative = |p: &'_ Prompt| !p.negative.is_empty();
+        let inputs: Vec<_> = prompts
+            .iter()
+            .map(|p| pipeline::Prompt { text: &p.text, negative: negative(p).then_some(p.negative.as_str()) })
+            .collect();
+        let encoded = self.pipeline.encode(backend, &inputs, size, options.cfg_scale as f32)?;
+        warnings.extend(encoded.dropped.iter().flatten().map(|d| {
+            format!(
+                "the prompt is longer than the text encoder reads: {} tokens from \"{}\" on are ignored",
+                d.tokens,
+                head(&d.text)
+            )
+        }));
+        let settings = target::Settings {
+            cfg_scale: options.cfg_scale as f32,
+            micro_batch: options.micro_batch_for(size),
+            checkpointing: options.checkpoints(),
+        };
+        let numbers: Vec<u32> = (options.first_index..).take(prompts.len()).collect();
+        let alpha = self.alpha(options);
+        let target =
+            Diffusion::new(backend, &self.pipeline, &self.reward, encoded, numbers.clone(), size, settings);
+        let mut sampler = Sampler::new(backend, target, schedule, options.sampler(numbers, alpha))?;
+        if let Some(values) = &options.latents {
+            let shape = size.latent.with_n(options.chains());
+            if values.len() != shape.len() {
+                return Err(Error::usage(format!("{} numbers do not make latents of {shape}", values.len()))
+                    .option("latents")
+                    .advice("give `latents` of the model's latent size, one for each of the `particles`"));
+            }
+            sampler = sampler.with_latents(&backend.upload(shape, HostSlice::F32(values))?)?;
+        }
+        Ok(Run::new(backend, sampler, warnings))
+    }
+
+    pub fn judge(
+        &self,
+        backend: &dyn Backend,
+        samples: &Samples,
+        prompt: u32,
+        options: &SampleOptions,
+    ) -> Result<Judgement> {
+        let mut all = Judgement::default();
+        let pictures = &samples.pictures;
+        let slots: Vec<u32> = (0..pictures.len() as u32).collect();
+        let most = options.micro_batch_for(self.size(options)?);
+        for (slots, pictures) in slots.chunks(most).zip(pictures.chunks(most)) {
+            let prompt_of = vec![prompt; slots.len()];
+            let mut quantised = self.reward.picture_scores(backend, pictures, &prompt_of)?;
+            if let Some(eval) = &self.eval {
+                let images = backend.gather(&samples.population.images, slots)?;
+                append(&mut all.held_out, eval.part_scores(backend, &images, &prompt_of)?);
+                quantised.extend(eval.picture_scores(backend, pictures, &prompt_of)?);
+            }
+            append(&mut all.quantised, quantised);
+        }
+        Ok(all)
+    }
+}
+
+/// Adds the scores of further images.
+fn append(all: &mut Vec<(String, Vec<f32>)>, more: Vec<(String, Vec<f32>)>) {
+    if all.is_empty() {
+        *all = more;
+    } else {
+        all.iter_mut().zip(more).for_each(|((_, all), (_, more))| all.extend(more));
+    }
+}
+
+/// The first characters of a text, for messages.
+fn head(text: &str) -> String {
+    const LONGEST: usize = 40;
+    match text.char_indices().nth(LONGEST) {
+        None => text.to_string(),
+        Some((end, _)) => format!("{}...", &text[..end]),
+    }
+}

@@ -1,0 +1,279 @@
+//! How samples are drawn: everything that may differ from prompt to prompt while device, model and rewards stay.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::method::{Das, Method};
+use crate::model::pipeline::Size;
+use crate::sampler::{self, Compat, OnNan};
+use crate::smc::{Resampler, Rules, Tempering};
+
+/// Most particles per prompt: ancestors and file names are made for this many.
+const MOST_PARTICLES: usize = 1 << 20;
+
+/// Numbers of prompts are below this: they key the noise.
+const MOST_PROMPTS: u32 = 1 << 28;
+
+/// Latent elements per network call where the micro-batch is left open: small latents together give the processor's
+/// threads enough rows, and a latent of this size or more, whose activations take gigabytes, goes alone.
+const MICRO_BATCH_ELEMENTS: usize = 4096;
+
+/// One thing to draw.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Prompt {
+    /// What the image should show.
+    pub text: String,
+    /// What it should not: the other branch of classifier-free guidance. May be empty.
+    pub negative: String,
+}
+
+impl From<&str> for Prompt {
+    fn from(text: &str) -> Prompt {
+        Prompt { text: text.into(), negative: String::new() }
+    }
+}
+
+impl From<String> for Prompt {
+    fn from(text: String) -> Prompt {
+        Prompt { text, negative: String::new() }
+    }
+}
+
+impl From<&Prompt> for Prompt {
+    fn from(prompt: &Prompt) -> Prompt {
+        prompt.clone()
+    }
+}
+
+impl Prompt {
+    /// The same with `text` as what the image should not show.
+    #[must_use]
+    pub fn negative(mut self, text: impl Into<String>) -> Prompt {
+        self.negative = text.into();
+        self
+    }
+}
+
+/// Whether activations are computed again in the backward pass instead of being kept: less memory, a third more time,
+/// the same bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Checkpointing {
+    /// Activations are kept.
+    #[default]
+    Off,
+    /// They are computed again.
+    On,
+    /// On if the predicted peak exceeds the memory that is free.
+    Auto,
+}
+
+/// How samples are drawn. [`Session::defaults`](super::Session::defaults) are those that suit the model.
+///
+/// ```
+/// use das_cuda::SampleOptions;
+///
+/// let options = SampleOptions::new().particles(8).steps(20).alpha(0.1).seed(7);
+/// assert!(options.check().is_ok());
+/// assert_eq!(SampleOptions::new().particles(0).check().unwrap_err().option_name(), Some("particles"));
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct SampleOptions {
+    pub(super) seed: u64,
+    pub(super) first_index: u32,
+    pub(super) width: Option<usize>,
+    pub(super) height: Option<usize>,
+    pub(super) steps: usize,
+    pub(super) eta: f64,
+    pub(super) cfg_scale: f64,
+    pub(super) latents: Option<Arc<[f32]>>,
+    pub(super) alpha: Option<f64>,
+    pub(super) method: &'static dyn Method,
+    pub(super) particles: usize,
+    /// Chains that run, once it is known.
+    pub(super) chains: Option<usize>,
+    pub(super) tempering: Option<Tempering>,
+    pub(super) resampler: Option<Resampler>,
+    pub(super) ess_threshold: Option<f64>,
+    pub(super) tempering_start: f64,
+    pub(super) on_nan: OnNan,
+    pub(super) compat: Compat,
+    pub(super) micro_batch: Option<usize>,
+    pub(super) checkpointing: Checkpointing,
+}
+
+impl Default for SampleOptions {
+    fn default() -> SampleOptions {
+        SampleOptions::new()
+    }
+}
+
+macro_rules! setters {
+    ($($(#[doc = $doc:literal])+ $name:ident: $type:ty => $value:expr;)+) => {
+        $($(#[doc = $doc])+
+        pub fn $name(mut self, $name: $type) -> SampleOptions {
+            self.$name = $value;
+            self
+        })+
+    };
+}
+
+impl SampleOptions {
+    /// The defaults of the authors' program: DAS with four particles in 100 steps, guidance 5, seed 42.
+    pub fn new() -> SampleOptions {
+        SampleOptions {
+            seed: 42,
+            first_index: 0,
+            width: None,
+            height: None,
+            steps: 100,
+            eta: 1.0,
+            cfg_scale: 5.0,
+            latents: None,
+            alpha: None,
+            method: &Das,
+            particles: 4,
+            chains: None,
+            tempering: None,
+            resampler: None,
+            ess_threshold: None,
+            tempering_start: 0.0,
+            on_nan: OnNan::Drop,
+            compat: Compat::Paper,
+            micro_batch: None,
+            checkpointing: Checkpointing::Off,
+        }
+    }
+
+    setters! {
+        /// Keys all randomness, resampling included.
+        seed: u64 => seed;
+        /// Number of the first prompt, which keys its noise: any prompt of a list can be drawn alone. Below 2^28.
+        first_index: u32 => first_index;
+        /// Image width in pixels; else the model's own.
+        width: usize => Some(width);
+        /// Image height in pixels; else the model's own.
+        height: usize => Some(height);
+        /// Denoising steps, at least 1.
+        steps: usize => steps;
+        /// Noise of each step, in [0, 1]: 1 is the full DDIM variance. Alignment needs more than 0.
+        eta: f64 => eta;
+        /// Classifier-free guidance scale; 1 or less turns guidance off.
+        cfg_scale: f64 => cfg_scale;
+        /// Strength of the prior, alpha in `p(x) exp(r(x) / alpha)`; else the reward's own.
+        alpha: f64 => Some(alpha);
+        /// How particles are proposed and weighted.
+        method: &'static dyn Method => method;
+        /// Particles per prompt, at least 1.
+        particles: usize => particles;
+        /// How the reward is switched on along the chain; else the method's own way.
+        tempering: Tempering => Some(tempering);
+        /// How ancestors are drawn; else the method's own way.
+        resampler: Resampler => Some(resampler);
+        /// Resample when the effective sample size falls below this fraction of the particles; else the method's own.
+        ess_threshold: f64 => Some(ess_threshold);
+        /// Fraction of the steps before any reward is computed, in [0, 1).
+        tempering_start: f64 => tempering_start;
+        /// What to do about values that are not finite.
+        on_nan: OnNan => on_nan;
+        /// Whose bookkeeping after a resampling.
+        compat: Compat => compat;
+        /// Particles per network call, at least 1; else decided by size and memory. Changes memory and speed, and results
+        /// by no more than rounding.
+        micro_batch: usize => Some(micro_batch);
+        /// Whether activations are computed again instead of being kept.
+        checkpointing: Checkpointing => checkpointing;
+    }
+
+    /// Starts from these latents, `(particles, h, w, c)` in this order, instead of from noise; the same for every prompt.
+    pub fn latents(mut self, latents: Vec<f32>) -> SampleOptions {
+        self.latents = Some(latents.into());
+        self
+    }
+
+    /// Chains that run: one per particle, or once [`Session::settle`](super::Session::settle) knows it as many as
+    /// cost the same.
+    pub fn chains(&self) -> usize {
+        self.chains.unwrap_or(self.particles)
+    }
+
+    /// Whether activations will be computed again, as far as that is settled.
+    pub fn checkpoints(&self) -> bool {
+        self.checkpointing == Checkpointing::On
+    }
+
+    /// Tempering, resampling and threshold: the method's own, changed by what was given.
+    pub fn rules(&self) -> Rules {
+        let guided = self.steps - (self.steps as f64 * self.tempering_start).floor() as usize;
+        let own = self.method.rules(guided);
+        Rules {
+            tempering: self.tempering.unwrap_or(own.tempering),
+            resampler: self.resampler.unwrap_or(own.resampler),
+            ess_threshold: self.ess_threshold.unwrap_or(own.ess_threshold),
+        }
+    }
+
+    /// Particles per network call, for images of `size`.
+    pub(super) fn micro_batch_for(&self, size: Size) -> usize {
+        let open = MICRO_BATCH_ELEMENTS / size.latent.len();
+        self.micro_batch.unwrap_or(open).clamp(1, self.chains())
+    }
+
+    /// What the sampler is told, for prompts of these numbers.
+    pub(super) fn sampler(&self, prompts: Vec<u32>, alpha: f64) -> sampler::Options {
+        // Without `..`: an option that is forgotten does not compile.
+        sampler::Options {
+            seed: self.seed,
+            prompts,
+            particles: self.chains(),
+            alpha,
+            method: self.method,
+            rules: self.rules(),
+            tempering_start: self.tempering_start,
+            on_nan: self.on_nan,
+            compat: self.compat,
+        }
+    }
+
+    /// Refuses what cannot work with any model. Whatever begins with these options checks them by itself; this finds
+    /// mistakes before a model is loaded.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the option.
+    pub fn check(&self) -> Result<()> {
+        crate::ddim::check(self.steps, self.eta)?;
+        if self.particles > MOST_PARTICLES {
+            return Err(Error::usage(format!(
+                "`particles` {} is more than {MOST_PARTICLES}",
+                self.particles
+            ))
+            .option("particles")
+            .advice("run several seeds instead"));
+        }
+        in_range("cfg_scale", self.cfg_scale, 1e4)?;
+        in_range("ess_threshold", self.ess_threshold.unwrap_or_default(), 1.0)?;
+        if self.micro_batch == Some(0) {
+            return Err(Error::usage("`micro_batch` 0 would compute nothing")
+                .option("micro_batch")
+                .advice("give `micro_batch` at least 1"));
+        }
+        if self.first_index >= MOST_PROMPTS {
+            let index = self.first_index;
+            return Err(Error::usage(format!("`first_index` {index} is not below {MOST_PROMPTS}"))
+                .option("first_index")
+                .advice("give `first_index` a smaller number"));
+        }
+        self.sampler(vec![self.first_index], self.alpha.unwrap_or(1.0)).check()
+    }
+}
+
+/// Refuses a number outside of [0, `most`].
+fn in_range(option: &'static str, value: f64, most: f64) -> Result<()> {
+    if (0.0..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::usage(format!("`{option}` {value} is out of range"))
+        .option(option)
+        .advice(format!("give `{option}` a number from 0 to {most}")))
+}

@@ -1,0 +1,234 @@
+//! What a run will cost, counted by running the same program on the meter, which computes nothing; and the options
+//! that the cost decides.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use super::builder::SessionBuilder;
+use super::device::Device;
+use super::loaded::Loaded;
+use super::options::{Checkpointing, Prompt, SampleOptions};
+use super::run::Samples;
+use crate::backend::Backend;
+use crate::cpu::Cpu;
+use crate::error::Result;
+use crate::meter::{Counts, Meter};
+use crate::method::{Bootstrap, Conclusion, Das, Method, best_of_n_at_equal_cost};
+use crate::reward::Reward;
+use crate::tensor::{HostSlice, Shape};
+
+/// The cost of one prompt.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Plan {
+    /// All of it.
+    pub counts: Counts,
+    /// Of sampling alone, without the scores that are only reported.
+    pub sampling: Counts,
+    /// Most bytes alive at once, weights included.
+    pub peak: u64,
+    /// Bytes of the weights.
+    pub weights: u64,
+    /// Evaluations of the UNet.
+    pub evaluations: u64,
+    /// Particles per network call.
+    pub micro_batch: usize,
+}
+
+impl SessionBuilder {
+    /// Counts one prompt's run on the meter: loading, all of its steps, and the scores of the final images. No device
+    /// is opened.
+    ///
+    /// # Errors
+    /// As the run itself.
+    pub fn plan(&self, prompt: &Prompt, options: &SampleOptions) -> Result<Plan> {
+        let meter = self.device.meter(self.resolved_dtype());
+        let loaded = Loaded::open(&meter, self)?;
+        count_in(loaded, &meter, prompt, options, false)
+    }
+
+    /// Decides what the options leave open and only the cost can tell; see [`Session::settle`](super::Session::settle).
+    /// `available` is the memory that may be taken, in bytes; where it is not known, it is taken to be enough.
+    ///
+    /// # Errors
+    /// As the run itself.
+    pub fn settle(
+        &self,
+        prompt: &Prompt,
+        options: &SampleOptions,
+        available: Option<u64>,
+    ) -> Result<(SampleOptions, Vec<String>)> {
+        options.check()?;
+        let options = self.at_equal_cost(prompt, options.clone())?;
+        let options = self.fitting(prompt, options, available)?;
+        let mut notes = Vec::new();
+        let checkpointing = match options.checkpointing {
+            Checkpointing::Auto => match self.peak_above(prompt, &options, available)? {
+                Some(note) => {
+                    notes.push(note);
+                    Checkpointing::On
+                }
+                None => Checkpointing::Off,
+            },
+            given => given,
+        };
+        Ok((options.checkpointing(checkpointing), notes))
+    }
+
+    /// Bytes that a run could take. A GPU is opened to be asked, unless [`SessionBuilder::max_memory`] says it: so
+    /// that a run can be planned for a GPU of another machine.
+    ///
+    /// # Errors
+    /// Of the device.
+    pub fn available_memory(&self) -> Result<Option<u64>> {
+        match (self.device.resolve().0, self.machine.max_memory) {
+            (Device::Cuda(_), Some(most)) => Ok(Some(most)),
+            (device @ Device::Cuda(_), None) => {
+                Ok(device.open(self.resolved_dtype(), self.machine)?.available)
+            }
+            _ => Ok(super::memory::available()),
+        }
+    }
+
+    /// On a GPU, the largest micro-batch (all particles, a half, a quarter, ...) whose predicted peak fits into the
+    /// memory `available`; one particle where none does. Larger is faster there: more tiles than the GPU has
+    /// processors, and weights are read once for all.
+    fn fitting(
+        &self,
+        prompt: &Prompt,
+        options: SampleOptions,
+        available: Option<u64>,
+    ) -> Result<SampleOptions> {
+        let (None, Device::Cuda(_), Some(available)) = (options.micro_batch, self.device, available) else {
+            return Ok(options);
+        };
+        let mut micro_batch = options.chains();
+        loop {
+            let tried = options.clone().micro_batch(micro_batch);
+            // The meter does not know the scratch space of kernels and what weights are kept as besides: 4 % of the
+            // peak of the shapes model.
+            if micro_batch == 1 || self.peak(prompt, &tried)? / 16 * 17 <= available {
+                return Ok(tried);
+            }
+            micro_batch = micro_batch.div_ceil(2);
+        }
+    }
+
+    /// Most bytes alive at once in a run. Every guided step takes the same memory; a chain of one may have no noise,
+    /// which guidance refuses.
+    fn peak(&self, prompt: &Prompt, options: &SampleOptions) -> Result<u64> {
+        let checkpointing = if options.checkpoints() { Checkpointing::On } else { Checkpointing::Off };
+        let short = options.clone().steps(options.steps.min(2)).checkpointing(checkpointing);
+        Ok(self.plan(prompt, &short)?.peak)
+    }
+
+    /// For `best-of-n`, the number of plain chains that cost what the particles cost when guided (by gradients, or by
+    /// resampling alone if the reward has none). Other methods are left alone.
+    fn at_equal_cost(&self, prompt: &Prompt, options: SampleOptions) -> Result<SampleOptions> {
+        if options.method.conclusion() != Conclusion::Best || options.chains.is_some() {
+            return Ok(options);
+        }
+        let plain = SampleOptions { chains: Some(1), latents: None, ..options.clone() };
+        let alone = SessionBuilder { eval_rewards: Vec::new(), ..self.clone() };
+        let cost = alone.plan(prompt, &plain)?.sampling.flops as f64;
+        let meter = self.device.meter(self.resolved_dtype());
+        let loaded = Loaded::open(&meter, &alone)?;
+        let method: &'static dyn Method = if loaded.reward.differentiable() { &Das } else { &Bootstrap };
+        let guided = SampleOptions {
+            method,
+            tempering: None,
+            resampler: None,
+            ess_threshold: None,
+            tempering_start: 0.0,
+            ..plain
+        };
+        // A guided method refuses a chain without noise, which costs what a chain with noise costs.
+        let guided = count_in(loaded, &meter, prompt, &guided, true)?;
+        let chains = best_of_n_at_equal_cost(options.particles, guided.sampling.flops as f64 / cost);
+        Ok(SampleOptions { chains: Some(chains), ..options })
+    }
+
+    /// Why activations should be computed again, if keeping all of them would take more than the memory `available`.
+    fn peak_above(
+        &self,
+        prompt: &Prompt,
+        options: &SampleOptions,
+        available: Option<u64>,
+    ) -> Result<Option<String>> {
+        let Some(available) = available.filter(|_| options.differentiates()) else { return Ok(None) };
+        let peak = self.peak(prompt, options)?;
+        Ok((peak > available).then(|| {
+            format!(
+                "checkpointing, because keeping activations would take {:.1} GB and {:.1} GB are free",
+                peak as f64 / 1e9,
+                available as f64 / 1e9
+            )
+        }))
+    }
+}
+
+impl SampleOptions {
+    /// Whether the method differentiates the networks.
+    pub fn differentiates(&self) -> bool {
+        self.method.differentiates()
+    }
+}
+
+/// Counts a run of what is loaded on the meter; with `noisy` along a chain that adds noise at every step.
+fn count_in(
+    mut loaded: Loaded,
+    meter: &Meter,
+    prompt: &Prompt,
+    options: &SampleOptions,
+    noisy: bool,
+) -> Result<Plan> {
+    let weights = meter.memory().live;
+    let evaluations = loaded.evaluations(options);
+    let micro_batch = options.micro_batch_for(loaded.size(options)?);
+    let mut schedule = loaded.schedule(options)?;
+    if noisy {
+        schedule.steps.iter_mut().for_each(|step| step.variance = 1.0);
+    }
+    let prompts = [prompt.clone()];
+    let run = loaded.start_chain(meter, &prompts, options, &schedule, Vec::new())?;
+    meter.reset_counts();
+    let samples: Vec<Samples> = run.conclude()?;
+    let sampling = meter.counts();
+    for samples in &samples {
+        loaded.judge(meter, samples, 0, options)?;
+    }
+    Ok(Plan {
+        counts: meter.counts(),
+        sampling,
+        peak: meter.memory().peak,
+        weights,
+        evaluations,
+        micro_batch,
+    })
+}
+
+/// Seconds that `counts` will take on this processor, from the rate of a short product and a short sum. Small
+/// operations do not reach either rate, so this is a lower bound for small networks and close for large ones.
+///
+/// # Errors
+/// Of the backend.
+pub fn seconds(counts: &Counts) -> Result<f64> {
+    let cpu = Cpu::new();
+    let ones = |shape: Shape| cpu.upload(shape, HostSlice::F32(&vec![1.0; shape.len()]));
+    let (x, w) = (ones(Shape::rows(1024, 512))?, ones(Shape::rows(512, 512))?);
+    let flops = 2.0 * 1024.0 * 512.0 * 512.0 / fastest(|| cpu.linear(&x, &w, None, None).map(drop))?;
+    let a = ones(Shape::rows(1 << 12, 1 << 10))?;
+    let bytes = 12.0 * a.shape().len() as f64 / fastest(|| cpu.axpby(1.0, &a, 1.0, &a).map(drop))?;
+    Ok(counts.flops as f64 / flops + counts.bytes as f64 / bytes)
+}
+
+/// Seconds of the fastest of a few runs.
+fn fastest(mut f: impl FnMut() -> Result<()>) -> Result<f64> {
+    let mut best = f64::INFINITY;
+    for _ in 0..8 {
+        let start = Instant::now();
+        black_box(f()?);
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok(best)
+}

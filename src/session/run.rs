@@ -1,0 +1,98 @@
+//! A run: the particles of some prompts on their way.
+
+use crate::engine::EngineBackend;
+use crate::error::{Error, Result};
+use crate::pixels::Picture;
+use crate::sampler::{Population, Sampler, Step};
+use crate::tensor::Tensor;
+
+/// The particles of some prompts on their way: an iterator over steps, which can be concluded.
+#[must_use = "a run computes nothing until its steps are asked for"]
+pub struct Run<'s> {
+    backend: &'s dyn EngineBackend,
+    sampler: Sampler<'s>,
+    warnings: Vec<String>,
+}
+
+/// The particles of one prompt at the end.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Samples {
+    /// Latents, images, rewards and weights.
+    pub population: Population,
+    /// The images as 8-bit pictures.
+    pub pictures: Vec<Picture>,
+}
+
+impl Samples {
+    /// The particle of largest weight.
+    pub fn best(&self) -> usize {
+        self.population.best()
+    }
+    /// The picture of the particle of largest weight.
+    pub fn best_picture(&self) -> &Picture {
+        &self.pictures[self.best()]
+    }
+}
+
+impl<'s> Run<'s> {
+    pub(super) fn new(
+        backend: &'s dyn EngineBackend,
+        sampler: Sampler<'s>,
+        warnings: Vec<String>,
+    ) -> Run<'s> {
+        Run { backend, sampler, warnings }
+    }
+
+    /// What the user should know before the first step, such as words of the prompt that no encoder reads.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Steps that the whole run yields: one per transition of the chain, and the final event.
+    pub fn steps(&self) -> usize {
+        self.sampler.steps()
+    }
+
+    /// The latents of all particles, `(prompts x particles, h, w, c)`; on a device that works ahead, they may be one
+    /// step ahead.
+    pub fn latents(&self) -> &Tensor {
+        self.sampler.latents()
+    }
+
+    /// Runs what is left and returns the samples of each prompt.
+    ///
+    /// # Errors
+    /// Of the remaining steps; [`ErrorKind::Numerical`](crate::ErrorKind::Numerical) where a prompt lost every particle
+    /// to values that are not finite.
+    pub fn conclude(mut self) -> Result<Vec<Samples>> {
+        for step in &mut self.sampler {
+            step?;
+        }
+        let samples = |population: Population| {
+            if !population.rewards.iter().any(|reward| reward.is_finite()) {
+                return Err(lost(population.prompt));
+            }
+            let shape = population.images.shape();
+            let values = self.backend.download(&population.images)?;
+            let pictures = values.chunks(shape.sample());
+            let pictures = pictures.map(|pixels| Picture::from_floats(shape.w, shape.h, pixels)).collect();
+            Ok(Samples { population, pictures })
+        };
+        self.sampler.populations()?.into_iter().map(samples).collect()
+    }
+}
+
+fn lost(prompt: u32) -> Error {
+    Error::numerical(format!("prompt {prompt}: every particle was lost to values that are not finite"))
+        .option("alpha")
+        .advice("give `alpha` a larger number (the guidance is divided by it); `dtype` fp32 has more range")
+}
+
+impl Iterator for Run<'_> {
+    type Item = Result<Step>;
+
+    fn next(&mut self) -> Option<Result<Step>> {
+        self.sampler.next()
+    }
+}
