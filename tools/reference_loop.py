@@ -87,7 +87,7 @@ def ours(binary, particles, steps, prompt, threads):
     """Seconds per particle-step of das-cuda: median over the guided steps of its own trace."""
     with tempfile.TemporaryDirectory() as out:
         command = [binary, "sample", "-q", "-p", prompt, "--particles", str(particles), "--steps", str(steps),
-                   "--threads", str(threads)]
+                   "--threads", str(threads), "--device", "cpu"]
         subprocess.run([*command, "--save", "none", "-o", out], check=True, stdout=subprocess.DEVNULL)
         trace = next(Path(out).rglob("trace.jsonl"))
         ms = [json.loads(line)["ms"] for line in trace.read_text().splitlines()][1:-1]

@@ -31,11 +31,12 @@ PROMPTS = [
 def run(program, out, method, more):
     """Runs every prompt; returns the folders, in order."""
     folder = out / method
-    command = [program, "sample", "-q", "--overwrite", "-o", str(folder), "--eval-reward", "gold", "--eval-reward", "clip"]
+    command = [program, "sample", "-q", "--overwrite", "-o", str(folder), "--device", "cpu"]
+    command += ["--eval-reward", "gold", "--eval-reward", "clip"]
     for prompt in PROMPTS:
         command += ["-p", prompt]
     subprocess.run([*command, *more], check=True, stdout=subprocess.DEVNULL)
-    return sorted(p for p in folder.iterdir() if p.is_dir())
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def particles(folder):

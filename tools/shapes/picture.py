@@ -15,7 +15,7 @@ SCALE, GAP = 2, 4
 
 def particles(program, prompt, method, count):
     with tempfile.TemporaryDirectory() as out:
-        command = [program, "sample", "-q", "-p", prompt, "--proposal", method, "-o", out, "--no-grid"]
+        command = [program, "sample", "-q", "-p", prompt, "--proposal", method, "-o", out, "--no-grid", "--device", "cpu"]
         subprocess.run([*command, "--particles", str(count)], check=True, stdout=subprocess.DEVNULL)
         return [Image.open(p).convert("RGB") for p in sorted(Path(out).rglob("particles/*.png"))]
 
