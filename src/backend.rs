@@ -36,16 +36,19 @@ macro_rules! declare {
 
 /// A device that can run the networks and move the particles.
 ///
-/// Its operations are those of the table [`for_each_op`](crate::for_each_op); the module [`op`](crate::op) says
-/// what their arguments are called. All tensors of one call belong to this backend.
+/// Its operations are those of the table [`for_each_op`](crate::for_each_op); the module [`op`](crate::op)
+/// says what their arguments are called. All tensors of one call belong to this backend.
 pub trait Backend: Send + Sync {
     /// For records: `cpu`, `cuda:0 NVIDIA H200`, `meter`.
     fn name(&self) -> String;
 
-    /// Runs `f` on `inputs`. A device may record the work at one of the first calls with this `record` and replay it
-    /// at later ones instead of calling `f`: so `f` does the same operations whenever the record is the same, its
-    /// results depend on `inputs` and on nothing else that changes, and it waits for no result (where it does, it is
-    /// called every time).
+    /// Runs `f` on `inputs` and returns its results. A device may record the work at one of the first calls
+    /// with this `record` and replay it at later ones instead of calling `f`. Therefore `f` must do the same
+    /// operations whenever the record is the same, and its results must depend on `inputs` and on nothing
+    /// else that changes. Work that waits for a result cannot be recorded; then `f` is called every time.
+    ///
+    /// # Errors
+    /// Those of `f`, and where the device cannot record or replay.
     fn replay(
         &self,
         _record: &mut Record,
@@ -55,25 +58,44 @@ pub trait Backend: Send + Sync {
         f(&inputs.iter().map(|&x| x.clone()).collect::<Vec<_>>())
     }
 
-    /// Names what follows for profilers, until the end of the range is said by `range_end`. Ranges nest.
+    /// Opens a range named `name` for profilers; [`range_end`](Backend::range_end) closes it. Ranges nest.
     fn range_start(&self, _name: &str) {}
+    /// Closes the range that was opened last.
     fn range_end(&self) {}
 
-    // Memory.
-
-    /// Copies host elements, converted to the backend's element type. Weights keep 16 bits where that is exact.
+    /// Copies host elements to the device, converted to the type that the device keeps a tensor of this shape
+    /// in.
+    ///
+    /// # Errors
+    /// Where there is no memory for them, or the device fails.
+    ///
+    /// # Panics
+    /// Where `data` has not as many elements as `shape`.
     fn upload(&self, shape: Shape, data: HostSlice<'_>) -> Result<Tensor>;
     /// Copies to the host as f32, waiting for the device.
+    ///
+    /// # Errors
+    /// Where there is no memory for them, or the device fails.
     fn download(&self, x: &Tensor) -> Result<Vec<f32>>;
+    /// A tensor of zeros.
+    ///
+    /// # Errors
+    /// Where there is no memory for it, or the device fails.
     fn zeros(&self, shape: Shape) -> Result<Tensor>;
-    /// Bytes in use now and at most since the last `reset_peak`, parameters included.
+    /// Bytes of tensors in use now, and at most since the last [`reset_peak`](Backend::reset_peak); weights
+    /// included.
     fn memory(&self) -> Memory;
+    /// Starts the measurement of [`Memory::peak`] anew from what is in use now.
     fn reset_peak(&self);
 
     for_each_op!(declare);
 
-    /// `y = epilogue(x w^T + b)`, as [`linear`](Backend::linear) and then the epilogue, in one pass where the device
-    /// can. With `keep` it also returns the pre-activation `x w^T + b`, which the epilogue's transpose needs.
+    /// `y = epilogue(x w^T + b)`, as [`linear`](Backend::linear) and then the epilogue, in one pass where the
+    /// device can. With `keep` it also returns the pre-activation `x w^T + b`, which the epilogue's transpose
+    /// needs.
+    ///
+    /// # Errors
+    /// Where memory or the device fails.
     fn linear_epilogue(
         &self,
         x: &Tensor,
@@ -110,19 +132,23 @@ impl Drop for Range<'_> {
     }
 }
 
-/// Bytes of tensors alive.
+/// Bytes of tensors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
+    /// In use now.
     pub live: u64,
+    /// In use at most since the last [`Backend::reset_peak`].
     pub peak: u64,
 }
 
 /// The error for `elements` f32 numbers that do not fit into memory.
 pub fn out_of_memory(elements: usize) -> Error {
     let gigabytes = 4.0 * elements as f64 / 1e9;
-    Error::new(ErrorKind::Memory, format!("out of memory: {gigabytes:.1} GB more are needed")).option("micro_batch").advice(
-        "lower `micro_batch`, set `checkpointing` on, or ask for smaller images with `width` and `height`",
-    )
+    let advice = "lower `micro_batch`, set `checkpointing` on, or ask for smaller images with `width` and \
+                  `height`";
+    Error::new(ErrorKind::Memory, format!("out of memory: {gigabytes:.1} GB more are needed"))
+        .option("micro_batch")
+        .advice(advice)
 }
 
 /// An empty list with room for `len` elements, for what a backend hands to the host.

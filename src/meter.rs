@@ -3,11 +3,11 @@
 //!
 //! What is counted:
 //! - `flops`: two per multiply-add of matrix products, nothing else (the habit of the field's FLOP counters).
-//!   Convolutions count padded taps as if they were pixels. A convolution on a twice enlarged image counts the
-//!   four sub-pixel kernels it folds into (4/9 of the 3x3 work), because that is what is executed. Attention
-//!   counts whole score matrices, causal or not: forward 2 products, the transpose of self-attention 5 (scores
-//!   again, dP, dV, dQ, dK), that of cross-attention 3 (scores, dP, dQ; keys and values are constants).
-//!   The functions of [`op`](crate::op) say how much each operation is.
+//!   Convolutions count padded taps as if they were pixels. A convolution on a twice enlarged image counts
+//!   the four sub-pixel kernels it folds into (4/9 of the 3x3 work), because that is what is executed.
+//!   Attention counts whole score matrices, causal or not: forward 2 products, the transpose of
+//!   self-attention 5 (scores again, dP, dV, dQ, dK), that of cross-attention 3 (scores, dP, dQ; keys and
+//!   values are constants). The functions of [`op`](crate::op) say how much each operation is.
 //! - `bytes`: every input read once and every output written once.
 //! - memory: outputs, saved tensors and declared scratch space while their handles live.
 
@@ -98,7 +98,8 @@ impl Drop for Block {
     }
 }
 
-/// A backend of shapes and counters.
+/// A backend of shapes and counters. Its tensors have a size and no elements; [`download`](Backend::download)
+/// gives zeros.
 #[derive(Clone, Debug)]
 pub struct Meter {
     /// Bytes of an activation.
@@ -132,8 +133,8 @@ impl Meter {
         Meter { activation, weight, packets: false, scratch: false, state: Arc::default() }
     }
 
-    /// Counts like the GPU backend: weights and activations of `element` bytes, and f32 where the channels are no whole
-    /// packets.
+    /// Counts like the GPU backend: weights and activations of `element` bytes, and f32 where the channels
+    /// are no whole packets.
     pub fn of_packets(element: u64) -> Meter {
         Meter { packets: true, ..Meter::with_elements(element, Some(element)) }
     }

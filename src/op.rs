@@ -1,15 +1,16 @@
-//! Operations, each described once: its name and signature in [`for_each_op`](crate::for_each_op), and a function of the same name
-//! below, which checks the shapes of what it is given and says what it makes and what it costs
-//! ([`Description`]).
+//! Operations, each described once: its name and signature in [`for_each_op`](crate::for_each_op), and a
+//! function of the same name below, which checks the shapes of what it is given and says what it makes and
+//! what it costs ([`Description`]).
 //!
 //! From the table come the methods of [`Backend`](crate::backend::Backend), the forwarding of the backends to
 //! their launchers, the counts of the [`Meter`](crate::meter::Meter), the observation in benches, and
 //! [`NAMES`], which the table of test cases is held against. `docs/recipes.md` lists the places that a new
 //! operation touches.
 //!
-//! Names: `x` input, `y` output, `w` weight, `b` bias, `dy` cotangent of `y`. The result of `_vjp` is the product
-//! of the cotangent and the Jacobian: the cotangent of `x`. Weights are constants, so only cotangents of inputs
-//! exist, and linear operations need no saved activation. A cotangent may have another shape of as many elements.
+//! Names: `x` input, `y` output, `w` weight, `b` bias, `dy` cotangent of `y`. The result of `_vjp` is the
+//! product of the cotangent and the Jacobian: the cotangent of `x`. Weights are constants, so only cotangents
+//! of inputs exist, and linear operations need no saved activation. A cotangent may have another shape of as
+//! many elements.
 //!
 //! A breach of the stated shapes is the caller's own bug and panics, on every backend with the same words.
 
@@ -61,8 +62,8 @@ pub type Saved = Tensor;
 /// }
 ///
 /// impl Backend for Wrapper<'_> {
-///     // fn linear(&self, x: &Tensor, w: &Tensor, b: Option<&Tensor>, add: Option<&Tensor>) -> Result<Tensor> {
-///     //     self.0.linear(x, w, b, add)
+///     // fn linear_vjp(&self, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
+///     //     self.0.linear_vjp(dy, w)
 ///     // }
 ///     // and so on, one method for each operation.
 ///     das_cuda::op::for_each_op!(forward);
@@ -94,29 +95,33 @@ macro_rules! for_each_op {
     ($callback:ident) => {
         $callback! {
             linear {
-                /// `y = x w^T + b + add` over the rows of `x` `(n, h, w, in)`; `w` `(out, 1, 1, in)`, `b` `(1|n, 1, 1, out)`,
-                /// `add` as many elements as `y` `(n, h, w, out)`.
+                /// `y = x w^T + b + add` over the rows of `x` `(n, h, w, in)`; `w` `(out, 1, 1, in)`, `b`
+                /// `(1|n, 1, 1, out)`, `add` as many elements as `y` `(n, h, w, out)`.
                 fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, add: Option<&Tensor>) -> Tensor;
                 /// `dx = dy w`.
                 fn linear_vjp(dy: &Tensor, w: &Tensor) -> Tensor;
             }
             conv {
-                /// Convolution (cross-correlation, as in the field) of `x` `(n, h, w, in)` with `w` `(out, kh, kw, in)`, plus
-                /// `b` `(1|n, 1, 1, out)` and `add` of as many elements as the result.
-                fn conv(x: &Tensor, w: &Tensor, b: Option<&Tensor>, add: Option<&Tensor>, conv: Conv) -> Tensor;
+                /// Convolution (cross-correlation, as in the field) of `x` `(n, h, w, in)` with `w`
+                /// `(out, kh, kw, in)`, plus `b` `(1|n, 1, 1, out)` and `add` of as many elements as the
+                /// result.
+                fn conv(
+                    x: &Tensor, w: &Tensor, b: Option<&Tensor>, add: Option<&Tensor>, conv: Conv
+                ) -> Tensor;
                 /// `x` is the shape of the forward's input.
                 fn conv_vjp(dy: &Tensor, w: &Tensor, x: Shape, conv: Conv) -> Tensor;
             }
             norm {
-                /// Group norm with `gamma` and `beta` `(1, 1, 1, c)`. Saved, in f32: mean in two parts and 1/std of each group,
-                /// `(n, 1, groups, 3)`.
+                /// Group norm with `gamma` and `beta` `(1, 1, 1, c)`. Saved, in f32: mean in two parts and
+                /// 1/std of each group, `(n, 1, groups, 3)`.
                 fn group_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor, norm: GroupNorm) -> (Tensor, Saved);
                 /// `dx` of a group norm; `saved` is what the forward saved.
                 fn group_norm_vjp(
                     x: &Tensor, gamma: &Tensor, beta: &Tensor, saved: &Saved, dy: &Tensor, norm: GroupNorm
                 ) -> Tensor;
-                /// Layer norm of each row of `c` channels, with `gamma` and `beta` `(1, 1, 1, c)` and `eps` added to the biased
-                /// variance. Saved, in f32: mean in two parts and 1/std of each row, `(n, h, w, 3)`.
+                /// Layer norm of each row of `c` channels, with `gamma` and `beta` `(1, 1, 1, c)` and `eps`
+                /// added to the biased variance. Saved, in f32: mean in two parts and 1/std of each row,
+                /// `(n, h, w, 3)`.
                 fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f32) -> (Tensor, Saved);
                 /// `dx` of a layer norm; `saved` is what the forward saved.
                 fn layer_norm_vjp(x: &Tensor, gamma: &Tensor, saved: &Saved, dy: &Tensor) -> Tensor;
@@ -126,15 +131,16 @@ macro_rules! for_each_op {
                 fn l2_norm_vjp(x: &Tensor, dy: &Tensor) -> Tensor;
             }
             attention {
-                /// `qkv` `(n, h, w, 3c)` holds q, k and v side by side; `y` `(n, h, w, c)`. Tokens are the `h * w` pixels, heads are
-                /// contiguous slices of the channels. Saved, in f32: log-sum-exp of the scores, `(n, 1, heads, tokens)`.
+                /// `qkv` `(n, h, w, 3c)` holds q, k and v side by side; `y` `(n, h, w, c)`. Tokens are the
+                /// `h * w` pixels, heads are contiguous slices of the channels. Saved, in f32: log-sum-exp of
+                /// the scores, `(n, 1, heads, tokens)`.
                 fn self_attention(qkv: &Tensor, attention: Attention) -> (Tensor, Saved);
                 /// `dqkv`; `y` and `saved` are the forward's results.
                 fn self_attention_vjp(
                     qkv: &Tensor, y: &Tensor, saved: &Saved, dy: &Tensor, attention: Attention
                 ) -> Tensor;
-                /// Attention of `q` `(n, h, w, c)` to constant keys and values `kv` `(m, 1, tokens, 2c)`: sample `i` attends to row
-                /// `kv_of[i]`.
+                /// Attention of `q` `(n, h, w, c)` to constant keys and values `kv` `(m, 1, tokens, 2c)`:
+                /// sample `i` attends to row `kv_of[i]`.
                 fn cross_attention(q: &Tensor, kv: &Tensor, kv_of: &[u32], attention: Attention) -> Tensor;
                 /// `dq`; keys and values are constants.
                 fn cross_attention_vjp(
@@ -152,8 +158,8 @@ macro_rules! for_each_op {
                 fn geglu_vjp(x: &Tensor, dy: &Tensor) -> Tensor;
                 /// `a x + b y` of tensors of one shape. Its transposes are `scale` by `a` and by `b`.
                 fn axpby(a: f32, x: &Tensor, b: f32, y: &Tensor) -> Tensor;
-                /// `k0 x + k1 y` with `k` `(1, 1, 1, 2)` on the device: coefficients that change from step to step while the
-                /// recorded work stays the same.
+                /// `k0 x + k1 y` with `k` `(1, 1, 1, 2)` on the device: coefficients that change from step to
+                /// step while the recorded work stays the same.
                 fn blend(k: &Tensor, x: &Tensor, y: &Tensor) -> Tensor;
                 /// `k[which] dy`.
                 fn blend_vjp(k: &Tensor, which: usize, dy: &Tensor) -> Tensor;
@@ -163,10 +169,11 @@ macro_rules! for_each_op {
                 fn affine_clamp(x: &Tensor, map: AffineClamp) -> Tensor;
                 /// `a dy` where the forward was strictly inside `(lo, hi)` or on a bound exactly, else 0.
                 fn affine_clamp_vjp(x: &Tensor, dy: &Tensor, map: AffineClamp) -> Tensor;
-                /// `x * gain + shift` per channel, both `(1, 1, 1, c)`. Its transpose is itself without the shift.
+                /// `x * gain + shift` per channel, both `(1, 1, 1, c)`. Its transpose is itself without the
+                /// shift.
                 fn channel_affine(x: &Tensor, gain: &Tensor, shift: Option<&Tensor>) -> Tensor;
-                /// Classifier-free guidance (Ho and Salimans, 2022): `x` `(2n, h, w, c)` is `[u, c]`, without and with the prompt;
-                /// `y = u + s (c - u)`.
+                /// Classifier-free guidance (Ho and Salimans, 2022): `x` `(2n, h, w, c)` is `[u, c]`, without
+                /// and with the prompt; `y = u + s (c - u)`.
                 fn cfg_combine(x: &Tensor, s: f32) -> Tensor;
                 /// `[(1 - s) dy, s dy]`.
                 fn cfg_combine_vjp(dy: &Tensor, s: f32) -> Tensor;
@@ -186,8 +193,8 @@ macro_rules! for_each_op {
                 fn gather(x: &Tensor, rows: &[u32]) -> Tensor;
                 /// Batches one after another; at least one.
                 fn stack(parts: &[&Tensor]) -> Tensor;
-                /// Puts `token` `(1, 1, 1, c)` before the tokens of `x` (if given) and adds `position` `(1, 1, tokens, c)`:
-                /// `(n, h, w, c) -> (n, 1, tokens, c)`.
+                /// Puts `token` `(1, 1, 1, c)` before the tokens of `x` (if given) and adds `position`
+                /// `(1, 1, tokens, c)`: `(n, h, w, c) -> (n, 1, tokens, c)`.
                 fn embed(x: &Tensor, token: Option<&Tensor>, position: &Tensor) -> Tensor;
                 /// Drops the class token's row, if there is one; `x` is the shape of the forward's input.
                 fn embed_vjp(dy: &Tensor, x: Shape) -> Tensor;
@@ -195,26 +202,29 @@ macro_rules! for_each_op {
                 fn take_token(x: &Tensor, at: &[u32]) -> Tensor;
                 /// `dy` placed at the tokens `at` of zeros; `x` is the shape of the forward's input.
                 fn take_token_vjp(dy: &Tensor, at: &[u32], x: Shape) -> Tensor;
-                /// Antialiased resize to `h` by `w` pixels, as torchvision's on tensors: half-pixel centres, weights
-                /// normalised.
+                /// Antialiased resize to `h` by `w` pixels, as torchvision's on tensors: half-pixel centres,
+                /// weights normalised.
                 fn resize(x: &Tensor, h: usize, w: usize, filter: Filter) -> Tensor;
                 /// `x` is the shape of the forward's input.
                 fn resize_vjp(dy: &Tensor, x: Shape, filter: Filter) -> Tensor;
             }
             particle {
-                /// Standard normals for each particle, keyed by (seed, prompt, particle, step, purpose); `ids` has one entry
-                /// per sample of `shape`.
-                fn normals(shape: Shape, seed: u64, step: u32, purpose: Purpose, ids: &[ParticleId]) -> Tensor;
-                /// Gathers whole particles by `ancestors` (slot `i` takes particle `ancestors[i]` of the batch), draws the
-                /// next latents, and returns them with `log p - log m` of each slot:
-                /// `-1/2 kappa^2 v |s g|^2 - kappa sqrt(v) <s g, z>` (docs/spec.md 1.4), in natural logarithms. `strength` is
-                /// `s` of each slot, after the gather.
+                /// Standard normals for each particle, keyed by (seed, prompt, particle, step, purpose);
+                /// `ids` has one entry per sample of `shape`.
+                fn normals(
+                    shape: Shape, seed: u64, step: u32, purpose: Purpose, ids: &[ParticleId]
+                ) -> Tensor;
+                /// Gathers whole particles by `ancestors` (slot `i` takes particle `ancestors[i]` of the
+                /// batch), draws the next latents, and returns them with `log p - log m` of each slot:
+                /// `-1/2 kappa^2 v |s g|^2 - kappa sqrt(v) <s g, z>` (docs/spec.md 1.4), in natural
+                /// logarithms. `strength` is `s` of each slot, after the gather.
                 fn advance(
                     particles: Particles<'_>, ancestors: &[u32], strength: &[f32], advance: Advance<'_>
                 ) -> (Tensor, Vec<f64>);
                 /// Squared Euclidean length of each sample.
                 fn squared_norms(x: &Tensor) -> Vec<f64>;
-                /// `score` `(n, 1, 1, 1)` where every element of that sample of `by` is finite, NaN elsewhere.
+                /// `score` `(n, 1, 1, 1)` where every element of that sample of `by` is finite, NaN
+                /// elsewhere.
                 fn where_finite(score: &Tensor, by: &Tensor) -> Tensor;
             }
         }
@@ -300,15 +310,15 @@ fn conv_family(w: Shape) -> Family {
     if w.h * w.w == 1 { Family::Linear } else { Family::Conv }
 }
 
-/// Input pixels an output pixel reads. On a twice enlarged image kernel positions fall on the same pixels: `k / 2 + 1`
-/// per axis for an odd kernel.
+/// Input pixels an output pixel reads. On a twice enlarged image kernel positions fall on the same pixels:
+/// `k / 2 + 1` per axis for an odd kernel.
 fn conv_taps(w: Shape, conv: Conv) -> usize {
     let taps = |k: usize| if conv.upsample { k / 2 + 1 } else { k };
     taps(w.h) * taps(w.w)
 }
 
-/// Describes `conv`. On a twice enlarged image the work is that of the four sub-pixel kernels that it folds into
-/// (4/9 of a 3x3), because that is what is executed.
+/// Describes `conv`. On a twice enlarged image the work is that of the four sub-pixel kernels that it folds
+/// into (4/9 of a 3x3), because that is what is executed.
 #[track_caller]
 pub fn conv<'a>(
     x: &'a Tensor,

@@ -1,7 +1,7 @@
-//! The operations models are written in: each forward beside its transpose. A `Var` argument is differentiable, a
-//! `Tensor` argument is a constant. Shapes are those of the backend's operation of the same name, whose
-//! [description](crate::op) checks them. Every operation fails where memory or the device fails, and panics where
-//! the shapes are wrong.
+//! The operations models are written in: each forward beside its transpose. A `Var` argument is
+//! differentiable, a `Tensor` argument is a constant. Shapes are those of the backend's operation of the same
+//! name, whose [description](crate::op) checks them. Every operation fails where memory or the device fails,
+//! and panics where the shapes are wrong.
 
 use crate::backend::{Activation, AffineClamp, Attention, Backend, Conv, Epilogue, Filter, GroupNorm};
 use crate::error::Result;
@@ -61,8 +61,8 @@ impl<'a> Tape<'a> {
         }))
     }
 
-    /// Convolution of `x` `(n, h, w, in)` with `w` `(out, kh, kw, in)`, plus bias and addend; keeps nothing. See
-    /// [`Backend::conv`].
+    /// Convolution of `x` `(n, h, w, in)` with `w` `(out, kh, kw, in)`, plus bias and addend; keeps nothing.
+    /// See [`Backend::conv`].
     pub fn conv(
         &self,
         x: &Var,
@@ -99,39 +99,40 @@ impl<'a> Tape<'a> {
         })
     }
 
-    /// Group norm, then an affine map per channel, then SiLU if `norm.silu`; `gamma` and `beta` `(1, 1, 1, c)`.
-    /// Keeps `x` and the statistics. See [`Backend::group_norm`].
+    /// Group norm, then an affine map per channel, then SiLU if `norm.silu`; `gamma` and `beta`
+    /// `(1, 1, 1, c)`. Keeps `x` and the statistics. See [`Backend::group_norm`].
     pub fn group_norm(&self, x: &Var, gamma: &Tensor, beta: &Tensor, norm: GroupNorm) -> Result<Var> {
         let (y, saved) = self.backend().group_norm(x.value(), gamma, beta, norm)?;
         let (xv, gamma, beta) = (x.value().clone(), gamma.clone(), beta.clone());
         Ok(self.unary(x, y, move |b, dy| b.group_norm_vjp(&xv, &gamma, &beta, &saved, &dy, norm)))
     }
 
-    /// Layer norm of each row of channels, then an affine map; `gamma` and `beta` `(1, 1, 1, c)`. Keeps `x` and the
-    /// statistics. See [`Backend::layer_norm`].
+    /// Layer norm of each row of channels, then an affine map; `gamma` and `beta` `(1, 1, 1, c)`. Keeps `x`
+    /// and the statistics. See [`Backend::layer_norm`].
     pub fn layer_norm(&self, x: &Var, gamma: &Tensor, beta: &Tensor, eps: f32) -> Result<Var> {
         let (y, saved) = self.backend().layer_norm(x.value(), gamma, beta, eps)?;
         let (xv, gamma) = (x.value().clone(), gamma.clone());
         Ok(self.unary(x, y, move |b, dy| b.layer_norm_vjp(&xv, &gamma, &saved, &dy)))
     }
 
-    /// Each row of channels divided by its Euclidean length (at least 1e-12). Keeps `x`. See [`Backend::l2_norm`].
+    /// Each row of channels divided by its Euclidean length (at least 1e-12). Keeps `x`. See
+    /// [`Backend::l2_norm`].
     pub fn l2_norm(&self, x: &Var) -> Result<Var> {
         let y = self.backend().l2_norm(x.value())?;
         let xv = x.value().clone();
         Ok(self.unary(x, y, move |b, dy| b.l2_norm_vjp(&xv, &dy)))
     }
 
-    /// `(n, h, w, 3c) -> (n, h, w, c)`: attention of the tokens of `qkv` `[q, k, v]` to each other. Keeps `qkv`, the result
-    /// and the log-sum-exp of the scores. See [`Backend::self_attention`].
+    /// `(n, h, w, 3c) -> (n, h, w, c)`: attention of the tokens of `qkv` `[q, k, v]` to each other. Keeps
+    /// `qkv`, the result and the log-sum-exp of the scores. See [`Backend::self_attention`].
     pub fn self_attention(&self, qkv: &Var, attention: Attention) -> Result<Var> {
         let (y, saved) = self.backend().self_attention(qkv.value(), attention)?;
         let (x, out) = (qkv.value().clone(), y.clone());
         Ok(self.unary(qkv, y, move |b, dy| b.self_attention_vjp(&x, &out, &saved, &dy, attention)))
     }
 
-    /// Attention of `q` `(n, h, w, c)` to constant keys and values `kv` `(m, 1, tokens, 2c)`; sample `i` attends to row
-    /// `kv_of[i]`. Keeps `q`. See [`Backend::cross_attention`].
+    /// Attention of `q` `(n, h, w, c)` to constant keys and values `kv` `(m, 1, tokens, 2c)`; sample `i`
+    /// attends to row `kv_of[i]`. Keeps `q`. See [`Backend::cross_attention`].
     pub fn cross_attention(&self, q: &Var, kv: &Tensor, kv_of: &[u32], attention: Attention) -> Result<Var> {
         let y = self.backend().cross_attention(q.value(), kv, kv_of, attention)?;
         let (qv, kv, kv_of) = (q.value().clone(), kv.clone(), kv_of.to_vec());
@@ -172,7 +173,8 @@ impl<'a> Tape<'a> {
         }))
     }
 
-    /// `k0 x + k1 y` with coefficients `k` `(1, 1, 1, 2)` on the device; keeps nothing. See [`Backend::blend`].
+    /// `k0 x + k1 y` with coefficients `k` `(1, 1, 1, 2)` on the device; keeps nothing. See
+    /// [`Backend::blend`].
     pub fn blend(&self, k: &Tensor, x: &Var, y: &Var) -> Result<Var> {
         let sum = self.backend().blend(k, x.value(), y.value())?;
         let (nodes, k) = ([x.node(), y.node()], k.clone());

@@ -56,10 +56,11 @@ impl Var {
     pub fn detach(&self) -> Var {
         Var::from(self.value.clone())
     }
+    /// The node that takes its cotangent, if it is watched.
     pub(crate) fn node(&self) -> Option<usize> {
         self.node
     }
-    /// The same elements under another shape; free, and needs no node.
+    /// The same elements under another shape of as many; free, and followed by the gradient.
     #[track_caller]
     pub fn reshape(&self, shape: Shape) -> Var {
         Var { value: self.value.reshape(shape), node: self.node }
@@ -133,6 +134,7 @@ impl<'a> Tape<'a> {
         self.nodes.is_some() && x.node.is_some()
     }
     /// Where operations run.
+    /// The device that computes. What it computes beside the tape is a constant.
     pub fn backend(&self) -> &'a dyn Backend {
         self.backend
     }

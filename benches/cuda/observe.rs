@@ -1,5 +1,5 @@
-//! A backend that leaves the work to another and is told of every operation: before it, and after it with its name and
-//! what it was given. It records nothing for replay, so every operation is seen every time.
+//! A backend that leaves the work to another and is told of every operation: before it, and after it with its
+//! name and what it was given. It records nothing for replay, so every operation is seen every time.
 
 use std::fmt::Write;
 

@@ -1,7 +1,7 @@
-//! Attention on the host by tiles, so that no score matrix is ever whole (FlashAttention, Dao et al. 2022): a task
-//! takes a block of queries of one sample through all heads and walks over tiles of keys, keeping each row's
-//! running maximum and sum. The transpose recomputes scores from the saved log-sum-exp; a block's task computes
-//! its rows of dq as queries and its rows of dk and dv as keys, so nothing is added by two tasks.
+//! Attention on the host by tiles, so that no score matrix is ever whole (FlashAttention, Dao et al. 2022): a
+//! task takes a block of queries of one sample through all heads and walks over tiles of keys, keeping each
+//! row's running maximum and sum. The transpose recomputes scores from the saved log-sum-exp; a block's task
+//! computes its rows of dq as queries and its rows of dk and dv as keys, so nothing is added by two tasks.
 
 use std::ops::Range;
 
@@ -15,8 +15,8 @@ use crate::error::Result;
 use crate::op::{Attention, Description, Saved};
 use crate::tensor::{Shape, Tensor};
 
-/// Rows of a task, and of a tile's other side. A tile of scores is 128 KB and shares the second-level cache with
-/// its packed keys and values.
+/// Rows of a task, and of a tile's other side. A tile of scores is 128 KB and shares the second-level cache
+/// with its packed keys and values.
 const BLOCK: usize = 128;
 const TILE: usize = 256;
 /// Rows of scores are padded to whole vectors.
@@ -341,8 +341,8 @@ impl Heads {
         }
     }
 
-    /// Rows `rows` of one head's dk (`dS^T Q`) and dv (`P^T dY`), which stand one and two thirds of a row after
-    /// dq.
+    /// Rows `rows` of one head's dk (`dS^T Q`) and dv (`P^T dY`), which stand one and two thirds of a row
+    /// after dq.
     fn dk_dv(self, of: Queries, k: Rows, v: Rows, rows: Range<usize>, out: &mut [f32], stride: usize) {
         let (k, v) = (k.part(rows.clone()), v.part(rows.clone()));
         let size = rows.len() * TILE.min(of.q.rows).next_multiple_of(LANES);

@@ -1,12 +1,13 @@
 //! Convolutions on the host and their transposes, all as one thing: a product whose left rows are gathered in
-//! place. Each output pixel belongs to a class by the parity of its coordinates; a class has a list of taps, and a
-//! tap is an offset into the input with the sum of some kernel positions as its weight.
+//! place. Each output pixel belongs to a class by the parity of its coordinates; a class has a list of taps,
+//! and a tap is an offset into the input with the sum of some kernel positions as its weight.
 //!
 //! - forward: one class, a tap per kernel position;
-//! - forward on the twice enlarged image: four classes, kernel positions that fall on the same pixel are summed
-//!   before anything is multiplied (4/9 of the work of a 3x3);
+//! - forward on the twice enlarged image: four classes, kernel positions that fall on the same pixel are
+//!   summed before anything is multiplied (4/9 of the work of a 3x3);
 //! - transpose with stride `s`: `s x s` classes, each kernel position belongs to one of them;
-//! - transpose on the enlarged image: one class, a 3x3 becomes 4x4 taps at every other pixel of the cotangent.
+//! - transpose on the enlarged image: one class, a 3x3 becomes 4x4 taps at every other pixel of the
+//!   cotangent.
 
 use super::Cpu;
 use super::buffer::Buffer;
@@ -226,8 +227,8 @@ fn gather(
 }
 
 impl Class {
-    /// This class's pixels among the `pixels` of the output, targets counted from the first of them, and where
-    /// the taps of each begin in the input.
+    /// This class's pixels among the `pixels` of the output, targets counted from the first of them, and
+    /// where the taps of each begin in the input.
     fn positions(
         &self,
         pixels: std::ops::Range<usize>,

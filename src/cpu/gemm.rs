@@ -1,11 +1,12 @@
-//! Matrix products on the host. One kernel serves linear layers, convolutions and attention: the right factor is
-//! packed into panels of whole vectors, the left factor is read in place, row by row, through [`Left`]. A row may
-//! consist of several pieces (the taps of a convolution), so no patch matrix is ever built.
+//! Matrix products on the host. One kernel serves linear layers, convolutions and attention: the right factor
+//! is packed into panels of whole vectors, the left factor is read in place, row by row, through [`Left`]. A
+//! row may consist of several pieces (the taps of a convolution), so no patch matrix is ever built.
 //!
-//! A tile of the output (eight rows by two vectors) stays in registers for the whole depth. Per step of depth it
-//! loads two vectors and eight broadcast scalars for 16 multiply-adds, so it is bound by arithmetic, and panels
-//! stream from the second-level cache. Taller tiles would need more registers than there are: compilers load all
-//! broadcasts first. Every element is summed in the order of the depth, however work is split.
+//! A tile of the output (eight rows by two vectors) stays in registers for the whole depth. Per step of depth
+//! it loads two vectors and eight broadcast scalars for 16 multiply-adds, so it is bound by arithmetic, and
+//! panels stream from the second-level cache. Taller tiles would need more registers than there are:
+//! compilers load all broadcasts first. Every element is summed in the order of the depth, however work is
+//! split.
 
 use std::ops::Range;
 
@@ -19,7 +20,8 @@ use crate::tensor::{Shape, Tensor};
 
 /// Vectors in a tile's row.
 const VECTORS: usize = 2;
-/// Rows of a task, about: its part of the left factor should stay in the second-level cache while panels pass.
+/// Rows of a task, about: its part of the left factor should stay in the second-level cache while panels
+/// pass.
 const BAND: usize = 96;
 /// Rows of a tile.
 pub const TALL: usize = 8;
@@ -118,8 +120,8 @@ fn lanes() -> usize {
     Arch::new().dispatch(Lanes)
 }
 
-/// Shape of a packed right factor: `depth` by `columns`. Panel after panel, each `depth` rows of two vectors; a
-/// last panel whose columns fit into one vector is one vector wide.
+/// Shape of a packed right factor: `depth` by `columns`. Panel after panel, each `depth` rows of two vectors;
+/// a last panel whose columns fit into one vector is one vector wide.
 #[derive(Clone, Copy)]
 pub struct Panels {
     pub depth: usize,
@@ -163,8 +165,8 @@ impl Panels {
         out
     }
 
-    /// Packs the sum of the matrices that start at `from` in `w` into depth `at .. at + depth` of all panels, on
-    /// all threads.
+    /// Packs the sum of the matrices that start at `from` in `w` into depth `at .. at + depth` of all panels,
+    /// on all threads.
     pub fn pack_sum(self, out: &mut [f32], at: usize, depth: usize, w: &[f32], order: Order, from: &[usize]) {
         let panel = self.depth * self.wide();
         let work = |(p, out): (usize, &mut [f32])| {
@@ -331,7 +333,8 @@ impl<L: Left> Product<'_, L> {
                 });
             }
         }
-        // The loop below indexes its rows, so they must be in memory; a copy leaves the sums above in registers.
+        // The loop below indexes its rows, so they must be in memory; a copy leaves the sums above in
+        // registers.
         let mut rows = [[simd.splat_f32s(0.0); V]; M];
         unrolled!(i < M, {
             rows[i] = acc[i];
@@ -410,8 +413,8 @@ pub struct Part<'a> {
     pub add: Option<&'a [f32]>,
 }
 
-/// Splits the output into parts on all threads, each a multiple of `unit` rows (but the last); few rows are split by
-/// columns as well.
+/// Splits the output into parts on all threads, each a multiple of `unit` rows (but the last); few rows are
+/// split by columns as well.
 pub fn spread(
     unit: usize,
     panels: Panels,

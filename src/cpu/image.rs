@@ -1,6 +1,6 @@
 //! Moving data on the host: concatenation, slices, batches, tokens, and the antialiased resize with its exact
-//! transpose. Everything is a copy of contiguous runs except the resize, which is two banded matrices, one per
-//! axis, applied row by row without an intermediate image.
+//! transpose. Everything is a copy of contiguous runs except the resize, which is two banded matrices, one
+//! per axis, applied row by row without an intermediate image.
 
 use super::Cpu;
 use super::parallel::parallel_rows;

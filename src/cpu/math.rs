@@ -1,6 +1,6 @@
-//! Transcendental functions as straight-line arithmetic, so that loops over them vectorise. Each is inlined into
-//! its caller's loop, which must run inside [`simd`](super::parallel::simd). Polynomials are minimax fits; their
-//! errors and those measured over all inputs stand beside them.
+//! Transcendental functions as straight-line arithmetic, so that loops over them vectorise. Each is inlined
+//! into its caller's loop, which must run inside [`simd`](super::parallel::simd). Polynomials are minimax
+//! fits; their errors and those measured over all inputs stand beside them.
 
 use std::f32::consts::LOG2_E;
 
@@ -130,7 +130,8 @@ mod tests {
     fn sigmoid_is_exact_to_rounding() {
         for x in floats(10_007) {
             let truth = 1.0 / (1.0 + (-f64::from(x)).exp());
-            // One rounding each of exp, sum and quotient: measured 1.5e-7 relative to the larger of value and 1e-30.
+            // One rounding each of exp, sum and quotient: measured 1.5e-7 relative to the larger of value and
+            // 1e-30.
             let error = (f64::from(sigmoid(x)) - truth).abs() / truth.max(1e-30);
             assert!(error < 3e-7, "sigmoid({x}): {error}");
         }

@@ -64,7 +64,8 @@ impl Cpu {
         x.map(|x| self.view(x))
     }
 
-    /// Memory for a result of `shape`. Uninitialised: the caller must write every element before anything reads it.
+    /// Memory for a result of `shape`. Uninitialised: the caller must write every element before anything
+    /// reads it.
     fn alloc(&self, shape: Shape) -> Result<Buffer> {
         Pool::alloc(&self.pool, shape.len())
     }
@@ -108,8 +109,8 @@ impl Cpu {
 /// The host weighs.
 impl EngineBackend for Cpu {}
 
-/// Makes a method of every operation, which describes it, checking the inputs' shapes, and hands it to the function of
-/// the same name in the module of its group:
+/// Makes a method of every operation, which describes it, checking the inputs' shapes, and hands it to the
+/// function of the same name in the module of its group:
 ///
 /// ```ignore
 /// fn linear_vjp(&self, dy: &Tensor, w: &Tensor) -> Result<Tensor> {

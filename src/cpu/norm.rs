@@ -1,7 +1,7 @@
 //! Group, layer and length normalisation on the host, with their transposes. Sums are in f64, so that a mean
-//! large against the spread costs nothing; everything else is f32. A saved statistic is three numbers: the mean
-//! as an f32, what rounding it lost, and one over the standard deviation; `(x - mean) - lost` is then as good
-//! as the data.
+//! large against the spread costs nothing; everything else is f32. A saved statistic is three numbers: the
+//! mean as an f32, what rounding it lost, and one over the standard deviation; `(x - mean) - lost` is then as
+//! good as the data.
 
 use rayon::prelude::*;
 

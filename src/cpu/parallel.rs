@@ -7,9 +7,9 @@ use rayon::prelude::*;
 /// the second-level cache.
 const PIECE: usize = 1 << 15;
 
-/// Runs `f` compiled for the widest vector instructions of this processor. That holds only for code inlined into
-/// `f`: closures passed to it and to [`parallel_rows`] carry `#[inline(always)]`, or a fused multiply-add becomes
-/// a call.
+/// Runs `f` compiled for the widest vector instructions of this processor. That holds only for code inlined
+/// into `f`: closures passed to it and to [`parallel_rows`] carry `#[inline(always)]`, or a fused
+/// multiply-add becomes a call.
 #[inline(always)]
 pub fn simd<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)

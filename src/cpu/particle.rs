@@ -33,8 +33,8 @@ pub fn normals(
 /// Elements worked on at a time: the noise of a piece stays in the first-level cache.
 const PIECE: usize = 1024;
 
-/// One transition of all particles; see [`Backend::advance`](crate::backend::Backend::advance). `particles` are
-/// those *before* the gather; slot `i` continues particle `ancestors[i]` with noise of its own id
+/// One transition of all particles; see [`Backend::advance`](crate::backend::Backend::advance). `particles`
+/// are those *before* the gather; slot `i` continues particle `ancestors[i]` with noise of its own id
 /// `advance.ids[i]`. Returns the latents, and `log p - log m` of each slot.
 pub fn advance(
     cpu: &Cpu,

@@ -19,8 +19,8 @@ use crate::noise::Purpose;
 use crate::op::{self, for_each_op};
 use crate::tensor::{HostSlice, Shape, Tensor};
 
-/// Makes a method of every operation, which checks the inputs' shapes by describing it, and hands it to the launcher of
-/// the same name in the module of its group:
+/// Makes a method of every operation, which checks the inputs' shapes by describing it, and hands it to the
+/// launcher of the same name in the module of its group:
 ///
 /// ```ignore
 /// fn linear_vjp(&self, dy: &Tensor, w: &Tensor) -> Result<Tensor> {

@@ -93,8 +93,8 @@ impl<'a> Description<'a> {
         Description { excerpts, ..self }
     }
 
-    /// Two per multiply-add of a product of these sizes, `times` over. Images of the largest sizes that can be
-    /// asked for need more work than 64 bits count: then it is their maximum.
+    /// Two per multiply-add of a product of these sizes, `times` over. Images of the largest sizes that can
+    /// be asked for need more work than 64 bits count: then it is their maximum.
     pub(super) fn products(self, times: usize, sizes: &[usize]) -> Self {
         let multiply = |product: u64, &size: &usize| product.saturating_mul(size as u64);
         Description { flops: sizes.iter().fold(2 * times as u64, multiply), ..self }

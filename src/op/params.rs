@@ -14,7 +14,8 @@ pub enum Activation {
     QuickGelu,
 }
 
-/// What follows a linear map in the same operation; see [`Backend::linear_epilogue`](crate::backend::Backend).
+/// What follows a linear map in the same operation; see
+/// [`Backend::linear_epilogue`](crate::backend::Backend).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Epilogue {
     /// A pointwise nonlinearity.
@@ -83,8 +84,8 @@ impl Conv {
     }
 }
 
-/// Group norm (Wu and He, 2018): the channels in `groups`, each normalised by its mean and biased variance over
-/// pixels and channels, then an affine map per channel.
+/// Group norm (Wu and He, 2018): the channels in `groups`, each normalised by its mean and biased variance
+/// over pixels and channels, then an affine map per channel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GroupNorm {
     /// Groups of channels; they divide the channels.
