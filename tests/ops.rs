@@ -12,6 +12,7 @@ use das_cuda::backend::{Backend, ParticleId};
 use das_cuda::cpu::Cpu;
 use das_cuda::meter::Meter;
 use das_cuda::noise::{self, Purpose};
+use das_cuda::op;
 use das_cuda::tensor::{HostSlice, Shape, Tensor};
 
 /// The backends that compute; a second one is one line.
@@ -60,7 +61,8 @@ fn dot(x: &[f32], y: &[f32]) -> f64 {
     x.iter().zip(y).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
 }
 
-/// Squared error over squared size of the golden result; where that is zero throughout, over the size of ones.
+/// Squared error over squared size of the golden result; where that is zero throughout, over the size of
+/// ones.
 fn nmse(x: &[f32], golden: &[f32]) -> f64 {
     assert_eq!(x.len(), golden.len());
     let error: f64 = x.iter().zip(golden).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2)).sum();
@@ -73,6 +75,16 @@ fn goldens() -> BTreeMap<String, Vec<f32>> {
     let bytes = std::fs::read(path).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     file.tensors().into_iter().map(|(k, v)| (k, bytemuck::pod_collect_to_vec(v.data()))).collect()
+}
+
+/// The operations are those of `das_cuda::op`; a transpose counts as had where a case calls it.
+#[test]
+fn every_operation_has_a_case() {
+    let meter = Meter::new();
+    cases::small().iter().for_each(|case| drop(run(&meter, case)));
+    let mut names = op::NAMES.to_vec();
+    names.sort_unstable();
+    assert_eq!(meter.counts().by_operation.into_keys().collect::<Vec<_>>(), names);
 }
 
 #[test]
@@ -94,7 +106,8 @@ fn the_list_of_cases_is_that_of_the_table() {
     let new = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ops.jsonl");
     std::fs::write(&new, expected).unwrap();
     panic!(
-        "tests/golden/ops.jsonl is not the list of the table; {} is: copy it there, then run tools/golden/ops.py",
+        "tests/golden/ops.jsonl is not the list of the table; {} is: copy it there, then run \
+         tools/golden/ops.py",
         new.display()
     );
 }
@@ -206,7 +219,8 @@ fn transpose_gap(backend: &dyn Backend, case: &Case, bend: &dyn Fn(&mut Vec<f32>
         ((16.0 * fine - coarse) / 15.0, (fine - coarse).abs())
     };
 
-    // Rounding of the results (divided by the smallest step) and of the inputs x +- h v, then of the transpose.
+    // Rounding of the results (divided by the smallest step) and of the inputs x +- h v, then of the
+    // transpose.
     let sizes: f64 = host.iter().map(|x| norm(x)).sum::<f64>() / host.len() as f64;
     let roots = (case.op.terms() as f64 + 4.0).sqrt();
     let (size_dx, size_v) = dx.iter().zip(&v).fold((0.0, 0.0), |(a, b), (d, v)| (a + norm(d), b + norm(v)));
@@ -217,8 +231,8 @@ fn transpose_gap(backend: &dyn Backend, case: &Case, bend: &dyn Fn(&mut Vec<f32>
     (left - right).abs() / (rounding + truncation)
 }
 
-/// Step of the difference quotients: large for linear operations, where only rounding counts; else small against
-/// the curvature. Norms of constant inputs are curved on the scale of sqrt(eps).
+/// Step of the difference quotients: large for linear operations, where only rounding counts; else small
+/// against the curvature. Norms of constant inputs are curved on the scale of sqrt(eps).
 fn step(case: &Case) -> f32 {
     match case.op {
         Op::GroupNorm { .. } | Op::LayerNorm { .. } if case.kind == Kind::Ones => 1e-4,
@@ -363,8 +377,8 @@ fn the_meter_gives_the_same_shapes_and_frees_everything() {
     }
 }
 
-/// Peak of every case's forward and transpose. Matrix products of narrow results may take less scratch space on
-/// machines with narrow vectors; the whole network of `tests/meter.rs` is held to the byte.
+/// Peak of every case's forward and transpose. Matrix products of narrow results may take less scratch space
+/// on machines with narrow vectors; the whole network of `tests/meter.rs` is held to the byte.
 #[test]
 fn the_meter_predicts_the_peak_memory_of_every_case() {
     for case in table(|_| true) {
@@ -409,8 +423,8 @@ fn key(id: ParticleId, seed: u64, step: u32, purpose: Purpose) -> noise::Key {
     noise::Key { seed, prompt: id.prompt, particle: id.particle, step, purpose }
 }
 
-/// `advance` against its formula in f64, and its ratio against the difference of two Gaussian log-densities in
-/// f64 at the point it returns. Measured: 1e-7 and 3e-6.
+/// `advance` against its formula in f64, and its ratio against the difference of two Gaussian log-densities
+/// in f64 at the point it returns. Measured: 1e-7 and 3e-6.
 #[test]
 fn advance_moves_by_its_formula_and_knows_its_density_ratio() {
     for backend in backends() {

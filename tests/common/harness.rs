@@ -1,6 +1,6 @@
-//! The harness of the tests that run kernels. Without a C++ compiler there is no stand-in for a GPU, and these tests
-//! cannot run: they are counted as ignored, and the reason is printed. `DAS_EMULATOR=require` makes that an error.
-//! Otherwise names, filters and options are those of any test binary.
+//! The harness of the tests that run kernels. Without a C++ compiler there is no stand-in for a GPU, and
+//! these tests cannot run: they are counted as ignored, and the reason is printed. `DAS_EMULATOR=require`
+//! makes that an error. Otherwise names, filters and options are those of any test binary.
 
 // Each test binary uses its part.
 #![allow(dead_code)]

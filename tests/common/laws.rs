@@ -1,5 +1,6 @@
-//! Diffusion models in closed form: the law of the data is known, and with it the noise a perfect network would
-//! predict, the reward and its gradient. The sampler runs them like any other target, on the real backend.
+//! Diffusion models in closed form: the law of the data is known, and with it the noise a perfect network
+//! would predict, the reward and its gradient. The sampler runs them like any other target, on the real
+//! backend.
 
 #![allow(dead_code)]
 
@@ -99,7 +100,8 @@ impl<const D: usize, L: Law<D>> Target for Closed<'_, D, L> {
     }
 }
 
-/// `N(0, variance)` data and the reward `slope x`; its look at a state is the reward of the predicted clean state.
+/// `N(0, variance)` data and the reward `slope x`; its look at a state is the reward of the predicted clean
+/// state.
 #[derive(Clone, Copy, Debug)]
 pub struct Gaussian {
     pub variance: f64,
@@ -135,8 +137,8 @@ impl Law<1> for Gaussian {
     }
 }
 
-/// The same data, with the exact twist: the expected reward at the end of the chain, and the gradient that makes the
-/// proposal optimal, which is that at the next state.
+/// The same data, with the exact twist: the expected reward at the end of the chain, and the gradient that
+/// makes the proposal optimal, which is that at the next state.
 pub struct Lookahead {
     pub law: Gaussian,
     pub schedule: Schedule,

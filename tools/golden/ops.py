@@ -1,7 +1,7 @@
 """Results and gradients of every operation case, in float64 PyTorch: tests/golden/ops.safetensors.
 
-The cases are tests/golden/ops.jsonl, which `cargo test --test ops` holds against the table in tests/common/table.rs;
-inputs are made here bit for bit as the table makes them.
+The cases are tests/golden/ops.jsonl, which `cargo test --test ops` holds against the table in
+tests/common/operations.rs; inputs are made here bit for bit as the table makes them.
 
     python tools/golden/ops.py
 """
@@ -126,30 +126,10 @@ def resize(x, h, w, filter):
     return nhwc(y)
 
 
-OPS = {
-    "linear": linear,
-    "conv": conv,
-    "group_norm": group_norm,
-    "layer_norm": lambda x, g, b, eps: F.layer_norm(x, x.shape[-1:], g.flatten(), b.flatten(), eps),
-    "l2_norm": lambda x: F.normalize(x, dim=-1),
-    "self_attention": self_attention,
-    "cross_attention": cross_attention,
-    "activate": activate,
-    "geglu": geglu,
-    "axpby": lambda x, y, a, b: a * x + b * y,
-    "scale": lambda x, a: a * x,
-    "affine_clamp": lambda x, a, b, lo, hi: (a * x + b).clamp(lo, hi),
-    "channel_affine": lambda x, gain, shift=0.0: x * gain + shift,
-    "concat": lambda x, y: torch.cat([x, y], -1),
-    "slice": lambda x, **p: x[..., p["from"] : p["from"] + p["c"]],
-    "repeat": lambda x, times: x.repeat(times, 1, 1, 1),
-    "gather": lambda x, rows: x[rows],
-    "stack": lambda x, y: torch.cat([x, y]),
-    "cfg_combine": cfg_combine,
-    "embed": embed,
-    "take_token": lambda x, at: tokens(x)[torch.arange(len(x)), at].reshape(len(x), 1, 1, -1),
-    "resize": resize,
-}
+def result(expression, inputs, p):
+    """The value of a case's expression: of the inputs x, y, z, together `inputs`, and the parameters p."""
+    names = dict(zip("xyz", inputs, strict=False), inputs=inputs, p=p)
+    return eval(expression, globals(), names)  # the expressions are in tests/common/operations.rs
 
 
 def sampled(x):
@@ -168,7 +148,7 @@ def main():
             for i, x in enumerate(case["inputs"])
         ]
         wrt = [x.requires_grad_() for x in inputs[: case["wrt"]]]
-        y = OPS[case["op"]](*inputs, **case["params"])
+        y = result(case["torch"], inputs, case["params"])
         golden[f"{name}/y"] = sampled(y)
         if wrt:
             dy = fill(f"{name}/dy", y.shape, "Randn")
