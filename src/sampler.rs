@@ -1,16 +1,18 @@
-//! The algorithm: Sequential Monte Carlo along the reverse chain of a diffusion model, as an iterator of steps: evaluate,
-//! weigh, resample, move (docs/spec.md 2.3, corrected). It knows neither networks nor files: a [`Target`] evaluates
-//! states, a [`StepEngine`] owns the populations, and the consumer of the iterator records, prints and stops.
+//! The algorithm: Sequential Monte Carlo along the reverse chain of a diffusion model, as an iterator of
+//! steps: evaluate, weigh, resample, move (docs/spec.md 2.3, corrected). It knows neither networks nor files:
+//! a [`Target`] evaluates states, a [`StepEngine`] owns the populations, and the consumer of the iterator
+//! records, prints and stops.
 //!
-//! A particle is one thing: latent, noise, clean latent, gradient, twist and root travel together when an ancestor is
-//! chosen. Every random number is keyed by (seed, prompt, particle, step, purpose), so a prompt's particles do not
-//! depend on which other prompts run beside it.
+//! A particle is one thing: latent, noise, clean latent, gradient, twist and root travel together when an
+//! ancestor is chosen. Every random number is keyed by (seed, prompt, particle, step, purpose), so a prompt's
+//! particles do not depend on which other prompts run beside it.
 
 mod genealogy;
 mod host;
 mod options;
 mod record;
 mod report;
+mod snapshot;
 mod target;
 
 use std::collections::VecDeque;
@@ -20,11 +22,12 @@ pub use crate::engine::{EngineBackend, Scores};
 pub use crate::method::Need;
 pub use options::{Compat, OnNan, Options};
 pub use record::{NonFinite, Population, PromptStep, Quantity, Step};
+pub use snapshot::Snapshot;
 pub use target::{Evaluation, FinalScores, Target};
 
 use crate::backend::{Advance, ParticleId, Particles, range};
 use crate::ddim::Schedule;
-use crate::engine::{EngineSetup, FinalInput, StepEngine, StepInput};
+use crate::engine::{EngineSetup, FinalInput, StepEngine, StepInput, sound_rewards};
 use crate::error::{Error, Result};
 use crate::method::{Conclusion, Drift};
 use crate::noise::Purpose;
@@ -48,11 +51,14 @@ pub struct Sampler<'a> {
     start: usize,
     /// The step to yield.
     next: usize,
-    /// Latents before the step to yield, and after each step that the engine has been given ahead of it. Never empty.
+    /// Latents before the step to yield, and after each step that the engine has been given ahead of it.
+    /// Never empty.
     latents: VecDeque<Tensor>,
     /// What ended the submitting, kept until the steps before it have been yielded.
     failed: Option<Error>,
     stopped: bool,
+    /// The engine has taken the step to yield, and its record is not complete.
+    torn: bool,
     /// Slots whose death has been reported.
     dead: Vec<bool>,
     /// Of each prompt.
@@ -66,7 +72,8 @@ impl<'a> Sampler<'a> {
     /// A run from latents drawn from N(0, I).
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for options that cannot work, alone or together; from the device.
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for options that cannot work, alone or together; from
+    /// the device.
     pub fn new(
         backend: &'a dyn EngineBackend,
         target: impl Target + 'a,
@@ -93,6 +100,7 @@ impl<'a> Sampler<'a> {
             latents: VecDeque::from([x]),
             failed: None,
             stopped: false,
+            torn: false,
             dead: vec![false; ids.len()],
             families: vec![Genealogy::new(particles); options.prompts.len()],
             end: None,
@@ -233,11 +241,12 @@ impl<'a> Sampler<'a> {
         {
             return Err(e);
         }
+        self.torn = true;
         let report = self.engine.collect()?;
         self.latents.pop_front();
         let (prompts, non_finite) = self.absorb(&report)?;
         let (step, t) = (self.next, self.schedule.steps[self.next].t);
-        self.next += 1;
+        (self.next, self.torn) = (self.next + 1, false);
         Ok(Step { step, t, prompts, non_finite, notes: self.target.notes(), ms: self.lap(began) })
     }
 
@@ -279,11 +288,19 @@ impl<'a> Sampler<'a> {
         let end = self.target.finish(self.latents(), &self.ids)?;
         assert_eq!(end.reward.len(), self.ids.len(), "one reward per particle");
         let input = FinalInput { x: &self.latents[0], rewards: &end.reward, step: k as u32 };
+        self.torn = true;
         let report = self.engine.finish(input)?;
         let (prompts, non_finite) = self.absorb(&report)?;
         self.end = Some(FinalScores { reward: report.rewards, ..end });
-        self.next += 1;
+        (self.next, self.torn) = (self.next + 1, false);
         Ok(Step { step: k, t: 0, prompts, non_finite, notes: self.target.notes(), ms: self.lap(began) })
+    }
+
+    /// Images and rewards of the final latents; NaN for dead particles, as after the final event.
+    fn final_scores(&self) -> Result<FinalScores> {
+        let end = self.target.finish(self.latents(), &self.ids)?;
+        let lengths = self.backend.squared_norms(self.latents())?;
+        Ok(FinalScores { reward: sound_rewards(end.reward, &[&lengths]), ..end })
     }
 
     /// Milliseconds since `began`; the next step begins now.

@@ -26,6 +26,16 @@ impl Genealogy {
         self.resampled.push(resampled);
     }
 
+    /// Steps so far.
+    pub fn len(&self) -> usize {
+        self.ancestors.len()
+    }
+
+    /// Ancestors of step `k`, and whether it resampled.
+    pub fn step(&self, k: usize) -> (&[u32], bool) {
+        (&self.ancestors[k], self.resampled[k])
+    }
+
     /// Distinct initial particles among the ancestors of the slots.
     pub fn roots_alive(&self) -> usize {
         let mut roots = self.roots.clone();
@@ -53,11 +63,12 @@ impl Genealogy {
         (0..self.roots.len()).map(line).collect()
     }
 
-    /// Relative standard error of the estimate of Z from one run (Lee, Whiteley 2018, equation 8, with the number of
-    /// actual resamplings), the root of `1 - (N / (N - 1))^(m + 1) (1 - sum over roots of (their descendants' weight)^2)`.
-    /// Without resampling (m = 0) that is the error of a mean of weights.
+    /// Relative standard error of the estimate of Z from one run (Lee, Whiteley 2018, equation 8, with the
+    /// number of actual resamplings), the root of `1 - (N / (N - 1))^(m + 1) (1 - sum over roots of (their
+    /// descendants' weight)^2)`. Without resampling (m = 0) that is the error of a mean of weights.
     ///
-    /// `None` where it is no error bar: fewer than two roots, as counted by their weight, or a square below 0.
+    /// `None` where it is no error bar: fewer than two roots, as counted by their weight, or a square below
+    /// 0.
     pub fn log_z_error(&self, weights: &[f64]) -> Option<f64> {
         let n = weights.len() as f64;
         let mut of_root = vec![0.0; weights.len()];

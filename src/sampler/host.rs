@@ -1,5 +1,5 @@
-//! The step engine for any backend: weighs on the host and moves by the backend's particle operations. Each step is over
-//! before the next is submitted.
+//! The step engine for any backend: weighs on the host and moves by the backend's particle operations. Each
+//! step is over before the next is submitted.
 
 use super::{Compat, Options};
 use crate::backend::{Advance, Backend, Particles};

@@ -40,8 +40,8 @@ pub enum Compat {
     /// The paper's: everything a particle has travels with it.
     #[default]
     Paper,
-    /// That of the authors' program (docs/spec.md 5.1, 5.2): twist and gradient stay in their slots. Biased; for
-    /// comparison.
+    /// That of the authors' program (docs/spec.md 5.1, 5.2): twist and gradient stay in their slots. Biased;
+    /// for comparison.
     Reference,
 }
 
@@ -80,8 +80,8 @@ pub struct Options {
     pub particles: usize,
     /// Alpha of the target `p(x) exp(r(x) / alpha)`.
     pub alpha: f64,
-    /// How particles move and are weighed: one of [`METHODS`](crate::method::METHODS) or your own. One that is made at
-    /// run time can be had with `Box::leak`.
+    /// How particles move and are weighed: one of [`METHODS`](crate::method::METHODS) or your own. One that
+    /// is made at run time can be had with `Box::leak`.
     pub method: &'static dyn Method,
     /// Tempering, resampling and its threshold.
     pub rules: Rules,

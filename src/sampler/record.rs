@@ -23,8 +23,8 @@ pub struct Step {
     pub ms: f64,
 }
 
-/// One step of one prompt of P particles. Lists have one entry per slot, before any resampling. Written as JSON, a
-/// number that is not finite and a list that is empty are `null`.
+/// One step of one prompt of P particles. Lists have one entry per slot, before any resampling. Written as
+/// JSON, a number that is not finite and a list that is empty are `null`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct PromptStep {
     /// Number of the prompt.
@@ -46,7 +46,8 @@ pub struct PromptStep {
     /// Plain rewards, not divided by alpha, P; NaN for dead particles. Empty where none were computed.
     #[serde(serialize_with = "null_if_empty")]
     pub reward: Vec<f64>,
-    /// Euclidean lengths of the rewards' gradients with respect to the noisy latents, P; empty without gradients.
+    /// Euclidean lengths of the rewards' gradients with respect to the noisy latents, P; empty without
+    /// gradients.
     #[serde(serialize_with = "null_if_empty")]
     pub grad_norm: Vec<f64>,
     /// What this step added to `log_z`.
@@ -134,10 +135,11 @@ pub struct Population {
     pub weights: Vec<f64>,
     /// Log of the estimate of `Z = E[exp(r / alpha)]` under the plain chain.
     pub log_z: f64,
-    /// Standard error of `log_z`, which is the relative error of the estimate of Z: of the mean of the final weights where
-    /// nothing was resampled (delta method), else by the genealogy (Lee, Whiteley 2018), an estimate that low-variance
-    /// resampling does better than. `None` where it is unknown: nearly all weight descends from one initial particle,
-    /// every particle was lost on the way, or the method keeps only the best.
+    /// Standard error of `log_z`, which is the relative error of the estimate of Z: of the mean of the final
+    /// weights where nothing was resampled (delta method), else by the genealogy (Lee, Whiteley 2018), an
+    /// estimate that low-variance resampling does better than. `None` where it is unknown: nearly all weight
+    /// descends from one initial particle, every particle was lost on the way, or the method keeps only the
+    /// best.
     pub log_z_error: Option<f64>,
     /// For each particle its ancestor at every step, first step first.
     pub lineage: Vec<Vec<u32>>,

@@ -7,8 +7,8 @@ use crate::error::Result;
 use crate::method::Need;
 use crate::tensor::{Shape, Tensor};
 
-/// The networks' and the reward's answer for the states before one transition. Rewards and gradients are of the plain
-/// reward r, not of r / alpha.
+/// The networks' and the reward's answer for the states before one transition. Rewards and gradients are of
+/// the plain reward r, not of r / alpha.
 #[derive(Clone, Debug)]
 pub struct Evaluation {
     /// Predicted noise `(n, h, w, c)`, after classifier-free guidance.
