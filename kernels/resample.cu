@@ -1,21 +1,25 @@
-// Resampling of one population of any size, and moving rows by ancestors.
+// Ancestors of one population of any size, from its weights relative to the largest.
 //
-//   log-weights --peaks--> the largest --cumulate--> cumulative integer weights, then
+//   relative weights --cumulate--> cumulative integer weights, then
 //   systematic, stratified   --place--> ancestor of each slot
 //   SSP                      --trades--> where each particle's offspring end --merge--> ancestors
 //   multinomial              --draws--> offspring of each particle --tally--> ends --merge--> ancestors
 //   residual                 --wholes--> whole copies --rest_draws--> the rest, then as multinomial
 //
-// Weights are integers (exact.cuh): their sums have no order, and every choice is the host's. Integers are
-// relative to the largest log-weight, and no offspring can be counted before the total is known, so
-// systematic resampling moves 28 bytes per particle: 4 to find the largest, 4 + 8 to weigh and add up in one
-// pass (lookback.cuh), 8 + 4 to place. Weighing again instead of keeping the sums would move 20 to 24, and
-// spend the exponentials in f64, which take longer than the bytes saved, twice.
+// Weights are integers (exact.cuh): their sums have no order, and every choice is the host's. No offspring
+// can be counted before the total is known, so systematic resampling moves 28 bytes per particle: 8 + 8 to
+// add up in one pass (lookback.cuh), 8 + 4 to place.
+//
+// The trades of SSP look serial: in step k the particle that has a rest to trade meets particle k, and one of
+// the two goes on. But the rest that is traded is always what the sum of rests leaves over of a whole,
+// whoever has it, so every trade is known at once from the cumulative weights. Who has the whole copy of a
+// trade follows from the next step in which the trading particle changes, which is a look-back from the last
+// tile to the first.
 #include "lookback.cuh"
 #include "offspring.cuh"
 
 // Words of 64 bits that are zero before the first kernel, counters and statuses of three scans among them.
-enum Control { PEAK, TOTAL, WHOLES, HITS, COUNTERS, STATUSES = COUNTERS + 3 };
+enum Control { TOTAL, WHOLES, HITS, COUNTERS, STATUSES = COUNTERS + 3 };
 
 struct ResampleParams {
   uint64_t seed;
@@ -39,27 +43,20 @@ DEVICE uint64_t* statuses(uint64_t* control, int scan, const ResampleParams& p) 
   return control + STATUSES + (int64_t)scan * p.tiles;
 }
 DEVICE Draws draws_of(const ResampleParams& p) { return {{p.seed, p.step, p.purpose}, p.prompt, p.particle}; }
-DEVICE bool is_alive(float v) { return (__float_as_uint(v) >> 23 & 0xFF) != 0xFF; }
-// Integers in the order of floats, more than 0.
-DEVICE uint32_t in_order(float v) {
-  const uint32_t b = __float_as_uint(v);
-  return b >> 31 ? ~b : b | 1u << 31;
-}
-DEVICE float from_order(uint32_t b) { return __uint_as_float(b >> 31 ? b & ~(1u << 31) : ~b); }
 
-// EACH log-weights from `at`, a multiple of EACH; -inf for what is dead or beyond the last.
-DEVICE void load_four(const float* log_weights, int64_t at, int32_t particles, float (&v)[EACH]) {
+// EACH weights from `at`, a multiple of EACH; 0 beyond the last.
+DEVICE void load_four(const double* weights, int64_t at, int32_t particles, double (&w)[EACH]) {
   if (at + EACH <= particles) {
-    const Words w = load_words(log_weights + at);
 #pragma unroll
-    for (int i = 0; i < EACH; i++) v[i] = __uint_as_float(w.w[i]);
+    for (int i = 0; i < EACH; i += 2) {
+      const Words two = load_words(weights + at + i);
+      w[i] = bits((uint64_t)two.w[1] << 32 | two.w[0]);
+      w[i + 1] = bits((uint64_t)two.w[3] << 32 | two.w[2]);
+    }
   } else {
 #pragma unroll
-    for (int i = 0; i < EACH; i++) v[i] = at + i < particles ? log_weights[at + i] : -DAS_INFINITY;
+    for (int i = 0; i < EACH; i++) w[i] = at + i < particles ? weights[at + i] : 0.0;
   }
-#pragma unroll
-  for (int i = 0; i < EACH; i++)
-    if (!is_alive(v[i])) v[i] = -DAS_INFINITY;
 }
 DEVICE void store_four(uint32_t* y, int64_t at, int32_t particles, const uint32_t (&x)[EACH]) {
   if (at + EACH <= particles) {
@@ -86,54 +83,21 @@ DEVICE void store_counts(uint32_t* y, int32_t tile, int32_t particles, const uin
                {(uint32_t)x[r][0], (uint32_t)x[r][1], (uint32_t)x[r][2], (uint32_t)x[r][3]});
 }
 
-// Weight relative to the largest: where everything is dead, all are alike.
-DEVICE double relative(float v, float top, bool exists) {
-  if (top == -DAS_INFINITY) return exists ? 1.0 : 0.0;
-  return exponential(sub(v, top));
-}
-
-// The largest log-weight, -inf where everything is dead. Blocks go from tile to tile. Reads 4 bytes per
-// particle.
-KERNEL(peaks, (256), (const float* __restrict__ log_weights, uint64_t* control, ResampleParams p)) {
-  SHARED(float, scratch, 32);
-  float top = -DAS_INFINITY;
-  for (int32_t tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
-#pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-      float v[EACH];
-      load_four(log_weights, item(tile, r), p.particles, v);
-#pragma unroll
-      for (int i = 0; i < EACH; i++) top = fmaxf(top, v[i]);
-    }
-  }
-  top = block_max(top, scratch);
-  if (threadIdx.x == 0) atomicMax(reinterpret_cast<uint32_t*>(control + PEAK), in_order(top));
-}
-
-// Cumulative integer weights, their total, and of each tile the sums of relative weights and of their
-// squares. A block per tile. Reads 4 bytes per particle and writes 8; about 45 operations of f64 each.
+// Cumulative integer weights and their total, of weights in [0, 1]. A block per tile. Reads 8 bytes per
+// particle and writes 8.
 KERNEL(cumulate, (256),
-       (const float* __restrict__ log_weights, uint64_t* control, uint64_t* __restrict__ cumulative,
-        double* __restrict__ sums, ResampleParams p)) {
+       (const double* __restrict__ relative, uint64_t* control, uint64_t* __restrict__ cumulative,
+        ResampleParams p)) {
   SHARED(int32_t, place, 1);
   SHARED(uint64_t, scratch, 32);
-  SHARED(double, numbers, 32);
   const int32_t tile = ticket(counter(control, 0), place);
-  const float top = from_order((uint32_t)control[PEAK]);
   uint64_t x[ROWS][EACH];
-  double sum = 0.0, squares = 0.0;
 #pragma unroll
   for (int r = 0; r < ROWS; r++) {
-    float v[EACH];
-    const int64_t at = item(tile, r);
-    load_four(log_weights, at, p.particles, v);
+    double w[EACH];
+    load_four(relative, item(tile, r), p.particles, w);
 #pragma unroll
-    for (int i = 0; i < EACH; i++) {
-      const double w = relative(v[i], top, at + i < p.particles);
-      x[r][i] = fixed_point(w, p.fraction);
-      sum += w;
-      squares += w * w;
-    }
+    for (int i = 0; i < EACH; i++) x[r][i] = fixed_point(w[i], p.fraction);
   }
   running_sums(x, tile, p.tiles, statuses(control, 0, p), control + TOTAL, scratch);
 #pragma unroll
@@ -151,12 +115,6 @@ KERNEL(cumulate, (256),
       for (int i = 0; i < EACH; i++)
         if (at + i < p.particles) cumulative[at + i] = x[r][i];
     }
-  }
-  sum = block_sum(sum, numbers);
-  squares = block_sum(squares, numbers);
-  if (threadIdx.x == 0) {
-    sums[2 * tile] = sum;
-    sums[2 * tile + 1] = squares;
   }
 }
 
@@ -441,39 +399,4 @@ KERNEL(place, (256),
         uint32_t* __restrict__ ancestors, ResampleParams p)) {
   const uint32_t m = p.particles;
   walk(Points{cumulative, control[TOTAL], m, p.systematic != 0, draws_of(p)}, ancestors, p.particles);
-}
-
-struct RowsParams {
-  // Rows of the result, and units of a row; fewer than 2^31 units in all.
-  int32_t rows;
-  int32_t units;
-};
-DEVICE void put(Words* p, Words v) { store_words(p, v); }
-template <class T>
-DEVICE void put(T* p, T v) {
-  *p = v;
-}
-template <class T>
-DEVICE void move_row(const T* x, const uint32_t* ancestors, T* y, RowsParams p) {
-  const uint32_t i = blockIdx.x * BLOCK + threadIdx.x, units = p.units;
-  if (i >= (uint32_t)p.rows * units) return;
-  const uint32_t row = i / units;
-  put(y + i, x[(int64_t)ancestors[row] * units + (i - row * units)]);
-}
-// y[i] = x[ancestors[i]], a row at a time; a thread per unit of 16, 8 or 4 bytes. Bytes moved: twice those of
-// the rows, and 4 for each ancestor.
-KERNEL(rows16, (256),
-       (const uint32_t* __restrict__ x, const uint32_t* __restrict__ ancestors, uint32_t* __restrict__ y,
-        RowsParams p)) {
-  move_row(reinterpret_cast<const Words*>(x), ancestors, reinterpret_cast<Words*>(y), p);
-}
-KERNEL(rows8, (256),
-       (const uint32_t* __restrict__ x, const uint32_t* __restrict__ ancestors, uint32_t* __restrict__ y,
-        RowsParams p)) {
-  move_row(reinterpret_cast<const uint64_t*>(x), ancestors, reinterpret_cast<uint64_t*>(y), p);
-}
-KERNEL(rows4, (256),
-       (const uint32_t* __restrict__ x, const uint32_t* __restrict__ ancestors, uint32_t* __restrict__ y,
-        RowsParams p)) {
-  move_row(x, ancestors, y, p);
 }

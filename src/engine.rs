@@ -1,9 +1,10 @@
-//! Step engines: whoever weighs, resamples and moves the particles of a run, and the only owner of their populations.
+//! Step engines: whoever weighs, resamples and moves the particles of a run, and the only owner of their
+//! populations.
 //!
-//! A [`StepEngine`] takes one [`StepInput`] after another and answers each with the latents after the step and, when
-//! asked, a [`StepReport`]. The sampler submits, reads reports and keeps no weights of its own. The host engine
-//! (`sampler/host.rs`) runs on any backend; a backend that can weigh on its device brings its own through
-//! [`EngineBackend`]. Both give the same bits.
+//! A [`StepEngine`] takes one [`StepInput`] after another and answers each with the latents after the step
+//! and, when asked, a [`StepReport`]. The sampler submits, reads reports and keeps no weights of its own. The
+//! host engine (`sampler/host.rs`) runs on any backend; a backend that can weigh on its device brings its own
+//! through [`EngineBackend`]. Both give the same bits.
 
 use crate::backend::{Advance, Backend, ParticleId, Particles};
 use crate::error::Result;
@@ -13,19 +14,19 @@ use crate::tensor::Tensor;
 /// A backend that particles can be sampled on. Most leave the weighing to the host and need no more than
 /// `impl EngineBackend for X {}`.
 pub trait EngineBackend: Backend {
-    /// An engine that weighs and moves the particles of a run on the device and waits for nothing. `None` leaves the
-    /// run to the host engine.
+    /// An engine that weighs and moves the particles of a run on the device and waits for nothing. `None`
+    /// leaves the run to the host engine.
     ///
     /// # Errors
-    /// [`ErrorKind::Memory`](crate::ErrorKind::Memory) and [`ErrorKind::Device`](crate::ErrorKind::Device), from
-    /// making room for the populations.
+    /// [`ErrorKind::Memory`](crate::ErrorKind::Memory) and [`ErrorKind::Device`](crate::ErrorKind::Device),
+    /// from making room for the populations.
     fn step_engine<'a>(&'a self, _setup: EngineSetup<'_>) -> Result<Option<Box<dyn StepEngine + 'a>>> {
         Ok(None)
     }
 }
 
-/// The particles of a run, and how to weigh them. Slots are counted prompt after prompt: slot `b P + p` is slot `p` of
-/// prompt `b`.
+/// The particles of a run, and how to weigh them. Slots are counted prompt after prompt: slot `b P + p` is
+/// slot `p` of prompt `b`.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineSetup<'a> {
     /// The same for all prompts and steps.
@@ -71,8 +72,8 @@ pub struct StepInput<'a> {
     pub x: &'a Tensor,
     /// What the evaluation found, one sample per slot.
     pub particles: Particles<'a>,
-    /// Number of the guided step, from 0, and its plain rewards. `None` weighs nothing and moves every particle by the
-    /// prior.
+    /// Number of the guided step, from 0, and its plain rewards. `None` weighs nothing and moves every
+    /// particle by the prior.
     pub event: Option<(usize, &'a Scores)>,
     /// The move.
     pub advance: Advance<'a>,
@@ -122,7 +123,8 @@ impl EngineState {
         }
     }
 
-    /// The state after a step that decided `weighed` (empty: nothing was weighed) and whose move gave `log_ratio`.
+    /// The state after a step that decided `weighed` (empty: nothing was weighed) and whose move gave
+    /// `log_ratio`.
     pub fn advance(&mut self, weighed: &[Weighed], log_ratio: Vec<f64>) {
         for (population, weighed) in self.populations.iter_mut().zip(weighed) {
             *population = population.after(weighed);
@@ -131,10 +133,11 @@ impl EngineState {
     }
 }
 
-/// Weighs, resamples and moves, step after step: [`smc::weigh`](crate::smc::weigh) and [`Backend::advance`]. A particle
-/// whose reward, state or noise is not finite is dead; a gradient that is not finite counts as 0.
+/// Weighs, resamples and moves, step after step: [`smc::weigh`](crate::smc::weigh) and [`Backend::advance`].
+/// A particle whose reward, state or noise is not finite is dead; a gradient that is not finite counts as 0.
 pub trait StepEngine {
-    /// Queues one step and returns the latents after it. At most `lookahead() + 1` steps may wait to be collected.
+    /// Queues one step and returns the latents after it. At most `lookahead() + 1` steps may wait to be
+    /// collected.
     ///
     /// # Errors
     /// From the device.
@@ -152,8 +155,8 @@ pub trait StepEngine {
     /// Steps worth queueing before the oldest is collected, so that the device never waits for the host.
     fn lookahead(&self) -> usize;
 
-    /// The final event: weighs by the rewards of the final latents ([`Event::Final`](crate::smc::Event::Final)). Every step must have been
-    /// collected.
+    /// The final event: weighs by the rewards of the final latents
+    /// ([`Event::Final`](crate::smc::Event::Final)). Every step must have been collected.
     ///
     /// # Errors
     /// From the device.
@@ -169,8 +172,8 @@ pub trait StepEngine {
     fn restore(&mut self, state: EngineState) -> Result<()>;
 }
 
-/// The rewards an event weighs by: NaN where the reward, or a length in one of `lengths`, is not finite. A clamp may
-/// have hidden from the reward that the state was not finite.
+/// The rewards an event weighs by: NaN where the reward, or a length in one of `lengths`, is not finite. A
+/// clamp may have hidden from the reward that the state was not finite.
 pub fn sound_rewards(mut rewards: Vec<f64>, lengths: &[&[f64]]) -> Vec<f64> {
     for (slot, reward) in rewards.iter_mut().enumerate() {
         if !(reward.is_finite() && lengths.iter().all(|length| length[slot].is_finite())) {

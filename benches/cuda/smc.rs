@@ -3,10 +3,10 @@
 
 use das_cuda::Result;
 use das_cuda::backend::{Advance, Backend, ParticleId, Particles};
-use das_cuda::cuda::Cuda;
+use das_cuda::cuda::{Cuda, Wide};
 use das_cuda::engine::{EngineBackend, EngineSetup, Scores, StepInput};
 use das_cuda::noise::{Key, Purpose};
-use das_cuda::smc::{Resampler, Rules, Tempering};
+use das_cuda::smc::{Resampler, Rules, Tempering, Weights};
 use das_cuda::tensor::Shape;
 use serde_json::json;
 
@@ -22,16 +22,14 @@ pub fn run(cuda: &Cuda, effort: Effort) -> Result<()> {
     let sizes = if matches!(effort, Effort::Touch) { &TINY_SIZES[..] } else { &SIZES };
     input(cuda, effort)?;
     for &particles in sizes {
-        let log_weights = random(cuda, Shape::rows(particles, 1))?;
-        let x = random(cuda, Shape::rows(particles, 2))?;
+        let log_weights = cuda.download(&random(cuda, Shape::rows(particles, 1))?)?;
+        let log_weights: Vec<f64> = log_weights.into_iter().map(f64::from).collect();
+        let relative = Wide::upload(cuda, Weights::new(&log_weights).relative())?;
         let key = Key { seed: 1, prompt: 0, particle: 0, step: 3, purpose: Purpose::Resample };
         for resampler in Resampler::ALL {
-            let times = time(cuda, effort, || cuda.resample(&log_weights, resampler, &key).map(drop))?;
-            line(&resampler.to_string(), particles, 8 * particles, &times);
+            let times = time(cuda, effort, || cuda.resample(&relative, resampler, &key).map(drop))?;
+            line(&resampler.to_string(), particles, 12 * particles, &times);
         }
-        let resampled = cuda.resample(&log_weights, Resampler::Systematic, &key)?;
-        let times = time(cuda, effort, || cuda.gather_resampled(&x, &resampled).map(drop))?;
-        line("gather 2 x f32", particles, 20 * particles, &times);
     }
     Ok(())
 }

@@ -24,8 +24,9 @@ impl Method for BestOfN {
     }
 }
 
-/// Plain chains that cost at least as much as `particles` guided ones: `ratio` is the cost of one guided chain over
-/// that of one plain chain with its final reward, as counted by the meter. Rounded up, in favour of the baseline.
+/// Plain chains that cost at least as much as `particles` guided ones: `ratio` is the cost of one guided
+/// chain over that of one plain chain with its final reward, as counted by the meter. Rounded up, in favour
+/// of the baseline.
 ///
 /// # Panics
 /// If `ratio` is not a positive number.

@@ -1,5 +1,5 @@
-//! The bootstrap particle filter with the reward of the predicted clean image as its potential (docs/spec.md 10); FK
-//! steering with the potential `diff` is the same.
+//! The bootstrap particle filter with the reward of the predicted clean image as its potential (docs/spec.md
+//! 10); FK steering with the potential `diff` is the same.
 
 use super::vocabulary::{Drift, Method, Potential};
 

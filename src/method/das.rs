@@ -3,8 +3,8 @@
 
 use super::vocabulary::{Drift, Method, Potential};
 
-/// Particles are guided by the reward's gradient, weighed by the tempered reward of the predicted clean image, and
-/// resampled.
+/// Particles are guided by the reward's gradient, weighed by the tempered reward of the predicted clean
+/// image, and resampled.
 #[derive(Clone, Copy, Debug)]
 pub struct Das;
 

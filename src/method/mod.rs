@@ -1,9 +1,10 @@
-//! Methods: what a way of aligning samples needs from the target, how it moves and weighs particles, and what it makes
-//! of the final rewards.
+//! Methods: what a way of aligning samples needs from the target, how it moves and weighs particles, and what
+//! it makes of the final rewards.
 //!
-//! [`Method`] is open: anybody can write one and hand it to the sampler, which knows no method by name. The words a
-//! method answers with ([`Potential`], [`Drift`], [`Conclusion`], [`Need`]) are closed, because a device has to
-//! understand them. A method that ships with the program is a file here and a line in [`METHODS`].
+//! [`Method`] is open: anybody can write one and hand it to the sampler, which knows no method by name. The
+//! words a method answers with ([`Potential`], [`Drift`], [`Conclusion`], [`Need`]) are closed, because a
+//! device has to understand them. A method that ships with the program is a file here and a line in
+//! [`METHODS`].
 
 mod best_of_n;
 mod bootstrap;

@@ -1,5 +1,5 @@
-//! TDS: the twisted diffusion sampler (Wu, Trippe, Naesseth, Blei, Cunningham 2023, "Practical and asymptotically exact
-//! conditional sampling in diffusion models").
+//! TDS: the twisted diffusion sampler (Wu, Trippe, Naesseth, Blei, Cunningham 2023, "Practical and
+//! asymptotically exact conditional sampling in diffusion models").
 
 use super::vocabulary::{Circumstances, Drift, Method, Potential};
 use crate::error::{Error, Result};

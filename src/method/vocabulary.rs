@@ -30,7 +30,8 @@ pub trait Method: Send + Sync {
         Conclusion::Weigh
     }
 
-    /// What the target must answer at a guided step. Once a step has asked for a reward, every later one must.
+    /// What the target must answer at a guided step. Once a step has asked for a reward, every later one
+    /// must.
     fn need(&self, _at: StepIndex) -> Need {
         match (self.potential(), self.drift()) {
             (_, Drift::Gradient) => Need::Gradient,
@@ -39,8 +40,8 @@ pub trait Method: Send + Sync {
         }
     }
 
-    /// How many more times a guided step is repeated after it has been taken (time travel). The sampler does not do
-    /// that yet and refuses a method whose answer is not 0.
+    /// How many more times a guided step is repeated after it has been taken (time travel). The sampler does
+    /// not do that yet and refuses a method whose answer is not 0.
     fn revisit(&self, _at: StepIndex) -> u32 {
         0
     }
@@ -55,14 +56,14 @@ pub trait Method: Send + Sync {
         }
     }
 
-    /// Whether the chain must add noise. A method that resamples needs it: without noise the copies of a particle stay
-    /// alike for ever.
+    /// Whether the chain must add noise. A method that resamples needs it: without noise the copies of a
+    /// particle stay alike for ever.
     fn needs_noise(&self) -> bool {
         self.potential() != Potential::None
     }
 
-    /// Refuses what else the method cannot do. That a drift by gradients needs a reward with gradients, and that
-    /// [`needs_noise`](Method::needs_noise) holds, is checked for every method.
+    /// Refuses what else the method cannot do. That a drift by gradients needs a reward with gradients, and
+    /// that [`needs_noise`](Method::needs_noise) holds, is checked for every method.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the option.
@@ -96,8 +97,9 @@ pub struct Circumstances<'a> {
 pub enum Potential {
     /// Nothing: steps are neither weighed nor resampled.
     None,
-    /// The tempered reward of the predicted clean image as the log twist, `psi = lambda r / alpha`. A step weighs by
-    /// `psi` minus the ancestor's `psi` plus `log p - log m` of the move between (docs/spec.md 1.4).
+    /// The tempered reward of the predicted clean image as the log twist, `psi = lambda r / alpha`. A step
+    /// weighs by `psi` minus the ancestor's `psi` plus `log p - log m` of the move between (docs/spec.md
+    /// 1.4).
     Twisted,
 }
 
@@ -106,7 +108,8 @@ pub enum Potential {
 pub enum Drift {
     /// Nothing: particles move by the model's transition.
     None,
-    /// `kappa v lambda_next / alpha` times the reward's gradient with respect to the noisy latent (docs/spec.md 1.3).
+    /// `kappa v lambda_next / alpha` times the reward's gradient with respect to the noisy latent
+    /// (docs/spec.md 1.3).
     Gradient,
 }
 
@@ -133,8 +136,8 @@ pub enum Conclusion {
 }
 
 impl Conclusion {
-    /// The final weights, from the plain `rewards` (NaN for dead particles) and the `chain`'s weights after the final
-    /// event.
+    /// The final weights, from the plain `rewards` (NaN for dead particles) and the `chain`'s weights after
+    /// the final event.
     pub fn weights(self, rewards: &[f64], chain: &Weights) -> Weights {
         match self {
             Conclusion::Weigh => chain.clone(),

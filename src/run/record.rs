@@ -1,13 +1,13 @@
 //! The lines of `particles.jsonl`, the status of a run, and the version of all files.
 //!
-//! JSON knows no NaN and no infinity: serde_json writes `null`. Each field that can be `null` has one meaning of it:
-//! minus infinity in a log-weight (the particle is lost), "not a finite number" in a reward.
+//! JSON knows no NaN and no infinity: serde_json writes `null`. Each field that can be `null` has one meaning
+//! of it: minus infinity in a log-weight (the particle is lost), "not a finite number" in a reward.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// Version of the layout of every file and JSON line, `schema` in each: raised when a field goes, or changes its type,
-/// unit or meaning; new fields alone leave it. `docs/formats.md` describes it.
+/// Version of the layout of every file and JSON line, `schema` in each: raised when a field goes, or changes
+/// its type, unit or meaning; new fields alone leave it. `docs/formats.md` describes it.
 pub const SCHEMA: u32 = 1;
 
 /// An object with its `schema` in front.

@@ -29,6 +29,25 @@ pub struct Rules {
     pub ess_threshold: f64,
 }
 
+/// How far above the threshold, relatively, an effective sample size still counts as below it where lambda is
+/// adaptive: far more than rounding, far less than anybody can see.
+const LANDING: f64 = 1e-9;
+
+impl Rules {
+    /// Effective sample size of `particles` below which an event resamples (strictly).
+    ///
+    /// An adaptive lambda aims at the threshold and lands on it up to rounding. That is to count as below, on
+    /// every device and whatever the last digit: the particles are resampled, and lambda can rise again at
+    /// the next event.
+    pub fn resample_below(&self, particles: usize) -> f64 {
+        let threshold = self.ess_threshold * particles as f64;
+        match self.tempering {
+            Tempering::Adaptive { .. } => threshold * (1.0 + LANDING),
+            _ => threshold,
+        }
+    }
+}
+
 /// Which event of the chain is weighed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -132,7 +151,7 @@ pub fn weigh(
     let alive = |p: usize| increment[p].is_finite();
     let twist: Vec<f64> = (0..particles).map(|p| if alive(p) { raw[p] } else { 0.0 }).collect();
 
-    let resampled = event != Event::Final && weights.ess() < rules.ess_threshold * particles as f64;
+    let resampled = event != Event::Final && weights.ess() < rules.resample_below(particles);
     let ancestors: Vec<u32> = if resampled {
         rules.resampler.ancestors(weights.relative(), uniforms)
     } else {

@@ -9,6 +9,8 @@ mod harness;
 #[path = "../common/laws.rs"]
 mod laws;
 mod parity;
+#[path = "../common/resume.rs"]
+mod resume;
 
 mod attention;
 mod conv;

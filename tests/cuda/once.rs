@@ -117,20 +117,22 @@ fn mixed(cuda: &Cuda) {
     assert_eq!(cuda.download(&cuda.where_finite(&score, &x).unwrap()).unwrap(), [1.0; 5]);
 }
 
-/// Weighing of a few populations; resampling of a large one by every rule, and moving its rows.
+/// Weighing of a few populations, small and large; resampling of a large one by every rule.
 fn particles(cuda: &Cuda) {
     let tempering = Tempering::parse("exp", None, 10).unwrap();
     let numbers = Wide::upload(cuda, &[0.1; 2 * 70]).unwrap();
+    let many = Wide::upload(cuda, &[0.1; 2 * 1030]).unwrap();
     for resampler in Resampler::ALL {
         let rules = Rules { tempering, resampler, ess_threshold: 2.0 };
         let weighing =
             Weighing { rules: &rules, event: Event::Step(5), step: 5, seed: 1, alpha: 1.0, gather: true };
-        let mut populations = Populations::new(cuda, &[0, 1], 70).unwrap();
-        populations.weigh(cuda, &numbers, &numbers, weighing).unwrap().download(cuda).unwrap();
+        for (n, numbers) in [(70, &numbers), (1030, &many)] {
+            let mut populations = Populations::new(cuda, &[0, 1], n).unwrap();
+            populations.weigh(cuda, numbers, numbers, weighing).unwrap().download(cuda).unwrap();
+        }
         // Three tiles.
         resample::compare(cuda, 9001, &resample::populations(9001)[2].1, resampler, "spread 4");
     }
-    resample::rows(cuda);
 }
 
 /// A case against the CPU.

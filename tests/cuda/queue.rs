@@ -23,6 +23,7 @@ use das_cuda::tensor::{Shape, Tensor};
 use crate::device;
 use crate::laws::{Closed, Grid, Law, Seen};
 use crate::note;
+use crate::resume;
 
 fn chain(steps: usize) -> Schedule {
     Schedule::new(&SchedulerConfig::stable_diffusion(), steps, 1.0).unwrap()
@@ -224,8 +225,61 @@ fn alone_nothing_waits_between_steps() {
     }
 }
 
+/// More particles than one launch weighs: part of a second row, and more than one tile of the resampler.
+fn large_populations_too() {
+    let cuda = device::open(Elem::F32);
+    let schedule = chain(4);
+    let exp = Tempering::Exp { gamma: 0.3 };
+    let adaptive = Tempering::Adaptive { floor: Floor::Exp { gamma: 0.1 } };
+    let at = schedule.steps[1].t;
+    let mut target = Closed::new(&cuda, Grid);
+    target.spoil = Some(Box::new(move |t, id, seen: &mut Seen<2>| {
+        if t == at && id.particle % 700 == 3 {
+            seen.reward = f64::NAN;
+        }
+    }));
+    for (method, tempering, resampler, ess_threshold, particles) in [
+        (&Das as &'static dyn Method, exp, Resampler::Ssp, 2.0, 1500),
+        (&Das, adaptive, Resampler::Systematic, 0.6, 1500),
+        (&Bootstrap, exp, Resampler::Stratified, 0.9, 1500),
+        (&Tds, Tempering::None, Resampler::Residual, 0.9, 5000),
+        (&Das, adaptive, Resampler::Multinomial, 0.5, 5000),
+        (&Das, exp, Resampler::Ssp, 0.5, 5000),
+        (&BestOfN, exp, Resampler::Ssp, 0.5, 1500),
+    ] {
+        let prompts = if particles > 4096 { vec![2] } else { vec![4, 0] };
+        let run = options(method, tempering, resampler, ess_threshold);
+        compare(&cuda, &target, &schedule, &Options { particles, prompts, ..run });
+    }
+}
+
+/// With one step more under way than has been yielded.
+fn a_run_goes_on_after_any_step_as_if_it_had_not_been_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    resume::leave(&device::open(Elem::F32), &chain(5), folder.path());
+    let test = ["--ignored", "--exact", "queue::alone_runs_go_on", "--nocapture"];
+    let mut program = Command::new(std::env::current_exe().unwrap());
+    let output = program.args(test).env(resume::FOLDER, folder.path()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    note!("{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && text.contains("1 passed"));
+}
+
+fn alone_runs_go_on() {
+    note!("{} runs went on", resume::go_on(&device::open(Elem::F32), &chain(5)));
+}
+
+fn a_snapshot_of_another_run_is_refused() {
+    resume::refuse(&device::open(Elem::F32), &chain(5));
+}
+
 crate::tests![
     a_run_is_that_of_the_host,
+    large_populations_too,
+    a_run_goes_on_after_any_step_as_if_it_had_not_been_stopped,
+    #[ignore = "for `a_run_goes_on_after_any_step_as_if_it_had_not_been_stopped`"]
+    alone_runs_go_on,
+    a_snapshot_of_another_run_is_refused,
     what_is_not_finite_costs_what_it_costs_on_the_host,
     long_states_too,
     a_failure_ahead_loses_no_step,

@@ -199,8 +199,35 @@ fn other_uniforms_and_other_rules_choose_other_ancestors() {
     assert_eq!(seen.len(), 10);
 }
 
+/// More particles than one launch weighs: a part of a row, whole rows, several tiles of the resampler, odd and even.
+fn large_populations_are_weighed_as_on_the_host() {
+    let cuda = device::open(Elem::F32);
+    let (mut chains, mut resamplings) = (0_u32, 0);
+    for (particles, kinds) in
+        [(1025, &KINDS[..]), (2048, &KINDS[..3]), (5000, &KINDS[..]), (12_291, &KINDS[..1])]
+    {
+        for &kind in kinds {
+            let tempering = TEMPERINGS[chains as usize % TEMPERINGS.len()];
+            let adaptive = matches!(tempering, Tempering::Adaptive { .. });
+            let ess_threshold = if adaptive { 0.5 } else { [0.5, 2.0, 0.9][chains as usize % 3] };
+            let chain = Chain {
+                rules: Rules { tempering, resampler: Resampler::ALL[chains as usize % 5], ess_threshold },
+                kind,
+                prompts: if particles == 1025 { 3 } else { 1 },
+                particles,
+                gather: !chains.is_multiple_of(4),
+            };
+            resamplings += chain.run(&cuda, 1000 + chains);
+            chains += 1;
+        }
+    }
+    note!("{chains} chains, {resamplings} resamplings");
+    assert!(resamplings > 20);
+}
+
 crate::tests![
     weighing_is_bit_for_bit_that_of_the_host,
+    large_populations_are_weighed_as_on_the_host,
     every_tempering_meets_every_population,
     other_uniforms_and_other_rules_choose_other_ancestors,
 ];

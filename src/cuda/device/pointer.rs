@@ -36,6 +36,10 @@ impl<T> Out<'_, T> {
     pub fn read_at(&self, at: usize) -> In<'_, T> {
         In(self.0 + (at * size_of::<T>()) as u64, PhantomData)
     }
+    /// From element `at` on.
+    pub fn part(&mut self, at: usize) -> Out<'_, T> {
+        Out(self.0 + (at * size_of::<T>()) as u64, PhantomData)
+    }
     /// For several kernels one after another.
     pub fn again(&mut self) -> Out<'_, T> {
         Out(self.0, PhantomData)

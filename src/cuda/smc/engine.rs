@@ -1,5 +1,6 @@
-//! Steps of a run queued on the GPU: squared lengths, the weighing event and the move of each step follow one another in
-//! the stream, and what they told is copied behind them into memory of the host. Nothing waits until somebody asks.
+//! Steps of a run queued on the GPU: squared lengths, the weighing event and the move of each step follow one
+//! another in the stream, and what they told is copied behind them into memory of the host. Nothing waits
+//! until somebody asks.
 
 use std::collections::VecDeque;
 
@@ -43,7 +44,8 @@ pub fn step_engine<'a>(cuda: &'a Cuda, setup: EngineSetup<'_>) -> Result<Option<
     })))
 }
 
-/// Numbers that a step tells: of each slot the five of [`StepReport`], then what `weigh` tells of each prompt.
+/// Numbers that a step tells: of each slot the five of [`StepReport`], then what `weigh` tells of each
+/// prompt.
 fn numbers(slots: usize, prompts: usize) -> usize {
     5 * slots + prompts * weigh::numbers(slots / prompts)
 }

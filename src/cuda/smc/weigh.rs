@@ -1,17 +1,20 @@
-//! Weighing on the GPU: launcher of kernels/weigh.cu. Populations live in device memory, an event reads the log ratios that
-//! the last move left there and leaves ancestors and strengths for the next one, and nothing is waited for. Every number is
-//! bit for bit that of [`smc::weigh`].
+//! Weighing on the GPU: launcher of kernels/weigh.cu. Populations live in device memory, an event reads the
+//! log ratios that the last move left there and leaves ancestors and strengths for the next one, and nothing
+//! is waited for. Every number is bit for bit that of [`smc::weigh`].
 
 use super::array64::Wide;
+use super::resample;
 use crate::cuda::ctx::Cuda;
 use crate::cuda::device::{Buffer, Elem, In, Out};
 use crate::cuda::launch::{Launch, kernels, params};
 use crate::error::Result;
-use crate::noise::Purpose;
-use crate::smc::{Event, Population, Rules, Tempering, Weighed, weights};
+use crate::noise::{Key, Purpose};
+use crate::smc::{Event, Population, Resampler, Rules, Tempering, Weighed, weights};
 
-/// Most particles of a prompt: one thread each.
-pub const MOST: usize = 1024;
+/// Most particles of a prompt that one launch weighs: one thread each.
+const ONE_LAUNCH: usize = 1024;
+/// Most particles of a prompt.
+pub const MOST: usize = resample::MOST;
 /// Numbers of a record before its four lists.
 const HEAD: usize = 7;
 
@@ -21,6 +24,7 @@ params! {
         pub floor: f64,
         pub floor_next: f64,
         pub target: f64,
+        pub below: f64,
         pub alpha: f64,
         pub uniform: f64,
         pub step: u32,
@@ -42,12 +46,23 @@ kernels! {
             rewards: Out<f64>, log_weights: Out<f64>, psi: Out<f64>, lambdas: Out<f64>, log_z: Out<f64>,
             ancestors: Out<u32>, strength: Out<f32>, record: Out<f64>, p: WeighParams,
         );
+        fn weigh_rows(
+            log_ratio: In<f64>, narrow: In<f32>, wide: In<f64>, states: In<f64>, noises: In<f64>,
+            rewards: Out<f64>, log_weights: In<f64>, psi: In<f64>, lambdas: Out<f64>, log_z: Out<f64>,
+            relative: Out<f64>, record: Out<f64>, p: WeighParams,
+        );
+        fn settle(
+            chosen: In<u32>, log_weights: Out<f64>, psi: Out<f64>, ancestors: Out<u32>, strength: Out<f32>,
+            record: Out<f64>, slots: i32, p: WeighParams,
+        );
     }
 }
 
 /// What the particles of all prompts carry from event to event, in device memory; see [`Population`].
 pub struct Populations {
     prompts: Buffer,
+    /// The same on the host.
+    host_prompts: Vec<u32>,
     particles: usize,
     log_weights: Wide,
     psi: Wide,
@@ -97,7 +112,7 @@ impl Populations {
     pub fn upload(cuda: &Cuda, prompts: &[u32], populations: &[Population]) -> Result<Populations> {
         assert_eq!(prompts.len(), populations.len(), "one population per prompt");
         let particles = populations.first().map_or(1, |p| p.log_weights.len());
-        assert!((1..=MOST).contains(&particles), "{particles} particles; a block weighs 1 to {MOST}");
+        assert!((1..=MOST).contains(&particles), "{particles} particles");
         let alike = populations.iter().all(|p| p.log_weights.len() == particles && p.psi.len() == particles);
         assert!(alike, "populations of different size");
         let list = |f: fn(&Population) -> &[f64]| -> Vec<f64> {
@@ -105,6 +120,7 @@ impl Populations {
         };
         Ok(Populations {
             prompts: cuda.indices(prompts)?,
+            host_prompts: prompts.to_vec(),
             particles,
             log_weights: Wide::upload(cuda, &list(|p| &p.log_weights))?,
             psi: Wide::upload(cuda, &list(|p| &p.psi))?,
@@ -133,7 +149,8 @@ impl Populations {
         Ok((0..self.prompts.len()).map(population).collect())
     }
 
-    /// One weighing event of all prompts. `log_ratio` and `rewards` have one number per slot, prompt after prompt.
+    /// One weighing event of all prompts. `log_ratio` and `rewards` have one number per slot, prompt after
+    /// prompt.
     #[track_caller]
     pub fn weigh(
         &mut self,
@@ -157,8 +174,8 @@ impl Populations {
         Ok(Decision { ancestors, strength, record, particles })
     }
 
-    /// The same, with the rewards it weighed by written to `rewards`, and the record to `record`: [`numbers`] of each
-    /// prompt. Returns ancestors and strengths.
+    /// The same, with the rewards it weighed by written to `rewards`, and the record to `record`: [`numbers`]
+    /// of each prompt. Returns ancestors and strengths.
     pub(super) fn weigh_into(
         &mut self,
         cuda: &Cuda,
@@ -179,6 +196,7 @@ impl Populations {
             floor,
             floor_next,
             target: rules.ess_threshold * particles as f64,
+            below: rules.resample_below(particles),
             alpha,
             uniform: weights::uniform(particles)[0],
             step,
@@ -190,6 +208,9 @@ impl Populations {
             last: i32::from(event == Event::Final),
             gather: i32::from(gather),
         };
+        if particles > ONE_LAUNCH {
+            return self.weigh_rows(cuda, seen, rules.resampler, rewards, record, p);
+        }
         let mut ancestors = cuda.device.alloc(Elem::U32, slots)?;
         let mut strength = cuda.device.alloc(Elem::F32, slots)?;
         cuda.weigh.weigh(
@@ -213,11 +234,72 @@ impl Populations {
         )?;
         Ok((ancestors, strength))
     }
+
+    /// The same for more particles than one launch weighs. Ancestors are chosen whether the event resamples
+    /// or not, since only the device knows, and taken where it does.
+    fn weigh_rows(
+        &mut self,
+        cuda: &Cuda,
+        seen: Seen<'_>,
+        resampler: Resampler,
+        rewards: Out<'_, f64>,
+        mut record: Out<'_, f64>,
+        p: WeighParams,
+    ) -> Result<(Buffer, Buffer)> {
+        let (device, prompts, particles) = (&cuda.device, self.host_prompts.len(), self.particles);
+        let slots = prompts * particles;
+        assert!(slots < 1 << 31, "{slots} slots");
+        // Each prompt's begin at a multiple of 16 bytes.
+        let stride = particles.next_multiple_of(2);
+        let mut relative = Wide::alloc(cuda, prompts * stride)?;
+        cuda.weigh.weigh_rows(
+            device,
+            Launch::line(prompts, ONE_LAUNCH as u32),
+            seen.log_ratio,
+            seen.narrow,
+            seen.wide,
+            seen.states,
+            seen.noises,
+            rewards,
+            self.log_weights.read(),
+            self.psi.read(),
+            self.lambda.write(),
+            self.log_z.write(),
+            relative.write(),
+            record.again(),
+            p,
+        )?;
+        let mut chosen = device.alloc(Elem::U32, slots)?;
+        if p.last == 0 {
+            for (b, &prompt) in self.host_prompts.iter().enumerate() {
+                let key = Key { seed: p.seed, prompt, particle: 0, step: p.step, purpose: Purpose::Resample };
+                let mut all = chosen.write(Elem::U32);
+                let own = all.part(b * particles);
+                let weights = relative.part(b * stride, particles);
+                resample::choose(cuda, weights, particles, resampler, &key, own)?;
+            }
+        }
+        let mut ancestors = device.alloc(Elem::U32, slots)?;
+        let mut strength = device.alloc(Elem::F32, slots)?;
+        cuda.weigh.settle(
+            device,
+            Launch::cover(slots, 256),
+            chosen.u32(),
+            self.log_weights.write(),
+            self.psi.write(),
+            ancestors.write(Elem::U32),
+            strength.f32_mut(),
+            record,
+            slots as i32,
+            p,
+        )?;
+        Ok((ancestors, strength))
+    }
 }
 
 impl Decision {
-    /// What [`smc::weigh`](crate::smc::weigh) would have returned for each prompt, and log Z after the event. Waits for
-    /// the device.
+    /// What [`smc::weigh`](crate::smc::weigh) would have returned for each prompt, and log Z after the event.
+    /// Waits for the device.
     pub fn download(&self, cuda: &Cuda) -> Result<Vec<(Weighed, f64)>> {
         Ok(read(&self.record.download::<f64>(cuda)?, self.particles))
     }
