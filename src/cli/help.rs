@@ -1,19 +1,20 @@
 //! Texts for `--help` and `--version`, lists of what there is.
 
-use std::fmt::Write;
 use std::sync::LazyLock;
 
 use crate::cuda::{ARCHITECTURES, TOOLKIT};
-use crate::reward::REWARDS;
+use crate::reward::{REWARDS, RewardKind};
 
 const EXAMPLES: &str = "\
 Examples:
   das-cuda sample -p \"a red star\" -o out
-      16 particles of the model inside this program, aligned to its aesthetic reward; a second call numbers on
+      16 particles of the model inside this program, aligned to its aesthetic reward;
+      a second call numbers on
   das-cuda sample --prompts list.txt --count 4 --seed -1 --json > results.jsonl
       every prompt of a list four times, with a seed that is drawn and recorded
   das-cuda sample -p \"a photo of a cat\" -m stable-diffusion-v1-5 --steps 50 --particles 8 \\
-      --reward aesthetic:clip-vit-large-patch14,head.safetensors --reward clip=0.5:clip-vit-large-patch14
+      --reward aesthetic:clip-vit-large-patch14,head.safetensors \\
+      --reward clip=0.5:clip-vit-large-patch14
       another model, a weighted sum of rewards";
 
 pub const AFTER_COMPLETIONS: &str = "\
@@ -27,21 +28,19 @@ pub fn after_sample() -> String {
     format!("Rewards (NAME[=WEIGHT][:PATH]):\n{}\n{EXAMPLES}", rewards())
 }
 
-/// A line for each reward: what it is, whether it reads the prompt, and its alpha.
+/// Each reward in a few short lines, so that help does not wrap them: what it is, what it needs, whether it reads the
+/// prompt, and its alpha.
 pub fn rewards() -> String {
-    REWARDS.iter().fold(String::new(), |mut list, kind| {
-        let prompt = if kind.needs.prompt { ", reads the prompt" } else { "" };
-        // Writing to a string does not fail.
-        let _ = writeln!(
-            list,
-            "  {:<18} {}{prompt}; --kl {} unless given ({})",
-            kind.name,
-            kind.line(),
-            kind.default_alpha,
-            kind.source
-        );
-        list
-    })
+    let of_one = |kind: &&RewardKind| {
+        let described = kind.line();
+        let mut lines: Vec<&str> = described.split("; ").collect();
+        lines.extend(kind.needs.prompt.then_some("reads the prompt"));
+        let alpha = format!("--kl {} unless given ({})", kind.default_alpha, kind.source);
+        lines.push(&alpha);
+        let names = std::iter::once(kind.name).chain(std::iter::repeat(""));
+        names.zip(lines).map(|(name, line)| format!("  {name:<18} {line}\n")).collect::<String>()
+    };
+    REWARDS.iter().map(of_one).collect()
 }
 
 /// For `--version`: the version, the commit, and what the kernels were compiled for.

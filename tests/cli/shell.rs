@@ -86,10 +86,15 @@ fn the_program_tells_about_itself() {
     let help = succeeds(run(&["sample", "--help"]));
     let rewards = succeeds(run(&["rewards"]));
     for reward in ["aesthetic", "clip", "pickscore", "jpeg", "incompressibility", "gold"] {
-        let line =
-            rewards.lines().find(|line| line.trim_start().starts_with(reward)).expect("a line per reward");
-        assert!(help.contains(line.trim()), "{line}");
+        assert_eq!(
+            rewards.lines().filter(|line| line.starts_with(&format!("  {reward} "))).count(),
+            1,
+            "{reward}"
+        );
     }
+    // Whole, as they are listed: no line is too long for a terminal of a usual width.
+    assert!(help.contains(&rewards), "{rewards} is not in {help}");
+    assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
     assert_eq!(help.matches("  das-cuda sample ").count(), 3, "three examples");
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let script = succeeds(run(&["completions", shell]));
