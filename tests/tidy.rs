@@ -194,6 +194,31 @@ fn the_files_that_pages_name_exist() {
     assert!(missing.is_empty(), "no such files:\n{}", missing.join("\n"));
 }
 
+/// Types and functions that the glossary names as ours exist. The last column has the words of others.
+#[test]
+fn the_names_of_the_glossary_exist() {
+    let code: Vec<String> = texts()
+        .into_iter()
+        .filter(|(name, _)| name.starts_with("src/") || name.starts_with("kernels/"))
+        .map(|(_, text)| text)
+        .collect();
+    let word =
+        Regex::new(r"`(?:\w+::)*([A-Z]\w+|\w+_\w+|_vjp|simt)(?:::\w+)?(?:\(.*\))?`").expect("a pattern");
+    let (mut count, mut missing) = (0, Vec::new());
+    for row in page("docs/glossary.md").lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = row.split('|').collect();
+        for found in cells.iter().skip(1).take(2).flat_map(|cell| word.captures_iter(cell)) {
+            count += 1;
+            let name = found[1].to_string();
+            if !code.iter().any(|text| text.contains(&name)) {
+                missing.push(name);
+            }
+        }
+    }
+    assert!(count > 25, "found only {count} names in docs/glossary.md");
+    assert!(missing.is_empty(), "docs/glossary.md names what is not in the code: {missing:?}");
+}
+
 #[test]
 fn the_import_reader_sees_what_it_should() {
     let text = "use crate::error::Result;\nuse crate::{tape::Tape, ops};\n// use crate::cpu\nfn f() { crate::smc::g() }";
