@@ -31,6 +31,7 @@ impl<T: Serialize> Versioned<T> {
 pub enum Status {
     /// Started and not ended, or killed.
     Running,
+    /// Everything is there.
     Finished,
     /// Ended early, by the user; what is there is valid.
     Interrupted,
@@ -41,10 +42,13 @@ pub enum Status {
 /// One final particle.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ParticleLine {
+    /// Slot, from 0.
     pub index: usize,
     /// Of the picture, relative to the run's folder; `null` if not saved.
     pub path: Option<String>,
+    /// Of the run.
     pub seed: u64,
+    /// Normalised, natural; minus infinity for a lost particle.
     pub log_weight: f64,
     /// Normalised.
     pub weight: f64,
@@ -56,6 +60,7 @@ pub struct ParticleLine {
     pub eval_rewards: Map<String, Value>,
     /// All of them again, on the 8-bit picture.
     pub reward_png: Map<String, Value>,
+    /// Whether it is the one that was chosen.
     pub is_best: bool,
     /// Index of the particle's ancestor at each step, first step first.
     pub lineage: Vec<u32>,
