@@ -1,15 +1,15 @@
-// Accesses of memory-bound kernels: 16 bytes where rows and addresses allow it, else single elements, behind
-// one name; and how the threads of a block lie over rows.
+// Memory accesses of memory-bound kernels, of 16 bytes where sizes and addresses allow it and of single elements
+// otherwise, under one name; and the layout of threads over rows.
 #pragma once
 #include "act.cuh"
 
-// Elements of one 16-byte access.
-constexpr int WIDE = 16 / sizeof(Act);
-// Accesses a thread has under way at once: with 1000 threads on a multiprocessor this covers the memory's
-// latency.
-constexpr int AHEAD = 4;
+// Elements of a 16-byte access.
+constexpr int VECTOR = 16 / sizeof(Act);
+// Loads that a thread issues before it uses the first. With 1000 threads on a multiprocessor this hides the latency of
+// memory.
+constexpr int IN_FLIGHT = 4;
 
-// W elements (WIDE or 1) as they lie in memory.
+// W elements (VECTOR or 1) as stored in memory.
 template <int W>
 struct Raw {
   Words words;
@@ -37,10 +37,10 @@ DEVICE Raw<1> zero<1>() {
   return {from_f32<Act>(0.0f)};
 }
 DEVICE void put_raw(Act* p, const Raw<1>& r) { *p = r.element; }
-DEVICE void put_raw(Act* p, const Raw<WIDE>& r) { store_words(p, r.words); }
+DEVICE void put_raw(Act* p, const Raw<VECTOR>& r) { store_words(p, r.words); }
 
 DEVICE void unpack(const Raw<1>& r, float (&x)[1]) { x[0] = to_f32(r.element); }
-DEVICE void unpack(const Raw<WIDE>& r, float (&x)[WIDE]) {
+DEVICE void unpack(const Raw<VECTOR>& r, float (&x)[VECTOR]) {
 #pragma unroll
   for (int i = 0; i < 4; i++) {
 #if defined(ACT_F32)
@@ -52,7 +52,7 @@ DEVICE void unpack(const Raw<WIDE>& r, float (&x)[WIDE]) {
 }
 
 DEVICE void store(Act* p, const float (&x)[1]) { *p = from_f32<Act>(x[0]); }
-DEVICE void store(Act* p, const float (&x)[WIDE]) {
+DEVICE void store(Act* p, const float (&x)[VECTOR]) {
   Words v;
 #pragma unroll
   for (int i = 0; i < 4; i++) {
@@ -65,14 +65,14 @@ DEVICE void store(Act* p, const float (&x)[WIDE]) {
   store_words(p, v);
 }
 
-// The threads of a block cover `lanes` rows of `columns` accesses at once; blockIdx.x counts runs of AHEAD
-// times as many rows, blockIdx.y the runs of columns of rows that are longer.
-struct Spot {
-  int64_t row;    // the first; the next is `lanes` on
+// The threads of a block cover `lanes` rows of `columns` accesses each. A block works on IN_FLIGHT times as many rows, which
+// blockIdx.x counts; blockIdx.y counts blocks side by side where a row has more columns.
+struct ThreadPosition {
+  int64_t row;    // of the first access; that of the next is `lanes` more
   int column;     // in accesses
-  bool inside;    // of the columns
+  bool inside;    // whether this thread has a column
 };
-DEVICE Spot spot(int columns, int lanes, int all_columns) {
+DEVICE ThreadPosition thread_position(int columns, int lanes, int all_columns) {
   const int lane = threadIdx.x / columns, column = blockIdx.y * columns + threadIdx.x % columns;
-  return {(int64_t)blockIdx.x * lanes * AHEAD + lane, column, lane < lanes && column < all_columns};
+  return {(int64_t)blockIdx.x * lanes * IN_FLIGHT + lane, column, lane < lanes && column < all_columns};
 }

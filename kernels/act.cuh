@@ -1,11 +1,11 @@
-// What every kernel file includes: the element type, packets of 16 bytes, and the few words that differ between nvcc,
-// NVRTC and a host compiler. Kernels include no CUDA header, so NVRTC needs nothing but these files, and a host C++
-// compiler takes the same text with emulator.h (tests/emulator) in the place of the device.
+// Included by every kernel file: the element type, accesses of 16 bytes, and the few macros that differ between nvcc,
+// NVRTC and a host compiler. Kernels include no CUDA header, so NVRTC needs only these files, and a host C++ compiler
+// compiles the same text with emulator.h (tests/emulator) in place of the device.
 //
-// `Act` is the element of activations and weights: bf16, f16 or f32, chosen by ACT_BF16, ACT_F16 or ACT_F32 for a
-// whole image (a compiled set of kernels). Sums, statistics and log-sum-exps are f32 in every image. Tensors whose rows
-// are not whole packets (channels not a multiple of 8: latents, pictures, scores) are f32 and are worked on by the
-// kernels of the f32 image, so in this image rows of Act are always whole packets of 8.
+// `Act` is the element type of activations and weights: bf16, f16 or f32, chosen by ACT_BF16, ACT_F16 or ACT_F32 for a
+// whole image (a compiled set of kernels). Sums, statistics and log-sum-exps are f32 in every image. A packet is eight
+// consecutive channels. Tensors whose rows are not whole packets (latents, pictures, scores) are f32 and are processed by
+// the f32 image; in the 16-bit images, rows of Act are therefore always whole packets.
 #pragma once
 
 #if defined(__CUDACC_RTC__)
@@ -108,7 +108,7 @@ typedef f16 Act;
 typedef float Act;
 #endif
 
-// Two floats as two 16-bit elements of one register, `lo` in the low half.
+// Two floats as two 16-bit elements in one register, `lo` in the low half.
 template <class T>
 DEVICE uint32_t pack2(float lo, float hi) {
   return (uint32_t)from_f32<T>(lo).bits | (uint32_t)from_f32<T>(hi).bits << 16;
@@ -141,7 +141,7 @@ DEVICE void unpack2<bf16>(uint32_t w, float& lo, float& hi) {
   hi = __uint_as_float(w & 0xffff0000u);
 }
 
-// Eight consecutive elements: one 16-byte access of a 16-bit type, two of f32. Rows of Act are whole packets.
+// A packet: eight consecutive elements, which are one 16-byte access of a 16-bit type and two of f32.
 constexpr int PACKET = 8;
 
 struct alignas(16) Words {
@@ -149,7 +149,7 @@ struct alignas(16) Words {
 };
 
 DEVICE Words load_words(const void* p) { return *static_cast<const Words*>(p); }
-// To global memory. In PTX, because the compiler takes the store of a struct apart and does not always join it again.
+// Stores 16 bytes to global memory. In PTX, because the compiler may split the store of a struct into several.
 DEVICE void store_words(void* p, Words w) {
 #if defined(__CUDACC__)
   asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "r"(w.w[0]), "r"(w.w[1]),
@@ -192,3 +192,37 @@ DEVICE void store8<float>(float* p, const float (&x)[8]) {
     store_words(p + 4 * h, v);
   }
 }
+
+// Four consecutive elements from a multiple of four on: 8 bytes of a 16-bit type, 16 of f32.
+struct alignas(8) HalfPacket {
+  uint32_t w[2];
+};
+// Stores 8 bytes at once, in PTX for the reason of store_words.
+DEVICE void store_pair(void* p, uint32_t a, uint32_t b) {
+#if defined(__CUDACC__)
+  asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(p)), "r"(a), "r"(b)
+               : "memory");
+#else
+  *static_cast<HalfPacket*>(p) = {{a, b}};
+#endif
+}
+#if defined(ACT_F32)
+DEVICE void load4(const Act* p, float* x) {
+  const Words v = load_words(p);
+#pragma unroll
+  for (int i = 0; i < 4; i++) x[i] = __uint_as_float(v.w[i]);
+}
+DEVICE void store4(Act* p, const float* x) {
+  Words v;
+#pragma unroll
+  for (int i = 0; i < 4; i++) v.w[i] = __float_as_uint(x[i]);
+  store_words(p, v);
+}
+#else
+DEVICE void load4(const Act* p, float* x) {
+  const HalfPacket v = *reinterpret_cast<const HalfPacket*>(p);
+  unpack2<Act>(v.w[0], x[0], x[1]);
+  unpack2<Act>(v.w[1], x[2], x[3]);
+}
+DEVICE void store4(Act* p, const float* x) { store_pair(p, pack2<Act>(x[0], x[1]), pack2<Act>(x[2], x[3])); }
+#endif

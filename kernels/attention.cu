@@ -1,27 +1,27 @@
-// Attention by matrix products, with a score matrix in memory: for heads that are too wide for flash.cu (a
-// decoder's one head of 512 channels), and for f32 of any width. A score matrix is worked on in parts: the
-// heads from `first` on, counted through samples and heads, or some queries, from `query` on, of one head.
+// Attention by matrix products, with a score matrix in memory: for heads that are too wide for flash.cu (a decoder's one head
+// of 512 channels), and for f32 of any width. Score matrices are made in parts: of several heads, from `first` on in the
+// order of samples and heads; or of some queries, from `query` on, of one head.
 //
 //   forward     s = scale q k^T;  p = softmax(s), lse;  y = p v
 //   transpose   p = exp(s - lse), ds = p (dy v^T - dot);  dq = scale ds k;  dv = p^T dy, dk = scale ds^T q
 //
-// A block makes one tile of a product (attention_product.cuh); scores and sums are f32, probabilities and ds
-// are Act. FLOPs per head and sample: 4 d queries keys forward, 10 d queries keys back; bytes: 8 queries keys
-// forward beside q, k, v and y.
+// A block makes one tile of a product (attention_product.cuh). Scores and sums are f32, probabilities and ds are Act. FLOPs per
+// head and sample: 4 d queries keys forward and 10 d queries keys backward. Bytes moved forward: 8 queries keys, and q, k, v
+// and y.
 #include "attention.cuh"
 #include "attention_product.cuh"
 #include "reduce.cuh"
 
 struct ScoresParams {
-  int64_t first;   // head, counted through samples
+  int64_t first;   // head, in the order of samples and heads
   int32_t query;
   int32_t rows;    // queries
-  int32_t stride;  // keys, filled up to whole packets
+  int32_t stride;  // keys, rounded up to whole packets
 };
 
 struct Part {
   Head head;
-  int64_t scores;  // where this head's begin
+  int64_t scores;  // offset of this head's scores
 };
 
 DEVICE Part part_at(const AttentionParams& p, const ScoresParams& part, const uint32_t* kv_of, int pair) {
@@ -32,7 +32,7 @@ DEVICE Part part_at(const AttentionParams& p, const ScoresParams& part, const ui
   return found;
 }
 
-// Rows of one head from token `from` on.
+// One head as a matrix: `rows` tokens from token `from` on.
 DEVICE Matrix rows_of(const Act* x, int64_t at, int row, int from, int rows, int d) {
   Matrix m;
   m.x = x + at + (int64_t)from * row;
@@ -42,36 +42,13 @@ DEVICE Matrix rows_of(const Act* x, int64_t at, int row, int from, int rows, int
   return m;
 }
 
-// Two neighbours in a row, of which `left` are within it.
+// Stores two neighbours in a row, or the first `left` of them.
 DEVICE void store2(Act* y, float a, float b, int left) {
 #if defined(ACT_F32)
   if (left > 0) y[0] = a;
   if (left > 1) y[1] = b;
 #else
   if (left > 0) *reinterpret_cast<uint32_t*>(y) = pack2<Act>(a, b);
-#endif
-}
-
-// 8 bytes at once, in PTX for the reason of store_words.
-DEVICE void store_pair(void* p, uint32_t a, uint32_t b) {
-#if defined(__CUDACC__)
-  asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(p)), "r"(a), "r"(b)
-               : "memory");
-#else
-  struct alignas(8) Pair {
-    uint32_t a, b;
-  };
-  *static_cast<Pair*>(p) = {a, b};
-#endif
-}
-DEVICE void store4(Act* y, const float (&x)[4]) {
-#if defined(ACT_F32)
-  Words v;
-#pragma unroll
-  for (int k = 0; k < 4; k++) v.w[k] = __float_as_uint(x[k]);
-  store_words(y, v);
-#else
-  store_pair(y, pack2<Act>(x[0], x[1]), pack2<Act>(x[2], x[3]));
 #endif
 }
 
@@ -87,7 +64,7 @@ KERNEL(attention_scores, (256, 2),
   product.add<true, true>(left, rows_of(kv, at.head.k, p.kv_row, 0, p.keys, p.d), row, column, p.d, shared);
   Product::each([&](int i, int j, int n) {
     i += row, j += column;
-    // Rows are whole packets, so both or none of two are within one.
+    // A row is whole packets long, so both elements are within it or neither is.
     if (i >= part.rows || j >= part.stride) return;
     // j is even.
     store_pair(s + at.scores + (int64_t)i * part.stride + j, __float_as_uint(p.scale * product.get(n)),
@@ -95,8 +72,8 @@ KERNEL(attention_scores, (256, 2),
   });
 }
 
-// p and lse from s, a warp per row, a lane four scores at a time; zeros where a key does not exist or may not
-// be seen. n rows.
+// p and lse from s, for n rows: a warp per row, four scores at a time per lane. p is zero for keys beyond the last and for
+// keys that may not be seen.
 KERNEL(attention_softmax, (256),
        (const float* __restrict__ s, Act* __restrict__ weights, float* __restrict__ lse, AttentionParams p,
         ScoresParams part, int64_t n)) {
@@ -132,7 +109,7 @@ KERNEL(attention_softmax, (256),
   if (lane == 0) lse[(part.first + at / part.rows) * p.queries + query] = top + logf(sum);
 }
 
-// p and ds, from lse and dot. Grid as of attention_scores.
+// p and ds from q, kv, dy, lse and dot. The grid is that of attention_scores.
 KERNEL(attention_scores_vjp, (256, 2),
        (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
         const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,
@@ -163,8 +140,8 @@ KERNEL(attention_scores_vjp, (256, 2),
   });
 }
 
-// out_i = sum_j a_ij x_j: y from p and v, or `to_q`, dq from ds and k. Grid: tiles of channels, tiles of
-// queries, heads of the part.
+// out_i = sum_j a_ij x_j: y from p and v or, if to_q, dq from ds and k. Grid: tiles of channels, tiles of queries, heads of
+// the part.
 KERNEL(attention_mix, (256, 2),
        (const Act* __restrict__ a, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
         Act* __restrict__ out, AttentionParams p, ScoresParams part, int32_t to_q)) {
@@ -185,12 +162,12 @@ KERNEL(attention_mix, (256, 2),
   });
 }
 
-// out_j = sum_i a_ij x_i: dv from p and dy, or `to_k`, dk from ds and q. Where a head's queries come in
-// parts, `sum` (keys, d) holds the sum of the parts before: of none at the `begin`; at the `end`, out is
-// written. Grid: tiles of channels, tiles of keys, heads of the part.
+// out_j = sum_i a_ij x_i: dv from p and dy or, if to_k, dk from ds and q. If the queries of a head come in parts, `sum`
+// (keys, d) accumulates over the parts: the one with `first_part` set does not read it, and the one with `last_part` set
+// writes `out` in its place. Grid: tiles of channels, tiles of keys, heads of the part.
 KERNEL(attention_gather, (256, 2),
        (const Act* __restrict__ a, const Act* __restrict__ x, float* __restrict__ sum, Act* __restrict__ out,
-        AttentionParams p, ScoresParams part, int32_t to_k, int32_t begin, int32_t end)) {
+        AttentionParams p, ScoresParams part, int32_t to_k, int32_t first_part, int32_t last_part)) {
   SHARED(Act, shared, Product::SHARED_ELEMENTS);
   const Part at = part_at(p, part, nullptr, blockIdx.z);
   const int row = blockIdx.y * Product::ROWS, column = blockIdx.x * Product::COLUMNS;
@@ -208,17 +185,17 @@ KERNEL(attention_gather, (256, 2),
 #pragma unroll
     for (int k = 0; k < 2; k++) {
       v[k] = factor * product.get(n + k);
-      if (j + k >= p.d || (begin && end)) continue;
+      if (j + k >= p.d || (first_part && last_part)) continue;
       float* const before = sum + (int64_t)i * p.d + j + k;
-      if (!begin) v[k] += *before;
-      if (!end) *before = v[k];
+      if (!first_part) v[k] += *before;
+      if (!last_part) *before = v[k];
     }
-    if (end) store2(to + (int64_t)i * p.kv_row + j, v[0], v[1], p.d - j);
+    if (last_part) store2(to + (int64_t)i * p.kv_row + j, v[0], v[1], p.d - j);
   });
 }
 
-// dot_i = <dy_i, y_i> of every head, f32: eight lanes per query, 32 queries per block. Grid: blocks of
-// queries, heads, samples. Reads y and dy once.
+// dot_i = <dy_i, y_i> of every head, in f32: eight lanes per query, 32 queries per block. Grid: blocks of queries, heads,
+// samples. Reads y and dy once.
 KERNEL(attention_dot, (256),
        (const Act* __restrict__ y, const Act* __restrict__ dy, float* __restrict__ dot, AttentionParams p)) {
   const int query = blockIdx.x * 32 + threadIdx.x / 8, lane = threadIdx.x % 8;

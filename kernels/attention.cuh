@@ -1,9 +1,9 @@
-// What the attention kernels share: how heads lie in memory, and for 16-bit types, tiles of a head in shared
-// memory and the products of tiles.
+// Shared by the attention kernels: the layout of heads in memory and, for 16-bit types, tiles of a head in shared memory and
+// the products of tiles.
 //
-// Heads are slices of d channels of rows that hold several things side by side: q, k and v of self-attention
-// in rows of 3c, k and v of cross-attention in rows of 2c, results in rows of c. Sample n of q meets row
-// kv_of[n] of kv, or row n.
+// A head is a slice of d channels. Rows hold several tensors side by side: q, k and v of self-attention are rows of 3c, k
+// and v of cross-attention rows of 2c, results rows of c. Sample n of q attends to sample kv_of[n] of kv or, if kv_of is
+// null, to sample n.
 #pragma once
 #include "act.cuh"
 
@@ -12,10 +12,10 @@ struct AttentionParams {
   int32_t keys;
   int32_t heads;
   int32_t d;       // channels of a head
-  int32_t q_row;   // elements from one token to the next: of q and its cotangent,
-  int32_t kv_row;  // of k, v and theirs,
+  int32_t q_row;   // elements from one token to the next, of q and dq,
+  int32_t kv_row;  // of k, v, dk and dv,
   int32_t y_row;   // of y and dy
-  int32_t k_at;    // where k and v of the first head begin in their row
+  int32_t k_at;    // element of a row where k and v of the first head begin
   int32_t v_at;
   int32_t causal;
   float scale;
@@ -23,11 +23,11 @@ struct AttentionParams {
 
 // One head of one sample.
 struct Head {
-  int64_t q;  // where its first token is in q,
-  int64_t k;  // in kv,
-  int64_t v;
+  int64_t q;     // offset of its first token in q,
+  int64_t k;     // of its keys in kv,
+  int64_t v;     // of its values in kv,
   int64_t y;     // in y and dy,
-  int64_t rows;  // and in what holds one f32 per query: log-sum-exp (n, heads, queries)
+  int64_t rows;  // and in tensors (n, heads, queries) of one f32 per query, such as the log-sum-exp
 };
 
 DEVICE Head head_at(const AttentionParams& p, const uint32_t* kv_of, int n, int head) {
@@ -48,8 +48,8 @@ constexpr float LOG2_E = 1.4426950408889634f;
 #include "mma.cuh"
 #include "reduce.cuh"
 
-// 2^x by the special function unit, relative error 2^-22; 0 of -infinity and where the result is subnormal.
-// exp2f spends three more instructions on subnormal results, which vanish beside a row's largest.
+// 2^x by the special function unit, with a relative error of 2^-22; 0 for -infinity and for subnormal results. exp2f spends
+// three more instructions on subnormal results, which are nothing beside the largest weight of a row.
 DEVICE float exp2_fast(float x) {
 #if defined(__CUDACC__)
   float y;
@@ -63,25 +63,25 @@ DEVICE float exp2_fast(float x) {
 constexpr int WARPS = 4;
 constexpr int THREADS = 32 * WARPS;
 
-// A head of at most D channels as rows in shared memory.
+// A head of at most D channels, as rows in shared memory.
 template <int D>
 struct Rows {
   static_assert(D % 8 == 0, "whole packets");
-  // 16 channels each, for products that sum over channels; the last may be half zeros.
+  // Blocks of 16 channels, for products that sum over channels; half of the last block may be zeros.
   static constexpr int STEPS = (D + 15) / 16;
-  // 8 channels each, for products whose result has channels.
+  // Blocks of 8 channels, for products whose columns are channels.
   static constexpr int TILES = D / 8;
-  // An odd number of packets: the eight rows that one matrix load reads begin in different banks.
+  // Elements per row, an odd number of packets: the eight rows that one ldmatrix reads begin in different banks.
   static constexpr int STRIDE = 16 * STEPS + 8;
 };
 
-// Starts copying ROWS rows of each of `from`, a tile of them behind the other, of which `left` exist and the
-// rest become zeros, as do channels from d on. `row` are the strides in global memory. A thread stays in its
-// column and takes rows STEP apart. Of what becomes zeros nothing is read, wherever the address points.
+// Starts asynchronous copies of ROWS rows from each of the tensors `from`, one tile behind the other. `row` are the strides
+// in global memory. Rows from `left` on, and channels from d on, are filled with zeros; for them no byte of global memory is
+// read, so their addresses may point anywhere. A thread copies one column of rows that are STEP apart.
 template <int D, int ROWS, int COUNT>
 DEVICE void load_rows(Act* to, const Act* const (&from)[COUNT], const int (&row)[COUNT], int left, int d) {
   constexpr int PACKETS = 2 * Rows<D>::STEPS, STRIDE = Rows<D>::STRIDE;
-  // As few steps as the threads allow, each of as few threads as these allow.
+  // As few steps as there are threads for, and then as few threads as that number of steps needs.
   constexpr int MOST = THREADS / PACKETS, TIMES = (ROWS + MOST - 1) / MOST, STEP = (ROWS + TIMES - 1) / TIMES;
   const int r = threadIdx.x / PACKETS, c = threadIdx.x % PACKETS * PACKET;
   if (STEP * PACKETS < THREADS && r >= STEP) return;
@@ -111,20 +111,20 @@ DEVICE void load_rows(Act* to, const Act* from, int row, int left, int d) {
   load_rows<D, ROWS, 1>(to, {from}, {row}, left, d);
 }
 
-// Where a lane reads in a tile: rows of the left factor, or of a right factor that is summed over rows...
+// Offset in a tile that a lane passes to ldmatrix, for a left factor and for a right factor whose rows are summed over.
 template <int D>
 DEVICE int lane_by_rows() {
   const int lane = threadIdx.x % 32;
   return lane % 16 * Rows<D>::STRIDE + lane / 16 * 8;
 }
-// ... and rows of a right factor that is summed over channels.
+// The same for a right factor whose channels are summed over.
 template <int D>
 DEVICE int lane_by_channels() {
   const int lane = threadIdx.x % 32;
   return (lane / 16 * 8 + lane % 8) * Rows<D>::STRIDE + lane / 8 % 2 * 8;
 }
 
-// A warp's rows, 16 M of them, as left factors; `tile` includes lane_by_rows.
+// The 16 M rows of a warp as left factors in registers; `tile` includes lane_by_rows.
 template <int D, int M>
 DEVICE void load_left(uint32_t (&a)[M][Rows<D>::STEPS][4], const Act* tile) {
 #pragma unroll
@@ -143,14 +143,14 @@ DEVICE void clear(float (&x)[M][N][4]) {
       for (int i = 0; i < 4; i++) x[m][n][i] = 0;
 }
 
-// Two tiles of 8 columns from one matrix load.
+// Two products with 8 columns each, whose right factors come from one ldmatrix.
 DEVICE void multiply2(float (&x)[4], float (&y)[4], const uint32_t (&a)[4], const uint32_t (&b)[4]) {
   const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
   mma_16816<Act>(x, a, first);
   mma_16816<Act>(y, a, second);
 }
 
-// s = a tile^T: 16 M rows against 8 N rows of a tile, summed over channels. `tile` includes lane_by_channels.
+// s = a tile^T: 16 M rows times 8 N rows of a tile, summed over channels. `tile` includes lane_by_channels.
 template <int D, int M, int N>
 DEVICE void by_channels(float (&s)[M][N][4], const uint32_t (&a)[M][Rows<D>::STEPS][4], const Act* tile) {
   static_assert(N % 2 == 0, "matrices are loaded in pairs");
@@ -165,7 +165,7 @@ DEVICE void by_channels(float (&s)[M][N][4], const uint32_t (&a)[M][Rows<D>::STE
       for (int m = 0; m < M; m++) multiply2(s[m][n], s[m][n + 1], a[m][k], b);
     }
 }
-// The same with the left factor in shared memory, where registers are short; `left` includes lane_by_rows.
+// The same with the left factor in shared memory, for kernels that are short of registers. `left` includes lane_by_rows.
 template <int D, int M, int N>
 DEVICE void by_channels(float (&s)[M][N][4], const Act* left, const Act* tile) {
   clear(s);
@@ -184,7 +184,7 @@ DEVICE void by_channels(float (&s)[M][N][4], const Act* left, const Act* tile) {
   }
 }
 
-// The accumulators of a 16 x 16 block, rounded, are the left factor of the next product as they lie.
+// Rounds accumulators to the left factor of the next product. Their layout over the lanes is the same, so no data moves.
 template <int M, int N>
 DEVICE void as_left(uint32_t (&a)[M][N / 2][4], const float (&s)[M][N][4]) {
 #pragma unroll
@@ -196,7 +196,7 @@ DEVICE void as_left(uint32_t (&a)[M][N / 2][4], const float (&s)[M][N][4]) {
     }
 }
 
-// y += a tile: summed over the 16 K rows of a tile. `tile` includes lane_by_rows.
+// y += a tile, summed over the 16 K rows of the tile. `tile` includes lane_by_rows.
 template <int D, int M, int K>
 DEVICE void by_rows(float (&y)[M][Rows<D>::TILES][4], const uint32_t (&a)[M][K][4], const Act* tile) {
 #pragma unroll
@@ -214,8 +214,8 @@ DEVICE void by_rows(float (&y)[M][Rows<D>::TILES][4], const uint32_t (&a)[M][K][
     }
 }
 
-// Rounds a warp's 16 M rows and writes those `left` that exist, in whole packets; `own` is 16 M rows of
-// shared memory that no other warp uses.
+// Rounds the 16 M rows of a warp and stores the first `left` of them in whole packets. `own` is shared memory for 16 M rows
+// that no other warp uses.
 template <int D, int M>
 DEVICE void store_rows(Act* to, int row, int left, int d, const float (&x)[M][Rows<D>::TILES][4], Act* own) {
   const int lane = threadIdx.x % 32;
@@ -239,7 +239,7 @@ DEVICE void store_rows(Act* to, int row, int left, int d, const float (&x)[M][Ro
   }
 }
 
-// Sums and maxima over the four lanes that share a row of accumulators.
+// Sum and maximum over the four lanes that share a row of accumulators.
 DEVICE float row_sum(float x) {
   x += __shfl_xor_sync(FULL_WARP, x, 1);
   return x + __shfl_xor_sync(FULL_WARP, x, 2);
@@ -249,8 +249,8 @@ DEVICE float row_max(float x) {
   return fmaxf(x, __shfl_xor_sync(FULL_WARP, x, 2));
 }
 
-// Keys that do not exist, or that a query may not see, get the score -infinity. `key` is the first of the
-// tile, `row` the warp's first query.
+// Sets the scores of keys beyond the last, and of keys that a query may not see, to -infinity. `key` is the first key of the
+// tile and `row` the first query of the warp.
 template <int M, int N>
 DEVICE void hide(float (&s)[M][N][4], int key, int row, const AttentionParams& p) {
   const int lane = threadIdx.x % 32;

@@ -1,9 +1,9 @@
-// One block's tile of a matrix product, for the attention whose heads are too wide for flash.cu: tensor cores
-// for 16-bit types, multiply-adds for f32. A matrix is rows of Act at any stride; outside it everything is
-// zero. 16-bit matrices have whole packets of columns.
+// One block's tile of a matrix product, for attention whose heads are too wide for flash.cu: on tensor cores for 16-bit
+// types, by multiply-adds for f32. A matrix is rows of Act at any stride, and zero outside its rows and columns. 16-bit
+// matrices have whole packets of columns.
 //
-// A left factor "by rows" has the result's rows as its rows, a right factor "by rows" the result's columns as
-// its rows; otherwise their rows are what is summed over.
+// A left factor is "by rows" if its rows are the rows of the result, a right factor if its rows are the columns of the
+// result (both K-major). Otherwise the rows are summed over.
 #pragma once
 #include "act.cuh"
 
@@ -16,7 +16,7 @@ struct Matrix {
 
 #if defined(ACT_F32)
 
-// 64 x 64 by 256 threads, each 4 x 4 of them; 16 deep.
+// A tile of 64 x 64, in steps of 16 of the sum. 256 threads compute 4 x 4 elements each.
 struct Product {
   static constexpr int THREADS = 256, ROWS = 64, COLUMNS = 64;
   static constexpr int DEEP = 16, STRIDE = 64 + 4;
@@ -28,13 +28,13 @@ struct Product {
     for (int i = 0; i < 16; i++) sum[i / 4][i % 4] = 0;
   }
 
-  // 64 rows or columns of the result from `at` on, DEEP steps from `k` on, as [k][64].
+  // Loads what 64 rows or columns of the result, from `at` on, need for DEEP steps of the sum, from `k` on, as [k][64].
   template <bool BY_ROWS>
   static DEVICE void load(float* to, const Matrix& m, int at, int k) {
 #pragma unroll
     for (int n = 0; n < 64 * DEEP; n += THREADS) {
       const int i = n + threadIdx.x;
-      // Neighbours in memory by neighbouring threads.
+      // Neighbouring threads load neighbouring elements.
       const int e = BY_ROWS ? i / DEEP : i % 64, d = BY_ROWS ? i % DEEP : i / 64;
       const int row = BY_ROWS ? at + e : k + d, column = BY_ROWS ? k + d : at + e;
       const bool there = row < m.rows && column < m.columns;
@@ -65,7 +65,8 @@ struct Product {
     }
   }
 
-  // Every pair of neighbours in a row as f(row, column, i): relative to the tile, and get(i) and get(i + 1).
+  // Calls f(row, column, i) for every pair of neighbours in a row that this thread has: get(i) is the element at (row,
+  // column) of the tile, get(i + 1) the one to its right.
   template <class F>
   static DEVICE void each(const F& f) {
 #pragma unroll
@@ -77,16 +78,16 @@ struct Product {
 #else
 #include "mma.cuh"
 
-// 128 x 64 by 8 warps, each 32 x 32 of them; 32 deep, three stages of copies.
+// A tile of 128 x 64, in steps of 32 of the sum and with three stages. 8 warps compute 32 x 32 elements each.
 struct Product {
   static constexpr int THREADS = 256, ROWS = 128, COLUMNS = 64;
   static constexpr int DEEP = 32, STAGES = 3;
-  // Rows in shared memory begin an odd number of packets apart, so that a matrix load meets all banks.
+  // Rows in shared memory begin an odd number of packets apart, so that the rows of one ldmatrix use all banks.
   template <int SIDE, bool BY_ROWS>
   struct Tile {
     static constexpr int ROWS = BY_ROWS ? SIDE : DEEP, COLUMNS = BY_ROWS ? DEEP : SIDE, STRIDE = COLUMNS + 8;
   };
-  // The larger of both ways.
+  // Elements of a stage: enough for both layouts.
   static constexpr int LEFT = ROWS * (DEEP + 8), RIGHT = COLUMNS * (DEEP + 8), STAGE = LEFT + RIGHT;
   static_assert(LEFT >= DEEP * (ROWS + 8) && RIGHT >= DEEP * (COLUMNS + 8), "a tile by columns is no larger");
   static constexpr int SHARED_ELEMENTS = STAGES * STAGE;
@@ -124,7 +125,7 @@ struct Product {
       }
       cp_async_commit();
     };
-    // Another product may have used the stages.
+    // The product before may still be reading the stages.
     __syncthreads();
     start(0);
     start(1);
@@ -140,7 +141,7 @@ struct Product {
         uint32_t u[2][4], v[2][4];
 #pragma unroll
         for (int m = 0; m < 2; m++) {
-          // By columns, the matrices of 8 x 8 come transposed, and the two in the middle in the other order.
+          // Not by rows, the 8 x 8 matrices are loaded transposed, and the two in the middle are swapped.
           const int e = y + 16 * m;
           if (LEFT_BY_ROWS)
             ldmatrix_x4(u[m], a + (e + lane % 16) * A + k + lane / 16 * 8);
@@ -164,7 +165,7 @@ struct Product {
           }
       }
     }
-    // Groups that are empty end here, so that the next product counts its own.
+    // Leaves no group of copies open, so that the next product counts only its own.
     cp_async_wait<0>();
   }
 

@@ -1,4 +1,4 @@
-// What convolutions need around their products: rows of patches, and the other forms that weights are kept in.
+// What convolutions need besides their products: patches as rows (im2col), sums over taps, and weights in other layouts.
 #include "act.cuh"
 
 struct PatchesParams {
@@ -9,19 +9,20 @@ struct PatchesParams {
   int32_t in_w;
   int32_t channels;
   int32_t width;     // of a row of y, whole packets
-  int32_t step;      // output pixel g reads (step g + in + dstep tap) / unit,
+  int32_t step;      // output pixel g reads input pixel (step g + in + dstep tap) / unit,
   int32_t in_y;
   int32_t in_x;
   int32_t dstep;
   int32_t unit;
-  int32_t exact;     // where that is whole; else rounded down
+  int32_t exact;     // and only if that is whole; otherwise it is rounded down
   int32_t taps_y;
   int32_t taps_x;
   int32_t by_channel;  // columns are (channel, tap), not (tap, channel)
 };
 
-// y[row] = all that an output pixel of a convolution of x reads, and zeros up to `width`. For x of few channels, whose
-// rows are no packets. A thread makes 8 columns. Bytes: rows width sizeof(Act), and x about once.
+// y[row] = everything that one output pixel of a convolution reads from x (im2col), padded with zeros to `width`. For x
+// with few channels, whose rows are not whole packets. A thread makes 8 columns. Bytes moved: rows width sizeof(Act), and
+// x about once.
 KERNEL(patches, (256), (const float* __restrict__ x, Act* __restrict__ y, PatchesParams p)) {
   const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
   const int packets = p.width / PACKET;
@@ -49,14 +50,14 @@ KERNEL(patches, (256), (const float* __restrict__ x, Act* __restrict__ y, Patche
   store8(y + i * PACKET, v);
 }
 
-struct CollectParams {
+struct TapSumParams {
   int64_t len;         // elements of y
   int32_t out_h;       // of y
   int32_t out_w;
   int32_t channels;
   int32_t in_h;        // of z
   int32_t in_w;
-  int32_t in_y;        // output pixel g meets row (g + in + dstep tap) / unit where that is whole
+  int32_t in_y;        // output pixel g adds row (g + in + dstep tap) / unit, where that is whole
   int32_t in_x;
   int32_t dstep;
   int32_t unit;        // 1 where dstep is 1
@@ -66,12 +67,13 @@ struct CollectParams {
   int32_t bias_each;
 };
 
-// y = for each output pixel of few channels the sum over taps of the rows of z that it meets, each at its tap, + bias +
-// add: a convolution (or a transpose) whose products are made pixel by pixel before they meet. A thread per element.
-// Bytes: about 4 taps len / unit^2 of z, in lines that neighbours share.
-KERNEL(collect, (256),
+// The second half of a convolution (or its transpose) with few output channels. The first half, a product, has computed
+// for each input pixel and each tap what the pixel contributes through that tap: the rows of z. Here each output pixel
+// adds up, over all taps, the contributions of the pixels that it reads; then bias and add. A thread per element. Bytes
+// moved: about 4 taps len / unit^2 of z, in cache lines that neighbours share.
+KERNEL(tap_sum, (256),
        (const float* __restrict__ z, const float* __restrict__ bias, const float* __restrict__ add,
-        float* __restrict__ y, CollectParams p)) {
+        float* __restrict__ y, TapSumParams p)) {
   const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= p.len) return;
   const int64_t pixel = i / p.channels, line = pixel / p.out_w, sample = line / p.out_h;
@@ -94,8 +96,8 @@ KERNEL(collect, (256),
   y[i] = sum;
 }
 
-// y = rows of x filled up with zeros to whole packets: (rows, len) f32 to (rows, len up to a multiple of 8) Act. A
-// thread makes 8 elements. Once per weight.
+// y = the rows of x padded with zeros to whole packets: (rows, len) f32 to (rows, len rounded up to a multiple of 8) Act.
+// A thread makes 8 elements. Runs once per weight.
 KERNEL(pad, (256), (const float* __restrict__ x, Act* __restrict__ y, int64_t rows, int64_t len)) {
   const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, packets = (len + PACKET - 1) / PACKET;
   if (i >= rows * packets) return;
@@ -113,15 +115,16 @@ struct FoldParams {
   int32_t channels;
 };
 
-// Sums of neighbouring kernel positions: on an image enlarged twice, a convolution meets every pixel with two of them
-// along each axis, or one at its ends. y (out, kh + 1, kw + 1, in), y[i, j] = w[i, j] + w[i-1, j] + w[i, j-1] +
-// w[i-1, j-1], absent ones zero, summed in f32. A thread per element. Once per weight.
+// The weight of a convolution of an image upsampled by two, applied to the image itself. An output pixel reads each input
+// pixel through two neighbouring kernel positions along each axis (one at the ends), so their weights are summed in f32:
+// y (out, kh + 1, kw + 1, in), y[i, j] = w[i, j] + w[i-1, j] + w[i, j-1] + w[i-1, j-1], absent ones zero. A thread per
+// element. Runs once per weight.
 KERNEL(fold, (256), (const Act* __restrict__ w, Act* __restrict__ y, FoldParams p)) {
   const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= p.len) return;
-  const int64_t spot = i / p.channels, line = spot / (p.kernel_x + 1), out = line / (p.kernel_y + 1);
-  const int c = (int)(i - spot * p.channels), ky = (int)(line - out * (p.kernel_y + 1));
-  const int kx = (int)(spot - line * (p.kernel_x + 1));
+  const int64_t position = i / p.channels, line = position / (p.kernel_x + 1), out = line / (p.kernel_y + 1);
+  const int c = (int)(i - position * p.channels), ky = (int)(line - out * (p.kernel_y + 1));
+  const int kx = (int)(position - line * (p.kernel_x + 1));
   float sum = 0.0f;
   for (int dy = 0; dy < 2; dy++)
     for (int dx = 0; dx < 2; dx++) {

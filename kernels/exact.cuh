@@ -1,6 +1,6 @@
-// Arithmetic of weighing, bit for bit that of src/smc: f64 operations that are rounded to nearest and never
-// contracted, an exponential and a logarithm made of them, integer weights, and sums and scans over a block
-// in a fixed order. What is chosen from equal log-weights is equal on every device.
+// The arithmetic of weighing, bit for bit that of src/smc: f64 operations that are rounded to nearest and never contracted
+// to fused multiply-adds, an exponential and a logarithm made of them, integer weights, and sums and scans over a block in
+// a fixed order. Equal log-weights therefore choose equal ancestors on every device.
 #pragma once
 #include "reduce.cuh"
 
@@ -8,14 +8,14 @@ DEVICE double add(double a, double b) { return __dadd_rn(a, b); }
 DEVICE double sub(double a, double b) { return __dsub_rn(a, b); }
 DEVICE double mul(double a, double b) { return __dmul_rn(a, b); }
 DEVICE double ratio(double a, double b) { return __ddiv_rn(a, b); }
-// a b + c, both roundings.
+// a b + c, rounded twice.
 DEVICE double mul_add(double a, double b, double c) { return add(mul(a, b), c); }
 DEVICE double bits(uint64_t x) { return __longlong_as_double((long long)x); }
 DEVICE bool is_finite(double x) { return ((uint64_t)__double_as_longlong(x) >> 52 & 0x7FF) != 0x7FF; }
 #define DAS_DEAD bits(0xFFF0000000000000ull)
 
-// e^x of x <= 0; 0 below -708. The polynomial and the reasons are in src/smc/math.rs.
-DEVICE double exponential(double x) {
+// e^x for x <= 0, and 0 below -708. src/smc/math.rs has the polynomial and its derivation.
+DEVICE double exact_exp(double x) {
   if (x < -708.0) return 0.0;
   const double n = rint(mul(x, 1.4426950408889634074));
   const double r = sub(sub(x, mul(n, bits(0x3FE62E42FEE00000ull))), mul(n, 1.9082149292705877e-10));
@@ -36,7 +36,7 @@ DEVICE double exponential(double x) {
 }
 
 // Natural logarithm of a positive normal number.
-DEVICE double logarithm(double x) {
+DEVICE double exact_ln(double x) {
   const uint64_t root = 0x3FE6A09E667F3BCDull;
   const uint64_t shifted = (uint64_t)__double_as_longlong(x) - root;
   const double e = __int2double_rn((int32_t)((int64_t)shifted >> 52));
@@ -58,13 +58,13 @@ DEVICE double logarithm(double x) {
   return add(mul(e, bits(0x3FE62E42FEE00000ull)), tail);
 }
 
-// A weight relative to the largest as an integer of `fraction` fraction bits.
+// A weight relative to the largest, as an integer with `fraction` fraction bits.
 DEVICE uint64_t fixed_point(double relative, int fraction) {
   return __double2ull_rn(mul(relative, __ull2double_rn(1ull << fraction)));
 }
 
-// ---- over a block of whole warps. `scratch` is shared memory for one number per warp, and as in reduce.cuh
-// may be used again at once.
+// ---- over a block of whole warps. `scratch` is shared memory for one number per warp. As in reduce.cuh, the next call may
+// use the same scratch without a barrier.
 
 // The sum in the order of src/smc/math.rs.
 DEVICE double exact_sum(double x, double* scratch) { return block_sum(x, scratch); }

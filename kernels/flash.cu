@@ -2,35 +2,28 @@
 //
 //   y = softmax(scale q k^T) v,   lse = log sum_j exp(scale <q, k_j>)
 //
-// A block takes 16 M x 4 queries of one head of one sample (grid: blocks of queries, heads, samples), a warp
-// 16 M of them, held as left factors in registers. Tiles of KEYS keys and values come by asynchronous copies,
-// the next while one is used. Each thread holds two rows of every 16: scores, results, running maximum and
-// sum are f32; probabilities are rounded for the product with v. FLOPs: 4 d queries keys; bytes: q, k, v and
-// y once from memory, k and v again per block from the second-level cache.
+// A block computes 16 M x 4 queries of one head of one sample (grid: blocks of queries, heads, samples), and each of its
+// four warps 16 M of them, which it holds in registers as left factors. Keys and values come in tiles of KEYS, by
+// asynchronous copies that run while the tile before is used. Each thread holds two of every 16 rows. Scores, results,
+// running maxima and running sums are f32; probabilities are rounded to Act for the product with v. FLOPs: 4 d queries
+// keys. Bytes moved: q, k, v and y once from memory, and k and v once more per block from the L2.
 #include "attention.cuh"
 
 #if !defined(ACT_F32)
 
-template <int D>
-struct Forward {
-  // Two blocks of 16 rows share each matrix load where registers allow: fewer would wait for shared memory.
-  static constexpr int M = D <= 80 ? 2 : 1;
-  // As registers allow.
-  static constexpr int KEYS = D == 80 || D > 96 ? 32 : 64;
-  static constexpr int QUERIES = 16 * M * WARPS;
-};
-
-template <int D>
+// M row blocks of 16 queries per warp. Two of them share each ldmatrix, which halves the traffic of shared memory; wider heads
+// have registers for one only. KEYS keys per tile, as many as registers allow.
+template <int D, int M, int KEYS>
 DEVICE void forward(const Act* q, const Act* kv, const uint32_t* kv_of, Act* y, float* lse,
                     AttentionParams p) {
-  constexpr int M = Forward<D>::M, KEYS = Forward<D>::KEYS, N = KEYS / 8;
+  constexpr int QUERIES = 16 * M * WARPS, N = KEYS / 8;
   constexpr int STRIDE = Rows<D>::STRIDE, STAGE = 2 * KEYS * STRIDE;
   DYNAMIC_SHARED(Act, shared);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int block = blockIdx.x * Forward<D>::QUERIES, first = block + 16 * M * warp;
+  const int block = blockIdx.x * QUERIES, first = block + 16 * M * warp;
   const Head h = head_at(p, kv_of, blockIdx.z, blockIdx.y);
   const Act* const k = kv + h.k;
-  const int seen = p.causal ? min(p.keys, block + Forward<D>::QUERIES) : p.keys;
+  const int seen = p.causal ? min(p.keys, block + QUERIES) : p.keys;
   const int tiles = (seen + KEYS - 1) / KEYS;
 
   auto load = [&](int i) {
@@ -41,9 +34,9 @@ DEVICE void forward(const Act* q, const Act* kv, const uint32_t* kv_of, Act* y, 
     cp_async_commit();
   };
 
-  // The queries stand where the second tile will.
+  // The queries are loaded into the stage of the second tile, which is not needed before they are in registers.
   Act* const queries = shared + STAGE;
-  load_rows<D, Forward<D>::QUERIES>(queries, q + h.q + (int64_t)block * p.q_row, p.q_row, p.queries - block,
+  load_rows<D, QUERIES>(queries, q + h.q + (int64_t)block * p.q_row, p.q_row, p.queries - block,
                                     p.d);
   load(0);
   cp_async_wait<0>();
@@ -64,7 +57,7 @@ DEVICE void forward(const Act* q, const Act* kv, const uint32_t* kv_of, Act* y, 
     cp_async_wait<0>();
     __syncthreads();
     const int key = i * KEYS;
-    // A warp without queries, or whose queries all come before this tile.
+    // A warp that has no queries, or only queries that may not see this tile, only copies.
     if (first >= p.queries || (p.causal && key > first + 16 * M - 1)) {
       load(i + 1);
       continue;
@@ -72,7 +65,7 @@ DEVICE void forward(const Act* q, const Act* kv, const uint32_t* kv_of, Act* y, 
     const Act* const tile = shared + i % 2 * STAGE;
     float s[M][N][4];
     by_channels<D, M, N>(s, a, tile + lane_by_channels<D>());
-    // Behind the first products, so that the tensor cores have work while addresses are found.
+    // Issued after the first products, so that the tensor cores are busy while addresses are computed.
     load(i + 1);
     if (key + KEYS > p.keys || (p.causal && key + KEYS - 1 > first)) hide(s, key, first, p);
 #pragma unroll
@@ -119,39 +112,18 @@ DEVICE void forward(const Act* q, const Act* kv, const uint32_t* kv_of, Act* y, 
                    shared + 16 * M * warp * STRIDE);
 }
 
-KERNEL(flash_32, (THREADS, 2),
-       (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
-        Act* __restrict__ y, float* __restrict__ lse, AttentionParams p)) {
-  forward<32>(q, kv, kv_of, y, lse, p);
-}
-KERNEL(flash_40, (THREADS, 2),
-       (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
-        Act* __restrict__ y, float* __restrict__ lse, AttentionParams p)) {
-  forward<40>(q, kv, kv_of, y, lse, p);
-}
-KERNEL(flash_64, (THREADS, 2),
-       (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
-        Act* __restrict__ y, float* __restrict__ lse, AttentionParams p)) {
-  forward<64>(q, kv, kv_of, y, lse, p);
-}
-KERNEL(flash_80, (THREADS, 2),
-       (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
-        Act* __restrict__ y, float* __restrict__ lse, AttentionParams p)) {
-  forward<80>(q, kv, kv_of, y, lse, p);
-}
-KERNEL(flash_96, (THREADS, 2),
-       (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
-        Act* __restrict__ y, float* __restrict__ lse, AttentionParams p)) {
-  forward<96>(q, kv, kv_of, y, lse, p);
-}
-KERNEL(flash_128, (THREADS, 2),
-       (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
-        Act* __restrict__ y, float* __restrict__ lse, AttentionParams p)) {
-  forward<128>(q, kv, kv_of, y, lse, p);
-}
-KERNEL(flash_160, (THREADS, 2),
-       (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
-        Act* __restrict__ y, float* __restrict__ lse, AttentionParams p)) {
-  forward<160>(q, kv, kv_of, y, lse, p);
-}
+// FLASH(name, D, M, KEYS): the kernel for heads of at most D channels. src/cuda/attention/flash.rs has the same table.
+#define FLASH(name, D, M, KEYS)                                                                                \
+  KERNEL(name, (THREADS, 2),                                                                                   \
+         (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,           \
+          Act* __restrict__ y, float* __restrict__ lse, AttentionParams p)) {                                  \
+    forward<D, M, KEYS>(q, kv, kv_of, y, lse, p);                                                              \
+  }
+FLASH(flash_32, 32, 2, 64)
+FLASH(flash_40, 40, 2, 64)
+FLASH(flash_64, 64, 2, 64)
+FLASH(flash_80, 80, 2, 32)
+FLASH(flash_96, 96, 1, 64)
+FLASH(flash_128, 128, 1, 32)
+FLASH(flash_160, 160, 1, 32)
 #endif

@@ -1,35 +1,29 @@
-// The transpose of flash.cu in two passes, neither of which adds to what another block wrote:
+// The transpose (backward) of flash.cu, in two passes. In both, each block owns its results, so nothing is accumulated
+// between blocks:
 //
 //   p = exp(scale <q_i, k_j> - lse_i),   dp = <dy_i, v_j>,   ds = p (dp - dot_i)
 //   dot_i = <dy_i, y_i> = sum_j p dp
-//   dv_j = sum_i p dy_i,   dk_j = scale sum_i ds q_i:   a block owns keys and walks over queries
-//   dq_i = scale sum_j ds k_j:                          a block owns queries and walks over keys
+//   dv_j = sum_i p dy_i,   dk_j = scale sum_i ds q_i:   a block owns keys and loops over queries
+//   dq_i = scale sum_j ds k_j:                          a block owns queries and loops over keys
 //
-// FLOPs: 8 d queries keys, and 6 d queries keys. Bytes: what a block owns once from memory, the other side
-// again per block from the second-level cache, and each result once.
+// FLOPs: 8 d queries keys and 6 d queries keys. Bytes moved: what a block owns once from memory, the other side once more
+// per block from the L2, and each result once.
 //
-// Scores, dp and all sums are f32; p and ds are rounded for the products. The other side's tiles come by
-// asynchronous copies, the next while one is used. For cross-attention, whose keys are constant and which
-// saved nothing, the second pass walks over the keys once more before, for lse and dot.
+// Scores, dp and all sums are f32; p and ds are rounded to Act for the products. The tiles of the other side come by
+// asynchronous copies that run while the tile before is used. The forward of cross-attention, whose keys are constant,
+// saves neither lse nor y; there the second pass loops over the keys twice, first to find lse and dot.
 #include "attention.cuh"
 
 #if !defined(ACT_F32)
 
 // ---- keys
 
-template <int D>
-struct Keys {
-  static constexpr int M = D <= 64 ? 2 : 1;
-  static constexpr int KEYS = 16 * M * WARPS;
-  static constexpr int QUERIES = 32;
-  // k and v as left factors stay in registers.
-  static constexpr bool HELD = D <= 32 || (M == 1 && D <= 96);
-};
-
-template <int D>
+// M row blocks of 16 keys per warp, QUERIES queries per tile. If HELD, k and v stay in registers as left factors; otherwise
+// they are read from shared memory for every tile.
+template <int D, int M, int QUERIES, bool HELD>
 DEVICE void keys_vjp(const Act* qkv, const Act* dy, const float* lse, const float* dot, Act* dqkv,
                      AttentionParams p) {
-  constexpr int M = Keys<D>::M, KEYS = Keys<D>::KEYS, QUERIES = Keys<D>::QUERIES, N = QUERIES / 8;
+  constexpr int KEYS = 16 * M * WARPS, N = QUERIES / 8;
   constexpr int STRIDE = Rows<D>::STRIDE, TILES = Rows<D>::TILES, STEPS = Rows<D>::STEPS,
                 STAGE = 2 * QUERIES * STRIDE;
   DYNAMIC_SHARED(Act, shared);
@@ -47,8 +41,8 @@ DEVICE void keys_vjp(const Act* qkv, const Act* dy, const float* lse, const floa
     load_rows<D, QUERIES, 2>(to, {q, dy + h.y + (int64_t)at * p.y_row}, {p.q_row, p.y_row}, left, p.d);
     cp_async_commit();
   };
-  // The two numbers of each query, as the exponent of 2 and dot: thread j's is that of query j / 2. Zeros
-  // where there is no query: with q and dy zero, so is all they add.
+  // Each query has two numbers: its lse as an exponent of 2, and dot. Thread j loads one of those of query j / 2. Beyond
+  // the last query they are zero; q and dy are zero there too, so such queries add nothing.
   auto number = [&](int i) {
     const int query = i * QUERIES + threadIdx.x / 2;
     if (threadIdx.x >= 2 * QUERIES || query >= p.queries) return 0.0f;
@@ -68,7 +62,7 @@ DEVICE void keys_vjp(const Act* qkv, const Act* dy, const float* lse, const floa
   const Act* const k = shared + 16 * M * warp * STRIDE + lane_by_rows<D>();
   const Act* const v = k + KEYS * STRIDE;
   uint32_t ka[M][STEPS][4], va[M][STEPS][4];
-  if constexpr (Keys<D>::HELD) {
+  if constexpr (HELD) {
     cp_async_wait<0>();
     __syncthreads();
     load_left<D, M>(ka, k);
@@ -83,19 +77,19 @@ DEVICE void keys_vjp(const Act* qkv, const Act* dy, const float* lse, const floa
     cp_async_wait<0>();
     __syncthreads();
     const int query = i * QUERIES;
-    // A warp without keys, or whose keys these queries may not see, only copies.
+    // A warp that has no keys, or only keys that these queries may not see, only copies.
     const bool works = first < p.keys && !(p.causal && query + QUERIES - 1 < first);
     const Act* const tile = stages + i % 2 * STAGE;
     const Act* const tile_dy = tile + QUERIES * STRIDE;
     float s[M][N][4];
     // Rows are keys, columns queries.
     if (works) {
-      if constexpr (Keys<D>::HELD)
+      if constexpr (HELD)
         by_channels<D, M, N>(s, ka, tile + lane_by_channels<D>());
       else
         by_channels<D, M, N>(s, k, tile + lane_by_channels<D>());
     }
-    // Behind the first products, so that the tensor cores have work while addresses are found.
+    // Issued after the first products, so that the tensor cores are busy while addresses are computed.
     float next = 0;
     if (i + 1 < tiles) {
       load(i + 1);
@@ -104,7 +98,7 @@ DEVICE void keys_vjp(const Act* qkv, const Act* dy, const float* lse, const floa
     if (works) {
       const float* const of = numbers + i % 2 * 2 * QUERIES + 4 * (lane % 4);
       float dp[M][N][4];
-      if constexpr (Keys<D>::HELD)
+      if constexpr (HELD)
         by_channels<D, M, N>(dp, va, tile_dy + lane_by_channels<D>());
       else
         by_channels<D, M, N>(dp, v, tile_dy + lane_by_channels<D>());
@@ -151,18 +145,13 @@ DEVICE void keys_vjp(const Act* qkv, const Act* dy, const float* lse, const floa
 
 // ---- queries
 
-template <int D>
-struct Queries {
-  static constexpr int M = D <= 64 ? 2 : 1;
-  static constexpr int QUERIES = 16 * M * WARPS;
-  static constexpr int KEYS = M == 1 && D <= 96 ? 64 : 32;
-};
-
-// With lse null, both numbers of a query are found first.
-template <int D>
+// M row blocks of 16 queries per warp, KEYS keys per tile.
+//
+// If lse is null, a first loop over the tiles finds lse and dot of each query; `before` is the number of its tiles.
+template <int D, int M, int KEYS>
 DEVICE void queries_vjp(const Act* q, const Act* kv, const uint32_t* kv_of, const Act* dy, const float* lse,
                         const float* dot, Act* dq, AttentionParams p) {
-  constexpr int M = Queries<D>::M, KEYS = Queries<D>::KEYS, QUERIES = Queries<D>::QUERIES, N = KEYS / 8;
+  constexpr int QUERIES = 16 * M * WARPS, N = KEYS / 8;
   constexpr int STRIDE = Rows<D>::STRIDE, TILES = Rows<D>::TILES, STEPS = Rows<D>::STEPS,
                 STAGE = 2 * KEYS * STRIDE;
   DYNAMIC_SHARED(Act, shared);
@@ -183,7 +172,8 @@ DEVICE void queries_vjp(const Act* q, const Act* kv, const uint32_t* kv_of, cons
     cp_async_commit();
   };
 
-  // q and dy stand where the second tile will, and behind it.
+  // q and dy are loaded into the stage of the second tile and behind it. That stage is not needed before they are in
+  // registers.
   Act* const left = shared + STAGE;
   load_rows<D, QUERIES>(left, q + h.q + (int64_t)block * p.q_row, p.q_row, p.queries - block, p.d);
   load_rows<D, QUERIES>(left + QUERIES * STRIDE, dy + h.y + (int64_t)block * p.y_row, p.y_row,
@@ -195,8 +185,9 @@ DEVICE void queries_vjp(const Act* q, const Act* kv, const uint32_t* kv_of, cons
   load_left<D, M>(qa, left + 16 * M * warp * STRIDE + lane_by_rows<D>());
   load_left<D, M>(dya, left + (QUERIES + 16 * M * warp) * STRIDE + lane_by_rows<D>());
 
-  // Of each row: the exponent's shift, its mean dp; before they are known, the largest score, and the sums of
-  // the weights relative to it and of their products with dp.
+  // For each row of the main loop: `shift` is lse as an exponent of 2, and `mean` is dot = sum_j p dp. During the first loop
+  // (i < before) they are running values instead: `shift` the largest score so far, `sum` the sum of the weights relative
+  // to it, and `mean` the sum of these weights times dp.
   float shift[M][2], mean[M][2], sum[M][2];
 #pragma unroll
   for (int m = 0; m < M; m++)
@@ -280,82 +271,33 @@ DEVICE void queries_vjp(const Act* q, const Act* kv, const uint32_t* kv_of, cons
                    shared + 16 * M * warp * STRIDE);
 }
 
-KERNEL(flash_keys_vjp_32, (THREADS, 2),
-       (const Act* __restrict__ qkv, const Act* __restrict__ dy, const float* __restrict__ lse,
-        const float* __restrict__ dot, Act* __restrict__ dqkv, AttentionParams p)) {
-  keys_vjp<32>(qkv, dy, lse, dot, dqkv, p);
-}
-KERNEL(flash_keys_vjp_40, (THREADS, 2),
-       (const Act* __restrict__ qkv, const Act* __restrict__ dy, const float* __restrict__ lse,
-        const float* __restrict__ dot, Act* __restrict__ dqkv, AttentionParams p)) {
-  keys_vjp<40>(qkv, dy, lse, dot, dqkv, p);
-}
-KERNEL(flash_keys_vjp_64, (THREADS, 2),
-       (const Act* __restrict__ qkv, const Act* __restrict__ dy, const float* __restrict__ lse,
-        const float* __restrict__ dot, Act* __restrict__ dqkv, AttentionParams p)) {
-  keys_vjp<64>(qkv, dy, lse, dot, dqkv, p);
-}
-KERNEL(flash_keys_vjp_80, (THREADS, 2),
-       (const Act* __restrict__ qkv, const Act* __restrict__ dy, const float* __restrict__ lse,
-        const float* __restrict__ dot, Act* __restrict__ dqkv, AttentionParams p)) {
-  keys_vjp<80>(qkv, dy, lse, dot, dqkv, p);
-}
-KERNEL(flash_keys_vjp_96, (THREADS, 2),
-       (const Act* __restrict__ qkv, const Act* __restrict__ dy, const float* __restrict__ lse,
-        const float* __restrict__ dot, Act* __restrict__ dqkv, AttentionParams p)) {
-  keys_vjp<96>(qkv, dy, lse, dot, dqkv, p);
-}
-KERNEL(flash_keys_vjp_128, (THREADS, 2),
-       (const Act* __restrict__ qkv, const Act* __restrict__ dy, const float* __restrict__ lse,
-        const float* __restrict__ dot, Act* __restrict__ dqkv, AttentionParams p)) {
-  keys_vjp<128>(qkv, dy, lse, dot, dqkv, p);
-}
-KERNEL(flash_keys_vjp_160, (THREADS, 2),
-       (const Act* __restrict__ qkv, const Act* __restrict__ dy, const float* __restrict__ lse,
-        const float* __restrict__ dot, Act* __restrict__ dqkv, AttentionParams p)) {
-  keys_vjp<160>(qkv, dy, lse, dot, dqkv, p);
-}
-
-KERNEL(flash_queries_vjp_32, (THREADS, 2),
-       (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
-        const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,
-        Act* __restrict__ dq, AttentionParams p)) {
-  queries_vjp<32>(q, kv, kv_of, dy, lse, dot, dq, p);
-}
-KERNEL(flash_queries_vjp_40, (THREADS, 2),
-       (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
-        const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,
-        Act* __restrict__ dq, AttentionParams p)) {
-  queries_vjp<40>(q, kv, kv_of, dy, lse, dot, dq, p);
-}
-KERNEL(flash_queries_vjp_64, (THREADS, 2),
-       (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
-        const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,
-        Act* __restrict__ dq, AttentionParams p)) {
-  queries_vjp<64>(q, kv, kv_of, dy, lse, dot, dq, p);
-}
-KERNEL(flash_queries_vjp_80, (THREADS, 2),
-       (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
-        const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,
-        Act* __restrict__ dq, AttentionParams p)) {
-  queries_vjp<80>(q, kv, kv_of, dy, lse, dot, dq, p);
-}
-KERNEL(flash_queries_vjp_96, (THREADS, 2),
-       (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
-        const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,
-        Act* __restrict__ dq, AttentionParams p)) {
-  queries_vjp<96>(q, kv, kv_of, dy, lse, dot, dq, p);
-}
-KERNEL(flash_queries_vjp_128, (THREADS, 2),
-       (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
-        const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,
-        Act* __restrict__ dq, AttentionParams p)) {
-  queries_vjp<128>(q, kv, kv_of, dy, lse, dot, dq, p);
-}
-KERNEL(flash_queries_vjp_160, (THREADS, 2),
-       (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
-        const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,
-        Act* __restrict__ dq, AttentionParams p)) {
-  queries_vjp<160>(q, kv, kv_of, dy, lse, dot, dq, p);
-}
+// FLASH_KEYS_VJP(name, D, M, QUERIES, HELD), FLASH_QUERIES_VJP(name, D, M, KEYS): the kernels for heads of at most D channels.
+// src/cuda/attention/flash.rs has the same tables.
+#define FLASH_KEYS_VJP(name, D, M, QUERIES, HELD)                                                              \
+  KERNEL(name, (THREADS, 2),                                                                                   \
+         (const Act* __restrict__ qkv, const Act* __restrict__ dy, const float* __restrict__ lse,              \
+          const float* __restrict__ dot, Act* __restrict__ dqkv, AttentionParams p)) {                         \
+    keys_vjp<D, M, QUERIES, HELD>(qkv, dy, lse, dot, dqkv, p);                                                 \
+  }
+#define FLASH_QUERIES_VJP(name, D, M, KEYS)                                                                    \
+  KERNEL(name, (THREADS, 2),                                                                                   \
+         (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,           \
+          const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,            \
+          Act* __restrict__ dq, AttentionParams p)) {                                                          \
+    queries_vjp<D, M, KEYS>(q, kv, kv_of, dy, lse, dot, dq, p);                                                \
+  }
+FLASH_KEYS_VJP(flash_keys_vjp_32, 32, 2, 32, true)
+FLASH_KEYS_VJP(flash_keys_vjp_40, 40, 2, 32, false)
+FLASH_KEYS_VJP(flash_keys_vjp_64, 64, 2, 32, false)
+FLASH_KEYS_VJP(flash_keys_vjp_80, 80, 1, 32, true)
+FLASH_KEYS_VJP(flash_keys_vjp_96, 96, 1, 32, true)
+FLASH_KEYS_VJP(flash_keys_vjp_128, 128, 1, 32, false)
+FLASH_KEYS_VJP(flash_keys_vjp_160, 160, 1, 32, false)
+FLASH_QUERIES_VJP(flash_queries_vjp_32, 32, 2, 32)
+FLASH_QUERIES_VJP(flash_queries_vjp_40, 40, 2, 32)
+FLASH_QUERIES_VJP(flash_queries_vjp_64, 64, 2, 32)
+FLASH_QUERIES_VJP(flash_queries_vjp_80, 80, 1, 64)
+FLASH_QUERIES_VJP(flash_queries_vjp_96, 96, 1, 64)
+FLASH_QUERIES_VJP(flash_queries_vjp_128, 128, 1, 32)
+FLASH_QUERIES_VJP(flash_queries_vjp_160, 160, 1, 32)
 #endif

@@ -1,15 +1,15 @@
-// Products with gathered rows (product.cuh) of any shape and element without tensor cores, and what finishes
-// the products of tensor.cu whose results are f32 or sums of parts.
+// Products with gathered rows (product.cuh) of any shape and element type by ordinary multiply-adds (SIMT), and the
+// epilogue of those products of tensor.cu that are split (split-K) or have f32 results.
 #include "product.cuh"
 
-// y = product + bias + add for any channels, columns, taps and classes: the arithmetic of the f32 image, and
-// of kernels too large for tensor.cu's masks. A block of 128 threads makes a 64 x 64 tile in steps of 16 of
-// the sum (taps times channels), a thread 8 x 4 of it; everything is f32 inside.
+// y = product + bias + add for any number of channels, columns, taps and classes. Used for f32, and for convolutions with
+// more taps than tensor.cu's masks have bits. A block of 128 threads makes a 64 x 64 tile, a thread 8 x 4 of it, in steps
+// of 16 of the sum over taps and channels. Everything inside is f32.
 //
 // grid: x tiles, z classes. FLOPs: 2 rows columns taps channels.
-KERNEL(plain, (128, 4),
+KERNEL(simt, (128, 4),
        (const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,
-        const Act* __restrict__ add, Act* __restrict__ y, int32_t turned, ProductParams p)) {
+        const Act* __restrict__ add, Act* __restrict__ y, int32_t transposed, ProductParams p)) {
   constexpr int TILE = 64, STEP = 16, PITCH = TILE + 4;
   SHARED(float, left, STEP * PITCH);
   SHARED(float, right, STEP * PITCH);
@@ -33,10 +33,10 @@ KERNEL(plain, (128, 4),
   const int to_m = thread / 16 * 8, to_n = thread % 16 * 4;
   float sum[8][4] = {};
   for (int k0 = 0; k0 < depth; k0 += STEP) {
-    // Neighbouring threads take neighbouring elements: along the sum, or along columns of a turned weight.
+    // Neighbouring threads load neighbouring elements: along the sum or, of a transposed weight, along the columns.
     const int k = k0 + thread % STEP, tap = k / p.channels, c = k - tap * p.channels;
     const int ty = tap / taps_x, tx = tap - ty * taps_x;
-    const int right_tap = p.right_at[which] + ty * p.right_y + tx * p.right_x;
+    const int right_tap = p.weight_at[which] + ty * p.weight_y + tx * p.weight_x;
 #pragma unroll
     for (int i = 0; i < TILE / 8; i++) {
       const int r = thread / STEP + 8 * i;
@@ -45,21 +45,21 @@ KERNEL(plain, (128, 4),
       const int64_t pixel = (int64_t)(at[4 * r + 1] * p.in_h + iy) * p.in_w + ix;
       left[thread % STEP * PITCH + r] = some ? to_f32(x[pixel * p.channels + c]) : 0.0f;
     }
-    if (turned) {
+    if (transposed) {
       const int n = n0 + thread % TILE;
 #pragma unroll
       for (int i = 0; i < TILE / 8; i++) {
-        const int j = thread / TILE + 2 * i, deep = k0 + j, spot = deep / p.channels;
-        const int sy = spot / taps_x, sx = spot - sy * taps_x;
-        const int64_t from = (int64_t)(deep - spot * p.channels) * p.right_row + p.right_at[which] +
-                             sy * p.right_y + sx * p.right_x + n;
+        const int j = thread / TILE + 2 * i, deep = k0 + j, at_tap = deep / p.channels;
+        const int sy = at_tap / taps_x, sx = at_tap - sy * taps_x;
+        const int64_t from = (int64_t)(deep - at_tap * p.channels) * p.weight_row + p.weight_at[which] +
+                             sy * p.weight_y + sx * p.weight_x + n;
         right[j * PITCH + thread % TILE] = deep < depth && n < p.columns ? to_f32(w[from]) : 0.0f;
       }
     } else {
 #pragma unroll
       for (int i = 0; i < TILE / 8; i++) {
         const int r = thread / STEP + 8 * i;
-        const int64_t from = (int64_t)(n0 + r) * p.right_row + right_tap + c;
+        const int64_t from = (int64_t)(n0 + r) * p.weight_row + right_tap + c;
         right[thread % STEP * PITCH + r] = k < depth && n0 + r < p.columns ? to_f32(w[from]) : 0.0f;
       }
     }
@@ -99,15 +99,15 @@ struct FinishParams {
   int64_t len;    // elements of y, and of each part
   int32_t columns;
   int32_t splits;
-  int32_t per_sample;    // rows of y for one bias; 0 where there is one for all
-  int32_t epilogue;        // as in ProductParams
+  int32_t per_sample;    // rows of y that share a bias, or 0 if all do
+  int32_t epilogue;      // as in ProductParams
 };
 
-// y = epilogue(sum of the parts of z, in order, + bias + add), and what the epilogue is given, where that is
-// wanted. A thread makes 8 elements of what is given. Bytes: 4 len splits, and bias, add, y and given.
+// y = epilogue(sum of the parts of z in order + bias + add), and the pre-activation if that is not null. A thread reads 8
+// elements of each part. Bytes moved: 4 len splits, and bias, add, y and pre_activation.
 KERNEL(finish, (256, 4),
        (const float* __restrict__ z, const Act* __restrict__ bias, const Act* __restrict__ add,
-        Act* __restrict__ y, Act* __restrict__ given, FinishParams p)) {
+        Act* __restrict__ y, Act* __restrict__ pre_activation, FinishParams p)) {
   const int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * PACKET;
   if (i >= p.len) return;
   if (p.columns % PACKET == 0) {
@@ -131,7 +131,7 @@ KERNEL(finish, (256, 4),
       for (int e = 0; e < 8; e++) v[e] += more[e];
     }
     if (p.epilogue)
-      end(v, row, column, p.columns, p.epilogue, y, given);
+      apply_epilogue(v, row, column, p.columns, p.epilogue, y, pre_activation);
     else
       store8(y + i, v);
     return;

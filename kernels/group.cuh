@@ -23,7 +23,7 @@ struct GroupParams {
   int32_t block_groups;
   int32_t spread;        // threads that add up a group's channels, a power of two
   int32_t silu;
-  int32_t wide;          // accesses are of 16 bytes
+  int32_t vectorized;          // accesses are of 16 bytes
   float eps;
   double share;          // one over the elements of a group
 };
@@ -89,31 +89,31 @@ template <int W, int EACH, class F>
 DEVICE void stream(const Act* x, int c, int row, int last, int step, F use) {
 #pragma unroll 1
   for (; row < last; row += EACH * step) {
-    Raw<W> ahead[EACH];
+    Raw<W> loaded[EACH];
 #pragma unroll
     for (int u = 0; u < EACH; u++)
-      if (row + u * step < last) ahead[u] = fetch<W>(x + (int64_t)(row + u * step) * c);
+      if (row + u * step < last) loaded[u] = fetch<W>(x + (int64_t)(row + u * step) * c);
 #pragma unroll
     for (int u = 0; u < EACH; u++)
-      if (row + u * step < last) use((int64_t)(row + u * step) * c, ahead[u]);
+      if (row + u * step < last) use((int64_t)(row + u * step) * c, loaded[u]);
   }
 }
 template <int W, int EACH, class F>
 DEVICE void stream2(const Act* x, const Act* dy, int c, int row, int last, int step, F use) {
 #pragma unroll 1
   for (; row < last; row += EACH * step) {
-    Raw<W> ahead_x[EACH], ahead_dy[EACH];
+    Raw<W> loaded_x[EACH], loaded_dy[EACH];
 #pragma unroll
     for (int u = 0; u < EACH; u++) {
       if (row + u * step < last) {
         const int64_t at = (int64_t)(row + u * step) * c;
-        ahead_x[u] = fetch<W>(x + at);
-        ahead_dy[u] = fetch<W>(dy + at);
+        loaded_x[u] = fetch<W>(x + at);
+        loaded_dy[u] = fetch<W>(dy + at);
       }
     }
 #pragma unroll
     for (int u = 0; u < EACH; u++)
-      if (row + u * step < last) use((int64_t)(row + u * step) * c, ahead_x[u], ahead_dy[u]);
+      if (row + u * step < last) use((int64_t)(row + u * step) * c, loaded_x[u], loaded_dy[u]);
   }
 }
 
@@ -252,7 +252,7 @@ DEVICE void sums_of_rows(const Act* x, float* partial, const GroupParams& p, flo
     if (at.inside && channel < p.c) {
       float shift[W];
       each_group<W>(channel, p.width, [&](int k, int group) { shift[k] = shift_of(x, p, group); });
-      stream<W, AHEAD>(x + channel, p.c, first + at.row, last, p.lanes, [&](int64_t, const Raw<W>& raw) {
+      stream<W, IN_FLIGHT>(x + channel, p.c, first + at.row, last, p.lanes, [&](int64_t, const Raw<W>& raw) {
         float v[W];
         unpack(raw, v);
 #pragma unroll
@@ -307,7 +307,7 @@ DEVICE void apply_rows(const Act* x, const Act* gamma, const Act* beta, const fl
   for (int channel = at.column * W; channel < p.c; channel += p.columns * W) {
     const Channels<W> of(saved + (int64_t)sample * p.groups * SAVED, gamma, beta, channel, p.width);
     const int64_t base = (int64_t)sample * p.rows * p.c + channel;
-    stream<W, AHEAD>(x + base, p.c, first + at.row, last, p.lanes, [&](int64_t i, const Raw<W>& raw) {
+    stream<W, IN_FLIGHT>(x + base, p.c, first + at.row, last, p.lanes, [&](int64_t i, const Raw<W>& raw) {
       float v[W];
       unpack(raw, v);
 #pragma unroll
@@ -336,7 +336,7 @@ DEVICE void vjp_sums_of_rows(const Act* x, const Act* gamma, const Act* beta, co
     if (at.inside && channel < p.c) {
       const Channels<W> of(saved + (int64_t)sample * p.groups * SAVED, gamma, beta, channel, p.width);
       const int64_t base = (int64_t)sample * p.rows * p.c + channel;
-      stream2<W, AHEAD / 2>(x + base, dy + base, p.c, first + at.row, last, p.lanes,
+      stream2<W, IN_FLIGHT / 2>(x + base, dy + base, p.c, first + at.row, last, p.lanes,
                             [&](int64_t, const Raw<W>& raw_x, const Raw<W>& raw_dy) {
                               vjp_sums_of<W, SILU>(raw_x, raw_dy, of, sum, product);
                             });
@@ -367,7 +367,7 @@ DEVICE void vjp_rows(const Act* x, const Act* gamma, const Act* beta, const floa
     const int64_t groups = (int64_t)sample * p.groups, base = (int64_t)sample * p.rows * p.c + channel;
     const Channels<W> of(saved + groups * SAVED, gamma, beta, channel, p.width);
     const Means<W> mean(means + groups * 2, channel, p.width);
-    stream2<W, AHEAD / 2>(x + base, dy + base, p.c, first + at.row, last, p.lanes,
+    stream2<W, IN_FLIGHT / 2>(x + base, dy + base, p.c, first + at.row, last, p.lanes,
                           [&](int64_t i, const Raw<W>& raw_x, const Raw<W>& raw_dy) {
                             float v[W];
                             vjp_of<W, SILU>(raw_x, raw_dy, of, mean, v);
@@ -399,7 +399,7 @@ DEVICE void norm_whole(const Act* x, const Act* gamma, const Act* beta, Act* y, 
     float shift[W];
     each_group<W>(channel, p.width, [&](int k, int g) { shift[k] = shift_of(x + base, p, g); });
     Raw<W>* to = held + threadIdx.x;
-    stream<W, AHEAD>(x + base + channel, p.c, at.row, p.rows, p.lanes, [&](int64_t, const Raw<W>& raw) {
+    stream<W, IN_FLIGHT>(x + base + channel, p.c, at.row, p.rows, p.lanes, [&](int64_t, const Raw<W>& raw) {
       float v[W];
       unpack(raw, v);
       *to = raw;
@@ -456,7 +456,7 @@ DEVICE void vjp_whole(const Act* x, const Act* gamma, const Act* beta, const flo
   if (at.inside) {
     const Channels<W> of(stats, gamma, beta, channel, p.width);
     Raw<W>* to = held + threadIdx.x;
-    stream2<W, AHEAD / 2>(x + base, dy + base, p.c, at.row, p.rows, p.lanes,
+    stream2<W, IN_FLIGHT / 2>(x + base, dy + base, p.c, at.row, p.rows, p.lanes,
                           [&](int64_t, const Raw<W>& raw_x, const Raw<W>& raw_dy) {
                             *to = raw_x;
                             to[blockDim.x] = raw_dy;

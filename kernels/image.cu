@@ -10,25 +10,25 @@ struct PartParams {
   int32_t other;      // channels of the slice's other side
   int32_t columns;    // accesses of a row of y that a block covers
   int32_t lanes;      // rows it covers at once
-  int32_t wide;       // all of these are whole accesses of 16 bytes
+  int32_t vectorized;       // all of these are whole accesses of 16 bytes
 };
 
 // y = f(row, channel), an access, for the places of this thread; all are read before the first is written.
 template <int W, class F>
 DEVICE void rows_of(Act* y, const PartParams& p, F f) {
-  const Spot at = spot(p.columns, p.lanes, p.c / W);
+  const ThreadPosition at = thread_position(p.columns, p.lanes, p.c / W);
   if (!at.inside) return;
   const int c = at.column * W;
-  Raw<W> ahead[AHEAD];
+  Raw<W> loaded[IN_FLIGHT];
 #pragma unroll
-  for (int u = 0; u < AHEAD; u++) {
+  for (int u = 0; u < IN_FLIGHT; u++) {
     const int64_t row = at.row + u * p.lanes;
-    if (row < p.rows) ahead[u] = f(row, c);
+    if (row < p.rows) loaded[u] = f(row, c);
   }
 #pragma unroll
-  for (int u = 0; u < AHEAD; u++) {
+  for (int u = 0; u < IN_FLIGHT; u++) {
     const int64_t row = at.row + u * p.lanes;
-    if (row < p.rows) put_raw(y + row * p.c + c, ahead[u]);
+    if (row < p.rows) put_raw(y + row * p.c + c, loaded[u]);
   }
 }
 
@@ -42,7 +42,7 @@ DEVICE void concat(const Act* a, const Act* b, Act* y, const PartParams& p) {
 }
 KERNEL(concat, (384),
        (const Act* __restrict__ a, const Act* __restrict__ b, Act* __restrict__ y, PartParams p)) {
-  if (sizeof(Act) == 2 || p.wide) return concat<WIDE>(a, b, y, p);
+  if (sizeof(Act) == 2 || p.vectorized) return concat<VECTOR>(a, b, y, p);
   concat<1>(a, b, y, p);
 }
 // y = channels from `from` on of rows of `other`. Moves 2 n elements.
@@ -51,7 +51,7 @@ DEVICE void slice(const Act* x, Act* y, const PartParams& p) {
   rows_of<W>(y, p, [&](int64_t row, int c) { return fetch<W>(x + row * p.other + p.from + c); });
 }
 KERNEL(slice, (384), (const Act* __restrict__ x, Act* __restrict__ y, PartParams p)) {
-  if (sizeof(Act) == 2 || p.wide) return slice<WIDE>(x, y, p);
+  if (sizeof(Act) == 2 || p.vectorized) return slice<VECTOR>(x, y, p);
   slice<1>(x, y, p);
 }
 // Rows of `other` channels at channel `from` of zeros. Moves n elements and `other` of every row.
@@ -63,7 +63,7 @@ DEVICE void slice_vjp(const Act* dy, Act* dx, const PartParams& p) {
   });
 }
 KERNEL(slice_vjp, (384), (const Act* __restrict__ dy, Act* __restrict__ dx, PartParams p)) {
-  if (sizeof(Act) == 2 || p.wide) return slice_vjp<WIDE>(dy, dx, p);
+  if (sizeof(Act) == 2 || p.vectorized) return slice_vjp<VECTOR>(dy, dx, p);
   slice_vjp<1>(dy, dx, p);
 }
 
@@ -75,28 +75,28 @@ struct CopyParams {
   int64_t to;             // and written to + i to_stride on
   int64_t to_stride;
   int32_t runs;
-  int32_t wide;           // all of these are whole accesses of 16 bytes
+  int32_t vectorized;           // all of these are whole accesses of 16 bytes
 };
 // Runs of elements: batches, samples, tokens. blockIdx.y counts runs. Moves 2 n elements.
 template <int W>
 DEVICE void copy(const Act* x, const uint32_t* rows, Act* y, const CopyParams& p) {
-  const int64_t first = ((int64_t)blockIdx.x * AHEAD * blockDim.x + threadIdx.x) * W;
+  const int64_t first = ((int64_t)blockIdx.x * IN_FLIGHT * blockDim.x + threadIdx.x) * W;
   const int step = blockDim.x * W;
   for (int run = blockIdx.y; run < p.runs; run += gridDim.y) {
     const Act* from = x + p.from + run * p.from_stride + (rows ? rows[run] * p.row_stride : 0);
     Act* to = y + p.to + run * p.to_stride;
-    Raw<W> ahead[AHEAD];
+    Raw<W> loaded[IN_FLIGHT];
 #pragma unroll
-    for (int u = 0; u < AHEAD; u++)
-      if (first + u * step < p.len) ahead[u] = fetch<W>(from + first + u * step);
+    for (int u = 0; u < IN_FLIGHT; u++)
+      if (first + u * step < p.len) loaded[u] = fetch<W>(from + first + u * step);
 #pragma unroll
-    for (int u = 0; u < AHEAD; u++)
-      if (first + u * step < p.len) put_raw(to + first + u * step, ahead[u]);
+    for (int u = 0; u < IN_FLIGHT; u++)
+      if (first + u * step < p.len) put_raw(to + first + u * step, loaded[u]);
   }
 }
 KERNEL(copy, (256),
        (const Act* __restrict__ x, const uint32_t* __restrict__ rows, Act* __restrict__ y, CopyParams p)) {
-  if (p.wide) return copy<WIDE>(x, rows, y, p);
+  if (p.vectorized) return copy<VECTOR>(x, rows, y, p);
   copy<1>(x, rows, y, p);
 }
 
@@ -104,17 +104,17 @@ struct TokenParams {
   int64_t len;       // elements of a sample
   int32_t samples;
   int32_t c;
-  int32_t wide;
+  int32_t vectorized;
 };
 // dx = row i of dy at token at[i] of sample i of zeros. Moves n elements.
 template <int W>
 DEVICE void take_token_vjp(const Act* dy, const uint32_t* at, Act* dx, const TokenParams& p) {
-  const int64_t first = ((int64_t)blockIdx.x * AHEAD * blockDim.x + threadIdx.x) * W;
+  const int64_t first = ((int64_t)blockIdx.x * IN_FLIGHT * blockDim.x + threadIdx.x) * W;
   const int step = blockDim.x * W;
   for (int sample = blockIdx.y; sample < p.samples; sample += gridDim.y) {
     const int64_t token = (int64_t)at[sample] * p.c;
 #pragma unroll
-    for (int u = 0; u < AHEAD; u++) {
+    for (int u = 0; u < IN_FLIGHT; u++) {
       const int64_t i = first + u * step;
       if (i >= p.len) break;
       const int64_t c = i - token;
@@ -125,19 +125,19 @@ DEVICE void take_token_vjp(const Act* dy, const uint32_t* at, Act* dx, const Tok
 }
 KERNEL(take_token_vjp, (256),
        (const Act* __restrict__ dy, const uint32_t* __restrict__ at, Act* __restrict__ dx, TokenParams p)) {
-  if (p.wide) return take_token_vjp<WIDE>(dy, at, dx, p);
+  if (p.vectorized) return take_token_vjp<VECTOR>(dy, at, dx, p);
   take_token_vjp<1>(dy, at, dx, p);
 }
 
 struct RepeatParams {
   int64_t n;         // elements of a copy
   int32_t times;
-  int32_t wide;
+  int32_t vectorized;
 };
 // dx = the sum of the copies, in their order. Moves (times + 1) n elements.
 template <int W>
 DEVICE void repeat_vjp(const Act* dy, Act* dx, const RepeatParams& p) {
-  constexpr int EACH = AHEAD / 2;
+  constexpr int EACH = IN_FLIGHT / 2;
   const int64_t first = ((int64_t)blockIdx.x * EACH * blockDim.x + threadIdx.x) * W;
   const int step = blockDim.x * W;
   float sum[EACH][W];
@@ -147,15 +147,15 @@ DEVICE void repeat_vjp(const Act* dy, Act* dx, const RepeatParams& p) {
     for (int k = 0; k < W; k++) sum[u][k] = 0.0f;
 #pragma unroll 2
   for (int t = 0; t < p.times; t++, dy += p.n) {
-    Raw<W> ahead[EACH];
+    Raw<W> loaded[EACH];
 #pragma unroll
     for (int u = 0; u < EACH; u++)
-      if (first + u * step < p.n) ahead[u] = fetch<W>(dy + first + u * step);
+      if (first + u * step < p.n) loaded[u] = fetch<W>(dy + first + u * step);
 #pragma unroll
     for (int u = 0; u < EACH; u++) {
       if (first + u * step < p.n) {
         float v[W];
-        unpack(ahead[u], v);
+        unpack(loaded[u], v);
 #pragma unroll
         for (int k = 0; k < W; k++) sum[u][k] += v[k];
       }
@@ -166,7 +166,7 @@ DEVICE void repeat_vjp(const Act* dy, Act* dx, const RepeatParams& p) {
     if (first + u * step < p.n) store(dx + first + u * step, sum[u]);
 }
 KERNEL(repeat_vjp, (256), (const Act* __restrict__ dy, Act* __restrict__ dx, RepeatParams p)) {
-  if (p.wide) return repeat_vjp<WIDE>(dy, dx, p);
+  if (p.vectorized) return repeat_vjp<VECTOR>(dy, dx, p);
   repeat_vjp<1>(dy, dx, p);
 }
 
@@ -177,13 +177,13 @@ struct EmbedParams {
   int32_t c;
   int32_t columns;
   int32_t lanes;
-  int32_t wide;
+  int32_t vectorized;
 };
 // y = [token, x] + position; blockIdx.z counts samples. Moves 2 n elements, and positions from the cache.
 template <int W>
 DEVICE void embed(const Act* x, const Act* token, const Act* position, Act* y, const EmbedParams& p) {
-  constexpr int EACH = AHEAD / 2;
-  const Spot at = spot(p.columns, p.lanes, p.c / W);
+  constexpr int EACH = IN_FLIGHT / 2;
+  const ThreadPosition at = thread_position(p.columns, p.lanes, p.c / W);
   if (!at.inside) return;
   const int c = at.column * W;
   for (int sample = blockIdx.z; sample < p.samples; sample += gridDim.z) {
@@ -192,12 +192,12 @@ DEVICE void embed(const Act* x, const Act* token, const Act* position, Act* y, c
 #pragma unroll 1
     for (int half = 0; half < 2; half++) {
       const int first = (int)at.row + half * EACH * p.lanes;
-      Raw<W> ahead[EACH], positions[EACH];
+      Raw<W> loaded[EACH], positions[EACH];
 #pragma unroll
       for (int u = 0; u < EACH; u++) {
         const int t = first + u * p.lanes;
         if (t < p.tokens) {
-          ahead[u] = fetch<W>(t < p.head ? token + c : from + (int64_t)(t - p.head) * p.c);
+          loaded[u] = fetch<W>(t < p.head ? token + c : from + (int64_t)(t - p.head) * p.c);
           positions[u] = fetch<W>(position + (int64_t)t * p.c + c);
         }
       }
@@ -206,7 +206,7 @@ DEVICE void embed(const Act* x, const Act* token, const Act* position, Act* y, c
         const int t = first + u * p.lanes;
         if (t >= p.tokens) break;
         float v[W], w[W];
-        unpack(ahead[u], v);
+        unpack(loaded[u], v);
         unpack(positions[u], w);
 #pragma unroll
         for (int k = 0; k < W; k++) v[k] += w[k];
@@ -218,7 +218,7 @@ DEVICE void embed(const Act* x, const Act* token, const Act* position, Act* y, c
 KERNEL(embed, (384),
        (const Act* __restrict__ x, const Act* __restrict__ token, const Act* __restrict__ position,
         Act* __restrict__ y, EmbedParams p)) {
-  if (sizeof(Act) == 2 || p.wide) return embed<WIDE>(x, token, position, y, p);
+  if (sizeof(Act) == 2 || p.vectorized) return embed<VECTOR>(x, token, position, y, p);
   embed<1>(x, token, position, y, p);
 }
 
@@ -248,7 +248,7 @@ struct Band {
 DEVICE float plus(float sum, float w, float x) { return __fadd_rn(sum, __fmul_rn(w, x)); }
 
 // y = rows x columns^T for every channel; the transpose is the same with the transposed matrices. A block
-// makes a piece of one row of y: it mixes rows of x into shared memory (f32), as wide as the piece needs, and
+// makes a piece of one row of y: it mixes rows of x into shared memory (f32), as vectorized as the piece needs, and
 // then mixes columns of that. x is read about row_taps / scale times, from the cache but for the first.
 KERNEL(resize, (256),
        (const Act* __restrict__ x, const uint32_t* __restrict__ rows, const uint32_t* __restrict__ columns,

@@ -1,14 +1,13 @@
-// Transcendental functions. In the f32 image they are exact to a few roundings; for 16-bit results the GPU's
-// own exponential and reciprocal do, whose errors (1e-6) are far below half an ulp (2e-4).
+// Transcendental functions. In the f32 image they are accurate to a few roundings. For 16-bit results the GPU's approximate
+// exponential and reciprocal are enough: their errors (1e-6) are far below half an ulp (2e-4).
 #pragma once
 #include "act.cuh"
 
-// Whether results keep the digits of f32.
+// Whether results are f32.
 constexpr bool EXACT = sizeof(Act) == 4;
 
-DEVICE float exponential(float x) { return EXACT ? expf(x) : __expf(x); }
-// 1 / x for x of at least 1, infinity too: the GPU's reciprocal, and a step of Newton's where its last digit
-// counts.
+DEVICE float fast_exp(float x) { return EXACT ? expf(x) : __expf(x); }
+// 1 / x for x >= 1, infinity included: the GPU's approximate reciprocal, and in the f32 image a Newton step.
 DEVICE float reciprocal(float x) {
   const float r = __fdividef(1.0f, x);
   return EXACT && x < DAS_INFINITY ? fmaf(r, fmaf(-x, r, 1.0f), r) : r;
@@ -18,7 +17,7 @@ DEVICE float inverse_root(float x) {
   const float r = rsqrtf(x);
   return EXACT ? r * fmaf(-0.5f * x * r, r, 1.5f) : r;
 }
-DEVICE float sigmoid(float x) { return reciprocal(1.0f + exponential(-x)); }
+DEVICE float sigmoid(float x) { return reciprocal(1.0f + fast_exp(-x)); }
 
 DEVICE float silu(float x) { return x * sigmoid(x); }
 DEVICE float silu_slope(float x) {
@@ -40,7 +39,7 @@ struct Normal {
   float cdf, pdf;
 };
 DEVICE Normal normal(float x) {
-  const float e = exponential(-0.5f * x * x);
+  const float e = fast_exp(-0.5f * x * x);
   const float t = reciprocal(fmaf(fabsf(x), 0.35f, 1.0f));
   float p = -2.9144429e-2f;
   p = fmaf(p, t, 1.4396486e-1f);

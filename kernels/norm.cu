@@ -13,9 +13,9 @@
 
 // Calls f<W, SILU> with the arguments.
 #define GROUP_CALL(f, ...)                                \
-  if (sizeof(Act) == 2 || p.wide) {                       \
-    if (p.silu) return f<WIDE, true>(__VA_ARGS__);        \
-    return f<WIDE, false>(__VA_ARGS__);                   \
+  if (sizeof(Act) == 2 || p.vectorized) {                       \
+    if (p.silu) return f<VECTOR, true>(__VA_ARGS__);        \
+    return f<VECTOR, false>(__VA_ARGS__);                   \
   }                                                       \
   if (p.silu) return f<1, true>(__VA_ARGS__);             \
   f<1, false>(__VA_ARGS__)
@@ -23,7 +23,7 @@
 // Sums over blocks of rows; reads n elements.
 KERNEL(group_sums, (384), (const Act* __restrict__ x, float* __restrict__ partial, GroupParams p)) {
   DYNAMIC_SHARED(float, shared);
-  if (sizeof(Act) == 2 || p.wide) return sums_of_rows<WIDE>(x, partial, p, shared);
+  if (sizeof(Act) == 2 || p.vectorized) return sums_of_rows<VECTOR>(x, partial, p, shared);
   sums_of_rows<1>(x, partial, p, shared);
 }
 // saved[sample][group] from the sums; a warp per group.
@@ -91,25 +91,25 @@ struct NormParams {
   float share;    // 1 / c
 };
 
-constexpr int HELD = 1280 / WIDE / 32;
+constexpr int HELD = 1280 / VECTOR / 32;
 
 DEVICE int64_t warp_row() { return (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32; }
 
 // A row held by a warp, `columns` accesses of it.
 struct Row {
-  Raw<WIDE> at[HELD];
+  Raw<VECTOR> at[HELD];
   int lane, columns;
-  DEVICE Row(const Act* x, int c) : lane(threadIdx.x & 31), columns(c / WIDE) {
+  DEVICE Row(const Act* x, int c) : lane(threadIdx.x & 31), columns(c / VECTOR) {
 #pragma unroll
     for (int s = 0; s < HELD; s++)
-      if (lane + 32 * s < columns) at[s] = fetch<WIDE>(x + (lane + 32 * s) * WIDE);
+      if (lane + 32 * s < columns) at[s] = fetch<VECTOR>(x + (lane + 32 * s) * VECTOR);
   }
   // f(access, first channel) for each of this lane's.
   template <class F>
   DEVICE void each(F f) const {
 #pragma unroll
     for (int s = 0; s < HELD; s++)
-      if (lane + 32 * s < columns) f(s, (lane + 32 * s) * WIDE);
+      if (lane + 32 * s < columns) f(s, (lane + 32 * s) * VECTOR);
   }
 };
 
@@ -132,29 +132,29 @@ KERNEL(layer_norm, (128),
   const float shift = to_f32(x[row * p.c]);
   float sum = 0.0f, squares = 0.0f;
   held.each([&](int s, int) {
-    float v[WIDE];
+    float v[VECTOR];
     unpack(held.at[s], v);
 #pragma unroll
-    for (int k = 0; k < WIDE; k++) sum += v[k] - shift;
+    for (int k = 0; k < VECTOR; k++) sum += v[k] - shift;
   });
   const float rest = warp_sum(sum) * p.share;
   held.each([&](int s, int) {
-    float v[WIDE];
+    float v[VECTOR];
     unpack(held.at[s], v);
 #pragma unroll
-    for (int k = 0; k < WIDE; k++) {
+    for (int k = 0; k < VECTOR; k++) {
       const float d = (v[k] - shift) - rest;
       squares = fmaf(d, d, squares);
     }
   });
   const float rstd = inverse_root(fmaf(warp_sum(squares), p.share, p.eps));
   held.each([&](int s, int c) {
-    float v[WIDE], g[WIDE], b[WIDE];
+    float v[VECTOR], g[VECTOR], b[VECTOR];
     unpack(held.at[s], v);
-    unpack(fetch<WIDE>(gamma + c), g);
-    unpack(fetch<WIDE>(beta + c), b);
+    unpack(fetch<VECTOR>(gamma + c), g);
+    unpack(fetch<VECTOR>(beta + c), b);
 #pragma unroll
-    for (int k = 0; k < WIDE; k++) v[k] = fmaf(((v[k] - shift) - rest) * rstd, g[k], b[k]);
+    for (int k = 0; k < VECTOR; k++) v[k] = fmaf(((v[k] - shift) - rest) * rstd, g[k], b[k]);
     store(y + row * p.c + c, v);
   });
   if (held.lane == 0) save_row(saved + row * SAVED, shift, rest, rstd);
@@ -193,12 +193,12 @@ KERNEL(layer_norm_vjp, (128),
   const float mean = saved[row * SAVED], lost = saved[row * SAVED + 1], rstd = saved[row * SAVED + 2];
   float of_g = 0.0f, of_gx = 0.0f;
   held.each([&](int s, int c) {
-    float v[WIDE], d[WIDE], g[WIDE];
+    float v[VECTOR], d[VECTOR], g[VECTOR];
     unpack(held.at[s], v);
     unpack(held_dy.at[s], d);
-    unpack(fetch<WIDE>(gamma + c), g);
+    unpack(fetch<VECTOR>(gamma + c), g);
 #pragma unroll
-    for (int k = 0; k < WIDE; k++) {
+    for (int k = 0; k < VECTOR; k++) {
       const float of = __fmul_rn(d[k], g[k]);
       of_g += of;
       of_gx = fmaf(of, centred(v[k], mean, lost) * rstd, of_gx);
@@ -207,12 +207,12 @@ KERNEL(layer_norm_vjp, (128),
   of_g = warp_sum(of_g) * p.share;
   of_gx = warp_sum(of_gx) * p.share;
   held.each([&](int s, int c) {
-    float v[WIDE], d[WIDE], g[WIDE];
+    float v[VECTOR], d[VECTOR], g[VECTOR];
     unpack(held.at[s], v);
     unpack(held_dy.at[s], d);
-    unpack(fetch<WIDE>(gamma + c), g);
+    unpack(fetch<VECTOR>(gamma + c), g);
 #pragma unroll
-    for (int k = 0; k < WIDE; k++) {
+    for (int k = 0; k < VECTOR; k++) {
       const float xhat = centred(v[k], mean, lost) * rstd;
       v[k] = rstd * fmaf(-xhat, of_gx, __fmul_rn(d[k], g[k]) - of_g);
     }

@@ -1,4 +1,4 @@
-// Pointwise maps: one pass over memory each, f32 inside. A thread has AHEAD accesses of 16 bytes of each
+// Pointwise maps: one pass over memory each, f32 inside. A thread has IN_FLIGHT accesses of 16 bytes of each
 // input under way (half as many with two inputs); a block covers a contiguous piece, or whole rows where the
 // map knows its channel.
 #include "math.cuh"
@@ -41,18 +41,18 @@ KERNEL(put, (256), (uint32_t* __restrict__ y, PutParams p)) {
 // elements.
 template <int W, class F>
 DEVICE void map(const Act* x, Act* y, int64_t n, F f) {
-  const int64_t first = ((int64_t)blockIdx.x * AHEAD * blockDim.x + threadIdx.x) * W;
+  const int64_t first = ((int64_t)blockIdx.x * IN_FLIGHT * blockDim.x + threadIdx.x) * W;
   const int step = blockDim.x * W;
-  Raw<W> ahead[AHEAD];
+  Raw<W> loaded[IN_FLIGHT];
 #pragma unroll
-  for (int u = 0; u < AHEAD; u++)
-    if (first + u * step + W <= n) ahead[u] = fetch<W>(x + first + u * step);
+  for (int u = 0; u < IN_FLIGHT; u++)
+    if (first + u * step + W <= n) loaded[u] = fetch<W>(x + first + u * step);
 #pragma unroll
-  for (int u = 0; u < AHEAD; u++) {
+  for (int u = 0; u < IN_FLIGHT; u++) {
     const int64_t i = first + u * step;
     if (i + W <= n) {
       float v[W];
-      unpack(ahead[u], v);
+      unpack(loaded[u], v);
 #pragma unroll
       for (int k = 0; k < W; k++) v[k] = f(v[k]);
       store(y + i, v);
@@ -66,16 +66,16 @@ DEVICE void map(const Act* x, Act* y, int64_t n, F f) {
 // y[i] = f(a[i], b[i]).
 template <int W, class F>
 DEVICE void map2(const Act* a, const Act* b, Act* y, int64_t n, F f) {
-  constexpr int EACH = AHEAD / 2;
+  constexpr int EACH = IN_FLIGHT / 2;
   const int64_t first = ((int64_t)blockIdx.x * EACH * blockDim.x + threadIdx.x) * W;
   const int step = blockDim.x * W;
-  Raw<W> ahead_a[EACH], ahead_b[EACH];
+  Raw<W> loaded_a[EACH], loaded_b[EACH];
 #pragma unroll
   for (int u = 0; u < EACH; u++) {
     const int64_t i = first + u * step;
     if (i + W <= n) {
-      ahead_a[u] = fetch<W>(a + i);
-      ahead_b[u] = fetch<W>(b + i);
+      loaded_a[u] = fetch<W>(a + i);
+      loaded_b[u] = fetch<W>(b + i);
     }
   }
 #pragma unroll
@@ -83,8 +83,8 @@ DEVICE void map2(const Act* a, const Act* b, Act* y, int64_t n, F f) {
     const int64_t i = first + u * step;
     if (i + W <= n) {
       float v[W], w[W];
-      unpack(ahead_a[u], v);
-      unpack(ahead_b[u], w);
+      unpack(loaded_a[u], v);
+      unpack(loaded_b[u], w);
 #pragma unroll
       for (int k = 0; k < W; k++) v[k] = f(v[k], w[k]);
       store(y + i, v);
@@ -102,18 +102,18 @@ struct ActivateParams {
 // y = f(x); bytes moved: 2 n.
 KERNEL(activate, (256), (const Act* __restrict__ x, Act* __restrict__ y, ActivateParams p)) {
   switch (p.f) {
-    case 0: return map<WIDE>(x, y, p.n, [](float v) { return silu(v); });
-    case 1: return map<WIDE>(x, y, p.n, [](float v) { return gelu(v); });
-    default: return map<WIDE>(x, y, p.n, [](float v) { return quick_gelu(v); });
+    case 0: return map<VECTOR>(x, y, p.n, [](float v) { return silu(v); });
+    case 1: return map<VECTOR>(x, y, p.n, [](float v) { return gelu(v); });
+    default: return map<VECTOR>(x, y, p.n, [](float v) { return quick_gelu(v); });
   }
 }
 // dx = dy f'(x); bytes moved: 3 n.
 KERNEL(activate_vjp, (256),
        (const Act* __restrict__ x, const Act* __restrict__ dy, Act* __restrict__ dx, ActivateParams p)) {
   switch (p.f) {
-    case 0: return map2<WIDE>(x, dy, dx, p.n, [](float v, float d) { return d * silu_slope(v); });
-    case 1: return map2<WIDE>(x, dy, dx, p.n, [](float v, float d) { return d * gelu_slope(v); });
-    default: return map2<WIDE>(x, dy, dx, p.n, [](float v, float d) { return d * quick_gelu_slope(v); });
+    case 0: return map2<VECTOR>(x, dy, dx, p.n, [](float v, float d) { return d * silu_slope(v); });
+    case 1: return map2<VECTOR>(x, dy, dx, p.n, [](float v, float d) { return d * gelu_slope(v); });
+    default: return map2<VECTOR>(x, dy, dx, p.n, [](float v, float d) { return d * quick_gelu_slope(v); });
   }
 }
 
@@ -125,11 +125,11 @@ struct AxpbyParams {
 // out = a x + b y; bytes moved: 3 n.
 KERNEL(axpby, (256),
        (const Act* __restrict__ x, const Act* __restrict__ y, Act* __restrict__ out, AxpbyParams p)) {
-  map2<WIDE>(x, y, out, p.n, [=](float v, float w) { return fmaf(p.a, v, p.b * w); });
+  map2<VECTOR>(x, y, out, p.n, [=](float v, float w) { return fmaf(p.a, v, p.b * w); });
 }
 // y = a x; bytes moved: 2 n.
 KERNEL(scale, (256), (const Act* __restrict__ x, Act* __restrict__ y, AxpbyParams p)) {
-  map<WIDE>(x, y, p.n, [=](float v) { return p.a * v; });
+  map<VECTOR>(x, y, p.n, [=](float v) { return p.a * v; });
 }
 
 struct BlendParams {
@@ -141,13 +141,13 @@ KERNEL(blend, (256),
        (const float* __restrict__ k, const Act* __restrict__ x, const Act* __restrict__ y,
         Act* __restrict__ out, BlendParams p)) {
   const float a = k[0], b = k[1];
-  map2<WIDE>(x, y, out, p.n, [=](float v, float w) { return fmaf(a, v, b * w); });
+  map2<VECTOR>(x, y, out, p.n, [=](float v, float w) { return fmaf(a, v, b * w); });
 }
 // dx = k[which] dy; bytes moved: 2 n.
 KERNEL(blend_vjp, (256),
        (const float* __restrict__ k, const Act* __restrict__ dy, Act* __restrict__ dx, BlendParams p)) {
   const float a = k[p.which];
-  map<WIDE>(dy, dx, p.n, [=](float v) { return a * v; });
+  map<VECTOR>(dy, dx, p.n, [=](float v) { return a * v; });
 }
 
 struct ClampParams {
@@ -161,7 +161,7 @@ struct ClampParams {
 DEVICE float affine(const ClampParams& p, float x) { return __fadd_rn(__fmul_rn(p.a, x), p.b); }
 // y = min(max(a x + b, lo), hi), NaN of NaN; bytes moved: 2 n.
 KERNEL(affine_clamp, (256), (const Act* __restrict__ x, Act* __restrict__ y, ClampParams p)) {
-  map<WIDE>(x, y, p.n, [=](float v) {
+  map<VECTOR>(x, y, p.n, [=](float v) {
     // Comparisons let NaN through; fminf and fmaxf would not.
     float w = affine(p, v);
     w = w < p.lo ? p.lo : w;
@@ -171,7 +171,7 @@ KERNEL(affine_clamp, (256), (const Act* __restrict__ x, Act* __restrict__ y, Cla
 // dx = a dy where a x + b lies within the bounds; bytes moved: 3 n.
 KERNEL(affine_clamp_vjp, (256),
        (const Act* __restrict__ x, const Act* __restrict__ dy, Act* __restrict__ dx, ClampParams p)) {
-  map2<WIDE>(x, dy, dx, p.n, [=](float v, float d) {
+  map2<VECTOR>(x, dy, dx, p.n, [=](float v, float d) {
     const float w = affine(p, v);
     return w >= p.lo && w <= p.hi ? p.a * d : 0.0f;
   });
@@ -180,29 +180,29 @@ KERNEL(affine_clamp_vjp, (256),
 struct CfgCombineParams {
   int64_t n;       // elements of the guided half
   float s;
-  int32_t wide;    // n is whole accesses of 16 bytes
+  int32_t vectorized;    // n is whole accesses of 16 bytes
 };
 // x = [u, c]: y = u + s (c - u); bytes moved: 3 n.
 KERNEL(cfg_combine, (256), (const Act* __restrict__ x, Act* __restrict__ y, CfgCombineParams p)) {
   const auto f = [=](float u, float c) { return u + p.s * (c - u); };
-  if (p.wide) return map2<WIDE>(x, x + p.n, y, p.n, f);
+  if (p.vectorized) return map2<VECTOR>(x, x + p.n, y, p.n, f);
   map2<1>(x, x + p.n, y, p.n, f);
 }
 // dx = [(1 - s) dy, s dy]; bytes moved: 3 n.
 template <int W>
 DEVICE void cfg_combine_vjp(const Act* dy, Act* dx, const CfgCombineParams& p) {
-  const int64_t first = ((int64_t)blockIdx.x * AHEAD * blockDim.x + threadIdx.x) * W;
+  const int64_t first = ((int64_t)blockIdx.x * IN_FLIGHT * blockDim.x + threadIdx.x) * W;
   const int step = blockDim.x * W;
-  Raw<W> ahead[AHEAD];
+  Raw<W> loaded[IN_FLIGHT];
 #pragma unroll
-  for (int u = 0; u < AHEAD; u++)
-    if (first + u * step < p.n) ahead[u] = fetch<W>(dy + first + u * step);
+  for (int u = 0; u < IN_FLIGHT; u++)
+    if (first + u * step < p.n) loaded[u] = fetch<W>(dy + first + u * step);
 #pragma unroll
-  for (int u = 0; u < AHEAD; u++) {
+  for (int u = 0; u < IN_FLIGHT; u++) {
     const int64_t i = first + u * step;
     if (i >= p.n) return;
     float v[W], w[W];
-    unpack(ahead[u], v);
+    unpack(loaded[u], v);
 #pragma unroll
     for (int k = 0; k < W; k++) {
       w[k] = p.s * v[k];
@@ -213,22 +213,22 @@ DEVICE void cfg_combine_vjp(const Act* dy, Act* dx, const CfgCombineParams& p) {
   }
 }
 KERNEL(cfg_combine_vjp, (256), (const Act* __restrict__ dy, Act* __restrict__ dx, CfgCombineParams p)) {
-  if (p.wide) return cfg_combine_vjp<WIDE>(dy, dx, p);
+  if (p.vectorized) return cfg_combine_vjp<VECTOR>(dy, dx, p);
   cfg_combine_vjp<1>(dy, dx, p);
 }
 
-struct WalkParams {
+struct RowMapParams {
   int64_t rows;
   int32_t c;          // channels of the narrower side
   int32_t columns;    // accesses of a row that a block covers
   int32_t lanes;      // rows it covers at once
-  int32_t wide;       // c is whole accesses of 16 bytes
+  int32_t vectorized;       // c is whole accesses of 16 bytes
 };
 
 // y = x gain + shift per channel; bytes moved: 2 n.
 template <int W>
-DEVICE void channel_affine(const Act* x, const Act* gain, const Act* shift, Act* y, const WalkParams& p) {
-  const Spot at = spot(p.columns, p.lanes, p.c / W);
+DEVICE void channel_affine(const Act* x, const Act* gain, const Act* shift, Act* y, const RowMapParams& p) {
+  const ThreadPosition at = thread_position(p.columns, p.lanes, p.c / W);
   if (!at.inside) return;
   const int c = at.column * W;
   float g[W], s[W];
@@ -236,18 +236,18 @@ DEVICE void channel_affine(const Act* x, const Act* gain, const Act* shift, Act*
 #pragma unroll
   for (int k = 0; k < W; k++) s[k] = 0.0f;
   if (shift) unpack(fetch<W>(shift + c), s);
-  Raw<W> ahead[AHEAD];
+  Raw<W> loaded[IN_FLIGHT];
 #pragma unroll
-  for (int u = 0; u < AHEAD; u++) {
+  for (int u = 0; u < IN_FLIGHT; u++) {
     const int64_t row = at.row + u * p.lanes;
-    if (row < p.rows) ahead[u] = fetch<W>(x + row * p.c + c);
+    if (row < p.rows) loaded[u] = fetch<W>(x + row * p.c + c);
   }
 #pragma unroll
-  for (int u = 0; u < AHEAD; u++) {
+  for (int u = 0; u < IN_FLIGHT; u++) {
     const int64_t row = at.row + u * p.lanes;
     if (row >= p.rows) return;
     float v[W];
-    unpack(ahead[u], v);
+    unpack(loaded[u], v);
 #pragma unroll
     for (int k = 0; k < W; k++) v[k] = fmaf(v[k], g[k], s[k]);
     store(y + row * p.c + c, v);
@@ -255,62 +255,62 @@ DEVICE void channel_affine(const Act* x, const Act* gain, const Act* shift, Act*
 }
 KERNEL(channel_affine, (384),
        (const Act* __restrict__ x, const Act* __restrict__ gain, const Act* __restrict__ shift,
-        Act* __restrict__ y, WalkParams p)) {
-  if (sizeof(Act) == 2 || p.wide) return channel_affine<WIDE>(x, gain, shift, y, p);
+        Act* __restrict__ y, RowMapParams p)) {
+  if (sizeof(Act) == 2 || p.vectorized) return channel_affine<VECTOR>(x, gain, shift, y, p);
   channel_affine<1>(x, gain, shift, y, p);
 }
 
 // Rows [a, g] of 2c: y = a gelu(g), c channels; bytes moved: 3 n, n elements of y.
 template <int W>
-DEVICE void geglu(const Act* x, Act* y, const WalkParams& p) {
-  const Spot at = spot(p.columns, p.lanes, p.c / W);
+DEVICE void geglu(const Act* x, Act* y, const RowMapParams& p) {
+  const ThreadPosition at = thread_position(p.columns, p.lanes, p.c / W);
   if (!at.inside) return;
   const int c = at.column * W;
-  Raw<W> ahead_a[AHEAD], ahead_g[AHEAD];
+  Raw<W> loaded_a[IN_FLIGHT], loaded_g[IN_FLIGHT];
 #pragma unroll
-  for (int u = 0; u < AHEAD; u++) {
+  for (int u = 0; u < IN_FLIGHT; u++) {
     const int64_t row = at.row + u * p.lanes;
     if (row < p.rows) {
-      ahead_a[u] = fetch<W>(x + row * 2 * p.c + c);
-      ahead_g[u] = fetch<W>(x + row * 2 * p.c + p.c + c);
+      loaded_a[u] = fetch<W>(x + row * 2 * p.c + c);
+      loaded_g[u] = fetch<W>(x + row * 2 * p.c + p.c + c);
     }
   }
 #pragma unroll
-  for (int u = 0; u < AHEAD; u++) {
+  for (int u = 0; u < IN_FLIGHT; u++) {
     const int64_t row = at.row + u * p.lanes;
     if (row >= p.rows) return;
     float a[W], g[W];
-    unpack(ahead_a[u], a);
-    unpack(ahead_g[u], g);
+    unpack(loaded_a[u], a);
+    unpack(loaded_g[u], g);
 #pragma unroll
     for (int k = 0; k < W; k++) a[k] *= gelu(g[k]);
     store(y + row * p.c + c, a);
   }
 }
-KERNEL(geglu, (384), (const Act* __restrict__ x, Act* __restrict__ y, WalkParams p)) {
-  if (sizeof(Act) == 2 || p.wide) return geglu<WIDE>(x, y, p);
+KERNEL(geglu, (384), (const Act* __restrict__ x, Act* __restrict__ y, RowMapParams p)) {
+  if (sizeof(Act) == 2 || p.vectorized) return geglu<VECTOR>(x, y, p);
   geglu<1>(x, y, p);
 }
 
 // dx = [dy gelu(g), dy a gelu'(g)]; bytes moved: 5 n, n elements of dy.
 template <int W>
-DEVICE void geglu_vjp(const Act* x, const Act* dy, Act* dx, const WalkParams& p) {
-  const Spot at = spot(p.columns, p.lanes, p.c / W);
+DEVICE void geglu_vjp(const Act* x, const Act* dy, Act* dx, const RowMapParams& p) {
+  const ThreadPosition at = thread_position(p.columns, p.lanes, p.c / W);
   if (!at.inside) return;
   const int c = at.column * W;
   // Three inputs, so half as many rows at a time.
-  constexpr int EACH = AHEAD / 2;
+  constexpr int EACH = IN_FLIGHT / 2;
 #pragma unroll 1
   for (int half = 0; half < 2; half++) {
     const int64_t first = at.row + half * EACH * p.lanes;
-    Raw<W> ahead_a[EACH], ahead_g[EACH], ahead_d[EACH];
+    Raw<W> loaded_a[EACH], loaded_g[EACH], loaded_d[EACH];
 #pragma unroll
     for (int u = 0; u < EACH; u++) {
       const int64_t row = first + u * p.lanes;
       if (row < p.rows) {
-        ahead_a[u] = fetch<W>(x + row * 2 * p.c + c);
-        ahead_g[u] = fetch<W>(x + row * 2 * p.c + p.c + c);
-        ahead_d[u] = fetch<W>(dy + row * p.c + c);
+        loaded_a[u] = fetch<W>(x + row * 2 * p.c + c);
+        loaded_g[u] = fetch<W>(x + row * 2 * p.c + p.c + c);
+        loaded_d[u] = fetch<W>(dy + row * p.c + c);
       }
     }
 #pragma unroll
@@ -318,9 +318,9 @@ DEVICE void geglu_vjp(const Act* x, const Act* dy, Act* dx, const WalkParams& p)
       const int64_t row = first + u * p.lanes;
       if (row >= p.rows) return;
       float a[W], g[W], d[W];
-      unpack(ahead_a[u], a);
-      unpack(ahead_g[u], g);
-      unpack(ahead_d[u], d);
+      unpack(loaded_a[u], a);
+      unpack(loaded_g[u], g);
+      unpack(loaded_d[u], d);
 #pragma unroll
       for (int k = 0; k < W; k++) {
         const Normal n = normal(g[k]);
@@ -334,7 +334,7 @@ DEVICE void geglu_vjp(const Act* x, const Act* dy, Act* dx, const WalkParams& p)
   }
 }
 KERNEL(geglu_vjp, (384),
-       (const Act* __restrict__ x, const Act* __restrict__ dy, Act* __restrict__ dx, WalkParams p)) {
-  if (sizeof(Act) == 2 || p.wide) return geglu_vjp<WIDE>(x, dy, dx, p);
+       (const Act* __restrict__ x, const Act* __restrict__ dy, Act* __restrict__ dx, RowMapParams p)) {
+  if (sizeof(Act) == 2 || p.vectorized) return geglu_vjp<VECTOR>(x, dy, dx, p);
   geglu_vjp<1>(x, dy, dx, p);
 }

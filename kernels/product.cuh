@@ -1,15 +1,15 @@
-// What a product with gathered rows is, for the kernels of tensor.cu (tensor cores, 16 bits) and gemm.cu
-// (anything).
+// What a product with gathered rows is, for the kernels of tensor.cu (tensor cores, 16 bits) and gemm.cu (SIMT, any
+// element type).
 //
 // Convolutions, their transposes and linear maps are all
 //   y[target(m), n] = sum over taps and channels c of x[pixel(m) + tap, c] w(n, tap, c)
-// with an affine gather: output pixel (step_out g + out) of a class, g on a grid of its own, reads the input
-// pixels (step_in g + in + dstep tap). The right factor is a weight in place: `columns` rows of whole samples
-// (w[n][tap][c]), or turned: `depth` rows (w[c][tap][n]).
+// with an affine gather: the output pixel (step_out g + out) of a class, with g on the class's own grid, reads the input
+// pixels (step_in g + in + dstep tap). The right factor is a weight as it lies in memory: w[n][tap][c] with `columns`
+// rows or, transposed, w[c][tap][n] with `depth` rows.
 #pragma once
 #include "math.cuh"
 
-// Classes that one launch holds: 4 for an enlarged image, stride^2 for a transpose.
+// Most classes of one launch: there are 4 for an upsampling convolution and stride^2 for a transpose.
 constexpr int CLASSES = 16;
 
 struct ProductParams {
@@ -23,15 +23,15 @@ struct ProductParams {
   int32_t channels;    // of x
   int32_t step_in;
   int32_t dstep;        // 1 or -1
-  int32_t depth;        // channels that w has; x is zero beyond
-  int32_t right_row;    // elements of w from row to row,
-  int32_t right_y;      // from tap to tap down
-  int32_t right_x;      // and across
-  int32_t bias_each;    // a bias for every sample, not one for all
-  int32_t splits;       // of the sum, each to its own part of z
+  int32_t depth;        // channels of w; x has zeros beyond them
+  int32_t weight_row;   // elements of w from one row to the next,
+  int32_t weight_y;     // from one tap to the next, down
+  int32_t weight_x;     // and across
+  int32_t bias_each;    // one bias for each sample, not one for all
+  int32_t splits;       // parts of the sum; each is written to its own part of z
   int32_t tiles_m;      // of the largest class
   int32_t tiles_n;
-  int32_t epilogue;    // what follows product and bias, below
+  int32_t epilogue;     // 0, or one of SILU, GELU, QUICK_GELU, GEGLU below
   // Per class.
   int32_t grid_h[16];
   int32_t grid_w[16];
@@ -41,14 +41,14 @@ struct ProductParams {
   int32_t in_x[16];
   int32_t taps_y[16];
   int32_t taps_x[16];
-  int32_t right_at[16];    // element of a row of w where the first tap begins
+  int32_t weight_at[16];    // element of a row of w where the first tap begins
 };
 
-// An output pixel: where it goes, and what it reads.
+// One output pixel, and the first input pixel that it reads.
 struct Pixel {
-  int target;    // among all output pixels
+  int target;    // its index among all output pixels
   int sample;
-  int y, x;    // of tap 0; may be outside
+  int y, x;    // input pixel of tap 0, which may be outside the image
 };
 
 DEVICE Pixel pixel_of(const ProductParams& p, int which, int m) {
@@ -68,8 +68,8 @@ DEVICE int rows_of(const ProductParams& p, int which) {
   return p.samples * p.grid_h[which] * p.grid_w[which];
 }
 
-// Which tile a block makes. Blocks that run at the same time share rows and columns as far as they can: tiles
-// go in groups of GROUP rows of tiles, column by column.
+// The tile of this block. Tiles are numbered in groups of GROUP rows of tiles, column by column within a group, so that
+// blocks that run at the same time share rows and columns in the cache.
 DEVICE void tile_of(const ProductParams& p, int& tile_m, int& tile_n) {
   constexpr int GROUP = 8;
   const int whole = GROUP * p.tiles_n, group = blockIdx.x / whole, at = blockIdx.x - group * whole;
@@ -78,51 +78,18 @@ DEVICE void tile_of(const ProductParams& p, int& tile_m, int& tile_n) {
   tile_m = group * GROUP + at - tile_n * height;
 }
 
-// What may follow a product and its bias, before anything is rounded. GEGLU makes d columns of 2 d, a gelu(g)
-// of [a, g]: there the columns of tiles come in packets of four values and their four gates.
+// Epilogues, applied to f32 sums. GEGLU makes a gelu(g) from [a, g], so d columns from 2 d. For it the columns of a tile
+// are ordered in packets of four values followed by their four gates, so that one thread has both.
 constexpr int SILU = 1, GELU = 2, QUICK_GELU = 3, GEGLU = 4;
 
-// The row of w behind a column of the tiles.
-DEVICE int right_row_of(int column, int columns, int epilogue) {
+// The row of w that belongs to a column of the tiles.
+DEVICE int weight_row_of(int column, int columns, int epilogue) {
   if (epilogue != GEGLU) return column;
   const int value = column / 8 * 4 + column % 4;
   return column & 4 ? columns / 2 + value : value;
 }
 
-// Four neighbouring elements, at a multiple of four.
-#if defined(ACT_F32)
-DEVICE void load4(const Act* p, float* x) {
-  const Words v = load_words(p);
-#pragma unroll
-  for (int i = 0; i < 4; i++) x[i] = __uint_as_float(v.w[i]);
-}
-DEVICE void store4(Act* p, const float* x) {
-  Words v;
-#pragma unroll
-  for (int i = 0; i < 4; i++) v.w[i] = __float_as_uint(x[i]);
-  store_words(p, v);
-}
-#else
-struct alignas(8) HalfPacket {
-  uint32_t w[2];
-};
-DEVICE void load4(const Act* p, float* x) {
-  const HalfPacket v = *reinterpret_cast<const HalfPacket*>(p);
-  unpack2<Act>(v.w[0], x[0], x[1]);
-  unpack2<Act>(v.w[1], x[2], x[3]);
-}
-DEVICE void store4(Act* p, const float* x) {
-  const uint32_t lo = pack2<Act>(x[0], x[1]), hi = pack2<Act>(x[2], x[3]);
-#if defined(__CUDACC__)
-  asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(p)), "r"(lo), "r"(hi)
-               : "memory");
-#else
-  *reinterpret_cast<HalfPacket*>(p) = {{lo, hi}};
-#endif
-}
-#endif
-
-// The bias of a packet of the tiles' columns.
+// The bias of eight consecutive columns of a tile.
 DEVICE void load_bias(const Act* bias, int column, int columns, int epilogue, float (&x)[8]) {
   if (epilogue == GEGLU) {
     load4(bias + column / 2, x);
@@ -132,11 +99,13 @@ DEVICE void load_bias(const Act* bias, int column, int columns, int epilogue, fl
   }
 }
 
-// Ends a packet of a row: y = epilogue(v), and where it is wanted given = v, as [a, g] for GEGLU.
-DEVICE void end(float (&v)[8], int64_t row, int column, int columns, int epilogue, Act* y, Act* given) {
+// Stores y = epilogue(v) for eight consecutive columns of a row, and v itself to `pre_activation` if that is not null; for
+// GEGLU in the layout [a, g].
+DEVICE void apply_epilogue(float (&v)[8], int64_t row, int column, int columns, int epilogue, Act* y,
+                           Act* pre_activation) {
   if (epilogue == GEGLU) {
-    if (given) {
-      Act* const to = given + row * columns + column / 2;
+    if (pre_activation) {
+      Act* const to = pre_activation + row * columns + column / 2;
       store4(to, v);
       store4(to + columns / 2, v + 4);
     }
@@ -146,7 +115,7 @@ DEVICE void end(float (&v)[8], int64_t row, int column, int columns, int epilogu
     return;
   }
   const int64_t to = row * columns + column;
-  if (given) store8(given + to, v);
+  if (pre_activation) store8(pre_activation + to, v);
 #pragma unroll
   for (int e = 0; e < 8; e++) {
     if (epilogue == SILU) v[e] = silu(v[e]);

@@ -1,56 +1,60 @@
-// Products with gathered rows (product.cuh) on tensor cores, for 16-bit elements: linear maps, convolutions
-// and their transposes.
+// Implicit GEMM for fprop and dgrad, split-K, multistage: products with gathered rows (product.cuh) on tensor cores, for
+// 16-bit elements. Linear maps, convolutions and their transposes are all products of this kind.
 //
-// A block makes a BM x BN tile of y, a warp WM x WN of it in f32 registers (mma m16n8k16). The sum runs over
-// channels in steps of 32, all taps of one step after the other (so that neighbouring taps meet in the
-// cache), through a ring of STAGES stages in shared memory that cp.async fills; a tap outside the image, a
-// channel, row or column too many comes as zeros. Rows of a stage are swizzled in 16-byte chunks so that
-// neither copies nor ldmatrix meet a bank twice. Where the tiles are too few for the GPU, blockIdx.y splits
-// the sum and `finish` (gemm.cu) adds the parts in order.
+// A block makes a BM x BN tile of y, a warp WM x WN of it in f32 registers (mma m16n8k16). The sum runs over the channels
+// in steps of 32 and, within a step, over all taps, so that neighbouring taps find their pixels in the cache. cp.async
+// copies each step into one of the STAGES stages of shared memory, which are used in turn. Taps outside the image, and
+// channels, rows and columns beyond the end, are filled with zeros. The 16-byte chunks of a stage are swizzled so that
+// neither the copies nor ldmatrix have bank conflicts. If there are too few tiles for the GPU, blockIdx.y splits the sum
+// (split-K), and the kernel `finish` of gemm.cu adds the parts in a fixed order.
 //
-// grid: x tiles, y splits, z classes. Bytes moved at least: x, w, bias, add and y once; FLOPs: 2 rows columns
-// taps channels. Results: y = epilogue(product + bias + add) in Act, and product + bias as `given` where that
-// is wanted; or where z is given the bare product (or its parts) in f32.
+// grid: x tiles, y splits, z classes. Bytes moved at least: x, w, bias, add and y once; FLOPs: 2 rows columns taps
+// channels. Results: y = epilogue(product + bias + add) in Act, and the pre-activation product + bias + add if
+// `pre_activation` is not null; or, if z is not null, only the product (or its parts), in f32.
 #include "mma.cuh"
 #include "product.cuh"
 
 #if !defined(ACT_F32)
 
-// Channels per step: rows of 64 bytes.
+// Channels per step: a row of a stage is 64 bytes.
 constexpr int BK = 32;
+// Stages of shared memory.
+constexpr int STAGES = 4;
 
-// 16-byte chunk of (row, chunk) in the left stage, and in the right one where its rows are columns of y. Two
-// rows of four chunks fill all banks; the shift by pairs of rows makes any eight rows of one chunk do so too.
+// Place of the 16-byte chunk (row, chunk) in a stage of the left factor, and of the right factor unless it is transposed.
+// Two rows of four chunks span all banks. The chunks of each pair of rows are permuted differently, so that eight rows
+// of one chunk span all banks too.
 DEVICE int narrow_chunk(int row, int chunk) { return row * 4 + (chunk ^ (row >> 1 & 3)); }
 
-// The same for the turned right stage: rows are channels, BN / 8 chunks long. Neighbouring rows differ by
-// half the banks (a row of 20 chunks does by itself), pairs by the rest.
+// The same for a stage of the transposed right factor, whose rows are channels and BN / 8 chunks long. Neighbouring rows
+// are moved apart by half of the banks (a row of 20 chunks is so already), and pairs of rows by the other bits.
 template <int BN>
-DEVICE int turned_chunk(int row, int chunk) {
+DEVICE int transposed_chunk(int row, int chunk) {
   const int half = BN / 8 % 8 == 4 ? 0 : (row & 1) << 2;
   return row * (BN / 8) + (chunk ^ (half | (row >> 1 & 3)));
 }
 
-// Bits t of the taps first + step t that are inside [0, size).
+// A mask with bit t set if first + step t is inside [0, size), for each of the taps t.
 DEVICE uint32_t inside(int first, int step, int taps, int size) {
   uint32_t bits = 0;
   for (int t = 0; t < taps; t++) bits |= (uint32_t)((unsigned)(first + step * t) < (unsigned)size) << t;
   return bits;
 }
 
-template <int BM, int BN, int WM, int WN, int STAGES, bool TURNED>
+template <int BM, int BN, int WM, int WN, bool TRANSPOSED>
 DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,
-                    const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ given,
+                    const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ pre_activation,
                     float* __restrict__ z, const ProductParams& p) {
   constexpr int WARPS_N = BN / WN, THREADS = BM / WM * WARPS_N * 32;
   constexpr int LEFT = BM * 64, STAGE = LEFT + BN * 64;
-  // Copies per thread and step; where the right factor is turned, LANES threads copy one of its rows.
+  // Copies of each thread per step. LANES threads copy one row of a transposed right factor.
   constexpr int LEFTS = BM * 4 / THREADS, RIGHTS = BN * 4 / THREADS, LANES = THREADS / BK;
   constexpr int COPY_ROWS = THREADS / 4;
   static_assert(BM * 4 % THREADS == 0 && BN * 4 % THREADS == 0 && BN / 8 % LANES == 0, "whole copies");
   static_assert(COPY_ROWS % 8 == 0, "all rows of a thread are swizzled alike");
   DYNAMIC_SHARED(unsigned char, shared);
-  // Target and sample of each row; until the last stage is needed, what each row reads stands there.
+  // Target and sample of each row of the tile, behind the stages. The first pixel and the mask of taps of each row are
+  // kept in the last stage, which is not filled before every thread has read them.
   int* const targets = reinterpret_cast<int*>(shared + STAGES * STAGE);
   int* const reads = reinterpret_cast<int*>(shared + (STAGES - 1) * STAGE);
 
@@ -76,11 +80,12 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
   }
   __syncthreads();
 
-  // This thread's copies: chunk `chunk` of rows COPY_ROWS apart, or LANES chunks apart of one turned row.
-  // Rows and columns of the right factor beyond its end repeat its last: what they make is written nowhere.
-  const int chunk = thread & 3, row = thread >> 2, turned_row = thread / LANES, turned_col = thread % LANES;
+  // This thread copies the chunk `chunk` of rows that are COPY_ROWS apart; of a transposed right factor, chunks of one
+  // row that are LANES apart. Rows and columns beyond the end of the right factor repeat its last; their results are
+  // not stored.
+  const int chunk = thread & 3, row = thread >> 2, transposed_row = thread / LANES, transposed_col = thread % LANES;
   int pixel[LEFTS];
-  uint32_t mask[LEFTS], right_from[RIGHTS];
+  uint32_t mask[LEFTS], weight_from[RIGHTS];
 #pragma unroll
   for (int i = 0; i < LEFTS; i++) {
     pixel[i] = reads[2 * (row + i * COPY_ROWS)];
@@ -88,23 +93,23 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
   }
 #pragma unroll
   for (int i = 0; i < RIGHTS; i++)
-    right_from[i] = TURNED ? min(n0 + 8 * (turned_col + i * LANES), (p.columns - 1) / 8 * 8)
-                           : right_row_of(min(n0 + row + i * COPY_ROWS, p.columns - 1), p.columns, p.epilogue) *
-                                 p.right_row;
+    weight_from[i] = TRANSPOSED ? min(n0 + 8 * (transposed_col + i * LANES), (p.columns - 1) / 8 * 8)
+                           : weight_row_of(min(n0 + row + i * COPY_ROWS, p.columns - 1), p.columns, p.epilogue) *
+                                 p.weight_row;
   const int left_to = 16 * narrow_chunk(row, chunk);
 
-  // The part of the sum that is this block's, and where it stands.
+  // The steps of the sum that this block computes, and the position (channel, tap) of the next one to copy.
   const int steps = (p.channels + BK - 1) / BK * taps;
   const int begin = (int)((int64_t)steps * split / p.splits);
   const int count = (int)((int64_t)steps * (split + 1) / p.splits) - begin;
   const int block0 = taps ? begin / taps : 0, tap0 = begin - block0 * taps;
   int c = block0 * BK, ty = taps ? tap0 / taps_x : 0, tx = tap0 - ty * taps_x;
-  const int right_at = p.right_at[which];
+  const int weight_at = p.weight_at[which];
 
   auto copy_step = [&](unsigned char* stage) {
     const uint32_t select = 1u << ty | 0x10000u << tx;
     const int shift = p.dstep * (ty * p.in_w + tx);
-    const int tap = right_at + ty * p.right_y + tx * p.right_x;
+    const int tap = weight_at + ty * p.weight_y + tx * p.weight_x;
     const int channel = c + chunk * 8;
     const bool wanted = channel < p.channels;
     const Act* const left = x + channel;
@@ -115,13 +120,13 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
       cp_async16(stage + left_to + i * COPY_ROWS * 64, left + (uint64_t)from * (uint32_t)p.channels,
                  some ? 16 : 0);
     }
-    const int deep = TURNED ? c + turned_row : channel;
-    const Act* const right = w + (deep < p.depth ? (TURNED ? deep * p.right_row : deep) + tap : 0);
+    const int deep = TRANSPOSED ? c + transposed_row : channel;
+    const Act* const right = w + (deep < p.depth ? (TRANSPOSED ? deep * p.weight_row : deep) + tap : 0);
 #pragma unroll
     for (int i = 0; i < RIGHTS; i++) {
       const int to =
-          TURNED ? 16 * turned_chunk<BN>(turned_row, turned_col + i * LANES) : left_to + i * COPY_ROWS * 64;
-      cp_async16(stage + LEFT + to, right + right_from[i], deep < p.depth ? 16 : 0);
+          TRANSPOSED ? 16 * transposed_chunk<BN>(transposed_row, transposed_col + i * LANES) : left_to + i * COPY_ROWS * 64;
+      cp_async16(stage + LEFT + to, right + weight_from[i], deep < p.depth ? 16 : 0);
     }
     if (++tx == taps_x) {
       tx = 0;
@@ -132,35 +137,35 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
     }
   };
 
-  // This lane's rows for ldmatrix, in the stage: of the left factor for both halves of a step, and of the
-  // right one.
+  // Addresses in a stage that this lane passes to ldmatrix: rows of the left factor for both halves of a step, and of the
+  // right factor.
   const int warp_m = warp / WARPS_N * WM, warp_n = warp % WARPS_N * WN;
-  int left_row[BK / 16], right_row[TURNED ? WN / 16 : BK / 16];
+  int left_address[BK / 16], right_address[TRANSPOSED ? WN / 16 : BK / 16];
 #pragma unroll
   for (int k = 0; k < BK / 16; k++)
-    left_row[k] = 64 * warp_m + 16 * narrow_chunk(lane & 15, 2 * k + (lane >> 4));
-  if (TURNED) {
+    left_address[k] = 64 * warp_m + 16 * narrow_chunk(lane & 15, 2 * k + (lane >> 4));
+  if (TRANSPOSED) {
 #pragma unroll
     for (int j = 0; j < WN / 16; j++)
-      right_row[j] = LEFT + 16 * turned_chunk<BN>(lane & 15, warp_n / 8 + 2 * j + (lane >> 4));
+      right_address[j] = LEFT + 16 * transposed_chunk<BN>(lane & 15, warp_n / 8 + 2 * j + (lane >> 4));
   } else {
 #pragma unroll
     for (int k = 0; k < BK / 16; k++)
-      right_row[k] =
+      right_address[k] =
           LEFT + 64 * warp_n + 16 * narrow_chunk((lane & 7) + (lane >> 4) * 8, 2 * k + (lane >> 3 & 1));
   }
   float sum[WM / 16][WN / 8][4] = {};
   auto multiply = [&](const unsigned char* stage, int k) {
     uint32_t a[WM / 16][4];
 #pragma unroll
-    for (int i = 0; i < WM / 16; i++) ldmatrix_x4(a[i], stage + left_row[k] + 16 * 64 * i);
+    for (int i = 0; i < WM / 16; i++) ldmatrix_x4(a[i], stage + left_address[k] + 16 * 64 * i);
 #pragma unroll
     for (int j = 0; j < WN / 16; j++) {
       uint32_t b[4];
-      if (TURNED)
-        ldmatrix_x4_trans(b, stage + right_row[j] + 16 * k * (BN * 2));
+      if (TRANSPOSED)
+        ldmatrix_x4_trans(b, stage + right_address[j] + 16 * k * (BN * 2));
       else
-        ldmatrix_x4(b, stage + right_row[k] + 16 * 64 * j);
+        ldmatrix_x4(b, stage + right_address[k] + 16 * 64 * j);
       const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
 #pragma unroll
       for (int i = 0; i < WM / 16; i++) {
@@ -170,9 +175,9 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
     }
   };
 
-  // All stages but the last are under way when the first is needed. The barrier of a step shows everybody's
-  // copies of its stage, and that the stage before is free. Copies stand between the products, so that the tensor
-  // cores have work while addresses are found.
+  // The copies of STAGES - 1 steps are in flight when the first is needed. After the barrier of a step, every thread sees
+  // all copies of that step's stage, and the stage of the step before may be overwritten. The copies are issued between
+  // the two halves of the products, so that the tensor cores are busy while addresses are computed.
 #pragma unroll
   for (int s = 0; s < STAGES - 1; s++) {
     if (s < count) copy_step(shared + s * STAGE);
@@ -192,8 +197,8 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
   }
   __syncthreads();
 
-  // Sixteen rows of the warp at a time through shared memory, to be written in whole packets. A pitch of 8
-  // banks more than whole lines of 32 (or 16 less) keeps the halves of a warp apart.
+  // The epilogue. Each warp moves its sums through shared memory, sixteen rows at a time, so that results are stored in
+  // whole packets. Rows have a pitch of 8 or 24 banks modulo 32, so that the halves of a warp use different banks.
   constexpr int PITCH = WN + 8, PACKETS = WN / 8;
   static_assert(PITCH % 32 == 8 || PITCH % 32 == 24, "rows of a quarter apart");
   float* const mine = reinterpret_cast<float*>(shared) + warp * 16 * PITCH;
@@ -227,7 +232,7 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
       } else {
         const int64_t to = (int64_t)target * p.columns + column;
         float more[8];
-        const int epilogue = TURNED ? 0 : p.epilogue;
+        const int epilogue = TRANSPOSED ? 0 : p.epilogue;
         if (bias) {
           const int each = p.bias_each ? targets[2 * at + 1] * p.columns : 0;
           load_bias(bias + each, column, p.columns, epilogue, more);
@@ -240,7 +245,7 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
           for (int e = 0; e < 8; e++) v[e] += more[e];
         }
         if (epilogue)
-          end(v, target, column, p.columns, epilogue, y, given);
+          apply_epilogue(v, target, column, p.columns, epilogue, y, pre_activation);
         else
           store8(y + to, v);
       }
@@ -249,67 +254,25 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
   }
 }
 
-// Tiles, largest first; `turned` where w has the sum's channels as rows. Two blocks of 128 threads with tiles
-// of 64 x 64 or 64 x 80 per warp fill the registers of an SM, as does one of 256.
-KERNEL(product_256x128, (256, 1),
-       (const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,
-        const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ given, float* __restrict__ z,
-        ProductParams p)) {
-  product<256, 128, 64, 64, 4, false>(x, w, bias, add, y, given, z, p);
-}
-KERNEL(product_128x160, (128, 2),
-       (const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,
-        const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ given, float* __restrict__ z,
-        ProductParams p)) {
-  product<128, 160, 64, 80, 4, false>(x, w, bias, add, y, given, z, p);
-}
-KERNEL(product_128x128, (128, 2),
-       (const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,
-        const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ given, float* __restrict__ z,
-        ProductParams p)) {
-  product<128, 128, 64, 64, 4, false>(x, w, bias, add, y, given, z, p);
-}
-KERNEL(product_128x64, (128, 3),
-       (const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,
-        const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ given, float* __restrict__ z,
-        ProductParams p)) {
-  product<128, 64, 64, 32, 4, false>(x, w, bias, add, y, given, z, p);
-}
-KERNEL(product_64x64, (128, 4),
-       (const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,
-        const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ given, float* __restrict__ z,
-        ProductParams p)) {
-  product<64, 64, 32, 32, 4, false>(x, w, bias, add, y, given, z, p);
-}
-KERNEL(turned_256x128, (256, 1),
-       (const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,
-        const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ given, float* __restrict__ z,
-        ProductParams p)) {
-  product<256, 128, 64, 64, 4, true>(x, w, bias, add, y, given, z, p);
-}
-KERNEL(turned_128x160, (128, 2),
-       (const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,
-        const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ given, float* __restrict__ z,
-        ProductParams p)) {
-  product<128, 160, 64, 80, 4, true>(x, w, bias, add, y, given, z, p);
-}
-KERNEL(turned_128x128, (128, 2),
-       (const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,
-        const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ given, float* __restrict__ z,
-        ProductParams p)) {
-  product<128, 128, 64, 64, 4, true>(x, w, bias, add, y, given, z, p);
-}
-KERNEL(turned_128x64, (128, 3),
-       (const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,
-        const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ given, float* __restrict__ z,
-        ProductParams p)) {
-  product<128, 64, 64, 32, 4, true>(x, w, bias, add, y, given, z, p);
-}
-KERNEL(turned_64x64, (128, 4),
-       (const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,
-        const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ given, float* __restrict__ z,
-        ProductParams p)) {
-  product<64, 64, 32, 32, 4, true>(x, w, bias, add, y, given, z, p);
-}
+// PRODUCT(name, (bounds), template arguments): a kernel. Tiles come largest first, as in src/cuda/matmul/tile.rs. Two
+// blocks of 128 threads with tiles of 64 x 64 or 64 x 80 per warp fill the registers of a multiprocessor, as does one
+// block of 256 threads.
+#define PRODUCT(name, bounds, ...)                                                                            \
+  KERNEL(name, bounds,                                                                                        \
+         (const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,                 \
+          const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ pre_activation,                 \
+          float* __restrict__ z, ProductParams p)) {                                                          \
+    product<__VA_ARGS__>(x, w, bias, add, y, pre_activation, z, p);                                           \
+  }
+PRODUCT(product_256x128, (256, 1), 256, 128, 64, 64, false)
+PRODUCT(product_128x160, (128, 2), 128, 160, 64, 80, false)
+PRODUCT(product_128x128, (128, 2), 128, 128, 64, 64, false)
+PRODUCT(product_128x64, (128, 3), 128, 64, 64, 32, false)
+PRODUCT(product_64x64, (128, 4), 64, 64, 32, 32, false)
+PRODUCT(transposed_256x128, (256, 1), 256, 128, 64, 64, true)
+PRODUCT(transposed_128x160, (128, 2), 128, 160, 64, 80, true)
+PRODUCT(transposed_128x128, (128, 2), 128, 128, 64, 64, true)
+PRODUCT(transposed_128x64, (128, 3), 128, 64, 64, 32, true)
+PRODUCT(transposed_64x64, (128, 4), 64, 64, 32, 32, true)
 
 #endif

@@ -86,7 +86,7 @@ struct SizeOfBlock {
   DEVICE double operator()(double lambda) const {
     const double v = tempered(lambda, base, l);
     const double top = block_max(v, shared.sums);
-    const double w = top == DAS_DEAD ? 0.0 : exponential(sub(v, top));
+    const double w = top == DAS_DEAD ? 0.0 : exact_exp(sub(v, top));
     const double total = exact_sum(w, shared.sums), squares = exact_sum(mul(w, w), shared.more);
     return ratio(mul(total, total), squares);
   }
@@ -250,9 +250,9 @@ KERNEL(weigh, (1024),
   const double v = live ? particle.weighed(increment) : DAS_DEAD;
   const double top = block_max(v, shared.sums);
   const bool collapsed = top == DAS_DEAD;
-  const double w = !live ? 0.0 : collapsed ? 1.0 : exponential(sub(v, top));
+  const double w = !live ? 0.0 : collapsed ? 1.0 : exact_exp(sub(v, top));
   const double total = exact_sum(w, shared.sums), squares = exact_sum(mul(w, w), shared.more);
-  const double log_sum = collapsed ? DAS_DEAD : add(top, logarithm(total));
+  const double log_sum = collapsed ? DAS_DEAD : add(top, exact_ln(total));
   const double log_weight = collapsed ? p.uniform : sub(v, log_sum);
   const double size = ratio(mul(total, total), squares);
   const double twist = is_finite(increment) ? raw : 0.0;
@@ -320,7 +320,7 @@ struct SizeOfRows {
     for (int first = 0; first < n; first += MOST) {
       const int i = first + (int)threadIdx.x;
       const bool counts = i < n && top != DAS_DEAD;
-      const double w = counts ? exponential(sub(tempered(lambda, base[i], l[i]), top)) : 0.0;
+      const double w = counts ? exact_exp(sub(tempered(lambda, base[i], l[i]), top)) : 0.0;
       add_row(w, mul(w, w), total, squares, shared);
     }
     return ratio(mul(total, total), squares);
@@ -370,11 +370,11 @@ KERNEL(weigh_rows, (1024),
   double total = 0.0, squares = 0.0;
   for (int first = 0; first < n; first += MOST) {
     const int i = first + me;
-    const double w = i >= n ? 0.0 : collapsed ? 1.0 : exponential(sub(weights[i], top));
+    const double w = i >= n ? 0.0 : collapsed ? 1.0 : exact_exp(sub(weights[i], top));
     if (i < n) share[i] = w;
     add_row(w, mul(w, w), total, squares, shared);
   }
-  const double log_sum = collapsed ? DAS_DEAD : add(top, logarithm(total));
+  const double log_sum = collapsed ? DAS_DEAD : add(top, exact_ln(total));
   const double size = ratio(mul(total, total), squares);
   for (int i = me; i < n; i += MOST) weights[i] = collapsed ? p.uniform : sub(weights[i], log_sum);
   const bool resampled = !p.last && size < p.below;

@@ -102,18 +102,29 @@ fn rust_fields(text: &str) -> Fields {
     field.captures_iter(text.trim()).map(|c| (c[1].into(), lifetimes.replace_all(&c[2], "").into())).collect()
 }
 
-/// Kernels of the `.cu` files, as `file.name`.
+/// Kernels of the `.cu` files, as `file.name`. A macro `#define FAMILY(name, ...) KERNEL(name, ...)` declares a kernel
+/// for each of its uses.
 fn c_kernels(texts: &BTreeMap<String, String>) -> BTreeMap<String, Fields> {
-    let head = Regex::new(r"KERNEL\((\w+),\s*\([^)]*\),\s*\(").unwrap();
+    let head = Regex::new(r"KERNEL\((\w+),\s*(?:\([^)]*\)|\w+),\s*\(").unwrap();
+    let family = Regex::new(r"#define (\w+)\(name,[^)]*\)\s*$").unwrap();
     let mut all = BTreeMap::new();
     for (file, text) in texts.iter().filter(|(file, _)| !file.ends_with(".cuh")) {
-        for found in head.captures_iter(text) {
-            let arguments = until_closed(&text[found.get(0).unwrap().end()..]);
-            assert!(
-                all.insert(format!("{file}.{}", &found[1]), c_arguments(arguments)).is_none(),
-                "{file}.cu: two kernels are called {}",
-                &found[1]
-            );
+        let text = text.replace("\\\n", "\n");
+        for found in head.captures_iter(&text) {
+            let at = found.get(0).unwrap();
+            let arguments = c_arguments(until_closed(&text[at.end()..]));
+            let names = match family.captures(&text[..at.start()]) {
+                None => vec![found[1].to_string()],
+                Some(family) => {
+                    let uses = Regex::new(&format!(r"(?m)^{}\((\w+),", &family[1])).unwrap();
+                    uses.captures_iter(&text).map(|name| name[1].to_string()).collect()
+                }
+            };
+            assert!(!names.is_empty(), "{file}.cu: a family without kernels");
+            for name in names {
+                let known = all.insert(format!("{file}.{name}"), arguments.clone());
+                assert!(known.is_none(), "{file}.cu: two kernels are called {name}");
+            }
         }
     }
     all
@@ -122,14 +133,17 @@ fn c_kernels(texts: &BTreeMap<String, String>) -> BTreeMap<String, Fields> {
 /// Kernels of the tables, as `file.name`.
 fn rust_kernels(texts: &BTreeMap<String, String>) -> BTreeMap<String, Fields> {
     let table = Regex::new(r#"pub struct \w+ from "(\w+)" \{"#).unwrap();
-    let head = Regex::new(r"fn (\w+)\(").unwrap();
+    let head = Regex::new(r"(?:fn (\w+)|family \w+\s*\[([^\]]*)\])\s*\(").unwrap();
     let mut all = BTreeMap::new();
     for text in texts.values() {
         for found in table.captures_iter(text) {
             let body = until_closed(&text[found.get(0).unwrap().end()..]);
             for kernel in head.captures_iter(body) {
-                let arguments = until_closed(&body[kernel.get(0).unwrap().end()..]);
-                all.insert(format!("{}.{}", &found[1], &kernel[1]), rust_fields(arguments));
+                let arguments = rust_fields(until_closed(&body[kernel.get(0).unwrap().end()..]));
+                let names = kernel.get(1).or(kernel.get(2)).unwrap().as_str();
+                for name in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+                    all.insert(format!("{}.{name}", &found[1]), arguments.clone());
+                }
             }
         }
     }

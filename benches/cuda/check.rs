@@ -7,7 +7,7 @@
 //!     once                       each case of the tests' table and of ops, forward and transpose, once: for a sanitizer
 //!     ops                        times of the cases
 //!     tiles                      times of products with every tile
-//!     contest                    times of linear maps by our kernels and by cuBLASLt
+//!     autotune                   times of linear maps by our kernels and by cuBLASLt
 //!     copy                       bandwidth of a copy
 //!     hot                        the operations that take most of a step, forward and transpose, once: for ncu
 //!     step PATH                  a guided step with the model of `folder`
@@ -32,7 +32,7 @@ use serde_json::json;
 use crate::cases::{self, Case, Op};
 use crate::model::{self, Model};
 use crate::timing::{Effort, Times};
-use crate::{contest, folder, ops, say, sd15, smc, step, tiles};
+use crate::{autotune, folder, ops, say, sd15, smc, step, tiles};
 
 struct Options {
     path: PathBuf,
@@ -129,7 +129,9 @@ pub fn run(arguments: &[String]) -> Result<()> {
         "hot" => hot(&options),
         "ops" => time_ops(&options),
         "tiles" => tiles::run(options.open()?, options.cases(), options.effort()),
-        "contest" => contest::run(&options.open()?.with_cublas().with_choices(None), options.cases()),
+        "autotune" => {
+            autotune::run(&options.open()?.with_cublas().with_autotune_cache(None), options.cases())
+        }
         "copy" => copy(&options),
         "step" => step::run(&options.open()?, &options.path, &options.micro_batches, options.effort()),
         "see" => see(&options.open()?, options.elem.name(), &options.path),

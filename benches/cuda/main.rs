@@ -6,10 +6,10 @@
 //!
 //! `--check PART` is what `tools/gpu-check` runs: the same work, a line of JSON for each result.
 
+mod autotune;
 #[path = "../../tests/common/cases.rs"]
 mod cases;
 mod check;
-mod contest;
 mod folder;
 mod model;
 mod observe;

@@ -3,7 +3,7 @@
 
 use das_cuda::Result;
 use das_cuda::backend::{Advance, Backend, ParticleId, Particles};
-use das_cuda::cuda::{Cuda, Wide};
+use das_cuda::cuda::{Array64, Cuda};
 use das_cuda::engine::{EngineBackend, EngineSetup, Scores, StepInput};
 use das_cuda::noise::{Key, Purpose};
 use das_cuda::smc::{Resampler, Rules, Tempering, Weights};
@@ -24,7 +24,7 @@ pub fn run(cuda: &Cuda, effort: Effort) -> Result<()> {
     for &particles in sizes {
         let log_weights = cuda.download(&random(cuda, Shape::rows(particles, 1))?)?;
         let log_weights: Vec<f64> = log_weights.into_iter().map(f64::from).collect();
-        let relative = Wide::upload(cuda, Weights::new(&log_weights).relative())?;
+        let relative = Array64::upload(cuda, Weights::new(&log_weights).relative())?;
         let key = Key { seed: 1, prompt: 0, particle: 0, step: 3, purpose: Purpose::Resample };
         for resampler in Resampler::ALL {
             let times = time(cuda, effort, || cuda.resample(&relative, resampler, &key).map(drop))?;

@@ -6,7 +6,7 @@
 use super::attention::{by_products, flash};
 use super::device::{Act, Buffer, Device, Elem, Form, In, Out, PACKET};
 use super::launch::Image;
-use super::matmul::autotune::Contest;
+use super::matmul::autotune::Autotuner;
 use super::matmul::{simt, tensor_core, tile};
 use super::ops::{conv, image, norm, pointwise};
 use super::smc::{particle, resample, weigh};
@@ -56,12 +56,12 @@ impl Kernels {
 
 /// A GPU as a device.
 pub struct Cuda {
-    /// A library that competes with our products on tensor cores. Dropped before the device it uses.
-    pub(super) contest: Option<Contest>,
+    /// Decides between cuBLASLt and our products on tensor cores. Dropped before the device that it uses.
+    pub(super) autotuner: Option<Autotuner>,
     pub(super) device: Device,
     /// Over activations; `None` where these are f32.
     pub(super) act: Option<Kernels>,
-    pub(super) wide: Kernels,
+    pub(super) f32: Kernels,
     /// Products on tensor cores; `None` where activations are f32.
     pub(super) tensor: Option<tensor_core::Table>,
     /// What every product takes instead of the best plan.
@@ -87,15 +87,15 @@ impl Cuda {
         assert_ne!(elem, Elem::U32, "activations are numbers");
         let device = Device::open(ordinal)?;
         let act = (elem != Elem::F32).then(|| Kernels::load(&device, elem)).transpose()?;
-        let wide = Kernels::load(&device, Elem::F32)?;
+        let f32 = Kernels::load(&device, Elem::F32)?;
         let tensor =
             act.as_ref().map(|_| tensor_core::Table::load(&Image::new(&device, elem))).transpose()?;
         let image = Image::new(&device, Elem::F32);
         let (particle, weigh) = (particle::Table::load(&image)?, weigh::Table::load(&image)?);
         let resample = resample::Table::load(&image)?;
         let (graphs, scores) = (true, None);
-        let (contest, plan) = (None, None);
-        Ok(Cuda { contest, device, act, wide, tensor, plan, particle, weigh, resample, graphs, scores })
+        let (autotuner, plan) = (None, None);
+        Ok(Cuda { autotuner, device, act, f32, tensor, plan, particle, weigh, resample, graphs, scores })
     }
 
     /// Without CUDA graphs: every kernel is launched by itself, which a profiler shows better.
@@ -120,14 +120,14 @@ impl Cuda {
     }
 
     pub(super) fn act(&self) -> &Kernels {
-        self.act.as_ref().unwrap_or(&self.wide)
+        self.act.as_ref().unwrap_or(&self.f32)
     }
 
     /// The kernels over `elem`.
     #[track_caller]
     pub(super) fn kernels(&self, elem: Elem) -> &Kernels {
         if elem == Elem::F32 {
-            return &self.wide;
+            return &self.f32;
         }
         assert_eq!(elem, self.act().elem, "this device computes in another type");
         self.act()
@@ -174,7 +174,7 @@ impl Cuda {
         let buffer = self.buffer(w);
         match (buffer.elem() == elem, elem) {
             (true, _) => Ok(w.clone()),
-            (false, Elem::F32) => buffer.form(Form::Wide, || pointwise::convert(self, w, elem)),
+            (false, Elem::F32) => buffer.form(Form::F32, || pointwise::convert(self, w, elem)),
             (false, _) => pointwise::convert(self, w, elem),
         }
     }

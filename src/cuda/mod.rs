@@ -19,6 +19,6 @@ pub use device::{Elem, GpuInfo, count, driver_version, info};
 pub use launch::{ARCHITECTURES, Mark, TOOLKIT, cache, compiles, has_nvrtc, usable};
 pub use matmul::autotune::Outcome;
 pub use matmul::has_cublaslt;
-pub use smc::Wide;
+pub use smc::Array64;
 pub use smc::resample::Resampled;
 pub use smc::weigh::{Decision, Populations, Weighing};

@@ -1,5 +1,5 @@
 //! Linear maps that cuBLASLt may make: what it makes agrees with the CPU, it gets only what it makes right
-//! and faster, and choices last. Without a GPU it is a stand-in whose products are plain loops; on a GPU it
+//! and faster, and decisions last. Without a GPU it is a stand-in whose products are plain loops; on a GPU it
 //! is the library, if that is found.
 
 use std::cell::Cell;
@@ -24,8 +24,8 @@ fn opened(elem: Elem, behaviour: Cublas) -> Cuda {
     if !gpu_required() {
         das_cuda_emulator::cublas(behaviour);
     }
-    let device = open(elem).with_cublas().with_choices(None);
-    if device.contests().is_none() {
+    let device = open(elem).with_cublas().with_autotune_cache(None);
+    if device.autotune_outcomes().is_none() {
         assert!(gpu_required(), "the stand-in starts");
         skip("this machine has no cuBLASLt");
     }
@@ -64,31 +64,31 @@ fn what_the_library_makes_agrees_with_the_cpu() {
         cases.iter().for_each(|case| parity::compare(&device, case, elem, &mut worst, &mut failures));
         assert!(failures.is_empty(), "{}", failures.join("\n"));
         note!("{elem:?}: worst error, and its share of the tolerance: {worst:?}");
-        let contests = device.contests().unwrap();
+        let outcomes = device.autotune_outcomes().unwrap();
         // Forward and transpose, but for patches, which have no transpose of this kind, and one transpose of
         // both endings.
-        assert_eq!(contests.len(), 2 * cases.len() - 2, "{contests:?}");
-        assert!(contests.iter().any(|c| c.bias && c.add) && contests.iter().any(|c| c.turned));
+        assert_eq!(outcomes.len(), 2 * cases.len() - 2, "{outcomes:?}");
+        assert!(outcomes.iter().any(|c| c.bias && c.add) && outcomes.iter().any(|c| c.transposed));
         if !gpu_required() {
             assert!(
-                contests.iter().all(|c| c.taken),
-                "plain loops are faster than the emulator: {contests:?}"
+                outcomes.iter().all(|c| c.taken),
+                "plain loops are faster than the emulator: {outcomes:?}"
             );
-            assert!(started() > contests.len() as u64);
+            assert!(started() > outcomes.len() as u64);
         }
     }
 }
 
 /// What our kernels make, and not the library: a bias for each sample, results in f32, all of f32.
-fn other_products_are_not_contested() {
+fn other_products_are_not_timed() {
     let s = Shape::new;
     let each = [linear(s(3, 1, 4, 16), 8, Bias::Each, false), linear(s(1, 1, 4, 16), 5, Bias::One, false)];
     let device = opened(Elem::Bf16, Cublas::Right);
     each.iter().for_each(|case| drop(case.forward(&device, &inputs(&device, case)).unwrap()));
-    assert_eq!(device.contests().unwrap().len(), 0);
+    assert_eq!(device.autotune_outcomes().unwrap().len(), 0);
     let wide = open(Elem::F32).with_cublas();
-    assert!(wide.contests().is_none());
-    assert!(open(Elem::Bf16).contests().is_none());
+    assert!(wide.autotune_outcomes().is_none());
+    assert!(open(Elem::Bf16).autotune_outcomes().is_none());
 }
 
 fn inputs(device: &Cuda, case: &Case) -> Vec<Tensor> {
@@ -107,14 +107,14 @@ fn a_library_that_is_slow_or_wrong_or_fails_gets_nothing() {
     for behaviour in [Cublas::Slow, Cublas::Wrong, Cublas::Failing] {
         let device = opened(Elem::Bf16, behaviour);
         assert!(bits(&device, &case) == expected, "{behaviour:?}: not the bits of our kernels");
-        let contests = device.contests().unwrap();
-        assert_eq!(contests.len(), 2);
-        assert!(contests.iter().all(|c| !c.taken), "{behaviour:?}: {contests:?}");
-        assert_eq!(contests.iter().any(|c| c.library.is_none()), behaviour == Cublas::Failing);
+        let outcomes = device.autotune_outcomes().unwrap();
+        assert_eq!(outcomes.len(), 2);
+        assert!(outcomes.iter().all(|c| !c.taken), "{behaviour:?}: {outcomes:?}");
+        assert_eq!(outcomes.iter().any(|c| c.library.is_none()), behaviour == Cublas::Failing);
         // It may come right later: the choice stays.
         das_cuda_emulator::cublas(Cublas::Right);
         assert!(bits(&device, &case) == expected);
-        assert_eq!(device.contests().unwrap().len(), 2);
+        assert_eq!(device.autotune_outcomes().unwrap().len(), 2);
     }
 }
 
@@ -131,20 +131,20 @@ fn a_library_that_fails_later_loses_the_shape() {
     assert_eq!(started(), before);
 }
 
-fn choices_are_those_of_the_first_run() {
+fn decisions_are_those_of_the_first_run() {
     let dir = tempfile::TempDir::new().unwrap();
     let file = dir.path().join("products.txt");
     let case = linear(Shape::new(1, 1, 11, 24), 32, Bias::One, false);
-    let with_file = |behaviour| opened(Elem::Bf16, behaviour).with_choices(Some(&file));
+    let with_file = |behaviour| opened(Elem::Bf16, behaviour).with_autotune_cache(Some(&file));
     let first = with_file(Cublas::Right);
     let expected = bits(&first, &case);
-    assert_eq!(first.contests().unwrap().len(), 2, "forward and transpose");
+    assert_eq!(first.autotune_outcomes().unwrap().len(), 2, "forward and transpose");
     let kept = std::fs::read_to_string(&file).unwrap();
     assert_eq!(kept.lines().count(), 2, "{kept}");
-    // Slow: a contest of its own would end otherwise.
+    // Slow: a measurement of its own would decide otherwise.
     let second = with_file(Cublas::Slow);
     assert!(bits(&second, &case) == expected);
-    assert_eq!(second.contests().unwrap().len(), 0);
+    assert_eq!(second.autotune_outcomes().unwrap().len(), 0);
     if !gpu_required() {
         let shapes = ["11 32 24 w+bias", "11 24 32 w'"];
         assert!(kept.lines().zip(shapes).all(|(line, shape)| line.starts_with(shape)), "{kept}");
@@ -152,18 +152,18 @@ fn choices_are_those_of_the_first_run() {
         std::fs::write(&file, all("own")).unwrap();
         let third = with_file(Cublas::Right);
         assert!(bits(&third, &case) == bits(&open(Elem::Bf16), &case));
-        assert_eq!(third.contests().unwrap().len(), 0);
-        // A way that the library has not is no choice.
+        assert_eq!(third.autotune_outcomes().unwrap().len(), 0);
+        // A candidate that the library does not have decides nothing.
         std::fs::write(&file, all("7")).unwrap();
         let fourth = with_file(Cublas::Right);
         assert!(bits(&fourth, &case) == expected);
-        assert_eq!(fourth.contests().unwrap().len(), 2);
+        assert_eq!(fourth.autotune_outcomes().unwrap().len(), 2);
     }
 }
 
-/// A contest waits for the GPU, which recorded work cannot: it is held when work runs first, and what was
-/// chosen then is recorded.
-fn no_contest_is_held_while_work_is_recorded() {
+/// Timing waits for the GPU, which recorded work cannot: it is done when work runs first, and what was decided
+/// then is recorded.
+fn nothing_is_timed_while_work_is_recorded() {
     let device = opened(Elem::Bf16, Cublas::Right);
     let shape = Shape::new(1, 1, 12, 16);
     let upload = |shape: Shape, scale: f32| {
@@ -189,11 +189,11 @@ fn no_contest_is_held_while_work_is_recorded() {
         assert_eq!(device.download(&found[0]).unwrap(), device.download(&expected).unwrap());
     };
     round(1.0);
-    assert_eq!(device.contests().unwrap().len(), 1);
+    assert_eq!(device.autotune_outcomes().unwrap().len(), 1);
     (2..5).for_each(|scale| round(scale as f32));
-    assert_eq!((calls.get(), device.contests().unwrap().len()), (2, 1));
+    assert_eq!((calls.get(), device.autotune_outcomes().unwrap().len()), (2, 1));
     device.linear(&upload(shape, 1.0), &other, None, None).unwrap();
-    assert_eq!(device.contests().unwrap().len(), 2);
+    assert_eq!(device.autotune_outcomes().unwrap().len(), 2);
     if !gpu_required() {
         assert!(started() > 0);
     }
@@ -201,9 +201,9 @@ fn no_contest_is_held_while_work_is_recorded() {
 
 crate::tests![
     what_the_library_makes_agrees_with_the_cpu,
-    other_products_are_not_contested,
+    other_products_are_not_timed,
     a_library_that_is_slow_or_wrong_or_fails_gets_nothing,
     a_library_that_fails_later_loses_the_shape,
-    choices_are_those_of_the_first_run,
-    no_contest_is_held_while_work_is_recorded,
+    decisions_are_those_of_the_first_run,
+    nothing_is_timed_while_work_is_recorded,
 ];

@@ -2,7 +2,7 @@
 //! under which all tests would take an hour.
 
 use das_cuda::backend::{Activation, AffineClamp, Attention, Backend, Conv, Epilogue, Filter, GroupNorm};
-use das_cuda::cuda::{Cuda, Elem, Populations, Weighing, Wide};
+use das_cuda::cuda::{Array64, Cuda, Elem, Populations, Weighing};
 use das_cuda::smc::{Event, Resampler, Rules, Tempering};
 use das_cuda::tensor::{HostSlice, Shape};
 
@@ -120,8 +120,8 @@ fn mixed(cuda: &Cuda) {
 /// Weighing of a few populations, small and large; resampling of a large one by every rule.
 fn particles(cuda: &Cuda) {
     let tempering = Tempering::parse("exp", None, 10).unwrap();
-    let numbers = Wide::upload(cuda, &[0.1; 2 * 70]).unwrap();
-    let many = Wide::upload(cuda, &[0.1; 2 * 1030]).unwrap();
+    let numbers = Array64::upload(cuda, &[0.1; 2 * 70]).unwrap();
+    let many = Array64::upload(cuda, &[0.1; 2 * 1030]).unwrap();
     for resampler in Resampler::ALL {
         let rules = Rules { tempering, resampler, ess_threshold: 2.0 };
         let weighing =

@@ -1,6 +1,6 @@
 //! Resampling of populations of any size on the device: the ancestors of the host, exactly.
 
-use das_cuda::cuda::{Cuda, Elem, Wide};
+use das_cuda::cuda::{Array64, Cuda, Elem};
 use das_cuda::noise::{Key, Purpose, fill_normals, uniforms};
 use das_cuda::smc::{Resampler, Weights};
 
@@ -48,7 +48,7 @@ pub fn compare(cuda: &Cuda, n: usize, log_weights: &[f32], resampler: Resampler,
     let weights = Weights::new(&log_weights.iter().map(|&v| f64::from(v)).collect::<Vec<_>>());
     let mut u = uniforms(key);
     let wanted = resampler.ancestors(weights.relative(), &mut || u.draw());
-    let relative = Wide::upload(cuda, weights.relative()).unwrap();
+    let relative = Array64::upload(cuda, weights.relative()).unwrap();
     let found = cuda.resample(&relative, resampler, &key).unwrap().ancestors(cuda).unwrap();
     let first = found.iter().zip(&wanted).position(|(a, b)| a != b);
     assert!(found.len() == n && first.is_none(), "{resampler}, {n} particles, {what}: slot {first:?}");

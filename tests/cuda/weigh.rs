@@ -1,6 +1,6 @@
 //! Weighing events on the device: every number, every ancestor and every state bit for bit that of `smc::weigh`.
 
-use das_cuda::cuda::{Cuda, Elem, Populations, Weighing, Wide};
+use das_cuda::cuda::{Array64, Cuda, Elem, Populations, Weighing};
 use das_cuda::noise::{Key, Purpose, Uniforms, uniforms};
 use das_cuda::smc::{Event, Floor, Population, Resampler, Rules, Tempering, Weighed, weigh};
 
@@ -19,10 +19,11 @@ enum Kind {
     OneHot,
     Equal,
     /// Spread over 2000 units: most weights vanish.
-    Wide,
+    Array64,
 }
 
-const KINDS: [Kind; 6] = [Kind::Usual, Kind::SomeDead, Kind::AllDead, Kind::OneHot, Kind::Equal, Kind::Wide];
+const KINDS: [Kind; 6] =
+    [Kind::Usual, Kind::SomeDead, Kind::AllDead, Kind::OneHot, Kind::Equal, Kind::Array64];
 
 fn stream(particle: u32, step: u32) -> Uniforms {
     uniforms(Key { seed: 77, prompt: 0, particle, step, purpose: Purpose::Data })
@@ -45,7 +46,7 @@ fn inputs(kind: Kind, slots: usize, u: &mut Uniforms) -> (Vec<f64>, Vec<f64>) {
             Kind::AllDead => reward[p] = f64::NAN,
             Kind::OneHot => reward[p] = if p == slots / 2 { 1e4 } else { -1e4 },
             Kind::Equal => (ratio[p], reward[p]) = (-0.25, 3.5),
-            Kind::Wide => reward[p] = 2000.0 * u.draw(),
+            Kind::Array64 => reward[p] = 2000.0 * u.draw(),
         }
     }
     (ratio, reward)
@@ -95,7 +96,7 @@ impl Chain {
             let (ratio, reward) = inputs(kind, prompts * particles, &mut stream(number, event as u32));
             let (seed, step, alpha) = (0xFEDC_BA98_7654_3210, 40 + event as u32, 0.37);
             let weighing = Weighing { rules, event: event_kind, step, seed, alpha, gather: *gather };
-            let up = |x: &[f64]| Wide::upload(cuda, x).unwrap();
+            let up = |x: &[f64]| Array64::upload(cuda, x).unwrap();
             let decision = device.weigh(cuda, &up(&ratio), &up(&reward), weighing).unwrap();
             let found = decision.download(cuda).unwrap();
             let (ancestors, strength) = decision.moves(cuda).unwrap();
@@ -187,7 +188,7 @@ fn other_uniforms_and_other_rules_choose_other_ancestors() {
         let rules = Rules { tempering: Tempering::None, resampler, ess_threshold: 2.0 };
         let weighing =
             Weighing { rules: &rules, event: Event::Step(0), step: 1, seed, alpha: 1.0, gather: true };
-        let up = |x: &[f64]| Wide::upload(&cuda, x).unwrap();
+        let up = |x: &[f64]| Array64::upload(&cuda, x).unwrap();
         let mut population = Populations::new(&cuda, &[3], 64).unwrap();
         let decision = population.weigh(&cuda, &up(&ratio), &up(&reward), weighing).unwrap();
         decision.moves(&cuda).unwrap().0

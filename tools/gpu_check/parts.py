@@ -292,9 +292,9 @@ def libraries(session):
     return {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, known))}
 
 
-def contest(session, limit):
-    command = [session.bin("bench"), "--check", "contest", "--only", "linear,linear_epilogue,conv", *tiny(session)]
-    done = session.run("contest", command, limit, libraries(session))
+def autotune(session, limit):
+    command = [session.bin("bench"), "--check", "autotune", "--only", "linear,linear_epilogue,conv", *tiny(session)]
+    done = session.run("autotune", command, limit, libraries(session))
     if done.ok and not done.records:
         return {"skipped": "no cuBLASLt"}
     return done.summary()

@@ -379,20 +379,20 @@ def tiles(r):
     r.add("</details>", "")
 
 
-def contest(r):
+def autotune(r):
     """Linear maps by our kernels and by cuBLASLt."""
-    all_of = r.records("contest", "contest")
+    all_of = r.records("autotune", "autotune")
     if not all_of:
         return
     r.add("### Linear maps against cuBLASLt", "")
     if r.stand_in:
-        r.add(f"{len(all_of)} contests were held.", "")
+        r.add(f"{len(all_of)} linear maps were timed.", "")
         return
     rows = []
     for c in all_of:
-        what = "w'" if c["turned"] else "w"
+        what = "w'" if c["transposed"] else "w"
         what += "".join(f" + {end}" for end in ("bias", "add") if c[end])
-        what += f", {c['then']}" if c.get("then") else ""
+        what += f", {c['epilogue']}" if c.get("epilogue") else ""
         shape = f"{c['rows']} x {c['columns']} x {c['depth']}, {what}"
         times = (c["own_ms"], c["library_ms"])
         rates = (r.rate(c["flops"], 0, t)[0] for t in times)
@@ -436,7 +436,7 @@ def resampling(r):
 
 def markdown(results):
     r = Report(results)
-    for section in (heading, correctness, steps, where, operations, contest, tiles, resampling):
+    for section in (heading, correctness, steps, where, operations, autotune, tiles, resampling):
         try:
             section(r)
         except Exception as error:

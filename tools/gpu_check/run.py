@@ -32,7 +32,7 @@ PARTS = [
     ("sample", 150),
     ("torch_step", 150),
     ("sanitizer", 60),
-    ("contest", 30),
+    ("autotune", 30),
     ("hot", 40),
     ("smc", 25),
     ("torch_smc", 25),
@@ -43,7 +43,7 @@ PARTS = [
 # What one call runs, and its minutes: a machine that is lent for a quarter of an hour gives nine and then three.
 CALLS = {
     1: (("facts", "tests", "parity", "ceilings", "step", "sample", "torch_step"), 9),
-    2: (("sanitizer", "contest", "hot", "smc", "ops"), 3),
+    2: (("sanitizer", "autotune", "hot", "smc", "ops"), 3),
 }
 
 

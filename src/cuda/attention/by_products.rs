@@ -25,7 +25,7 @@ kernels! {
         );
         fn attention_gather(
             a: In<Act>, x: In<Act>, sum: Out<f32>, out: Out<Act>, p: AttentionParams, part: ScoresParams,
-            to_k: i32, begin: i32, end: i32,
+            to_k: i32, first_part: i32, last_part: i32,
         );
         fn attention_dot(y: In<Act>, dy: In<Act>, dot: Out<f32>, p: AttentionParams);
     }

@@ -1,5 +1,5 @@
-//! Attention without a score matrix, for heads of at most 160 channels in whole packets, 16-bit types:
-//! launchers of kernels/flash.cu and kernels/flash_vjp.cu.
+//! Attention without a score matrix, for 16-bit heads of at most 160 channels in whole packets: launchers of
+//! kernels/flash.cu and kernels/flash_vjp.cu.
 
 use super::params::{AttentionParams, Operands};
 use crate::cuda::ctx::{Cuda, Kernels};
@@ -8,74 +8,32 @@ use crate::cuda::launch::{Image, Launch, kernels};
 use crate::error::Result;
 
 kernels! {
-    /// The kernels of flash.cu, by the widest head they take.
+    /// The kernels of flash.cu, in the order of [`FORWARD`].
     pub struct Forward from "flash" {
-        fn flash_32(q: In<Act>, kv: In<Act>, kv_of: In<u32>, y: Out<Act>, lse: Out<f32>, p: AttentionParams);
-        fn flash_40(q: In<Act>, kv: In<Act>, kv_of: In<u32>, y: Out<Act>, lse: Out<f32>, p: AttentionParams);
-        fn flash_64(q: In<Act>, kv: In<Act>, kv_of: In<u32>, y: Out<Act>, lse: Out<f32>, p: AttentionParams);
-        fn flash_80(q: In<Act>, kv: In<Act>, kv_of: In<u32>, y: Out<Act>, lse: Out<f32>, p: AttentionParams);
-        fn flash_96(q: In<Act>, kv: In<Act>, kv_of: In<u32>, y: Out<Act>, lse: Out<f32>, p: AttentionParams);
-        fn flash_128(q: In<Act>, kv: In<Act>, kv_of: In<u32>, y: Out<Act>, lse: Out<f32>, p: AttentionParams);
-        fn flash_160(q: In<Act>, kv: In<Act>, kv_of: In<u32>, y: Out<Act>, lse: Out<f32>, p: AttentionParams);
+        family flash [flash_32, flash_40, flash_64, flash_80, flash_96, flash_128, flash_160](
+            q: In<Act>, kv: In<Act>, kv_of: In<u32>, y: Out<Act>, lse: Out<f32>, p: AttentionParams,
+        );
     }
 }
 
 kernels! {
-    /// The kernels of flash_vjp.cu.
+    /// The kernels of flash_vjp.cu, in the order of [`KEYS_VJP`] and [`QUERIES_VJP`].
     pub struct Vjp from "flash_vjp" {
-        fn flash_keys_vjp_32(
-            qkv: In<Act>, dy: In<Act>, lse: In<f32>, dot: In<f32>, dqkv: Out<Act>, p: AttentionParams,
-        );
-        fn flash_keys_vjp_40(
-            qkv: In<Act>, dy: In<Act>, lse: In<f32>, dot: In<f32>, dqkv: Out<Act>, p: AttentionParams,
-        );
-        fn flash_keys_vjp_64(
-            qkv: In<Act>, dy: In<Act>, lse: In<f32>, dot: In<f32>, dqkv: Out<Act>, p: AttentionParams,
-        );
-        fn flash_keys_vjp_80(
-            qkv: In<Act>, dy: In<Act>, lse: In<f32>, dot: In<f32>, dqkv: Out<Act>, p: AttentionParams,
-        );
-        fn flash_keys_vjp_96(
-            qkv: In<Act>, dy: In<Act>, lse: In<f32>, dot: In<f32>, dqkv: Out<Act>, p: AttentionParams,
-        );
-        fn flash_keys_vjp_128(
-            qkv: In<Act>, dy: In<Act>, lse: In<f32>, dot: In<f32>, dqkv: Out<Act>, p: AttentionParams,
-        );
-        fn flash_keys_vjp_160(
-            qkv: In<Act>, dy: In<Act>, lse: In<f32>, dot: In<f32>, dqkv: Out<Act>, p: AttentionParams,
-        );
-        fn flash_queries_vjp_32(
-            q: In<Act>, kv: In<Act>, kv_of: In<u32>, dy: In<Act>, lse: In<f32>, dot: In<f32>, dq: Out<Act>,
-            p: AttentionParams,
-        );
-        fn flash_queries_vjp_40(
-            q: In<Act>, kv: In<Act>, kv_of: In<u32>, dy: In<Act>, lse: In<f32>, dot: In<f32>, dq: Out<Act>,
-            p: AttentionParams,
-        );
-        fn flash_queries_vjp_64(
-            q: In<Act>, kv: In<Act>, kv_of: In<u32>, dy: In<Act>, lse: In<f32>, dot: In<f32>, dq: Out<Act>,
-            p: AttentionParams,
-        );
-        fn flash_queries_vjp_80(
-            q: In<Act>, kv: In<Act>, kv_of: In<u32>, dy: In<Act>, lse: In<f32>, dot: In<f32>, dq: Out<Act>,
-            p: AttentionParams,
-        );
-        fn flash_queries_vjp_96(
-            q: In<Act>, kv: In<Act>, kv_of: In<u32>, dy: In<Act>, lse: In<f32>, dot: In<f32>, dq: Out<Act>,
-            p: AttentionParams,
-        );
-        fn flash_queries_vjp_128(
-            q: In<Act>, kv: In<Act>, kv_of: In<u32>, dy: In<Act>, lse: In<f32>, dot: In<f32>, dq: Out<Act>,
-            p: AttentionParams,
-        );
-        fn flash_queries_vjp_160(
+        family keys [
+            flash_keys_vjp_32, flash_keys_vjp_40, flash_keys_vjp_64, flash_keys_vjp_80, flash_keys_vjp_96,
+            flash_keys_vjp_128, flash_keys_vjp_160
+        ](qkv: In<Act>, dy: In<Act>, lse: In<f32>, dot: In<f32>, dqkv: Out<Act>, p: AttentionParams);
+        family queries [
+            flash_queries_vjp_32, flash_queries_vjp_40, flash_queries_vjp_64, flash_queries_vjp_80,
+            flash_queries_vjp_96, flash_queries_vjp_128, flash_queries_vjp_160
+        ](
             q: In<Act>, kv: In<Act>, kv_of: In<u32>, dy: In<Act>, lse: In<f32>, dot: In<f32>, dq: Out<Act>,
             p: AttentionParams,
         );
     }
 }
 
-/// Both files.
+/// The kernels of both files.
 #[derive(Debug)]
 pub struct Tables {
     forward: Forward,
@@ -88,36 +46,84 @@ impl Tables {
     }
 }
 
-/// Widths the kernels are made for; a narrower head is filled up with zeros in shared memory.
-const WIDTHS: [usize; 7] = [32, 40, 64, 80, 96, 128, 160];
-/// Warps per block, and rows of a tensor core's product.
-const WARPS: usize = 4;
-const ROWS: usize = 16;
-
-/// The kernels' width for a head of `d` channels, if they can.
-pub fn width(d: usize) -> Option<usize> {
-    WIDTHS.into_iter().find(|&w| d <= w && d.is_multiple_of(PACKET))
+/// What a kernel is compiled for: heads of at most `d` channels (narrower ones are padded with zeros in shared memory),
+/// `blocks` row blocks of 16 rows per warp, and tiles of `tile` rows of the other side.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    d: usize,
+    blocks: usize,
+    tile: usize,
 }
 
-/// The kernels' width for these heads.
+const fn head(d: usize, blocks: usize, tile: usize) -> Head {
+    Head { d, blocks, tile }
+}
+
+/// `FLASH` of flash.cu: row blocks of queries, tiles of keys.
+const FORWARD: [Head; 7] = [
+    head(32, 2, 64),
+    head(40, 2, 64),
+    head(64, 2, 64),
+    head(80, 2, 32),
+    head(96, 1, 64),
+    head(128, 1, 32),
+    head(160, 1, 32),
+];
+/// `FLASH_KEYS_VJP` of flash_vjp.cu: row blocks of keys, tiles of queries.
+const KEYS_VJP: [Head; 7] = [
+    head(32, 2, 32),
+    head(40, 2, 32),
+    head(64, 2, 32),
+    head(80, 1, 32),
+    head(96, 1, 32),
+    head(128, 1, 32),
+    head(160, 1, 32),
+];
+/// `FLASH_QUERIES_VJP` of flash_vjp.cu: row blocks of queries, tiles of keys.
+const QUERIES_VJP: [Head; 7] = [
+    head(32, 2, 32),
+    head(40, 2, 32),
+    head(64, 2, 32),
+    head(80, 1, 64),
+    head(96, 1, 64),
+    head(128, 1, 32),
+    head(160, 1, 32),
+];
+/// Warps per block: `WARPS` of attention.cuh.
+const WARPS: usize = 4;
+/// Rows of a tensor core's product.
+const ROWS: usize = 16;
+
+impl Head {
+    /// Rows that a block owns.
+    fn block(self) -> usize {
+        ROWS * WARPS * self.blocks
+    }
+
+    /// Grid and shared memory of blocks that own `rows` tokens together and hold `shared` rows of a head and `more` bytes.
+    #[track_caller]
+    fn launch(self, x: &Operands<'_>, rows: i32, shared: usize, more: usize) -> Launch {
+        // `Rows::STRIDE` of attention.cuh.
+        let stride = self.d.next_multiple_of(16) + 8;
+        let blocks = (rows as usize).div_ceil(self.block());
+        let grid = Launch::grid(blocks, x.p.heads as usize, x.samples, 32 * WARPS as u32);
+        grid.shared(2 * stride * shared + more)
+    }
+}
+
+/// Which kernels take heads of `d` channels: an index into the tables; `None` if none do.
+pub fn width(d: usize) -> Option<usize> {
+    FORWARD.iter().position(|head| d <= head.d && d.is_multiple_of(PACKET))
+}
+
+/// The same for heads that the caller has found to fit.
 #[track_caller]
 fn width_of(x: &Operands<'_>) -> usize {
     let Some(width) = width(x.p.d as usize) else { panic!("heads of {} channels in flash attention", x.p.d) };
     width
 }
 
-/// Grid and shared memory of blocks of `block` of the `rows` tokens, which hold `shared` rows of a head, and
-/// `more` bytes.
-#[track_caller]
-fn launch(x: &Operands<'_>, width: usize, rows: i32, block: usize, shared: usize, more: usize) -> Launch {
-    // As `Rows` of attention.cuh.
-    let stride = width.next_multiple_of(16) + 8;
-    let blocks = (rows as usize).div_ceil(block);
-    let grid = Launch::grid(blocks, x.p.heads as usize, x.samples, 32 * WARPS as u32);
-    grid.shared(2 * stride * shared + more)
-}
-
-/// `y`, and the log-sum-exp where it is wanted.
+/// `y`, and the log-sum-exp unless `lse` is `None`.
 pub fn forward(
     cuda: &Cuda,
     kernels: &Kernels,
@@ -126,24 +132,13 @@ pub fn forward(
     lse: Option<&mut Buffer>,
 ) -> Result<()> {
     let width = width_of(x);
-    // As `Forward` of flash.cu: two stages of keys and values; the queries, and later results, lie over the
-    // second.
-    let block = ROWS * WARPS * if width <= 80 { 2 } else { 1 };
-    let keys = if width == 80 || width > 96 { 32 } else { 64 };
-    let launch = launch(x, width, x.p.queries, block, 2 * keys + block.max(2 * keys), 0);
-    let (d, t, p) = (&cuda.device, &tables(kernels).forward, x.p);
+    let head = FORWARD[width];
+    // Two stages of keys and values. The queries, and later the results, overlay the second.
+    let shared = 2 * head.tile + head.block().max(2 * head.tile);
+    let launch = head.launch(x, x.p.queries, shared, 0);
     let (q, kv, kv_of) = (kernels.read(x.q), kernels.read(x.kv), x.kv_of());
     let (y, lse) = (kernels.write(y), lse.map_or_else(Out::none, Buffer::f32_mut));
-    match width {
-        32 => t.flash_32(d, launch, q, kv, kv_of, y, lse, p),
-        40 => t.flash_40(d, launch, q, kv, kv_of, y, lse, p),
-        64 => t.flash_64(d, launch, q, kv, kv_of, y, lse, p),
-        80 => t.flash_80(d, launch, q, kv, kv_of, y, lse, p),
-        96 => t.flash_96(d, launch, q, kv, kv_of, y, lse, p),
-        128 => t.flash_128(d, launch, q, kv, kv_of, y, lse, p),
-        160 => t.flash_160(d, launch, q, kv, kv_of, y, lse, p),
-        _ => unreachable!("widths are those of WIDTHS"),
-    }
+    tables(kernels).forward.flash(width, &cuda.device, launch, q, kv, kv_of, y, lse, x.p)
 }
 
 /// dk and dv of self-attention, into their places in `dx`.
@@ -156,27 +151,15 @@ pub fn keys_vjp(
     dx: &mut Buffer,
 ) -> Result<()> {
     let width = width_of(x);
-    // As `Keys` of flash_vjp.cu: keys and values, two stages of q and dy, and of two numbers per query.
-    let block = ROWS * WARPS * if width <= 64 { 2 } else { 1 };
-    let queries = 32;
-    let numbers = 2 * 2 * queries * size_of::<f32>();
-    let launch = launch(x, width, x.p.keys, block, 2 * block + 4 * queries, numbers);
-    let (d, t, p) = (&cuda.device, &tables(kernels).vjp, x.p);
+    let head = KEYS_VJP[width];
+    // Keys and values, and two stages of q and dy with two numbers per query.
+    let numbers = 2 * 2 * head.tile * size_of::<f32>();
+    let launch = head.launch(x, x.p.keys, 2 * head.block() + 4 * head.tile, numbers);
     let (qkv, dy, dx) = (kernels.read(x.kv), kernels.read(dy), kernels.write(dx));
-    let (lse, dot) = (lse.f32(), dot.f32());
-    match width {
-        32 => t.flash_keys_vjp_32(d, launch, qkv, dy, lse, dot, dx, p),
-        40 => t.flash_keys_vjp_40(d, launch, qkv, dy, lse, dot, dx, p),
-        64 => t.flash_keys_vjp_64(d, launch, qkv, dy, lse, dot, dx, p),
-        80 => t.flash_keys_vjp_80(d, launch, qkv, dy, lse, dot, dx, p),
-        96 => t.flash_keys_vjp_96(d, launch, qkv, dy, lse, dot, dx, p),
-        128 => t.flash_keys_vjp_128(d, launch, qkv, dy, lse, dot, dx, p),
-        160 => t.flash_keys_vjp_160(d, launch, qkv, dy, lse, dot, dx, p),
-        _ => unreachable!("widths are those of WIDTHS"),
-    }
+    tables(kernels).vjp.keys(width, &cuda.device, launch, qkv, dy, lse.f32(), dot.f32(), dx, x.p)
 }
 
-/// dq, laid out as q is. `numbers` are log-sum-exp and dot; without them the kernel finds them first.
+/// dq, in the layout of q. `numbers` are the log-sum-exp and dot; without them the kernel computes them first.
 pub fn queries_vjp(
     cuda: &Cuda,
     kernels: &Kernels,
@@ -186,27 +169,18 @@ pub fn queries_vjp(
     dq: &mut Buffer,
 ) -> Result<()> {
     let width = width_of(x);
-    // As `Queries` of flash_vjp.cu: two stages of keys and values; q and dy lie over the second and behind
-    // it.
-    let block = ROWS * WARPS * if width <= 64 { 2 } else { 1 };
-    let keys = if width == 80 || width == 96 { 64 } else { 32 };
-    let launch = launch(x, width, x.p.queries, block, 2 * keys + 2 * block.max(keys), 0);
-    let (d, t, p) = (&cuda.device, &tables(kernels).vjp, x.p);
+    let head = QUERIES_VJP[width];
+    // Two stages of keys and values. q and dy overlay the second and lie behind it.
+    let shared = 2 * head.tile + 2 * head.block().max(head.tile);
+    let launch = head.launch(x, x.p.queries, shared, 0);
     let (q, kv, kv_of) = (kernels.read(x.q), kernels.read(x.kv), x.kv_of());
     let (dy, dq) = (kernels.read(dy), kernels.write(dq));
     let [lse, dot] = numbers.map_or([In::none(), In::none()], |n| n.map(Buffer::f32));
-    match width {
-        32 => t.flash_queries_vjp_32(d, launch, q, kv, kv_of, dy, lse, dot, dq, p),
-        40 => t.flash_queries_vjp_40(d, launch, q, kv, kv_of, dy, lse, dot, dq, p),
-        64 => t.flash_queries_vjp_64(d, launch, q, kv, kv_of, dy, lse, dot, dq, p),
-        80 => t.flash_queries_vjp_80(d, launch, q, kv, kv_of, dy, lse, dot, dq, p),
-        96 => t.flash_queries_vjp_96(d, launch, q, kv, kv_of, dy, lse, dot, dq, p),
-        128 => t.flash_queries_vjp_128(d, launch, q, kv, kv_of, dy, lse, dot, dq, p),
-        160 => t.flash_queries_vjp_160(d, launch, q, kv, kv_of, dy, lse, dot, dq, p),
-        _ => unreachable!("widths are those of WIDTHS"),
-    }
+    tables(kernels).vjp.queries(width, &cuda.device, launch, q, kv, kv_of, dy, lse, dot, dq, x.p)
 }
 
+/// The flash kernels of `kernels`.
+#[track_caller]
 fn tables(kernels: &Kernels) -> &Tables {
     let Some(tables) = &kernels.flash else { panic!("flash attention is for 16-bit types") };
     tables

@@ -21,7 +21,7 @@ pub enum Form {
     /// Rows of whole patches, filled up to whole packets.
     Patches,
     /// Copied as f32, for an operation on f32 tensors.
-    Wide,
+    F32,
 }
 
 /// Elements in device memory, freed in stream order.

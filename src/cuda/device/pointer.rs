@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use cudarc::driver::DeviceRepr;
 
-/// The element of activations in an image: `Act` of the `.cu` files.
+/// The element type of activations in an image: `Act` of the `.cu` files.
 #[derive(Clone, Copy, Debug)]
 pub enum Act {}
 
@@ -22,7 +22,7 @@ impl<T> In<'_, T> {
     pub fn new(address: u64) -> Self {
         In(address, PhantomData)
     }
-    /// No tensor: kernels compare with null.
+    /// A null pointer, for an absent tensor.
     pub fn none() -> Self {
         In(0, PhantomData)
     }
@@ -32,7 +32,7 @@ impl<T> Out<'_, T> {
     pub fn new(address: u64) -> Self {
         Out(address, PhantomData)
     }
-    /// From element `at` on, for a kernel that reads what another one has written.
+    /// From element `at` on, for a kernel that reads what an earlier one writes.
     pub fn read_at(&self, at: usize) -> In<'_, T> {
         In(self.0 + (at * size_of::<T>()) as u64, PhantomData)
     }
@@ -41,7 +41,7 @@ impl<T> Out<'_, T> {
         Out(self.0 + (at * size_of::<T>()) as u64, PhantomData)
     }
     /// For several kernels one after another.
-    pub fn again(&mut self) -> Out<'_, T> {
+    pub fn reborrow(&mut self) -> Out<'_, T> {
         Out(self.0, PhantomData)
     }
     pub fn none() -> Self {

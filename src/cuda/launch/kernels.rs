@@ -1,37 +1,64 @@
-//! How a kernel is declared and launched. `kernels!` lists the kernels of one `.cu` file with typed arguments and makes
-//! a method of each; `params!` declares the structs they take by value. `tests/kernels.rs` compares both with the
-//! text of the `.cu` files, so that an argument cannot change on one side only.
+//! How kernels are declared. `kernels!` lists the kernels of one `.cu` file with typed arguments and makes a method of
+//! each; `params!` declares the structs they take by value. `tests/kernels.rs` compares both with the text of the
+//! `.cu` files, so that an argument cannot change on one side only.
 //!
-//! A launcher (the functions of `gemm.rs`, `norm.rs`, ...) owns grid, block, shared memory and the asserts on shapes; the
-//! one launch is in `call.rs`.
+//! A launcher (the functions of `ops/norm.rs`, `ops/image.rs`, ...) decides grid, block and shared memory and checks
+//! shapes. The one launch is in `call.rs`.
 
 /// `kernels! { pub struct Table from "file" { fn name(x: In<Act>, y: Out<f32>, p: Params); } }`: the kernels of
 /// kernels/file.cu, each a method `table.name(device, launch, x, y, p)`.
+///
+/// `family name [a, b, c](x: In<Act>, p: Params);` declares kernels that take the same arguments, as one method
+/// `table.name(which, device, launch, x, p)`, where `which` is an index into the list.
 macro_rules! kernels {
-    ($(#[$meta:meta])* pub struct $Table:ident from $file:literal {
-        $( $(#[$doc:meta])* fn $name:ident($($arg:ident: $kind:ty),* $(,)?); )*
-    }) => {
+    ($(#[$meta:meta])* pub struct $Table:ident from $file:literal { $($body:tt)* }) => {
+        kernels! { @parse [$(#[$meta])*] $Table $file [] $($body)* }
+    };
+    // Every item becomes (documentation) name [kernels] (arguments) with or without an index.
+    (@parse $head:tt $Table:ident $file:literal [$($done:tt)*]
+        $(#[$doc:meta])* fn $name:ident($($args:tt)*); $($rest:tt)*
+    ) => {
+        kernels! { @parse $head $Table $file [$($done)* { [$(#[$doc])*] $name [$name] () ($($args)*) }] $($rest)* }
+    };
+    (@parse $head:tt $Table:ident $file:literal [$($done:tt)*]
+        $(#[$doc:meta])* family $name:ident [$($kernel:ident),* $(,)?]($($args:tt)*); $($rest:tt)*
+    ) => {
+        kernels! { @parse $head $Table $file
+            [$($done)* { [$(#[$doc])*] $name [$($kernel),*] (which: usize) ($($args)*) }] $($rest)* }
+    };
+    (@parse [$(#[$meta:meta])*] $Table:ident $file:literal [$({
+        [$(#[$doc:meta])*] $name:ident [$($kernel:ident),*] ($($which:ident: usize)?)
+        ($($arg:ident: $kind:ty),* $(,)?)
+    })*]) => {
         $(#[$meta])*
         #[derive(Debug)]
-        pub struct $Table { $( $name: cudarc::driver::CudaFunction, )* }
+        pub struct $Table { $( $name: Vec<cudarc::driver::CudaFunction>, )* }
 
         impl $Table {
             #[allow(unused_variables)]
             pub fn load(image: &$crate::cuda::launch::Image<'_>) -> $crate::error::Result<$Table> {
                 let module = image.module($file)?;
-                Ok($Table { $( $name: image.function(&module, $file, stringify!($name))?, )* })
+                Ok($Table { $(
+                    $name: [$(stringify!($kernel)),*]
+                        .iter()
+                        .map(|name| image.function(&module, $file, name))
+                        .collect::<$crate::error::Result<_>>()?,
+                )* })
             }
 
             $(
                 $(#[$doc])*
                 #[allow(clippy::too_many_arguments)]
+                #[track_caller]
                 pub fn $name(
                     &self,
+                    $($which: usize,)?
                     device: &$crate::cuda::device::Device,
                     launch: $crate::cuda::launch::Launch,
                     $($arg: $kind,)*
                 ) -> $crate::error::Result<()> {
-                    let mut call = $crate::cuda::launch::Call::new(device, &self.$name);
+                    let kernel = &self.$name[0 $(+ $which)?];
+                    let mut call = $crate::cuda::launch::Call::new(device, kernel);
                     $( call.argument(&$arg); )*
                     call.launch(device, launch)
                 }

@@ -1,77 +1,77 @@
-//! Who makes a linear map: our kernels, or cuBLASLt where it is found. The first product of a shape is made
-//! by both and timed; the library gets the shape if its result is the same up to rounding and it was clearly
-//! faster. Choices last: within a process, so that results repeat themselves, and in a file, so that they do
-//! from run to run. Nothing here is needed: any failure leaves the shape to our kernels.
+//! The choice between our kernels and cuBLASLt for linear maps. The first product of a problem is made by both and timed.
+//! A candidate of the library replaces the current best only if it is at least 1.1 times as fast and its result agrees
+//! with ours to within rounding. Decisions stay for the life of the process, so that results repeat, and in a file
+//! (cache.rs), so that they repeat from run to run. Any failure leaves the problem to our kernels.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::cache::{Choice, Choices};
+use super::cache::{Cache, Choice};
 use super::cublaslt::{Addresses, Library, Plan, pause};
-use super::problem::{Output, Problem};
-use crate::backend::{Backend, Epilogue};
+use super::problem::{Fused, Output, Problem};
+use crate::backend::Backend;
 use crate::cuda::ctx::Cuda;
 use crate::cuda::device::{Elem, nvtx};
 use crate::error::Result;
 use crate::tensor::{Shape, Tensor};
 
-/// Products in one measurement, and measurements, of which the least counts.
+/// Products in one measurement, and measurements, of which the fastest counts.
 const TIMES: u32 = 2;
 const ROUNDS: usize = 3;
-/// Measurements more, at most, until ours are no longer getting faster.
+/// Most further measurements of our kernels before the first candidate, while they are still getting faster.
 const SETTLING: usize = 20;
-/// How much faster the next contender must be: measurements scatter by a few percent, and a shape should not
-/// change hands from machine to machine of a kind.
+/// How many times as fast a candidate must be as the best before it. Measurements scatter by a few percent, and GPUs of
+/// one kind should decide alike.
 const CLEARLY: f64 = 1.1;
 
-/// How a contest went, for benches.
+/// How one problem was decided, for benches.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
     pub rows: usize,
     pub columns: usize,
     pub depth: usize,
     /// Whether the weight was transposed.
-    pub turned: bool,
+    pub transposed: bool,
     pub bias: bool,
     pub add: bool,
-    /// What followed, and whether what it was given was kept.
-    pub then: Option<(Epilogue, bool)>,
-    /// Time of our kernels, and of the library's best way, if it has any.
+    /// The epilogue, and whether the pre-activation was kept.
+    pub epilogue: Fused,
+    /// Time of our kernels, and of the library's fastest candidate, if it has any.
     pub ours: Duration,
     pub library: Option<Duration>,
-    /// Whether the library makes this shape from now on.
+    /// Whether the library makes this problem from now on.
     pub taken: bool,
 }
 
-/// The library, and who makes which shape.
-pub struct Contest {
+/// The library, and the decisions so far.
+pub struct Autotuner {
     library: Library,
     known: Mutex<Known>,
 }
 
 #[derive(Default)]
 struct Known {
-    /// `None` where we do.
+    /// The library's plan, or `None` for our kernels.
     plans: HashMap<Problem, Option<Arc<Plan>>>,
-    choices: Choices,
+    cache: Cache,
     outcomes: Vec<Outcome>,
 }
 
-impl Contest {
-    /// With the library, if it is found; choices of earlier runs are taken from its usual place.
-    pub fn new(cuda: &Cuda) -> Option<Contest> {
+impl Autotuner {
+    /// `None` where the library is not found. Decisions of earlier runs are read from their usual place.
+    pub fn new(cuda: &Cuda) -> Option<Autotuner> {
         let library = Library::find(&cuda.device)?;
         let of = (cuda.device.model(), library.version(), cuda.elem());
-        let choices = Choices::usual(&format!("{} {} {}", of.0, of.1, of.2.name()));
-        Some(Contest { library, known: Mutex::new(Known { choices, ..Known::default() }) })
+        let cache = Cache::usual(&format!("{} {} {}", of.0, of.1, of.2.name()));
+        Some(Autotuner { library, known: Mutex::new(Known { cache, ..Known::default() }) })
     }
 
-    /// The same with choices from and to this file, or only for this process.
-    pub fn choices(self, file: Option<&Path>) -> Contest {
-        let choices = Choices::of(file.map(Path::to_owned));
-        Contest { known: Mutex::new(Known { choices, ..Known::default() }), ..self }
+    /// The same with decisions from and to this file, or only for this process.
+    pub fn with_cache(self, file: Option<&Path>) -> Autotuner {
+        let cache = Cache::open(file.map(Path::to_owned));
+        Autotuner { known: Mutex::new(Known { cache, ..Known::default() }), ..self }
     }
 
     pub fn outcomes(&self) -> Vec<Outcome> {
@@ -82,111 +82,112 @@ impl Contest {
         self.known.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// The product `(rows, columns)` with what follows, by `own`, our kernels, or by the library and `apart`;
-    /// a first one is made by both.
+    /// The result `(rows, columns)` of `problem`: by `own`, our kernels, or by the library's product followed by
+    /// `finish`, the epilogue. The first product of a problem is made by both.
     ///
     /// # Errors
-    /// Of `own` and `apart`.
+    /// Of `own` and `finish`.
     pub fn product(
         &self,
         cuda: &Cuda,
-        key: Problem,
+        problem: Problem,
         [x, w, bias, add]: [Option<&Tensor>; 4],
         own: &dyn Fn() -> Result<Output>,
-        apart: &dyn Fn(Tensor) -> Result<Output>,
+        finish: &dyn Fn(Tensor) -> Result<Output>,
     ) -> Result<Output> {
         let address = |t: Option<&Tensor>| t.map_or(0, |t| cuda.buffer(t).address());
         let [x, w, bias, add] = [x, w, bias, add].map(address);
         let at = Addresses { x, w, bias, add, y: 0 };
-        let known = self.known().plans.get(&key).cloned();
+        let known = self.known().plans.get(&problem).cloned();
         let plan = match known {
             Some(plan) => plan,
-            // What is being recorded cannot be timed.
+            // Recorded work cannot be timed.
             None if cuda.device.capture().active() => return own(),
-            None => match self.remembered(cuda, key, bias) {
+            None => match self.remembered(cuda, problem, bias) {
                 Some(plan) => plan,
                 None => {
-                    let made = own()?;
-                    match self.decide(cuda, key, at, &made.0, own, apart) {
-                        None => return Ok(made),
+                    let ours = own()?;
+                    match self.decide(cuda, problem, at, &ours.0, own, finish) {
+                        None => return Ok(ours),
                         plan => plan,
                     }
                 }
             },
         };
         let Some(plan) = plan else { return own() };
-        let shape = Shape::rows(key.rows, key.columns);
+        let shape = Shape::rows(problem.rows, problem.columns);
         let y = cuda.alloc(cuda.elem(), shape)?;
         if plan.run(&self.library, cuda, Addresses { y: y.address(), ..at }).is_err() {
-            self.known().plans.insert(key, None);
+            self.known().plans.insert(problem, None);
             return own();
         }
-        apart(cuda.wrap(shape, y))
+        finish(cuda.wrap(shape, y))
     }
 
-    /// What an earlier run chose.
-    fn remembered(&self, cuda: &Cuda, key: Problem, bias: u64) -> Option<Option<Arc<Plan>>> {
-        let choice = self.known().choices.get(&key)?;
+    /// The decision of an earlier run; `None` if there is none, or if the library has no such algorithm.
+    fn remembered(&self, cuda: &Cuda, problem: Problem, bias: u64) -> Option<Option<Arc<Plan>>> {
+        let choice = self.known().cache.get(&problem)?;
         let plan = match choice {
             Choice::Own => None,
-            // As many ways as then, since it is the same library.
-            Choice::Way(n) => {
-                Some(Arc::new(Plan::candidates(&self.library, cuda, key, bias).ok()?.into_iter().nth(n)?))
+            // The same version of the library proposes the same candidates in the same order.
+            Choice::Library(n) => {
+                let candidates = Plan::candidates(&self.library, cuda, problem, bias).ok()?;
+                Some(Arc::new(candidates.into_iter().nth(n)?))
             }
         };
-        self.known().plans.insert(key, plan.clone());
+        self.known().plans.insert(problem, plan.clone());
         Some(plan)
     }
 
-    /// Holds the contest, and keeps what comes out.
+    /// Times the problem and keeps the decision.
     fn decide(
         &self,
         cuda: &Cuda,
-        key: Problem,
+        problem: Problem,
         at: Addresses,
         y: &Tensor,
         own: &dyn Fn() -> Result<Output>,
-        apart: &dyn Fn(Tensor) -> Result<Output>,
+        finish: &dyn Fn(Tensor) -> Result<Output>,
     ) -> Option<Arc<Plan>> {
-        let held = self.hold(cuda, key, at, y, own, apart);
+        let measured = self.measure(cuda, problem, at, y, own, finish);
         let mut known = self.known();
-        let (outcome, way) = held.unzip();
+        let (outcome, best) = measured.unzip();
         if let Some(outcome) = outcome {
             nvtx::push(&outcome.line());
             nvtx::pop();
             known.outcomes.push(outcome);
         }
-        let way = way.flatten();
-        // A contest that could not be held (memory) may be in the next run.
+        let best = best.flatten();
+        // If the measurement failed (for want of memory), the next run may try again.
         if outcome.is_some() {
-            known.choices.add(key, way.as_ref().map_or(Choice::Own, |(n, _)| Choice::Way(*n)));
+            known.cache.add(problem, best.as_ref().map_or(Choice::Own, |(n, _)| Choice::Library(*n)));
         }
-        let plan = way.map(|(_, plan)| Arc::new(plan));
-        known.plans.entry(key).or_insert(plan).clone()
+        let plan = best.map(|(_, plan)| Arc::new(plan));
+        known.plans.entry(problem).or_insert(plan).clone()
     }
 
-    /// Times our kernels, whose result is `y`, and then the library's ways in its order; each must be clearly
-    /// faster than the best before. `None` where that fails.
-    fn hold(
+    /// Times our kernels, whose result is `y`, and then the library's candidates in its order. Returns the outcome, and
+    /// the number and plan of the candidate that won, if one did; `None` if the measurement itself fails.
+    fn measure(
         &self,
         cuda: &Cuda,
-        key: Problem,
+        problem: Problem,
         at: Addresses,
         y: &Tensor,
         own: &dyn Fn() -> Result<Output>,
-        apart: &dyn Fn(Tensor) -> Result<Output>,
+        finish: &dyn Fn(Tensor) -> Result<Output>,
     ) -> Option<(Outcome, Option<(usize, Plan)>)> {
-        let plans = Plan::candidates(&self.library, cuda, key, at.bias).ok()?;
-        let shape = Shape::rows(key.rows, key.columns);
+        let plans = Plan::candidates(&self.library, cuda, problem, at.bias).ok()?;
+        let shape = Shape::rows(problem.rows, problem.columns);
         let to = cuda.alloc(cuda.elem(), shape).ok()?;
         let at = Addresses { y: to.address(), ..at };
         let product = cuda.wrap(shape, to);
         let mut ours = time(cuda, &|| own().ok().map(drop))?;
-        // A GPU that was idle takes a while to reach its clock: the first contender must not pay for it.
+        // A GPU that was idle takes a while to reach its clock, and what is timed first must not pay for it.
         for _ in 0..SETTLING {
-            let again = time(cuda, &|| own().ok().map(drop))?;
-            let settled = again.as_secs_f64() > 0.95 * ours.as_secs_f64();
-            ours = ours.min(again);
+            let next = time(cuda, &|| own().ok().map(drop))?;
+            let settled = next.as_secs_f64() > 0.95 * ours.as_secs_f64();
+            ours = ours.min(next);
             if settled {
                 break;
             }
@@ -195,7 +196,7 @@ impl Contest {
         for (n, plan) in plans.into_iter().enumerate() {
             let run = || {
                 plan.run(&self.library, cuda, at).ok()?;
-                apart(product.clone()).ok()
+                finish(product.clone()).ok()
             };
             let Some(took) = time(cuda, &|| run().map(drop)) else { continue };
             library = Some(library.map_or(took, |least| least.min(took)));
@@ -203,9 +204,10 @@ impl Contest {
                 (best, taken) = (took, Some((n, plan)));
             }
         }
-        let Problem { rows, columns, depth, turned, bias, add, then } = key;
+        let Problem { rows, columns, depth, transposed, bias, add, epilogue } = problem;
+        let won = taken.is_some();
         let outcome =
-            Outcome { rows, columns, depth, turned, bias, add, then, ours, library, taken: taken.is_some() };
+            Outcome { rows, columns, depth, transposed, bias, add, epilogue, ours, library, taken: won };
         Some((outcome, taken))
     }
 }
@@ -226,7 +228,7 @@ impl Outcome {
     }
 }
 
-/// The least time of one `f` on the GPU; `None` where it fails.
+/// The least time that one `f` takes on the GPU; `None` where it fails.
 fn time(cuda: &Cuda, f: &dyn Fn() -> Option<()>) -> Option<Duration> {
     let round = |_| {
         pause(cuda)?;
@@ -234,12 +236,13 @@ fn time(cuda: &Cuda, f: &dyn Fn() -> Option<()>) -> Option<Duration> {
         (0..TIMES).try_for_each(|_| f())?;
         Some(cuda.between(&start, &cuda.mark().ok()?).ok()? / TIMES)
     };
-    // The first loads what is loaded at first use.
+    // The first call pays for what the driver loads lazily.
     f()?;
     (0..ROUNDS).map(round).min()?
 }
 
-/// Whether two results differ by their rounding only: twice the largest relative error of one, squared.
+/// Whether two results differ by no more than rounding: the length of the difference is at most twice the largest
+/// relative error of one rounding, times the length of ours.
 fn agree(cuda: &Cuda, ours: &Tensor, theirs: &Tensor) -> Option<bool> {
     let allowed = match cuda.elem() {
         Elem::F16 => 0.5_f64.powi(10),
@@ -247,6 +250,6 @@ fn agree(cuda: &Cuda, ours: &Tensor, theirs: &Tensor) -> Option<bool> {
     };
     let difference = cuda.axpby(1.0, ours, -1.0, theirs).ok()?;
     let sum = |t: &Tensor| Some(cuda.squared_norms(t).ok()?.iter().sum::<f64>());
-    // Not so where either is no number.
+    // A NaN in either makes this false.
     Some(sum(&difference)? <= allowed * allowed * sum(ours)?)
 }

@@ -1,5 +1,5 @@
-//! cuBLASLt, where it is found at run time: linear maps described to the library, its ways to make them, and
-//! the launch. Who makes which is decided in contest.rs.
+//! cuBLASLt, where it is found at run time: descriptions of linear maps for the library, the candidates it proposes for
+//! them, and their launch. autotune.rs decides between these and our kernels.
 
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
@@ -19,16 +19,17 @@ use crate::cuda::device::{Buffer, Device, Elem};
 
 /// Memory for the library, NVIDIA's advice for Hopper.
 const WORKSPACE: usize = 32 << 20;
-/// The library's ways that are tried, best first by its own heuristic.
-const WAYS: usize = 4;
-/// What every allocation of the driver is a multiple of, and the library takes addresses to be.
+/// Candidates of the library that are timed, the best by its own heuristic.
+const CANDIDATES: usize = 4;
+/// Alignment of every allocation of the driver, which the library may rely on.
 const ALIGNMENT: u64 = 256;
-/// Of CUDA 12: older ones are not tested with drivers that we accept.
+/// The version of CUDA 12: older ones are not tested with the drivers that we accept.
 const OLDEST: usize = 120_000;
-/// How long the GPU waits in [`pause`]: the host starts a product in a few microseconds.
+/// How long the GPU waits in [`pause`]. The host starts a product in a few microseconds.
 const PAUSE: Duration = Duration::from_micros(300);
 
-/// What we call. cudarc looks each up at its first use, and panics where one is missing.
+/// The functions that are called. cudarc looks each up at its first use and panics if it is missing, so all are looked
+/// for before.
 const FUNCTIONS: [&str; 13] = [
     "cublasLtGetVersion",
     "cublasLtCreate",
@@ -49,7 +50,7 @@ const FUNCTIONS: [&str; 13] = [
 const AS_IS: i32 = 0;
 const TRANSPOSED: i32 = 1;
 
-/// Device addresses of one product; those that the key has not are 0.
+/// Device addresses of one product; 0 for an operand that the problem does not have.
 #[derive(Clone, Copy)]
 pub struct Addresses {
     pub x: u64,
@@ -83,7 +84,7 @@ pub fn has_cublaslt() -> bool {
 pub type Lt<T> = std::result::Result<T, result::CublasError>;
 
 impl Library {
-    /// The library if it is there, whole, not too old, and starts.
+    /// The library, if it is found, has all functions, is not too old, and starts.
     #[allow(unsafe_code)]
     pub fn find(device: &Device) -> Option<Library> {
         // SAFETY: only tries to load it.
@@ -104,12 +105,12 @@ impl Library {
         Some(Library { handle, version, workspace: OnceLock::new() })
     }
 
-    /// As the library counts: 130000 of CUDA 13.0.
+    /// In the numbers of the library: 130000 is CUDA 13.0.
     pub fn version(&self) -> usize {
         self.version
     }
 
-    /// Memory that the library may use, the same for every product: they run one after another.
+    /// Memory that the library may use. All products share it, because they run one after another.
     fn workspace(&self, cuda: &Cuda) -> Lt<u64> {
         if self.workspace.get().is_none() {
             let memory = cuda.device.alloc(Elem::U32, WORKSPACE / 4).map_err(|_| unready())?;
@@ -131,8 +132,8 @@ fn unready() -> result::CublasError {
     result::CublasError(sys::cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED)
 }
 
-/// What starts next on the GPU waits until the host has started some more: then the time between two marks is
-/// the GPU's alone, as in a recorded graph.
+/// Makes the GPU wait for [`PAUSE`], so that the host can start all work to be timed meanwhile. The time between two
+/// marks is then the GPU's alone, as in a recorded graph.
 #[allow(unsafe_code)]
 pub fn pause(cuda: &Cuda) -> Option<()> {
     extern "C" fn sleep(_: *mut c_void) {
@@ -143,7 +144,7 @@ pub fn pause(cuda: &Cuda) -> Option<()> {
     unsafe { launch_host_function(cuda.device.stream().cu_stream(), sleep, ptr::null_mut()) }.ok()
 }
 
-/// A product as the library is told of it, and a way to make it. The library counts by columns, so it makes
+/// A problem as described to the library, and an algorithm for it. The library's matrices are column-major, so it makes
 /// the transposes: `y^T = w^T x^T`.
 pub struct Plan {
     desc: Mutex<Desc>,
@@ -151,7 +152,7 @@ pub struct Plan {
     x: Layout,
     y: Layout,
     algorithm: sys::cublasLtMatmulAlgo_t,
-    key: Problem,
+    problem: Problem,
 }
 
 struct Desc(sys::cublasLtMatmulDesc_t);
@@ -210,22 +211,22 @@ impl Preference {
 }
 
 impl Plan {
-    /// What the library thinks are its best ways, in that order: the same ones every time. It may look at where a bias
-    /// is: an address like all that follow.
+    /// The library's candidates, best first by its own heuristic, which proposes the same ones every time. It may look at
+    /// the alignment of the bias, which is that of every later one.
     #[allow(unsafe_code)]
-    pub fn candidates(library: &Library, cuda: &Cuda, key: Problem, bias: u64) -> Lt<Vec<Plan>> {
+    pub fn candidates(library: &Library, cuda: &Cuda, problem: Problem, bias: u64) -> Lt<Vec<Plan>> {
         let kind = match cuda.elem() {
             Elem::F16 => sys::cudaDataType::CUDA_R_16F,
             _ => sys::cudaDataType::CUDA_R_16BF,
         };
         let preference = Preference(result::create_matmul_pref()?);
         preference.set(PreferenceAttribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, WORKSPACE as u64)?;
-        // Parts of a sum are added in f32 and in order, if at all.
+        // A split sum is added up in f32 and in a fixed order.
         let scheme = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
         preference.set(PreferenceAttribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, scheme)?;
-        let (mut found, mut count) = ([MaybeUninit::uninit(); WAYS], 0);
-        let first = Plan::described(key, kind, bias)?;
-        // SAFETY: all descriptions are alive; there is room for WAYS answers.
+        let (mut found, mut count) = ([MaybeUninit::uninit(); CANDIDATES], 0);
+        let first = Plan::described(problem, kind, bias)?;
+        // SAFETY: all descriptions are alive; there is room for CANDIDATES answers.
         unsafe {
             let desc = first.desc.lock().unwrap_or_else(|e| e.into_inner());
             let answers = found.as_mut_ptr().cast();
@@ -237,45 +238,45 @@ impl Plan {
                 first.y.0,
                 first.y.0,
                 preference.0,
-                WAYS as i32,
+                CANDIDATES as i32,
                 answers,
                 &mut count,
             )
             .result()?;
         }
         let mut plans = Vec::new();
-        for answer in &found[..count.clamp(0, WAYS as i32) as usize] {
+        for answer in &found[..count.clamp(0, CANDIDATES as i32) as usize] {
             // SAFETY: the library wrote the first `count` answers.
             let answer: sys::cublasLtMatmulHeuristicResult_t = unsafe { answer.assume_init() };
             if answer.state.result().is_ok() && answer.workspaceSize <= WORKSPACE {
-                plans.push(Plan { algorithm: answer.algo, ..Plan::described(key, kind, bias)? });
+                plans.push(Plan { algorithm: answer.algo, ..Plan::described(problem, kind, bias)? });
             }
         }
         Ok(plans)
     }
 
-    /// A plan without a way.
-    fn described(key: Problem, kind: sys::cudaDataType, address: u64) -> Lt<Plan> {
-        let Problem { rows, columns, depth, turned, .. } = key;
+    /// A plan without an algorithm.
+    fn described(problem: Problem, kind: sys::cudaDataType, address: u64) -> Lt<Plan> {
+        let Problem { rows, columns, depth, transposed, .. } = problem;
         let layout = |rows: usize, columns: usize| {
             result::create_matrix_layout(kind, rows as u64, columns as u64, rows as i64).map(Layout)
         };
         let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
         let desc = Desc(result::create_matmul_desc(compute, sys::cudaDataType::CUDA_R_32F)?);
-        desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, if turned { AS_IS } else { TRANSPOSED })?;
+        desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, if transposed { AS_IS } else { TRANSPOSED })?;
         desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_TRANSB, AS_IS)?;
-        if key.bias {
+        if problem.bias {
             let bias = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS;
             desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, bias)?;
             desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, address)?;
         }
         Ok(Plan {
             desc: Mutex::new(desc),
-            w: if turned { layout(columns, depth)? } else { layout(depth, columns)? },
+            w: if transposed { layout(columns, depth)? } else { layout(depth, columns)? },
             x: layout(depth, rows)?,
             y: layout(columns, rows)?,
             algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
-            key,
+            problem,
         })
     }
 
@@ -289,12 +290,12 @@ impl Plan {
         cuda.device.context().bind_to_thread().map_err(|_| unready())?;
         let workspace = library.workspace(cuda)?;
         let desc = self.desc.lock().unwrap_or_else(|e| e.into_inner());
-        if self.key.bias {
+        if self.problem.bias {
             desc.set(DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, at.bias)?;
         }
-        let (one, beta) = (1.0_f32, if self.key.add { 1.0_f32 } else { 0.0 });
+        let (one, beta) = (1.0_f32, if self.problem.add { 1.0_f32 } else { 0.0 });
         let device = |address: u64| ptr::with_exposed_provenance_mut::<c_void>(address as usize);
-        let add = if self.key.add { at.add } else { at.y };
+        let add = if self.problem.add { at.add } else { at.y };
         // SAFETY: the addresses are of live buffers as long as the layouts say, freed in the order of the
         // stream; the workspace is used by one stream, so by one product at a time.
         unsafe {

@@ -1,25 +1,25 @@
-//! The geometry of convolutions and their transposes, all as one thing: a product whose left rows are
-//! gathered. Each output pixel belongs to a class by the parity of its coordinates; those of a class read
-//! input pixels at affine places, and so does what they read of the kernel.
+//! The geometry of convolutions and their transposes, as products whose left rows are gathered from pixels (implicit
+//! GEMM). Output pixels are divided into classes by the remainders of their coordinates. Within a class, the input pixels
+//! and the kernel positions that an output pixel reads are affine functions of its coordinates and of the tap:
 //!
 //! - forward: one class;
-//! - forward on the twice enlarged image: four classes, over the kernel whose neighbouring positions are summed
-//!   (`fold` of conv.cu: of the 9 products of a 3x3 four are left);
-//! - transpose with stride `s`: `s x s` classes, each kernel position belongs to one of them;
-//! - transpose on the enlarged image: one class, over the same folded kernel at every other pixel of the cotangent.
+//! - forward on an image upsampled by two: four classes, with a kernel whose neighbouring positions have been summed
+//!   (`fold` of conv.cu); 4 of the 9 products of a 3x3 kernel are left;
+//! - transpose with stride `s`: `s x s` classes, and each kernel position belongs to one of them;
+//! - transpose on the upsampled image: one class, with the same folded kernel, at every other pixel of the cotangent.
 
 use crate::backend::Conv;
 use crate::tensor::Shape;
 
-/// A linear map is a convolution of single pixels.
+/// A linear map is a convolution with a kernel of one pixel.
 pub const POINT: Conv = Conv { stride: 1, pad: [0; 4], upsample: false };
 
-/// Output pixels `step_out g + out`, `g` below `grid`, down and across.
+/// The output pixels `step_out g + out`, with `g` below `grid`; all pairs are (down, across).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Class {
     pub grid: [usize; 2],
     pub out: [usize; 2],
-    /// Where the first tap reads, beside `step_in g`.
+    /// Offset of the input pixel of the first tap from `step_in g`.
     pub first: [isize; 2],
     pub taps: [usize; 2],
     /// Kernel position of the first tap.
@@ -31,9 +31,9 @@ pub struct Class {
 pub struct Gather {
     pub step_out: usize,
     pub step_in: usize,
-    /// Pixels from tap to tap, 1 or -1.
+    /// Input pixels from one tap to the next: 1 or -1.
     pub dstep: isize,
-    /// Kernel positions from tap to tap.
+    /// Kernel positions from one tap to the next.
     pub kernel_step: usize,
     pub classes: Vec<Class>,
 }
@@ -46,15 +46,15 @@ fn count(k: usize, step: usize, last: usize) -> usize {
     if k > last { 0 } else { (last - k) / step + 1 }
 }
 
-/// Output pixel `2g + q` of the enlarged image reads pixel `g + t` with the kernel positions `2t + pad - q`
+/// Output pixel `2g + q` of an upsampling convolution reads input pixel `g + t` with the kernel positions `2t + pad - q`
 /// and the next, whose sum is position `2t + pad - q + 1` of the folded kernel.
-fn enlarged(kernel: usize, pad: usize, q: usize) -> Axis {
+fn upsampled(kernel: usize, pad: usize, q: usize) -> Axis {
     let first = (q as isize - pad as isize).div_euclid(2);
     let k = (2 * first + pad as isize + 1 - q as isize) as usize;
     (first, count(k, 2, kernel), k)
 }
 
-/// Input pixel `s g + q` was read by output `g + (q + pad - k) / s` where that is whole.
+/// Input pixel `s g + q` was read by output pixel `g + (q + pad - k) / s` where that is whole.
 fn transposed(kernel: usize, pad: usize, q: usize, s: usize) -> Axis {
     let k = (q + pad) % s;
     (((q + pad - k) / s) as isize, (kernel + s - 1 - k) / s, k)
@@ -64,10 +64,10 @@ impl Gather {
     /// Of a convolution that makes `out`; `kernel` is the weight's own.
     #[track_caller]
     pub fn forward(out: Shape, kernel: [usize; 2], conv: Conv) -> Gather {
-        assert!(!conv.upsample || conv.stride == 1, "a strided convolution of an enlarged image");
+        assert!(!conv.upsample || conv.stride == 1, "a strided convolution of an upsampled image");
         let pad = [conv.pad[0], conv.pad[2]];
         if conv.upsample {
-            return Gather::new(out, [2, 1], 1, 2, |i, q| enlarged(kernel[i], pad[i], q));
+            return Gather::new(out, [2, 1], 1, 2, |i, q| upsampled(kernel[i], pad[i], q));
         }
         Gather::new(out, [1, conv.stride], 1, 1, |i, _| (-(pad[i] as isize), kernel[i], 0))
     }
@@ -85,7 +85,7 @@ impl Gather {
         })
     }
 
-    /// Every pixel reads itself.
+    /// Whether every pixel reads itself only.
     pub fn is_point(&self) -> bool {
         let [class] = &self.classes[..] else { return false };
         (self.step_out, self.step_in) == (1, 1) && class.taps == [1, 1] && class.first == [0, 0]
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn four_products_of_nine_are_left_on_an_enlarged_image() {
+    fn four_products_of_nine_are_left_on_an_upsampled_image() {
         let forward = Gather::forward(Shape::new(1, 8, 8, 1), [3, 3], Conv::UP3);
         assert_eq!(forward.classes.len(), 4);
         assert!(forward.classes.iter().all(|c| c.taps == [2, 2] && c.grid == [4, 4]));

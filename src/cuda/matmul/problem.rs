@@ -1,21 +1,21 @@
-//! A matrix product with gathered rows, as data: its operands, what follows it, the numbers that the kernels
-//! take, and the problem that names it in the cache of choices.
+//! A matrix product with gathered rows, as data: its operands and its epilogue, the parameters of its kernels, and
+//! the problem that it is to the autotuner.
 
 use super::gather::{Class, Gather};
 use crate::backend::{Activation, Backend, Epilogue};
-use crate::cuda::ctx::Cuda;
-use crate::cuda::device::{Act, Buffer, Elem, In};
+use crate::cuda::ctx::{Cuda, Kernels};
+use crate::cuda::device::{Act, Buffer, Elem, In, Out};
 use crate::cuda::launch::params;
 use crate::error::Result;
 use crate::tensor::{Shape, Tensor};
 
-/// Classes that one launch holds.
+/// Most classes of one launch: `CLASSES` of product.cuh.
 pub const CLASSES: usize = 16;
-/// Taps along an axis that fit into a row's mask in tensor.cu.
+/// Most taps along an axis: a row of tensor.cu keeps a bit for each.
 pub const TAPS: usize = 16;
 
 params! {
-    /// A product: see kernels/product.cuh.
+    /// A product with gathered rows: kernels/product.cuh.
     pub struct ProductParams {
         pub samples: i32,
         pub out_h: i32,
@@ -28,9 +28,9 @@ params! {
         pub step_in: i32,
         pub dstep: i32,
         pub depth: i32,
-        pub right_row: i32,
-        pub right_y: i32,
-        pub right_x: i32,
+        pub weight_row: i32,
+        pub weight_y: i32,
+        pub weight_x: i32,
         pub bias_each: i32,
         pub splits: i32,
         pub tiles_m: i32,
@@ -44,9 +44,9 @@ params! {
         pub in_x: [i32; 16],
         pub taps_y: [i32; 16],
         pub taps_x: [i32; 16],
-        pub right_at: [i32; 16],
+        pub weight_at: [i32; 16],
     }
-    /// How parts of a product become a result.
+    /// How the parts of a split sum become a result: kernels/gemm.cu.
     pub struct FinishParams {
         pub len: i64,
         pub columns: i32,
@@ -56,81 +56,108 @@ params! {
     }
 }
 
-/// `y = gathered x * w + bias + add`.
+/// The operands of `y = epilogue(gather(x) w + bias + add)`.
 #[derive(Clone, Copy)]
 pub struct Product<'a> {
     pub gather: &'a Gather,
     pub x: &'a Tensor,
-    /// `(rows, kh, kw, c)`: a row makes a column of `y` from the channels `c`; or where it is `turned`,
-    /// belongs to a channel of `x` and adds to the columns `c`.
+    /// `(rows, kh, kw, c)`. Each row makes one column of `y`, as a sum over the channels `c` of `x`. If `transposed`,
+    /// each row belongs to one channel of `x` instead, and `c` are the columns of `y`.
     pub w: &'a Tensor,
-    pub turned: bool,
-    /// `(1|n, 1, 1, out)`.
+    pub transposed: bool,
+    /// `(1|n, 1, 1, out)`: one row for all samples, or one for each.
     pub bias: Option<&'a Tensor>,
+    /// Of the shape `out`.
     pub add: Option<&'a Tensor>,
     pub out: Shape,
-    /// The result in f32, whatever its channels.
-    pub wide: bool,
+    /// The result is f32, whatever its number of channels.
+    pub f32_output: bool,
 }
 
-/// `y (rows, columns) = x (rows, depth) w + bias + add`, `w` as in `Product`.
+/// What decides how fast a plain product is: `y (rows, columns) = epilogue(x (rows, depth) w + bias + add)`. Both the
+/// autotuner and its cache are keyed by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Problem {
     pub rows: usize,
     pub columns: usize,
     pub depth: usize,
-    pub turned: bool,
+    /// As in [`Product`].
+    pub transposed: bool,
     pub bias: bool,
     pub add: bool,
-    /// What follows, and whether what it is given is kept. The library leaves that to a pass of ours.
-    pub then: Option<(Epilogue, bool)>,
+    /// cuBLASLt does not fuse it: after the library's product it is a kernel of its own.
+    pub epilogue: Fused,
 }
 
-/// A result, and what its epilogue was given where that is kept.
+/// The result, and the pre-activation `gather(x) w + bias + add` if the epilogue keeps it.
 pub type Output = (Tensor, Option<Tensor>);
-/// What follows, and whether what it is given is kept.
-pub type Then = Option<(Epilogue, bool)>;
+/// The epilogue, if there is one, and whether the pre-activation is kept for its transpose.
+pub type Fused = Option<(Epilogue, bool)>;
 
-/// As in product.cuh.
-pub fn number(epilogue: Epilogue) -> i32 {
+/// The number of an epilogue in product.cuh; 0 is none.
+pub fn epilogue_code(epilogue: Fused) -> i32 {
     match epilogue {
-        Epilogue::Activate(Activation::Silu) => 1,
-        Epilogue::Activate(Activation::Gelu) => 2,
-        Epilogue::Activate(Activation::QuickGelu) => 3,
-        Epilogue::Geglu => 4,
+        None => 0,
+        Some((Epilogue::Activate(Activation::Silu), _)) => 1,
+        Some((Epilogue::Activate(Activation::Gelu), _)) => 2,
+        Some((Epilogue::Activate(Activation::QuickGelu), _)) => 3,
+        Some((Epilogue::Geglu, _)) => 4,
     }
 }
 
-/// The shape of what comes out of a product `out` with what follows.
-pub fn ended(out: Shape, then: Then) -> Shape {
-    if matches!(then, Some((Epilogue::Geglu, _))) { out.with_c(out.c / 2) } else { out }
+/// The shape of `y` where the product itself has the shape `out`: GEGLU halves the channels.
+pub fn output_shape(out: Shape, epilogue: Fused) -> Shape {
+    if matches!(epilogue, Some((Epilogue::Geglu, _))) { out.with_c(out.c / 2) } else { out }
 }
 
-/// What follows as a pass of its own.
-pub fn apart(cuda: &Cuda, given: Tensor, then: Then) -> Result<Output> {
-    let Some((epilogue, keep)) = then else { return Ok((given, None)) };
+/// Applies the epilogue as a kernel of its own, after a product that could not fuse it.
+///
+/// # Errors
+/// Memory or driver.
+pub fn epilogue_pass(cuda: &Cuda, pre_activation: Tensor, epilogue: Fused) -> Result<Output> {
+    let Some((epilogue, keep)) = epilogue else { return Ok((pre_activation, None)) };
     let y = match epilogue {
-        Epilogue::Activate(f) => cuda.activate(&given, f)?,
-        Epilogue::Geglu => cuda.geglu(&given)?,
+        Epilogue::Activate(f) => cuda.activate(&pre_activation, f)?,
+        Epilogue::Geglu => cuda.geglu(&pre_activation)?,
     };
-    Ok((y, keep.then_some(given)))
+    Ok((y, keep.then_some(pre_activation)))
 }
 
+/// A size as a 32-bit parameter of a kernel.
 #[track_caller]
 pub fn small(n: usize) -> i32 {
     let Ok(n) = i32::try_from(n) else { panic!("{n} is beyond the 32-bit numbers of a product") };
     n
 }
 
+/// Memory that a product writes: the result, and the pre-activation if it is kept.
+pub struct OutputBuffers {
+    pub y: Buffer,
+    pub pre_activation: Option<Buffer>,
+}
+
+impl OutputBuffers {
+    /// Both as arguments of a kernel over `kernels.elem`.
+    pub fn write(&mut self, kernels: &Kernels) -> (Out<'_, Act>, Out<'_, Act>) {
+        let kept = self.pre_activation.as_mut().map_or_else(Out::none, |buffer| kernels.write(buffer));
+        (kernels.write(&mut self.y), kept)
+    }
+}
+
 impl Product<'_> {
-    /// Memory for the result, and for what its epilogue is given.
-    pub fn places(self, cuda: &Cuda, elem: Elem, then: Then) -> Result<(Buffer, Option<Buffer>)> {
-        let keep = then.is_some_and(|(_, keep)| keep);
-        Ok((cuda.alloc(elem, ended(self.out, then))?, keep.then(|| cuda.alloc(elem, self.out)).transpose()?))
+    /// Memory for the result and, if it is kept, for the pre-activation.
+    pub fn alloc_output(self, cuda: &Cuda, elem: Elem, epilogue: Fused) -> Result<OutputBuffers> {
+        let keep = epilogue.is_some_and(|(_, keep)| keep);
+        Ok(OutputBuffers {
+            y: cuda.alloc(elem, output_shape(self.out, epilogue))?,
+            pre_activation: keep.then(|| cuda.alloc(elem, self.out)).transpose()?,
+        })
     }
 
-    pub fn wrapped(self, cuda: &Cuda, y: Buffer, given: Option<Buffer>, then: Then) -> Output {
-        (cuda.wrap(ended(self.out, then), y), given.map(|given| cuda.wrap(self.out, given)))
+    /// The same as tensors.
+    pub fn wrap_output(self, cuda: &Cuda, buffers: OutputBuffers, epilogue: Fused) -> Output {
+        let kept = buffers.pre_activation.map(|kept| cuda.wrap(self.out, kept));
+        (cuda.wrap(output_shape(self.out, epilogue), buffers.y), kept)
     }
 
     pub fn cast(self, cuda: &Cuda, t: Option<&Tensor>, elem: Elem) -> Result<Option<Tensor>> {
@@ -171,10 +198,10 @@ impl Product<'_> {
             channels: small(x.c),
             step_in: small(gather.step_in),
             dstep: gather.dstep as i32,
-            depth: small(if self.turned { w.n } else { w.c }),
-            right_row: small(w.sample()),
-            right_y: small(gather.kernel_step * w.w * w.c),
-            right_x: small(gather.kernel_step * w.c),
+            depth: small(if self.transposed { w.n } else { w.c }),
+            weight_row: small(w.sample()),
+            weight_y: small(gather.kernel_step * w.w * w.c),
+            weight_x: small(gather.kernel_step * w.c),
             bias_each: i32::from(self.bias_each()),
             splits: small(splits),
             tiles_m: small(rows.div_ceil(tile[0])),
@@ -188,7 +215,7 @@ impl Product<'_> {
             in_x: each(&|c| c.first[1]),
             taps_y: each(&|c| c.taps[0] as isize),
             taps_x: each(&|c| c.taps[1] as isize),
-            right_at: each(&|c| ((c.kernel[0] * w.w + c.kernel[1]) * w.c) as isize),
+            weight_at: each(&|c| ((c.kernel[0] * w.w + c.kernel[1]) * w.c) as isize),
         }
     }
 }

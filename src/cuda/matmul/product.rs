@@ -1,10 +1,10 @@
-//! Who makes a product with gathered rows: the library, our kernels on tensor cores, or those without. Linear maps
-//! and convolutions come here as a gather (gather.rs) and a weight.
+//! Runs a product with gathered rows by cuBLASLt, by our kernels on tensor cores, or by those without. Linear maps and
+//! convolutions come here as a gather (gather.rs) and a weight.
 
 use std::path::Path;
 
-use super::autotune::{Contest, Outcome};
-use super::problem::{CLASSES, Output, Problem, Product, TAPS, Then, apart, ended};
+use super::autotune::{Autotuner, Outcome};
+use super::problem::{CLASSES, Fused, Output, Problem, Product, TAPS, epilogue_pass, output_shape};
 use super::tensor_core::Table;
 use super::tile::{Plan, TILES};
 use crate::backend::Epilogue;
@@ -14,61 +14,63 @@ use crate::error::Result;
 use crate::tensor::Tensor;
 
 impl Cuda {
-    /// With cuBLASLt where that is found, for those linear maps in 16 bits which it makes clearly faster.
-    /// What earlier runs chose stays; without the library results depend on our kernels only.
+    /// Also considers cuBLASLt, where it is found, for linear maps in 16 bits: it makes those for which it is clearly
+    /// faster than our kernels. Decisions of earlier runs are read from a cache file. Without the library, results
+    /// depend on our kernels only.
     pub fn with_cublas(self) -> Cuda {
-        let contest = self.tensor.as_ref().and_then(|_| Contest::new(&self));
-        Cuda { contest, ..self }
+        let autotuner = self.tensor.as_ref().and_then(|_| Autotuner::new(&self));
+        Cuda { autotuner, ..self }
     }
 
-    /// With the choices between cuBLASLt and our kernels read from and added to this file, not the usual one;
-    /// without one, they are made anew.
-    pub fn with_choices(self, file: Option<&Path>) -> Cuda {
-        Cuda { contest: self.contest.map(|contest| contest.choices(file)), ..self }
+    /// Reads the decisions between cuBLASLt and our kernels from this file and adds to it, in place of the usual one;
+    /// with `None`, every decision is made anew and none is kept.
+    pub fn with_autotune_cache(self, file: Option<&Path>) -> Cuda {
+        Cuda { autotuner: self.autotuner.map(|autotuner| autotuner.with_cache(file)), ..self }
     }
 
-    /// What was chosen between cuBLASLt and our kernels, where the times were taken by this device; `None`
-    /// without the library.
-    pub fn contests(&self) -> Option<Vec<Outcome>> {
-        self.contest.as_ref().map(Contest::outcomes)
+    /// The decisions between cuBLASLt and our kernels that this process timed itself; `None` without the library.
+    pub fn autotune_outcomes(&self) -> Option<Vec<Outcome>> {
+        self.autotuner.as_ref().map(Autotuner::outcomes)
     }
 
-    /// Every matrix product and convolution with tile `tile` of [`Cuda::TILES`] and the sum in `splits`
-    /// parts, to measure and to test them.
+    /// Makes every matrix product and convolution with tile `tile` (below [`Cuda::TILES`]) and the sum split into
+    /// `splits` parts. For tests and measurements.
+    #[doc(hidden)]
     pub fn with_plan(self, tile: usize, splits: usize) -> Cuda {
         Cuda { plan: Some(Plan { tile, splits }), ..self }
     }
     /// How many tiles there are.
+    #[doc(hidden)]
     pub const TILES: usize = TILES.len();
 }
 
 impl Product<'_> {
-    /// The result: `Act` or f32 as its channels say.
+    /// The product without an epilogue: 16-bit or f32 as its channels say.
     ///
     /// # Errors
     /// Memory or driver.
     #[track_caller]
     pub fn run(self, cuda: &Cuda) -> Result<Tensor> {
-        self.made(cuda, None).map(|(y, _)| y)
+        self.dispatch(cuda, None).map(|(y, _)| y)
     }
 
-    /// The same and then `epilogue`, in one pass on tensor cores; with what the epilogue was given if `keep`.
+    /// The product and its epilogue, which tensor cores fuse; with the pre-activation if `keep`.
     ///
     /// # Errors
     /// Memory or driver.
     #[track_caller]
-    pub fn run_then(self, cuda: &Cuda, epilogue: Epilogue, keep: bool) -> Result<Output> {
-        assert!(!self.turned && !self.wide, "what follows is for plain products");
-        let then = Some((epilogue, keep));
-        if ended(self.out, then).c.is_multiple_of(PACKET) {
-            self.made(cuda, then)
+    pub fn run_epilogue(self, cuda: &Cuda, epilogue: Epilogue, keep: bool) -> Result<Output> {
+        assert!(!self.transposed && !self.f32_output, "an epilogue belongs to a forward product");
+        let epilogue = Some((epilogue, keep));
+        if output_shape(self.out, epilogue).c.is_multiple_of(PACKET) {
+            self.dispatch(cuda, epilogue)
         } else {
-            apart(cuda, self.run(cuda)?, then)
+            epilogue_pass(cuda, self.run(cuda)?, epilogue)
         }
     }
 
     #[track_caller]
-    fn made(self, cuda: &Cuda, then: Then) -> Result<Output> {
+    fn dispatch(self, cuda: &Cuda, epilogue: Fused) -> Result<Output> {
         let out = self.out;
         if let Some(bias) = self.bias {
             let b = bias.shape();
@@ -78,32 +80,33 @@ impl Product<'_> {
             assert_eq!(add.shape().len(), out.len(), "what is added has the result's shape");
         }
         let (x, w) = (self.x.shape(), self.w.shape());
-        let columns = if self.turned { w.c } else { w.n };
-        let depth = if self.turned { w.n } else { w.c };
+        let columns = if self.transposed { w.c } else { w.n };
+        let depth = if self.transposed { w.n } else { w.c };
         assert!(columns >= out.c && depth <= x.c, "a product of {x} and {w} for {out}");
         let packets = x.c.is_multiple_of(PACKET) && w.c.is_multiple_of(PACKET);
         let taps = self.gather.classes.iter().flat_map(|c| c.taps).max().unwrap_or(0);
         match &cuda.tensor {
             Some(table) if packets && taps <= TAPS && self.gather.classes.len() <= CLASSES => {
-                match self.by_library(cuda, table, then)? {
-                    Some(made) => Ok(made),
-                    None => self.on_tensor_cores(cuda, table, then),
+                match self.autotuned(cuda, table, epilogue)? {
+                    Some(output) => Ok(output),
+                    None => self.on_tensor_cores(cuda, table, epilogue),
                 }
             }
-            _ => apart(cuda, self.plain(cuda)?, then),
+            _ => epilogue_pass(cuda, self.simt(cuda)?, epilogue),
         }
     }
 
-    /// A plain matrix product, if the library is there to compete for it.
-    fn by_library(self, cuda: &Cuda, table: &Table, then: Then) -> Result<Option<Output>> {
-        let Some(contest) = &cuda.contest else { return Ok(None) };
+    /// A matrix product without a gather, by whichever of cuBLASLt and our kernels the autotuner picks; `None` where the
+    /// library is not there or cannot make it.
+    fn autotuned(self, cuda: &Cuda, table: &Table, epilogue: Fused) -> Result<Option<Output>> {
+        let Some(autotuner) = &cuda.autotuner else { return Ok(None) };
         let (act, out, x, w) = (cuda.elem(), self.out, self.x.shape(), self.w.shape());
         let pixels = self.gather.is_point() && [x.n, x.h, x.w] == [out.n, out.h, out.w];
-        let [columns, depth] = if self.turned { [w.c, w.n] } else { [w.n, w.c] };
+        let [columns, depth] = if self.transposed { [w.c, w.n] } else { [w.n, w.c] };
         let whole = columns == out.c && depth == x.c && w.tokens() == 1 && !out.is_empty();
         if cuda.plan.is_some()
             || self.bias_each()
-            || self.wide
+            || self.f32_output
             || cuda.elem_of(out) != act
             || !pixels
             || !whole
@@ -112,12 +115,14 @@ impl Product<'_> {
         }
         let (bias, add) = (self.cast(cuda, self.bias, act)?, self.cast(cuda, self.add, act)?);
         let (x, w) = (cuda.cast(self.x, act)?, cuda.cast_weight(self.w, act)?);
-        let (turned, rows) = (self.turned, out.positions());
-        let key = Problem { rows, columns, depth, turned, bias: bias.is_some(), add: add.is_some(), then };
-        let same = Product { x: &x, w: &w, bias: bias.as_ref(), add: add.as_ref(), ..self };
-        let own = || same.on_tensor_cores(cuda, table, then);
+        let (transposed, rows) = (self.transposed, out.positions());
+        let problem =
+            Problem { rows, columns, depth, transposed, bias: bias.is_some(), add: add.is_some(), epilogue };
+        let cast = Product { x: &x, w: &w, bias: bias.as_ref(), add: add.as_ref(), ..self };
+        let own = || cast.on_tensor_cores(cuda, table, epilogue);
         let operands = [Some(&x), Some(&w), bias.as_ref(), add.as_ref()];
-        let (y, given) = contest.product(cuda, key, operands, &own, &|y| apart(cuda, y, then))?;
-        Ok(Some((y.reshape(ended(out, then)), given.map(|given| given.reshape(out)))))
+        let finish = |y| epilogue_pass(cuda, y, epilogue);
+        let (y, kept) = autotuner.product(cuda, problem, operands, &own, &finish)?;
+        Ok(Some((y.reshape(output_shape(out, epilogue)), kept.map(|kept| kept.reshape(out)))))
     }
 }

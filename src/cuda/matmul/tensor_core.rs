@@ -1,7 +1,7 @@
 //! Products on tensor cores: launchers of kernels/tensor.cu, for 16-bit elements.
 
 use super::gather::Class;
-use super::problem::{Output, Product, ProductParams, Then, number, read};
+use super::problem::{Fused, Output, Product, ProductParams, epilogue_code, read};
 use super::tile::{Plan, STEP, TILES, Work};
 use crate::cuda::ctx::Cuda;
 use crate::cuda::device::{Act, Elem, In, Out};
@@ -9,163 +9,64 @@ use crate::cuda::launch::{Launch, kernels};
 use crate::error::Result;
 
 kernels! {
-    /// The kernels of tensor.cu, for 16-bit elements only.
+    /// The kernels of tensor.cu, for 16-bit elements only; each family in the order of [`TILES`].
     pub struct Table from "tensor" {
-        fn product_256x128(
-            x: In<Act>,
-            w: In<Act>,
-            bias: In<Act>,
-            add: In<Act>,
-            y: Out<Act>,
-            given: Out<Act>,
-            z: Out<f32>,
-            p: ProductParams,
+        family product [product_256x128, product_128x160, product_128x128, product_128x64, product_64x64](
+            x: In<Act>, w: In<Act>, bias: In<Act>, add: In<Act>, y: Out<Act>, pre_activation: Out<Act>,
+            z: Out<f32>, p: ProductParams,
         );
-        fn product_128x160(
-            x: In<Act>,
-            w: In<Act>,
-            bias: In<Act>,
-            add: In<Act>,
-            y: Out<Act>,
-            given: Out<Act>,
-            z: Out<f32>,
-            p: ProductParams,
-        );
-        fn product_128x128(
-            x: In<Act>,
-            w: In<Act>,
-            bias: In<Act>,
-            add: In<Act>,
-            y: Out<Act>,
-            given: Out<Act>,
-            z: Out<f32>,
-            p: ProductParams,
-        );
-        fn product_128x64(
-            x: In<Act>,
-            w: In<Act>,
-            bias: In<Act>,
-            add: In<Act>,
-            y: Out<Act>,
-            given: Out<Act>,
-            z: Out<f32>,
-            p: ProductParams,
-        );
-        fn product_64x64(
-            x: In<Act>,
-            w: In<Act>,
-            bias: In<Act>,
-            add: In<Act>,
-            y: Out<Act>,
-            given: Out<Act>,
-            z: Out<f32>,
-            p: ProductParams,
-        );
-        fn turned_256x128(
-            x: In<Act>,
-            w: In<Act>,
-            bias: In<Act>,
-            add: In<Act>,
-            y: Out<Act>,
-            given: Out<Act>,
-            z: Out<f32>,
-            p: ProductParams,
-        );
-        fn turned_128x160(
-            x: In<Act>,
-            w: In<Act>,
-            bias: In<Act>,
-            add: In<Act>,
-            y: Out<Act>,
-            given: Out<Act>,
-            z: Out<f32>,
-            p: ProductParams,
-        );
-        fn turned_128x128(
-            x: In<Act>,
-            w: In<Act>,
-            bias: In<Act>,
-            add: In<Act>,
-            y: Out<Act>,
-            given: Out<Act>,
-            z: Out<f32>,
-            p: ProductParams,
-        );
-        fn turned_128x64(
-            x: In<Act>,
-            w: In<Act>,
-            bias: In<Act>,
-            add: In<Act>,
-            y: Out<Act>,
-            given: Out<Act>,
-            z: Out<f32>,
-            p: ProductParams,
-        );
-        fn turned_64x64(
-            x: In<Act>,
-            w: In<Act>,
-            bias: In<Act>,
-            add: In<Act>,
-            y: Out<Act>,
-            given: Out<Act>,
-            z: Out<f32>,
-            p: ProductParams,
+        family transposed [
+            transposed_256x128, transposed_128x160, transposed_128x128, transposed_128x64, transposed_64x64
+        ](
+            x: In<Act>, w: In<Act>, bias: In<Act>, add: In<Act>, y: Out<Act>, pre_activation: Out<Act>,
+            z: Out<f32>, p: ProductParams,
         );
     }
 }
 
 impl Product<'_> {
-    /// The result, of tensor cores.
+    /// The result, by the kernels of tensor.cu. The epilogue is fused unless the sum is split or the result is f32;
+    /// then `finish` of gemm.cu adds the parts and applies it.
     ///
     /// # Errors
     /// Memory or driver.
-    pub fn on_tensor_cores(self, cuda: &Cuda, table: &Table, then: Then) -> Result<Output> {
+    #[track_caller]
+    pub fn on_tensor_cores(self, cuda: &Cuda, table: &Table, epilogue: Fused) -> Result<Output> {
         let (act, out) = (cuda.elem(), self.out);
         let kernels = cuda.kernels(act);
         let (x, w) = (cuda.cast(self.x, act)?, cuda.cast_weight(self.w, act)?);
-        let target = if self.wide { Elem::F32 } else { cuda.elem_of(out) };
+        let target = if self.f32_output { Elem::F32 } else { cuda.elem_of(out) };
         let plan = self.plan(cuda);
         let tile = TILES[plan.tile];
-        let epilogue = then.map_or(0, |(epilogue, _)| number(epilogue));
         let p = ProductParams {
-            epilogue,
+            epilogue: epilogue_code(epilogue),
             ..self.params(&self.gather.classes, [tile.rows, tile.columns], plan.splits)
         };
         let blocks = p.tiles_m as usize * p.tiles_n as usize;
         let launch = Launch::grid(blocks, plan.splits, self.gather.classes.len(), tile.threads);
         let launch = launch.shared(tile.shared());
-        let start = match (self.turned, plan.tile) {
-            (false, 0) => Table::product_256x128,
-            (false, 1) => Table::product_128x160,
-            (false, 2) => Table::product_128x128,
-            (false, 3) => Table::product_128x64,
-            (false, _) => Table::product_64x64,
-            (true, 0) => Table::turned_256x128,
-            (true, 1) => Table::turned_128x160,
-            (true, 2) => Table::turned_128x128,
-            (true, 3) => Table::turned_128x64,
-            (true, _) => Table::turned_64x64,
-        };
+        let start = if self.transposed { Table::transposed } else { Table::product };
         let (x, w) = (kernels.read(cuda.buffer(&x)), kernels.read(cuda.buffer(&w)));
         if target == act && plan.splits == 1 {
             let (bias, add) = (self.cast(cuda, self.bias, act)?, self.cast(cuda, self.add, act)?);
             let [bias, add] = [&bias, &add].map(|t| read(cuda, t, act));
-            let (mut y, mut given) = self.places(cuda, act, then)?;
-            let (to, kept) =
-                (kernels.write(&mut y), given.as_mut().map_or_else(Out::none, |y| kernels.write(y)));
-            start(table, &cuda.device, launch, x, w, bias, add, to, kept, Out::none(), p)?;
-            return Ok(self.wrapped(cuda, y, given, then));
+            let mut buffers = self.alloc_output(cuda, act, epilogue)?;
+            let (y, kept) = buffers.write(kernels);
+            start(table, plan.tile, &cuda.device, launch, x, w, bias, add, y, kept, Out::none(), p)?;
+            return Ok(self.wrap_output(cuda, buffers, epilogue));
         }
         let mut z = cuda.device.alloc(Elem::F32, plan.splits * out.len())?;
         let (none, nowhere) = (In::none, Out::none);
-        start(table, &cuda.device, launch, x, w, none(), none(), nowhere(), nowhere(), z.f32_mut(), p)?;
-        let ends = self.bias.is_some() || self.add.is_some() || then.is_some();
-        if target == Elem::F32 && plan.splits == 1 && !ends {
+        let to = z.f32_mut();
+        start(table, plan.tile, &cuda.device, launch, x, w, none(), none(), nowhere(), nowhere(), to, p)?;
+        let unfinished = self.bias.is_some() || self.add.is_some() || epilogue.is_some();
+        if target == Elem::F32 && plan.splits == 1 && !unfinished {
             return Ok((cuda.wrap(out, z), None));
         }
-        self.finish(cuda, &z, plan.splits, target, then)
+        self.finish(cuda, &z, plan.splits, target, epilogue)
     }
 
+    /// The tile, and in how many parts the sum is split.
     fn plan(self, cuda: &Cuda) -> Plan {
         if let Some(plan) = cuda.plan {
             return plan;

@@ -1,5 +1,5 @@
-//! Which tile of tensor.cu makes a product, and in how many parts its sum is split: the choice with the least time in a
-//! small model of the GPU. It depends on the shape and the kind of GPU only, so a run repeats itself.
+//! Chooses the tile of tensor.cu for a product, and the number of parts that its sum is split into, by a small model of
+//! the GPU's time. The choice depends on the shape and the kind of GPU only, so that runs repeat themselves.
 
 use crate::cuda::device::Limits;
 
@@ -9,15 +9,16 @@ pub struct Tile {
     pub rows: usize,
     pub columns: usize,
     pub threads: u32,
-    /// Blocks that one multiprocessor holds at once, by registers.
+    /// Blocks that fit on one multiprocessor at once, by registers.
     resident: usize,
-    /// Speed with all of these, relative to the largest tile: what the tensor cores wait for shared memory and the L2.
+    /// Speed with that many blocks, relative to the largest tile. Smaller tiles wait longer for shared memory and L2.
     full: f64,
-    /// Share of that which one block alone reaches: nobody works while it waits.
+    /// The share of that speed which one block reaches alone, as no other block computes while it waits.
     alone: f64,
 }
 
-/// In the order of `Table`'s kernels. Speeds are estimates from bytes per product, to be measured.
+/// In the order of the families of `tensor_core::Table`. Speeds are estimates from bytes per product; no GPU has
+/// confirmed them.
 pub const TILES: [Tile; 5] = [
     Tile { rows: 256, columns: 128, threads: 256, resident: 1, full: 1.0, alone: 1.0 },
     Tile { rows: 128, columns: 160, threads: 128, resident: 2, full: 1.0, alone: 0.7 },
@@ -26,36 +27,37 @@ pub const TILES: [Tile; 5] = [
     Tile { rows: 64, columns: 64, threads: 128, resident: 4, full: 0.6, alone: 0.4 },
 ];
 
-/// Channels per step of the sum, and stages of shared memory (`BK`, `STAGES`).
+/// Channels in a step of the sum: `BK` of tensor.cu.
 pub const STEP: usize = 32;
+/// Stages of shared memory: `STAGES` of tensor.cu.
 const STAGES: usize = 4;
 
-/// What every block takes of shared memory besides its own.
+/// Shared memory that the driver reserves in every block, bytes.
 const RESERVED: usize = 1 << 10;
 
 impl Tile {
-    /// Blocks that one multiprocessor holds at once.
-    fn held(&self, gpu: Limits) -> usize {
+    /// Blocks that fit on one multiprocessor at once, by registers and shared memory.
+    fn resident_on(&self, gpu: Limits) -> usize {
         self.resident.min(gpu.shared / (self.shared() + RESERVED)).max(1)
     }
 
-    /// Bytes of dynamic shared memory: the stages, target and sample of each row.
+    /// Bytes of dynamic shared memory: the stages, and two numbers for each row.
     pub fn shared(&self) -> usize {
         STAGES * (self.rows + self.columns) * 2 * STEP + 8 * self.rows
     }
 }
 
-/// A product as the model sees it.
+/// What the model knows of a product.
 #[derive(Clone, Debug)]
 pub struct Work {
-    /// Rows and steps of the sum of each class.
+    /// For each class, the number of rows and of steps of the sum.
     pub classes: Vec<(usize, usize)>,
     pub columns: usize,
     /// Elements of the result.
     pub len: usize,
 }
 
-/// A tile and the parts of the sum.
+/// A tile, and the number of parts of the sum.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Plan {
     /// Index into [`TILES`].
@@ -63,23 +65,23 @@ pub struct Plan {
     pub splits: usize,
 }
 
-/// Multiplications per clock of a multiprocessor.
+/// Multiply-adds per clock of one multiprocessor's tensor cores.
 const RATE: f64 = 1024.0;
-/// Clocks before a block's first product and after its last.
+/// Clocks that a block spends before its first product and after its last.
 const ENDS: f64 = 2000.0;
-/// Clocks of one more launch, and bytes per clock of the memory.
+/// Clocks that one more launch costs, and bytes of memory moved per clock.
 const LAUNCH: f64 = 4000.0;
 const MEMORY: f64 = 2500.0;
-/// Bytes that parts of a sum may take.
+/// Most bytes that the parts of a split sum may take.
 const PARTS: usize = 256 << 20;
-/// Steps of the sum that are worth a block.
+/// Fewest steps of the sum that are worth a block.
 const FEWEST: usize = 6;
 
 impl Work {
-    /// Clocks of a plan.
+    /// Estimated time of a plan, in clocks.
     fn clocks(&self, plan: Plan, gpu: Limits) -> f64 {
         let tile = &TILES[plan.tile];
-        let held = tile.held(gpu);
+        let held = tile.resident_on(gpu);
         let across = self.columns.div_ceil(tile.columns);
         let (mut blocks, mut steps) = (0, 0.0);
         for &(rows, depth) in &self.classes {
@@ -118,10 +120,10 @@ mod tests {
     const H100: Limits = Limits { multiprocessors: 132, shared: 228 << 10 };
     const RTX_4090: Limits = Limits { multiprocessors: 128, shared: 100 << 10 };
 
-    /// Of 75 KiB each, two fit where there are 228 KiB, and one where there are 100.
+    /// Of blocks with 75 KiB each, two fit into 228 KiB and one into 100.
     #[test]
     fn fewer_blocks_fit_into_less_shared_memory() {
-        let held = |gpu| TILES.map(|tile| tile.held(gpu));
+        let held = |gpu| TILES.map(|tile| tile.resident_on(gpu));
         assert_eq!(held(H100), [1, 2, 2, 3, 4]);
         assert_eq!(held(RTX_4090), [1, 1, 1, 2, 2]);
     }

@@ -1,5 +1,5 @@
-//! Convolutions and their transposes on the GPU, as products with gathered rows (product.rs), and launchers of
-//! kernels/conv.cu for what has few channels: its patches are rows of their own, or its weight is filled up to packets.
+//! Convolutions and their transposes on the GPU, as products with gathered rows (matmul/product.rs); and launchers of
+//! kernels/conv.cu, which gather patches, sum taps and pad weights where the channels are too few for tensor cores.
 
 use crate::backend::Conv;
 use crate::cuda::ctx::Cuda;
@@ -14,7 +14,7 @@ use crate::tensor::{Shape, Tensor};
 const BLOCK: u32 = 256;
 
 params! {
-    /// Rows of patches.
+    /// Patches of an image as rows of a matrix (im2col).
     pub struct PatchesParams {
         pub rows: i64,
         pub out_h: i32,
@@ -33,8 +33,8 @@ params! {
         pub taps_x: i32,
         pub by_channel: i32,
     }
-    /// Rows of products met by pixels.
-    pub struct CollectParams {
+    /// Sums over the taps of each pixel.
+    pub struct TapSumParams {
         pub len: i64,
         pub out_h: i32,
         pub out_w: i32,
@@ -63,7 +63,7 @@ kernels! {
     /// The kernels of conv.cu.
     pub struct Table from "conv" {
         fn patches(x: In<f32>, y: Out<Act>, p: PatchesParams);
-        fn collect(z: In<f32>, bias: In<f32>, add: In<f32>, y: Out<f32>, p: CollectParams);
+        fn tap_sum(z: In<f32>, bias: In<f32>, add: In<f32>, y: Out<f32>, p: TapSumParams);
         fn pad(x: In<f32>, y: Out<Act>, rows: i64, len: i64);
         fn fold(w: In<Act>, y: Out<Act>, p: FoldParams);
     }
@@ -85,24 +85,24 @@ pub fn conv(
     let out = conv.output(input, kernel);
     let product = |gather: &Gather, x: &Tensor, w: &Tensor, out: Shape, ends: bool| {
         let (bias, add) = if ends { (b, add) } else { (None, None) };
-        Product { gather, x, w, turned: false, bias, add, out, wide: !ends }.run(cuda)
+        Product { gather, x, w, transposed: false, bias, add, out, f32_output: !ends }.run(cuda)
     };
     match (packets(kernel.c), packets(kernel.n)) {
-        // Few channels come: what a pixel reads is a row.
+        // Few input channels: gather each pixel's patch into one row (im2col).
         (false, true) if cuda.tensor.is_some() => {
             let unit = if conv.upsample { 2 } else { 1 };
-            let rows = Rows { step: conv.stride, first: before(conv), dstep: 1, unit, exact: false };
-            let x = rows.of(cuda, x, out, [kernel.h, kernel.w], false)?;
+            let patches = Patches { step: conv.stride, first: before(conv), dstep: 1, unit, exact: false };
+            let x = patches.gather(cuda, x, out, [kernel.h, kernel.w], false)?;
             let w = padded(cuda, w, Form::Patches, Shape::rows(kernel.n, kernel.sample()))?;
             product(&point(out), &x, &w, out, true)
         }
-        // Few channels go: all taps of a pixel are made at once.
-        (true, false) if collects(cuda, kernel, kernel.n) && conv.stride == 1 && !conv.upsample => {
+        // Few output channels: compute all taps per pixel, then sum them.
+        (true, false) if sums_taps(cuda, kernel, kernel.n) && conv.stride == 1 && !conv.upsample => {
             let w = w.reshape(Shape::rows(kernel.n * kernel.tokens(), kernel.c));
             let rows = input.with_c(w.shape().n);
             let rows = product(&point(rows), x, &w, rows, false)?;
-            let meeting = Meeting { first: before(conv), dstep: 1, unit: 1, by_channel: true };
-            meeting.of(cuda, &rows, [kernel.h, kernel.w], b, add, out)
+            let sum = TapSum { first: before(conv), dstep: 1, unit: 1, by_channel: true };
+            sum.apply(cuda, &rows, [kernel.h, kernel.w], b, add, out)
         }
         _ => {
             let gather = Gather::forward(out, [kernel.h, kernel.w], conv);
@@ -113,31 +113,31 @@ pub fn conv(
 
 pub fn conv_vjp(cuda: &Cuda, dy: &Tensor, w: &Tensor, x: Shape, conv: Conv) -> Result<Tensor> {
     let kernel = w.shape();
-    let product = |gather: &Gather, dy: &Tensor, w: &Tensor, out: Shape, wide: bool| {
-        Product { gather, x: dy, w, turned: true, bias: None, add: None, out, wide }.run(cuda)
+    let product = |gather: &Gather, dy: &Tensor, w: &Tensor, out: Shape, f32_output: bool| {
+        Product { gather, x: dy, w, transposed: true, bias: None, add: None, out, f32_output }.run(cuda)
     };
     let gather = Gather::transpose(x, [kernel.h, kernel.w], conv);
     let [top, left] = before(conv);
     match (packets(kernel.c), packets(kernel.n)) {
-        // Few channels come: the pixels of `dy` that read a pixel are a row.
+        // Few input channels: gather the pixels of `dy` that have read a pixel into one row.
         (true, false) if cuda.tensor.is_some() => {
             let w = folded(cuda, w, conv)?;
             let kernel = w.shape();
-            let rows = if conv.upsample {
-                Rows { step: 2, first: [1 - top, 1 - left], dstep: -1, unit: 1, exact: false }
+            let patches = if conv.upsample {
+                Patches { step: 2, first: [1 - top, 1 - left], dstep: -1, unit: 1, exact: false }
             } else {
-                Rows { step: 1, first: [-top, -left], dstep: -1, unit: conv.stride, exact: true }
+                Patches { step: 1, first: [-top, -left], dstep: -1, unit: conv.stride, exact: true }
             };
-            let rows = rows.of(cuda, dy, x, [kernel.h, kernel.w], true)?;
+            let rows = patches.gather(cuda, dy, x, [kernel.h, kernel.w], true)?;
             product(&point(x), &rows, &w.reshape(Shape::rows(kernel.n * kernel.tokens(), kernel.c)), x, false)
         }
-        // Few channels go.
-        (false, true) if collects(cuda, kernel, kernel.c) && !conv.upsample => {
+        // Few output channels of the transpose: compute all taps per pixel of `dy`, then sum them.
+        (false, true) if sums_taps(cuda, kernel, kernel.c) && !conv.upsample => {
             let w = padded(cuda, w, Form::Patches, Shape::rows(kernel.n, kernel.sample()))?;
             let rows = dy.shape().with_c(kernel.sample());
             let rows = product(&point(rows), dy, &w, rows, true)?;
-            let meeting = Meeting { first: [-top, -left], dstep: -1, unit: conv.stride, by_channel: false };
-            meeting.of(cuda, &rows, [kernel.h, kernel.w], None, None, x)
+            let sum = TapSum { first: [-top, -left], dstep: -1, unit: conv.stride, by_channel: false };
+            sum.apply(cuda, &rows, [kernel.h, kernel.w], None, None, x)
         }
         (false, true) if cuda.tensor.is_some() => {
             let w = folded(cuda, w, conv)?;
@@ -147,19 +147,20 @@ pub fn conv_vjp(cuda: &Cuda, dy: &Tensor, w: &Tensor, x: Shape, conv: Conv) -> R
     }
 }
 
-/// Whether products of all taps with `few` channels, summed afterwards, beat a tile that is mostly empty.
-fn collects(cuda: &Cuda, kernel: Shape, few: usize) -> bool {
+/// Whether to compute all taps of a result of `few` channels as columns of one product and to sum them afterwards. A
+/// tile of `few` columns would be mostly empty.
+fn sums_taps(cuda: &Cuda, kernel: Shape, few: usize) -> bool {
     cuda.tensor.is_some() && kernel.tokens() > 1 && few <= 16
 }
 
-/// Where a kernel begins, beside its pixel.
+/// Offset of the first tap from its pixel, down and across.
 fn before(conv: Conv) -> [isize; 2] {
     [-(conv.pad[0] as isize), -(conv.pad[2] as isize)]
 }
 
-/// How rows of patches are gathered: pixel `g` takes `(step g + first + dstep tap) / unit`, only where that is whole if
-/// `exact`.
-struct Rows {
+/// How patches are gathered: output pixel `g` reads input pixel `(step g + first + dstep tap) / unit`, rounded down; if
+/// `exact`, only where that is whole.
+struct Patches {
     step: usize,
     first: [isize; 2],
     dstep: isize,
@@ -167,9 +168,17 @@ struct Rows {
     exact: bool,
 }
 
-impl Rows {
-    /// One row for each pixel of `grid`, of (tap, channel) or (channel, tap), filled up to packets.
-    fn of(&self, cuda: &Cuda, x: &Tensor, grid: Shape, taps: [usize; 2], by_channel: bool) -> Result<Tensor> {
+impl Patches {
+    /// One row for each pixel of `grid`, with columns (tap, channel) or, `by_channel`, (channel, tap), padded to whole
+    /// packets.
+    fn gather(
+        &self,
+        cuda: &Cuda,
+        x: &Tensor,
+        grid: Shape,
+        taps: [usize; 2],
+        by_channel: bool,
+    ) -> Result<Tensor> {
         let from = x.shape();
         let shape = grid.with_c((taps[0] * taps[1] * from.c).next_multiple_of(PACKET));
         let x = cuda.cast(x, Elem::F32)?;
@@ -199,16 +208,18 @@ impl Rows {
     }
 }
 
-/// Sums over taps of rows `(n, h, w, taps * c)` f32: pixel `g` of `out` meets row `(g + first + dstep tap) / unit`.
-struct Meeting {
+/// How taps are summed: output pixel `g` adds, for each tap, that tap's column of row `(g + first + dstep tap) / unit`,
+/// where that is whole.
+struct TapSum {
     first: [isize; 2],
     dstep: isize,
     unit: usize,
     by_channel: bool,
 }
 
-impl Meeting {
-    fn of(
+impl TapSum {
+    /// `out` from `rows (n, h, w, taps * c)` f32, plus `bias` and `add`.
+    fn apply(
         &self,
         cuda: &Cuda,
         rows: &Tensor,
@@ -222,7 +233,7 @@ impl Meeting {
         let (bias, add) = (wide(bias)?, wide(add)?);
         let [b, a] = [&bias, &add].map(|t| t.as_ref().map_or_else(In::none, |t| cuda.buffer(t).f32()));
         let mut y = cuda.device.alloc(Elem::F32, out.len())?;
-        let p = CollectParams {
+        let p = TapSumParams {
             len: out.len() as i64,
             out_h: out.h as i32,
             out_w: out.w as i32,
@@ -239,12 +250,12 @@ impl Meeting {
             bias_each: i32::from(bias.as_ref().is_some_and(|b| b.shape().n > 1)),
         };
         let launch = Launch::cover(out.len(), BLOCK);
-        cuda.wide.conv.collect(&cuda.device, launch, cuda.buffer(rows).f32(), b, a, y.f32_mut(), p)?;
+        cuda.f32.conv.tap_sum(&cuda.device, launch, cuda.buffer(rows).f32(), b, a, y.f32_mut(), p)?;
         Ok(cuda.wrap(out, y))
     }
 }
 
-/// An f32 weight as rows of whole packets, kept.
+/// A weight as rows padded to whole packets; kept with the weight.
 fn padded(cuda: &Cuda, w: &Tensor, form: Form, rows: Shape) -> Result<Tensor> {
     cuda.buffer(w).form(form, || {
         let (kernels, shape) = (cuda.act(), rows.with_c(rows.c.next_multiple_of(PACKET)));
@@ -257,7 +268,8 @@ fn padded(cuda: &Cuda, w: &Tensor, form: Form, rows: Shape) -> Result<Tensor> {
     })
 }
 
-/// The weight that the gather of `conv` reads: itself, or for an enlarged image the folded one, kept.
+/// The weight that the gather of `conv` reads: itself, or for an upsampling convolution the folded one, which is kept
+/// with the weight.
 fn folded(cuda: &Cuda, w: &Tensor, conv: Conv) -> Result<Tensor> {
     if !conv.upsample {
         return Ok(w.clone());

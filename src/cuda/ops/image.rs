@@ -1,6 +1,6 @@
 //! Moving data on the GPU: launchers of kernels/image.cu.
 
-use super::layout::{AHEAD, BLOCK, Walk, access, flat};
+use super::layout::{BLOCK, IN_FLIGHT, RowLayout, access, flat};
 use crate::backend::Filter;
 use crate::cuda::ctx::Cuda;
 use crate::cuda::device::{Act, Buffer, In, Out};
@@ -18,7 +18,7 @@ params! {
         pub other: i32,
         pub columns: i32,
         pub lanes: i32,
-        pub wide: i32,
+        pub vectorized: i32,
     }
     /// Run `i` is read from `from + i from_stride + rows[i] row_stride` on and written to `to + i to_stride`
     /// on.
@@ -30,18 +30,18 @@ params! {
         pub to: i64,
         pub to_stride: i64,
         pub runs: i32,
-        pub wide: i32,
+        pub vectorized: i32,
     }
     pub struct TokenParams {
         pub len: i64,
         pub samples: i32,
         pub c: i32,
-        pub wide: i32,
+        pub vectorized: i32,
     }
     pub struct RepeatParams {
         pub n: i64,
         pub times: i32,
-        pub wide: i32,
+        pub vectorized: i32,
     }
     pub struct EmbedParams {
         pub samples: i32,
@@ -50,7 +50,7 @@ params! {
         pub c: i32,
         pub columns: i32,
         pub lanes: i32,
-        pub wide: i32,
+        pub vectorized: i32,
     }
     pub struct ResizeParams {
         pub x_h: i32,
@@ -82,15 +82,15 @@ kernels! {
 /// Most blocks along y: runs and samples beyond are taken by the same blocks.
 const HIGH: usize = 32768;
 
-fn part(walk: &Walk, y: Shape, from: usize, other: usize) -> PartParams {
+fn part(layout: &RowLayout, y: Shape, from: usize, other: usize) -> PartParams {
     PartParams {
         rows: y.positions() as i64,
         c: y.c as i32,
         from: from as i32,
         other: other as i32,
-        columns: walk.columns as i32,
-        lanes: walk.lanes as i32,
-        wide: walk.wide(),
+        columns: layout.columns as i32,
+        lanes: layout.lanes as i32,
+        vectorized: layout.vectorized(),
     }
 }
 
@@ -99,11 +99,11 @@ pub fn concat(cuda: &Cuda, x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let shape = x.shape().with_c(cx + cy);
     let elem = cuda.common(&[x, y], &[cx, cy]);
     let (kernels, x, y) = (cuda.kernels(elem), cuda.cast(x, elem)?, cuda.cast(y, elem)?);
-    let walk = Walk::new(elem, cx + cy, &[cx, cy]);
+    let layout = RowLayout::new(elem, cx + cy, &[cx, cy]);
     let mut out = cuda.alloc(elem, shape)?;
     let (a, b) = (kernels.read(cuda.buffer(&x)), kernels.read(cuda.buffer(&y)));
-    let launch = walk.launch(shape.positions());
-    kernels.image.concat(&cuda.device, launch, a, b, kernels.write(&mut out), part(&walk, shape, cx, 0))?;
+    let launch = layout.launch(shape.positions());
+    kernels.image.concat(&cuda.device, launch, a, b, kernels.write(&mut out), part(&layout, shape, cx, 0))?;
     Ok(cuda.wrap(shape, out))
 }
 
@@ -111,11 +111,11 @@ pub fn slice(cuda: &Cuda, x: &Tensor, from: usize, c: usize) -> Result<Tensor> {
     let (all, shape) = (x.shape().c, x.shape().with_c(c));
     let elem = cuda.common(&[x], &[all, from, c]);
     let (kernels, x) = (cuda.kernels(elem), cuda.cast(x, elem)?);
-    let walk = Walk::new(elem, c, &[all, from]);
+    let layout = RowLayout::new(elem, c, &[all, from]);
     let mut y = cuda.alloc(elem, shape)?;
     let (source, to) = (kernels.read(cuda.buffer(&x)), kernels.write(&mut y));
-    let launch = walk.launch(shape.positions());
-    kernels.image.slice(&cuda.device, launch, source, to, part(&walk, shape, from, all))?;
+    let launch = layout.launch(shape.positions());
+    kernels.image.slice(&cuda.device, launch, source, to, part(&layout, shape, from, all))?;
     Ok(cuda.wrap(shape, y))
 }
 
@@ -123,11 +123,11 @@ pub fn slice_vjp(cuda: &Cuda, dy: &Tensor, from: usize, c: usize) -> Result<Tens
     let (some, shape) = (dy.shape().c, dy.shape().with_c(c));
     let elem = cuda.common(&[dy], &[some, from, c]);
     let (kernels, dy) = (cuda.kernels(elem), cuda.cast(dy, elem)?);
-    let walk = Walk::new(elem, c, &[some, from]);
+    let layout = RowLayout::new(elem, c, &[some, from]);
     let mut dx = cuda.alloc(elem, shape)?;
     let (source, to) = (kernels.read(cuda.buffer(&dy)), kernels.write(&mut dx));
-    let launch = walk.launch(shape.positions());
-    kernels.image.slice_vjp(&cuda.device, launch, source, to, part(&walk, shape, from, some))?;
+    let launch = layout.launch(shape.positions());
+    kernels.image.slice_vjp(&cuda.device, launch, source, to, part(&layout, shape, from, some))?;
     Ok(cuda.wrap(shape, dx))
 }
 
@@ -158,9 +158,9 @@ fn copy(cuda: &Cuda, x: &Buffer, y: &mut Buffer, runs: Runs<'_>) -> Result<()> {
         to: to as i64,
         to_stride: to_stride as i64,
         runs: count as i32,
-        wide: i32::from(access > 1),
+        vectorized: i32::from(access > 1),
     };
-    let blocks = flat(len, access, AHEAD).grid[0] as usize;
+    let blocks = flat(len, access, IN_FLIGHT).grid[0] as usize;
     let launch = Launch::grid(blocks, count.min(HIGH), 1, BLOCK);
     let rows = rows.map_or(In::none(), Buffer::u32);
     kernels.image.copy(&cuda.device, launch, kernels.read(x), rows, kernels.write(y), p)
@@ -179,9 +179,9 @@ pub fn repeat_vjp(cuda: &Cuda, dy: &Tensor, times: usize) -> Result<Tensor> {
     let dy = cuda.buffer(dy);
     let (elem, n, kernels) = (dy.elem(), shape.len(), cuda.kernels(dy.elem()));
     let access = access(elem, &[n]);
-    let p = RepeatParams { n: n as i64, times: times as i32, wide: i32::from(access > 1) };
+    let p = RepeatParams { n: n as i64, times: times as i32, vectorized: i32::from(access > 1) };
     let mut dx = cuda.alloc(elem, shape)?;
-    let launch = flat(n, access, AHEAD / 2);
+    let launch = flat(n, access, IN_FLIGHT / 2);
     kernels.image.repeat_vjp(&cuda.device, launch, kernels.read(dy), kernels.write(&mut dx), p)?;
     Ok(cuda.wrap(shape, dx))
 }
@@ -215,21 +215,21 @@ pub fn embed(cuda: &Cuda, x: &Tensor, token: Option<&Tensor>, position: &Tensor)
     let kernels = cuda.kernels(elem);
     let token = token.map(|t| cuda.cast_weight(t, elem)).transpose()?;
     let position = cuda.cast_weight(position, elem)?;
-    let walk = Walk::new(elem, from.c, &[]);
+    let layout = RowLayout::new(elem, from.c, &[]);
     let p = EmbedParams {
         samples: from.n as i32,
         tokens: tokens as i32,
         head: head as i32,
         c: from.c as i32,
-        columns: walk.columns as i32,
-        lanes: walk.lanes as i32,
-        wide: walk.wide(),
+        columns: layout.columns as i32,
+        lanes: layout.lanes as i32,
+        vectorized: layout.vectorized(),
     };
     let mut y = cuda.alloc(elem, shape)?;
-    let [blocks, chunks, _] = walk.launch(tokens).grid;
+    let [blocks, chunks, _] = layout.launch(tokens).grid;
     kernels.image.embed(
         &cuda.device,
-        Launch::grid(blocks as usize, chunks as usize, from.n.min(HIGH), walk.threads),
+        Launch::grid(blocks as usize, chunks as usize, from.n.min(HIGH), layout.threads),
         kernels.read(cuda.buffer(x)),
         token.as_ref().map_or(In::none(), |t| kernels.read(cuda.buffer(t))),
         kernels.read(cuda.buffer(&position)),
@@ -266,10 +266,10 @@ pub fn take_token_vjp(cuda: &Cuda, dy: &Tensor, at: &[u32], x: Shape) -> Result<
         len: x.sample() as i64,
         samples: x.n as i32,
         c: x.c as i32,
-        wide: i32::from(access > 1),
+        vectorized: i32::from(access > 1),
     };
     let mut dx = cuda.alloc(elem, x)?;
-    let blocks = flat(x.sample(), access, AHEAD).grid[0] as usize;
+    let blocks = flat(x.sample(), access, IN_FLIGHT).grid[0] as usize;
     let launch = Launch::grid(blocks, x.n.min(HIGH), 1, BLOCK);
     let to = kernels.write(&mut dx);
     kernels.image.take_token_vjp(&cuda.device, launch, kernels.read(dy), at.u32(), to, p)?;

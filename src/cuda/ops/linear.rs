@@ -18,7 +18,7 @@ pub fn linear(
     conv::conv(cuda, x, w, b, add, POINT)
 }
 
-/// With what follows; see [`Backend::linear_epilogue`](crate::backend::Backend::linear_epilogue).
+/// With an epilogue; see [`Backend::linear_epilogue`](crate::backend::Backend::linear_epilogue).
 #[track_caller]
 pub fn linear_epilogue(
     cuda: &Cuda,
@@ -30,8 +30,9 @@ pub fn linear_epilogue(
 ) -> Result<Output> {
     let out = x.shape().with_c(w.shape().n);
     let gather = point(out);
-    let product = Product { gather: &gather, x, w, turned: false, bias, add: None, out, wide: false };
-    product.run_then(cuda, epilogue, keep)
+    let product =
+        Product { gather: &gather, x, w, transposed: false, bias, add: None, out, f32_output: false };
+    product.run_epilogue(cuda, epilogue, keep)
 }
 
 pub fn linear_vjp(cuda: &Cuda, dy: &Tensor, w: &Tensor) -> Result<Tensor> {

@@ -1,6 +1,6 @@
 //! Normalisations on the GPU: launchers of kernels/norm.cu.
 
-use super::layout::{AHEAD, BLOCK, Walk, access};
+use super::layout::{BLOCK, IN_FLIGHT, RowLayout, access};
 use crate::backend::{GroupNorm, Saved};
 use crate::cuda::ctx::Cuda;
 use crate::cuda::device::{Act, Elem, In, Out};
@@ -23,7 +23,7 @@ params! {
         pub block_groups: i32,
         pub spread: i32,
         pub silu: i32,
-        pub wide: i32,
+        pub vectorized: i32,
         pub eps: f32,
         pub share: f64,
     }
@@ -123,7 +123,7 @@ impl Whole {
     fn new(groups: usize, width: usize, rows: usize, access: usize, size: usize) -> Option<Whole> {
         let columns = groups * width / access;
         // Four accesses each, where there are as many.
-        let threads = (rows * columns).div_ceil(AHEAD).clamp(64, BLOCK as usize).max(columns);
+        let threads = (rows * columns).div_ceil(IN_FLIGHT).clamp(64, BLOCK as usize).max(columns);
         let threads = threads.next_multiple_of(32);
         let lanes = threads / columns;
         let held = rows.div_ceil(lanes) * threads * access * size;
@@ -170,25 +170,25 @@ impl Plan {
     fn new(x: Shape, elem: Elem, norm: GroupNorm, inputs: usize, multiprocessors: usize) -> Plan {
         let (groups, rows) = (norm.groups, x.tokens());
         assert!(!x.is_empty(), "a group norm of nothing: {x}");
-        let (width, walk) = (x.c / groups, Walk::new(elem, x.c, &[]));
+        let (width, layout) = (x.c / groups, RowLayout::new(elem, x.c, &[]));
         let params = GroupParams {
             samples: x.n as i32,
             rows: rows as i32,
             c: x.c as i32,
             groups: groups as i32,
             width: width as i32,
-            columns: walk.columns as i32,
-            lanes: walk.lanes as i32,
+            columns: layout.columns as i32,
+            lanes: layout.lanes as i32,
             blocks: 1,
             block_rows: rows as i32,
             block_groups: groups as i32,
-            spread: spread(walk.threads as usize, groups),
+            spread: spread(layout.threads as usize, groups),
             silu: i32::from(norm.silu),
-            wide: walk.wide(),
+            vectorized: layout.vectorized(),
             eps: norm.eps,
             share: 1.0 / (rows * width) as f64,
         };
-        if let Some(of) = Whole::best(x, elem, groups, inputs, walk.access, multiprocessors) {
+        if let Some(of) = Whole::best(x, elem, groups, inputs, layout.access, multiprocessors) {
             let blocks = groups / of.groups;
             let params = GroupParams {
                 columns: of.columns as i32,
@@ -199,18 +199,18 @@ impl Plan {
                 ..params
             };
             let launch = Launch::line(blocks * x.n, of.threads as u32).shared(of.shared);
-            return Plan { params, launch, access: walk.access, whole: true };
+            return Plan { params, launch, access: layout.access, whole: true };
         }
         // Whole walks, so that no thread idles while others end.
-        let walked = walk.lanes * AHEAD / inputs;
+        let walked = layout.lanes * IN_FLIGHT / inputs;
         let fewest = STREAMED.div_ceil(x.c * elem.size());
         let even = (rows * x.n).div_ceil(multiprocessors * BLOCKS);
         let some = (rows * x.n).div_ceil(2 * multiprocessors);
         let block_rows = fewest.min(some).max(even).next_multiple_of(walked);
         let blocks = rows.div_ceil(block_rows);
         let params = GroupParams { blocks: blocks as i32, block_rows: block_rows as i32, ..params };
-        let launch = Launch::line(blocks * x.n, walk.threads);
-        Plan { params, launch, access: walk.access, whole: false }
+        let launch = Launch::line(blocks * x.n, layout.threads);
+        Plan { params, launch, access: layout.access, whole: false }
     }
 
     /// The launch that sums: every thread's channels, then two numbers for each channel.

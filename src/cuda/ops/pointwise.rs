@@ -1,6 +1,6 @@
 //! Pointwise maps on the GPU: launchers of kernels/pointwise.cu.
 
-use super::layout::{AHEAD, BLOCK, Walk, access, flat};
+use super::layout::{BLOCK, IN_FLIGHT, RowLayout, access, flat};
 use crate::backend::{Activation, AffineClamp};
 use crate::cuda::ctx::{Cuda, Kernels};
 use crate::cuda::device::{Act, Buffer, Elem, In, Out, PACKET};
@@ -43,15 +43,15 @@ params! {
     pub struct CfgCombineParams {
         pub n: i64,
         pub s: f32,
-        pub wide: i32,
+        pub vectorized: i32,
     }
     /// `c` channels of the narrower side.
-    pub struct WalkParams {
+    pub struct RowMapParams {
         pub rows: i64,
         pub c: i32,
         pub columns: i32,
         pub lanes: i32,
-        pub wide: i32,
+        pub vectorized: i32,
     }
 }
 
@@ -73,9 +73,9 @@ kernels! {
         fn affine_clamp_vjp(x: In<Act>, dy: In<Act>, dx: Out<Act>, p: ClampParams);
         fn cfg_combine(x: In<Act>, y: Out<Act>, p: CfgCombineParams);
         fn cfg_combine_vjp(dy: In<Act>, dx: Out<Act>, p: CfgCombineParams);
-        fn channel_affine(x: In<Act>, gain: In<Act>, shift: In<Act>, y: Out<Act>, p: WalkParams);
-        fn geglu(x: In<Act>, y: Out<Act>, p: WalkParams);
-        fn geglu_vjp(x: In<Act>, dy: In<Act>, dx: Out<Act>, p: WalkParams);
+        fn channel_affine(x: In<Act>, gain: In<Act>, shift: In<Act>, y: Out<Act>, p: RowMapParams);
+        fn geglu(x: In<Act>, y: Out<Act>, p: RowMapParams);
+        fn geglu_vjp(x: In<Act>, dy: In<Act>, dx: Out<Act>, p: RowMapParams);
     }
 }
 
@@ -107,7 +107,7 @@ pub fn put(cuda: &Cuda, bytes: &[u8], y: &mut Buffer) -> Result<()> {
         // A buffer is whole words long, or its last word is half used.
         let n = part.len().div_ceil(4);
         let p = PutParams { words, at: (i * WORDS) as i32, n: n as i32 };
-        cuda.wide.pointwise.put(&cuda.device, Launch::cover(n, BLOCK), y.words_mut(), p)?;
+        cuda.f32.pointwise.put(&cuda.device, Launch::cover(n, BLOCK), y.words_mut(), p)?;
     }
     Ok(())
 }
@@ -127,7 +127,7 @@ fn map(
     let (elem, n) = (cuda.buffer(x).elem(), x.shape().len());
     let kernels = cuda.kernels(elem);
     let mut y = cuda.alloc(elem, x.shape())?;
-    let grid = flat(n, 16 / elem.size(), AHEAD);
+    let grid = flat(n, 16 / elem.size(), IN_FLIGHT);
     launch(kernels, kernels.read(cuda.buffer(x)), kernels.write(&mut y), grid)?;
     Ok(cuda.wrap(x.shape(), y))
 }
@@ -144,7 +144,7 @@ fn map2(
     let (a, b) = (cuda.cast(a, elem)?, cuda.cast(b, elem)?);
     let kernels = cuda.kernels(elem);
     let mut y = cuda.alloc(elem, a.shape())?;
-    let grid = flat(a.shape().len(), 16 / elem.size(), AHEAD / 2);
+    let grid = flat(a.shape().len(), 16 / elem.size(), IN_FLIGHT / 2);
     let (from_a, from_b) = (kernels.read(cuda.buffer(&a)), kernels.read(cuda.buffer(&b)));
     launch(kernels, from_a, from_b, kernels.write(&mut y), grid)?;
     Ok(cuda.wrap(a.shape(), y))
@@ -213,9 +213,9 @@ pub fn cfg_combine(cuda: &Cuda, x: &Tensor, s: f32) -> Result<Tensor> {
     let (half, elem) = (shape.with_n(shape.n / 2), cuda.buffer(x).elem());
     let kernels = cuda.kernels(elem);
     let access = access(elem, &[half.len()]);
-    let p = CfgCombineParams { n: half.len() as i64, s, wide: i32::from(access > 1) };
+    let p = CfgCombineParams { n: half.len() as i64, s, vectorized: i32::from(access > 1) };
     let mut y = cuda.alloc(elem, half)?;
-    let (from, grid) = (kernels.read(cuda.buffer(x)), flat(half.len(), access, AHEAD / 2));
+    let (from, grid) = (kernels.read(cuda.buffer(x)), flat(half.len(), access, IN_FLIGHT / 2));
     kernels.pointwise.cfg_combine(&cuda.device, grid, from, kernels.write(&mut y), p)?;
     Ok(cuda.wrap(half, y))
 }
@@ -223,21 +223,21 @@ pub fn cfg_combine_vjp(cuda: &Cuda, dy: &Tensor, s: f32) -> Result<Tensor> {
     let (shape, elem) = (dy.shape(), cuda.buffer(dy).elem());
     let kernels = cuda.kernels(elem);
     let access = access(elem, &[shape.len()]);
-    let p = CfgCombineParams { n: shape.len() as i64, s, wide: i32::from(access > 1) };
+    let p = CfgCombineParams { n: shape.len() as i64, s, vectorized: i32::from(access > 1) };
     let both = shape.with_n(2 * shape.n);
     let mut dx = cuda.alloc(elem, both)?;
-    let (from, grid) = (kernels.read(cuda.buffer(dy)), flat(shape.len(), access, AHEAD));
+    let (from, grid) = (kernels.read(cuda.buffer(dy)), flat(shape.len(), access, IN_FLIGHT));
     kernels.pointwise.cfg_combine_vjp(&cuda.device, grid, from, kernels.write(&mut dx), p)?;
     Ok(cuda.wrap(both, dx))
 }
 
-fn rows(walk: &Walk, shape: Shape) -> WalkParams {
-    WalkParams {
+fn rows(layout: &RowLayout, shape: Shape) -> RowMapParams {
+    RowMapParams {
         rows: shape.positions() as i64,
         c: shape.c as i32,
-        columns: walk.columns as i32,
-        lanes: walk.lanes as i32,
-        wide: walk.wide(),
+        columns: layout.columns as i32,
+        lanes: layout.lanes as i32,
+        vectorized: layout.vectorized(),
     }
 }
 
@@ -246,16 +246,16 @@ pub fn channel_affine(cuda: &Cuda, x: &Tensor, gain: &Tensor, shift: Option<&Ten
     let kernels = cuda.kernels(elem);
     let gain = cuda.cast_weight(gain, elem)?;
     let shift = shift.map(|s| cuda.cast_weight(s, elem)).transpose()?;
-    let walk = Walk::new(elem, shape.c, &[]);
+    let layout = RowLayout::new(elem, shape.c, &[]);
     let mut y = cuda.alloc(elem, shape)?;
     kernels.pointwise.channel_affine(
         &cuda.device,
-        walk.launch(shape.positions()),
+        layout.launch(shape.positions()),
         kernels.read(cuda.buffer(x)),
         kernels.read(cuda.buffer(&gain)),
         shift.as_ref().map_or(In::none(), |s| kernels.read(cuda.buffer(s))),
         kernels.write(&mut y),
-        rows(&walk, shape),
+        rows(&layout, shape),
     )?;
     Ok(cuda.wrap(shape, y))
 }
@@ -264,22 +264,22 @@ pub fn geglu(cuda: &Cuda, x: &Tensor) -> Result<Tensor> {
     let shape = x.shape().with_c(x.shape().c / 2);
     let elem = cuda.common(&[x], &[shape.c]);
     let (kernels, x) = (cuda.kernels(elem), cuda.cast(x, elem)?);
-    let walk = Walk::new(elem, shape.c, &[]);
+    let layout = RowLayout::new(elem, shape.c, &[]);
     let mut y = cuda.alloc(elem, shape)?;
     let (from, to) = (kernels.read(cuda.buffer(&x)), kernels.write(&mut y));
-    let launch = walk.launch(shape.positions());
-    kernels.pointwise.geglu(&cuda.device, launch, from, to, rows(&walk, shape))?;
+    let launch = layout.launch(shape.positions());
+    kernels.pointwise.geglu(&cuda.device, launch, from, to, rows(&layout, shape))?;
     Ok(cuda.wrap(shape, y))
 }
 pub fn geglu_vjp(cuda: &Cuda, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let half = x.shape().with_c(x.shape().c / 2);
     let elem = cuda.common(&[x, dy], &[half.c]);
     let (kernels, x, dy) = (cuda.kernels(elem), cuda.cast(x, elem)?, cuda.cast(dy, elem)?);
-    let walk = Walk::new(elem, half.c, &[]);
+    let layout = RowLayout::new(elem, half.c, &[]);
     let mut dx = cuda.alloc(elem, x.shape())?;
     let (from, from_dy) = (kernels.read(cuda.buffer(&x)), kernels.read(cuda.buffer(&dy)));
-    let launch = walk.launch(half.positions());
-    let p = rows(&walk, half);
+    let launch = layout.launch(half.positions());
+    let p = rows(&layout, half);
     kernels.pointwise.geglu_vjp(&cuda.device, launch, from, from_dy, kernels.write(&mut dx), p)?;
     Ok(cuda.wrap(x.shape(), dx))
 }

@@ -8,20 +8,20 @@ use crate::cuda::ops::pointwise;
 use crate::error::Result;
 
 /// `len` numbers of 64 bits, f64 or u64 as the kernels at hand take them.
-pub struct Wide {
+pub struct Array64 {
     // Two words each.
     words: Buffer,
     len: usize,
 }
 
-impl Wide {
+impl Array64 {
     /// Arbitrary bits, to be written by a kernel.
-    pub(in crate::cuda) fn alloc(cuda: &Cuda, len: usize) -> Result<Wide> {
-        Ok(Wide { words: cuda.device.alloc(Elem::U32, 2 * len)?, len })
+    pub(in crate::cuda) fn alloc(cuda: &Cuda, len: usize) -> Result<Array64> {
+        Ok(Array64 { words: cuda.device.alloc(Elem::U32, 2 * len)?, len })
     }
 
-    pub fn upload(cuda: &Cuda, data: &[f64]) -> Result<Wide> {
-        let mut wide = Wide::alloc(cuda, data.len())?;
+    pub fn upload(cuda: &Cuda, data: &[f64]) -> Result<Array64> {
+        let mut wide = Array64::alloc(cuda, data.len())?;
         pointwise::put(cuda, bytemuck::cast_slice(data), &mut wide.words)?;
         Ok(wide)
     }

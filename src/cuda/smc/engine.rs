@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use super::array64::Wide;
+use super::array64::Array64;
 use super::particle::{self, Chunks, Slots};
 use super::weigh::{self, MOST, Populations, Seen, Weighing};
 use crate::cuda::ctx::Cuda;
@@ -23,7 +23,7 @@ pub fn step_engine<'a>(cuda: &'a Cuda, setup: EngineSetup<'_>) -> Result<Option<
     }
     let mut still = cuda.device.alloc(Elem::F32, slots)?;
     cuda.device.clear(&mut still)?;
-    let mut last = Wide::alloc(cuda, numbers(slots, prompts))?;
+    let mut last = Array64::alloc(cuda, numbers(slots, prompts))?;
     last.clear(cuda)?;
     Ok(Some(Box::new(Queue {
         cuda,
@@ -62,7 +62,7 @@ struct Queue<'a> {
     still: Buffer,
     chunks: Chunks,
     /// What the last step tells: its log ratios are the next one's.
-    last: Wide,
+    last: Array64,
     prompts: Vec<u32>,
     particles: usize,
     /// After the step collected last.
@@ -93,7 +93,7 @@ impl StepEngine for Queue<'_> {
         let StepInput { x, particles, event, advance } = input;
         assert_eq!(particles.x0.shape().n, n, "one state per slot");
         let graded = particles.grad.is_some();
-        let mut record = Wide::alloc(cuda, self.last.len())?;
+        let mut record = Array64::alloc(cuda, self.last.len())?;
         // What nothing writes to is told as 0.
         if !graded || event.is_none() || advance.variance == 0.0 {
             record.clear(cuda)?;
@@ -101,20 +101,20 @@ impl StepEngine for Queue<'_> {
         let [mut norms, rewards, log_ratio, report] = record.parts([3 * n, n, n, self.last.len() - 5 * n]);
         let all = [Some(x), Some(particles.eps), particles.grad];
         let all: Vec<&Tensor> = all.into_iter().flatten().collect();
-        particle::squares_into(cuda, &all, norms.again(), &mut self.chunks)?;
+        particle::squares_into(cuda, &all, norms.reborrow(), &mut self.chunks)?;
         let [states, noises, grads] = [0, 1, 2].map(|i| norms.read_at(i * n));
         let decided = match event {
             Some((step, scores)) => {
                 let (narrow, wide) = match scores {
                     Scores::Device(scores) => (Some(cuda.cast(scores, Elem::F32)?), None),
-                    Scores::Host(scores) => (None, Some(Wide::upload(cuda, scores)?)),
+                    Scores::Host(scores) => (None, Some(Array64::upload(cuda, scores)?)),
                 };
-                let given = narrow.as_ref().map(|x| x.shape().len()).or(wide.as_ref().map(Wide::len));
+                let given = narrow.as_ref().map(|x| x.shape().len()).or(wide.as_ref().map(Array64::len));
                 assert_eq!(given, Some(n), "one reward per particle");
                 let seen = Seen {
                     log_ratio: self.last.part(4 * n, n),
                     narrow: narrow.as_ref().map_or(In::none(), |x| cuda.buffer(x).f32()),
-                    wide: wide.as_ref().map_or(In::none(), Wide::read),
+                    wide: wide.as_ref().map_or(In::none(), Array64::read),
                     states,
                     noises,
                 };
@@ -175,11 +175,11 @@ impl StepEngine for Queue<'_> {
         assert!(self.under_way.is_empty(), "a step has not been collected");
         let (cuda, n) = (self.cuda, self.slots());
         assert_eq!(input.rewards.len(), n, "one reward per slot");
-        let mut record = Wide::alloc(cuda, self.last.len())?;
+        let mut record = Array64::alloc(cuda, self.last.len())?;
         record.clear(cuda)?;
         let [mut norms, _, rewards, _, report] = record.parts([n, 2 * n, n, n, self.last.len() - 5 * n]);
-        particle::squares_into(cuda, &[input.x], norms.again(), &mut self.chunks)?;
-        let scores = Wide::upload(cuda, input.rewards)?;
+        particle::squares_into(cuda, &[input.x], norms.reborrow(), &mut self.chunks)?;
+        let scores = Array64::upload(cuda, input.rewards)?;
         let seen = Seen {
             log_ratio: self.last.part(4 * n, n),
             narrow: In::none(),
@@ -223,7 +223,7 @@ impl StepEngine for Queue<'_> {
         self.populations = Populations::upload(self.cuda, &self.prompts, &state.populations)?;
         let mut last = vec![0.0; self.last.len()];
         last[4 * n..5 * n].copy_from_slice(&state.log_ratio);
-        self.last = Wide::upload(self.cuda, &last)?;
+        self.last = Array64::upload(self.cuda, &last)?;
         self.state = state;
         Ok(())
     }

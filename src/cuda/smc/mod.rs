@@ -6,4 +6,4 @@ pub mod particle;
 pub mod resample;
 pub mod weigh;
 
-pub use array64::Wide;
+pub use array64::Array64;

@@ -1,6 +1,6 @@
 //! Moving particles on the GPU: launchers of kernels/particle.cu. Particles are f32 in every run.
 
-use super::array64::Wide;
+use super::array64::Array64;
 use crate::backend::{Advance, ParticleId, Particles};
 use crate::cuda::ctx::Cuda;
 use crate::cuda::device::{Buffer, Elem, In, Out};
@@ -100,7 +100,7 @@ impl Split {
 /// one another may share it.
 pub struct Chunks {
     split: Split,
-    sums: Option<(Wide, Buffer)>,
+    sums: Option<(Array64, Buffer)>,
 }
 
 impl Chunks {
@@ -110,7 +110,7 @@ impl Chunks {
         if split.blocks == 1 {
             return Ok(Chunks { split, sums: None });
         }
-        let sums = Wide::alloc(cuda, 2 * tensors * split.units())?;
+        let sums = Array64::alloc(cuda, 2 * tensors * split.units())?;
         let mut counters = cuda.device.alloc(Elem::U32, tensors * slots)?;
         cuda.device.clear(&mut counters)?;
         Ok(Chunks { split, sums: Some((sums, counters)) })
@@ -191,14 +191,14 @@ pub fn advance_slots(
     particles: Particles<'_>,
     slots: Slots<'_>,
     advance: Advance<'_>,
-) -> Result<(Tensor, Option<Wide>)> {
+) -> Result<(Tensor, Option<Array64>)> {
     let shape = particles.x0.shape();
     let mut chunks = Chunks::new(cuda, shape.sample(), slots.ancestors.len(), 1)?;
     if particles.grad.is_none() || advance.variance == 0.0 {
         let y = advance_into(cuda, particles, slots, In::none(), advance, Out::none(), &mut chunks)?;
         return Ok((y, None));
     }
-    let mut ratio = Wide::alloc(cuda, slots.ancestors.len())?;
+    let mut ratio = Array64::alloc(cuda, slots.ancestors.len())?;
     let y = advance_into(cuda, particles, slots, In::none(), advance, ratio.write(), &mut chunks)?;
     Ok((y, Some(ratio)))
 }
@@ -267,8 +267,8 @@ pub fn squared_norms(cuda: &Cuda, x: &Tensor) -> Result<Vec<f64>> {
 }
 
 /// Squared length of each sample, left in device memory.
-pub fn squares(cuda: &Cuda, x: &Tensor) -> Result<Wide> {
-    let mut y = Wide::alloc(cuda, x.shape().n)?;
+pub fn squares(cuda: &Cuda, x: &Tensor) -> Result<Array64> {
+    let mut y = Array64::alloc(cuda, x.shape().n)?;
     let mut chunks = Chunks::new(cuda, x.shape().sample(), x.shape().n, 1)?;
     squares_into(cuda, &[x], y.write(), &mut chunks)?;
     Ok(y)

@@ -2,7 +2,7 @@
 //! [`Resampler::ancestors`] finds on the host from the same weights and uniforms. A run comes here with more
 //! than 1024 particles per prompt.
 
-use super::array64::Wide;
+use super::array64::Array64;
 use crate::cuda::ctx::Cuda;
 use crate::cuda::device::{Buffer, Elem, In, Out};
 use crate::cuda::launch::{Launch, kernels, params};
@@ -75,7 +75,7 @@ impl Cuda {
     /// # Errors
     /// From the device.
     #[track_caller]
-    pub fn resample(&self, relative: &Wide, resampler: Resampler, key: &Key) -> Result<Resampled> {
+    pub fn resample(&self, relative: &Array64, resampler: Resampler, key: &Key) -> Result<Resampled> {
         let mut ancestors = self.device.alloc(Elem::U32, relative.len())?;
         choose(self, relative.read(), relative.len(), resampler, key, ancestors.write(Elem::U32))?;
         Ok(Resampled { ancestors })
@@ -109,7 +109,7 @@ pub(super) fn choose(
     let (d, t) = (&cuda.device, &cuda.resample);
     let mut control = d.alloc(Elem::U32, 2 * (CONTROL + SCANS * tiles))?;
     d.clear(&mut control)?;
-    let mut cumulative = Wide::alloc(cuda, particles)?;
+    let mut cumulative = Array64::alloc(cuda, particles)?;
     let each = Launch::line(tiles, BLOCK);
     t.cumulate(d, each, relative, control.write(Elem::U32), cumulative.write(), p)?;
     let walk = Launch::line((2 * particles).div_ceil(ITEMS), BLOCK);
@@ -123,7 +123,7 @@ pub(super) fn choose(
 /// Where the offspring of each particle end.
 fn ends(
     cuda: &Cuda,
-    cumulative: &Wide,
+    cumulative: &Array64,
     control: &mut Buffer,
     resampler: Resampler,
     p: ResampleParams,

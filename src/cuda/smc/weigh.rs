@@ -2,7 +2,7 @@
 //! log ratios that the last move left there and leaves ancestors and strengths for the next one, and nothing
 //! is waited for. Every number is bit for bit that of [`smc::weigh`].
 
-use super::array64::Wide;
+use super::array64::Array64;
 use super::resample;
 use crate::cuda::ctx::Cuda;
 use crate::cuda::device::{Buffer, Elem, In, Out};
@@ -64,10 +64,10 @@ pub struct Populations {
     /// The same on the host.
     host_prompts: Vec<u32>,
     particles: usize,
-    log_weights: Wide,
-    psi: Wide,
-    lambda: Wide,
-    log_z: Wide,
+    log_weights: Array64,
+    psi: Array64,
+    lambda: Array64,
+    log_z: Array64,
 }
 
 /// Which event, and by which rules.
@@ -102,7 +102,7 @@ pub struct Decision {
     pub(super) ancestors: Buffer,
     /// Inverse temperature of the next move over alpha, of each slot.
     pub(super) strength: Buffer,
-    record: Wide,
+    record: Array64,
     particles: usize,
 }
 
@@ -122,10 +122,10 @@ impl Populations {
             prompts: cuda.indices(prompts)?,
             host_prompts: prompts.to_vec(),
             particles,
-            log_weights: Wide::upload(cuda, &list(|p| &p.log_weights))?,
-            psi: Wide::upload(cuda, &list(|p| &p.psi))?,
-            lambda: Wide::upload(cuda, &list(|p| std::slice::from_ref(&p.lambda)))?,
-            log_z: Wide::upload(cuda, &list(|p| std::slice::from_ref(&p.log_z)))?,
+            log_weights: Array64::upload(cuda, &list(|p| &p.log_weights))?,
+            psi: Array64::upload(cuda, &list(|p| &p.psi))?,
+            lambda: Array64::upload(cuda, &list(|p| std::slice::from_ref(&p.lambda)))?,
+            log_z: Array64::upload(cuda, &list(|p| std::slice::from_ref(&p.log_z)))?,
         })
     }
 
@@ -155,14 +155,14 @@ impl Populations {
     pub fn weigh(
         &mut self,
         cuda: &Cuda,
-        log_ratio: &Wide,
-        rewards: &Wide,
+        log_ratio: &Array64,
+        rewards: &Array64,
         weighing: Weighing<'_>,
     ) -> Result<Decision> {
         let (prompts, particles) = (self.prompts.len(), self.particles);
         let slots = prompts * particles;
         assert_eq!((log_ratio.len(), rewards.len()), (slots, slots), "one number per slot");
-        let mut record = Wide::alloc(cuda, prompts * numbers(particles))?;
+        let mut record = Array64::alloc(cuda, prompts * numbers(particles))?;
         let seen = Seen {
             log_ratio: log_ratio.read(),
             narrow: In::none(),
@@ -251,7 +251,7 @@ impl Populations {
         assert!(slots < 1 << 31, "{slots} slots");
         // Each prompt's begin at a multiple of 16 bytes.
         let stride = particles.next_multiple_of(2);
-        let mut relative = Wide::alloc(cuda, prompts * stride)?;
+        let mut relative = Array64::alloc(cuda, prompts * stride)?;
         cuda.weigh.weigh_rows(
             device,
             Launch::line(prompts, ONE_LAUNCH as u32),
@@ -266,7 +266,7 @@ impl Populations {
             self.lambda.write(),
             self.log_z.write(),
             relative.write(),
-            record.again(),
+            record.reborrow(),
             p,
         )?;
         let mut chosen = device.alloc(Elem::U32, slots)?;
