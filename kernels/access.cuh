@@ -1,12 +1,12 @@
-// Memory accesses of memory-bound kernels, of 16 bytes where sizes and addresses allow it and of single elements
-// otherwise, under one name; and the layout of threads over rows.
+// Memory accesses of memory-bound kernels, of 16 bytes where sizes and addresses allow it and of single
+// elements otherwise, under one name; and the layout of threads over rows.
 #pragma once
 #include "act.cuh"
 
 // Elements of a 16-byte access.
 constexpr int VECTOR = 16 / sizeof(Act);
-// Loads that a thread issues before it uses the first. With 1000 threads on a multiprocessor this hides the latency of
-// memory.
+// Loads that a thread issues before it uses the first. With 1000 threads on a multiprocessor this hides the
+// latency of memory.
 constexpr int IN_FLIGHT = 4;
 
 // W elements (VECTOR or 1) as stored in memory.
@@ -65,8 +65,8 @@ DEVICE void store(Act* p, const float (&x)[VECTOR]) {
   store_words(p, v);
 }
 
-// The threads of a block cover `lanes` rows of `columns` accesses each. A block works on IN_FLIGHT times as many rows, which
-// blockIdx.x counts; blockIdx.y counts blocks side by side where a row has more columns.
+// The threads of a block cover `lanes` rows of `columns` accesses each. A block works on IN_FLIGHT times as
+// many rows, which blockIdx.x counts; blockIdx.y counts blocks side by side where a row has more columns.
 struct ThreadPosition {
   int64_t row;    // of the first access; that of the next is `lanes` more
   int column;     // in accesses

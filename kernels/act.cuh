@@ -1,11 +1,12 @@
-// Included by every kernel file: the element type, accesses of 16 bytes, and the few macros that differ between nvcc,
-// NVRTC and a host compiler. Kernels include no CUDA header, so NVRTC needs only these files, and a host C++ compiler
-// compiles the same text with emulator.h (tests/emulator) in place of the device.
+// Included by every kernel file: the element type, accesses of 16 bytes, and the few macros that differ
+// between nvcc, NVRTC and a host compiler. Kernels include no CUDA header, so NVRTC needs only these files,
+// and a host C++ compiler compiles the same text with emulator.h (tests/emulator) in place of the device.
 //
-// `Act` is the element type of activations and weights: bf16, f16 or f32, chosen by ACT_BF16, ACT_F16 or ACT_F32 for a
-// whole image (a compiled set of kernels). Sums, statistics and log-sum-exps are f32 in every image. A packet is eight
-// consecutive channels. Tensors whose rows are not whole packets (latents, pictures, scores) are f32 and are processed by
-// the f32 image; in the 16-bit images, rows of Act are therefore always whole packets.
+// `Act` is the element type of activations and weights: bf16, f16 or f32, chosen by ACT_BF16, ACT_F16 or
+// ACT_F32 for a whole image (a compiled set of kernels). Sums, statistics and log-sum-exps are f32 in every
+// image. A packet is eight consecutive channels. Tensors whose rows are not whole packets (latents, pictures,
+// scores) are f32 and are processed by the f32 image; in the 16-bit images, rows of Act are therefore always
+// whole packets.
 #pragma once
 
 #if defined(__CUDACC_RTC__)
@@ -149,11 +150,12 @@ struct alignas(16) Words {
 };
 
 DEVICE Words load_words(const void* p) { return *static_cast<const Words*>(p); }
-// Stores 16 bytes to global memory. In PTX, because the compiler may split the store of a struct into several.
+// Stores 16 bytes to global memory. In PTX, because the compiler may split the store of a struct into
+// several.
 DEVICE void store_words(void* p, Words w) {
 #if defined(__CUDACC__)
-  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "r"(w.w[0]), "r"(w.w[1]),
-               "r"(w.w[2]), "r"(w.w[3])
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "r"(w.w[0]),
+               "r"(w.w[1]), "r"(w.w[2]), "r"(w.w[3])
                : "memory");
 #else
   *static_cast<Words*>(p) = w;

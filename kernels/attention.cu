@@ -1,13 +1,13 @@
-// Attention by matrix products, with a score matrix in memory: for heads that are too wide for flash.cu (a decoder's one head
-// of 512 channels), and for f32 of any width. Score matrices are made in parts: of several heads, from `first` on in the
-// order of samples and heads; or of some queries, from `query` on, of one head.
+// Attention by matrix products, with a score matrix in memory: for heads that are too wide for flash.cu (a
+// decoder's one head of 512 channels), and for f32 of any width. Score matrices are made in parts: of several
+// heads, from `first` on in the order of samples and heads; or of some queries, from `query` on, of one head.
 //
 //   forward     s = scale q k^T;  p = softmax(s), lse;  y = p v
 //   transpose   p = exp(s - lse), ds = p (dy v^T - dot);  dq = scale ds k;  dv = p^T dy, dk = scale ds^T q
 //
-// A block makes one tile of a product (attention_product.cuh). Scores and sums are f32, probabilities and ds are Act. FLOPs per
-// head and sample: 4 d queries keys forward and 10 d queries keys backward. Bytes moved forward: 8 queries keys, and q, k, v
-// and y.
+// A block makes one tile of a product (attention_product.cuh). Scores and sums are f32, probabilities and ds
+// are Act. FLOPs per head and sample: 4 d queries keys forward and 10 d queries keys backward. Bytes moved
+// forward: 8 queries keys, and q, k, v and y.
 #include "attention.cuh"
 #include "attention_product.cuh"
 #include "reduce.cuh"
@@ -72,8 +72,8 @@ KERNEL(attention_scores, (256, 2),
   });
 }
 
-// p and lse from s, for n rows: a warp per row, four scores at a time per lane. p is zero for keys beyond the last and for
-// keys that may not be seen.
+// p and lse from s, for n rows: a warp per row, four scores at a time per lane. p is zero for keys beyond the
+// last and for keys that may not be seen.
 KERNEL(attention_softmax, (256),
        (const float* __restrict__ s, Act* __restrict__ weights, float* __restrict__ lse, AttentionParams p,
         ScoresParams part, int64_t n)) {
@@ -140,8 +140,8 @@ KERNEL(attention_scores_vjp, (256, 2),
   });
 }
 
-// out_i = sum_j a_ij x_j: y from p and v or, if to_q, dq from ds and k. Grid: tiles of channels, tiles of queries, heads of
-// the part.
+// out_i = sum_j a_ij x_j: y from p and v or, if to_q, dq from ds and k. Grid: tiles of channels, tiles of
+// queries, heads of the part.
 KERNEL(attention_mix, (256, 2),
        (const Act* __restrict__ a, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,
         Act* __restrict__ out, AttentionParams p, ScoresParams part, int32_t to_q)) {
@@ -162,9 +162,10 @@ KERNEL(attention_mix, (256, 2),
   });
 }
 
-// out_j = sum_i a_ij x_i: dv from p and dy or, if to_k, dk from ds and q. If the queries of a head come in parts, `sum`
-// (keys, d) accumulates over the parts: the one with `first_part` set does not read it, and the one with `last_part` set
-// writes `out` in its place. Grid: tiles of channels, tiles of keys, heads of the part.
+// out_j = sum_i a_ij x_i: dv from p and dy or, if to_k, dk from ds and q. If the queries of a head come in
+// parts, `sum` (keys, d) accumulates over the parts: the one with `first_part` set does not read it, and the
+// one with `last_part` set writes `out` in its place. Grid: tiles of channels, tiles of keys, heads of the
+// part.
 KERNEL(attention_gather, (256, 2),
        (const Act* __restrict__ a, const Act* __restrict__ x, float* __restrict__ sum, Act* __restrict__ out,
         AttentionParams p, ScoresParams part, int32_t to_k, int32_t first_part, int32_t last_part)) {
@@ -194,8 +195,8 @@ KERNEL(attention_gather, (256, 2),
   });
 }
 
-// dot_i = <dy_i, y_i> of every head, in f32: eight lanes per query, 32 queries per block. Grid: blocks of queries, heads,
-// samples. Reads y and dy once.
+// dot_i = <dy_i, y_i> of every head, in f32: eight lanes per query, 32 queries per block. Grid: blocks of
+// queries, heads, samples. Reads y and dy once.
 KERNEL(attention_dot, (256),
        (const Act* __restrict__ y, const Act* __restrict__ dy, float* __restrict__ dot, AttentionParams p)) {
   const int query = blockIdx.x * 32 + threadIdx.x / 8, lane = threadIdx.x % 8;

@@ -1,9 +1,9 @@
-// Shared by the attention kernels: the layout of heads in memory and, for 16-bit types, tiles of a head in shared memory and
-// the products of tiles.
+// Shared by the attention kernels: the layout of heads in memory and, for 16-bit types, tiles of a head in
+// shared memory and the products of tiles.
 //
-// A head is a slice of d channels. Rows hold several tensors side by side: q, k and v of self-attention are rows of 3c, k
-// and v of cross-attention rows of 2c, results rows of c. Sample n of q attends to sample kv_of[n] of kv or, if kv_of is
-// null, to sample n.
+// A head is a slice of d channels. Rows hold several tensors side by side: q, k and v of self-attention are
+// rows of 3c, k and v of cross-attention rows of 2c, results rows of c. Sample n of q attends to sample
+// kv_of[n] of kv or, if kv_of is null, to sample n.
 #pragma once
 #include "act.cuh"
 
@@ -48,8 +48,9 @@ constexpr float LOG2_E = 1.4426950408889634f;
 #include "mma.cuh"
 #include "reduce.cuh"
 
-// 2^x by the special function unit, with a relative error of 2^-22; 0 for -infinity and for subnormal results. exp2f spends
-// three more instructions on subnormal results, which are nothing beside the largest weight of a row.
+// 2^x by the special function unit, with a relative error of 2^-22; 0 for -infinity and for subnormal
+// results. exp2f spends three more instructions on subnormal results, which are nothing beside the largest
+// weight of a row.
 DEVICE float exp2_fast(float x) {
 #if defined(__CUDACC__)
   float y;
@@ -71,13 +72,15 @@ struct Rows {
   static constexpr int STEPS = (D + 15) / 16;
   // Blocks of 8 channels, for products whose columns are channels.
   static constexpr int TILES = D / 8;
-  // Elements per row, an odd number of packets: the eight rows that one ldmatrix reads begin in different banks.
+  // Elements per row, an odd number of packets: the eight rows that one ldmatrix reads begin in different
+  // banks.
   static constexpr int STRIDE = 16 * STEPS + 8;
 };
 
-// Starts asynchronous copies of ROWS rows from each of the tensors `from`, one tile behind the other. `row` are the strides
-// in global memory. Rows from `left` on, and channels from d on, are filled with zeros; for them no byte of global memory is
-// read, so their addresses may point anywhere. A thread copies one column of rows that are STEP apart.
+// Starts asynchronous copies of ROWS rows from each of the tensors `from`, one tile behind the other. `row`
+// are the strides in global memory. Rows from `left` on, and channels from d on, are filled with zeros; for
+// them no byte of global memory is read, so their addresses may point anywhere. A thread copies one column of
+// rows that are STEP apart.
 template <int D, int ROWS, int COUNT>
 DEVICE void load_rows(Act* to, const Act* const (&from)[COUNT], const int (&row)[COUNT], int left, int d) {
   constexpr int PACKETS = 2 * Rows<D>::STEPS, STRIDE = Rows<D>::STRIDE;
@@ -111,7 +114,8 @@ DEVICE void load_rows(Act* to, const Act* from, int row, int left, int d) {
   load_rows<D, ROWS, 1>(to, {from}, {row}, left, d);
 }
 
-// Offset in a tile that a lane passes to ldmatrix, for a left factor and for a right factor whose rows are summed over.
+// Offset in a tile that a lane passes to ldmatrix, for a left factor and for a right factor whose rows are
+// summed over.
 template <int D>
 DEVICE int lane_by_rows() {
   const int lane = threadIdx.x % 32;
@@ -165,7 +169,8 @@ DEVICE void by_channels(float (&s)[M][N][4], const uint32_t (&a)[M][Rows<D>::STE
       for (int m = 0; m < M; m++) multiply2(s[m][n], s[m][n + 1], a[m][k], b);
     }
 }
-// The same with the left factor in shared memory, for kernels that are short of registers. `left` includes lane_by_rows.
+// The same with the left factor in shared memory, for kernels that are short of registers. `left` includes
+// lane_by_rows.
 template <int D, int M, int N>
 DEVICE void by_channels(float (&s)[M][N][4], const Act* left, const Act* tile) {
   clear(s);
@@ -184,7 +189,8 @@ DEVICE void by_channels(float (&s)[M][N][4], const Act* left, const Act* tile) {
   }
 }
 
-// Rounds accumulators to the left factor of the next product. Their layout over the lanes is the same, so no data moves.
+// Rounds accumulators to the left factor of the next product. Their layout over the lanes is the same, so no
+// data moves.
 template <int M, int N>
 DEVICE void as_left(uint32_t (&a)[M][N / 2][4], const float (&s)[M][N][4]) {
 #pragma unroll
@@ -214,8 +220,8 @@ DEVICE void by_rows(float (&y)[M][Rows<D>::TILES][4], const uint32_t (&a)[M][K][
     }
 }
 
-// Rounds the 16 M rows of a warp and stores the first `left` of them in whole packets. `own` is shared memory for 16 M rows
-// that no other warp uses.
+// Rounds the 16 M rows of a warp and stores the first `left` of them in whole packets. `own` is shared memory
+// for 16 M rows that no other warp uses.
 template <int D, int M>
 DEVICE void store_rows(Act* to, int row, int left, int d, const float (&x)[M][Rows<D>::TILES][4], Act* own) {
   const int lane = threadIdx.x % 32;
@@ -249,8 +255,8 @@ DEVICE float row_max(float x) {
   return fmaxf(x, __shfl_xor_sync(FULL_WARP, x, 2));
 }
 
-// Sets the scores of keys beyond the last, and of keys that a query may not see, to -infinity. `key` is the first key of the
-// tile and `row` the first query of the warp.
+// Sets the scores of keys beyond the last, and of keys that a query may not see, to -infinity. `key` is the
+// first key of the tile and `row` the first query of the warp.
 template <int M, int N>
 DEVICE void hide(float (&s)[M][N][4], int key, int row, const AttentionParams& p) {
   const int lane = threadIdx.x % 32;

@@ -1,9 +1,9 @@
-// One block's tile of a matrix product, for attention whose heads are too wide for flash.cu: on tensor cores for 16-bit
-// types, by multiply-adds for f32. A matrix is rows of Act at any stride, and zero outside its rows and columns. 16-bit
-// matrices have whole packets of columns.
+// One block's tile of a matrix product, for attention whose heads are too wide for flash.cu: on tensor cores
+// for 16-bit types, by multiply-adds for f32. A matrix is rows of Act at any stride, and zero outside its
+// rows and columns. 16-bit matrices have whole packets of columns.
 //
-// A left factor is "by rows" if its rows are the rows of the result, a right factor if its rows are the columns of the
-// result (both K-major). Otherwise the rows are summed over.
+// A left factor is "by rows" if its rows are the rows of the result, a right factor if its rows are the
+// columns of the result (both K-major). Otherwise the rows are summed over.
 #pragma once
 #include "act.cuh"
 
@@ -28,7 +28,8 @@ struct Product {
     for (int i = 0; i < 16; i++) sum[i / 4][i % 4] = 0;
   }
 
-  // Loads what 64 rows or columns of the result, from `at` on, need for DEEP steps of the sum, from `k` on, as [k][64].
+  // Loads what 64 rows or columns of the result, from `at` on, need for DEEP steps of the sum, from `k` on,
+  // as [k][64].
   template <bool BY_ROWS>
   static DEVICE void load(float* to, const Matrix& m, int at, int k) {
 #pragma unroll
@@ -65,8 +66,8 @@ struct Product {
     }
   }
 
-  // Calls f(row, column, i) for every pair of neighbours in a row that this thread has: get(i) is the element at (row,
-  // column) of the tile, get(i + 1) the one to its right.
+  // Calls f(row, column, i) for every pair of neighbours in a row that this thread has: get(i) is the element
+  // at (row, column) of the tile, get(i + 1) the one to its right.
   template <class F>
   static DEVICE void each(const F& f) {
 #pragma unroll
@@ -82,7 +83,8 @@ struct Product {
 struct Product {
   static constexpr int THREADS = 256, ROWS = 128, COLUMNS = 64;
   static constexpr int DEEP = 32, STAGES = 3;
-  // Rows in shared memory begin an odd number of packets apart, so that the rows of one ldmatrix use all banks.
+  // Rows in shared memory begin an odd number of packets apart, so that the rows of one ldmatrix use all
+  // banks.
   template <int SIDE, bool BY_ROWS>
   struct Tile {
     static constexpr int ROWS = BY_ROWS ? SIDE : DEEP, COLUMNS = BY_ROWS ? DEEP : SIDE, STRIDE = COLUMNS + 8;

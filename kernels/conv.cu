@@ -1,4 +1,5 @@
-// What convolutions need besides their products: patches as rows (im2col), sums over taps, and weights in other layouts.
+// What convolutions need besides their products: patches as rows (im2col), sums over taps, and weights in
+// other layouts.
 #include "act.cuh"
 
 struct PatchesParams {
@@ -20,9 +21,9 @@ struct PatchesParams {
   int32_t by_channel;  // columns are (channel, tap), not (tap, channel)
 };
 
-// y[row] = everything that one output pixel of a convolution reads from x (im2col), padded with zeros to `width`. For x
-// with few channels, whose rows are not whole packets. A thread makes 8 columns. Bytes moved: rows width sizeof(Act), and
-// x about once.
+// y[row] = everything that one output pixel of a convolution reads from x (im2col), padded with zeros to
+// `width`. For x with few channels, whose rows are not whole packets. A thread makes 8 columns. Bytes moved:
+// rows width sizeof(Act), and x about once.
 KERNEL(patches, (256), (const float* __restrict__ x, Act* __restrict__ y, PatchesParams p)) {
   const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
   const int packets = p.width / PACKET;
@@ -39,7 +40,8 @@ KERNEL(patches, (256), (const float* __restrict__ x, Act* __restrict__ y, Patche
     const int ty = tap / p.taps_x, iy = y0 + p.dstep * ty, ix = x0 + p.dstep * (tap - ty * p.taps_x);
     const int sy = iy / p.unit, sx = ix / p.unit;
     const bool whole = !p.exact || (sy * p.unit == iy && sx * p.unit == ix);
-    const bool some = tap < taps && c < p.channels && iy >= 0 && ix >= 0 && sy < p.in_h && sx < p.in_w && whole;
+    const bool some =
+        tap < taps && c < p.channels && iy >= 0 && ix >= 0 && sy < p.in_h && sx < p.in_w && whole;
     v[e] = some ? x[((sample * p.in_h + sy) * p.in_w + sx) * p.channels + c] : 0.0f;
     if (p.by_channel) {
       if (++tap == taps) tap = 0, c++;
@@ -67,10 +69,11 @@ struct TapSumParams {
   int32_t bias_each;
 };
 
-// The second half of a convolution (or its transpose) with few output channels. The first half, a product, has computed
-// for each input pixel and each tap what the pixel contributes through that tap: the rows of z. Here each output pixel
-// adds up, over all taps, the contributions of the pixels that it reads; then bias and add. A thread per element. Bytes
-// moved: about 4 taps len / unit^2 of z, in cache lines that neighbours share.
+// The second half of a convolution (or its transpose) with few output channels. The first half, a product,
+// has computed for each input pixel and each tap what the pixel contributes through that tap: the rows of z.
+// Here each output pixel adds up, over all taps, the contributions of the pixels that it reads; then bias and
+// add. A thread per element. Bytes moved: about 4 taps len / unit^2 of z, in cache lines that neighbours
+// share.
 KERNEL(tap_sum, (256),
        (const float* __restrict__ z, const float* __restrict__ bias, const float* __restrict__ add,
         float* __restrict__ y, TapSumParams p)) {
@@ -96,8 +99,8 @@ KERNEL(tap_sum, (256),
   y[i] = sum;
 }
 
-// y = the rows of x padded with zeros to whole packets: (rows, len) f32 to (rows, len rounded up to a multiple of 8) Act.
-// A thread makes 8 elements. Runs once per weight.
+// y = the rows of x padded with zeros to whole packets: (rows, len) f32 to (rows, len rounded up to a
+// multiple of 8) Act. A thread makes 8 elements. Runs once per weight.
 KERNEL(pad, (256), (const float* __restrict__ x, Act* __restrict__ y, int64_t rows, int64_t len)) {
   const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, packets = (len + PACKET - 1) / PACKET;
   if (i >= rows * packets) return;
@@ -115,10 +118,10 @@ struct FoldParams {
   int32_t channels;
 };
 
-// The weight of a convolution of an image upsampled by two, applied to the image itself. An output pixel reads each input
-// pixel through two neighbouring kernel positions along each axis (one at the ends), so their weights are summed in f32:
-// y (out, kh + 1, kw + 1, in), y[i, j] = w[i, j] + w[i-1, j] + w[i, j-1] + w[i-1, j-1], absent ones zero. A thread per
-// element. Runs once per weight.
+// The weight of a convolution of an image upsampled by two, applied to the image itself. An output pixel
+// reads each input pixel through two neighbouring kernel positions along each axis (one at the ends), so
+// their weights are summed in f32: y (out, kh + 1, kw + 1, in), y[i, j] = w[i, j] + w[i-1, j] + w[i, j-1] +
+// w[i-1, j-1], absent ones zero. A thread per element. Runs once per weight.
 KERNEL(fold, (256), (const Act* __restrict__ w, Act* __restrict__ y, FoldParams p)) {
   const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= p.len) return;

@@ -1,6 +1,7 @@
-// The arithmetic of weighing, bit for bit that of src/smc: f64 operations that are rounded to nearest and never contracted
-// to fused multiply-adds, an exponential and a logarithm made of them, integer weights, and sums and scans over a block in
-// a fixed order. Equal log-weights therefore choose equal ancestors on every device.
+// The arithmetic of weighing, bit for bit that of src/smc: f64 operations that are rounded to nearest and
+// never contracted to fused multiply-adds, an exponential and a logarithm made of them, integer weights, and
+// sums and scans over a block in a fixed order. Equal log-weights therefore choose equal ancestors on every
+// device.
 #pragma once
 #include "reduce.cuh"
 
@@ -63,8 +64,8 @@ DEVICE uint64_t fixed_point(double relative, int fraction) {
   return __double2ull_rn(mul(relative, __ull2double_rn(1ull << fraction)));
 }
 
-// ---- over a block of whole warps. `scratch` is shared memory for one number per warp. As in reduce.cuh, the next call may
-// use the same scratch without a barrier.
+// ---- over a block of whole warps. `scratch` is shared memory for one number per warp. As in reduce.cuh, the
+// next call may use the same scratch without a barrier.
 
 // The sum in the order of src/smc/math.rs.
 DEVICE double exact_sum(double x, double* scratch) { return block_sum(x, scratch); }

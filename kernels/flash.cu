@@ -2,17 +2,18 @@
 //
 //   y = softmax(scale q k^T) v,   lse = log sum_j exp(scale <q, k_j>)
 //
-// A block computes 16 M x 4 queries of one head of one sample (grid: blocks of queries, heads, samples), and each of its
-// four warps 16 M of them, which it holds in registers as left factors. Keys and values come in tiles of KEYS, by
-// asynchronous copies that run while the tile before is used. Each thread holds two of every 16 rows. Scores, results,
-// running maxima and running sums are f32; probabilities are rounded to Act for the product with v. FLOPs: 4 d queries
-// keys. Bytes moved: q, k, v and y once from memory, and k and v once more per block from the L2.
+// A block computes 16 M x 4 queries of one head of one sample (grid: blocks of queries, heads, samples), and
+// each of its four warps 16 M of them, which it holds in registers as left factors. Keys and values come in
+// tiles of KEYS, by asynchronous copies that run while the tile before is used. Each thread holds two of
+// every 16 rows. Scores, results, running maxima and running sums are f32; probabilities are rounded to Act
+// for the product with v. FLOPs: 4 d queries keys. Bytes moved: q, k, v and y once from memory, and k and v
+// once more per block from the L2.
 #include "attention.cuh"
 
 #if !defined(ACT_F32)
 
-// M row blocks of 16 queries per warp. Two of them share each ldmatrix, which halves the traffic of shared memory; wider heads
-// have registers for one only. KEYS keys per tile, as many as registers allow.
+// M row blocks of 16 queries per warp. Two of them share each ldmatrix, which halves the traffic of shared
+// memory; wider heads have registers for one only. KEYS keys per tile, as many as registers allow.
 template <int D, int M, int KEYS>
 DEVICE void forward(const Act* q, const Act* kv, const uint32_t* kv_of, Act* y, float* lse,
                     AttentionParams p) {
@@ -34,7 +35,8 @@ DEVICE void forward(const Act* q, const Act* kv, const uint32_t* kv_of, Act* y, 
     cp_async_commit();
   };
 
-  // The queries are loaded into the stage of the second tile, which is not needed before they are in registers.
+  // The queries are loaded into the stage of the second tile, which is not needed before they are in
+  // registers.
   Act* const queries = shared + STAGE;
   load_rows<D, QUERIES>(queries, q + h.q + (int64_t)block * p.q_row, p.q_row, p.queries - block,
                                     p.d);
@@ -112,12 +114,13 @@ DEVICE void forward(const Act* q, const Act* kv, const uint32_t* kv_of, Act* y, 
                    shared + 16 * M * warp * STRIDE);
 }
 
-// FLASH(name, D, M, KEYS): the kernel for heads of at most D channels. src/cuda/attention/flash.rs has the same table.
-#define FLASH(name, D, M, KEYS)                                                                                \
-  KERNEL(name, (THREADS, 2),                                                                                   \
-         (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,           \
-          Act* __restrict__ y, float* __restrict__ lse, AttentionParams p)) {                                  \
-    forward<D, M, KEYS>(q, kv, kv_of, y, lse, p);                                                              \
+// FLASH(name, D, M, KEYS): the kernel for heads of at most D channels. src/cuda/attention/flash.rs has the
+// same table.
+#define FLASH(name, D, M, KEYS)                                                                         \
+  KERNEL(name, (THREADS, 2),                                                                            \
+         (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,    \
+          Act* __restrict__ y, float* __restrict__ lse, AttentionParams p)) {                           \
+    forward<D, M, KEYS>(q, kv, kv_of, y, lse, p);                                                       \
   }
 FLASH(flash_32, 32, 2, 64)
 FLASH(flash_40, 40, 2, 64)

@@ -1,25 +1,26 @@
-// The transpose (backward) of flash.cu, in two passes. In both, each block owns its results, so nothing is accumulated
-// between blocks:
+// The transpose (backward) of flash.cu, in two passes. In both, each block owns its results, so nothing is
+// accumulated between blocks:
 //
 //   p = exp(scale <q_i, k_j> - lse_i),   dp = <dy_i, v_j>,   ds = p (dp - dot_i)
 //   dot_i = <dy_i, y_i> = sum_j p dp
 //   dv_j = sum_i p dy_i,   dk_j = scale sum_i ds q_i:   a block owns keys and loops over queries
 //   dq_i = scale sum_j ds k_j:                          a block owns queries and loops over keys
 //
-// FLOPs: 8 d queries keys and 6 d queries keys. Bytes moved: what a block owns once from memory, the other side once more
-// per block from the L2, and each result once.
+// FLOPs: 8 d queries keys and 6 d queries keys. Bytes moved: what a block owns once from memory, the other
+// side once more per block from the L2, and each result once.
 //
-// Scores, dp and all sums are f32; p and ds are rounded to Act for the products. The tiles of the other side come by
-// asynchronous copies that run while the tile before is used. The forward of cross-attention, whose keys are constant,
-// saves neither lse nor y; there the second pass loops over the keys twice, first to find lse and dot.
+// Scores, dp and all sums are f32; p and ds are rounded to Act for the products. The tiles of the other side
+// come by asynchronous copies that run while the tile before is used. The forward of cross-attention, whose
+// keys are constant, saves neither lse nor y; there the second pass loops over the keys twice, first to find
+// lse and dot.
 #include "attention.cuh"
 
 #if !defined(ACT_F32)
 
 // ---- keys
 
-// M row blocks of 16 keys per warp, QUERIES queries per tile. If HELD, k and v stay in registers as left factors; otherwise
-// they are read from shared memory for every tile.
+// M row blocks of 16 keys per warp, QUERIES queries per tile. If HELD, k and v stay in registers as left
+// factors; otherwise they are read from shared memory for every tile.
 template <int D, int M, int QUERIES, bool HELD>
 DEVICE void keys_vjp(const Act* qkv, const Act* dy, const float* lse, const float* dot, Act* dqkv,
                      AttentionParams p) {
@@ -41,8 +42,8 @@ DEVICE void keys_vjp(const Act* qkv, const Act* dy, const float* lse, const floa
     load_rows<D, QUERIES, 2>(to, {q, dy + h.y + (int64_t)at * p.y_row}, {p.q_row, p.y_row}, left, p.d);
     cp_async_commit();
   };
-  // Each query has two numbers: its lse as an exponent of 2, and dot. Thread j loads one of those of query j / 2. Beyond
-  // the last query they are zero; q and dy are zero there too, so such queries add nothing.
+  // Each query has two numbers: its lse as an exponent of 2, and dot. Thread j loads one of those of query j
+  // / 2. Beyond the last query they are zero; q and dy are zero there too, so such queries add nothing.
   auto number = [&](int i) {
     const int query = i * QUERIES + threadIdx.x / 2;
     if (threadIdx.x >= 2 * QUERIES || query >= p.queries) return 0.0f;
@@ -147,7 +148,8 @@ DEVICE void keys_vjp(const Act* qkv, const Act* dy, const float* lse, const floa
 
 // M row blocks of 16 queries per warp, KEYS keys per tile.
 //
-// If lse is null, a first loop over the tiles finds lse and dot of each query; `before` is the number of its tiles.
+// If lse is null, a first loop over the tiles finds lse and dot of each query; `before` is the number of its
+// tiles.
 template <int D, int M, int KEYS>
 DEVICE void queries_vjp(const Act* q, const Act* kv, const uint32_t* kv_of, const Act* dy, const float* lse,
                         const float* dot, Act* dq, AttentionParams p) {
@@ -172,8 +174,8 @@ DEVICE void queries_vjp(const Act* q, const Act* kv, const uint32_t* kv_of, cons
     cp_async_commit();
   };
 
-  // q and dy are loaded into the stage of the second tile and behind it. That stage is not needed before they are in
-  // registers.
+  // q and dy are loaded into the stage of the second tile and behind it. That stage is not needed before they
+  // are in registers.
   Act* const left = shared + STAGE;
   load_rows<D, QUERIES>(left, q + h.q + (int64_t)block * p.q_row, p.q_row, p.queries - block, p.d);
   load_rows<D, QUERIES>(left + QUERIES * STRIDE, dy + h.y + (int64_t)block * p.y_row, p.y_row,
@@ -185,9 +187,9 @@ DEVICE void queries_vjp(const Act* q, const Act* kv, const uint32_t* kv_of, cons
   load_left<D, M>(qa, left + 16 * M * warp * STRIDE + lane_by_rows<D>());
   load_left<D, M>(dya, left + (QUERIES + 16 * M * warp) * STRIDE + lane_by_rows<D>());
 
-  // For each row of the main loop: `shift` is lse as an exponent of 2, and `mean` is dot = sum_j p dp. During the first loop
-  // (i < before) they are running values instead: `shift` the largest score so far, `sum` the sum of the weights relative
-  // to it, and `mean` the sum of these weights times dp.
+  // For each row of the main loop: `shift` is lse as an exponent of 2, and `mean` is dot = sum_j p dp. During
+  // the first loop (i < before) they are running values instead: `shift` the largest score so far, `sum` the
+  // sum of the weights relative to it, and `mean` the sum of these weights times dp.
   float shift[M][2], mean[M][2], sum[M][2];
 #pragma unroll
   for (int m = 0; m < M; m++)
@@ -271,20 +273,20 @@ DEVICE void queries_vjp(const Act* q, const Act* kv, const uint32_t* kv_of, cons
                    shared + 16 * M * warp * STRIDE);
 }
 
-// FLASH_KEYS_VJP(name, D, M, QUERIES, HELD), FLASH_QUERIES_VJP(name, D, M, KEYS): the kernels for heads of at most D channels.
-// src/cuda/attention/flash.rs has the same tables.
-#define FLASH_KEYS_VJP(name, D, M, QUERIES, HELD)                                                              \
-  KERNEL(name, (THREADS, 2),                                                                                   \
-         (const Act* __restrict__ qkv, const Act* __restrict__ dy, const float* __restrict__ lse,              \
-          const float* __restrict__ dot, Act* __restrict__ dqkv, AttentionParams p)) {                         \
-    keys_vjp<D, M, QUERIES, HELD>(qkv, dy, lse, dot, dqkv, p);                                                 \
+// FLASH_KEYS_VJP(name, D, M, QUERIES, HELD), FLASH_QUERIES_VJP(name, D, M, KEYS): the kernels for heads of at
+// most D channels. src/cuda/attention/flash.rs has the same tables.
+#define FLASH_KEYS_VJP(name, D, M, QUERIES, HELD)                                                       \
+  KERNEL(name, (THREADS, 2),                                                                            \
+         (const Act* __restrict__ qkv, const Act* __restrict__ dy, const float* __restrict__ lse,       \
+          const float* __restrict__ dot, Act* __restrict__ dqkv, AttentionParams p)) {                  \
+    keys_vjp<D, M, QUERIES, HELD>(qkv, dy, lse, dot, dqkv, p);                                          \
   }
-#define FLASH_QUERIES_VJP(name, D, M, KEYS)                                                                    \
-  KERNEL(name, (THREADS, 2),                                                                                   \
-         (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,           \
-          const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,            \
-          Act* __restrict__ dq, AttentionParams p)) {                                                          \
-    queries_vjp<D, M, KEYS>(q, kv, kv_of, dy, lse, dot, dq, p);                                                \
+#define FLASH_QUERIES_VJP(name, D, M, KEYS)                                                             \
+  KERNEL(name, (THREADS, 2),                                                                            \
+         (const Act* __restrict__ q, const Act* __restrict__ kv, const uint32_t* __restrict__ kv_of,    \
+          const Act* __restrict__ dy, const float* __restrict__ lse, const float* __restrict__ dot,     \
+          Act* __restrict__ dq, AttentionParams p)) {                                                   \
+    queries_vjp<D, M, KEYS>(q, kv, kv_of, dy, lse, dot, dq, p);                                         \
   }
 FLASH_KEYS_VJP(flash_keys_vjp_32, 32, 2, 32, true)
 FLASH_KEYS_VJP(flash_keys_vjp_40, 40, 2, 32, false)

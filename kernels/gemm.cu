@@ -1,10 +1,10 @@
-// Products with gathered rows (product.cuh) of any shape and element type by ordinary multiply-adds (SIMT), and the
-// epilogue of those products of tensor.cu that are split (split-K) or have f32 results.
+// Products with gathered rows (product.cuh) of any shape and element type by ordinary multiply-adds (SIMT),
+// and the epilogue of those products of tensor.cu that are split (split-K) or have f32 results.
 #include "product.cuh"
 
-// y = product + bias + add for any number of channels, columns, taps and classes. Used for f32, and for convolutions with
-// more taps than tensor.cu's masks have bits. A block of 128 threads makes a 64 x 64 tile, a thread 8 x 4 of it, in steps
-// of 16 of the sum over taps and channels. Everything inside is f32.
+// y = product + bias + add for any number of channels, columns, taps and classes. Used for f32, and for
+// convolutions with more taps than tensor.cu's masks have bits. A block of 128 threads makes a 64 x 64 tile,
+// a thread 8 x 4 of it, in steps of 16 of the sum over taps and channels. Everything inside is f32.
 //
 // grid: x tiles, z classes. FLOPs: 2 rows columns taps channels.
 KERNEL(simt, (128, 4),
@@ -33,7 +33,8 @@ KERNEL(simt, (128, 4),
   const int to_m = thread / 16 * 8, to_n = thread % 16 * 4;
   float sum[8][4] = {};
   for (int k0 = 0; k0 < depth; k0 += STEP) {
-    // Neighbouring threads load neighbouring elements: along the sum or, of a transposed weight, along the columns.
+    // Neighbouring threads load neighbouring elements: along the sum or, of a transposed weight, along the
+    // columns.
     const int k = k0 + thread % STEP, tap = k / p.channels, c = k - tap * p.channels;
     const int ty = tap / taps_x, tx = tap - ty * taps_x;
     const int right_tap = p.weight_at[which] + ty * p.weight_y + tx * p.weight_x;
@@ -103,8 +104,8 @@ struct FinishParams {
   int32_t epilogue;      // as in ProductParams
 };
 
-// y = epilogue(sum of the parts of z in order + bias + add), and the pre-activation if that is not null. A thread reads 8
-// elements of each part. Bytes moved: 4 len splits, and bias, add, y and pre_activation.
+// y = epilogue(sum of the parts of z in order + bias + add), and the pre-activation if that is not null. A
+// thread reads 8 elements of each part. Bytes moved: 4 len splits, and bias, add, y and pre_activation.
 KERNEL(finish, (256, 4),
        (const float* __restrict__ z, const Act* __restrict__ bias, const Act* __restrict__ add,
         Act* __restrict__ y, Act* __restrict__ pre_activation, FinishParams p)) {

@@ -1,10 +1,10 @@
-// Pieces of the group norms: how threads lie over a sample, sums of channels and groups, what a channel needs
-// to know.
+// Device functions of the group norms: the layout of threads over a sample, sums of channels and groups, and
+// the statistics of each channel.
 //
-// A group's channels may begin and end within an access of 16 bytes, so a thread sums its W channels apart
-// and the block adds the channels of a group at the end. Sums are of x - shift, where the shift of a group is
-// one of its elements (the first channel of the pixel in the middle): a mean of many standard deviations
-// costs no digits. Everything is added in an order that the shape alone decides.
+// The channels of a group may begin and end within an access of 16 bytes. A thread therefore sums each of its
+// W channels separately, and the block adds up the channels of a group at the end. Sums are of x - shift,
+// where the shift of a group is one of its elements (the first channel of the pixel in the middle), so that a
+// mean of many standard deviations costs no precision. The order of all additions depends on the shape only.
 #pragma once
 #include "math.cuh"
 #include "reduce.cuh"
@@ -16,27 +16,27 @@ struct GroupParams {
   int32_t c;
   int32_t groups;
   int32_t width;         // channels of a group
-  int32_t columns;       // accesses of a row that a block's threads cover at once,
-  int32_t lanes;         // and of how many rows
-  int32_t blocks;        // of a sample: each has some of its rows, or (one kernel for all) some of its groups
+  int32_t columns;       // accesses of a row that the threads of a block cover at once
+  int32_t lanes;         // rows that they cover at once
+  int32_t blocks;        // per sample, each with some of its rows, or with some of its groups (norm_whole)
   int32_t block_rows;
   int32_t block_groups;
-  int32_t spread;        // threads that add up a group's channels, a power of two
+  int32_t spread;        // threads that add up the channels of one group, a power of two
   int32_t silu;
   int32_t vectorized;          // accesses are of 16 bytes
   float eps;
   double share;          // one over the elements of a group
 };
 
-// Statistics of a group as they are saved: mean, what its rounding lost, 1/std.
+// Statistics saved for each group: the mean, what its rounding to f32 lost, and 1 / std.
 constexpr int SAVED = 3;
 
 DEVICE float centred(float x, float mean, float lost) {
-  // What rounding the mean lost is far below the last digit of 16 bits.
+  // For 16-bit types, what rounding the mean lost is far below one unit in the last place.
   return EXACT ? (x - mean) - lost : x - mean;
 }
 
-// The thread's place: column (in accesses) and row of the first access; whether it has one.
+// Column (in accesses) and row of the first access of this thread, and whether it has one.
 struct Lane {
   int column, row;
   bool inside;
@@ -46,7 +46,7 @@ DEVICE Lane lane(const GroupParams& p) {
   return {(int)threadIdx.x % p.columns, row, row < p.lanes};
 }
 
-// f(k, group) for the W channels from `channel` on, with one division.
+// Calls f(k, group) for each of the W channels from `channel` on, with one division in all.
 template <int W, class F>
 DEVICE void each_group(int channel, int width, F f) {
   int group = channel / width, left = (group + 1) * width - channel;
@@ -60,7 +60,7 @@ DEVICE void each_group(int channel, int width, F f) {
   }
 }
 
-// What W channels from `channel` on need; statistics and weights are those of channel 0 and following.
+// Statistics and weights of the W channels from `channel` on. The pointers are to those of channel 0.
 template <int W>
 struct Channels {
   float mean[W], lost[W], rstd[W], gamma[W], beta[W], slope[W];
@@ -77,14 +77,14 @@ struct Channels {
   }
 };
 
-// The cotangent of z: dy, or what the SiLU leaves of it.
+// The cotangent of z: dy, or dy times the slope of the SiLU.
 template <bool SILU>
-DEVICE float through(float z, float dy) {
+DEVICE float silu_vjp(float z, float dy) {
   return SILU ? dy * silu_slope(z) : dy;
 }
 
-// use(element, access) for the accesses at x + row c, rows `step` apart from `row` to before `last`; EACH are
-// under way at once. stream2 has accesses of two tensors.
+// Calls use(offset, access) for the accesses at x + row c, for rows from `row` to before `last` that are
+// `step` apart. EACH loads are issued before the first is used. stream2 does the same with two tensors.
 template <int W, int EACH, class F>
 DEVICE void stream(const Act* x, int c, int row, int last, int step, F use) {
 #pragma unroll 1
@@ -117,8 +117,8 @@ DEVICE void stream2(const Act* x, const Act* dy, int c, int row, int last, int s
   }
 }
 
-// to[i] = the sum over the block's rows of channel i of those `columns` accesses, of which this thread holds
-// `mine`. red: W floats per thread.
+// to[i] = the sum over the rows of the block of channel i, for the channels of `columns` accesses. `mine` are
+// the sums of this thread; `red` is shared memory for W floats per thread.
 template <int W>
 DEVICE void channel_sums(const float (&mine)[W], float* red, float* to, int columns, const GroupParams& p) {
 #pragma unroll
@@ -135,7 +135,8 @@ DEVICE void channel_sums(const float (&mine)[W], float* red, float* to, int colu
   __syncthreads();
 }
 
-// f(group, sum of a, sum of b) over the channels of each of `groups` groups, called by one thread each.
+// Calls f(group, sum of a, sum of b), with sums over the channels of a group, for each of `groups` groups;
+// one thread per group calls.
 template <class F>
 DEVICE void groups_of(const float* a, const float* b, int groups, const GroupParams& p, F f) {
   const int width = p.width, spread = p.spread;
@@ -157,12 +158,12 @@ DEVICE void groups_of(const float* a, const float* b, int groups, const GroupPar
   }
 }
 
-// The element that a group's sums are shifted by.
+// The element that is subtracted from all elements of a group before they are summed.
 DEVICE float shift_of(const Act* sample, const GroupParams& p, int group) {
   return to_f32(sample[(int64_t)(p.rows / 2) * p.c + group * p.width]);
 }
 
-// The saved numbers from the sums of x - shift and of its square over a group.
+// The statistics to save, from the sums over a group of x - shift and of its square.
 DEVICE void statistics(float* saved, double sum, double squares, float shift, const GroupParams& p) {
   const double rest = sum * p.share, mean = (double)shift + rest;
   const double variance = squares * p.share - rest * rest;
@@ -171,9 +172,9 @@ DEVICE void statistics(float* saved, double sum, double squares, float shift, co
   saved[2] = (float)rsqrt((variance > 0.0 ? variance : 0.0) + (double)p.eps);
 }
 
-// ---- pieces of the transpose: g is gamma times the cotangent of z = xhat gamma + beta
+// ---- the transpose. g is gamma times the cotangent of z = xhat gamma + beta.
 
-// Adds those of an access to the sums of g / gamma and of (x - mean) g / gamma.
+// Adds one access to the sums of g / gamma and of (x - mean) g / gamma.
 template <int W, bool SILU>
 DEVICE void vjp_sums_of(const Raw<W>& raw_x, const Raw<W>& raw_dy, const Channels<W>& of, float (&sum)[W],
                         float (&product)[W]) {
@@ -183,13 +184,14 @@ DEVICE void vjp_sums_of(const Raw<W>& raw_x, const Raw<W>& raw_dy, const Channel
 #pragma unroll
   for (int k = 0; k < W; k++) {
     const float xc = centred(v[k], of.mean[k], of.lost[k]);
-    const float dz = through<SILU>(fmaf(xc, of.slope[k], of.beta[k]), d[k]);
+    const float dz = silu_vjp<SILU>(fmaf(xc, of.slope[k], of.beta[k]), d[k]);
     sum[k] += dz;
     product[k] = fmaf(dz, xc, product[k]);
   }
 }
 
-// Both by gamma, read again: kept for the whole loop it would cost registers.
+// Multiplies both sums by gamma, which is read once more: keeping it through the whole loop would cost
+// registers.
 template <int W>
 DEVICE void times(const Act* gamma, float (&sum)[W], float (&product)[W]) {
   float g[W];
@@ -227,14 +229,15 @@ DEVICE void vjp_of(const Raw<W>& raw_x, const Raw<W>& raw_dy, const Channels<W>&
 #pragma unroll
   for (int k = 0; k < W; k++) {
     const float xc = centred(v[k], of.mean[k], of.lost[k]);
-    const float dz = through<SILU>(fmaf(xc * of.rstd[k], of.gamma[k], of.beta[k]), d[k]);
-    // Rounded by itself: then a group of one element gets the zero it should.
+    const float dz = silu_vjp<SILU>(fmaf(xc * of.rstd[k], of.gamma[k], of.beta[k]), d[k]);
+    // Rounded on its own, not fused into the sum, so that a group of one element gets exactly zero.
     const float g = __fmul_rn(dz, of.gamma[k]);
     v[k] = of.rstd[k] * fmaf(-xc, mean.gx[k], g - mean.g[k]);
   }
 }
 
-// ---- large samples. A block has block_rows rows of a sample; a thread W channels of every lanes-th of them.
+// ---- large samples. A block has block_rows rows of a sample, and a thread W channels of every lanes-th of
+// these rows.
 
 // partial[block][group] = the sums over the block's rows of x - shift and of its square; reads n elements.
 template <int W>
@@ -274,7 +277,7 @@ DEVICE void sums_of_rows(const Act* x, float* partial, const GroupParams& p, flo
   });
 }
 
-// The sums of a group over the blocks of its sample, by a warp; false where there is no such group.
+// Sums a group over the blocks of its sample, with one warp; returns false if this warp has no group.
 struct Group {
   int sample, group;
   double a, b;
@@ -354,7 +357,7 @@ DEVICE void vjp_sums_of_rows(const Act* x, const Act* gamma, const Act* beta, co
 }
 
 // dx = rstd (g - mean(g) - xhat mean(g xhat)), g as above; means[sample][group] holds mean(g) and rstd mean(g
-// xhat). Bytes moved: 3 n.
+// xhat). Moves 3 n elements.
 template <int W, bool SILU>
 DEVICE void vjp_rows(const Act* x, const Act* gamma, const Act* beta, const float* saved, const Act* dy,
                      const float* means, Act* dx, const GroupParams& p) {
@@ -376,8 +379,8 @@ DEVICE void vjp_rows(const Act* x, const Act* gamma, const Act* beta, const floa
   }
 }
 
-// ---- samples of which a block holds some groups whole, in shared memory: x is read once. Every thread reads
-// back only what it has written itself.
+// ---- samples of which a block holds some whole groups in shared memory, so that x is read once. Every
+// thread reads back only what it has written itself, so no barrier is needed for that.
 
 template <int W, bool SILU>
 DEVICE void norm_whole(const Act* x, const Act* gamma, const Act* beta, Act* y, float* saved,

@@ -1,19 +1,19 @@
-// Moving data: channels, batches, tokens; and the antialiased resize. Everything but the resize is a copy: 16
-// bytes per access where channels and offsets are whole accesses, single elements else. Nothing is added in
-// an order that depends on anything but shapes.
+// Moving data: channels, batches, tokens; and the antialiased resize. Everything but the resize is a copy, in
+// accesses of 16 bytes if channels and offsets are multiples of that, else of single elements. The order of
+// additions depends on shapes only.
 #include "access.cuh"
 
 struct PartParams {
   int64_t rows;
   int32_t c;          // channels of y
-  int32_t from;       // a channel: where the second part, or the slice, begins
-  int32_t other;      // channels of the slice's other side
+  int32_t from;       // first channel of the second part, or of the slice
+  int32_t other;      // channels of the tensor on the other side of the slice
   int32_t columns;    // accesses of a row of y that a block covers
   int32_t lanes;      // rows it covers at once
   int32_t vectorized;       // all of these are whole accesses of 16 bytes
 };
 
-// y = f(row, channel), an access, for the places of this thread; all are read before the first is written.
+// y = f(row, channel) for each access of this thread; all are loaded before the first is stored.
 template <int W, class F>
 DEVICE void rows_of(Act* y, const PartParams& p, F f) {
   const ThreadPosition at = thread_position(p.columns, p.lanes, p.c / W);
@@ -54,7 +54,8 @@ KERNEL(slice, (384), (const Act* __restrict__ x, Act* __restrict__ y, PartParams
   if (sizeof(Act) == 2 || p.vectorized) return slice<VECTOR>(x, y, p);
   slice<1>(x, y, p);
 }
-// Rows of `other` channels at channel `from` of zeros. Moves n elements and `other` of every row.
+// dx = zeros, with the rows of dy (`other` channels) from channel `from` on. Moves n elements and `other` of
+// every row.
 template <int W>
 DEVICE void slice_vjp(const Act* dy, Act* dx, const PartParams& p) {
   rows_of<W>(dx, p, [&](int64_t row, int c) {
@@ -69,10 +70,10 @@ KERNEL(slice_vjp, (384), (const Act* __restrict__ dy, Act* __restrict__ dx, Part
 
 struct CopyParams {
   int64_t len;            // elements of a run
-  int64_t from;           // run i is read from + i from_stride + rows[i] row_stride on,
+  int64_t from;           // run i is read at from + i from_stride + rows[i] row_stride
   int64_t from_stride;
   int64_t row_stride;
-  int64_t to;             // and written to + i to_stride on
+  int64_t to;             // and written at to + i to_stride
   int64_t to_stride;
   int32_t runs;
   int32_t vectorized;           // all of these are whole accesses of 16 bytes
@@ -106,7 +107,7 @@ struct TokenParams {
   int32_t c;
   int32_t vectorized;
 };
-// dx = row i of dy at token at[i] of sample i of zeros. Moves n elements.
+// dx = zeros, with row i of dy as token at[i] of sample i. Moves n elements.
 template <int W>
 DEVICE void take_token_vjp(const Act* dy, const uint32_t* at, Act* dx, const TokenParams& p) {
   const int64_t first = ((int64_t)blockIdx.x * IN_FLIGHT * blockDim.x + threadIdx.x) * W;
@@ -173,13 +174,14 @@ KERNEL(repeat_vjp, (256), (const Act* __restrict__ dy, Act* __restrict__ dx, Rep
 struct EmbedParams {
   int32_t samples;
   int32_t tokens;     // of y
-  int32_t head;       // of these the class token: 1 or 0
+  int32_t head;       // 1 if the first of them is the class token, else 0
   int32_t c;
   int32_t columns;
   int32_t lanes;
   int32_t vectorized;
 };
-// y = [token, x] + position; blockIdx.z counts samples. Moves 2 n elements, and positions from the cache.
+// y = [token, x] + position; blockIdx.z counts samples. Moves 2 n elements, and reads the positions from the
+// cache.
 template <int W>
 DEVICE void embed(const Act* x, const Act* token, const Act* position, Act* y, const EmbedParams& p) {
   constexpr int EACH = IN_FLIGHT / 2;
@@ -233,8 +235,8 @@ struct ResizeParams {
   int32_t tile;           // columns of y per block
   int32_t channels;       // of c, per block
 };
-// One axis of the resize is a banded matrix, made on the host: for every output the first input and how many,
-// then the weights of every output, as many as the longest has.
+// One axis of the resize: a banded matrix made on the host. The table has, for every output, the first input
+// and the number of inputs; then the weights of every output, padded to the largest number.
 struct Band {
   const uint32_t* table;
   const float* weights;
@@ -244,12 +246,13 @@ struct Band {
   DEVICE int first() const { return table[0]; }
   DEVICE int count() const { return table[1]; }
 };
-// sum + w x, rounded twice: the host's bits.
+// sum + w x, rounded twice as on the host, for equal bits.
 DEVICE float plus(float sum, float w, float x) { return __fadd_rn(sum, __fmul_rn(w, x)); }
 
 // y = rows x columns^T for every channel; the transpose is the same with the transposed matrices. A block
-// makes a piece of one row of y: it mixes rows of x into shared memory (f32), as vectorized as the piece needs, and
-// then mixes columns of that. x is read about row_taps / scale times, from the cache but for the first.
+// makes a piece of one row of y: it combines rows of x into one row in shared memory (f32), as long as the
+// piece needs, and then combines columns of that row. x is read about row_taps / scale times, all but the
+// first time from the cache.
 KERNEL(resize, (256),
        (const Act* __restrict__ x, const uint32_t* __restrict__ rows, const uint32_t* __restrict__ columns,
         Act* __restrict__ y, ResizeParams p)) {
@@ -257,7 +260,8 @@ KERNEL(resize, (256),
   const int sample = blockIdx.x / p.y_h, row = blockIdx.x - sample * p.y_h;
   const int tile = blockIdx.y * p.tile, tile_end = min(tile + p.tile, p.y_w);
   const int channel = blockIdx.z * p.channels, channels = min(p.channels, p.c - channel);
-  // Bands only move forward, so the first and the last column tell what the piece reads.
+  // Bands of later outputs never begin earlier, so the first and the last column of the piece bound what it
+  // reads.
   const Band head(columns, p.y_w, p.column_taps, tile), tail(columns, p.y_w, p.column_taps, tile_end - 1);
   const int from = head.first(), span = tail.first() + tail.count() - from;
 

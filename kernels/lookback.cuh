@@ -1,11 +1,12 @@
-// Running sums over all tiles of a launch in one pass (decoupled look-back): a tile publishes its own sum,
-// adds up what the tiles before it have published, back to the nearest that knows the sum of all before, and
-// then publishes that too.
+// Running sums over all tiles of a launch in one pass, by decoupled look-back (Merrill and Garland 2016): a
+// block publishes the sum of its tile, adds up what earlier tiles have published, back to the nearest tile
+// that has published the sum of everything up to itself, and then publishes that sum for its own tile too.
 //
-// Blocks take their tiles from a counter (`ticket`), so that a tile is waited for only by blocks that began
-// after its own, and is never waited for in vain, in whatever order or number blocks run. A status is one
-// word, which is read and written whole, and nothing else is handed over within a launch: no fence is needed,
-// and no order of memory relied on. Status words and counters are zero before the launch.
+// Blocks take their tiles from a counter (`ticket`). A block therefore waits only for blocks that have
+// already begun, so the wait always ends, whatever the order of blocks and however many run at once. A status
+// is one 64-bit word that is read and written whole, and blocks exchange nothing else within a launch, so no
+// fence is needed and no order of memory is relied on. Status words and counters must be zero before the
+// launch.
 #pragma once
 #include "reduce.cuh"
 
@@ -17,8 +18,8 @@ constexpr int ROW = BLOCK * EACH;
 constexpr int ROWS = 32 / WARPS;
 constexpr int TILE = ROWS * ROW;
 
-// A status is 0, or the tile's own sum and one, or this bit and the sum of everything up to the tile. Sums
-// are at most 2^63, and less but for the last tile, which nobody looks at.
+// A status is 0 (nothing published), the tile's own sum plus one, or this bit and the sum of everything up to
+// the tile. Sums are below 2^63, except perhaps that of the last tile, whose status no tile reads.
 constexpr uint64_t ALL = 1ull << 63;
 
 DEVICE uint64_t peek(const uint64_t* p) {
@@ -40,19 +41,20 @@ DEVICE void publish(uint64_t* p, uint64_t x) {
 #endif
 }
 
-// The next tile; all threads call. `place` is shared memory.
+// The next tile for this block. All threads call; `place` is shared memory.
 DEVICE int32_t ticket(uint32_t* counter, int32_t* place) {
   if (threadIdx.x == 0) *place = (int32_t)atomicAdd(counter, 1u);
   __syncthreads();
   return *place;
 }
 
-// Looks at the statuses of the tiles `at`, one per lane, the nearest in lane 0, until every one is known up
-// to the first that ends the search; `beyond` stands for a tile before the first. The mask has the lanes up
-// to the first that ends the search, or all. One warp calls.
+// Reads the statuses of 32 predecessors, of tile `at` in each lane and the nearest in lane 0. Repeats until
+// every status is published up to the first one for which `ends` holds; `beyond` stands for the status of a
+// tile before the first. Returns a mask of the lanes up to that status, or of all lanes if `ends` holds for
+// none (then `ended` is false). One warp calls.
 template <class Ends>
-DEVICE uint32_t look(const uint64_t* status, int32_t at, uint64_t beyond, Ends ends, uint64_t& word,
-                     bool& ended) {
+DEVICE uint32_t inspect_predecessors(const uint64_t* status, int32_t at, uint64_t beyond, Ends ends,
+                                     uint64_t& word, bool& ended) {
   for (;;) {
     word = at < 0 ? beyond : peek(status + at);
     const uint32_t unknown = __ballot_sync(FULL_WARP, word == 0), end = __ballot_sync(FULL_WARP, ends(word));
@@ -63,7 +65,7 @@ DEVICE uint32_t look(const uint64_t* status, int32_t at, uint64_t beyond, Ends e
   }
 }
 
-// The sum of all tiles before this one, whose own is `sum`. One warp calls.
+// The sum of all tiles before this one, whose own sum is `sum`. One warp calls.
 DEVICE uint64_t look_back(uint64_t sum, int32_t tile, uint64_t* status) {
   const int lane = threadIdx.x & 31;
   if (lane == 0) publish(status + tile, tile ? sum + 1 : ALL | sum);
@@ -72,15 +74,16 @@ DEVICE uint64_t look_back(uint64_t sum, int32_t tile, uint64_t* status) {
   bool ended = false;
   for (int32_t at = tile - 1 - lane; !ended; at -= 32) {
     const auto ends = [](uint64_t w) { return (w & ALL) != 0; };
-    const uint32_t lanes = look(status, at, ALL, ends, word, ended);
+    const uint32_t lanes = inspect_predecessors(status, at, ALL, ends, word, ended);
     before += warp_sum(lanes >> lane & 1 ? (word & ALL ? word ^ ALL : word - 1) : 0);
   }
   if (lane == 0) publish(status + tile, ALL | (before + sum));
   return before;
 }
 
-// Items become the sums of everything up to and with them; of row r of the tile, x[r] holds this thread's.
-// All threads call; `scratch` is shared memory for 32 sums. The last tile writes the sum of all to `total`.
+// Replaces items by their inclusive running sums over all tiles; x[r] holds this thread's items of row r of
+// the tile. All threads call; `scratch` is shared memory for 32 sums. The block of the last tile writes the
+// sum of everything to `total`.
 DEVICE void running_sums(uint64_t (&x)[ROWS][EACH], int32_t tile, int32_t tiles, uint64_t* status,
                          uint64_t* total, uint64_t* scratch) {
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;

@@ -1,5 +1,6 @@
-// Transcendental functions. In the f32 image they are accurate to a few roundings. For 16-bit results the GPU's approximate
-// exponential and reciprocal are enough: their errors (1e-6) are far below half an ulp (2e-4).
+// Transcendental functions. In the f32 image they are accurate to a few roundings. For 16-bit results the
+// GPU's approximate exponential and reciprocal are enough: their errors (1e-6) are far below half an ulp
+// (2e-4).
 #pragma once
 #include "act.cuh"
 

@@ -1,14 +1,16 @@
-// Tensor-core pieces: asynchronous copies into shared memory, matrix loads, and the 16x8x16 product. All are operations
-// of a whole warp except the copies. The only inline PTX besides the conversions of act.cuh.
+// Asynchronous copies into shared memory, ldmatrix, and the 16x8x16 product of tensor cores. All but the
+// copies are operations of a whole warp. Other inline PTX is in act.cuh (conversions, stores), attention.cuh
+// (exp2_fast) and lookback.cuh.
 #pragma once
 #include "act.cuh"
 
-// ---- cp.async: 16 bytes from global to shared memory; of these the first `bytes` (0 to 16) are read, the rest become
-// zeros. Both addresses are multiples of 16. A copy has landed for its own thread after the wait of its group, for other
-// threads after a barrier behind that wait.
+// ---- cp.async: 16 bytes from global to shared memory, of which the first `bytes` (0 to 16) are read and the
+// rest filled with zeros. Both addresses are multiples of 16. The thread that issued a copy sees it after
+// waiting for its group; other threads see it after a barrier that follows this wait.
 DEVICE void cp_async16(void* shared, const void* global, unsigned bytes = 16) {
 #if defined(__CUDACC__)
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((uint32_t)__cvta_generic_to_shared(shared)),
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                   (uint32_t)__cvta_generic_to_shared(shared)),
                "l"(global), "r"(bytes)
                : "memory");
 #else
@@ -23,7 +25,7 @@ DEVICE void cp_async_commit() {
   emu::cp_async_commit();
 #endif
 }
-// Waits until at most LEFT of this thread's latest groups are under way.
+// Waits until at most the latest LEFT groups of this thread are still in flight.
 template <int LEFT>
 DEVICE void cp_async_wait() {
 #if defined(__CUDACC__)
@@ -33,9 +35,9 @@ DEVICE void cp_async_wait() {
 #endif
 }
 
-// ---- ldmatrix: four 8x8 matrices of 16-bit elements. Lane i gives the address (16-byte aligned, shared) of row i % 8 of
-// matrix i / 8; r[j] is this lane's piece of matrix j: elements 2 (lane % 4) and the next of row lane / 4. Transposed:
-// the same of the transposed matrix.
+// ---- ldmatrix: four 8x8 matrices of 16-bit elements. Lane i gives the address (16-byte aligned, shared) of
+// row i % 8 of matrix i / 8; r[j] is this lane's piece of matrix j: elements 2 (lane % 4) and the next of row
+// lane / 4. Transposed: the same of the transposed matrix.
 DEVICE void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
 #if defined(__CUDACC__)
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"

@@ -1,13 +1,13 @@
-// Group norm of (n, h, w, c), with SiLU or without; layer norm and length normalisation of rows; their
+// Group norm of (n, h, w, c), with SiLU or without; layer norm and length normalisation of rows; and their
 // transposes.
 //
-// A group norm of large samples reads x twice: many blocks per sample, each some rows of pixels, sum groups
-// into scratch space; a small kernel combines the sums; then the map itself. The second pass walks the blocks
-// backwards, so that what the first left in the cache is read from there. Where some groups of a sample fit
-// into a block's shared memory one kernel does it all and reads x once. In the transposes the pre-activation
-// is recomputed from x and the statistics.
+// A group norm of large samples reads x twice. In the first pass each block sums the groups over some rows of
+// pixels of a sample into scratch memory, and a small kernel combines these sums; the second pass normalises.
+// It takes the blocks in reverse order, because what the first pass read last is still in the cache. If a few
+// groups of a sample fit into the shared memory of a block, one kernel does everything and reads x once. The
+// transposes recompute the pre-activation from x and the statistics.
 //
-// Everything is f32 inside; the last sums of a group, and lengths, are f64. FLOPs are few: some 10 for an
+// Everything is f32 inside, except the last sums of a group, and lengths, which are f64. About 10 FLOPs per
 // element, 25 in a transpose with SiLU.
 #include "group.cuh"
 
@@ -26,7 +26,7 @@ KERNEL(group_sums, (384), (const Act* __restrict__ x, float* __restrict__ partia
   if (sizeof(Act) == 2 || p.vectorized) return sums_of_rows<VECTOR>(x, partial, p, shared);
   sums_of_rows<1>(x, partial, p, shared);
 }
-// saved[sample][group] from the sums; a warp per group.
+// saved[sample][group] from the sums of the blocks; a warp per group.
 KERNEL(group_finish, (256),
        (const Act* __restrict__ x, const float* __restrict__ partial, float* __restrict__ saved,
         GroupParams p)) {
@@ -43,7 +43,7 @@ KERNEL(group_apply, (384),
   GROUP_CALL(apply_rows, x, gamma, beta, saved, y, p);
 }
 
-// The same for dx; reads 2 n elements.
+// The sums for dx over blocks of rows; reads 2 n elements.
 KERNEL(group_vjp_sums, (384, 2),
        (const Act* __restrict__ x, const Act* __restrict__ gamma, const Act* __restrict__ beta,
         const float* __restrict__ saved, const Act* __restrict__ dy, float* __restrict__ partial,
@@ -67,7 +67,8 @@ KERNEL(group_vjp_apply, (384),
   GROUP_CALL(vjp_rows, x, gamma, beta, saved, dy, means, dx, p);
 }
 
-// All in one, a block having block_groups groups of a sample: moves 2 n elements, and 3 n.
+// In one kernel, with block_groups groups of a sample per block; moves 2 n elements, and 3 n in the
+// transpose.
 KERNEL(group_norm, (256, 3),
        (const Act* __restrict__ x, const Act* __restrict__ gamma, const Act* __restrict__ beta,
         Act* __restrict__ y, float* __restrict__ saved, GroupParams p)) {
@@ -81,8 +82,9 @@ KERNEL(group_norm_vjp, (256, 2),
   GROUP_CALL(vjp_whole, x, gamma, beta, saved, dy, dx, p, shared);
 }
 
-// ---- rows: a warp each. HELD accesses per lane keep rows of up to 1280 channels in registers, which is
-// every row of the models; other rows are read again from the cache, element by element.
+// ---- layer norm: a warp per row. Rows of up to 1280 channels, which are all rows of the models, stay in
+// registers, HELD accesses per lane. Other rows (the kernels *_any) are read several times, element by
+// element.
 
 struct NormParams {
   int64_t rows;
@@ -95,7 +97,7 @@ constexpr int HELD = 1280 / VECTOR / 32;
 
 DEVICE int64_t warp_row() { return (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32; }
 
-// A row held by a warp, `columns` accesses of it.
+// A row in the registers of a warp: `columns` accesses.
 struct Row {
   Raw<VECTOR> at[HELD];
   int lane, columns;
@@ -104,7 +106,7 @@ struct Row {
     for (int s = 0; s < HELD; s++)
       if (lane + 32 * s < columns) at[s] = fetch<VECTOR>(x + (lane + 32 * s) * VECTOR);
   }
-  // f(access, first channel) for each of this lane's.
+  // Calls f(index, first channel) for each access of this lane.
   template <class F>
   DEVICE void each(F f) const {
 #pragma unroll
@@ -113,7 +115,7 @@ struct Row {
   }
 };
 
-// Mean as shift + rest.
+// Saves the mean shift + rest, what its rounding lost, and 1 / std.
 DEVICE void save_row(float* saved, float shift, float rest, float rstd) {
   const double mean = (double)shift + (double)rest;
   saved[0] = (float)mean;
@@ -121,8 +123,8 @@ DEVICE void save_row(float* saved, float shift, float rest, float rstd) {
   saved[2] = rstd;
 }
 
-// y = (x - mean) rstd gamma + beta. The sum is of x - shift, shift being the row's first element, and the
-// squares are of x - mean, so a large mean costs no digits. Moves 2 n elements.
+// y = (x - mean) rstd gamma + beta. The sum is of x - shift, where shift is the first element of the row, and
+// the squares are of x - mean, so that a large mean costs no precision. Moves 2 n elements.
 KERNEL(layer_norm, (128),
        (const Act* __restrict__ x, const Act* __restrict__ gamma, const Act* __restrict__ beta,
         Act* __restrict__ y, float* __restrict__ saved, NormParams p)) {
@@ -182,8 +184,8 @@ KERNEL(layer_norm_any, (128),
   if (lane == 0) save_row(saved + row * SAVED, shift, rest, rstd);
 }
 
-// dx = rstd (g - mean(g) - xhat mean(g xhat)), g = dy gamma, rounded by itself: then a row of one element
-// gets the zero it should. Moves 3 n elements.
+// dx = rstd (g - mean(g) - xhat mean(g xhat)) with g = dy gamma. g is rounded on its own, not fused into a
+// sum, so that a row of one element gets exactly zero. Moves 3 n elements.
 KERNEL(layer_norm_vjp, (128),
        (const Act* __restrict__ x, const Act* __restrict__ gamma, const float* __restrict__ saved,
         const Act* __restrict__ dy, Act* __restrict__ dx, NormParams p)) {
@@ -243,10 +245,10 @@ KERNEL(layer_norm_vjp_any, (128),
   }
 }
 
-// ---- rows divided by their length, a warp each: few rows (one per picture), so sums are f64 and lanes read
-// elements.
+// ---- rows divided by their length, a warp per row. There are few rows (one per picture), so sums are f64
+// and lanes read single elements.
 
-// The shortest length that rows are divided by.
+// Rows are divided by at least this length.
 constexpr double SHORTEST = 1e-12;
 DEVICE double inverse_length(double squares) {
   const double length = sqrt(squares);
@@ -267,7 +269,8 @@ KERNEL(l2_norm, (128), (const Act* __restrict__ x, Act* __restrict__ y, NormPara
   const float inverse = (float)inverse_length(warp_sum(squares));
   for (int i = threadIdx.x & 31; i < p.c; i += 32) y[row * p.c + i] = from_f32<Act>(to_f32(x[i]) * inverse);
 }
-// dx = (dy - y <y, dy>) / |x|; rows shorter than the bound are divided by a constant.
+// dx = (dy - y <y, dy>) / |x|. For rows shorter than SHORTEST the divisor is a constant and dx = dy /
+// SHORTEST.
 KERNEL(l2_norm_vjp, (128),
        (const Act* __restrict__ x, const Act* __restrict__ dy, Act* __restrict__ dx, NormParams p)) {
   const int64_t row = warp_row();

@@ -1,21 +1,21 @@
-// Moving particles: noise by slot, the transition with its density ratio in one pass, and squared lengths. Particles are
-// f32 in every run, so this file exists for f32 only.
+// Moving particles: noise for each slot, the transition with its density ratio in one pass, and squared
+// lengths. Particles are f32 in every run, so this file is compiled for f32 only.
 //
-// A particle has `sample` elements in a row. A group of `group` threads (a power of two, at most a block) works on 4
-// elements each, which are one block of Philox, so on a chunk of 4 group elements; `blocks` chunks make a particle. Small
-// particles share a block of threads, large ones have many blocks each.
+// A particle is `sample` consecutive elements. A group of `group` threads (a power of two, at most a block)
+// works on a chunk of 4 group elements: 4 for each thread, which are one block of Philox. A particle is
+// `blocks` chunks. Small particles share a block of threads, large ones have several blocks each.
 #include "philox.cuh"
 #include "reduce.cuh"
 
 constexpr int BLOCK = 256;
 
-// Where a thread stands.
+// What a thread works on.
 struct Place {
   int32_t slot;
   int32_t chunk;
-  // Of the group.
+  // Index of the thread in its group.
   int lane;
-  // First of this thread's elements within the particle, and how many there are: 0 to 4.
+  // The first of this thread's elements within the particle, and their number, 0 to 4.
   int64_t first;
   int count;
 };
@@ -32,8 +32,9 @@ DEVICE Place place(int64_t sample, int32_t slots, int32_t group, int32_t blocks)
   return at;
 }
 
-// Up to four elements from `p` on; one access where rows are whole quadruples.
-DEVICE void load4(const float* p, int count, bool whole, float (&x)[4]) {
+// Loads or stores up to four elements from `p` on, in one access if `whole`: the length of a particle is a
+// multiple of four.
+DEVICE void load_up_to_4(const float* p, int count, bool whole, float (&x)[4]) {
   if (whole) {
     const Words v = load_words(p);
 #pragma unroll
@@ -43,7 +44,7 @@ DEVICE void load4(const float* p, int count, bool whole, float (&x)[4]) {
     for (int i = 0; i < 4; i++) x[i] = i < count ? p[i] : 0.0f;
   }
 }
-DEVICE void store4(float* p, int count, bool whole, const float (&x)[4]) {
+DEVICE void store_up_to_4(float* p, int count, bool whole, const float (&x)[4]) {
   if (whole) {
     Words v;
 #pragma unroll
@@ -56,7 +57,7 @@ DEVICE void store4(float* p, int count, bool whole, const float (&x)[4]) {
   }
 }
 
-// Sums over each group of threads, in a fixed order. All threads of the block call.
+// Sums of a and b over each group of threads, in a fixed order. All threads of the block call.
 DEVICE void group_sums(double& a, double& b, int group, double* scratch) {
   for (int o = (group < 32 ? group : 32) >> 1; o; o >>= 1) {
     a += __shfl_xor_sync(FULL_WARP, a, o);
@@ -76,9 +77,10 @@ DEVICE void group_sums(double& a, double& b, int group, double* scratch) {
   }
 }
 
-// Adds this block's sums, those of one chunk, to the `sums` [chunk][2] of its particle. In the first warp of the block
-// that comes last, a and b are then the sums of all chunks, in an order that does not depend on which comes when, and
-// the result is true. `counter` is 0 between launches. All threads of the block call.
+// Writes this block's sums, of one chunk, to `sums` [chunk][2] of its particle. In the block that does so
+// last, the first warp then adds up the sums of all chunks, in an order that does not depend on which block
+// was last, and the result is true for that warp. `counter` is 0 between launches. All threads of the block
+// call.
 DEVICE bool last_sums(double& a, double& b, double* sums, uint32_t* counter, int chunk, int blocks) {
   SHARED(uint32_t, arrived, 1);
   if (threadIdx.x == 0) {
@@ -110,15 +112,15 @@ struct NormalsParams {
   int32_t group;
   int32_t blocks;
 };
-// y = standard normals of each slot's own stream; `ids` holds (prompt, particle) of each slot. Writes 4 bytes per element;
-// about 50 operations each.
+// y = standard normals from the stream of each slot; `ids` holds (prompt, particle) of each slot. Writes 4
+// bytes per element; about 50 operations for each.
 KERNEL(normals, (256), (const uint32_t* __restrict__ ids, float* __restrict__ y, NormalsParams p)) {
   const Place at = place(p.sample, p.slots, p.group, p.blocks);
   if (at.count == 0) return;
   float z[4];
   const Stream stream = {p.seed, p.step, p.purpose};
   normals(stream, ids[2 * at.slot], ids[2 * at.slot + 1], (uint32_t)(at.first / 4), z);
-  store4(y + at.slot * p.sample + at.first, at.count, p.sample % 4 == 0, z);
+  store_up_to_4(y + at.slot * p.sample + at.first, at.count, p.sample % 4 == 0, z);
 }
 
 struct AdvanceParams {
@@ -138,23 +140,26 @@ struct AdvanceParams {
   int32_t blocks;
 };
 
-// log p - log m of a move along s g: from |g|^2 and <g, z>.
+// The log density ratio log p - log m of a move along s g, from |g|^2 and <g, z>.
 DEVICE double log_ratio(double quadratic, double linear, double s, double gg, double gz) {
   return quadratic * s * s * gg + linear * s * gz;
 }
 
-// y = mean_x0 x0[a] + mean_eps eps[a] + (drift s) g[a] + sigma z for each slot, with a = ancestors[slot], s = strength[slot]
-// and z of the slot's own stream; sigma = 0: the mean alone. y is bit for bit that of src/cpu/particle.rs.
+// y = mean_x0 x0[a] + mean_eps eps[a] + (drift s) g[a] + sigma z for each slot, with a = ancestors[slot], s =
+// strength[slot] and z of the slot's own stream; sigma = 0: the mean alone. y is bit for bit that of
+// src/cpu/particle.rs.
 //
-// With a gradient also |g|^2 and <g, z> in f64, and from them each slot's log ratio; of several chunks by way of `sums`
-// [slot][chunk][2] and `counters` [slot] (`last_sums`). grad = 0 moves by the prior and writes no ratio. A gradient
-// whose squared length in `norms`, where there are any, is not finite counts as 0.
-// Moves 16 bytes per element and 4 per particle; about 60 f32 and 4 f64 operations per element.
+// If grad is not null, also |g|^2 and <g, z> in f64, and from them each slot's log ratio; for particles of
+// several chunks by way of `sums` [slot][chunk][2] and `counters` [slot] (`last_sums`). If it is null,
+// particles move by the prior and no ratio is written. If norms is not null, a gradient whose squared length
+// there is not finite counts as 0. Moves 16 bytes per element and 4 per particle; about 60 f32 and 4 f64
+// operations per element.
 KERNEL(advance, (256),
        (const float* __restrict__ x0, const float* __restrict__ eps, const float* __restrict__ grad,
-        const uint32_t* __restrict__ ids, const uint32_t* __restrict__ ancestors, const float* __restrict__ strength,
-        const double* __restrict__ norms, float* __restrict__ y, double* __restrict__ ratio, double* __restrict__ sums,
-        uint32_t* __restrict__ counters, AdvanceParams p)) {
+        const uint32_t* __restrict__ ids, const uint32_t* __restrict__ ancestors,
+        const float* __restrict__ strength, const double* __restrict__ norms, float* __restrict__ y,
+        double* __restrict__ ratio, double* __restrict__ sums, uint32_t* __restrict__ counters,
+        AdvanceParams p)) {
   SHARED(double, scratch, 2 * BLOCK / 32);
   const Place at = place(p.sample, p.slots, p.group, p.blocks);
   const bool whole = p.sample % 4 == 0, guided = grad != nullptr;
@@ -162,10 +167,10 @@ KERNEL(advance, (256),
   if (at.count) {
     const int64_t from = ancestors[at.slot] * p.sample + at.first, to = at.slot * p.sample + at.first;
     float a[4], b[4], g[4], z[4];
-    load4(x0 + from, at.count, whole, a);
-    load4(eps + from, at.count, whole, b);
+    load_up_to_4(x0 + from, at.count, whole, a);
+    load_up_to_4(eps + from, at.count, whole, b);
     if (guided) {
-      load4(grad + from, at.count, whole, g);
+      load_up_to_4(grad + from, at.count, whole, g);
       if (norms && !isfinite(norms[ancestors[at.slot]])) g[0] = g[1] = g[2] = g[3] = 0.0f;
     }
 #pragma unroll
@@ -189,11 +194,11 @@ KERNEL(advance, (256),
         for (int i = 0; i < 4; i++) a[i] = mul_add(p.sigma, z[i], a[i]);
       }
     }
-    store4(y + to, at.count, whole, a);
+    store_up_to_4(y + to, at.count, whole, a);
   }
   if (!guided) return;
   group_sums(gg, gz, p.group, scratch);
-  // Of several chunks each is a block: all its threads are of one slot.
+  // If a particle has several chunks, each is a block of its own, so all threads of a block work on one slot.
   double* const mine = sums + 2 * (int64_t)at.slot * p.blocks;
   if (p.blocks > 1 && !last_sums(gg, gz, mine, counters + at.slot, at.chunk, p.blocks)) return;
   if (at.lane == 0 && at.slot < p.slots)
@@ -206,12 +211,13 @@ struct SquaresParams {
   int32_t group;
   int32_t blocks;
 };
-// y [tensor][slot] = squared lengths in f64 of the particles of up to three tensors (0: none); blockIdx.y is the tensor.
-// Of several chunks by way of `sums` [tensor][slot][chunk][2] and `counters` [tensor][slot] (`last_sums`). Reads 4 bytes
-// per element.
+// y [tensor][slot] = squared lengths in f64 of the particles of up to three tensors, null if absent;
+// blockIdx.y is the tensor. Particles of several chunks by way of `sums` [tensor][slot][chunk][2] and
+// `counters` [tensor][slot] (`last_sums`). Reads 4 bytes per element.
 KERNEL(squares, (256),
        (const float* __restrict__ x0, const float* __restrict__ x1, const float* __restrict__ x2,
-        double* __restrict__ y, double* __restrict__ sums, uint32_t* __restrict__ counters, SquaresParams p)) {
+        double* __restrict__ y, double* __restrict__ sums, uint32_t* __restrict__ counters,
+        SquaresParams p)) {
   SHARED(double, scratch, 2 * BLOCK / 32);
   const float* const x = blockIdx.y == 0 ? x0 : blockIdx.y == 1 ? x1 : x2;
   if (!x) return;
@@ -220,18 +226,21 @@ KERNEL(squares, (256),
   double sum = 0.0, none = 0.0;
   if (at.count) {
     float v[4];
-    load4(x + at.slot * p.sample + at.first, at.count, p.sample % 4 == 0, v);
+    load_up_to_4(x + at.slot * p.sample + at.first, at.count, p.sample % 4 == 0, v);
 #pragma unroll
     for (int i = 0; i < 4; i++) sum += (double)v[i] * v[i];
   }
   group_sums(sum, none, p.group, scratch);
-  if (p.blocks > 1 && !last_sums(sum, none, sums + 2 * row * p.blocks, counters + row, at.chunk, p.blocks)) return;
+  double* const mine = sums + 2 * row * p.blocks;
+  if (p.blocks > 1 && !last_sums(sum, none, mine, counters + row, at.chunk, p.blocks)) return;
   if (at.lane == 0 && at.slot < p.slots) y[row] = sum;
 }
 
-// y = score where the squared length beside it is finite, else NaN. One thread per sample; 16 bytes each.
+// y = score if the squared length of the sample is finite, else NaN. One thread per sample; 16 bytes for
+// each.
 KERNEL(where_finite, (256),
-       (const float* __restrict__ score, const double* __restrict__ norms, float* __restrict__ y, int64_t n)) {
+       (const float* __restrict__ score, const double* __restrict__ norms, float* __restrict__ y,
+        int64_t n)) {
   const int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
   if (i < n) y[i] = isfinite(norms[i]) ? score[i] : __uint_as_float(0x7FC00000u);
 }

@@ -1,16 +1,16 @@
-// Philox4x32-10 and what is made of its words: standard normals and uniforms, bit for bit those of src/noise.rs, which
-// has the layout of keys and counters and the reasons. Every operation is rounded to nearest and never contracted, so
-// products and sums have names here.
+// Philox4x32-10, and standard normals and uniforms made of its words, bit for bit those of src/noise.rs,
+// which documents the layout of keys and counters. Every operation is rounded to nearest and never contracted
+// to a fused multiply-add, so products and sums are written as intrinsics.
 #pragma once
 #include "act.cuh"
 
-// The part of a key that all particles of a launch share.
+// The part of the key that is common to all particles of a launch.
 struct Stream {
   uint64_t seed;
   uint32_t step;
   uint32_t purpose;
 };
-// Four words of block `block` of the stream of (prompt, particle).
+// The four words of block `block` in the stream of (prompt, particle).
 DEVICE Words philox(Stream s, uint32_t prompt, uint32_t particle, uint32_t block) {
   uint32_t c0 = block, c1 = particle, c2 = s.step, c3 = s.purpose << 28 | prompt;
   uint32_t k0 = (uint32_t)s.seed, k1 = (uint32_t)(s.seed >> 32);
@@ -35,7 +35,7 @@ DEVICE double uniform(Stream s, uint32_t prompt, uint32_t particle, uint32_t ind
   return __dmul_rn(__dadd_rn(__ull2double_rn(m), 0.5), 0x1p-52);
 }
 
-// a b + c, both roundings.
+// a b + c, rounded twice.
 DEVICE float mul_add(float a, float b, float c) { return __fadd_rn(__fmul_rn(a, b), c); }
 
 DEVICE float ln(float u) {
@@ -59,7 +59,7 @@ DEVICE float ln(float u) {
   return mul_add(e, 0.693359375f, __fadd_rn(x, y));
 }
 
-// Sine and cosine of `x` of 2^32 of a turn.
+// Sine and cosine of the angle x / 2^32 of a full turn.
 DEVICE void sin_cos_turn(uint32_t x, float& sin, float& cos) {
   const uint32_t quarter = (x + (1u << 29)) >> 30;
   const int32_t rest = (int32_t)(x - (quarter << 30));

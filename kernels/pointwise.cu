@@ -1,6 +1,6 @@
-// Pointwise maps: one pass over memory each, f32 inside. A thread has IN_FLIGHT accesses of 16 bytes of each
-// input under way (half as many with two inputs); a block covers a contiguous piece, or whole rows where the
-// map knows its channel.
+// Pointwise maps: one pass over memory for each, f32 inside. A thread issues IN_FLIGHT loads of 16 bytes of
+// each input before it uses the first (half as many with two inputs). A block covers a contiguous piece, or
+// whole rows if the map depends on the channel.
 #include "math.cuh"
 #include "access.cuh"
 
@@ -26,7 +26,7 @@ KERNEL(narrow, (256), (const float* __restrict__ x, Act* __restrict__ y, int64_t
   }
 }
 
-// Words of the host, carried as a parameter.
+// Words of the host that travel as a parameter of the kernel.
 struct PutParams {
   uint32_t words[960];
   int32_t at;
@@ -37,8 +37,8 @@ KERNEL(put, (256), (uint32_t* __restrict__ y, PutParams p)) {
   if (i < p.n) y[p.at + i] = p.words[i];
 }
 
-// y[i] = f(x[i]) in accesses of W elements; the last, partial one, which only the f32 image has, in single
-// elements.
+// y[i] = f(x[i]) in accesses of W elements. The last access may be partial in the f32 image only; then it is
+// done element by element.
 template <int W, class F>
 DEVICE void map(const Act* x, Act* y, int64_t n, F f) {
   const int64_t first = ((int64_t)blockIdx.x * IN_FLIGHT * blockDim.x + threadIdx.x) * W;
@@ -99,7 +99,7 @@ struct ActivateParams {
   int64_t n;
   int32_t f;    // 0 silu, 1 gelu, 2 quick-gelu
 };
-// y = f(x); bytes moved: 2 n.
+// y = f(x); moves 2 n elements.
 KERNEL(activate, (256), (const Act* __restrict__ x, Act* __restrict__ y, ActivateParams p)) {
   switch (p.f) {
     case 0: return map<VECTOR>(x, y, p.n, [](float v) { return silu(v); });
@@ -107,7 +107,7 @@ KERNEL(activate, (256), (const Act* __restrict__ x, Act* __restrict__ y, Activat
     default: return map<VECTOR>(x, y, p.n, [](float v) { return quick_gelu(v); });
   }
 }
-// dx = dy f'(x); bytes moved: 3 n.
+// dx = dy f'(x); moves 3 n elements.
 KERNEL(activate_vjp, (256),
        (const Act* __restrict__ x, const Act* __restrict__ dy, Act* __restrict__ dx, ActivateParams p)) {
   switch (p.f) {
@@ -122,12 +122,12 @@ struct AxpbyParams {
   float a;
   float b;
 };
-// out = a x + b y; bytes moved: 3 n.
+// out = a x + b y; moves 3 n elements.
 KERNEL(axpby, (256),
        (const Act* __restrict__ x, const Act* __restrict__ y, Act* __restrict__ out, AxpbyParams p)) {
   map2<VECTOR>(x, y, out, p.n, [=](float v, float w) { return fmaf(p.a, v, p.b * w); });
 }
-// y = a x; bytes moved: 2 n.
+// y = a x; moves 2 n elements.
 KERNEL(scale, (256), (const Act* __restrict__ x, Act* __restrict__ y, AxpbyParams p)) {
   map<VECTOR>(x, y, p.n, [=](float v) { return p.a * v; });
 }
@@ -136,14 +136,14 @@ struct BlendParams {
   int64_t n;
   int32_t which;
 };
-// out = k0 x + k1 y, k on the device; bytes moved: 3 n.
+// out = k0 x + k1 y, k on the device; moves 3 n elements.
 KERNEL(blend, (256),
        (const float* __restrict__ k, const Act* __restrict__ x, const Act* __restrict__ y,
         Act* __restrict__ out, BlendParams p)) {
   const float a = k[0], b = k[1];
   map2<VECTOR>(x, y, out, p.n, [=](float v, float w) { return fmaf(a, v, b * w); });
 }
-// dx = k[which] dy; bytes moved: 2 n.
+// dx = k[which] dy; moves 2 n elements.
 KERNEL(blend_vjp, (256),
        (const float* __restrict__ k, const Act* __restrict__ dy, Act* __restrict__ dx, BlendParams p)) {
   const float a = k[p.which];
@@ -157,18 +157,19 @@ struct ClampParams {
   float lo;
   float hi;
 };
-// Rounded twice, as on the host: both directions and all devices agree on who is outside.
+// Rounded twice, as on the host, so that forward, transpose and all devices agree on which elements are
+// outside the bounds.
 DEVICE float affine(const ClampParams& p, float x) { return __fadd_rn(__fmul_rn(p.a, x), p.b); }
-// y = min(max(a x + b, lo), hi), NaN of NaN; bytes moved: 2 n.
+// y = min(max(a x + b, lo), hi), and NaN for NaN; moves 2 n elements.
 KERNEL(affine_clamp, (256), (const Act* __restrict__ x, Act* __restrict__ y, ClampParams p)) {
   map<VECTOR>(x, y, p.n, [=](float v) {
-    // Comparisons let NaN through; fminf and fmaxf would not.
+    // Written as comparisons, which keep a NaN; fminf and fmaxf would drop it.
     float w = affine(p, v);
     w = w < p.lo ? p.lo : w;
     return w > p.hi ? p.hi : w;
   });
 }
-// dx = a dy where a x + b lies within the bounds; bytes moved: 3 n.
+// dx = a dy where a x + b lies within the bounds; moves 3 n elements.
 KERNEL(affine_clamp_vjp, (256),
        (const Act* __restrict__ x, const Act* __restrict__ dy, Act* __restrict__ dx, ClampParams p)) {
   map2<VECTOR>(x, dy, dx, p.n, [=](float v, float d) {
@@ -182,13 +183,13 @@ struct CfgCombineParams {
   float s;
   int32_t vectorized;    // n is whole accesses of 16 bytes
 };
-// x = [u, c]: y = u + s (c - u); bytes moved: 3 n.
+// x = [u, c]: y = u + s (c - u); moves 3 n elements.
 KERNEL(cfg_combine, (256), (const Act* __restrict__ x, Act* __restrict__ y, CfgCombineParams p)) {
   const auto f = [=](float u, float c) { return u + p.s * (c - u); };
   if (p.vectorized) return map2<VECTOR>(x, x + p.n, y, p.n, f);
   map2<1>(x, x + p.n, y, p.n, f);
 }
-// dx = [(1 - s) dy, s dy]; bytes moved: 3 n.
+// dx = [(1 - s) dy, s dy]; moves 3 n elements.
 template <int W>
 DEVICE void cfg_combine_vjp(const Act* dy, Act* dx, const CfgCombineParams& p) {
   const int64_t first = ((int64_t)blockIdx.x * IN_FLIGHT * blockDim.x + threadIdx.x) * W;
@@ -225,7 +226,7 @@ struct RowMapParams {
   int32_t vectorized;       // c is whole accesses of 16 bytes
 };
 
-// y = x gain + shift per channel; bytes moved: 2 n.
+// y = x gain + shift per channel; moves 2 n elements.
 template <int W>
 DEVICE void channel_affine(const Act* x, const Act* gain, const Act* shift, Act* y, const RowMapParams& p) {
   const ThreadPosition at = thread_position(p.columns, p.lanes, p.c / W);
@@ -260,7 +261,7 @@ KERNEL(channel_affine, (384),
   channel_affine<1>(x, gain, shift, y, p);
 }
 
-// Rows [a, g] of 2c: y = a gelu(g), c channels; bytes moved: 3 n, n elements of y.
+// Rows [a, g] of 2c: y = a gelu(g), c channels; moves 3 n elements, n elements of y.
 template <int W>
 DEVICE void geglu(const Act* x, Act* y, const RowMapParams& p) {
   const ThreadPosition at = thread_position(p.columns, p.lanes, p.c / W);
@@ -292,7 +293,7 @@ KERNEL(geglu, (384), (const Act* __restrict__ x, Act* __restrict__ y, RowMapPara
   geglu<1>(x, y, p);
 }
 
-// dx = [dy gelu(g), dy a gelu'(g)]; bytes moved: 5 n, n elements of dy.
+// dx = [dy gelu(g), dy a gelu'(g)]; moves 5 n elements, n elements of dy.
 template <int W>
 DEVICE void geglu_vjp(const Act* x, const Act* dy, Act* dx, const RowMapParams& p) {
   const ThreadPosition at = thread_position(p.columns, p.lanes, p.c / W);

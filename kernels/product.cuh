@@ -1,11 +1,11 @@
-// What a product with gathered rows is, for the kernels of tensor.cu (tensor cores, 16 bits) and gemm.cu (SIMT, any
-// element type).
+// What a product with gathered rows is, for the kernels of tensor.cu (tensor cores, 16 bits) and gemm.cu
+// (SIMT, any element type).
 //
 // Convolutions, their transposes and linear maps are all
 //   y[target(m), n] = sum over taps and channels c of x[pixel(m) + tap, c] w(n, tap, c)
-// with an affine gather: the output pixel (step_out g + out) of a class, with g on the class's own grid, reads the input
-// pixels (step_in g + in + dstep tap). The right factor is a weight as it lies in memory: w[n][tap][c] with `columns`
-// rows or, transposed, w[c][tap][n] with `depth` rows.
+// with an affine gather: the output pixel (step_out g + out) of a class, with g on the class's own grid,
+// reads the input pixels (step_in g + in + dstep tap). The right factor is a weight as it lies in memory:
+// w[n][tap][c] with `columns` rows or, transposed, w[c][tap][n] with `depth` rows.
 #pragma once
 #include "math.cuh"
 
@@ -68,8 +68,8 @@ DEVICE int rows_of(const ProductParams& p, int which) {
   return p.samples * p.grid_h[which] * p.grid_w[which];
 }
 
-// The tile of this block. Tiles are numbered in groups of GROUP rows of tiles, column by column within a group, so that
-// blocks that run at the same time share rows and columns in the cache.
+// The tile of this block. Tiles are numbered in groups of GROUP rows of tiles, column by column within a
+// group, so that blocks that run at the same time share rows and columns in the cache.
 DEVICE void tile_of(const ProductParams& p, int& tile_m, int& tile_n) {
   constexpr int GROUP = 8;
   const int whole = GROUP * p.tiles_n, group = blockIdx.x / whole, at = blockIdx.x - group * whole;
@@ -78,8 +78,9 @@ DEVICE void tile_of(const ProductParams& p, int& tile_m, int& tile_n) {
   tile_m = group * GROUP + at - tile_n * height;
 }
 
-// Epilogues, applied to f32 sums. GEGLU makes a gelu(g) from [a, g], so d columns from 2 d. For it the columns of a tile
-// are ordered in packets of four values followed by their four gates, so that one thread has both.
+// Epilogues, applied to f32 sums. GEGLU makes a gelu(g) from [a, g], so d columns from 2 d. For it the
+// columns of a tile are ordered in packets of four values followed by their four gates, so that one thread
+// has both.
 constexpr int SILU = 1, GELU = 2, QUICK_GELU = 3, GEGLU = 4;
 
 // The row of w that belongs to a column of the tiles.
@@ -99,8 +100,8 @@ DEVICE void load_bias(const Act* bias, int column, int columns, int epilogue, fl
   }
 }
 
-// Stores y = epilogue(v) for eight consecutive columns of a row, and v itself to `pre_activation` if that is not null; for
-// GEGLU in the layout [a, g].
+// Stores y = epilogue(v) for eight consecutive columns of a row, and v itself to `pre_activation` if that is
+// not null; for GEGLU in the layout [a, g].
 DEVICE void apply_epilogue(float (&v)[8], int64_t row, int column, int columns, int epilogue, Act* y,
                            Act* pre_activation) {
   if (epilogue == GEGLU) {

@@ -35,7 +35,7 @@ struct ResampleParams {
   int32_t systematic;
 };
 
-// Of the launch's scan 0, 1 or 2.
+// The ticket counter of scan 0, 1 or 2.
 DEVICE uint32_t* counter(uint64_t* control, int scan) {
   return reinterpret_cast<uint32_t*>(control + COUNTERS + scan);
 }
@@ -67,12 +67,12 @@ DEVICE void store_four(uint32_t* y, int64_t at, int32_t particles, const uint32_
       if (at + i < particles) y[at + i] = x[i];
   }
 }
-// EACH cumulative weights; the last one for what is beyond it.
+// EACH cumulative weights; beyond the last particle, that of the last.
 DEVICE void load_four(const uint64_t* cumulative, int64_t at, int32_t particles, uint64_t (&c)[EACH]) {
 #pragma unroll
   for (int i = 0; i < EACH; i++) c[i] = cumulative[at + i < particles ? at + i : particles - 1];
 }
-// First item of this thread in a row of a tile.
+// The first item of this thread in a row of a tile.
 DEVICE int64_t item(int32_t tile, int row) {
   return (int64_t)tile * TILE + row * ROW + (int)threadIdx.x * EACH;
 }
@@ -120,7 +120,7 @@ KERNEL(cumulate, (256),
 
 // ---- SSP
 
-// m times the cumulative weight up to particle k, modulo the total.
+// m times the cumulative weight up to particle k, modulo the total; 0 before the first particle.
 DEVICE uint64_t left_over(const uint64_t* cumulative, int64_t k, uint32_t m, uint64_t total) {
   if (k < 0) return 0;
   uint64_t left;
@@ -128,34 +128,36 @@ DEVICE uint64_t left_over(const uint64_t* cumulative, int64_t k, uint32_t m, uin
   return left;
 }
 
-// What is known of a tile: of the first step in which the one that trades changes, whether it has a whole; or
-// that there is no such step in the tile.
+// What a tile publishes about its first step in which the trading particle changes (`trade` of
+// offspring.cuh): that there is no such step, or whether a whole offspring is handed over in it.
 enum First { NO_CHANGE = 1, NO_WHOLE, WHOLE };
 
-// Of a thread's four steps.
+// The same for the four steps of a thread.
 DEVICE uint32_t first_of(uint32_t changes, uint32_t wholes) {
   if (!changes) return NO_CHANGE;
   return wholes & changes & (0u - changes) ? WHOLE : NO_WHOLE;
 }
 
-// Where the offspring of each particle end (`trade` of offspring.cuh), by tiles from the last to the first:
-// what a particle asks of later ones is mostly answered a few particles on, else by the nearest tile that
-// knows. Reads 8 bytes per particle and writes 4; about 200 operations each.
+// SSP: where the offspring of each particle end (`trade` of offspring.cuh). That depends on the next change
+// of the trading particle, which is mostly a few particles later; otherwise it is found by a look-back
+// through the tiles from the last to the first. Reads 8 bytes per particle and writes 4; about 200 operations
+// for each.
 KERNEL(trades, (256),
        (const uint64_t* __restrict__ cumulative, uint64_t* control, uint32_t* __restrict__ end,
         ResampleParams p)) {
   SHARED(int32_t, place, 1);
-  // Of each warp in each row, in order: as for a tile, of its own steps and of later ones.
+  // For each warp in each row, in order: its own first change as for a tile, and the first change after it.
   SHARED(uint32_t, own, 32);
   SHARED(uint32_t, later, 32);
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-  const int32_t turn = ticket(counter(control, 1), place), tile = p.tiles - 1 - turn;
+  const int32_t order = ticket(counter(control, 1), place), tile = p.tiles - 1 - order;
   uint64_t* const status = statuses(control, 1, p);
   const uint64_t total = control[TOTAL];
   const uint32_t m = p.particles;
   const Draws d = draws_of(p);
   uint32_t e[ROWS][EACH];
-  // Bits of this thread's steps: a change, a whole; and the lanes of the warp that have a change.
+  // Bit masks over this thread's steps (is there a change, is there a whole), and masks of the lanes that
+  // have a change.
   uint32_t changes = 0, wholes = 0, lanes[ROWS];
 #pragma unroll
   for (int r = 0; r < ROWS; r++) {
@@ -189,16 +191,16 @@ KERNEL(trades, (256),
   if (warp == 0) {
     const uint32_t mine = own[lane], some = __ballot_sync(FULL_WARP, mine != NO_CHANGE);
     const uint32_t first = __shfl_sync(FULL_WARP, mine, some ? __ffs((int)some) - 1 : 0);
-    if (lane == 0) publish(status + turn, first);
+    if (lane == 0) publish(status + order, first);
     uint64_t word = NO_WHOLE;
     bool ended = false;
     uint32_t found = NO_WHOLE;
-    for (int32_t at = turn - 1 - lane; !ended; at -= 32) {
+    for (int32_t at = order - 1 - lane; !ended; at -= 32) {
       const auto ends = [](uint64_t w) { return w > NO_CHANGE; };
-      const uint32_t known = look(status, at, NO_WHOLE, ends, word, ended);
+      const uint32_t known = inspect_predecessors(status, at, NO_WHOLE, ends, word, ended);
       found = __shfl_sync(FULL_WARP, (uint32_t)word, 31 - __clz((int)known));
     }
-    if (lane == 0 && first == NO_CHANGE) publish(status + turn, found);
+    if (lane == 0 && first == NO_CHANGE) publish(status + order, found);
     const uint32_t above = some & ~((2u << lane) - 1);
     const uint32_t next = __shfl_sync(FULL_WARP, mine, above ? __ffs((int)above) - 1 : 0);
     later[lane] = above ? next : found;
@@ -219,8 +221,8 @@ KERNEL(trades, (256),
   }
 }
 
-// ---- independent draws: each finds its particle by itself, and those of a particle are counted. Counts are
-// integers and may grow in any order.
+// ---- independent draws. Each draw searches for its particle, and the draws of each particle are counted.
+// Counts are integers, so the order of the atomic additions does not matter.
 
 KERNEL(draws, (256),
        (const uint64_t* __restrict__ cumulative, const uint64_t* __restrict__ control, uint32_t* hits,
@@ -231,7 +233,8 @@ KERNEL(draws, (256),
   atomicAdd(hits + first_above(cumulative, p.particles, point), 1u);
 }
 
-// Cumulative whole copies of residual resampling. Reads 8 bytes per particle and writes 4.
+// Residual resampling: running sums of the whole copies of each particle. Reads 8 bytes per particle and
+// writes 4.
 KERNEL(wholes, (256),
        (const uint64_t* __restrict__ cumulative, uint64_t* control, uint32_t* __restrict__ whole,
         ResampleParams p)) {
@@ -256,14 +259,16 @@ KERNEL(wholes, (256),
   store_counts(whole, tile, p.particles, x);
 }
 
-// The cumulative rest of particle k, in units of 1 / total: m times its cumulative weight without the whole
+// The cumulative rests up to particle k in units of 1 / total: m times the cumulative weight, less the whole
 // copies.
 struct Rests {
   const uint64_t* cumulative;
   const uint32_t* whole;
   uint64_t total;
   uint32_t m;
-  DEVICE Wide operator()(int32_t k) const { return minus(times(cumulative[k], m), times(total, whole[k])); }
+  DEVICE Uint128 operator()(int32_t k) const {
+    return minus(times(cumulative[k], m), times(total, whole[k]));
+  }
 };
 KERNEL(rest_draws, (256),
        (const uint64_t* __restrict__ cumulative, const uint32_t* __restrict__ whole,
@@ -272,7 +277,7 @@ KERNEL(rest_draws, (256),
   const uint32_t left = (uint32_t)(p.particles - control[WHOLES]);
   if (i >= left) return;
   const Rests rest = {cumulative, whole, control[TOTAL], (uint32_t)p.particles};
-  const Wide point = part(draw(draws_of(p), (uint32_t)i), times(control[TOTAL], left));
+  const Uint128 point = part(draw(draws_of(p), (uint32_t)i), times(control[TOTAL], left));
   int32_t low = 0, high = p.particles - 1;
   while (low < high) {
     const int32_t middle = (low + high) >> 1;
@@ -284,8 +289,8 @@ KERNEL(rest_draws, (256),
   atomicAdd(hits + low, 1u);
 }
 
-// Where the offspring of each particle end: cumulative hits, and whole copies if there are any. Reads 4 or 8
-// bytes per particle and writes 4.
+// Where the offspring of each particle end: running sums of the hits, plus those of the whole copies if there
+// are any. Reads 4 or 8 bytes per particle and writes 4.
 KERNEL(tally, (256),
        (const uint32_t* __restrict__ hits, const uint32_t* __restrict__ whole, uint64_t* control,
         uint32_t* __restrict__ end, ResampleParams p)) {
@@ -313,10 +318,11 @@ KERNEL(tally, (256),
 
 // ---- ancestors from where offspring end
 
-// Steps of a block.
+// Steps of the merge path that a block takes.
 constexpr int ITEMS = 32 * BLOCK;
 
-// How many of the particles b with b + end(b) < `diagonal` there are, by one warp: 33 pieces at a time.
+// The number of particles b with b + end(b) < `diagonal`, searched for by one warp: 32 probes at a time
+// divide the range into 33 pieces.
 template <class End>
 DEVICE int32_t before_diagonal(const End& end, int32_t particles, uint32_t diagonal) {
   const int lane = threadIdx.x & 31;
@@ -326,7 +332,7 @@ DEVICE int32_t before_diagonal(const End& end, int32_t particles, uint32_t diago
     const int32_t step = (high - low + 32) / 33, b = low + (lane + 1) * step - 1;
     const bool fewer = b < high && (uint32_t)b + end(b) < diagonal;
     const int32_t pieces = __popc(__ballot_sync(FULL_WARP, fewer));
-    // The first that is not less bounds from above, if one was looked at.
+    // The first probe that is not below the diagonal bounds the answer from above.
     const int32_t bound = low + (pieces + 1) * step - 1;
     if (pieces < 32 && bound < high) high = bound;
     low += pieces * step;
@@ -334,11 +340,12 @@ DEVICE int32_t before_diagonal(const End& end, int32_t particles, uint32_t diago
   return low;
 }
 
-// A walk along particles and slots at once, in which a slot below the end of particle b is b's, and else the
-// walk goes on to particle b + 1, which is step b + end(b). Every block takes ITEMS steps, whatever the
-// weights: particles without offspring, or with all of them, make no block slower.
+// Ancestors from the ends of offspring, by a merge path over particles and slots (Green et al. 2012). At each
+// step the current slot either lies below the end of the current particle b, and then b is its ancestor; or
+// the path moves on to particle b + 1, which is step number b + end(b). Every block takes ITEMS steps, so its
+// work does not depend on the weights.
 template <class End>
-DEVICE void walk(const End& end, uint32_t* ancestors, int32_t particles) {
+DEVICE void merge_path(const End& end, uint32_t* ancestors, int32_t particles) {
   SHARED(uint8_t, passed, ITEMS);
   SHARED(uint32_t, mask, BLOCK);
   SHARED(int32_t, count, BLOCK);
@@ -373,14 +380,14 @@ DEVICE void walk(const End& end, uint32_t* ancestors, int32_t particles) {
   }
 }
 
-struct Given {
+struct Ends {
   const uint32_t* end;
   DEVICE uint32_t operator()(int32_t b) const { return end[b]; }
 };
 // Reads 4 bytes per particle and writes 4.
 KERNEL(merge, (256),
        (const uint32_t* __restrict__ end, uint32_t* __restrict__ ancestors, int32_t particles)) {
-  walk(Given{end}, ancestors, particles);
+  merge_path(Ends{end}, ancestors, particles);
 }
 
 struct Points {
@@ -393,10 +400,11 @@ struct Points {
     return offspring_end(cumulative[b], m, total, systematic, draws);
   }
 };
-// The same with one point in each stratum. Reads 8 bytes per particle and writes 4.
+// The same with the ends computed from cumulative weights, for one point in each stratum. Reads 8 bytes per
+// particle and writes 4.
 KERNEL(place, (256),
        (const uint64_t* __restrict__ cumulative, const uint64_t* __restrict__ control,
         uint32_t* __restrict__ ancestors, ResampleParams p)) {
   const uint32_t m = p.particles;
-  walk(Points{cumulative, control[TOTAL], m, p.systematic != 0, draws_of(p)}, ancestors, p.particles);
+  merge_path(Points{cumulative, control[TOTAL], m, p.systematic != 0, draws_of(p)}, ancestors, p.particles);
 }

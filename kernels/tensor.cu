@@ -1,16 +1,17 @@
-// Implicit GEMM for fprop and dgrad, split-K, multistage: products with gathered rows (product.cuh) on tensor cores, for
-// 16-bit elements. Linear maps, convolutions and their transposes are all products of this kind.
+// Implicit GEMM for fprop and dgrad, split-K, multistage: products with gathered rows (product.cuh) on tensor
+// cores, for 16-bit elements. Linear maps, convolutions and their transposes are all products of this kind.
 //
-// A block makes a BM x BN tile of y, a warp WM x WN of it in f32 registers (mma m16n8k16). The sum runs over the channels
-// in steps of 32 and, within a step, over all taps, so that neighbouring taps find their pixels in the cache. cp.async
-// copies each step into one of the STAGES stages of shared memory, which are used in turn. Taps outside the image, and
-// channels, rows and columns beyond the end, are filled with zeros. The 16-byte chunks of a stage are swizzled so that
-// neither the copies nor ldmatrix have bank conflicts. If there are too few tiles for the GPU, blockIdx.y splits the sum
-// (split-K), and the kernel `finish` of gemm.cu adds the parts in a fixed order.
+// A block makes a BM x BN tile of y, a warp WM x WN of it in f32 registers (mma m16n8k16). The sum runs over
+// the channels in steps of 32 and, within a step, over all taps, so that neighbouring taps find their pixels
+// in the cache. cp.async copies each step into one of the STAGES stages of shared memory, which are used in
+// turn. Taps outside the image, and channels, rows and columns beyond the end, are filled with zeros. The
+// 16-byte chunks of a stage are swizzled so that neither the copies nor ldmatrix have bank conflicts. If
+// there are too few tiles for the GPU, blockIdx.y splits the sum (split-K), and the kernel `finish` of
+// gemm.cu adds the parts in a fixed order.
 //
-// grid: x tiles, y splits, z classes. Bytes moved at least: x, w, bias, add and y once; FLOPs: 2 rows columns taps
-// channels. Results: y = epilogue(product + bias + add) in Act, and the pre-activation product + bias + add if
-// `pre_activation` is not null; or, if z is not null, only the product (or its parts), in f32.
+// grid: x tiles, y splits, z classes. Bytes moved at least: x, w, bias, add and y once; FLOPs: 2 rows columns
+// taps channels. Results: y = epilogue(product + bias + add) in Act, and the pre-activation product + bias +
+// add if `pre_activation` is not null; or, if z is not null, only the product (or its parts), in f32.
 #include "mma.cuh"
 #include "product.cuh"
 
@@ -21,13 +22,14 @@ constexpr int BK = 32;
 // Stages of shared memory.
 constexpr int STAGES = 4;
 
-// Place of the 16-byte chunk (row, chunk) in a stage of the left factor, and of the right factor unless it is transposed.
-// Two rows of four chunks span all banks. The chunks of each pair of rows are permuted differently, so that eight rows
-// of one chunk span all banks too.
+// Place of the 16-byte chunk (row, chunk) in a stage of the left factor, and of the right factor unless it is
+// transposed. Two rows of four chunks span all banks. The chunks of each pair of rows are permuted
+// differently, so that eight rows of one chunk span all banks too.
 DEVICE int narrow_chunk(int row, int chunk) { return row * 4 + (chunk ^ (row >> 1 & 3)); }
 
-// The same for a stage of the transposed right factor, whose rows are channels and BN / 8 chunks long. Neighbouring rows
-// are moved apart by half of the banks (a row of 20 chunks is so already), and pairs of rows by the other bits.
+// The same for a stage of the transposed right factor, whose rows are channels and BN / 8 chunks long.
+// Neighbouring rows are moved apart by half of the banks (a row of 20 chunks is so already), and pairs of
+// rows by the other bits.
 template <int BN>
 DEVICE int transposed_chunk(int row, int chunk) {
   const int half = BN / 8 % 8 == 4 ? 0 : (row & 1) << 2;
@@ -53,8 +55,8 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
   static_assert(BM * 4 % THREADS == 0 && BN * 4 % THREADS == 0 && BN / 8 % LANES == 0, "whole copies");
   static_assert(COPY_ROWS % 8 == 0, "all rows of a thread are swizzled alike");
   DYNAMIC_SHARED(unsigned char, shared);
-  // Target and sample of each row of the tile, behind the stages. The first pixel and the mask of taps of each row are
-  // kept in the last stage, which is not filled before every thread has read them.
+  // Target and sample of each row of the tile, behind the stages. The first pixel and the mask of taps of
+  // each row are kept in the last stage, which is not filled before every thread has read them.
   int* const targets = reinterpret_cast<int*>(shared + STAGES * STAGE);
   int* const reads = reinterpret_cast<int*>(shared + (STAGES - 1) * STAGE);
 
@@ -80,10 +82,11 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
   }
   __syncthreads();
 
-  // This thread copies the chunk `chunk` of rows that are COPY_ROWS apart; of a transposed right factor, chunks of one
-  // row that are LANES apart. Rows and columns beyond the end of the right factor repeat its last; their results are
-  // not stored.
-  const int chunk = thread & 3, row = thread >> 2, transposed_row = thread / LANES, transposed_col = thread % LANES;
+  // This thread copies the chunk `chunk` of rows that are COPY_ROWS apart; of a transposed right factor,
+  // chunks of one row that are LANES apart. Rows and columns beyond the end of the right factor repeat its
+  // last; their results are not stored.
+  const int chunk = thread & 3, row = thread >> 2;
+  const int transposed_row = thread / LANES, transposed_col = thread % LANES;
   int pixel[LEFTS];
   uint32_t mask[LEFTS], weight_from[RIGHTS];
 #pragma unroll
@@ -93,9 +96,10 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
   }
 #pragma unroll
   for (int i = 0; i < RIGHTS; i++)
-    weight_from[i] = TRANSPOSED ? min(n0 + 8 * (transposed_col + i * LANES), (p.columns - 1) / 8 * 8)
-                           : weight_row_of(min(n0 + row + i * COPY_ROWS, p.columns - 1), p.columns, p.epilogue) *
-                                 p.weight_row;
+    weight_from[i] =
+        TRANSPOSED ? min(n0 + 8 * (transposed_col + i * LANES), (p.columns - 1) / 8 * 8)
+                   : weight_row_of(min(n0 + row + i * COPY_ROWS, p.columns - 1), p.columns, p.epilogue) *
+                         p.weight_row;
   const int left_to = 16 * narrow_chunk(row, chunk);
 
   // The steps of the sum that this block computes, and the position (channel, tap) of the next one to copy.
@@ -124,8 +128,8 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
     const Act* const right = w + (deep < p.depth ? (TRANSPOSED ? deep * p.weight_row : deep) + tap : 0);
 #pragma unroll
     for (int i = 0; i < RIGHTS; i++) {
-      const int to =
-          TRANSPOSED ? 16 * transposed_chunk<BN>(transposed_row, transposed_col + i * LANES) : left_to + i * COPY_ROWS * 64;
+      const int to = TRANSPOSED ? 16 * transposed_chunk<BN>(transposed_row, transposed_col + i * LANES)
+                                : left_to + i * COPY_ROWS * 64;
       cp_async16(stage + LEFT + to, right + weight_from[i], deep < p.depth ? 16 : 0);
     }
     if (++tx == taps_x) {
@@ -137,8 +141,8 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
     }
   };
 
-  // Addresses in a stage that this lane passes to ldmatrix: rows of the left factor for both halves of a step, and of the
-  // right factor.
+  // Addresses in a stage that this lane passes to ldmatrix: rows of the left factor for both halves of a
+  // step, and of the right factor.
   const int warp_m = warp / WARPS_N * WM, warp_n = warp % WARPS_N * WN;
   int left_address[BK / 16], right_address[TRANSPOSED ? WN / 16 : BK / 16];
 #pragma unroll
@@ -175,9 +179,10 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
     }
   };
 
-  // The copies of STAGES - 1 steps are in flight when the first is needed. After the barrier of a step, every thread sees
-  // all copies of that step's stage, and the stage of the step before may be overwritten. The copies are issued between
-  // the two halves of the products, so that the tensor cores are busy while addresses are computed.
+  // The copies of STAGES - 1 steps are in flight when the first is needed. After the barrier of a step, every
+  // thread sees all copies of that step's stage, and the stage of the step before may be overwritten. The
+  // copies are issued between the two halves of the products, so that the tensor cores are busy while
+  // addresses are computed.
 #pragma unroll
   for (int s = 0; s < STAGES - 1; s++) {
     if (s < count) copy_step(shared + s * STAGE);
@@ -197,8 +202,9 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
   }
   __syncthreads();
 
-  // The epilogue. Each warp moves its sums through shared memory, sixteen rows at a time, so that results are stored in
-  // whole packets. Rows have a pitch of 8 or 24 banks modulo 32, so that the halves of a warp use different banks.
+  // The epilogue. Each warp moves its sums through shared memory, sixteen rows at a time, so that results are
+  // stored in whole packets. Rows have a pitch of 8 or 24 banks modulo 32, so that the halves of a warp use
+  // different banks.
   constexpr int PITCH = WN + 8, PACKETS = WN / 8;
   static_assert(PITCH % 32 == 8 || PITCH % 32 == 24, "rows of a quarter apart");
   float* const mine = reinterpret_cast<float*>(shared) + warp * 16 * PITCH;
@@ -254,15 +260,15 @@ DEVICE void product(const Act* __restrict__ x, const Act* __restrict__ w, const 
   }
 }
 
-// PRODUCT(name, (bounds), template arguments): a kernel. Tiles come largest first, as in src/cuda/matmul/tile.rs. Two
-// blocks of 128 threads with tiles of 64 x 64 or 64 x 80 per warp fill the registers of a multiprocessor, as does one
-// block of 256 threads.
-#define PRODUCT(name, bounds, ...)                                                                            \
-  KERNEL(name, bounds,                                                                                        \
-         (const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,                 \
-          const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ pre_activation,                 \
-          float* __restrict__ z, ProductParams p)) {                                                          \
-    product<__VA_ARGS__>(x, w, bias, add, y, pre_activation, z, p);                                           \
+// PRODUCT(name, (bounds), template arguments): a kernel. Tiles come largest first, as in
+// src/cuda/matmul/tile.rs. Two blocks of 128 threads with tiles of 64 x 64 or 64 x 80 per warp fill the
+// registers of a multiprocessor, as does one block of 256 threads.
+#define PRODUCT(name, bounds, ...)                                                                      \
+  KERNEL(name, bounds,                                                                                  \
+         (const Act* __restrict__ x, const Act* __restrict__ w, const Act* __restrict__ bias,           \
+          const Act* __restrict__ add, Act* __restrict__ y, Act* __restrict__ pre_activation,           \
+          float* __restrict__ z, ProductParams p)) {                                                    \
+    product<__VA_ARGS__>(x, w, bias, add, y, pre_activation, z, p);                                     \
   }
 PRODUCT(product_256x128, (256, 1), 256, 128, 64, 64, false)
 PRODUCT(product_128x160, (128, 2), 128, 160, 64, 80, false)

@@ -1,7 +1,7 @@
 //! The GPU as a backend's state: the kernels of every operation, and what all launchers share.
 //!
-//! This file and the launchers know each other: it holds the tables of their kernels, and they take it as their first
-//! argument. It is the one place in `cuda` where imports go both ways.
+//! This file and the launchers know each other: it holds the tables of their kernels, and they take it as
+//! their first argument. It is the one place in `cuda` where imports go both ways.
 
 use super::attention::{by_products, flash};
 use super::device::{Act, Buffer, Device, Elem, Form, In, Out, PACKET};
@@ -80,8 +80,8 @@ impl Cuda {
     /// Opens GPU `ordinal` with activations and weights of type `elem`.
     ///
     /// # Errors
-    /// [`ErrorKind::Device`](crate::ErrorKind::Device): no driver, no such GPU, one that is too old, or kernels that
-    /// cannot be loaded.
+    /// [`ErrorKind::Device`](crate::ErrorKind::Device): no driver, no such GPU, one that is too old, or
+    /// kernels that cannot be loaded.
     #[track_caller]
     pub fn open(ordinal: usize, elem: Elem) -> Result<Cuda> {
         assert_ne!(elem, Elem::U32, "activations are numbers");
@@ -155,8 +155,8 @@ impl Cuda {
         Tensor::new(shape, y)
     }
 
-    /// The type in which an operation other than a matrix product works on `tensors` and makes `channels`: that of
-    /// activations if everything is whole packets of it, else f32.
+    /// The type in which an operation other than a matrix product works on `tensors` and makes `channels`:
+    /// that of activations if everything is whole packets of it, else f32.
     pub(super) fn common(&self, tensors: &[&Tensor], channels: &[usize]) -> Elem {
         let act = self.act().elem;
         let narrow = tensors.iter().all(|x| self.buffer(x).elem() == act)

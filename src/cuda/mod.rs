@@ -1,9 +1,10 @@
-//! The backend that computes on an NVIDIA GPU (compute capability 8.0 and newer) with the driver alone: hand-written
-//! kernels, one stream, memory in stream order. Nothing here waits for the GPU but `download` and what returns numbers.
+//! The backend that computes on an NVIDIA GPU (compute capability 8.0 and newer) with the driver alone:
+//! hand-written kernels, one stream, memory in stream order. Nothing here waits for the GPU but `download`
+//! and what returns numbers.
 //!
-//! Activations and weights are bf16, f16 or f32 (`Elem`), chosen at opening; tensors whose rows are not whole packets of
-//! eight channels (latents, pictures, scores) are f32 always, and are worked on by the kernels of the f32 image. An
-//! operation that meets both widens what is narrow; matrix products narrow what is wide.
+//! Activations and weights are bf16, f16 or f32 (`Elem`), chosen at opening; tensors whose rows are not whole
+//! packets of eight channels (latents, pictures, scores) are f32 always, and are worked on by the kernels of
+//! the f32 image. An operation that meets both widens what is narrow; matrix products narrow what is wide.
 
 mod attention;
 mod backend;

@@ -50,8 +50,8 @@ pub fn dot(cuda: &Cuda, kernels: &Kernels, x: &Operands<'_>, y: &Buffer, dy: &Bu
     Ok(dot)
 }
 
-/// How many scores are in memory at a time: enough rows for two blocks of `attention_mix` per multiprocessor, from 64 MB to
-/// 256.
+/// How many scores are in memory at a time: enough rows for two blocks of `attention_mix` per multiprocessor,
+/// from 64 MB to 256.
 fn most_scores(cuda: &Cuda, x: &Operands<'_>) -> usize {
     cuda.scores.unwrap_or_else(|| {
         let rows = 128 * (2 * cuda.device.multiprocessors()).div_ceil((x.p.d as usize).div_ceil(64));

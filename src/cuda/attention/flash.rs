@@ -46,8 +46,8 @@ impl Tables {
     }
 }
 
-/// What a kernel is compiled for: heads of at most `d` channels (narrower ones are padded with zeros in shared memory),
-/// `blocks` row blocks of 16 rows per warp, and tiles of `tile` rows of the other side.
+/// What a kernel is compiled for: heads of at most `d` channels (narrower ones are padded with zeros in
+/// shared memory), `blocks` row blocks of 16 rows per warp, and tiles of `tile` rows of the other side.
 #[derive(Clone, Copy, Debug)]
 struct Head {
     d: usize,
@@ -100,7 +100,8 @@ impl Head {
         ROWS * WARPS * self.blocks
     }
 
-    /// Grid and shared memory of blocks that own `rows` tokens together and hold `shared` rows of a head and `more` bytes.
+    /// Grid and shared memory of blocks that own `rows` tokens together and hold `shared` rows of a head and
+    /// `more` bytes.
     #[track_caller]
     fn launch(self, x: &Operands<'_>, rows: i32, shared: usize, more: usize) -> Launch {
         // `Rows::STRIDE` of attention.cuh.
@@ -159,7 +160,8 @@ pub fn keys_vjp(
     tables(kernels).vjp.keys(width, &cuda.device, launch, qkv, dy, lse.f32(), dot.f32(), dx, x.p)
 }
 
-/// dq, in the layout of q. `numbers` are the log-sum-exp and dot; without them the kernel computes them first.
+/// dq, in the layout of q. `numbers` are the log-sum-exp and dot; without them the kernel computes them
+/// first.
 pub fn queries_vjp(
     cuda: &Cuda,
     kernels: &Kernels,

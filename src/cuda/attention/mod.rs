@@ -1,5 +1,6 @@
 //! Attention on the GPU. 16-bit heads of at most 160 channels go without a score matrix (flash.rs); wider
-//! ones, f32 and heads that are not whole packets through matrix products, some scores at a time (by_products.rs).
+//! ones, f32 and heads that are not whole packets through matrix products, some scores at a time
+//! (by_products.rs).
 
 pub mod by_products;
 pub mod flash;

@@ -1,5 +1,5 @@
-//! Device memory with a meaning: elements of one type. Results are `Act` where their rows are whole packets (channels a
-//! multiple of 8) and f32 otherwise; statistics are f32 always.
+//! Device memory with a meaning: elements of one type. Results are `Act` where their rows are whole packets
+//! (channels a multiple of 8) and f32 otherwise; statistics are f32 always.
 
 use std::sync::{Arc, Mutex};
 

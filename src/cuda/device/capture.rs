@@ -1,5 +1,5 @@
-//! Whether the work of a GPU is being recorded as a graph. This is a state of the GPU, not of a thread: while one GPU
-//! records, the same thread may wait for another.
+//! Whether the work of a GPU is being recorded as a graph. This is a state of the GPU, not of a thread: while
+//! one GPU records, the same thread may wait for another.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 

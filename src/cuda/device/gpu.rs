@@ -1,5 +1,5 @@
-//! One GPU: found without a panic where no driver is, one stream for everything, memory from the driver's pool in the
-//! order of that stream, and the driver's errors in our words.
+//! One GPU: found without a panic where no driver is, one stream for everything, memory from the driver's
+//! pool in the order of that stream, and the driver's errors in our words.
 
 use std::sync::Arc;
 
@@ -154,7 +154,8 @@ impl Device {
     /// Opens GPU `ordinal`.
     ///
     /// # Errors
-    /// [`ErrorKind::Device`](crate::ErrorKind::Device): no driver, no such GPU, one older than compute capability 8.0.
+    /// [`ErrorKind::Device`](crate::ErrorKind::Device): no driver, no such GPU, one older than compute
+    /// capability 8.0.
     #[allow(unsafe_code)]
     pub fn open(ordinal: usize) -> Result<Device> {
         let count = count()?;
@@ -192,8 +193,8 @@ impl Device {
         Ok(device)
     }
 
-    /// Freed memory stays in the driver's pool until something asks for it: without this the pool is emptied at every
-    /// synchronisation.
+    /// Freed memory stays in the driver's pool until something asks for it: without this the pool is emptied
+    /// at every synchronisation.
     #[allow(unsafe_code)]
     fn keep_freed_memory(&self) -> Result<()> {
         if !self.context.has_async_alloc() {
@@ -209,8 +210,8 @@ impl Device {
         set.map_err(|e| self.failed("setting up memory", e))
     }
 
-    /// Gives memory that is free back to the driver, that of the pool and that of graphs: neither has any use of the
-    /// other's.
+    /// Gives memory that is free back to the driver, that of the pool and that of graphs: neither has any use
+    /// of the other's.
     #[allow(unsafe_code)]
     pub fn trim(&self) -> Result<()> {
         if !self.context.has_async_alloc() {
@@ -218,8 +219,8 @@ impl Device {
         }
         self.synchronize()?;
         let device = self.context.cu_device();
-        // SAFETY: the device is open; only memory that nothing uses is given back. A graph that runs again takes its own
-        // anew.
+        // SAFETY: the device is open; only memory that nothing uses is given back. A graph that runs again
+        // takes its own anew.
         let trimmed = unsafe {
             result::device::get_default_mem_pool(device)
                 .and_then(|pool| result::mem_pool::trim_to(pool, 0))
@@ -333,7 +334,8 @@ impl Device {
         self.stream.memset_zeros(buffer.memory_mut()).map_err(|e| self.failed("clearing memory", e))
     }
 
-    /// Copies all of `from` over `to`, which is as long, and which no kernel under way uses but in stream order.
+    /// Copies all of `from` over `to`, which is as long, and which no kernel under way uses but in stream
+    /// order.
     #[allow(unsafe_code)]
     pub fn copy(&self, from: &Buffer, to: &Buffer) -> Result<()> {
         assert_eq!((from.elem(), from.len()), (to.elem(), to.len()), "a copy of another type or length");

@@ -1,4 +1,5 @@
-//! The GPU itself: opening it, memory and its accounts, whether its work is being recorded, ranges for profilers.
+//! The GPU itself: opening it, memory and its accounts, whether its work is being recorded, ranges for
+//! profilers.
 
 mod account;
 mod buffer;

@@ -1,6 +1,6 @@
 //! Ranges for NVIDIA's profilers (NVTX 3), without a library: a profiler names its own in the environment
-//! (`NVTX_INJECTION64_PATH`), we load it, and it writes the functions to call into tables that we show it. Without a
-//! profiler a range costs one comparison.
+//! (`NVTX_INJECTION64_PATH`), we load it, and it writes the functions to call into tables that we show it.
+//! Without a profiler a range costs one comparison.
 
 use std::env;
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
@@ -116,7 +116,8 @@ fn profiler() -> Option<Profiler> {
     static FOUND: OnceLock<Option<Profiler>> = OnceLock::new();
     *FOUND.get_or_init(|| {
         let path = env::var_os("NVTX_INJECTION64_PATH")?;
-        // SAFETY: the user's profiler is named by the user's environment, as for every program with NVTX. It stays loaded.
+        // SAFETY: the user's profiler is named by the user's environment, as for every program with NVTX. It
+        // stays loaded.
         let initialize: Initialize = unsafe {
             let library = Box::leak(Box::new(libloading::Library::new(path).ok()?));
             *library.get::<Initialize>(b"InitializeInjectionNvtx2\0").ok()?

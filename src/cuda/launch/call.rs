@@ -71,9 +71,9 @@ impl<'a> Call<'a> {
             block_dim: (launch.block, 1, 1),
             shared_mem_bytes: launch.shared,
         };
-        // SAFETY: the arguments are those of the prototype, in order and by type (tests/kernels.rs); each pointer is a
-        // live buffer that the launcher has checked to be as long as the kernel reads or writes. Buffers are freed in the
-        // order of the stream, so they outlive the kernel.
+        // SAFETY: the arguments are those of the prototype, in order and by type (tests/kernels.rs); each
+        // pointer is a live buffer that the launcher has checked to be as long as the kernel reads or writes.
+        // Buffers are freed in the order of the stream, so they outlive the kernel.
         let started = unsafe { self.0.launch(config) };
         started.map(drop).map_err(|e| device.failed("starting a kernel", e))
     }

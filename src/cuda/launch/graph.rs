@@ -1,10 +1,10 @@
-//! Work recorded once as a CUDA graph and replayed: no launch costs a microsecond of the host any more, and the GPU does
-//! not wait between kernels.
+//! Work recorded once as a CUDA graph and replayed: no launch costs a microsecond of the host any more, and
+//! the GPU does not wait between kernels.
 //!
-//! The first call with a record runs as usual: it makes what is made once (forms of weights) and shows what the results
-//! look like. The second is captured. Inputs and results have fixed places that are copied to and from; memory taken and
-//! freed while capturing becomes part of the graph. Work that must wait for a result cannot be captured: then the record
-//! says so, and every call runs as usual.
+//! The first call with a record runs as usual: it makes what is made once (forms of weights) and shows what
+//! the results look like. The second is captured. Inputs and results have fixed places that are copied to and
+//! from; memory taken and freed while capturing becomes part of the graph. Work that must wait for a result
+//! cannot be captured: then the record says so, and every call runs as usual.
 
 use std::sync::Arc;
 
@@ -106,8 +106,8 @@ impl Recorded {
             made.iter().zip(&results).try_for_each(|(y, place)| cuda.overwrite(y, place))
         });
         let whole = device.capture().end();
-        // What went wrong in passing, as when memory of a capture that failed was freed: it would keep the capture from
-        // being ended.
+        // What went wrong in passing, as when memory of a capture that failed was freed: it would keep the
+        // capture from being ended.
         let passing = device.context().check_err();
         let graph = device.stream().end_capture(sys::CUgraphInstantiate_flags(0));
         match (work, graph) {

@@ -1,15 +1,15 @@
-//! How kernels are declared. `kernels!` lists the kernels of one `.cu` file with typed arguments and makes a method of
-//! each; `params!` declares the structs they take by value. `tests/kernels.rs` compares both with the text of the
-//! `.cu` files, so that an argument cannot change on one side only.
+//! How kernels are declared. `kernels!` lists the kernels of one `.cu` file with typed arguments and makes a
+//! method of each; `params!` declares the structs they take by value. `tests/kernels.rs` compares both with
+//! the text of the `.cu` files, so that an argument cannot change on one side only.
 //!
-//! A launcher (the functions of `ops/norm.rs`, `ops/image.rs`, ...) decides grid, block and shared memory and checks
-//! shapes. The one launch is in `call.rs`.
+//! A launcher (the functions of `ops/norm.rs`, `ops/image.rs`, ...) decides grid, block and shared memory and
+//! checks shapes. The one launch is in `call.rs`.
 
-/// `kernels! { pub struct Table from "file" { fn name(x: In<Act>, y: Out<f32>, p: Params); } }`: the kernels of
-/// kernels/file.cu, each a method `table.name(device, launch, x, y, p)`.
+/// `kernels! { pub struct Table from "file" { fn name(x: In<Act>, y: Out<f32>, p: Params); } }`: the kernels
+/// of kernels/file.cu, each a method `table.name(device, launch, x, y, p)`.
 ///
-/// `family name [a, b, c](x: In<Act>, p: Params);` declares kernels that take the same arguments, as one method
-/// `table.name(which, device, launch, x, p)`, where `which` is an index into the list.
+/// `family name [a, b, c](x: In<Act>, p: Params);` declares kernels that take the same arguments, as one
+/// method `table.name(which, device, launch, x, p)`, where `which` is an index into the list.
 macro_rules! kernels {
     ($(#[$meta:meta])* pub struct $Table:ident from $file:literal { $($body:tt)* }) => {
         kernels! { @parse [$(#[$meta])*] $Table $file [] $($body)* }

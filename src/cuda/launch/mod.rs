@@ -1,5 +1,5 @@
-//! How kernels reach the GPU: the compiled images, the typed tables of kernels, the launch, and work recorded as a
-//! graph.
+//! How kernels reach the GPU: the compiled images, the typed tables of kernels, the launch, and work recorded
+//! as a graph.
 
 mod call;
 pub mod graph;

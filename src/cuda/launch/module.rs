@@ -1,6 +1,6 @@
-//! Images: the compiled kernels of one element type. They come from fatbins inside the binary, or where it was built
-//! without nvcc (or `DAS_CUDA_NVRTC=1` asks for it), from the sources inside the binary through NVRTC, compiled once per
-//! GPU model and kept on disk.
+//! Images: the compiled kernels of one element type. They come from fatbins inside the binary, or where it
+//! was built without nvcc (or `DAS_CUDA_NVRTC=1` asks for it), from the sources inside the binary through
+//! NVRTC, compiled once per GPU model and kept on disk.
 
 use std::env;
 use std::ffi::{CStr, CString};
@@ -89,8 +89,8 @@ impl<'a> Image<'a> {
     fn compiled(&self, file: &str, kept: Option<PathBuf>) -> Result<Vec<u8>> {
         let bytes = compile(file, self.options())?;
         if let Some(path) = kept {
-            // A cache that cannot be written costs the time of compiling at the next start, nothing else. The name
-            // appears only when the file is whole.
+            // A cache that cannot be written costs the time of compiling at the next start, nothing else. The
+            // name appears only when the file is whole.
             let part = path.with_extension(format!("{}.part", std::process::id()));
             let written =
                 path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&part, &bytes));
@@ -124,8 +124,8 @@ pub fn usable(ordinal: usize) -> Result<GpuInfo> {
     Ok(info)
 }
 
-/// Whether a driver that knows the CUDA version `driver` can be given kernels: those of the binary, if it is not older
-/// than what they were made with, or NVRTC's.
+/// Whether a driver that knows the CUDA version `driver` can be given kernels: those of the binary, if it is
+/// not older than what they were made with, or NVRTC's.
 fn check_driver(driver: (i32, i32)) -> Result<()> {
     if embedded().is_empty() {
         return if has_nvrtc() { Ok(()) } else { Err(no_nvrtc()) };
@@ -157,22 +157,23 @@ fn embedded() -> &'static [(&'static str, &'static str, &'static [u8])] {
     if here { &[] } else { IMAGES }
 }
 
-/// Where compiled kernels and choices between products are kept: `$XDG_CACHE_HOME/das-cuda` or `~/.cache/das-cuda`.
+/// Where compiled kernels and choices between products are kept: `$XDG_CACHE_HOME/das-cuda` or
+/// `~/.cache/das-cuda`.
 pub fn cache() -> Option<PathBuf> {
     let dir = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let base = dir("XDG_CACHE_HOME").or_else(|| dir("HOME").map(|home| home.join(".cache")))?;
     Some(base.join("das-cuda"))
 }
 
-/// Whether the next GPU to be opened has its kernels compiled first, which takes a minute or more: there are none in the
-/// binary, and none were kept.
+/// Whether the next GPU to be opened has its kernels compiled first, which takes a minute or more: there are
+/// none in the binary, and none were kept.
 pub fn compiles() -> bool {
     let mut kept = cache().and_then(|dir| fs::read_dir(dir).ok()).into_iter().flatten().flatten();
     embedded().is_empty() && !kept.any(|file| file.path().extension().is_some_and(|e| e == "cubin"))
 }
 
-/// Compiles kernels/`file`.cu with NVRTC: to machine code for the architecture that the first of the options names,
-/// or where NVRTC is older than the GPU, to PTX, of which the driver makes machine code.
+/// Compiles kernels/`file`.cu with NVRTC: to machine code for the architecture that the first of the options
+/// names, or where NVRTC is older than the GPU, to PTX, of which the driver makes machine code.
 #[allow(unsafe_code)]
 fn compile(file: &str, mut options: [String; 3]) -> Result<Vec<u8>> {
     if !has_nvrtc() {
@@ -191,8 +192,8 @@ fn compile(file: &str, mut options: [String; 3]) -> Result<Vec<u8>> {
     let (own, any) = (pointers(&own), pointers(&any));
     let (source, name) = (text(source), text(&format!("{file}.cu")));
     let failed = |what: &str, e: nvrtc::NvrtcError| Error::device(format!("NVRTC: {what} {file}.cu: {e:?}"));
-    // SAFETY: every pointer is to a NUL-terminated string, or an array of `len` of them, that outlives the call; the
-    // program is destroyed once; the buffer is as long as NVRTC says the image is.
+    // SAFETY: every pointer is to a NUL-terminated string, or an array of `len` of them, that outlives the
+    // call; the program is destroyed once; the buffer is as long as NVRTC says the image is.
     unsafe {
         let mut program = ptr::null_mut();
         sys::nvrtcCreateProgram(
@@ -238,7 +239,8 @@ fn compile(file: &str, mut options: [String; 3]) -> Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// NVRTC itself, which needs no GPU: `.ci/run` has it on `LD_LIBRARY_PATH`. The tests' stand-in compiles nothing.
+    /// NVRTC itself, which needs no GPU: `.ci/run` has it on `LD_LIBRARY_PATH`. The tests' stand-in compiles
+    /// nothing.
     #[test]
     #[ignore = "needs NVRTC, which .ci/run installs"]
     fn nvrtc_compiles_every_kernel_for_hopper() {

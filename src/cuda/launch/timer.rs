@@ -1,4 +1,5 @@
-//! Time as the GPU takes it: marks in the stream, and how far apart they are. For benches; nothing else waits for them.
+//! Time as the GPU takes it: marks in the stream, and how far apart they are. For benches; nothing else waits
+//! for them.
 
 use std::time::Duration;
 
@@ -22,7 +23,8 @@ impl Cuda {
         event.map(Mark).map_err(|e| self.device.failed("marking a time", e))
     }
 
-    /// The time from one mark to a later one, in which the GPU may also have waited for the host. Waits for both.
+    /// The time from one mark to a later one, in which the GPU may also have waited for the host. Waits for
+    /// both.
     ///
     /// # Errors
     /// [`ErrorKind::Device`](crate::ErrorKind::Device): of the driver, or of the work between the marks.

@@ -1,7 +1,8 @@
-//! The choice between our kernels and cuBLASLt for linear maps. The first product of a problem is made by both and timed.
-//! A candidate of the library replaces the current best only if it is at least 1.1 times as fast and its result agrees
-//! with ours to within rounding. Decisions stay for the life of the process, so that results repeat, and in a file
-//! (cache.rs), so that they repeat from run to run. Any failure leaves the problem to our kernels.
+//! The choice between our kernels and cuBLASLt for linear maps. The first product of a problem is made by
+//! both and timed. A candidate of the library replaces the current best only if it is at least 1.1 times as
+//! fast and its result agrees with ours to within rounding. Decisions stay for the life of the process, so
+//! that results repeat, and in a file (cache.rs), so that they repeat from run to run. Any failure leaves the
+//! problem to our kernels.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -22,8 +23,8 @@ const TIMES: u32 = 2;
 const ROUNDS: usize = 3;
 /// Most further measurements of our kernels before the first candidate, while they are still getting faster.
 const SETTLING: usize = 20;
-/// How many times as fast a candidate must be as the best before it. Measurements scatter by a few percent, and GPUs of
-/// one kind should decide alike.
+/// How many times as fast a candidate must be as the best before it. Measurements scatter by a few percent,
+/// and GPUs of one kind should decide alike.
 const CLEARLY: f64 = 1.1;
 
 /// How one problem was decided, for benches.
@@ -82,8 +83,8 @@ impl Autotuner {
         self.known.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// The result `(rows, columns)` of `problem`: by `own`, our kernels, or by the library's product followed by
-    /// `finish`, the epilogue. The first product of a problem is made by both.
+    /// The result `(rows, columns)` of `problem`: by `own`, our kernels, or by the library's product followed
+    /// by `finish`, the epilogue. The first product of a problem is made by both.
     ///
     /// # Errors
     /// Of `own` and `finish`.
@@ -166,8 +167,9 @@ impl Autotuner {
         known.plans.entry(problem).or_insert(plan).clone()
     }
 
-    /// Times our kernels, whose result is `y`, and then the library's candidates in its order. Returns the outcome, and
-    /// the number and plan of the candidate that won, if one did; `None` if the measurement itself fails.
+    /// Times our kernels, whose result is `y`, and then the library's candidates in its order. Returns the
+    /// outcome, and the number and plan of the candidate that won, if one did; `None` if the measurement
+    /// itself fails.
     fn measure(
         &self,
         cuda: &Cuda,
@@ -241,8 +243,8 @@ fn time(cuda: &Cuda, f: &dyn Fn() -> Option<()>) -> Option<Duration> {
     (0..ROUNDS).map(round).min()?
 }
 
-/// Whether two results differ by no more than rounding: the length of the difference is at most twice the largest
-/// relative error of one rounding, times the length of ours.
+/// Whether two results differ by no more than rounding: the length of the difference is at most twice the
+/// largest relative error of one rounding, times the length of ours.
 fn agree(cuda: &Cuda, ours: &Tensor, theirs: &Tensor) -> Option<bool> {
     let allowed = match cuda.elem() {
         Elem::F16 => 0.5_f64.powi(10),

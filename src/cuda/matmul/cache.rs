@@ -1,5 +1,5 @@
-//! The autotuner's decisions (autotune.rs) of earlier runs, in a file of one line for each problem. Decisions are made by
-//! times, which scatter; the file makes the same command give the same bits on one machine.
+//! The autotuner's decisions (autotune.rs) of earlier runs, in a file of one line for each problem. Decisions
+//! are made by times, which scatter; the file makes the same command give the same bits on one machine.
 
 use std::collections::HashMap;
 use std::fs;
@@ -25,8 +25,8 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// The file for a GPU, a version of the library and an element type, which `name` says. The name of the file has this
-    /// program's version too, because another version's kernels may be faster.
+    /// The file for a GPU, a version of the library and an element type, which `name` says. The name of the
+    /// file has this program's version too, because another version's kernels may be faster.
     pub fn usual(name: &str) -> Cache {
         let name: String =
             name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
@@ -37,7 +37,8 @@ impl Cache {
     /// Reads `file`. A file that cannot be read, and lines that are not understood, decide nothing.
     pub fn open(file: Option<PathBuf>) -> Cache {
         let text = file.as_ref().and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
-        // Of two lines for one problem the later counts: a run adds it if it could not do what the first says.
+        // Of two lines for one problem the later counts: a run adds it if it could not do what the first
+        // says.
         let known = text.lines().filter_map(parse).collect();
         Cache { file, known }
     }
@@ -64,8 +65,8 @@ const EPILOGUES: [(&str, Epilogue); 4] = [
     ("geglu", Epilogue::Geglu),
 ];
 
-/// `4096 2560 320 w+bias+geglu+kept 2`: rows, columns, depth; `w`, or `w'` for a transposed weight, and what is added to
-/// the product or follows it; the candidate's number, or `own`.
+/// `4096 2560 320 w+bias+geglu+kept 2`: rows, columns, depth; `w`, or `w'` for a transposed weight, and what
+/// is added to the product or follows it; the candidate's number, or `own`.
 fn line(problem: Problem, choice: Choice) -> String {
     let Problem { rows, columns, depth, transposed, bias, add, epilogue } = problem;
     let named = |epilogue| EPILOGUES.iter().find(|(_, e)| *e == epilogue).map(|(name, _)| *name);

@@ -1,5 +1,5 @@
-//! cuBLASLt, where it is found at run time: descriptions of linear maps for the library, the candidates it proposes for
-//! them, and their launch. autotune.rs decides between these and our kernels.
+//! cuBLASLt, where it is found at run time: descriptions of linear maps for the library, the candidates it
+//! proposes for them, and their launch. autotune.rs decides between these and our kernels.
 
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
@@ -28,8 +28,8 @@ const OLDEST: usize = 120_000;
 /// How long the GPU waits in [`pause`]. The host starts a product in a few microseconds.
 const PAUSE: Duration = Duration::from_micros(300);
 
-/// The functions that are called. cudarc looks each up at its first use and panics if it is missing, so all are looked
-/// for before.
+/// The functions that are called. cudarc looks each up at its first use and panics if it is missing, so all
+/// are looked for before.
 const FUNCTIONS: [&str; 13] = [
     "cublasLtGetVersion",
     "cublasLtCreate",
@@ -132,8 +132,8 @@ fn unready() -> result::CublasError {
     result::CublasError(sys::cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED)
 }
 
-/// Makes the GPU wait for [`PAUSE`], so that the host can start all work to be timed meanwhile. The time between two
-/// marks is then the GPU's alone, as in a recorded graph.
+/// Makes the GPU wait for [`PAUSE`], so that the host can start all work to be timed meanwhile. The time
+/// between two marks is then the GPU's alone, as in a recorded graph.
 #[allow(unsafe_code)]
 pub fn pause(cuda: &Cuda) -> Option<()> {
     extern "C" fn sleep(_: *mut c_void) {
@@ -144,8 +144,8 @@ pub fn pause(cuda: &Cuda) -> Option<()> {
     unsafe { launch_host_function(cuda.device.stream().cu_stream(), sleep, ptr::null_mut()) }.ok()
 }
 
-/// A problem as described to the library, and an algorithm for it. The library's matrices are column-major, so it makes
-/// the transposes: `y^T = w^T x^T`.
+/// A problem as described to the library, and an algorithm for it. The library's matrices are column-major,
+/// so it makes the transposes: `y^T = w^T x^T`.
 pub struct Plan {
     desc: Mutex<Desc>,
     w: Layout,
@@ -211,8 +211,8 @@ impl Preference {
 }
 
 impl Plan {
-    /// The library's candidates, best first by its own heuristic, which proposes the same ones every time. It may look at
-    /// the alignment of the bias, which is that of every later one.
+    /// The library's candidates, best first by its own heuristic, which proposes the same ones every time. It
+    /// may look at the alignment of the bias, which is that of every later one.
     #[allow(unsafe_code)]
     pub fn candidates(library: &Library, cuda: &Cuda, problem: Problem, bias: u64) -> Lt<Vec<Plan>> {
         let kind = match cuda.elem() {

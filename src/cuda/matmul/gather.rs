@@ -1,12 +1,14 @@
-//! The geometry of convolutions and their transposes, as products whose left rows are gathered from pixels (implicit
-//! GEMM). Output pixels are divided into classes by the remainders of their coordinates. Within a class, the input pixels
-//! and the kernel positions that an output pixel reads are affine functions of its coordinates and of the tap:
+//! The geometry of convolutions and their transposes, as products whose left rows are gathered from pixels
+//! (implicit GEMM). Output pixels are divided into classes by the remainders of their coordinates. Within a
+//! class, the input pixels and the kernel positions that an output pixel reads are affine functions of its
+//! coordinates and of the tap:
 //!
 //! - forward: one class;
-//! - forward on an image upsampled by two: four classes, with a kernel whose neighbouring positions have been summed
-//!   (`fold` of conv.cu); 4 of the 9 products of a 3x3 kernel are left;
+//! - forward on an image upsampled by two: four classes, with a kernel whose neighbouring positions have been
+//!   summed (`fold` of conv.cu); 4 of the 9 products of a 3x3 kernel are left;
 //! - transpose with stride `s`: `s x s` classes, and each kernel position belongs to one of them;
-//! - transpose on the upsampled image: one class, with the same folded kernel, at every other pixel of the cotangent.
+//! - transpose on the upsampled image: one class, with the same folded kernel, at every other pixel of the
+//!   cotangent.
 
 use crate::backend::Conv;
 use crate::tensor::Shape;
@@ -46,8 +48,8 @@ fn count(k: usize, step: usize, last: usize) -> usize {
     if k > last { 0 } else { (last - k) / step + 1 }
 }
 
-/// Output pixel `2g + q` of an upsampling convolution reads input pixel `g + t` with the kernel positions `2t + pad - q`
-/// and the next, whose sum is position `2t + pad - q + 1` of the folded kernel.
+/// Output pixel `2g + q` of an upsampling convolution reads input pixel `g + t` with the kernel positions `2t
+/// + pad - q` and the next, whose sum is position `2t + pad - q + 1` of the folded kernel.
 fn upsampled(kernel: usize, pad: usize, q: usize) -> Axis {
     let first = (q as isize - pad as isize).div_euclid(2);
     let k = (2 * first + pad as isize + 1 - q as isize) as usize;

@@ -1,5 +1,5 @@
-//! A matrix product with gathered rows, as data: its operands and its epilogue, the parameters of its kernels, and
-//! the problem that it is to the autotuner.
+//! A matrix product with gathered rows, as data: its operands and its epilogue, the parameters of its
+//! kernels, and the problem that it is to the autotuner.
 
 use super::gather::{Class, Gather};
 use crate::backend::{Activation, Backend, Epilogue};
@@ -61,8 +61,8 @@ params! {
 pub struct Product<'a> {
     pub gather: &'a Gather,
     pub x: &'a Tensor,
-    /// `(rows, kh, kw, c)`. Each row makes one column of `y`, as a sum over the channels `c` of `x`. If `transposed`,
-    /// each row belongs to one channel of `x` instead, and `c` are the columns of `y`.
+    /// `(rows, kh, kw, c)`. Each row makes one column of `y`, as a sum over the channels `c` of `x`. If
+    /// `transposed`, each row belongs to one channel of `x` instead, and `c` are the columns of `y`.
     pub w: &'a Tensor,
     pub transposed: bool,
     /// `(1|n, 1, 1, out)`: one row for all samples, or one for each.
@@ -74,8 +74,8 @@ pub struct Product<'a> {
     pub f32_output: bool,
 }
 
-/// What decides how fast a plain product is: `y (rows, columns) = epilogue(x (rows, depth) w + bias + add)`. Both the
-/// autotuner and its cache are keyed by it.
+/// What decides how fast a plain product is: `y (rows, columns) = epilogue(x (rows, depth) w + bias + add)`.
+/// Both the autotuner and its cache are keyed by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Problem {
     pub rows: usize,

@@ -1,5 +1,5 @@
-//! Runs a product with gathered rows by cuBLASLt, by our kernels on tensor cores, or by those without. Linear maps and
-//! convolutions come here as a gather (gather.rs) and a weight.
+//! Runs a product with gathered rows by cuBLASLt, by our kernels on tensor cores, or by those without. Linear
+//! maps and convolutions come here as a gather (gather.rs) and a weight.
 
 use std::path::Path;
 
@@ -14,27 +14,28 @@ use crate::error::Result;
 use crate::tensor::Tensor;
 
 impl Cuda {
-    /// Also considers cuBLASLt, where it is found, for linear maps in 16 bits: it makes those for which it is clearly
-    /// faster than our kernels. Decisions of earlier runs are read from a cache file. Without the library, results
-    /// depend on our kernels only.
+    /// Also considers cuBLASLt, where it is found, for linear maps in 16 bits: it makes those for which it is
+    /// clearly faster than our kernels. Decisions of earlier runs are read from a cache file. Without the
+    /// library, results depend on our kernels only.
     pub fn with_cublas(self) -> Cuda {
         let autotuner = self.tensor.as_ref().and_then(|_| Autotuner::new(&self));
         Cuda { autotuner, ..self }
     }
 
-    /// Reads the decisions between cuBLASLt and our kernels from this file and adds to it, in place of the usual one;
-    /// with `None`, every decision is made anew and none is kept.
+    /// Reads the decisions between cuBLASLt and our kernels from this file and adds to it, in place of the
+    /// usual one; with `None`, every decision is made anew and none is kept.
     pub fn with_autotune_cache(self, file: Option<&Path>) -> Cuda {
         Cuda { autotuner: self.autotuner.map(|autotuner| autotuner.with_cache(file)), ..self }
     }
 
-    /// The decisions between cuBLASLt and our kernels that this process timed itself; `None` without the library.
+    /// The decisions between cuBLASLt and our kernels that this process timed itself; `None` without the
+    /// library.
     pub fn autotune_outcomes(&self) -> Option<Vec<Outcome>> {
         self.autotuner.as_ref().map(Autotuner::outcomes)
     }
 
-    /// Makes every matrix product and convolution with tile `tile` (below [`Cuda::TILES`]) and the sum split into
-    /// `splits` parts. For tests and measurements.
+    /// Makes every matrix product and convolution with tile `tile` (below [`Cuda::TILES`]) and the sum split
+    /// into `splits` parts. For tests and measurements.
     #[doc(hidden)]
     pub fn with_plan(self, tile: usize, splits: usize) -> Cuda {
         Cuda { plan: Some(Plan { tile, splits }), ..self }
@@ -96,8 +97,8 @@ impl Product<'_> {
         }
     }
 
-    /// A matrix product without a gather, by whichever of cuBLASLt and our kernels the autotuner picks; `None` where the
-    /// library is not there or cannot make it.
+    /// A matrix product without a gather, by whichever of cuBLASLt and our kernels the autotuner picks;
+    /// `None` where the library is not there or cannot make it.
     fn autotuned(self, cuda: &Cuda, table: &Table, epilogue: Fused) -> Result<Option<Output>> {
         let Some(autotuner) = &cuda.autotuner else { return Ok(None) };
         let (act, out, x, w) = (cuda.elem(), self.out, self.x.shape(), self.w.shape());

@@ -62,8 +62,8 @@ impl Product<'_> {
         Ok(self.wrap_output(cuda, buffers, epilogue))
     }
 
-    /// The product without its epilogue, without tensor cores: in `Act` if all operands and the result are, else in
-    /// f32.
+    /// The product without its epilogue, without tensor cores: in `Act` if all operands and the result are,
+    /// else in f32.
     pub fn simt(self, cuda: &Cuda) -> Result<Tensor> {
         let target = if self.f32_output { Elem::F32 } else { cuda.elem_of(self.out) };
         let all = [Some(self.x), Some(self.w), self.bias, self.add];

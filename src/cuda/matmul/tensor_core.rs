@@ -25,8 +25,8 @@ kernels! {
 }
 
 impl Product<'_> {
-    /// The result, by the kernels of tensor.cu. The epilogue is fused unless the sum is split or the result is f32;
-    /// then `finish` of gemm.cu adds the parts and applies it.
+    /// The result, by the kernels of tensor.cu. The epilogue is fused unless the sum is split or the result
+    /// is f32; then `finish` of gemm.cu adds the parts and applies it.
     ///
     /// # Errors
     /// Memory or driver.

@@ -1,5 +1,6 @@
-//! Chooses the tile of tensor.cu for a product, and the number of parts that its sum is split into, by a small model of
-//! the GPU's time. The choice depends on the shape and the kind of GPU only, so that runs repeat themselves.
+//! Chooses the tile of tensor.cu for a product, and the number of parts that its sum is split into, by a
+//! small model of the GPU's time. The choice depends on the shape and the kind of GPU only, so that runs
+//! repeat themselves.
 
 use crate::cuda::device::Limits;
 
@@ -11,14 +12,15 @@ pub struct Tile {
     pub threads: u32,
     /// Blocks that fit on one multiprocessor at once, by registers.
     resident: usize,
-    /// Speed with that many blocks, relative to the largest tile. Smaller tiles wait longer for shared memory and L2.
+    /// Speed with that many blocks, relative to the largest tile. Smaller tiles wait longer for shared memory
+    /// and L2.
     full: f64,
     /// The share of that speed which one block reaches alone, as no other block computes while it waits.
     alone: f64,
 }
 
-/// In the order of the families of `tensor_core::Table`. Speeds are estimates from bytes per product; no GPU has
-/// confirmed them.
+/// In the order of the families of `tensor_core::Table`. Speeds are estimates from bytes per product; no GPU
+/// has confirmed them.
 pub const TILES: [Tile; 5] = [
     Tile { rows: 256, columns: 128, threads: 256, resident: 1, full: 1.0, alone: 1.0 },
     Tile { rows: 128, columns: 160, threads: 128, resident: 2, full: 1.0, alone: 0.7 },

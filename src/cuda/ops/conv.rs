@@ -1,5 +1,6 @@
-//! Convolutions and their transposes on the GPU, as products with gathered rows (matmul/product.rs); and launchers of
-//! kernels/conv.cu, which gather patches, sum taps and pad weights where the channels are too few for tensor cores.
+//! Convolutions and their transposes on the GPU, as products with gathered rows (matmul/product.rs); and
+//! launchers of kernels/conv.cu, which gather patches, sum taps and pad weights where the channels are too
+//! few for tensor cores.
 
 use crate::backend::Conv;
 use crate::cuda::ctx::Cuda;
@@ -147,8 +148,8 @@ pub fn conv_vjp(cuda: &Cuda, dy: &Tensor, w: &Tensor, x: Shape, conv: Conv) -> R
     }
 }
 
-/// Whether to compute all taps of a result of `few` channels as columns of one product and to sum them afterwards. A
-/// tile of `few` columns would be mostly empty.
+/// Whether to compute all taps of a result of `few` channels as columns of one product and to sum them
+/// afterwards. A tile of `few` columns would be mostly empty.
 fn sums_taps(cuda: &Cuda, kernel: Shape, few: usize) -> bool {
     cuda.tensor.is_some() && kernel.tokens() > 1 && few <= 16
 }
@@ -158,8 +159,8 @@ fn before(conv: Conv) -> [isize; 2] {
     [-(conv.pad[0] as isize), -(conv.pad[2] as isize)]
 }
 
-/// How patches are gathered: output pixel `g` reads input pixel `(step g + first + dstep tap) / unit`, rounded down; if
-/// `exact`, only where that is whole.
+/// How patches are gathered: output pixel `g` reads input pixel `(step g + first + dstep tap) / unit`,
+/// rounded down; if `exact`, only where that is whole.
 struct Patches {
     step: usize,
     first: [isize; 2],
@@ -169,8 +170,8 @@ struct Patches {
 }
 
 impl Patches {
-    /// One row for each pixel of `grid`, with columns (tap, channel) or, `by_channel`, (channel, tap), padded to whole
-    /// packets.
+    /// One row for each pixel of `grid`, with columns (tap, channel) or, `by_channel`, (channel, tap), padded
+    /// to whole packets.
     fn gather(
         &self,
         cuda: &Cuda,
@@ -208,8 +209,8 @@ impl Patches {
     }
 }
 
-/// How taps are summed: output pixel `g` adds, for each tap, that tap's column of row `(g + first + dstep tap) / unit`,
-/// where that is whole.
+/// How taps are summed: output pixel `g` adds, for each tap, that tap's column of row `(g + first + dstep
+/// tap) / unit`, where that is whole.
 struct TapSum {
     first: [isize; 2],
     dstep: isize,
@@ -268,8 +269,8 @@ fn padded(cuda: &Cuda, w: &Tensor, form: Form, rows: Shape) -> Result<Tensor> {
     })
 }
 
-/// The weight that the gather of `conv` reads: itself, or for an upsampling convolution the folded one, which is kept
-/// with the weight.
+/// The weight that the gather of `conv` reads: itself, or for an upsampling convolution the folded one, which
+/// is kept with the weight.
 fn folded(cuda: &Cuda, w: &Tensor, conv: Conv) -> Result<Tensor> {
     if !conv.upsample {
         return Ok(w.clone());

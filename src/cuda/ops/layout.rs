@@ -10,8 +10,8 @@ pub const BLOCK: u32 = 256;
 /// Most threads of a block of a kernel over rows: the `__launch_bounds__` of these kernels.
 const MOST: usize = 384;
 
-/// Elements of one access: 16 bytes of them if all `sizes` (channels, offsets, lengths) are multiples of that, else one
-/// element.
+/// Elements of one access: 16 bytes of them if all `sizes` (channels, offsets, lengths) are multiples of
+/// that, else one element.
 pub fn access(elem: Elem, sizes: &[usize]) -> usize {
     let wide = 16 / elem.size();
     if sizes.iter().all(|n| n.is_multiple_of(wide)) { wide } else { 1 }
@@ -23,7 +23,8 @@ pub fn flat(n: usize, access: usize, each: usize) -> Launch {
     Launch::cover(n.div_ceil(access * each), BLOCK)
 }
 
-/// The layout of a block's threads over the rows of a tensor. A thread keeps its column, which is `access` channels.
+/// The layout of a block's threads over the rows of a tensor. A thread keeps its column, which is `access`
+/// channels.
 #[derive(Clone, Copy, Debug)]
 pub struct RowLayout {
     /// Elements of an access.
