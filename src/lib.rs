@@ -3,6 +3,7 @@
 //! The rooms of this library and who may use whom are in `ARCHITECTURE.md`.
 
 #![deny(unsafe_code)]
+#![warn(missing_docs)]
 
 pub mod assets;
 pub mod backend;

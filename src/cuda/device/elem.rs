@@ -6,9 +6,13 @@ pub const PACKET: usize = 8;
 /// Element type in device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Elem {
+    /// bfloat16.
     Bf16,
+    /// IEEE half precision.
     F16,
+    /// 32-bit floats.
     F32,
+    /// 32-bit integers: indices, counters, halves of 64-bit numbers.
     U32,
 }
 

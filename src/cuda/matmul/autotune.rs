@@ -30,17 +30,23 @@ const CLEARLY: f64 = 1.1;
 /// How one problem was decided, for benches.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
+    /// Rows of the result.
     pub rows: usize,
+    /// Columns of the result.
     pub columns: usize,
+    /// What is summed over.
     pub depth: usize,
     /// Whether the weight was transposed.
     pub transposed: bool,
+    /// Whether there is a bias.
     pub bias: bool,
+    /// Whether another tensor is added.
     pub add: bool,
     /// The epilogue, and whether the pre-activation was kept.
     pub epilogue: Fused,
-    /// Time of our kernels, and of the library's fastest candidate, if it has any.
+    /// Time of our kernels.
     pub ours: Duration,
+    /// Time of the library's best algorithm, if it has any.
     pub library: Option<Duration>,
     /// Whether the library makes this problem from now on.
     pub taken: bool,

@@ -20,6 +20,10 @@ impl Array64 {
         Ok(Array64 { words: cuda.device.alloc(Elem::U32, 2 * len)?, len })
     }
 
+    /// A copy of `data` on the device.
+    ///
+    /// # Errors
+    /// Of the device, and where there is no memory.
     pub fn upload(cuda: &Cuda, data: &[f64]) -> Result<Array64> {
         let mut wide = Array64::alloc(cuda, data.len())?;
         pointwise::put(cuda, bytemuck::cast_slice(data), &mut wide.words)?;

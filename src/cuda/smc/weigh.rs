@@ -73,10 +73,13 @@ pub struct Populations {
 /// Which event, and by which rules.
 #[derive(Clone, Copy, Debug)]
 pub struct Weighing<'a> {
+    /// How to weigh.
     pub rules: &'a Rules,
+    /// Which event of the chain.
     pub event: Event,
     /// Step of the chain: it keys the uniforms, with `seed` and the number of the prompt.
     pub step: u32,
+    /// Of the run.
     pub seed: u64,
     /// Potentials are `reward / alpha`, strengths `lambda_next / alpha`.
     pub alpha: f64,
