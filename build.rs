@@ -31,6 +31,7 @@ fn main() {
     if Path::new(HERE).exists() {
         println!("cargo::rerun-if-changed={HERE}");
     }
+    println!("cargo::rustc-env=DAS_CUDA_COMMIT={}", commit());
     // Without the backend there is nothing to compile.
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return;
@@ -55,7 +56,6 @@ fn main() {
     let built = |value: &str| if images.is_empty() { String::new() } else { value.to_string() };
     println!("cargo::rustc-env=DAS_CUDA_BUILT_ARCHS={}", built(&architectures()));
     println!("cargo::rustc-env=DAS_CUDA_BUILT_TOOLKIT={}", built(&toolkit));
-    println!("cargo::rustc-env=DAS_CUDA_COMMIT={}", commit());
     let mut text = String::from("pub static IMAGES: &[(&str, &str, &[u8])] = &[\n");
     for image in &images {
         let (file, element, path) = (&image.file, image.element, &image.path);

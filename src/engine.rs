@@ -135,7 +135,7 @@ impl EngineState {
 
 /// Weighs, resamples and moves, step after step: [`smc::weigh`](crate::smc::weigh) and [`Backend::advance`].
 /// A particle whose reward, state or noise is not finite is dead; a gradient that is not finite counts as 0.
-pub trait StepEngine {
+pub trait StepEngine: Send {
     /// Queues one step and returns the latents after it. At most `lookahead() + 1` steps may wait to be
     /// collected.
     ///

@@ -117,6 +117,13 @@ impl Error {
         self
     }
 
+    /// Puts more behind the message: `message; more`.
+    #[must_use]
+    pub fn addition(mut self, more: impl fmt::Display) -> Error {
+        self.inner.message = format!("{}; {more}", self.inner.message);
+        self
+    }
+
     /// What sort of failure this is.
     pub fn kind(&self) -> ErrorKind {
         self.inner.kind

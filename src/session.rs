@@ -8,6 +8,7 @@ pub mod memory;
 mod options;
 mod plan;
 mod run;
+mod scorer;
 
 pub use builder::SessionBuilder;
 pub use device::{Device, Dtype};
@@ -15,6 +16,7 @@ pub use loaded::Judgement;
 pub use options::{Checkpointing, Prompt, SampleOptions};
 pub use plan::{Plan, seconds};
 pub use run::{Run, Samples};
+pub use scorer::{Scorer, Scores};
 
 use crate::backend::Backend;
 use crate::ddim::Schedule;
@@ -133,6 +135,17 @@ impl Session {
         self.loaded.judge(&*self.backend, samples, prompt as u32, options)
     }
 
+    /// Refuses prompts and options that this model and these rewards cannot serve, before anything is drawn.
+    ///
+    /// # Errors
+    /// As [`Session::sample`].
+    pub fn check(&self, prompts: &[Prompt], options: &SampleOptions) -> Result<()> {
+        options.check()?;
+        self.loaded.check_prompts(prompts, options)?;
+        self.schedule(options)?;
+        self.size(options).map(drop)
+    }
+
     /// The device.
     pub fn backend(&self) -> &dyn Backend {
         &*self.backend
@@ -190,5 +203,19 @@ impl Session {
     /// Evaluations of the UNet for one prompt: particles, steps and branches of the guidance.
     pub fn evaluations(&self, options: &SampleOptions) -> u64 {
         self.loaded.evaluations(options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_and_runs_may_go_to_other_threads() {
+        fn send<T: Send>() {}
+        send::<Session>();
+        send::<Run<'_>>();
+        send::<Scorer>();
+        send::<SessionBuilder>();
     }
 }

@@ -6,9 +6,10 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
 use super::help;
-use super::values::{Auto, Bytes, DeviceChoice, Dtype, Save, Seed, Select, Switch};
+use super::values::{Auto, Bytes, Save, Seed, Select, device};
 use crate::method::{self, METHODS, Method};
 use crate::sampler::{Compat, OnNan};
+use crate::session::{Checkpointing, Device, Dtype};
 
 /// Test-time alignment of diffusion models: Sequential Monte Carlo with reward gradients.
 #[derive(Parser, Debug)]
@@ -192,8 +193,8 @@ pub struct Sample {
     pub quiet: bool,
 
     /// Where to compute: cpu, cuda (the first GPU), cuda:N, or auto: the first GPU if it can be used, else the CPU
-    #[arg(long, default_value = "auto", help_heading = "Machine")]
-    pub device: DeviceChoice,
+    #[arg(long, default_value = "auto", value_parser = device, help_heading = "Machine")]
+    pub device: Device,
     /// Type of weights and intermediate results [default: fp32 on the CPU, bf16 on a GPU]
     #[arg(long, value_enum, help_heading = "Machine")]
     pub dtype: Option<Dtype>,
@@ -203,8 +204,8 @@ pub struct Sample {
     #[arg(long, default_value = "auto", value_name = "N|auto", help_heading = "Machine")]
     pub micro_batch: Auto,
     /// Recompute activations in the backward pass instead of keeping them: less memory, a third more time
-    #[arg(long, value_enum, default_value_t = Switch::Off, help_heading = "Machine")]
-    pub checkpointing: Switch,
+    #[arg(long, value_enum, default_value_t = Checkpointing::Off, help_heading = "Machine")]
+    pub checkpointing: Checkpointing,
     /// CPU threads [default: one per processor]
     #[arg(long, value_name = "N", help_heading = "Machine")]
     pub threads: Option<usize>,
@@ -225,8 +226,8 @@ pub struct Score {
     #[arg(short, long, value_name = "TEXT")]
     pub prompt: Option<String>,
     /// Where to compute: cpu, cuda (the first GPU), cuda:N, or auto: the first GPU if it can be used, else the CPU
-    #[arg(long, default_value = "auto")]
-    pub device: DeviceChoice,
+    #[arg(long, default_value = "auto", value_parser = device)]
+    pub device: Device,
     /// Type of weights and intermediate results [default: fp32 on the CPU, bf16 on a GPU]
     #[arg(long, value_enum)]
     pub dtype: Option<Dtype>,

@@ -2,7 +2,6 @@
 
 use std::sync::LazyLock;
 
-use crate::cuda::{ARCHITECTURES, TOOLKIT};
 use crate::reward::{REWARDS, RewardKind};
 
 const EXAMPLES: &str = "\
@@ -54,9 +53,19 @@ fn describe() -> String {
         "" => "not recorded",
         commit => commit,
     };
-    let kernels = match ARCHITECTURES {
-        "" => "as sources, compiled by NVRTC at the first run on a GPU".to_string(),
-        built => format!("for {built}, by CUDA {TOOLKIT}"),
-    };
+    let kernels = kernels();
     format!("{}\ncommit: {commit}\nkernels: {kernels}", env!("CARGO_PKG_VERSION"))
+}
+
+#[cfg(feature = "cuda")]
+fn kernels() -> String {
+    match crate::cuda::ARCHITECTURES {
+        "" => "as sources, compiled by NVRTC at the first run on a GPU".to_string(),
+        built => format!("for {built}, by CUDA {}", crate::cuda::TOOLKIT),
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn kernels() -> String {
+    "none, built without CUDA".into()
 }

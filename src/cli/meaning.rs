@@ -4,26 +4,19 @@
 use std::path::{Path, PathBuf};
 
 use super::args::Sample;
-use super::prompts::Prompt;
-use super::values::{Device, Save, Select, Switch};
+use super::values::{Save, Select};
 use crate::error::{Error, Result};
 use crate::method::{Conclusion, METHODS, Method};
 use crate::reward::Spec;
 use crate::run::probe_file;
+use crate::session::{Checkpointing, Device, Prompt};
 
 /// The checks that need no model.
 ///
 /// # Errors
 /// Usage errors, each with the fix.
-pub fn check(args: &Sample, prompts: &[Prompt], eval_rewards: &[Spec]) -> Result<()> {
+pub fn check(args: &Sample, eval_rewards: &[Spec]) -> Result<()> {
     of_method(args)?;
-    if args.cfg_scale <= 1.0 {
-        no_negative(
-            prompts,
-            &format!("--cfg-scale {}, which runs without guidance", args.cfg_scale),
-            "leave out the negative prompt, or give --cfg-scale above 1",
-        )?;
-    }
     if let Some(spec) = eval_rewards.iter().find(|spec| spec.weight != 1.0) {
         let name = spec.kind.name;
         return Err(Error::usage(format!(
@@ -49,7 +42,7 @@ fn of_method(args: &Sample) -> Result<()> {
         ("--tempering-start", args.tempering_start != 0.0, method.weighs()),
         ("--ess-threshold", args.ess_threshold.is_some(), method.weighs()),
         ("--kl", args.kl.is_some(), method.conclusion() != Conclusion::Keep),
-        ("--checkpointing on", args.checkpointing == Switch::On, method.differentiates()),
+        ("--checkpointing on", args.checkpointing == Checkpointing::On, method.differentiates()),
     ];
     match given.into_iter().find(|(_, given, read)| *given && !read) {
         None => Ok(()),
@@ -89,18 +82,6 @@ fn readers(flag: &str) -> String {
     let names: Vec<&str> = METHODS.iter().filter(|m| reads(**m)).map(|m| m.name()).collect();
     let (last, others) = names.split_last().unwrap_or((&"", &[]));
     format!("--proposal {} or {last}{why}", others.join(", "))
-}
-
-/// Refuses negative prompts where nothing reads them, because of `why`.
-///
-/// # Errors
-/// [`ErrorKind::Usage`](crate::ErrorKind::Usage) with `fix`.
-pub fn no_negative(prompts: &[Prompt], why: &str, fix: &str) -> Result<()> {
-    let Some(Prompt { negative, .. }) = prompts.iter().find(|p| !p.negative.is_empty()) else {
-        return Ok(());
-    };
-    let short: String = negative.chars().take(40).collect();
-    Err(Error::usage(format!("the negative prompt \"{short}\" has no meaning with {why}")).fix(fix))
 }
 
 /// Where the results go: a directory, and for `NAME.png` also the file for the selected image.

@@ -2,7 +2,6 @@
 //! standard output, progress and warnings to stderr.
 
 mod args;
-mod device;
 mod doctor;
 mod flags;
 mod help;
@@ -18,7 +17,6 @@ mod record;
 mod sample;
 mod save;
 mod score;
-mod session;
 mod signals;
 mod skip;
 mod summary;

@@ -5,9 +5,16 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::options::Options;
-use super::prompts::Prompt;
 use super::record::Choices;
-use super::session::Draw;
+use crate::session::Prompt;
+
+/// What keys the random numbers of one draw of a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    /// The prompt's.
+    pub index: usize,
+    pub seed: u64,
+}
 
 /// One draw of a prompt.
 pub struct OnePrompt<'a> {

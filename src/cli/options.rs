@@ -4,14 +4,14 @@
 use std::path::PathBuf;
 
 use super::args::{Machine, Sample};
-use super::prompts::{self, Prompt};
-use super::values::{Auto, Device, Dtype, Save, Select, Switch};
-use super::{device, meaning};
+use super::values::{Auto, Bytes, Save, Select};
+use super::{flags, meaning, prompts};
 use crate::error::{Error, Result};
 use crate::method::Method;
 use crate::reward::Spec;
 use crate::sampler::{Compat, OnNan};
-use crate::smc::{Resampler, Rules, Tempering};
+use crate::session::{Device, Dtype, Prompt, SampleOptions, Session, SessionBuilder};
+use crate::smc::{Rules, Tempering};
 
 /// A validated `sample`.
 #[derive(Clone, Debug)]
@@ -23,8 +23,6 @@ pub struct Options {
     pub first_index: usize,
     /// `None`: the embedded model.
     pub model: Option<PathBuf>,
-    pub width: Option<usize>,
-    pub height: Option<usize>,
     pub seed: u64,
     pub latents: Option<PathBuf>,
     pub steps: usize,
@@ -32,13 +30,9 @@ pub struct Options {
     pub eta: f64,
     pub rewards: Vec<Spec>,
     pub eval_rewards: Vec<Spec>,
-    /// `None`: the reward's own default.
-    pub kl: Option<f64>,
     pub proposal: &'static dyn Method,
     /// As asked for.
     pub particles: usize,
-    /// Chains that run: one per particle, or as many as cost the same for `best-of-n`.
-    pub chains: usize,
     pub rules: Rules,
     pub tempering_start: f64,
     pub on_nan: OnNan,
@@ -56,21 +50,17 @@ pub struct Options {
     pub skip_finished: bool,
     pub json: bool,
     pub quiet: bool,
+    /// Never [`Device::Auto`].
     pub device: Device,
     pub dtype: Dtype,
     pub machine: Machine,
-    pub micro_batch: Auto,
-    pub checkpointing: Switch,
+    /// Device, model and rewards.
+    pub builder: SessionBuilder,
+    /// How each draw is made, but for its number and seed.
+    pub sample: SampleOptions,
     /// What the user should know of how the options were understood.
     pub notes: Vec<String>,
 }
-
-/// Alpha for the aesthetic head of the embedded model, whose ratings spread wider than those of the head that the
-/// reward's own default was made for. `tools/shapes/compare.py` measured it; the table is in the README.
-const SHAPES_KL: f64 = 0.2;
-
-/// Most particles per prompt: ancestors and file names are made for this many.
-const MOST_PARTICLES: usize = 1 << 20;
 
 /// Prompts' indices are below this: they key the noise.
 const MOST_PROMPTS: usize = 1 << 28;
@@ -81,6 +71,7 @@ impl Options {
     pub fn resolve(args: &Sample) -> Result<Options> {
         let (prompts, note) =
             prompts::collect(&args.prompts, args.prompt_file.as_deref(), &args.negative_prompt)?;
+        let seed = args.seed.resolve();
         let mut notes: Vec<String> = note.into_iter().collect();
         if args.count == 0 {
             return Err(Error::usage("--count 0: nothing to draw").fix("give --count at least 1"));
@@ -95,62 +86,32 @@ impl Options {
             ))
             .fix("give --first-index or --count a smaller number, or draw the prompts in parts"));
         }
-        // The embedded model's defaults fit a minute on two cores; elsewhere those of the DAS program hold.
-        let embedded = args.model.is_none();
-        let steps = args.steps.unwrap_or(if embedded { 50 } else { 100 });
-        let particles = args.particles.unwrap_or(if embedded { 16 } else { 4 });
-        if steps == 0 {
-            return Err(Error::usage("--steps 0: nothing to do").fix("give --steps at least 1"));
-        }
-        if particles == 0 {
-            return Err(Error::usage("--particles 0: nothing to sample").fix("give --particles at least 1"));
-        }
-        if particles > MOST_PARTICLES {
-            return Err(Error::usage(format!("--particles {particles}: more than {MOST_PARTICLES}"))
-                .fix("run several seeds instead"));
-        }
-        finite("--cfg-scale", args.cfg_scale, 0.0, 1e4)?;
-        finite("--eta", args.eta, 0.0, 1.0)?;
-        finite("--ess-threshold", args.ess_threshold.unwrap_or_default(), 0.0, 1.0)?;
-        if !(0.0..1.0).contains(&args.tempering_start) {
-            return Err(Error::usage(format!("--tempering-start {}: not a fraction", args.tempering_start))
-                .fix("give a number from 0 to below 1"));
-        }
-        if let Some(kl) = args.kl
-            && !(kl.is_finite() && kl > 0.0)
-        {
-            return Err(Error::usage(format!("--kl {kl}: not a positive number"))
-                .fix("smaller follows the reward more, larger the model more; try 0.01"));
-        }
-        let default_reward = vec!["aesthetic".to_string()];
-        let rewards =
-            Spec::parse_all("reward", if args.rewards.is_empty() { &default_reward } else { &args.rewards })?;
         let eval_rewards = Spec::parse_all("eval_reward", &args.eval_rewards)?;
-        meaning::check(args, &prompts, &eval_rewards)?;
-        let (device, note) = device::choose(args.device);
-        notes.extend(note);
+        let rewards = Spec::parse_all("reward", &args.rewards)?;
+        meaning::check(args, &eval_rewards)?;
+        let (builder, note) = builder(args, &rewards, &eval_rewards).resolve_device();
+        let device = builder.device_choice();
+        let sample = sample(args, &builder)?;
+        sample.check()?;
+        sample.check_prompts(&prompts)?;
+        notes.extend(note.map(|note| flags::named(&note)));
         meaning::of_device(args, device)?;
         let (output, image) = meaning::destination(args, &prompts)?;
-        let own_head = embedded && rewards.iter().any(|r| r.kind.name == "aesthetic" && r.path.is_none());
         Ok(Options {
             prompts,
             count: args.count,
             first_index: args.first_index,
             model: args.model.clone(),
-            width: args.width,
-            height: args.height,
-            seed: args.seed.resolve(),
+            seed,
             latents: args.latents.clone(),
-            steps,
+            steps: sample.step_count(),
             cfg_scale: args.cfg_scale,
             eta: args.eta,
-            rewards,
+            rewards: builder.reward_specs()?,
             eval_rewards,
-            kl: args.kl.or(own_head.then_some(SHAPES_KL)),
             proposal: args.proposal,
-            particles,
-            chains: particles,
-            rules: rules(args, steps)?,
+            particles: sample.particle_count(),
+            rules: sample.rules(),
             tempering_start: args.tempering_start,
             on_nan: args.on_nan,
             compat: args.compat,
@@ -168,35 +129,80 @@ impl Options {
             device,
             dtype: args.dtype.unwrap_or(device.default_dtype()),
             machine: args.machine.clone(),
-            micro_batch: args.micro_batch,
-            checkpointing: args.checkpointing,
+            builder,
+            sample,
             notes,
         })
     }
 }
 
-/// Tempering, resampling and threshold: the proposal's own rules, changed by what the user gave.
-fn rules(args: &Sample, steps: usize) -> Result<Rules> {
-    let guided = steps - (steps as f64 * args.tempering_start).floor() as usize;
-    let own = args.proposal.rules(guided);
-    let tempering = match (&args.tempering, args.gamma) {
-        (Some(text), gamma) => Tempering::parse(text, gamma, guided)?,
-        (None, Some(_)) if own.tempering == Tempering::None => Tempering::parse("none", args.gamma, guided)?,
-        (None, Some(_)) => Tempering::parse("exp", args.gamma, guided)?,
-        (None, None) => own.tempering,
-    };
-    let ess_threshold = args.ess_threshold.unwrap_or(own.ess_threshold);
-    tempering.validate(ess_threshold)?;
-    let resampler: Resampler = match &args.resample {
-        Some(name) => name.parse()?,
-        None => own.resampler,
-    };
-    Ok(Rules { tempering, resampler, ess_threshold })
+/// Device, model and rewards.
+fn builder(args: &Sample, rewards: &[Spec], eval_rewards: &[Spec]) -> SessionBuilder {
+    let mut builder = Session::builder().device(args.device);
+    if let Some(dtype) = args.dtype {
+        builder = builder.dtype(dtype);
+    }
+    if let Some(Bytes(most)) = args.machine.max_vram {
+        builder = builder.max_memory(most);
+    }
+    if args.machine.no_graph {
+        builder = builder.no_graph();
+    }
+    if args.machine.no_cublas {
+        builder = builder.no_cublas();
+    }
+    if let Some(folder) = &args.model {
+        builder = builder.model(folder);
+    }
+    builder = rewards.iter().cloned().fold(builder, SessionBuilder::reward);
+    eval_rewards.iter().cloned().fold(builder, SessionBuilder::eval_reward)
 }
 
-fn finite(flag: &str, value: f64, lo: f64, hi: f64) -> Result<()> {
-    if value.is_finite() && (lo..=hi).contains(&value) {
-        return Ok(());
+/// What each draw is told: what suits the model, changed by what the user gave.
+fn sample(args: &Sample, builder: &SessionBuilder) -> Result<SampleOptions> {
+    let mut options = builder
+        .defaults()
+        .cfg_scale(args.cfg_scale)
+        .eta(args.eta)
+        .method(args.proposal)
+        .tempering_start(args.tempering_start)
+        .on_nan(args.on_nan)
+        .compat(args.compat)
+        .checkpointing(args.checkpointing);
+    if let Some(steps) = args.steps {
+        options = options.steps(steps);
     }
-    Err(Error::usage(format!("{flag} {value}: out of range")).fix(format!("give a number from {lo} to {hi}")))
+    if let Some(particles) = args.particles {
+        options = options.particles(particles);
+    }
+    if let Some(width) = args.width {
+        options = options.width(width);
+    }
+    if let Some(height) = args.height {
+        options = options.height(height);
+    }
+    if let Some(alpha) = args.kl {
+        options = options.alpha(alpha);
+    }
+    if let Auto::Exactly(n) = args.micro_batch {
+        options = options.micro_batch(n);
+    }
+    if let Some(name) = &args.resample {
+        options = options.resampler(name.parse()?);
+    }
+    if let Some(threshold) = args.ess_threshold {
+        options = options.ess_threshold(threshold);
+    }
+    // Rates of the fixed schedules depend on the number of guided steps.
+    options.check()?;
+    let guided = options.guided_steps();
+    let own = args.proposal.rules(guided).tempering;
+    Ok(match (&args.tempering, args.gamma) {
+        (Some(text), gamma) => options.tempering(Tempering::parse(text, gamma, guided)?),
+        (None, Some(_)) if own == Tempering::None => {
+            options.tempering(Tempering::parse("none", args.gamma, guided)?)
+        }
+        (None, Some(_)) => options.tempering(Tempering::parse("exp", args.gamma, guided)?),
+        (None, None) => options,
+    })
 }

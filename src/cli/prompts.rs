@@ -14,19 +14,13 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::session::Prompt;
 
 /// Most bytes of a file: a device or an endless pipe is no list of prompts.
 const MOST_BYTES: u64 = 1 << 28;
 
 /// What a prompt may look like in JSON, for messages.
 const OBJECT: &str = "{\"prompt\": \"...\"}, with \"negative_prompt\" if wanted";
-
-/// One thing to draw.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Prompt {
-    pub text: String,
-    pub negative: String,
-}
 
 /// A prompt in JSON.
 enum Entry {

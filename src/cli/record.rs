@@ -4,15 +4,15 @@
 
 use serde_json::{Map, Value, json};
 
+use super::one::Draw;
 use super::options::Options;
-use super::prompts::Prompt;
-use super::session::{self, Draw, Session};
 use super::values::{Bytes, typed};
 use crate::error::Result;
 use crate::method::Conclusion;
 use crate::model::files::FileHash;
 use crate::reward::Spec;
 use crate::run::sha256_file;
+use crate::session::{Checkpointing, Prompt, Session};
 use crate::smc::{Floor, Rules, Tempering};
 
 /// Every option, under the name of its flag.
@@ -25,7 +25,7 @@ pub struct Choices {
 
 impl Choices {
     /// All options of one draw, defaults filled in. Those that the method does not read are `null`.
-    pub fn of(options: &Options, session: &Session<'_>, prompt: &Prompt, draw: Draw) -> Choices {
+    pub fn of(options: &Options, session: &Session, prompt: &Prompt, draw: Draw) -> Result<Choices> {
         // Without `..`: an option that is not recorded does not compile.
         let Options {
             prompts: _,
@@ -34,18 +34,14 @@ impl Choices {
             seed: _,
             count,
             model: _,
-            width: _,
-            height: _,
             latents,
             steps,
             cfg_scale,
             eta,
             rewards,
             eval_rewards,
-            kl: _,
             proposal,
             particles,
-            chains: _,
             rules,
             tempering_start,
             on_nan,
@@ -64,19 +60,21 @@ impl Choices {
             device: _,
             dtype,
             machine,
-            micro_batch: _,
-            checkpointing,
+            builder: _,
+            sample,
             notes: _,
         } = options;
+        let (size, micro_batch) = (session.size(sample)?, session.micro_batch(sample)?);
+        let checkpointing = if sample.checkpoints() { Checkpointing::On } else { Checkpointing::Off };
         let weighs = proposal.weighs();
         let Rules { tempering, resampler, ess_threshold } = rules;
         let deciding = json!({
             "prompt": prompt.text,
             "negative_prompt": prompt.negative,
             "index": draw.index,
-            "model": session.model_name(options),
-            "width": session.size.width,
-            "height": session.size.height,
+            "model": session.model_name(),
+            "width": size.width,
+            "height": size.height,
             "seed": draw.seed,
             "latents": latents.as_ref().map(|path| path.to_string_lossy()),
             "steps": steps,
@@ -84,7 +82,7 @@ impl Choices {
             "eta": eta,
             "rewards": rewards.iter().map(weighted).collect::<Vec<_>>(),
             "eval_rewards": eval_rewards.iter().map(named).collect::<Vec<_>>(),
-            "kl": (proposal.conclusion() != Conclusion::Keep).then_some(session.kl),
+            "kl": (proposal.conclusion() != Conclusion::Keep).then_some(session.alpha(&options.sample)),
             "proposal": proposal.to_string(),
             "particles": particles,
             "tempering": weighs.then(|| tempering.to_string()),
@@ -109,15 +107,15 @@ impl Choices {
             "skip_finished": skip_finished,
             "json": json,
             "quiet": quiet,
-            "device": session.backend.name(),
-            "micro_batch": session.micro_batch(options),
-            "checkpointing": typed(*checkpointing),
+            "device": session.backend().name(),
+            "micro_batch": micro_batch,
+            "checkpointing": typed(checkpointing),
             "max_vram": machine.max_vram.map(|Bytes(bytes)| bytes),
             "graph": !machine.no_graph,
             "cublas": !machine.no_cublas,
             "threads": rayon::current_num_threads(),
         });
-        Choices { deciding: object(deciding), rest: object(rest) }
+        Ok(Choices { deciding: object(deciding), rest: object(rest) })
     }
 }
 
@@ -150,28 +148,28 @@ fn gamma(tempering: Tempering) -> Option<f64> {
 ///
 /// # Errors
 /// Of files that cannot be read any more.
-pub fn files(options: &Options, session: &Session<'_>) -> Result<Map<String, Value>> {
+pub fn files(options: &Options, session: &Session) -> Result<Map<String, Value>> {
     let by_path = |hashes: &[FileHash]| -> Map<String, Value> {
         hashes.iter().map(|h| (h.path.clone(), json!(h.sha256))).collect()
     };
-    let mut rewards = session.reward.hashes()?;
-    if let Some(eval) = &session.eval {
+    let mut rewards = session.reward().hashes()?;
+    if let Some(eval) = session.eval_reward() {
         rewards.extend(eval.hashes()?);
     }
     Ok(object(json!({
-        "model_files": by_path(session.folder.hashes()?),
+        "model_files": by_path(session.folder().hashes()?),
         "reward_files": by_path(&rewards),
         "latents_sha256": options.latents.as_deref().map(sha256_file).transpose()?,
     })))
 }
 
 /// What followed from the options before anything was drawn.
-pub fn consequences(options: &Options, session: &Session<'_>) -> Map<String, Value> {
+pub fn consequences(options: &Options, session: &Session) -> Map<String, Value> {
     object(json!({
-        "scheduler": session.pipeline.scheduler_class,
-        "chains": options.chains,
+        "scheduler": session.pipeline().scheduler_class,
+        "chains": options.sample.chains(),
         // Of log Z, which plain samples estimate too.
-        "alpha": session.kl,
-        "unet_evaluations": session::evaluations(options, &session.pipeline),
+        "alpha": session.alpha(&options.sample),
+        "unet_evaluations": session.evaluations(&options.sample),
     }))
 }

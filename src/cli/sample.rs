@@ -1,25 +1,22 @@
 //! `sample`: draws and records, prompt by prompt. Whatever is finished is on disk, whenever and however the run ends.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
-use super::one::OnePrompt;
+use super::one::{Draw, OnePrompt};
 use super::options::Options;
 use super::progress::Progress;
-use super::prompts::Prompt;
 use super::record::{self, Choices};
 use super::save::Saved;
-use super::session::{self, Draw, Session};
 use super::summary::Summary;
-use super::{flags, meaning, output, plan, signals, skip, trace};
-use crate::backend::Backend;
+use super::{flags, meaning, output, signals, skip, trace};
 use crate::error::{Error, ErrorKind, Result};
 use crate::run::{OutDir, RunDir, Status, load_latents};
-use crate::sampler::{Population, PromptStep, Sampler};
-use crate::tensor::{HostSlice, Tensor};
+use crate::sampler::PromptStep;
+use crate::session::{Prompt, Run, SampleOptions, Samples, Session};
 
 /// The command, which was `typed` so.
 ///
@@ -39,16 +36,13 @@ pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
     }
     signals::listen(format!("stopping; what is finished is kept in {}", options.output.display()));
 
-    let device = options.device.open(options.dtype, &options.machine)?;
-    let options = plan::settle(options, device.available)?;
-    let mut session = Session::open(&*device.backend, &options)?;
-    let latents = initial(&session, &options)?;
+    let (mut session, options) = open(options)?;
     let files = record::files(&options, &session)?;
     let finished = if options.skip_finished { out.finished() } else { Vec::new() };
-    let steps = session.schedule.len() as u64 + 1;
+    let steps = options.steps as u64 + 1;
     let mut progress = Progress::new(draws(&options).count() as u64 * steps, options.quiet);
     draws(&options).try_for_each(|(prompt, draw, number)| {
-        let choices = Choices::of(&options, &session, prompt, draw);
+        let choices = Choices::of(&options, &session, prompt, draw)?;
         let one = OnePrompt { options: &options, typed: &typed, files: &files, choices, prompt, draw };
         if let Some((folder, _)) = finished.iter().find(|(_, record)| skip::is_same(record, &one)) {
             progress.skip(steps);
@@ -56,7 +50,7 @@ pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
             one.copy_image(folder)?;
             return output::line(skip::answer(folder, &one)?);
         }
-        output::line(one.run(&mut session, latents.as_ref(), &mut progress, &out, number)?)
+        output::line(one.run(&mut session, &mut progress, &out, number)?)
     })
 }
 
@@ -70,18 +64,32 @@ fn draws(options: &Options) -> impl Iterator<Item = (&Prompt, Draw, usize)> {
     })
 }
 
+/// Opens everything, and decides what the options left open. Whatever can be refused is refused here.
+fn open(options: Options) -> Result<(Session, Options)> {
+    if options.builder.compiles_kernels() {
+        output::note("compiling the kernels for this GPU, once: this takes a minute or more");
+    }
+    let session = options.builder.clone().open()?;
+    session.check(&options.prompts, &options.sample)?;
+    let (sample, notes) = session.settle(&options.prompts[0], &options.sample)?;
+    notes.iter().for_each(|note| output::note(format_args!("note: {note}")));
+    let sample = match &options.latents {
+        Some(path) => sample.clone().latents(latents(path, &session, &sample)?),
+        None => sample,
+    };
+    Ok((session, Options { sample, ..options }))
+}
+
 /// The latents of `--latents`.
-fn initial(session: &Session<'_>, options: &Options) -> Result<Option<Tensor>> {
-    let Some(path) = &options.latents else { return Ok(None) };
-    let shape = session.size.latent.with_n(options.chains);
-    let values = load_latents(path, shape).map_err(|e| match e.kind() {
-        ErrorKind::Usage if options.chains != options.particles => e.fix(format!(
-            "give {} latents: so many chains cost what {} particles with guidance cost",
-            options.chains, options.particles
+fn latents(path: &Path, session: &Session, options: &SampleOptions) -> Result<Vec<f32>> {
+    let (chains, particles) = (options.chains(), options.particle_count());
+    let shape = session.size(options)?.latent.with_n(chains);
+    load_latents(path, shape).map_err(|e| match e.kind() {
+        ErrorKind::Usage if chains != particles => e.advice(format!(
+            "give {chains} latents: so many chains cost what {particles} particles with guidance cost"
         )),
         _ => e,
-    })?;
-    session.backend.upload(shape, HostSlice::F32(&values)).map(Some)
+    })
 }
 
 /// What a draw works with and leaves, from its first file on.
@@ -105,8 +113,7 @@ impl OnePrompt<'_> {
     /// Samples and saves; returns what goes to standard output.
     fn run(
         &self,
-        session: &mut Session<'_>,
-        latents: Option<&Tensor>,
+        session: &mut Session,
         progress: &mut Progress,
         out: &OutDir,
         number: usize,
@@ -114,12 +121,11 @@ impl OnePrompt<'_> {
         if signals::requested().is_some() {
             return Err(self.interrupted("before", 0, 0));
         }
-        let (backend, began) = (session.backend, Instant::now());
+        let began = Instant::now();
         let mut record = self.record(session);
-        let (schedule, kl) = (session.schedule.clone(), session.kl);
-        // Whatever can be refused is refused before a folder is made.
-        let (target, warnings) = session.target(self.options, self.prompt, self.draw.index)?;
-        let sampler = session::sampler(backend, &target, &schedule, self.options, kl, self.draw, latents)?;
+        let options = self.options.sample.clone().first_index(self.draw.index as u32).seed(self.draw.seed);
+        let run = session.sample(self.prompt, &options)?;
+        let warnings = run.warnings().to_vec();
         record.insert("warnings".into(), json!(warnings));
         let folder = match self.options.overwrite {
             true => out.replace(number, &self.prompt.text)?,
@@ -129,10 +135,9 @@ impl OnePrompt<'_> {
         let mut begun = Begun { folder: Arc::new(folder), record, began, summary: Summary::default() };
         self.hold(&begun);
         warnings.iter().for_each(|warning| progress.warn(warning));
-        let population = self.chain(sampler, backend, progress, &mut begun);
-        drop(target);
-        let saved = population
-            .and_then(|population| Ok((self.save(session, &population, &begun.folder)?, population)));
+        let saved = self
+            .chain(run, progress, &mut begun)
+            .and_then(|samples| Ok((self.save(session, &samples, &begun.folder)?, samples.population)));
         begun.record.insert("seconds".into(), json!(began.elapsed().as_secs_f64()));
         let finished = saved.and_then(|(saved, population)| {
             let folder = signals::finishing(|| self.finish(&begun, &saved))?;
@@ -178,18 +183,12 @@ impl OnePrompt<'_> {
     }
 
     /// All steps, each recorded when it is done.
-    fn chain(
-        &self,
-        mut sampler: Sampler<'_>,
-        backend: &dyn Backend,
-        progress: &mut Progress,
-        begun: &mut Begun,
-    ) -> Result<Population> {
+    fn chain(&self, mut run: Run<'_>, progress: &mut Progress, begun: &mut Begun) -> Result<Samples> {
         let mut trace = begun.folder.trace()?;
-        let transitions = sampler.steps() - 1;
-        for step in &mut sampler {
+        let transitions = run.steps() - 1;
+        while let Some(step) = run.next() {
             let step = step?;
-            trace::push(&mut trace, &step, backend.memory().peak)?;
+            trace::push(&mut trace, &step, run.memory().peak)?;
             for note in &step.notes {
                 let note = flags::named(note);
                 progress.warn(&note);
@@ -202,15 +201,10 @@ impl OnePrompt<'_> {
                 return Err(self.interrupted("after", step.step + 1, transitions));
             }
         }
-        let population = sampler.populations()?.swap_remove(0);
-        if population.rewards.iter().any(|reward| reward.is_finite()) {
-            return Ok(population);
-        }
-        Err(Error::numerical(format!(
-            "prompt {}: every particle was lost to values that are not finite; trace.jsonl says where",
-            self.draw.index
-        ))
-        .fix("give --kl a larger number (the guidance is divided by it); --dtype fp32 has more range"))
+        run.conclude().map(|mut samples| samples.swap_remove(0)).map_err(|e| match e.kind() {
+            ErrorKind::Numerical => e.addition("trace.jsonl says where"),
+            _ => e,
+        })
     }
 
     fn interrupted(&self, when: &str, step: usize, steps: usize) -> Error {
@@ -229,7 +223,7 @@ impl OnePrompt<'_> {
     }
 
     /// `run.json` as far as it is known before the first step.
-    fn record(&self, session: &Session<'_>) -> Map<String, Value> {
+    fn record(&self, session: &Session) -> Map<String, Value> {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
         let mut record = record::object(json!({
             "program": "das-cuda",

@@ -8,13 +8,13 @@ use serde_json::{Map, Value, json};
 use super::one::{OnePrompt, text};
 use super::options::Options;
 use super::record::object;
-use super::session::{self, Judgement, Session};
 use super::values::{Save, Select};
 use crate::assets::SHAPES;
 use crate::error::{Error, Result};
 use crate::pixels::Picture;
 use crate::run::{Parameters, ParticleLine, RunDir, SCHEMA, grid, save_latents, write_atomic};
 use crate::sampler::Population;
+use crate::session::{Judgement, Samples, Session};
 
 /// What one prompt came to.
 pub(super) struct Saved {
@@ -35,20 +35,15 @@ pub(super) const BEST: &str = "best.png";
 
 impl OnePrompt<'_> {
     /// Writes everything but `run.json`.
-    pub(super) fn save(
-        &self,
-        session: &Session<'_>,
-        population: &Population,
-        folder: &RunDir,
-    ) -> Result<Saved> {
-        let (options, backend) = (self.options, session.backend);
+    pub(super) fn save(&self, session: &Session, samples: &Samples, folder: &RunDir) -> Result<Saved> {
+        let (options, backend) = (self.options, session.backend());
+        let (population, pictures) = (&samples.population, &samples.pictures);
         let best = match options.select {
             Select::Draw => population.draw(),
             Select::Argmax | Select::All => population.best(),
         };
-        let pictures = session::pictures(backend, &population.images)?;
         // Where judging fails, the pictures are still worth keeping.
-        let judged = session.judge(options, &population.images, &pictures);
+        let judged = session.judge(samples, 0, &options.sample);
         let (judgement, failed) = match judged {
             Ok(judgement) => (judgement, None),
             Err(e) => (Judgement::default(), Some(e)),
@@ -56,15 +51,15 @@ impl OnePrompt<'_> {
         let mut lines: Vec<ParticleLine> =
             (0..pictures.len()).map(|p| self.line(population, &judgement, p, p == best)).collect();
         if options.save == Save::All {
-            for (line, picture) in lines.iter_mut().zip(&pictures) {
+            for (line, picture) in lines.iter_mut().zip(pictures) {
                 let name = RunDir::particle_name(line.index);
-                let parameters = self.parameters(session, Some(line));
+                let parameters = self.parameters(Some(line));
                 line.sha256 = Some(folder.write_png(&name, picture, parameters.as_ref())?);
                 line.path = Some(name);
             }
         }
         folder.write_particles(&lines)?;
-        let shown = self.show(session, &pictures, &lines[best], folder)?;
+        let shown = self.show(pictures, &lines[best], folder)?;
         if options.save_latents {
             let values = backend.download(&population.x)?;
             save_latents(&folder.path().join("latents.safetensors"), population.x.shape(), &values)?;
@@ -81,21 +76,15 @@ impl OnePrompt<'_> {
     }
 
     /// Writes the selected picture and the grid; returns the name of the former.
-    fn show(
-        &self,
-        session: &Session<'_>,
-        pictures: &[Picture],
-        best: &ParticleLine,
-        folder: &RunDir,
-    ) -> Result<Option<String>> {
+    fn show(&self, pictures: &[Picture], best: &ParticleLine, folder: &RunDir) -> Result<Option<String>> {
         let options = self.options;
         if options.save == Save::None {
             return Ok(None);
         }
-        folder.write_png(BEST, &pictures[best.index], self.parameters(session, Some(best)).as_ref())?;
+        folder.write_png(BEST, &pictures[best.index], self.parameters(Some(best)).as_ref())?;
         if options.grid && pictures.len() > 1 {
             let all = grid(pictures, Some(best.index));
-            folder.write_png("grid.png", &all, self.parameters(session, None).as_ref())?;
+            folder.write_png("grid.png", &all, self.parameters(None).as_ref())?;
         }
         Ok(Some(BEST.into()))
     }
@@ -118,12 +107,7 @@ impl OnePrompt<'_> {
         }
     }
 
-    fn result(
-        &self,
-        session: &Session<'_>,
-        population: &Population,
-        best: &ParticleLine,
-    ) -> Map<String, Value> {
+    fn result(&self, session: &Session, population: &Population, best: &ParticleLine) -> Map<String, Value> {
         object(json!({
             "best": best.index,
             "weight": best.weight,
@@ -132,12 +116,12 @@ impl OnePrompt<'_> {
             "eval_rewards": best.eval_rewards,
             "log_z": population.log_z,
             "log_z_error": population.log_z_error,
-            "peak_bytes": session.backend.memory().peak,
+            "peak_bytes": session.backend().memory().peak,
         }))
     }
 
     /// What a picture says about its making: that of one particle, or of all in one. `None` with `--no-metadata`.
-    fn parameters(&self, session: &Session<'_>, line: Option<&ParticleLine>) -> Option<Parameters> {
+    fn parameters(&self, line: Option<&ParticleLine>) -> Option<Parameters> {
         let options = self.options;
         let mut record = object(json!({"schema": SCHEMA}));
         record.extend(self.choices.deciding.clone());
@@ -158,7 +142,7 @@ impl OnePrompt<'_> {
             ("Sampler", SAMPLER.into()),
             ("CFG scale", options.cfg_scale.to_string()),
             ("Seed", self.draw.seed.to_string()),
-            ("Size", format!("{}x{}", session.size.width, session.size.height)),
+            ("Size", format!("{}x{}", self.choices.deciding["width"], self.choices.deciding["height"])),
         ];
         fields.extend(self.model_hash().map(|hash| ("Model hash", hash)));
         fields.push(("Model", model_label(options)));

@@ -2,14 +2,14 @@
 
 use serde_json::{Map, Value, json};
 
-use super::args::{Machine, Score};
-use super::device::choose;
-use super::{output, session};
+use super::args::Score;
+use super::output;
 use crate::assets::SHAPES;
 use crate::error::{Error, Result};
 use crate::pixels::Picture;
-use crate::reward::{self, Reward, Spec};
+use crate::reward::{Reward, Spec};
 use crate::run::{SCHEMA, read_prompt};
+use crate::session::{Session, SessionBuilder};
 
 /// The command.
 ///
@@ -17,12 +17,14 @@ use crate::run::{SCHEMA, read_prompt};
 /// Of the rewards, and of the first image that cannot be read; lines of the images before it are printed.
 pub fn run(args: &Score) -> Result<()> {
     let specs = Spec::parse_all("reward", &args.rewards)?;
-    let (device, _) = choose(args.device);
-    let dtype = args.dtype.unwrap_or(device.default_dtype());
-    let opened = device.open(dtype, &Machine::default())?;
-    let backend = &*opened.backend;
-    let folder = session::open_folder(args.model.as_deref())?;
-    let mut sum = reward::open(&specs, folder.source(), backend)?;
+    let mut builder = Session::builder().device(args.device);
+    if let Some(dtype) = args.dtype {
+        builder = builder.dtype(dtype);
+    }
+    if let Some(folder) = &args.model {
+        builder = builder.model(folder);
+    }
+    let mut scorer = specs.iter().cloned().fold(builder, SessionBuilder::reward).open_scorer()?;
     let by_default = specs.iter().find(|spec| spec.kind.needs.files.is_some() && spec.path.is_none());
     if let (None, Some(spec)) = (&args.model, by_default) {
         let name = spec.kind.name;
@@ -36,17 +38,15 @@ pub fn run(args: &Score) -> Result<()> {
             Some(prompt) => Some(prompt.clone()),
             None => read_prompt(path)?,
         };
-        if prompt.is_none() && sum.reads_prompt() {
+        if prompt.is_none() && scorer.reward().reads_prompt() {
             return Err(Error::usage(format!("{}: has no prompt in its metadata", path.display()))
                 .fix("say what it should show with -p"));
         }
-        sum.prepare(backend, &[prompt.clone().unwrap_or_default()])?;
-        sum.warnings().iter().for_each(|w| output::note(format_args!("warning: {w}")));
-        let scores = sum.picture_scores(backend, &[picture], &[0])?;
-        let weights = sum.parts().map(|(w, _)| w);
-        let target: f64 = weights.zip(&scores).map(|(w, (_, v))| w * f64::from(v[0])).sum();
+        let scores = scorer.score(&[picture], prompt.as_deref().unwrap_or_default())?;
+        scores.warnings.iter().for_each(|w| output::note(format_args!("warning: {w}")));
+        let target = scores.target[0];
         let rewards: Map<String, Value> =
-            scores.iter().map(|(name, v)| (name.clone(), json!(v[0]))).collect();
+            scores.rewards.iter().map(|(name, v)| (name.clone(), json!(v[0]))).collect();
         let path = path.to_string_lossy();
         output::line(
             json!({"schema": SCHEMA, "path": path, "prompt": prompt, "target": target, "rewards": rewards}),

@@ -1,20 +1,11 @@
 //! Values of options: how each is typed, and what it then is.
 
-use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::str::FromStr;
 
 use clap::ValueEnum;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Dtype {
-    /// Single precision
-    Fp32,
-    /// bfloat16 (on the CPU every result is rounded to it and the arithmetic stays f32)
-    Bf16,
-    /// Half precision (on the CPU every result is rounded to it and the arithmetic stays f32)
-    Fp16,
-}
+use crate::session::Device;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Select {
@@ -34,14 +25,6 @@ pub enum Save {
     All,
     /// Records only
     None,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Switch {
-    On,
-    Off,
-    /// On if the predicted peak exceeds the memory that is free
-    Auto,
 }
 
 /// A choice as it is typed.
@@ -100,43 +83,8 @@ impl FromStr for Seed {
 }
 
 /// A device by its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Device {
-    Cpu,
-    /// Its number in the driver's order.
-    Cuda(usize),
-}
-
-impl fmt::Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Device::Cpu => f.write_str("cpu"),
-            Device::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
-        }
-    }
-}
-
-/// Where to compute, as typed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// The first GPU if it can be used, else the processor.
-    Auto,
-    Given(Device),
-}
-
-impl FromStr for DeviceChoice {
-    type Err = String;
-    fn from_str(s: &str) -> Result<DeviceChoice, String> {
-        match s {
-            "auto" => Ok(DeviceChoice::Auto),
-            "cpu" => Ok(DeviceChoice::Given(Device::Cpu)),
-            "cuda" => Ok(DeviceChoice::Given(Device::Cuda(0))),
-            _ => match s.strip_prefix("cuda:").map(str::parse) {
-                Some(Ok(ordinal)) => Ok(DeviceChoice::Given(Device::Cuda(ordinal))),
-                _ => Err("expected `auto`, `cpu`, `cuda` (the first GPU) or `cuda:N`".into()),
-            },
-        }
-    }
+pub fn device(text: &str) -> Result<Device, String> {
+    text.parse().map_err(|_| "expected `auto`, `cpu`, `cuda` (the first GPU) or `cuda:N`".into())
 }
 
 /// A number of bytes as it is typed: `20G`, `800M`, `20.5GiB`; a plain number is bytes.
@@ -167,18 +115,6 @@ impl FromStr for Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn devices_have_names() {
-        for device in [Device::Cpu, Device::Cuda(0), Device::Cuda(3)] {
-            assert_eq!(device.to_string().parse(), Ok(DeviceChoice::Given(device)));
-        }
-        assert_eq!("cuda".parse(), Ok(DeviceChoice::Given(Device::Cuda(0))));
-        assert_eq!("auto".parse(), Ok(DeviceChoice::Auto));
-        for wrong in ["gpu", "cuda:", "cuda:-1", "cuda:x", "CPU", ""] {
-            assert!(wrong.parse::<DeviceChoice>().is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn a_seed_is_given_or_drawn() {

@@ -105,6 +105,11 @@ impl SessionBuilder {
         self
     }
 
+    /// Where to compute.
+    pub fn device_choice(&self) -> Device {
+        self.device
+    }
+
     /// Decides what [`Device::Auto`] means on this machine; also returns a line that says so.
     pub fn resolve_device(mut self) -> (SessionBuilder, Option<String>) {
         let (device, note) = self.device.resolve();
@@ -128,13 +133,22 @@ impl SessionBuilder {
         }
     }
 
+    /// Whether opening the device will first compile the kernels, which takes a minute or more; see
+    /// [`Device::compiles_kernels`].
+    pub fn compiles_kernels(&self) -> bool {
+        self.device.compiles_kernels()
+    }
+
     /// `shapes` for the embedded model, else the path of its folder.
     pub fn model_name(&self) -> String {
         self.model.as_deref().map_or(SHAPES.to_string(), |path| path.display().to_string())
     }
 
     /// The rewards to align to, besides custom ones.
-    fn specs(&self) -> Result<Vec<Spec>> {
+    ///
+    /// # Errors
+    /// None in practice: the name of the default reward is known.
+    pub fn reward_specs(&self) -> Result<Vec<Spec>> {
         match self.rewards.is_empty() && self.custom.is_empty() {
             true => Ok(vec![DEFAULT_REWARD.parse()?]),
             false => Ok(self.rewards.clone()),
@@ -155,7 +169,7 @@ impl SessionBuilder {
 
     /// The rewards to align to, on a backend.
     pub(super) fn open_rewards(&self, model: &Source, backend: &dyn Backend) -> Result<Sum> {
-        let specs = self.specs()?;
+        let specs = self.reward_specs()?;
         if self.custom.is_empty() {
             return reward::open(&specs, model, backend);
         }

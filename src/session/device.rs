@@ -35,7 +35,7 @@ impl FromStr for Device {
                 Some(Ok(ordinal)) => Ok(Device::Cuda(ordinal)),
                 _ => Err(Error::usage(format!("unknown device \"{text}\""))
                     .option("device")
-                    .advice("give auto, cpu, cuda (the first GPU) or cuda:N")),
+                    .advice("expected auto, cpu, cuda (the first GPU) or cuda:N")),
             },
         }
     }
@@ -53,13 +53,16 @@ impl fmt::Display for Device {
 
 /// Type of weights and intermediate results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[non_exhaustive]
 pub enum Dtype {
-    /// Single precision.
+    /// Single precision
+    #[cfg_attr(feature = "cli", value(name = "fp32"))]
     F32,
-    /// bfloat16. On the processor every result is rounded to it and the arithmetic stays f32.
+    /// bfloat16 (on the CPU every result is rounded to it and the arithmetic stays f32)
     Bf16,
-    /// Half precision. On the processor every result is rounded to it and the arithmetic stays f32.
+    /// Half precision (on the CPU every result is rounded to it and the arithmetic stays f32)
+    #[cfg_attr(feature = "cli", value(name = "fp16"))]
     F16,
 }
 

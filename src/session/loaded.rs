@@ -1,7 +1,7 @@
 //! A model and rewards on a backend. The same code loads them for computing and, on the meter, for counting.
 
 use super::builder::SessionBuilder;
-use super::options::{Prompt, SampleOptions};
+use super::options::{Prompt, SampleOptions, no_negative};
 use super::run::{Run, Samples};
 use crate::backend::Backend;
 use crate::ddim::Schedule;
@@ -62,21 +62,13 @@ impl Loaded {
         (options.chains() * options.steps * branches) as u64
     }
 
-    /// Refuses negative prompts where nothing reads them.
-    fn check_negative(&self, prompts: &[Prompt], options: &SampleOptions) -> Result<()> {
-        let Some(prompt) = prompts.iter().find(|p| !p.negative.is_empty()) else { return Ok(()) };
-        let (why, advice) = if self.pipeline.embeds_guidance() {
+    /// Refuses prompts that this model cannot serve.
+    pub fn check_prompts(&self, prompts: &[Prompt], options: &SampleOptions) -> Result<()> {
+        if self.pipeline.embeds_guidance() {
             let why = "this model, which takes the guidance scale as an input";
-            (why.to_string(), "leave out the negative prompt")
-        } else if options.cfg_scale <= 1.0 {
-            let why = format!("`cfg_scale` {}, which runs without guidance", options.cfg_scale);
-            (why, "leave out the negative prompt, or give `cfg_scale` above 1")
-        } else {
-            return Ok(());
-        };
-        let short: String = prompt.negative.chars().take(40).collect();
-        let what = format!("the negative prompt \"{short}\" has no meaning with {why}");
-        Err(Error::usage(what).option("negative_prompt").advice(advice))
+            no_negative(prompts, why, "leave out the negative prompt")?;
+        }
+        options.check_prompts(prompts)
     }
 
     /// Begins a run of settled options.
@@ -101,7 +93,7 @@ impl Loaded {
         mut warnings: Vec<String>,
     ) -> Result<Run<'s>> {
         options.check()?;
-        self.check_negative(prompts, options)?;
+        self.check_prompts(prompts, options)?;
         let size = self.size(options)?;
         let texts: Vec<String> = prompts.iter().map(|p| p.text.clone()).collect();
         self.reward.prepare(backend, &texts)?;

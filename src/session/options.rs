@@ -57,14 +57,15 @@ impl Prompt {
 /// Whether activations are computed again in the backward pass instead of being kept: less memory, a third more time,
 /// the same bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[non_exhaustive]
 pub enum Checkpointing {
-    /// Activations are kept.
+    /// Keep activations
     #[default]
     Off,
-    /// They are computed again.
+    /// Compute them again
     On,
-    /// On if the predicted peak exceeds the memory that is free.
+    /// On if the predicted peak exceeds the memory that is free
     Auto,
 }
 
@@ -192,6 +193,21 @@ impl SampleOptions {
         self
     }
 
+    /// Denoising steps.
+    pub fn step_count(&self) -> usize {
+        self.steps
+    }
+
+    /// Steps whose states are weighed by rewards, if the method weighs.
+    pub fn guided_steps(&self) -> usize {
+        self.steps - (self.steps as f64 * self.tempering_start).floor() as usize
+    }
+
+    /// Particles per prompt, as asked for.
+    pub fn particle_count(&self) -> usize {
+        self.particles
+    }
+
     /// Chains that run: one per particle, or once [`Session::settle`](super::Session::settle) knows it as many as
     /// cost the same.
     pub fn chains(&self) -> usize {
@@ -205,8 +221,7 @@ impl SampleOptions {
 
     /// Tempering, resampling and threshold: the method's own, changed by what was given.
     pub fn rules(&self) -> Rules {
-        let guided = self.steps - (self.steps as f64 * self.tempering_start).floor() as usize;
-        let own = self.method.rules(guided);
+        let own = self.method.rules(self.guided_steps());
         Rules {
             tempering: self.tempering.unwrap_or(own.tempering),
             resampler: self.resampler.unwrap_or(own.resampler),
@@ -266,6 +281,27 @@ impl SampleOptions {
         }
         self.sampler(vec![self.first_index], self.alpha.unwrap_or(1.0)).check()
     }
+}
+
+impl SampleOptions {
+    /// Refuses a negative prompt where the guidance that would read it is turned off.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the option.
+    pub fn check_prompts(&self, prompts: &[Prompt]) -> Result<()> {
+        if self.cfg_scale > 1.0 {
+            return Ok(());
+        }
+        let why = format!("`cfg_scale` {}, which runs without guidance", self.cfg_scale);
+        no_negative(prompts, &why, "leave out the negative prompt, or give `cfg_scale` above 1")
+    }
+}
+
+/// Refuses negative prompts where nothing reads them, because of `why`.
+pub(super) fn no_negative(prompts: &[Prompt], why: &str, advice: &str) -> Result<()> {
+    let Some(prompt) = prompts.iter().find(|p| !p.negative.is_empty()) else { return Ok(()) };
+    let short: String = prompt.negative.chars().take(40).collect();
+    Err(Error::usage(format!("the negative prompt \"{short}\" has no meaning with {why}")).advice(advice))
 }
 
 /// Refuses a number outside of [0, `most`].

@@ -232,3 +232,25 @@ fn fastest(mut f: impl FnMut() -> Result<()>) -> Result<f64> {
     }
     Ok(best)
 }
+
+#[cfg(all(test, feature = "shapes"))]
+mod tests {
+    use super::*;
+    use crate::method::Plain;
+
+    #[test]
+    fn activations_are_kept_if_there_is_room() {
+        let builder = SessionBuilder::default().device(Device::Cpu);
+        let prompt = Prompt::from("a");
+        let das = builder.defaults().particles(2).steps(3);
+        let peak = builder.plan(&prompt, &das).expect("a plan").peak;
+        let checkpoints = |options: &SampleOptions, available| {
+            builder.peak_above(&prompt, options, available).expect("a plan").is_some()
+        };
+        assert!(!checkpoints(&das, Some(peak)));
+        assert!(checkpoints(&das, Some(peak - 1)));
+        assert!(!checkpoints(&das, None), "nothing is known");
+        let plain = das.method(&Plain);
+        assert!(!checkpoints(&plain, Some(0)), "nothing is kept anyway");
+    }
+}

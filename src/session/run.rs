@@ -1,5 +1,6 @@
 //! A run: the particles of some prompts on their way.
 
+use crate::backend::Memory;
 use crate::engine::EngineBackend;
 use crate::error::{Error, Result};
 use crate::pixels::Picture;
@@ -58,6 +59,11 @@ impl<'s> Run<'s> {
     /// step ahead.
     pub fn latents(&self) -> &Tensor {
         self.sampler.latents()
+    }
+
+    /// Bytes of tensors alive on the device, now and at most.
+    pub fn memory(&self) -> Memory {
+        self.backend.memory()
     }
 
     /// Runs what is left and returns the samples of each prompt.

@@ -1,0 +1,60 @@
+//! Rewards of existing images, without the rest of a model.
+
+use super::builder::SessionBuilder;
+use super::device::Opened;
+use crate::engine::EngineBackend;
+use crate::error::Result;
+use crate::pixels::Picture;
+use crate::reward::{Reward, Sum};
+
+/// Rewards on a device, ready to score images.
+pub struct Scorer {
+    // Tensors go before the device that they are on.
+    reward: Sum,
+    backend: Box<dyn EngineBackend>,
+}
+
+/// What images are worth.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Scores {
+    /// The weighted sum of all rewards, one number per image.
+    pub target: Vec<f64>,
+    /// Every reward by name, unweighted.
+    pub rewards: Vec<(String, Vec<f32>)>,
+    /// What the user should know, such as words of the prompt that no encoder reads.
+    pub warnings: Vec<String>,
+}
+
+impl SessionBuilder {
+    /// Opens the device and loads the rewards alone.
+    ///
+    /// # Errors
+    /// As [`SessionBuilder::open`].
+    pub fn open_scorer(self) -> Result<Scorer> {
+        let (builder, _) = self.resolve_device();
+        let Opened { backend, .. } = builder.device.open(builder.resolved_dtype(), builder.machine)?;
+        let reward = builder.open_rewards(builder.folder()?.source(), &*backend)?;
+        Ok(Scorer { reward, backend })
+    }
+}
+
+impl Scorer {
+    /// The rewards.
+    pub fn reward(&self) -> &Sum {
+        &self.reward
+    }
+
+    /// Scores pictures, which may have any sizes, of one prompt.
+    ///
+    /// # Errors
+    /// Of the rewards and the device.
+    pub fn score(&mut self, pictures: &[Picture], prompt: &str) -> Result<Scores> {
+        self.reward.prepare(&*self.backend, &[prompt.to_string()])?;
+        let rewards = self.reward.picture_scores(&*self.backend, pictures, &vec![0; pictures.len()])?;
+        let weights: Vec<f64> = self.reward.parts().map(|(weight, _)| weight).collect();
+        let target = |i: usize| weights.iter().zip(&rewards).map(|(w, (_, v))| w * f64::from(v[i])).sum();
+        let target = (0..pictures.len()).map(target).collect();
+        Ok(Scores { target, rewards, warnings: self.reward.warnings() })
+    }
+}
