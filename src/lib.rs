@@ -1,6 +1,40 @@
 //! das-cuda: test-time alignment of diffusion models by Sequential Monte Carlo.
 //!
-//! The rooms of this library and who may use whom are in `ARCHITECTURE.md`.
+//! A [`Session`] opens a device, a model and rewards, and draws samples of `p(x) exp(r(x) / alpha)`: pictures that the
+//! model could have drawn and that the reward likes.
+//!
+//! ```
+//! # #[cfg(feature = "shapes")]
+//! # fn main() -> das_cuda::Result<()> {
+//! use das_cuda::{Device, Session};
+//!
+//! // The small model inside this library and its aesthetic reward.
+//! let mut session = Session::builder().device(Device::Cpu).open()?;
+//! let options = session.defaults().particles(2).steps(2).seed(1);
+//! let mut run = session.sample("a red star", &options)?;
+//! for step in &mut run {
+//!     println!("effective sample size {:.1}", step?.prompts[0].ess);
+//! }
+//! let samples = run.conclude()?.swap_remove(0);
+//! assert_eq!(samples.pictures.len(), 2);
+//! println!("reward {:.3}", samples.population.rewards[samples.best()]);
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "shapes"))]
+//! # fn main() {}
+//! ```
+//!
+//! Beneath it lie the [`Sampler`], an iterator of [`Step`]s over any [`Target`](sampler::Target) (examples/toy.rs),
+//! methods ([`Method`]) and rewards ([`Reward`]), to which you can add your own (examples/custom_reward.rs).
+//! `ARCHITECTURE.md` says which rooms there are, and who may use whom.
+//!
+//! # Features
+//!
+//! All are on by default.
+//!
+//! - `cli`: the program `das-cuda`, and what only a program needs.
+//! - `cuda`: the backend on NVIDIA GPUs. build.rs compiles its kernels where it finds an nvcc.
+//! - `shapes`: the small model inside the library, 19 MB.
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
@@ -34,4 +68,7 @@ pub mod target;
 pub mod tensor;
 
 pub use error::{Error, ErrorKind, Result};
-pub use session::{Device, Dtype, Prompt, Run, SampleOptions, Samples, Session};
+pub use method::Method;
+pub use reward::Reward;
+pub use sampler::{Options, Sampler, Step};
+pub use session::{Device, Dtype, Prompt, Run, SampleOptions, Samples, Session, SessionBuilder};

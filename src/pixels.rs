@@ -39,6 +39,21 @@ impl Picture {
         self.rgb.iter().map(|b| f32::from(*b) / 255.0).collect()
     }
 
+    /// Writes the picture as a PNG file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let (path, size) = (path.as_ref(), (self.width as u32, self.height as u32));
+        let png = image::ImageFormat::Png;
+        image::save_buffer_with_format(path, &self.rgb, size.0, size.1, image::ExtendedColorType::Rgb8, png)
+            .map_err(|e| {
+                Error::io(format!("{}: cannot be written", path.display()))
+                    .because(e)
+                    .advice("choose a place that can be written and has room")
+            })
+    }
+
     /// Reads a PNG, JPEG or WebP file, whatever its name says. Grey becomes RGB, 16 bits become 8, an alpha
     /// channel is dropped.
     ///

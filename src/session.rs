@@ -21,7 +21,7 @@ pub use scorer::{Scorer, Scores};
 use crate::backend::Backend;
 use crate::ddim::Schedule;
 use crate::engine::EngineBackend;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::folder::ModelFolder;
 use crate::model::pipeline::{Pipeline, Size};
 use crate::reward::Sum;
@@ -95,14 +95,8 @@ impl Session {
     /// # Errors
     /// As [`Session::sample`].
     pub fn sample_together(&mut self, prompts: &[Prompt], options: &SampleOptions) -> Result<Run<'_>> {
-        let (options, notes) = match prompts {
-            [first, ..] => self.settle(first, options)?,
-            [] => {
-                return Err(Error::usage("no prompt")
-                    .option("prompt")
-                    .advice("say what to draw with `prompt`"));
-            }
-        };
+        options.check_prompts(prompts)?;
+        let (options, notes) = self.settle(&prompts[0], options)?;
         self.loaded.start(&*self.backend, prompts, &options, notes)
     }
 

@@ -284,11 +284,22 @@ impl SampleOptions {
 }
 
 impl SampleOptions {
-    /// Refuses a negative prompt where the guidance that would read it is turned off.
+    /// Refuses no prompts, too many, and a negative prompt where the guidance that would read it is turned off.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the option.
     pub fn check_prompts(&self, prompts: &[Prompt]) -> Result<()> {
+        if prompts.is_empty() {
+            return Err(Error::usage("no prompt").option("prompt").advice("say what to draw with `prompt`"));
+        }
+        if prompts.len() > (MOST_PROMPTS - self.first_index.min(MOST_PROMPTS)) as usize {
+            let (count, index) = (prompts.len(), self.first_index);
+            return Err(Error::usage(format!(
+                "{count} prompts from index {index} are more than {MOST_PROMPTS}"
+            ))
+            .option("first_index")
+            .advice("give `first_index` a smaller number, or draw the prompts in parts"));
+        }
         if self.cfg_scale > 1.0 {
             return Ok(());
         }
