@@ -64,27 +64,88 @@ impl Picture {
         let fail = |e: Box<dyn std::error::Error + Send + Sync>| {
             Error::io(format!("{}: not readable as an image", path.display())).because(e)
         };
-        let reader = image::ImageReader::open(path).and_then(|r| r.with_guessed_format()).map_err(|e| {
+        let bytes = std::fs::read(path).map_err(|e| {
             Error::io(format!("{}: cannot be read", path.display()))
                 .because(e)
                 .fix("check the path of the image")
         })?;
-        if reader.format().is_none() {
-            return Err(
-                Error::io(format!("{}: not an image", path.display())).fix("give PNG, JPEG or WebP files")
-            );
+        let format = image::guess_format(&bytes).map_err(|_| {
+            Error::io(format!("{}: not an image", path.display())).fix("give PNG, JPEG or WebP files")
+        })?;
+        const UNDAMAGED: &str = "give undamaged PNG, JPEG or WebP files";
+        if format == image::ImageFormat::Jpeg && !jpeg_is_whole(&bytes) {
+            // The decoder would fill what is missing with grey.
+            let what = format!("{}: a JPEG that ends before its picture does", path.display());
+            return Err(Error::io(what).fix(UNDAMAGED));
         }
-        let rgb = reader
-            .decode()
-            .map_err(|e| fail(Box::new(e)).fix("give undamaged PNG, JPEG or WebP files"))?
+        let rgb = image::load_from_memory_with_format(&bytes, format)
+            .map_err(|e| fail(Box::new(e)).fix(UNDAMAGED))?
             .into_rgb8();
         Ok(Picture::new(rgb.width() as usize, rgb.height() as usize, rgb.into_raw()))
     }
 }
 
+/// Whether the segments and scans of a JPEG are followed by its end-of-image marker (ITU T.81, annex B). What
+/// comes behind that marker is of no matter, and neither is the end of a thumbnail inside a segment.
+fn jpeg_is_whole(bytes: &[u8]) -> bool {
+    const TEM: u8 = 0x01;
+    const RST0: u8 = 0xd0;
+    const RST7: u8 = 0xd7;
+    const SOI: u8 = 0xd8;
+    const EOI: u8 = 0xd9;
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        // Between segments there are only markers; in a scan, anything up to the next marker is data.
+        let Some(&code) = bytes.get(at + 1) else { return false };
+        if byte != 0xff || matches!(code, 0x00 | 0xff) {
+            at += 1;
+            continue;
+        }
+        match code {
+            EOI => return true,
+            SOI | TEM | RST0..=RST7 => at += 2,
+            _ => {
+                // A scan's data follows its header; it is skipped byte by byte.
+                let Some(length) = bytes.get(at + 2..at + 4) else { return false };
+                at += 2 + usize::from(u16::from_be_bytes([length[0], length[1]]));
+            }
+        }
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A JPEG of noise, cut at every hundredth of its length.
+    #[test]
+    fn a_jpeg_that_is_cut_anywhere_is_refused() {
+        let noise: Vec<u8> =
+            (0..3 * 64 * 48_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let picture = image::RgbImage::from_raw(64, 48, noise).unwrap();
+        let mut whole = Vec::new();
+        image::codecs::jpeg::JpegEncoder::new_with_quality(&mut whole, 90).encode_image(&picture).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p.jpg");
+        let read = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            Picture::read(&path)
+        };
+        assert_eq!(read(&whole).unwrap().width, 64);
+        // Bytes behind the end, and a thumbnail's end inside a segment.
+        assert!(read(&[&whole[..], b"\0\0trailer"].concat()).is_ok());
+        let thumbnail =
+            [&whole[..2], &[0xff, 0xe1, 0x00, 0x06, 0xff, 0xd8, 0xff, 0xd9], &whole[2..]].concat();
+        assert!(read(&thumbnail).is_ok());
+        for part in 1..100 {
+            let error = read(&whole[..whole.len() * part / 100]).expect_err("cut").to_string();
+            assert!(error.contains("p.jpg"), "{part} %: {error}");
+        }
+        let error = read(&whole[..whole.len() - 2]).expect_err("without its end").to_string();
+        assert!(error.contains("ends before its picture does"), "{error}");
+        assert!(read(&thumbnail[..thumbnail.len() * 2 / 3]).is_err());
+    }
 
     #[test]
     fn bytes_are_rounded_not_truncated_and_survive_the_way_back() {

@@ -1,7 +1,8 @@
 //! The networks against diffusers and transformers: random weights, outputs and gradients with respect to the
-//! input computed there in float64 (`tools/golden/models.py`); and the target on whole pipelines, by formulas held
-//! there against the steps of diffusers' schedulers. The yardstick of each normalised mean squared error is
-//! that of the same computation in PyTorch float32, which the golden file states: ours may be [`SLACK`] times that.
+//! input computed there in float64 (`tools/golden/models.py`); and the target on whole pipelines, by formulas
+//! held there against the steps of diffusers' schedulers. The yardstick of each normalised mean squared error
+//! is that of the same computation in PyTorch float32, which the golden file states: ours may be [`SLACK`]
+//! times that.
 //!
 //! Measured here, and (PyTorch float32), for the output and for the gradient:
 //!
@@ -56,12 +57,13 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
-/// Sums in another order have errors of another size; what is computed wrongly is further off. The smallest mistake
-/// that we know how to make, exchanging the epsilons 1e-5 and 1e-6 of a transformer's norms, gives 8e-12 to 5e-9: ten
-/// to a thousand times PyTorch's error, but below the project's bound of 1e-9 in most networks.
+/// Sums in another order have errors of another size; what is computed wrongly is further off. The smallest
+/// mistake that we know how to make, exchanging the epsilons 1e-5 and 1e-6 of a transformer's norms, gives
+/// 8e-12 to 5e-9: ten to a thousand times PyTorch's error, but below the project's bound of 1e-9 in most
+/// networks.
 const SLACK: f64 = 4.0;
-/// Rounding every element to f32 once is 1e-15 (a third of 2^-48), and thirty roundings follow one another in the
-/// smallest of these networks: where PyTorch's error is below 3e-14, roundings happened to cancel.
+/// Rounding every element to f32 once is 1e-15 (a third of 2^-48), and thirty roundings follow one another in
+/// the smallest of these networks: where PyTorch's error is below 3e-14, roundings happened to cancel.
 const LEAST: f64 = 3e-14;
 
 fn folder(name: &str) -> PathBuf {
@@ -178,6 +180,26 @@ fn unet_matches(name: &str) {
         })
         .collect();
     golden.check(&cpu, "y", &cpu.stack(&parts.iter().collect::<Vec<_>>()).unwrap());
+}
+
+/// Sides that cannot be halved evenly: what is doubled on the way up is cut to the size of the skip
+/// connection.
+#[test]
+fn unets_on_latents_of_odd_sizes_match() {
+    let cpu = Cpu::new();
+    for name in ["unet_sd1", "unet_odd"] {
+        let golden = Golden::file(name, "sizes.safetensors");
+        let unet = unet_of(&cpu, name).unwrap();
+        let cond = condition(&cpu, &unet, &golden);
+        for size in ["9x7.", "5x10.", "3x1."] {
+            let tensor = |key: &str| golden.tensor(&cpu, &format!("{size}{key}"));
+            let t = golden.values("t")[0];
+            let run = |tape: &Tape<'_>, x: &Var| unet.forward(tape, x, t, &cond, &[0, 1]);
+            let (y, dx) = differentiate(&cpu, &tensor("x"), &tensor("dy"), run);
+            golden.check(&cpu, &format!("{size}y"), &y);
+            golden.check(&cpu, &format!("{size}dx"), &dx);
+        }
+    }
 }
 
 #[test]
@@ -401,8 +423,8 @@ impl Reward for InnerProduct {
     }
 }
 
-/// What the target makes of a model in the middle of a chain of `steps`, under each of the `variants` of its scheduler:
-/// changes of scheduler_config.json, by the prefix of what is expected then.
+/// What the target makes of a model in the middle of a chain of `steps`, under each of the `variants` of its
+/// scheduler: changes of scheduler_config.json, by the prefix of what is expected then.
 fn guide_matches(name: &str, steps: usize, variants: &[(&str, Value)]) {
     let cpu = Cpu::new();
     let golden = Golden::file(name, "guide.safetensors");

@@ -32,7 +32,8 @@ pub enum Command {
     Rewards,
     /// The devices there are, one per line: the processor and every GPU, with why one cannot be used
     Devices,
-    /// Check this machine: driver, libraries, kernels, memory, cache folder, and a run with a known answer on each device
+    /// Check this machine: driver, libraries, kernels, memory, cache folder, and a run with a known answer on
+    /// each device
     Doctor,
     /// Completions for a shell, on standard output
     #[command(after_help = help::AFTER_COMPLETIONS)]
@@ -69,13 +70,15 @@ pub struct Sample {
     /// Prompt; repeat the flag for several
     #[arg(short, long = "prompt", value_name = "TEXT", help_heading = "What to draw")]
     pub prompts: Vec<String>,
-    /// Prompts from a file, or from standard input with `-`: text with one per line, or JSON (lines, or a list) with
-    /// `prompt` and, if wanted, `negative_prompt`. Blank lines and lines that begin with # are no prompts
+    /// Prompts from a file, or from standard input with `-`: text with one per line, or JSON (lines, or a
+    /// list) with `prompt` and, if wanted, `negative_prompt`. Blank lines and lines that begin with # are no
+    /// prompts
     #[arg(long = "prompts", value_name = "FILE", help_heading = "What to draw")]
     pub prompt_file: Option<PathBuf>,
-    /// What the image should not show (classifier-free guidance's other branch)
-    #[arg(short, long, value_name = "TEXT", default_value = "", help_heading = "What to draw")]
-    pub negative_prompt: String,
+    /// What the image should not show (classifier-free guidance's other branch) [default: the model's own,
+    /// which is the empty text, or for some models of XL no text at all]
+    #[arg(short, long, value_name = "TEXT", help_heading = "What to draw")]
+    pub negative_prompt: Option<String>,
     /// Model folder in diffusers layout [default: the model inside this program, `shapes`]
     #[arg(short, long, value_name = "DIR", help_heading = "What to draw")]
     pub model: Option<PathBuf>,
@@ -91,8 +94,8 @@ pub struct Sample {
     /// Draw every prompt this many times, with the seeds SEED, SEED + 1, ...
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "What to draw")]
     pub count: usize,
-    /// Index of the first prompt. Randomness is keyed by a prompt's index, so that with its index each prompt of a list
-    /// can be drawn alone, and a list in parts
+    /// Index of the first prompt. Randomness is keyed by a prompt's index, so that with its index each prompt
+    /// of a list can be drawn alone, and a list in parts
     #[arg(long, value_name = "K", default_value_t = 0, help_heading = "What to draw")]
     pub first_index: usize,
     /// Start from these latents (safetensors, one tensor `latents` of shape particles x channels x h x w)
@@ -121,7 +124,8 @@ pub struct Sample {
     /// Held-out rewards: reported, never optimised
     #[arg(long = "eval-reward", value_name = "R", help_heading = "Alignment")]
     pub eval_rewards: Vec<String>,
-    /// Strength of the prior, alpha in p(x) exp(r(x)/alpha) [default: the reward's own (below), 0.2 for `shapes`]
+    /// Strength of the prior, alpha in p(x) exp(r(x)/alpha) [default: the reward's own (below), 0.2 for
+    /// `shapes`]
     #[arg(long = "kl", visible_aliases = ["alpha", "kl-coeff"], value_name = "ALPHA", help_heading = "Alignment")]
     pub kl: Option<f64>,
     /// How particles are proposed and weighted
@@ -136,7 +140,8 @@ pub struct Sample {
     /// Particles per prompt [default: 16 for `shapes`, else 4]
     #[arg(long, alias = "num-particles", value_name = "P", help_heading = "Alignment")]
     pub particles: Option<usize>,
-    /// How the reward is switched on along the chain: exp, poly:POWER, adaptive, none [default: exp; none for tds]
+    /// How the reward is switched on along the chain: exp, poly:POWER, adaptive, none [default: exp; none for
+    /// tds]
     #[arg(long, value_name = "T", help_heading = "Alignment")]
     pub tempering: Option<String>,
     /// Speed of `exp` and `poly` tempering [default: full reward from 87 % of the steps on]
@@ -154,13 +159,14 @@ pub struct Sample {
     /// What to do about values that are not finite: drop the particle (and say so) or abort with exit code 5
     #[arg(long, default_value_t = OnNan::Drop, value_name = "drop|abort", help_heading = "Alignment")]
     pub on_nan: OnNan,
-    /// Whose bookkeeping after a resampling: the paper's, or that of the authors' program, in which twists and gradients do
-    /// not travel with their particles. The latter is biased; it is for comparisons with published numbers
+    /// Whose bookkeeping after a resampling: the paper's, or that of the authors' program, in which twists
+    /// and gradients do not travel with their particles. The latter is biased; it is for comparisons with
+    /// published numbers
     #[arg(long, default_value_t = Compat::Paper, value_name = "paper|reference", help_heading = "Alignment")]
     pub compat: Compat,
 
-    /// Output directory; each prompt gets a folder of its own, numbered on after those that are there. For one prompt also
-    /// NAME.png: the selected image goes there, the rest into the directory NAME beside it
+    /// Output directory; each prompt gets a folder of its own, numbered on after those that are there. For
+    /// one prompt also NAME.png: the selected image goes there, the rest into the directory NAME beside it
     #[arg(short, long, default_value = "out", value_name = "PATH", help_heading = "Output")]
     pub output: PathBuf,
     /// Which particle is returned (best.png and standard output)
@@ -178,8 +184,8 @@ pub struct Sample {
     /// No generation parameters inside the PNG files
     #[arg(long, help_heading = "Output")]
     pub no_metadata: bool,
-    /// Replace the results of an earlier run: the folder of the same number (from 0, or --first-index) and prompt, when the
-    /// new result is finished; and NAME.png
+    /// Replace the results of an earlier run: the folder of the same number (from 0, or --first-index) and
+    /// prompt, when the new result is finished; and NAME.png
     #[arg(long, help_heading = "Output")]
     pub overwrite: bool,
     /// Do not draw again what the output directory holds already, finished, with the same options
@@ -219,7 +225,8 @@ pub struct Score {
     /// Reward, repeatable: NAME[=WEIGHT][:PATH]
     #[arg(long = "reward", value_name = "R", required = true)]
     pub rewards: Vec<String>,
-    /// Model whose towers judge where a reward names no path [default: the model inside this program, `shapes`]
+    /// Model whose towers judge where a reward names no path [default: the model inside this program,
+    /// `shapes`]
     #[arg(short, long, value_name = "DIR")]
     pub model: Option<PathBuf>,
     /// Prompt for rewards that compare with text [default: the prompt in the PNG's metadata]

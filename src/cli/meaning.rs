@@ -1,5 +1,5 @@
-//! Combinations of options that would change nothing, or contradict each other: refused, with the flag that makes
-//! sense of them. What is silently ignored is believed to have worked.
+//! Combinations of options that would change nothing, or contradict each other: refused, with the flag that
+//! makes sense of them. What is silently ignored is believed to have worked.
 
 use std::path::{Path, PathBuf};
 
@@ -125,7 +125,8 @@ pub fn destination(args: &Sample, prompts: &[Prompt]) -> Result<(PathBuf, Option
 /// Refuses to replace a file unasked, and one that could not be written when its picture is drawn.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming `-o` and `--overwrite`; [`ErrorKind::Io`](crate::ErrorKind::Io).
+/// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming `-o` and `--overwrite`;
+/// [`ErrorKind::Io`](crate::ErrorKind::Io).
 pub fn unclaimed(file: &Path, overwrite: bool) -> Result<()> {
     if overwrite || !file.exists() {
         return probe_file(file);

@@ -70,7 +70,7 @@ impl Options {
     /// Usage errors, each with the flag that would fix it.
     pub fn resolve(args: &Sample) -> Result<Options> {
         let (prompts, note) =
-            prompts::collect(&args.prompts, args.prompt_file.as_deref(), &args.negative_prompt)?;
+            prompts::collect(&args.prompts, args.prompt_file.as_deref(), args.negative_prompt.as_deref())?;
         let seed = args.seed.resolve();
         let mut notes: Vec<String> = note.into_iter().collect();
         if args.count == 0 {

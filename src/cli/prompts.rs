@@ -1,4 +1,5 @@
-//! Prompts from the command line and from files, which are told apart by what is in them and not by their names:
+//! Prompts from the command line and from files, which are told apart by what is in them and not by their
+//! names:
 //!
 //! - text: one prompt per line; blank lines, and lines that begin with `#`, are no prompts;
 //! - JSON: a list of prompts, or one; JSON lines: a prompt per line, blank lines and `#` as in text. A prompt is a string,
@@ -43,27 +44,29 @@ impl Entry {
         }
     }
 
-    fn prompt(self, negative: &str) -> Prompt {
+    fn prompt(self, negative: Option<&str>) -> Prompt {
         let (text, own) = match self {
             Entry::Text(text) => (text, None),
             Entry::Object(object) => (object.prompt, object.negative_prompt),
         };
-        Prompt { text, negative: own.unwrap_or_else(|| negative.into()) }
+        Prompt { text, negative: own.or_else(|| negative.map(str::to_string)) }
     }
 }
 
-/// All prompts in order: those of `-p` first, then the file's. `negative` applies where an entry has none. The second
-/// part is what the user should know of how the file was read.
+/// All prompts in order: those of `-p` first, then the file's. `negative` applies where an entry has none.
+/// The second part is what the user should know of how the file was read.
 ///
 /// # Errors
 /// No prompt at all; a file that cannot be read, holds none, is no UTF-8 text, or has a malformed line.
 pub fn collect(
     given: &[String],
     file: Option<&Path>,
-    negative: &str,
+    negative: Option<&str>,
 ) -> Result<(Vec<Prompt>, Option<String>)> {
-    let mut prompts: Vec<Prompt> =
-        given.iter().map(|text| Prompt { text: text.clone(), negative: negative.into() }).collect();
+    let mut prompts: Vec<Prompt> = given
+        .iter()
+        .map(|text| Prompt { text: text.clone(), negative: negative.map(str::to_string) })
+        .collect();
     let mut note = None;
     if let Some(path) = file {
         let name = if path == Path::new("-") { "-".into() } else { path.display().to_string() };
@@ -94,7 +97,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// The prompts, and the number of comments among them.
-fn parse(bytes: Vec<u8>, path: &Path, negative: &str) -> Result<(Vec<Prompt>, usize)> {
+fn parse(bytes: Vec<u8>, path: &Path, negative: Option<&str>) -> Result<(Vec<Prompt>, usize)> {
     let text = String::from_utf8(bytes)
         .map_err(|e| Error::usage("not UTF-8 text").because(e).fix("save the file as UTF-8"))?;
     if text.contains('\0') {
@@ -136,7 +139,8 @@ fn whole(text: &str, ending: &str) -> Result<Option<Vec<Entry>>> {
         _ => return Ok(None),
     };
     let values = match value {
-        // A list of words that JSON happens to read, such as `[1]`, is a prompt unless the name says otherwise.
+        // A list of words that JSON happens to read, such as `[1]`, is a prompt unless the name says
+        // otherwise.
         Value::Array(_) if !list && ending != "json" => return Ok(None),
         Value::Array(values) => values,
         one => vec![one],
@@ -165,7 +169,7 @@ fn refuse_table(first: &str, ending: &str) -> Result<()> {
 }
 
 /// Lines of text, none of which is JSON.
-fn plain(lines: &[(usize, &str)], negative: &str) -> Result<Vec<Prompt>> {
+fn plain(lines: &[(usize, &str)], negative: Option<&str>) -> Result<Vec<Prompt>> {
     if let Some((number, _)) = lines.iter().find(|(_, line)| is_object(line)) {
         return Err(Error::usage(format!("line {number} is a JSON object, among lines of text"))
             .fix("write text only, or JSON lines only"));
@@ -176,7 +180,10 @@ fn plain(lines: &[(usize, &str)], negative: &str) -> Result<Vec<Prompt>> {
             "leave them out if they are no part of the prompts; else write {\"prompt\": \"\\\"...\\\"\"}",
         ));
     }
-    Ok(lines.iter().map(|(_, line)| Prompt { text: (*line).into(), negative: negative.into() }).collect())
+    Ok(lines
+        .iter()
+        .map(|(_, line)| Prompt { text: (*line).into(), negative: negative.map(str::to_string) })
+        .collect())
 }
 
 /// Whether a line is, or begins as, a JSON object; `{red|blue} star` does not.
@@ -199,8 +206,8 @@ mod tests {
     use super::*;
 
     fn texts(name: &str, content: &str) -> Result<Vec<(String, String)>> {
-        let (prompts, _) = parse(content.into(), Path::new(name), "n")?;
-        Ok(prompts.into_iter().map(|p| (p.text, p.negative)).collect())
+        let (prompts, _) = parse(content.into(), Path::new(name), Some("n"))?;
+        Ok(prompts.into_iter().map(|p| (p.text, p.negative.expect("n at least"))).collect())
     }
 
     fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -269,15 +276,15 @@ mod tests {
             ("p.txt", "\"prompt\";\"seed\"\n\"a\";1", "table"),
             ("p.tsv", "a", "table"),
         ] {
-            let error = match parse(content.into(), Path::new(name), "") {
+            let error = match parse(content.into(), Path::new(name), None) {
                 Ok((prompts, _)) => panic!("{name} {content:?}: {prompts:?}"),
                 Err(e) => flags::report(&e),
             };
             assert!(error.contains(says) && error.contains("fix:"), "{name} {content:?}: {error}");
         }
-        let binary = parse(vec![0xff, 0xfe, 0x61, 0x00], Path::new("p.txt"), "").unwrap_err().to_string();
+        let binary = parse(vec![0xff, 0xfe, 0x61, 0x00], Path::new("p.txt"), None).unwrap_err().to_string();
         assert!(binary.contains("UTF-8"), "{binary}");
-        assert!(collect(&[], None, "").unwrap_err().to_string().contains("-p"));
+        assert!(collect(&[], None, None).unwrap_err().to_string().contains("-p"));
     }
 
     #[test]
@@ -285,9 +292,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("p.txt");
         std::fs::write(&path, "# one\na star\n#two\n").unwrap();
-        let (prompts, note) = collect(&["first".into()], Some(&path), "ugly").unwrap();
+        let (prompts, note) = collect(&["first".into()], Some(&path), Some("ugly")).unwrap();
         assert_eq!(prompts.iter().map(|p| p.text.as_str()).collect::<Vec<_>>(), ["first", "a star"]);
-        assert!(prompts.iter().all(|p| p.negative == "ugly"));
+        assert!(prompts.iter().all(|p| p.negative.as_deref() == Some("ugly")));
         let note = note.unwrap();
         assert!(note.contains("2 of them") && note.contains("p.txt"), "{note}");
     }

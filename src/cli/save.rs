@@ -1,5 +1,5 @@
-//! What a prompt leaves when its particles are drawn: pictures, `particles.jsonl`, the grid, latents, and the answer on
-//! standard output.
+//! What a prompt leaves when its particles are drawn: pictures, `particles.jsonl`, the grid, latents, and the
+//! answer on standard output.
 
 use std::path::Path;
 
@@ -149,13 +149,14 @@ impl OnePrompt<'_> {
         fields.push(("Version", format!("das-cuda {}", env!("CARGO_PKG_VERSION"))));
         options.metadata.then(|| Parameters {
             prompt: self.prompt.text.clone(),
-            negative_prompt: self.prompt.negative.clone(),
+            negative_prompt: self.prompt.negative.clone().unwrap_or_default(),
             fields: fields.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
             record: Value::Object(record),
         })
     }
 
-    /// The first ten digits of the SHA-256 of the UNet's weights (their first file), as other programs name a model.
+    /// The first ten digits of the SHA-256 of the UNet's weights (their first file), as other programs name a
+    /// model.
     fn model_hash(&self) -> Option<String> {
         let files = self.files.get("model_files")?.as_object()?;
         let weights = |name: &&String| name.starts_with("unet/") && name.ends_with(".safetensors");
@@ -168,7 +169,8 @@ impl OnePrompt<'_> {
         self.told(folder, saved.result, saved.returned)
     }
 
-    /// For standard output: paths, or one JSON object. Where no picture was written, the folder stands for them.
+    /// For standard output: paths, or one JSON object. Where no picture was written, the folder stands for
+    /// them.
     pub(super) fn told(&self, folder: &Path, result: Map<String, Value>, returned: Vec<Returned>) -> String {
         let shown = |name: Option<String>| match (&self.options.image, name) {
             (Some(image), Some(_)) => Some(text(image)),

@@ -1,5 +1,6 @@
-//! The layers that the networks are made of, and how they come out of a checkpoint: linear maps, convolutions,
-//! norms and the residual block that UNet and autoencoder share. Every fetch states the shape it expects.
+//! The layers that the networks are made of, and how they come out of a checkpoint: linear maps,
+//! convolutions, norms and the residual block that UNet and autoencoder share. Every fetch states the shape
+//! it expects.
 
 use std::fmt::Display;
 
@@ -156,17 +157,17 @@ impl Linear {
     }
 
     /// `epilogue(x w^T + b)`.
-    pub fn run_then(&self, tape: &Tape<'_>, x: &Var, epilogue: Epilogue) -> Result<Var> {
+    pub fn run_with(&self, tape: &Tape<'_>, x: &Var, epilogue: Epilogue) -> Result<Var> {
         tape.linear_epilogue(x, &self.w, self.b.as_ref(), epilogue)
     }
 
-    /// Of a constant.
-    pub fn of(&self, backend: &dyn Backend, x: &Tensor, add: Option<&Tensor>) -> Result<Tensor> {
+    /// `x w^T + b + add` of a constant, off the tape.
+    pub fn apply(&self, backend: &dyn Backend, x: &Tensor, add: Option<&Tensor>) -> Result<Tensor> {
         backend.linear(x, &self.w, self.b.as_ref(), add)
     }
 
-    /// The same with what follows.
-    pub fn then(&self, backend: &dyn Backend, x: &Tensor, epilogue: Epilogue) -> Result<Tensor> {
+    /// `epilogue(x w^T + b)` of a constant, off the tape.
+    pub fn apply_with(&self, backend: &dyn Backend, x: &Tensor, epilogue: Epilogue) -> Result<Tensor> {
         backend.linear_epilogue(x, &self.w, self.b.as_ref(), epilogue, false).map(|(y, _)| y)
     }
 }

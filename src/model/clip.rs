@@ -95,7 +95,7 @@ impl Layers {
     fn finish(&self, tape: &Tape<'_>, layer: &Layer, h: Var, x: Var) -> Result<Var> {
         let x = layer.out.run(tape, &h, Some(&x))?;
         let mut h = layer.norm2.layer(tape, &x, self.eps)?;
-        h = layer.fc1.run_then(tape, &h, Epilogue::Activate(self.activation))?;
+        h = layer.fc1.run_with(tape, &h, Epilogue::Activate(self.activation))?;
         layer.fc2.run(tape, &h, Some(&x))
     }
 }
@@ -240,7 +240,7 @@ impl TextStates<'_> {
     #[track_caller]
     pub fn projected(&self, backend: &dyn Backend) -> Result<Tensor> {
         let Some(projection) = &self.model.projection else { panic!("this text model has no projection") };
-        projection.of(backend, &self.pooled(backend)?, None)
+        projection.apply(backend, &self.pooled(backend)?, None)
     }
 }
 

@@ -124,9 +124,34 @@ pub struct Encoded {
     rows: Vec<(u32, u32)>,
     /// What did not fit into the text encoder, per prompt.
     pub dropped: Vec<Option<Dropped>>,
+    /// What of the negative prompt did not fit, per prompt.
+    pub dropped_negative: Vec<Option<Dropped>>,
 }
 
 impl Encoded {
+    /// A warning for each text that is longer than a text encoder reads. `prompts` are those that were
+    /// encoded.
+    pub fn warnings(&self, prompts: &[Prompt<'_>]) -> Vec<String> {
+        let warning = |what: &str, text: &str, dropped: &Option<Dropped>| {
+            dropped.as_ref().map(|dropped| {
+                format!(
+                    "the {what} \"{}\" is longer than the text encoder reads: {} tokens from \"{}\" on are ignored",
+                    head(text),
+                    dropped.tokens,
+                    head(&dropped.text)
+                )
+            })
+        };
+        let both = |(at, prompt): (usize, &Prompt<'_>)| {
+            let negative = prompt.negative.unwrap_or_default();
+            [
+                warning("prompt", prompt.text, &self.dropped[at]),
+                warning("negative prompt", negative, &self.dropped_negative[at]),
+            ]
+        };
+        prompts.iter().enumerate().flat_map(both).flatten().collect()
+    }
+
     /// The texts of latents that belong to `prompts`, for [`Unet::forward`]: with `guided` every latent
     /// twice, first all with their negative, then all with their text.
     #[track_caller]
@@ -205,14 +230,13 @@ impl Pipeline {
     /// The size asked for, or that the model was trained for.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for a height or width that is no multiple of what the
-    /// networks halve, naming the nearest that is, and for one that is too large.
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for a height or width that is no multiple of the pixels
+    /// of a latent, naming the nearest that is, and for one that is too large.
     pub fn size(&self, height: Option<usize>, width: Option<usize>) -> Result<Size> {
-        let (factor, config) = (self.factor(), self.unet.config());
+        let (step, config) = (self.factor(), self.unet.config());
         let (h, w) = config.sample_size.unwrap_or((DEFAULT_SIDE, DEFAULT_SIDE));
-        let step = factor * self.unet.multiple();
         let side = |name: &'static str, asked: Option<usize>, trained: usize| {
-            let pixels = asked.unwrap_or(trained * factor);
+            let pixels = asked.unwrap_or(trained * step);
             if pixels > LARGEST_SIDE {
                 return Err(Error::usage(format!("a {name} of {pixels} is more than {LARGEST_SIDE} pixels"))
                     .option(name)
@@ -227,7 +251,7 @@ impl Pipeline {
             Ok(pixels)
         };
         let (height, width) = (side("height", height, h)?, side("width", width, w)?);
-        let latent = Shape::new(1, height / factor, width / factor, config.in_channels);
+        let latent = Shape::new(1, height / step, width / step, config.in_channels);
         Ok(Size { height, width, latent })
     }
 
@@ -285,7 +309,10 @@ impl Pipeline {
         // Distilled models embed how far the guidance goes beyond none.
         let conditioning = self.unet.condition(backend, &text, added, Some(guidance - 1.0))?;
         let dropped = rows.iter().map(|&(text, _)| cut[text as usize].clone()).collect();
-        Ok(Encoded { conditioning, rows, dropped })
+        // Zeros stand behind all texts: nothing of them is cut.
+        let cut_negative = |negative: u32| cut.get(negative as usize).cloned().flatten();
+        let dropped_negative = rows.iter().map(|&(_, negative)| cut_negative(negative)).collect();
+        Ok(Encoded { conditioning, rows, dropped, dropped_negative })
     }
 
     /// Whether the guidance scale is an input of the UNet rather than a mixture of two of its outputs.
@@ -296,6 +323,15 @@ impl Pipeline {
     /// Tokens that a prompt may have, begin and end included.
     pub fn context(&self) -> usize {
         self.texts.iter().map(|t| t.tokenizer.context()).min().unwrap_or(0)
+    }
+}
+
+/// The first characters of a text, for messages.
+fn head(text: &str) -> String {
+    const LONGEST: usize = 40;
+    match text.char_indices().nth(LONGEST) {
+        None => text.to_string(),
+        Some((end, _)) => format!("{}...", &text[..end]),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The transformer between residual blocks of the UNet: an image as its token sequence through blocks of
-//! self-attention, attention to the text, and a gated feed-forward layer, each behind a layer norm and added to
-//! its input. Keys and values of the text are constants, computed beforehand.
+//! self-attention, attention to the text, and a gated feed-forward layer, each behind a layer norm and added
+//! to its input. Keys and values of the text are constants, computed beforehand.
 
 use super::block::{Linear, Loader, Norm};
 use crate::backend::{Attention, Backend, Epilogue, GroupNorm};
@@ -119,7 +119,7 @@ impl TransformerBlock {
 
     /// Keys and values of `text` `(m, 1, tokens, context)`: `(m, 1, tokens, 2c)`.
     pub fn keys_and_values(&self, backend: &dyn Backend, text: &Tensor) -> Result<Tensor> {
-        self.kv.of(backend, text, None)
+        self.kv.apply(backend, text, None)
     }
 
     fn run(&self, tape: &Tape<'_>, mut x: Var, text: &Text<'_>) -> Result<Var> {
@@ -137,7 +137,7 @@ impl TransformerBlock {
         x = self.out2.run(tape, &h, Some(&x))?;
 
         h = self.norm3.layer(tape, &x, LAYER_NORM_EPS)?;
-        h = self.gated.run_then(tape, &h, Epilogue::Geglu)?;
+        h = self.gated.run_with(tape, &h, Epilogue::Geglu)?;
         self.down.run(tape, &h, Some(&x))
     }
 }

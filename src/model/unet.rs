@@ -57,13 +57,13 @@ impl TimeMlp {
         })
     }
 
-    fn of(&self, backend: &dyn Backend, x: &Tensor) -> Result<Tensor> {
-        self.second.of(backend, &self.first.then(backend, x, SILU)?, None)
+    fn apply(&self, backend: &dyn Backend, x: &Tensor) -> Result<Tensor> {
+        self.second.apply(backend, &self.first.apply_with(backend, x, SILU)?, None)
     }
 
     /// With SiLU behind it too.
     fn activated(&self, backend: &dyn Backend, x: &Tensor) -> Result<Tensor> {
-        self.second.then(backend, &self.first.then(backend, x, SILU)?, SILU)
+        self.second.apply_with(backend, &self.first.apply_with(backend, x, SILU)?, SILU)
     }
 }
 
@@ -223,7 +223,7 @@ impl Unet {
             (Some(linear), Some(width), Some(scale)) => {
                 let x = guidance_embedding(scale, width);
                 let x = backend.upload(Shape::vector(width), HostSlice::F32(&x))?;
-                Some(linear.of(backend, &x, None)?)
+                Some(linear.apply(backend, &x, None)?)
             }
             _ => None,
         };
@@ -250,14 +250,14 @@ impl Unet {
         let sizes: Vec<f32> =
             added.time_ids.iter().flat_map(|&id| self.sinusoid(id, config.time_dim)).collect();
         let sizes = backend.upload(Shape::vector(ids), HostSlice::F32(&sizes))?;
-        mlp.of(backend, &backend.concat(added.pooled, &backend.repeat(&sizes, texts)?)?)
+        mlp.apply(backend, &backend.concat(added.pooled, &backend.repeat(&sizes, texts)?)?)
     }
 
     /// The network's output, `(n, h, w, out)`: noise, clean latent or velocity, as the scheduler's
     /// configuration says. `x` `(k, h, w, in)`, `t` the training timestep, `rows` the text of each of the `n`
     /// samples. `n` is `k` or a multiple of it: then the batch counts as repeated whole after whole, as
     /// classifier-free guidance wants, and what does not depend on the text is computed once. `h` and `w` are
-    /// multiples of [`Unet::multiple`].
+    /// at least 1; where they cannot be halved evenly, the way up goes back to the sizes of the way down.
     ///
     /// # Errors
     /// Of the backend.
@@ -290,11 +290,6 @@ impl Unet {
         let (k, n) = (x.shape().n, rows.len());
         assert!(k > 0 && n.is_multiple_of(k), "{n} texts for {k} latents");
         assert!(rows.iter().all(|&r| (r as usize) < cond.texts), "a row beyond {} texts", cond.texts);
-        let side = self.multiple();
-        let shape = x.shape();
-        let whole = shape.h.is_multiple_of(side) && shape.w.is_multiple_of(side);
-        assert!(whole, "latents {shape} in multiples of {side}");
-
         let run = Run { tape, biases, text: Text { kv: &cond.kv, rows } };
         let mut h = match self.config.center_input_sample {
             true => tape
@@ -330,18 +325,15 @@ impl Unet {
                 h = run.layer(layer, h)?;
             }
             if let Some(conv) = &level.resample {
-                h = conv.run(tape, &h, Conv::UP3)?;
+                // The next level begins with the skip connection whose size it has.
+                let size = skips.last().map_or(h.shape(), |skip| skip.shape());
+                h = enlarged(tape, &h, (size.h, size.w), conv)?;
             }
         }
         let norm = GroupNorm { groups: self.config.norm_groups, eps: self.config.norm_eps, silu: true };
         h = self.norm_out.group(tape, &h, norm)?;
         h = self.conv_out.run(tape, &h, same(self.config.conv_out_kernel))?;
         widen(tape, h, n)
-    }
-
-    /// Height and width of the latents must be multiples of this, so that every halving is exact.
-    pub fn multiple(&self) -> usize {
-        1 << self.config.down.iter().filter(|level| level.resample).count()
     }
 
     /// The biases of all residual blocks at time `t`: `(1, 1, 1, all)`, or one for each sample where the
@@ -361,11 +353,11 @@ impl Unet {
         let embedding = match &cond.added {
             None => self.time.activated(backend, &x)?,
             Some(added) => {
-                let time = backend.repeat(&self.time.of(backend, &x)?, cond.texts)?;
+                let time = backend.repeat(&self.time.apply(backend, &x)?, cond.texts)?;
                 backend.activate(&backend.axpby(1.0, &time, 1.0, added)?, Activation::Silu)?
             }
         };
-        let biases = self.biases.of(backend, &embedding, None)?;
+        let biases = self.biases.apply(backend, &embedding, None)?;
         if cond.added.is_some() { backend.gather(&biases, rows) } else { Ok(biases) }
     }
 
@@ -426,6 +418,31 @@ impl Run<'_, '_> {
             None => Ok(h),
         }
     }
+}
+
+/// A convolution of `x`, doubled by repetition to `(h, w)`. Where a side was odd on the way down, it is one
+/// less than twice that of `x`, and the last row or column is left out, as diffusers does.
+fn enlarged(tape: &Tape<'_>, x: &Var, (h, w): (usize, usize), conv: &Conv2d) -> Result<Var> {
+    let shape = x.shape();
+    if (h, w) == (2 * shape.h, 2 * shape.w) {
+        return conv.run(tape, x, Conv::UP3);
+    }
+    let Shape { n, h: rows, w: columns, c } = shape;
+    assert!(
+        (2 * rows - 1..=2 * rows).contains(&h) && (2 * columns - 1..=2 * columns).contains(&w),
+        "{shape}"
+    );
+    // Columns, then rows, each beside its copy; what is left out is at the end of both.
+    let mut y = tape.concat(x, x)?.reshape(Shape::new(n, rows, 2 * columns, c));
+    if w < 2 * columns {
+        y = tape.slice(&y.reshape(Shape::rows(n * rows, 2 * columns * c)), 0, w * c)?;
+    }
+    y = y.reshape(Shape::rows(n * rows, w * c));
+    y = tape.concat(&y, &y)?.reshape(Shape::rows(n, 2 * rows * w * c));
+    if h < 2 * rows {
+        y = tape.slice(&y, 0, h * w * c)?;
+    }
+    conv.run(tape, &y.reshape(Shape::new(n, h, w, c)), Conv::SAME3)
 }
 
 /// A convolution that keeps the size.

@@ -17,7 +17,7 @@ pub(super) static REWARD: RewardKind = RewardKind {
     about: "preference of the shapes world, on pixels",
     needs: Needs { files: None, prompt: false, gradient: false },
     default_alpha: 0.1,
-    source: "tools/shapes/gold.py; alpha as for `jpeg`",
+    source: "tools/shapes/gold.py; alpha as for jpeg",
     open: |_, name, _| {
         Ok(Box::new(HostReward::new(name, REWARD.default_alpha, |picture: &_| Ok(gold_score(picture)))))
     },

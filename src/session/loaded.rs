@@ -106,19 +106,13 @@ impl Loaded {
             eval.prepare(backend, &texts)?;
             add(eval.warnings());
         }
-        let negative = |p: &'_ Prompt| !p.negative.is_empty();
+        add(self.pipeline.notes.clone());
         let inputs: Vec<_> = prompts
             .iter()
-            .map(|p| pipeline::Prompt { text: &p.text, negative: negative(p).then_some(p.negative.as_str()) })
+            .map(|p| pipeline::Prompt { text: &p.text, negative: p.negative.as_deref() })
             .collect();
         let encoded = self.pipeline.encode(backend, &inputs, size, options.cfg_scale as f32)?;
-        warnings.extend(encoded.dropped.iter().flatten().map(|d| {
-            format!(
-                "the prompt is longer than the text encoder reads: {} tokens from \"{}\" on are ignored",
-                d.tokens,
-                head(&d.text)
-            )
-        }));
+        warnings.extend(encoded.warnings(&inputs));
         let settings = target::Settings {
             cfg_scale: options.cfg_scale as f32,
             micro_batch: options.micro_batch_for(size),
@@ -172,14 +166,5 @@ fn append(all: &mut Vec<(String, Vec<f32>)>, more: Vec<(String, Vec<f32>)>) {
         *all = more;
     } else {
         all.iter_mut().zip(more).for_each(|((_, all), (_, more))| all.extend(more));
-    }
-}
-
-/// The first characters of a text, for messages.
-fn head(text: &str) -> String {
-    const LONGEST: usize = 40;
-    match text.char_indices().nth(LONGEST) {
-        None => text.to_string(),
-        Some((end, _)) => format!("{}...", &text[..end]),
     }
 }

@@ -23,19 +23,20 @@ const MICRO_BATCH_ELEMENTS: usize = 4096;
 pub struct Prompt {
     /// What the image should show.
     pub text: String,
-    /// What it should not: the other branch of classifier-free guidance. May be empty.
-    pub negative: String,
+    /// What it should not: the other branch of classifier-free guidance. `None` is the model's own: the empty text,
+    /// or for some models of XL no text at all.
+    pub negative: Option<String>,
 }
 
 impl From<&str> for Prompt {
     fn from(text: &str) -> Prompt {
-        Prompt { text: text.into(), negative: String::new() }
+        Prompt { text: text.into(), negative: None }
     }
 }
 
 impl From<String> for Prompt {
     fn from(text: String) -> Prompt {
-        Prompt { text, negative: String::new() }
+        Prompt { text, negative: None }
     }
 }
 
@@ -49,7 +50,7 @@ impl Prompt {
     /// The same with `text` as what the image should not show.
     #[must_use]
     pub fn negative(mut self, text: impl Into<String>) -> Prompt {
-        self.negative = text.into();
+        self.negative = Some(text.into());
         self
     }
 }
@@ -310,8 +311,9 @@ impl SampleOptions {
 
 /// Refuses negative prompts where nothing reads them, because of `why`.
 pub(super) fn no_negative(prompts: &[Prompt], why: &str, advice: &str) -> Result<()> {
-    let Some(prompt) = prompts.iter().find(|p| !p.negative.is_empty()) else { return Ok(()) };
-    let short: String = prompt.negative.chars().take(40).collect();
+    let mut negatives = prompts.iter().filter_map(|p| p.negative.as_deref());
+    let Some(negative) = negatives.find(|negative| !negative.is_empty()) else { return Ok(()) };
+    let short: String = negative.chars().take(40).collect();
     Err(Error::usage(format!("the negative prompt \"{short}\" has no meaning with {why}")).advice(advice))
 }
 

@@ -122,6 +122,30 @@ def groups(last):
                 pad_token=end,
             ),
         },
+        # As tools of before 2023 write it: the added tokens in a file of their own, the special ones in another.
+        "older": {
+            "tokenizer_config.json": dict(base, bos_token=token(start, True, **typed), unk_token=end),
+            "added_tokens.json": {"<Cat-Toy>s": last + 3, "<Cat-Toy>": last + 1, "<Dog Toy>": last + 2},
+            "special_tokens_map.json": dict(
+                bos_token=token(start, True), eos_token=end, unk_token=end, pad_token="!",
+                additional_special_tokens=["<Dog Toy>", "<New>"],
+            ),
+        },
+        # Ids that leave gaps, tokens with a role only, and further ones; special tokens cut like any text.
+        "numbered": {
+            "tokenizer_config.json": dict(
+                base,
+                added_tokens_decoder={
+                    str(last + 9): token("<Cat-Toy>", False, special=False),
+                    str(last + 4): token("<Dog Toy>", True, special=False),
+                },
+                additional_special_tokens=["the cat"],
+                mask_token="<Mask>",
+                image_token="photo",
+                pad_token="[PAD]",
+                split_special_tokens=True,
+            ),
+        },
         "bare": {},
     }
 

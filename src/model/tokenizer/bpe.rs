@@ -20,8 +20,6 @@ pub(super) const UNKNOWN: u32 = u32::MAX;
 pub struct Tokens {
     /// As many as the model's context: begin, text, end, padding.
     pub ids: Vec<u32>,
-    /// How many of them come before the padding; begin and end count.
-    pub used: usize,
     /// What did not fit, if anything.
     pub dropped: Option<Dropped>,
 }
@@ -52,7 +50,17 @@ pub struct Tokenizer {
     pub(super) eos: u32,
     pub(super) pad: u32,
     pub(super) unk: u32,
+    /// Where a text is filled up, and where it is cut.
+    pub(super) padding: Side,
+    pub(super) truncation: Side,
     pub(super) context: usize,
+}
+
+/// An end of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Left,
+    Right,
 }
 
 /// A token that is found in the text as a whole, before anything is cut.
@@ -70,16 +78,6 @@ impl Tokenizer {
         self.context
     }
 
-    /// The id that ends a text.
-    pub fn eos(&self) -> u32 {
-        self.eos
-    }
-
-    /// The id that fills up a text.
-    pub fn pad(&self) -> u32 {
-        self.pad
-    }
-
     /// The largest id that can come out; the text model's vocabulary must be larger.
     pub fn largest_id(&self) -> u32 {
         self.names.keys().next_back().copied().unwrap_or(0)
@@ -89,15 +87,25 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Tokens {
         let all = self.tokenize(text);
         let room = self.context - 2;
-        let (kept, rest) = all.split_at(all.len().min(room));
+        let surplus = all.len().saturating_sub(room);
+        let (kept, cut) = match self.truncation {
+            Side::Right => all.split_at(all.len() - surplus),
+            Side::Left => {
+                let (cut, kept) = all.split_at(surplus);
+                (kept, cut)
+            }
+        };
+        let padding = self.context - kept.len() - 2;
         let mut ids = Vec::with_capacity(self.context);
+        if self.padding == Side::Left {
+            ids.resize(padding, self.pad);
+        }
         ids.push(self.bos);
         ids.extend(kept);
         ids.push(self.eos);
-        let used = ids.len();
         ids.resize(self.context, self.pad);
-        let dropped = (!rest.is_empty()).then(|| Dropped { tokens: rest.len(), text: self.decode(rest) });
-        Tokens { ids, used, dropped }
+        let dropped = (!cut.is_empty()).then(|| Dropped { tokens: cut.len(), text: self.decode(cut) });
+        Tokens { ids, dropped }
     }
 
     /// The ids of a text of any length, without begin, end and padding.

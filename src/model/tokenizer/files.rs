@@ -2,12 +2,12 @@
 //! say about special tokens.
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use regex::Regex;
 use serde_json::{Map, Value};
 
-use super::bpe::{Added, END_OF_WORD, Tokenizer, UNKNOWN, WORDS, byte_names, normalize};
+use super::bpe::{Added, END_OF_WORD, Side, Tokenizer, UNKNOWN, WORDS, byte_names, normalize};
 use crate::error::{Error, Result};
 use crate::model::files::{Source, join, json};
 
@@ -29,12 +29,39 @@ struct Files<'a> {
     component: &'a str,
 }
 
-/// What the optional files say about a special token.
+/// What the files say about an added or special token.
 #[derive(Clone)]
-struct Special {
+struct Token {
     content: String,
+    /// Looked for in normalized text; see [`Added`].
     normalized: bool,
+    /// Not looked for where the file asks for `split_special_tokens`.
+    special: bool,
 }
+
+impl Token {
+    fn special(content: &str) -> Token {
+        Token { content: content.to_string(), normalized: false, special: true }
+    }
+}
+
+/// The tokens that the files add to the vocabulary, and which of them have a role.
+struct Specials {
+    /// In the order in which they are added.
+    added: Vec<Token>,
+    /// The contents of those that a file lists with an id.
+    declared: HashSet<String>,
+    /// Contents of begin, end, unknown and padding.
+    roles: [String; 4],
+}
+
+/// The roles of tokens in the order in which transformers adds them; the first four of [`ROLES`] are used
+/// here.
+const STANDARD: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+/// Keys of special tokens without a role.
+const FURTHER: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
+const ROLES: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
 
 impl Files<'_> {
     fn tokenizer(&self, max_positions: usize) -> Result<Tokenizer> {
@@ -44,30 +71,30 @@ impl Files<'_> {
             Some(json) => self.whole(json)?,
             None => self.pair_of_files()?,
         };
-        let specials = self.specials(&config)?;
-        let mut added = self.added(&config, whole.as_ref())?;
-        for token in &added {
-            vocab.entry(token.content.clone()).or_insert(token.id);
-        }
-        let id = |role: &str, special: &Special| {
-            vocab.get(&special.content).copied().ok_or_else(|| {
-                self.bad(&origin, format!("the {role} {:?} is not in the vocabulary", special.content))
-            })
-        };
-        let declared = added.len();
-        let mut ids = [0; 4];
-        for ((role, special), slot) in specials.iter().zip(&mut ids) {
-            *slot = id(role, special)?;
-            // Of roles that share a token the last one's flags count, but for a token that is declared.
-            if !added[..declared].iter().any(|a| a.content == special.content) {
-                added.retain(|a| a.content != special.content);
-                added.push(Added {
-                    content: special.content.clone(),
-                    id: *slot,
-                    normalized: special.normalized,
-                });
+        let specials = self.specials(&config, whole.as_ref())?;
+        // As the tokenizers library numbers them: a token of the vocabulary keeps its id, any other gets the
+        // next one, whatever id the file states.
+        let mut next = u32::try_from(vocab.len()).unwrap_or(UNKNOWN);
+        let mut added: Vec<Added> = Vec::new();
+        for (role, content) in ROLES.iter().zip(&specials.roles) {
+            // Padding may be a token of its own; the others are part of every text that a model was trained on.
+            let known = vocab.contains_key(content) || specials.declared.contains(content);
+            if !known && *role != "pad_token" {
+                let what = format!("the {role} {content:?} is not in the vocabulary");
+                return Err(self.bad(&origin, what));
             }
         }
+        let split_specials = config.get("split_special_tokens").and_then(Value::as_bool).unwrap_or(false);
+        for token in &specials.added {
+            let id = *vocab.entry(token.content.clone()).or_insert_with(|| {
+                next += 1;
+                next - 1
+            });
+            if !(split_specials && token.special) {
+                added.push(Added { content: token.content.clone(), id, normalized: token.normalized });
+            }
+        }
+        let ids = specials.roles.each_ref().map(|content| vocab.get(content).copied().unwrap_or(UNKNOWN));
         let [bos, eos, unk, pad] = ids;
         for token in &mut added {
             if token.normalized {
@@ -103,6 +130,20 @@ impl Files<'_> {
                 }
             },
         };
+        let side = |key: &str, part: &str| -> Result<Side> {
+            let stated = config.get(key).filter(|v| !v.is_null()).map(|v| v.as_str().unwrap_or("?"));
+            let in_whole = whole.as_ref().and_then(|w| w.get(part)?["direction"].as_str());
+            match stated.or(in_whole).map(str::to_lowercase).as_deref() {
+                None | Some("right") => Ok(Side::Right),
+                Some("left") => Ok(Side::Left),
+                Some(_) => {
+                    let what = format!("{key} is neither \"left\" nor \"right\"");
+                    Err(self.bad("tokenizer_config.json", what))
+                }
+            }
+        };
+        let (padding, truncation) =
+            (side("padding_side", "padding")?, side("truncation_side", "truncation")?);
         if context < 3 {
             return Err(
                 self.bad(&origin, format!("a text model of {max_positions} tokens has no room for text"))
@@ -122,6 +163,8 @@ impl Files<'_> {
             eos,
             pad,
             unk,
+            padding,
+            truncation,
             context,
         })
     }
@@ -181,58 +224,121 @@ impl Files<'_> {
         Ok((vocab, merges, "vocab.json".to_string()))
     }
 
-    /// Begin, end, unknown and padding, in this order. `special_tokens_map.json` goes before
-    /// `tokenizer_config.json`, but is not looked at where the latter declares the added tokens.
-    fn specials(&self, config: &Map<String, Value>) -> Result<[(&'static str, Special); 4]> {
-        let map = match config.contains_key("added_tokens_decoder") {
-            true => None,
-            false => self.json("special_tokens_map.json")?,
-        };
-        let roles = [
-            ("bos_token", "<|startoftext|>"),
-            ("eos_token", "<|endoftext|>"),
-            ("unk_token", "<|endoftext|>"),
-            ("pad_token", "<|endoftext|>"),
-        ];
-        let mut found =
-            roles.map(|(role, content)| (role, Special { content: content.to_string(), normalized: false }));
-        for (file, keys) in
-            [("tokenizer_config.json", Some(config)), ("special_tokens_map.json", map.as_ref())]
-        {
-            for (role, special) in &mut found {
-                let Some(v) = keys.and_then(|k| k.get(*role)).filter(|v| !v.is_null()) else { continue };
-                *special = match v {
-                    Value::String(content) => Special { content: content.clone(), normalized: false },
-                    v => self.token(file, v)?,
-                };
+    /// What the files say about added and special tokens, as transformers puts it together: either
+    /// `tokenizer_config.json` declares the added tokens and the other files are not looked at, or
+    /// `special_tokens_map.json` goes before `tokenizer_config.json`, and the added tokens are those of
+    /// `added_tokens.json` and of `tokenizer.json`, which goes before. Tokens are added in the order of the
+    /// ids that are stated, then those that only have a role, then further ones.
+    fn specials(&self, config: &Map<String, Value>, whole: Option<&Map<String, Value>>) -> Result<Specials> {
+        let declares = config.contains_key("added_tokens_decoder");
+        let mut named: Vec<(String, Token)> = Vec::new();
+        let mut further: Vec<Token> = Vec::new();
+        self.collect("tokenizer_config.json", config, &mut named, &mut further)?;
+        let mut declared: BTreeMap<u32, Token> = BTreeMap::new();
+        if declares {
+            let none = Map::new();
+            let list = config.get("added_tokens_decoder").and_then(Value::as_object).unwrap_or(&none);
+            for (id, v) in list {
+                let file = "tokenizer_config.json";
+                declared.insert(self.id(file, id.parse().ok(), v)?, self.token(file, v)?);
+            }
+        } else {
+            if let Some(map) = self.json("special_tokens_map.json")? {
+                self.collect("special_tokens_map.json", &map, &mut named, &mut further)?;
+            }
+            let file = "added_tokens.json";
+            for (content, id) in self.json(file)?.iter().flatten() {
+                let special =
+                    named.iter().map(|(_, token)| token).chain(&further).any(|t| t.content == *content);
+                let token = Token { content: content.clone(), normalized: !special, special };
+                declared.insert(self.id(file, id.as_u64(), &Value::from(content.as_str()))?, token);
+            }
+            let list = whole.and_then(|w| w.get("added_tokens")).and_then(Value::as_array);
+            for v in list.into_iter().flatten() {
+                let file = "tokenizer.json";
+                declared.insert(self.id(file, v["id"].as_u64(), v)?, self.token(file, v)?);
             }
         }
-        Ok(found)
-    }
-
-    /// Tokens added to the vocabulary, from the one file that decides.
-    fn added(&self, config: &Map<String, Value>, whole: Option<&Map<String, Value>>) -> Result<Vec<Added>> {
-        let mut added = Vec::new();
-        let mut push = |file: &str, id: Option<u64>, v: &Value| {
-            let id = id.and_then(|id| u32::try_from(id).ok()).filter(|&id| id != UNKNOWN);
-            let id = id.ok_or_else(|| self.bad(file, format!("the added token {v} has no id")))?;
-            let Special { content, normalized } = self.token(file, v)?;
-            added.push(Added { content, id, normalized });
-            Ok::<(), Error>(())
-        };
-        if let Some(declared) = config.get("added_tokens_decoder").and_then(Value::as_object) {
-            for (id, v) in declared {
-                push("tokenizer_config.json", id.parse().ok(), v)?;
-            }
-        } else if let Some(list) = whole.and_then(|w| w.get("added_tokens")).and_then(Value::as_array) {
-            for v in list {
-                push("tokenizer.json", v["id"].as_u64(), v)?;
+        let mut added: Vec<Token> = declared.into_values().collect();
+        let count = added.len();
+        let contents: HashSet<String> = added.iter().map(|token| token.content.clone()).collect();
+        let named_or =
+            |role: &str| named.iter().rev().find(|(r, _)| r == role).map(|(_, token)| token.clone());
+        let standard = STANDARD.into_iter().filter_map(|role| {
+            let default = match role {
+                "bos_token" => Some("<|startoftext|>"),
+                "eos_token" | "unk_token" | "pad_token" => Some("<|endoftext|>"),
+                _ => None,
+            };
+            named_or(role).or_else(|| default.map(Token::special))
+        });
+        let others = named.iter().filter(|(role, _)| !STANDARD.contains(&role.as_str()));
+        for token in standard.chain(others.map(|(_, token)| token.clone())).chain(further.iter().cloned()) {
+            // Of roles that share a token the last one's flags count, but for a token that is declared.
+            match added.iter().position(|a| a.content == token.content) {
+                Some(at) if at < count => added[at].special = true,
+                Some(at) => added[at] = token,
+                None => added.push(token),
             }
         }
-        Ok(added)
+        let roles = ROLES.map(|role| {
+            let default = if role == "bos_token" { "<|startoftext|>" } else { "<|endoftext|>" };
+            named_or(role).map_or(default.to_string(), |token| token.content)
+        });
+        Ok(Specials { added, declared: contents, roles })
     }
 
-    fn token(&self, file: &str, v: &Value) -> Result<Special> {
+    /// Reads the roles (`..._token`) and the further special tokens of one file; later ones go before earlier
+    /// ones.
+    fn collect(
+        &self,
+        file: &str,
+        keys: &Map<String, Value>,
+        named: &mut Vec<(String, Token)>,
+        further: &mut Vec<Token>,
+    ) -> Result<()> {
+        for (key, v) in keys {
+            let role = key.ends_with("_token") && !key.starts_with("add_");
+            let standard = STANDARD.contains(&key.as_str());
+            match v {
+                Value::String(content) if role && !content.is_empty() => {
+                    named.push((key.clone(), Token::special(content)));
+                }
+                Value::Null | Value::Bool(_) if role => {}
+                v if role && (standard || v.is_object()) => named.push((key.clone(), self.token(file, v)?)),
+                Value::Array(list) if FURTHER.contains(&key.as_str()) => {
+                    for v in list {
+                        let token = match v {
+                            Value::String(content) => Token::special(content),
+                            v => Token { special: true, ..self.token(file, v)? },
+                        };
+                        if !further.iter().any(|t| t.content == token.content) {
+                            further.push(token);
+                        }
+                    }
+                }
+                Value::Object(map) if FURTHER.contains(&key.as_str()) => {
+                    for (name, v) in map {
+                        let token = match v {
+                            Value::String(content) => Token::special(content),
+                            v => Token { special: true, ..self.token(file, v)? },
+                        };
+                        named.push((name.clone(), token));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The id stated for the added token `v`.
+    fn id(&self, file: &str, id: Option<u64>, v: &Value) -> Result<u32> {
+        let id = id.and_then(|id| u32::try_from(id).ok()).filter(|&id| id != UNKNOWN);
+        id.ok_or_else(|| self.bad(file, format!("the added token {v} has no id")))
+    }
+
+    fn token(&self, file: &str, v: &Value) -> Result<Token> {
         let content = v["content"].as_str().filter(|c| !c.is_empty());
         let content = content.ok_or_else(|| self.bad(file, format!("the token {v} has no content")))?;
         for option in ["lstrip", "rstrip", "single_word"] {
@@ -242,8 +348,9 @@ impl Files<'_> {
             }
         }
         // Absent, it is true for ordinary tokens and false for special ones.
-        let normalized = v["normalized"].as_bool().unwrap_or(v["special"] == false);
-        Ok(Special { content: content.to_string(), normalized })
+        let special = v["special"] != false;
+        let normalized = v["normalized"].as_bool().unwrap_or(!special);
+        Ok(Token { content: content.to_string(), normalized, special })
     }
 
     /// Finds any of the added tokens, the longest at each place.

@@ -46,7 +46,7 @@ fn ids_are_those_of_transformers_for_every_text_and_configuration() {
             group["files"].as_object().unwrap().iter().map(|(n, v)| (n.as_str(), v.to_string())).collect();
         let files: Vec<(&str, &str)> = files.iter().map(|(n, t)| (*n, t.as_str())).collect();
         let tokenizer = open(&folder(&files), 77).unwrap();
-        assert_eq!(u64::from(tokenizer.pad()), group["pad"].as_u64().unwrap());
+        let pad = group["pad"].as_u64().unwrap() as u32;
         for (text, case) in texts.iter().zip(group["cases"].as_array().unwrap()) {
             let text = text.as_str().unwrap();
             let ids: Vec<u32> =
@@ -54,10 +54,9 @@ fn ids_are_those_of_transformers_for_every_text_and_configuration() {
             let place = format!("{}: {:?}", group["name"], text.chars().take(60).collect::<String>());
             let total = tokenizer.tokenize(text).len() + 2;
             let tokens = tokenizer.encode(text);
-            assert_eq!(tokens.ids[..tokens.used], ids, "{place}");
+            let padded = ids.iter().copied().chain(std::iter::repeat(pad)).take(77);
+            assert_eq!(tokens.ids, padded.collect::<Vec<_>>(), "{place}");
             assert_eq!(total as u64, case["total"].as_u64().unwrap(), "{place}");
-            assert_eq!(tokens.ids.len(), 77);
-            assert!(tokens.ids[tokens.used..].iter().all(|&id| id == tokenizer.pad()));
             assert_eq!(tokens.dropped.map_or(0, |d| d.tokens), total.saturating_sub(77), "{place}");
         }
     }
@@ -89,8 +88,7 @@ fn what_is_dropped_is_told_in_words() {
     let tokenizer = open(&folder(&[]), 8).unwrap();
     let tokens = tokenizer.encode("a photo of a cat, The Café  at dawn 😀");
     assert_eq!(tokens.ids.len(), 8);
-    assert_eq!(tokens.used, 8);
-    assert_eq!(tokens.ids[7], tokenizer.eos());
+    assert_eq!(tokens.ids[7], 813);
     let dropped = tokens.dropped.unwrap();
     assert_eq!(dropped.text, "the café at dawn 😀");
     assert_eq!(tokenizer.encode("a cat").dropped, None);
@@ -124,13 +122,22 @@ fn lines_may_end_as_on_windows() {
 }
 
 #[test]
+fn a_text_is_filled_and_cut_at_the_side_that_the_file_names() {
+    let config = r#"{"padding_side": "left", "truncation_side": "left"}"#;
+    let tokenizer = open(&folder(&[("tokenizer_config.json", config)]), 8).unwrap();
+    // As transformers gives them.
+    assert_eq!(tokenizer.encode("a photo of a cat and a dog").ids, [812, 647, 64, 77, 323, 320, 558, 813]);
+    assert_eq!(tokenizer.encode("a photo of a cat and a dog").dropped.unwrap().text, "a photo of a");
+    assert_eq!(tokenizer.encode("a").ids, [813, 813, 813, 813, 813, 812, 320, 813]);
+}
+
+#[test]
 fn a_byte_that_the_vocabulary_lacks_is_the_unknown_token() {
     let dir = TempDir::new().unwrap();
     let vocab = r#"{"a": 0, "a</w>": 1, "<|startoftext|>": 2, "<|endoftext|>": 3}"#;
     std::fs::write(dir.path().join("vocab.json"), vocab).unwrap();
     std::fs::write(dir.path().join("merges.txt"), "#version: 0.2\n").unwrap();
     assert_eq!(open(&dir, 8).unwrap().encode("aab é").ids, [2, 0, 0, 3, 3, 3, 3, 3]);
-    assert_eq!(open(&dir, 8).unwrap().encode("aab é").used, 7);
 }
 
 #[test]
@@ -144,7 +151,8 @@ fn damaged_files_are_named_with_what_was_expected() {
     fails(&[("merges.txt", "a b c\n")], &["merges.txt", "line 1"]);
     fails(&[("merges.txt", "a \u{2603}\n")], &["merge 1 needs"]);
     fails(&[("tokenizer_config.json", "nothing")], &["tokenizer_config.json", "not valid JSON"]);
-    fails(&[("tokenizer_config.json", r#"{"pad_token": "[PAD]"}"#)], &["pad_token \"[PAD]\""]);
+    fails(&[("tokenizer_config.json", r#"{"unk_token": "[UNK]"}"#)], &["unk_token \"[UNK]\""]);
+    fails(&[("tokenizer_config.json", r#"{"padding_side": 1}"#)], &["padding_side is neither"]);
     fails(&[("tokenizer_config.json", r#"{"pad_token": 3}"#)], &["tokenizer_config.json", "the token 3"]);
     fails(
         &[("tokenizer_config.json", r#"{"added_tokens_decoder": {"x": {"content": "y"}}}"#)],
