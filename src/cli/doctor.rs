@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Instant;
 
 use super::values::typed;
-use super::{flags, help, output};
+use super::{flags, gpus, help, output};
 use crate::error::{Error, Result};
 use crate::session::{Device, Dtype, Session, memory};
 
@@ -25,11 +25,7 @@ pub fn devices() -> Result<()> {
 
 fn processor() -> String {
     let processors = thread::available_parallelism().map_or(1, usize::from);
-    format!("cpu       {processors} processors, {} of memory", gigabytes(memory::total()))
-}
-
-fn gigabytes(bytes: u64) -> String {
-    format!("{:.1} GB", bytes as f64 / 1e9)
+    format!("cpu       {processors} processors, {} of memory", gpus::gigabytes(memory::total()))
 }
 
 /// The whole check, a line for each finding.
@@ -42,7 +38,7 @@ pub fn run() -> Result<()> {
     line("program", help::version().replace('\n', "; "))?;
     output::line(processor())?;
     if let Some(free) = memory::available() {
-        line("free", format!("{} of memory", gigabytes(free)))?;
+        line("free", format!("{} of memory", gpus::gigabytes(free)))?;
     }
     gpus::libraries().into_iter().try_for_each(|(name, what)| line(name, what))?;
     (0..gpus::count()).try_for_each(|ordinal| output::line(gpus::describe(ordinal)))?;
@@ -83,83 +79,4 @@ fn answer(device: Device, dtype: Dtype) -> Result<f64> {
     let samples = session.sample("a red star", &options)?.conclude()?;
     let rewards = &samples[0].population.rewards;
     Ok(rewards.iter().sum::<f64>() / rewards.len() as f64)
-}
-
-/// What there is of GPUs, drivers and libraries.
-#[cfg(feature = "cuda")]
-mod gpus {
-    use super::gigabytes;
-    use crate::cuda;
-    use crate::session::Device;
-
-    /// GPUs that the driver shows.
-    pub fn count() -> usize {
-        cuda::count().unwrap_or_default()
-    }
-
-    pub fn is_usable(ordinal: usize) -> bool {
-        cuda::usable(ordinal).is_ok()
-    }
-
-    pub fn describe(ordinal: usize) -> String {
-        let device = Device::Cuda(ordinal).to_string();
-        match (cuda::info(ordinal), cuda::usable(ordinal)) {
-            (Err(e), _) => format!("{device:<9} {}", e.message()),
-            (Ok(info), usable) => {
-                let (major, minor) = info.capability;
-                let not =
-                    usable.err().map_or(String::new(), |e| format!("; cannot be used: {}", e.message()));
-                let memory = gigabytes(info.memory);
-                let name = info.name;
-                format!("{device:<9} {name}, compute capability {major}.{minor}, {memory} of memory{not}")
-            }
-        }
-    }
-
-    /// Findings by name.
-    pub fn libraries() -> Vec<(&'static str, String)> {
-        let found = |yes: bool, no: &str| if yes { "found".to_string() } else { format!("not found: {no}") };
-        let driver = cuda::driver_version().map(|(major, minor)| format!("knows CUDA {major}.{minor}"));
-        let driver =
-            driver.unwrap_or_else(|| "not found: there is no NVIDIA GPU, or no driver for it".into());
-        vec![
-            ("driver", driver),
-            ("NVRTC", found(cuda::has_nvrtc(), "only needed where the kernels are not in the program")),
-            ("cuBLASLt", found(cuda::has_cublaslt(), "never needed; it makes some products faster")),
-            ("cache", cache()),
-        ]
-    }
-
-    /// Where what is compiled and timed on this machine is kept, and whether it can be.
-    fn cache() -> String {
-        let Some(folder) = cuda::cache() else {
-            return "none: neither XDG_CACHE_HOME nor HOME is set; kernels compiled here are not kept".into();
-        };
-        let files = std::fs::read_dir(&folder).map_or(0, Iterator::count);
-        let written = std::fs::create_dir_all(&folder).and_then(|()| tempfile::tempfile_in(&folder));
-        match written {
-            Ok(_) => format!("{}, {files} files", folder.display()),
-            Err(e) => format!("{}, {files} files, cannot be written: {e}", folder.display()),
-        }
-    }
-}
-
-/// A program without CUDA has no GPUs.
-#[cfg(not(feature = "cuda"))]
-mod gpus {
-    pub fn count() -> usize {
-        0
-    }
-
-    pub fn is_usable(_: usize) -> bool {
-        false
-    }
-
-    pub fn describe(_: usize) -> String {
-        String::new()
-    }
-
-    pub fn libraries() -> Vec<(&'static str, String)> {
-        vec![("CUDA", "not built in (feature cuda)".into())]
-    }
 }

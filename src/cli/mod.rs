@@ -4,6 +4,7 @@
 mod args;
 mod doctor;
 mod flags;
+mod gpus;
 mod help;
 mod man;
 mod meaning;

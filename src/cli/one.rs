@@ -5,16 +5,8 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::options::Options;
-use super::record::Choices;
+use super::record::{Choices, Draw};
 use crate::session::Prompt;
-
-/// What keys the random numbers of one draw of a prompt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Draw {
-    /// The prompt's.
-    pub index: usize,
-    pub seed: u64,
-}
 
 /// One draw of a prompt.
 pub struct OnePrompt<'a> {

@@ -4,7 +4,6 @@
 
 use serde_json::{Map, Value, json};
 
-use super::one::Draw;
 use super::options::Options;
 use super::values::{Bytes, typed};
 use crate::error::Result;
@@ -14,6 +13,14 @@ use crate::reward::Spec;
 use crate::run::sha256_file;
 use crate::session::{Checkpointing, Prompt, Session};
 use crate::smc::{Floor, Rules, Tempering};
+
+/// What keys the random numbers of one draw of a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    /// The prompt's.
+    pub index: usize,
+    pub seed: u64,
+}
 
 /// Every option, under the name of its flag.
 pub struct Choices {

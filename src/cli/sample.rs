@@ -6,10 +6,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
-use super::one::{Draw, OnePrompt};
+use super::one::OnePrompt;
 use super::options::Options;
 use super::progress::Progress;
-use super::record::{self, Choices};
+use super::record::{self, Choices, Draw};
 use super::save::Saved;
 use super::summary::Summary;
 use super::{flags, meaning, output, signals, skip, trace};
