@@ -77,7 +77,8 @@ impl Files<'_> {
         let mut next = u32::try_from(vocab.len()).unwrap_or(UNKNOWN);
         let mut added: Vec<Added> = Vec::new();
         for (role, content) in ROLES.iter().zip(&specials.roles) {
-            // Padding may be a token of its own; the others are part of every text that a model was trained on.
+            // Padding may be a token of its own; the others are part of every text that a model was trained
+            // on.
             let known = vocab.contains_key(content) || specials.declared.contains(content);
             if !known && *role != "pad_token" {
                 let what = format!("the {role} {content:?} is not in the vocabulary");
@@ -243,13 +244,21 @@ impl Files<'_> {
                 declared.insert(self.id(file, id.parse().ok(), v)?, self.token(file, v)?);
             }
         } else {
+            let mut map_further = Vec::new();
             if let Some(map) = self.json("special_tokens_map.json")? {
+                let before = further.len();
                 self.collect("special_tokens_map.json", &map, &mut named, &mut further)?;
+                if map.contains_key("additional_special_tokens") {
+                    map_further = further[before..].to_vec();
+                }
             }
+            // Those of `additional_special_tokens` in the map come too late to count as special here.
+            let late = |token: &Token| map_further.iter().any(|late| late.content == token.content);
             let file = "added_tokens.json";
             for (content, id) in self.json(file)?.iter().flatten() {
-                let special =
-                    named.iter().map(|(_, token)| token).chain(&further).any(|t| t.content == *content);
+                let standard = named.iter().filter(|(role, _)| STANDARD.contains(&role.as_str()));
+                let extra = further.iter().filter(|token| !late(token));
+                let special = standard.map(|(_, token)| token).chain(extra).any(|t| t.content == *content);
                 let token = Token { content: content.clone(), normalized: !special, special };
                 declared.insert(self.id(file, id.as_u64(), &Value::from(content.as_str()))?, token);
             }
@@ -273,11 +282,13 @@ impl Files<'_> {
             named_or(role).or_else(|| default.map(Token::special))
         });
         let others = named.iter().filter(|(role, _)| !STANDARD.contains(&role.as_str()));
-        for token in standard.chain(others.map(|(_, token)| token.clone())).chain(further.iter().cloned()) {
+        let with_role = standard.chain(others.map(|(_, token)| token.clone())).map(|token| (true, token));
+        for (role, token) in with_role.chain(further.iter().cloned().map(|token| (false, token))) {
             // Of roles that share a token the last one's flags count, but for a token that is declared.
             match added.iter().position(|a| a.content == token.content) {
-                Some(at) if at < count => added[at].special = true,
-                Some(at) => added[at] = token,
+                Some(at) if at < count => added[at].special |= role,
+                Some(at) if role => added[at] = token,
+                Some(_) => {}
                 None => added.push(token),
             }
         }
