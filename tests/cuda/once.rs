@@ -152,14 +152,14 @@ fn compare(cuda: &Cuda, case: &Case, elem: Elem, failures: &mut Vec<String>) {
 
 /// Kernels of every image of which only the others' are of use.
 const IDLE: [&str; 10] = [
-    "das_collect_bf16",
+    "das_tap_sum_bf16",
     "das_finish_f32",
     "das_layer_norm_any_bf16",
     "das_layer_norm_vjp_any_bf16",
     "das_narrow_f32",
     "das_pad_f32",
     "das_patches_f32",
-    "das_plain_bf16",
+    "das_simt_bf16",
     "das_put_bf16",
     "das_widen_f32",
 ];

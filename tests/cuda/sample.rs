@@ -51,14 +51,16 @@ impl Run {
         bytemuck::pod_collect_to_vec(file.tensor("latents").unwrap().data())
     }
 
-    /// A list of every line of the trace.
+    /// A list of every line of the trace that has one; it is null where nothing was computed.
     fn trace(&self, key: &str) -> Vec<f32> {
         let text = fs::read_to_string(self.dir.join("trace.jsonl")).unwrap();
         let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        lines
-            .flat_map(|line| line[key].as_array().unwrap().clone())
+        let all: Vec<f32> = lines
+            .flat_map(|line| line[key].as_array().cloned().unwrap_or_default())
             .map(|v| v.as_f64().unwrap() as f32)
-            .collect()
+            .collect();
+        assert!(!all.is_empty(), "no line of the trace has a list {key}");
+        all
     }
 
     fn record(&self) -> Value {

@@ -256,7 +256,8 @@ fn agree(cuda: &Cuda, ours: &Tensor, theirs: &Tensor) -> Option<bool> {
         Elem::F16 => 0.5_f64.powi(10),
         _ => 0.5_f64.powi(7),
     };
-    let difference = cuda.axpby(1.0, ours, -1.0, theirs).ok()?;
+    let theirs = theirs.reshape(ours.shape());
+    let difference = cuda.axpby(1.0, ours, -1.0, &theirs).ok()?;
     let sum = |t: &Tensor| Some(cuda.squared_norms(t).ok()?.iter().sum::<f64>());
     // A NaN in either makes this false.
     Some(sum(&difference)? <= allowed * allowed * sum(ours)?)
