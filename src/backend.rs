@@ -36,7 +36,7 @@ macro_rules! declare {
 
 /// A device that can run the networks and move the particles.
 ///
-/// Its operations are those of the table [`for_each_op`](crate::for_each_op); the module [`op`](crate::op)
+/// Its operations are those of the table [`for_each_op`]; the module [`op`](crate::op)
 /// says what their arguments are called. All tensors of one call belong to this backend.
 pub trait Backend: Send + Sync {
     /// For records: `cpu`, `cuda:0 NVIDIA H200`, `meter`.

@@ -7,7 +7,7 @@
 //!   the four sub-pixel kernels it folds into (4/9 of the 3x3 work), because that is what is executed.
 //!   Attention counts whole score matrices, causal or not: forward 2 products, the transpose of
 //!   self-attention 5 (scores again, dP, dV, dQ, dK), that of cross-attention 3 (scores, dP, dQ; keys and
-//!   values are constants). The functions of [`op`](crate::op) say how much each operation is.
+//!   values are constants). The functions of [`op`] say how much each operation is.
 //! - `bytes`: every input read once and every output written once.
 //! - memory: outputs, saved tensors and declared scratch space while their handles live.
 

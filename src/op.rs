@@ -1,4 +1,4 @@
-//! Operations, each described once: its name and signature in [`for_each_op`](crate::for_each_op), and a
+//! Operations, each described once: its name and signature in [`for_each_op`], and a
 //! function of the same name below, which checks the shapes of what it is given and says what it makes and
 //! what it costs ([`Description`]).
 //!
