@@ -19,6 +19,7 @@ from pathlib import Path
 
 import parts
 import report
+
 from session import Session
 
 # In the order of what one would rather know, with most seconds each; what one does not use is there for the last. Those
