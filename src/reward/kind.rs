@@ -6,6 +6,9 @@ use super::Reward;
 use super::towers::Towers;
 use crate::error::Result;
 
+/// Opens a reward: the towers it may share, its name for messages, and its path where one is given.
+pub(super) type Open = fn(&mut Towers<'_>, &str, Option<&Path>) -> Result<Box<dyn Reward>>;
+
 /// A kind of reward: one file each, registered in [`REWARDS`](super::REWARDS).
 #[derive(Debug)]
 pub struct RewardKind {
@@ -20,7 +23,7 @@ pub struct RewardKind {
     /// Where its definition and `default_alpha` are from.
     pub source: &'static str,
     /// Opens it under the name given, from the path given or, without one, from the model's own folders.
-    pub(super) open: fn(&mut Towers<'_>, &str, Option<&Path>) -> Result<Box<dyn Reward>>,
+    pub(super) open: Open,
 }
 
 /// What a reward needs, and whether it has a gradient.

@@ -113,7 +113,7 @@ fn names(module: &[String], children: &BTreeSet<String>, text: &str) -> Names {
         let (paths, len) = tree(rest);
         at += len;
         let exports = before.ends_with("use")
-            && before.trim_end_matches("use").trim_end().ends_with(|c: char| c == ')' || c == 'b')
+            && before.trim_end_matches("use").trim_end().ends_with([')', 'b'])
             && before.rsplit([';', '}', '{']).next().is_some_and(|s| s.trim_start().starts_with("pub"));
         for path in paths {
             let full = absolute(module, &path);
