@@ -124,6 +124,15 @@ fn lines(path: &Path) -> Vec<Value> {
     text.lines().map(json).collect()
 }
 
+/// The program with the signals of a terminal as they are by default. A script's background job hands on SIGINT ignored,
+/// and what is ignored stays so: without this, what a test sees would depend on how it was started.
+#[cfg(unix)]
+fn interruptible() -> std::process::Command {
+    let mut command = std::process::Command::new("env");
+    command.args(["--default-signal=HUP,INT,TERM", env!("CARGO_BIN_EXE_das-cuda")]);
+    command
+}
+
 #[test]
 fn the_same_seed_gives_the_same_bytes_whatever_the_micro_batch() {
     let dir = TempDir::new().expect("a temporary folder");

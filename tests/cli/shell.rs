@@ -126,7 +126,7 @@ mod signals {
     use std::path::Path;
     use std::process::{Child, Command};
 
-    use super::super::{folders, lines};
+    use super::super::{folders, interruptible, lines};
     use super::*;
 
     fn send(child: &Child, signal: &str) {
@@ -183,7 +183,7 @@ mod signals {
             let long = ["-p", "a star", "--proposal", "none", "--particles", "1", "--steps", "40", "-q"];
             let args =
                 arguments(&out, &[&long[..], &["-W", "1024", "-H", "1024", "--reward", "gold"]].concat());
-            let mut child = start(Command::new(env!("CARGO_BIN_EXE_das-cuda")).args(args));
+            let mut child = start(interruptible().args(args));
             let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
             let folder = out.join("0000-a-star");
             wait_for(&folder.join("trace.jsonl"));
@@ -204,7 +204,7 @@ mod signals {
         let dir = TempDir::new().expect("a temporary folder");
         let out = dir.path().join("out");
         let long = ["-p", "a star", "--particles", "1", "-q", "-W", "1024", "-H", "1024"];
-        let mut child = start(Command::new(env!("CARGO_BIN_EXE_das-cuda")).args(arguments(&out, &long)));
+        let mut child = start(interruptible().args(arguments(&out, &long)));
         let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
         wait_for(&out.join("0000-a-star/trace.jsonl"));
         send(&child, "-INT");
@@ -224,7 +224,7 @@ mod signals {
         let list = ["-p", "a ring", "-p", &long, "--eval-reward", "clip", "--proposal", "none"];
         let killed = |more: &[&str]| {
             let args = arguments(&out, &[&list[..], more, &["-q"]].concat());
-            let mut child = start(Command::new(env!("CARGO_BIN_EXE_das-cuda")).args(args));
+            let mut child = start(interruptible().args(args));
             line(&mut BufReader::new(child.stdout.take().expect("a pipe")));
             child.stderr.as_mut().expect("a pipe").read_exact(&mut [0]).expect("the second prompt's warning");
             send(&child, "-KILL");

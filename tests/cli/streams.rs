@@ -146,7 +146,8 @@ fn ctrl_c_keeps_what_is_done() {
     // Pipes hold 64 kB; an argument may have 128 kB.
     let long = "red star ".repeat(11_000);
     let prompts = ["-p", "a ring", "-p", &long, "--eval-reward", "clip", "--steps", "4", "-q"];
-    let mut child = process(&arguments(&out, &prompts))
+    let mut child = super::interruptible()
+        .args(arguments(&out, &prompts))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
