@@ -3,9 +3,10 @@
 //! NVRTC, compiled once per GPU model and kept on disk.
 
 use std::env;
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::fs;
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use cudarc::driver::sys::CUfunction_attribute as Attribute;
 use cudarc::driver::{CudaFunction, CudaModule};
 use cudarc::nvrtc::{Ptx, result as nvrtc, sys};
 use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
 
 use crate::cuda::device::{self, Device, Elem, GpuInfo};
 use crate::error::{Error, Result};
@@ -89,15 +91,21 @@ impl<'a> Image<'a> {
     fn compiled(&self, file: &str, kept: Option<PathBuf>) -> Result<Vec<u8>> {
         let bytes = compile(file, self.options())?;
         if let Some(path) = kept {
-            // A cache that cannot be written costs the time of compiling at the next start, nothing else. The
-            // name appears only when the file is whole.
-            let part = path.with_extension(format!("{}.part", std::process::id()));
-            let written =
-                path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&part, &bytes));
-            let _ = written.and_then(|()| fs::rename(&part, &path));
+            // A cache that cannot be written costs the time of compiling at the next start, nothing else.
+            let _ = keep(&path, &bytes);
         }
         Ok(bytes)
     }
+}
+
+/// Writes a file of the cache. Its name appears only when it is whole, whichever threads and programs write it too.
+fn keep(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(path);
+    fs::create_dir_all(folder)?;
+    let mut part = NamedTempFile::new_in(folder)?;
+    part.write_all(bytes)?;
+    part.persist(path)?;
+    Ok(())
 }
 
 /// What nvcc compiled the kernels in this binary for, such as `80,90a+ptx80`; empty if they are sources only.
@@ -138,14 +146,16 @@ fn check_driver(driver: (i32, i32)) -> Result<()> {
     Err(Error::device(format!(
         "the NVIDIA driver knows CUDA {major}.{minor}, and this program's kernels were made by CUDA {TOOLKIT}"
     ))
-    .fix("install a newer driver, or build with a toolkit of the driver's version (tools/get-nvcc says how)"))
+    .advice(
+        "install a newer driver, or build with a toolkit of the driver's version (tools/get-nvcc says how)",
+    ))
 }
 
 fn no_nvrtc() -> Error {
     Error::device(
         "this das-cuda was built without nvcc, and NVRTC, which could compile its kernels here, is not found",
     )
-    .fix(
+    .advice(
         "install NVRTC (python3 -m pip install nvidia-cuda-nvrtc, and put its lib folder on LD_LIBRARY_PATH), \
          or build with nvcc: tools/get-nvcc, then cargo build --release",
     )
@@ -218,8 +228,9 @@ fn compile(file: &str, mut options: [String; 3]) -> Result<Vec<u8>> {
             }
             if let Err(e) = compiled {
                 let log = nvrtc::get_program_log(program).unwrap_or_default();
-                let log = CStr::from_ptr(log.as_ptr()).to_string_lossy().into_owned();
-                return Err(failed("compiling", e).fix(format!("report this as a defect:\n{log}")));
+                let log: Vec<u8> = log.into_iter().map(|c| c as u8).take_while(|c| *c != 0).collect();
+                let log = String::from_utf8_lossy(&log);
+                return Err(failed("compiling", e).advice(format!("report this as a defect:\n{log}")));
             }
             let mut len = 0;
             let size = if ptx { sys::nvrtcGetPTXSize } else { sys::nvrtcGetCUBINSize };

@@ -431,8 +431,25 @@ fn what_is_compiled_at_run_time_is_loaded() {
     assert_eq!(compile(SOURCE, HEADERS, &["-arch=compute_90", "-DACT_F32"]).unwrap(), b"");
 }
 
+/// Each thread its own program: what the library keeps of all of them must bear that.
+fn threads_compile_at_the_same_time() {
+    let _turn = device();
+    let options = ["--gpu-architecture=sm_90a", "-DACT_F32"];
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..500 {
+                    let image = compile("KERNEL(a)", &[], &options).unwrap();
+                    assert!(image.starts_with(b"das-nvrtc\n"));
+                }
+            });
+        }
+    });
+}
+
 crate::tests![
     one_device_is_seen,
+    threads_compile_at_the_same_time,
     #[ignore = "a part of nobody_ends_on_the_stand_in_unknowingly"]
     a_child_looks_for_a_device,
     nobody_ends_on_the_stand_in_unknowingly,

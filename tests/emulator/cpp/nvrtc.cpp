@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include <map>
+#include <mutex>
 #include <regex>
 #include <set>
 #include <sstream>
@@ -23,8 +24,28 @@ struct Program {
   std::map<std::string, std::string> headers;
   bool compiled = false, cubin = false;
 };
-std::set<Program*>& programs() {
-  static auto* p = new std::set<Program*>;
+// The programs there are. Threads may compile at the same time, each its own program.
+class Programs {
+ public:
+  void insert(Program* p) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    all_.insert(p);
+  }
+  size_t erase(Program* p) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return all_.erase(p);
+  }
+  size_t count(Program* p) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return all_.count(p);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::set<Program*> all_;
+};
+Programs& programs() {
+  static auto* p = new Programs;
   return *p;
 }
 
