@@ -200,3 +200,162 @@ fn the_readers_see_what_they_should() {
     // Swapped arguments differ.
     assert_ne!(rust_fields("x: In<Act>, y: In<Act>"), rust_fields("y: In<Act>, x: In<Act>"));
 }
+
+/// Integer constants of a text: `const NAME: usize = 4;` of Rust, `constexpr int NAME = 4, OTHER = 2 * NAME;` of C, in
+/// or outside a function, with the operators * / + - and <<. What is not such a number is left out.
+fn constants(text: &str, known: &BTreeMap<String, i64>) -> BTreeMap<String, i64> {
+    let rust = Regex::new(r"const (\w+): \w+ = ([^;]+);").unwrap();
+    let c = Regex::new(r"constexpr int ([^;]+);").unwrap();
+    let mut found = known.clone();
+    let mut add = |name: &str, value: &str| {
+        if let Some(value) = number_of(value, &found) {
+            found.insert(name.trim().to_string(), value);
+        }
+    };
+    rust.captures_iter(text).for_each(|m| add(&m[1], &m[2]));
+    for declaration in c.captures_iter(text) {
+        for part in declaration[1].split(',') {
+            if let Some((name, value)) = part.split_once('=') {
+                add(name, value);
+            }
+        }
+    }
+    found
+}
+
+/// The value of `a * b + c`, all operators from left to right within a sum.
+fn number_of(text: &str, known: &BTreeMap<String, i64>) -> Option<i64> {
+    let term = |text: &str| -> Option<i64> {
+        let mut value = None;
+        let mut operator = "*";
+        for word in Regex::new(r"<<|[*/]|[\w]+").unwrap().find_iter(text).map(|m| m.as_str()) {
+            if matches!(word, "<<" | "*" | "/") {
+                operator = word;
+                continue;
+            }
+            let x = word.parse().ok().or_else(|| known.get(word).copied())?;
+            value = Some(match (value, operator) {
+                (None, _) => x,
+                (Some(v), "/") => v / x,
+                (Some(v), "<<") => v << x,
+                (Some(v), _) => v * x,
+            });
+        }
+        value
+    };
+    if text.contains(['(', '?', '.', '-', '&']) {
+        return None;
+    }
+    text.split('+').map(term).sum()
+}
+
+fn read(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+/// Names of an enum's items, in order and in lower case; what is not in `known` must be plain names.
+fn items(text: &str, head: &str) -> Vec<String> {
+    let at = text.find(head).unwrap_or_else(|| panic!("{head} is not found")) + head.len();
+    let comments = Regex::new(r"//[^\n]*|#\[[^\]]*\]").unwrap();
+    let body = comments.replace_all(until_closed(&text[at..]), "").into_owned();
+    body.split(',').map(|item| item.trim().to_lowercase()).filter(|item| !item.is_empty()).collect()
+}
+
+#[test]
+fn constants_of_both_sides_are_equal() {
+    // A constant of src/cuda, and the one of kernels/ that it repeats.
+    let pairs = [
+        ("device/elem.rs", "PACKET", "act.cuh", "PACKET"),
+        ("ops/layout.rs", "IN_FLIGHT", "access.cuh", "IN_FLIGHT"),
+        ("ops/norm.rs", "SAVED", "group.cuh", "SAVED"),
+        ("matmul/problem.rs", "CLASSES", "product.cuh", "CLASSES"),
+        ("matmul/tile.rs", "STEP", "tensor.cu", "BK"),
+        ("matmul/tile.rs", "STAGES", "tensor.cu", "STAGES"),
+        ("matmul/simt.rs", "TILE", "gemm.cu", "TILE"),
+        ("attention/flash.rs", "WARPS", "attention.cuh", "WARPS"),
+        ("smc/particle.rs", "BLOCK", "particle.cu", "BLOCK"),
+        ("smc/weigh.rs", "ONE_LAUNCH", "weigh.cu", "MOST"),
+        ("smc/weigh.rs", "HEAD", "weigh.cu", "HEAD"),
+        ("smc/resample.rs", "BLOCK", "lookback.cuh", "BLOCK"),
+        ("smc/resample.rs", "TILE", "lookback.cuh", "TILE"),
+        ("smc/resample.rs", "ITEMS", "resample.cu", "ITEMS"),
+    ];
+    let none = BTreeMap::new();
+    let shared = constants(&read("kernels/lookback.cuh"), &none);
+    for (rust, name, c, other) in pairs {
+        let ours = constants(&read(&format!("src/cuda/{rust}")), &none).get(name).copied();
+        let known = if c == "resample.cu" { &shared } else { &none };
+        let theirs = constants(&read(&format!("kernels/{c}")), known).get(other).copied();
+        assert!(ours.is_some() && theirs.is_some(), "{rust} {name} {ours:?}, {c} {other} {theirs:?}");
+        assert_eq!(ours, theirs, "{name} of {rust}, and {other} of {c}");
+    }
+    // Numbers that kernels choose by.
+    let product = constants(&read("kernels/product.cuh"), &none);
+    let code = Regex::new(r"Epilogue::(?:Activate\(Activation::)?(\w+)\)?, _\)\) => (\d+)").unwrap();
+    let codes: Vec<(String, i64)> = code
+        .captures_iter(&read("src/cuda/matmul/problem.rs"))
+        .map(|m| (m[1].to_lowercase(), m[2].parse().unwrap()))
+        .collect();
+    assert_eq!(codes.len(), 4, "{codes:?}");
+    for (name, code) in codes {
+        let of = product.iter().find(|(n, _)| n.replace('_', "").to_lowercase() == name);
+        assert_eq!(of.map(|(_, code)| *code), Some(code), "the epilogue {name}");
+    }
+    let rules = items(&read("kernels/offspring.cuh"), "enum Resampler {");
+    assert_eq!(rules, items(&read("src/smc/resample.rs"), "pub enum Resampler {"), "the resamplers' numbers");
+    // Words before the statuses, and scans.
+    let control = items(&read("kernels/resample.cu"), "enum Control {");
+    let ours = constants(&read("src/cuda/smc/resample.rs"), &none);
+    assert_eq!(control.last().unwrap(), &format!("statuses = counters + {}", ours["SCANS"]));
+    assert_eq!(ours["CONTROL"], control.len() as i64 - 2 + ours["SCANS"]);
+}
+
+/// The numbers of every use of a macro, as `(name, numbers)`.
+fn uses(text: &str, name: &str) -> Vec<(String, Vec<usize>)> {
+    let of = Regex::new(&format!(r"(?m)^{name}\((\w+), (.*)\)$")).unwrap();
+    let number = Regex::new(r"\d+").unwrap();
+    let numbers = |m: &str| number.find_iter(m).map(|n| n.as_str().parse().unwrap()).collect();
+    of.captures_iter(text).map(|m| (m[1].to_string(), numbers(&m[2]))).collect()
+}
+
+#[test]
+fn tiles_of_both_sides_are_equal() {
+    let tile = Regex::new(r"Tile \{ rows: (\d+), columns: (\d+), threads: (\d+), resident: (\d+)").unwrap();
+    let ours: Vec<[usize; 4]> = tile
+        .captures_iter(&read("src/cuda/matmul/tile.rs"))
+        .map(|m| [1, 2, 3, 4].map(|i| m[i].parse().unwrap()))
+        .collect();
+    let products = uses(&read("kernels/tensor.cu"), "PRODUCT");
+    assert_eq!(products.len(), 2 * ours.len());
+    for ((name, numbers), [rows, columns, threads, resident]) in products.iter().zip(ours.iter().cycle()) {
+        assert_eq!(numbers[..4], [*threads, *resident, *rows, *columns], "{name}, and TILES of tile.rs");
+    }
+    let heads = read("src/cuda/attention/flash.rs");
+    let head = Regex::new(r"head\((\d+), (\d+), (\d+)\)").unwrap();
+    let tables = [
+        ("flash.cu", "FLASH", "FORWARD"),
+        ("flash_vjp.cu", "FLASH_KEYS_VJP", "KEYS_VJP"),
+        ("flash_vjp.cu", "FLASH_QUERIES_VJP", "QUERIES_VJP"),
+    ];
+    for (file, of, table) in tables {
+        let start = heads.find(&format!("const {table}:")).unwrap();
+        let text = &heads[start..][..heads[start..].find("];").unwrap()];
+        let ours: Vec<Vec<usize>> =
+            head.captures_iter(text).map(|m| [1, 2, 3].map(|i| m[i].parse().unwrap()).to_vec()).collect();
+        let theirs: Vec<_> =
+            uses(&read(&format!("kernels/{file}")), of).into_iter().map(|(_, n)| n).collect();
+        assert!(ours.len() > 2, "{table}: {ours:?}");
+        assert_eq!(theirs, ours, "{of} of {file}, and {table} of flash.rs");
+    }
+    // The tiles of products with a score matrix.
+    let own = Regex::new(r"\((\d+), (\d+)\) \} else \{ \((\d+), (\d+)\) \}").unwrap();
+    let products = read("src/cuda/attention/by_products.rs");
+    let own = own.captures(&products).expect("tiles of by_products.rs");
+    let theirs = Regex::new(r"ROWS = (\d+), COLUMNS = (\d+);").unwrap();
+    let theirs: Vec<String> = theirs
+        .captures_iter(&read("kernels/attention_product.cuh"))
+        .flat_map(|m| [m[1].to_string(), m[2].to_string()])
+        .collect();
+    assert_eq!(theirs, [1, 2, 3, 4].map(|i| own[i].to_string()), "tiles of attention_product.cuh");
+}

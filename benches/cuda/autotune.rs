@@ -1,7 +1,8 @@
 //! Every linear map by our kernels and by cuBLASLt, where that is found.
 
 use das_cuda::Result;
-use das_cuda::cuda::{Cuda, Outcome};
+use das_cuda::cuda::Cuda;
+use das_cuda::cuda::testing::{Outcome, Problem};
 use serde_json::{Value, json};
 
 use crate::cases::Case;
@@ -27,7 +28,8 @@ pub fn run(cuda: &Cuda, cases: impl Iterator<Item = Case>) -> Result<()> {
 }
 
 fn line(label: &str, outcome: &Outcome) -> Value {
-    let Outcome { rows, columns, depth, transposed, bias, add, epilogue, ours, library, taken } = outcome;
+    let Outcome { problem, ours, library, taken } = outcome;
+    let Problem { rows, columns, depth, transposed, bias, add, epilogue } = problem;
     json!({
         "kind": "autotune", "label": label, "rows": rows, "columns": columns, "depth": depth, "transposed": transposed,
         "bias": bias, "add": add, "epilogue": epilogue.map(|(f, _)| format!("{f:?}")),

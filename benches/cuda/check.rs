@@ -106,7 +106,7 @@ fn list(text: &str) -> Vec<String> {
 }
 
 fn wrong(argument: &str) -> Error {
-    Error::usage(format!("--check: {argument} is not understood")).fix("see benches/cuda/check.rs")
+    Error::usage(format!("--check: {argument} is not understood")).advice("see benches/cuda/check.rs")
 }
 
 /// Runs the part that `arguments` name.

@@ -5,7 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use das_cuda::Result;
-use das_cuda::cuda::{Cuda, Mark};
+use das_cuda::cuda::Cuda;
+use das_cuda::cuda::testing::Mark;
 use das_cuda::meter::Meter;
 use serde_json::json;
 

@@ -3,7 +3,8 @@
 
 use das_cuda::Result;
 use das_cuda::backend::{Advance, Backend, ParticleId, Particles};
-use das_cuda::cuda::{Array64, Cuda};
+use das_cuda::cuda::Cuda;
+use das_cuda::cuda::testing::Array64;
 use das_cuda::engine::{EngineBackend, EngineSetup, Scores, StepInput};
 use das_cuda::noise::{Key, Purpose};
 use das_cuda::smc::{Resampler, Rules, Tempering, Weights};

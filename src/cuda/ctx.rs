@@ -105,6 +105,7 @@ impl Cuda {
 
     /// How many scores of an attention by matrix products (heads of more than 160 channels, and f32) are in
     /// memory at a time, about; by default as many as fill the GPU, 64 to 256 MB.
+    #[doc(hidden)]
     pub fn with_scores(self, scores: usize) -> Cuda {
         Cuda { scores: Some(scores), ..self }
     }

@@ -17,9 +17,16 @@ mod smc;
 
 pub use ctx::Cuda;
 pub use device::{Elem, GpuInfo, count, driver_version, info};
-pub use launch::{ARCHITECTURES, Mark, TOOLKIT, cache, compiles, has_nvrtc, usable};
-pub use matmul::autotune::Outcome;
+pub use launch::{ARCHITECTURES, TOOLKIT, cache, compiles, has_nvrtc, usable};
 pub use matmul::has_cublaslt;
-pub use smc::Array64;
-pub use smc::resample::Resampled;
-pub use smc::weigh::{Decision, Populations, Weighing};
+
+/// What tests and benches look at inside the backend; no part of the library's interface.
+#[doc(hidden)]
+pub mod testing {
+    pub use super::launch::Mark;
+    pub use super::matmul::autotune::Outcome;
+    pub use super::matmul::problem::Problem;
+    pub use super::smc::Array64;
+    pub use super::smc::resample::Resampled;
+    pub use super::smc::weigh::{Decision, Populations, Weighing};
+}

@@ -2,7 +2,8 @@
 //! under which all tests would take an hour.
 
 use das_cuda::backend::{Activation, AffineClamp, Attention, Backend, Conv, Epilogue, Filter, GroupNorm};
-use das_cuda::cuda::{Array64, Cuda, Elem, Populations, Weighing};
+use das_cuda::cuda::testing::{Array64, Populations, Weighing};
+use das_cuda::cuda::{Cuda, Elem};
 use das_cuda::smc::{Event, Resampler, Rules, Tempering};
 use das_cuda::tensor::{HostSlice, Shape};
 

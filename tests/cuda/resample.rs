@@ -1,6 +1,7 @@
 //! Resampling of populations of any size on the device: the ancestors of the host, exactly.
 
-use das_cuda::cuda::{Array64, Cuda, Elem};
+use das_cuda::cuda::testing::Array64;
+use das_cuda::cuda::{Cuda, Elem};
 use das_cuda::noise::{Key, Purpose, fill_normals, uniforms};
 use das_cuda::smc::{Resampler, Weights};
 

@@ -1,6 +1,7 @@
 //! Weighing events on the device: every number, every ancestor and every state bit for bit that of `smc::weigh`.
 
-use das_cuda::cuda::{Array64, Cuda, Elem, Populations, Weighing};
+use das_cuda::cuda::testing::{Array64, Populations, Weighing};
+use das_cuda::cuda::{Cuda, Elem};
 use das_cuda::noise::{Key, Purpose, Uniforms, uniforms};
 use das_cuda::smc::{Event, Floor, Population, Resampler, Rules, Tempering, Weighed, weigh};
 

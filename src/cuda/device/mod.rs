@@ -12,6 +12,7 @@ mod pinned;
 mod pointer;
 
 pub use buffer::{Buffer, Form};
+pub use capture::Captured;
 pub use elem::{Elem, PACKET};
 pub use gpu::{Device, GpuInfo, Limits, count, driver_version, info};
 pub use pinned::Pinned;

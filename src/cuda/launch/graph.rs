@@ -12,7 +12,7 @@ use cudarc::driver::{CudaContext, CudaGraph, sys};
 
 use crate::backend::Record;
 use crate::cuda::ctx::Cuda;
-use crate::cuda::device::Elem;
+use crate::cuda::device::{Captured, Elem};
 use crate::error::{ErrorKind, Result};
 use crate::tensor::{Shape, Tensor};
 
@@ -33,6 +33,15 @@ struct Recorded {
     context: Arc<CudaContext>,
     inputs: Vec<Tensor>,
     results: Vec<Tensor>,
+}
+
+/// What came of a recording.
+enum Recording {
+    Done(Recorded),
+    /// The work must run once more as usual before it can be recorded.
+    Postponed,
+    /// The work waits for results, or the driver cannot capture it.
+    Never,
 }
 
 /// A graph that may go to another thread.
@@ -64,9 +73,13 @@ pub fn replay(cuda: &Cuda, record: &mut Record, inputs: &[&Tensor], f: Work<'_>)
             (State::Seen(results.iter().map(|y| (cuda.buffer(y).elem(), y.shape())).collect()), results)
         }
         Some(State::Never) => (State::Never, f(&given)?),
-        Some(State::Seen(shapes)) => match Recorded::new(cuda, &given, &shapes, f)? {
-            None => (State::Never, f(&given)?),
-            Some(recorded) => {
+        Some(State::Seen(shapes)) => match Recorded::capture(cuda, &given, &shapes, f)? {
+            Recording::Never => (State::Never, f(&given)?),
+            Recording::Postponed => {
+                let results = f(&given)?;
+                (State::Seen(shapes), results)
+            }
+            Recording::Done(recorded) => {
                 let results = recorded.run(cuda, &given)?;
                 (State::Recorded(recorded), results)
             }
@@ -81,13 +94,8 @@ pub fn replay(cuda: &Cuda, record: &mut Record, inputs: &[&Tensor], f: Work<'_>)
 }
 
 impl Recorded {
-    /// Captures `f`; `None` where it waits for results.
-    fn new(
-        cuda: &Cuda,
-        inputs: &[Tensor],
-        results: &[(Elem, Shape)],
-        f: Work<'_>,
-    ) -> Result<Option<Recorded>> {
+    /// Captures `f`.
+    fn capture(cuda: &Cuda, inputs: &[Tensor], results: &[(Elem, Shape)], f: Work<'_>) -> Result<Recording> {
         let device = &cuda.device;
         let place = |elem, shape| cuda.alloc(elem, shape).map(|y| cuda.wrap(shape, y));
         let inputs: Vec<Tensor> =
@@ -105,7 +113,8 @@ impl Recorded {
             assert_eq!(made.len(), results.len(), "recorded work makes the same results every time");
             made.iter().zip(&results).try_for_each(|(y, place)| cuda.overwrite(y, place))
         });
-        let whole = device.capture().end();
+        let captured = device.capture().end();
+        let whole = captured == Captured::Whole;
         // What went wrong in passing, as when memory of a capture that failed was freed: it would keep the
         // capture from being ended.
         let passing = device.context().check_err();
@@ -113,10 +122,12 @@ impl Recorded {
         match (work, graph) {
             (Err(e), _) if whole && e.kind() == ErrorKind::Memory => Err(e),
             (Ok(()), Ok(Some(graph))) if whole && passing.is_ok() => {
-                Ok(Some(Recorded { graph: Graph(graph), context: device.context().clone(), inputs, results }))
+                let context = device.context().clone();
+                Ok(Recording::Done(Recorded { graph: Graph(graph), context, inputs, results }))
             }
+            _ if captured == Captured::Postponed => Ok(Recording::Postponed),
             // The work runs without: if the fault was its own, it shows again.
-            _ => Ok(None),
+            _ => Ok(Recording::Never),
         }
     }
 

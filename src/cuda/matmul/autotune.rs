@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::cache::{Cache, Choice};
 use super::cublaslt::{Addresses, Library, Plan, pause};
-use super::problem::{Fused, Output, Problem};
+use super::problem::{Output, Problem};
 use crate::backend::Backend;
 use crate::cuda::ctx::Cuda;
 use crate::cuda::device::{Elem, nvtx};
@@ -30,20 +30,8 @@ const CLEARLY: f64 = 1.1;
 /// How one problem was decided, for benches.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
-    /// Rows of the result.
-    pub rows: usize,
-    /// Columns of the result.
-    pub columns: usize,
-    /// What is summed over.
-    pub depth: usize,
-    /// Whether the weight was transposed.
-    pub transposed: bool,
-    /// Whether there is a bias.
-    pub bias: bool,
-    /// Whether another tensor is added.
-    pub add: bool,
-    /// The epilogue, and whether the pre-activation was kept.
-    pub epilogue: Fused,
+    /// What was decided.
+    pub problem: Problem,
     /// Time of our kernels.
     pub ours: Duration,
     /// Time of the library's best algorithm, if it has any.
@@ -93,7 +81,7 @@ impl Autotuner {
     /// by `finish`, the epilogue. The first product of a problem is made by both.
     ///
     /// # Errors
-    /// Of `own` and `finish`.
+    /// Of `own` and `finish`; and while recording, if the problem is not decided, which postpones the recording.
     pub fn product(
         &self,
         cuda: &Cuda,
@@ -108,11 +96,12 @@ impl Autotuner {
         let known = self.known().plans.get(&problem).cloned();
         let plan = match known {
             Some(plan) => plan,
-            // Recorded work cannot be timed.
-            None if cuda.device.capture().active() => return own(),
             None => match self.remembered(cuda, problem, bias) {
                 Some(plan) => plan,
                 None => {
+                    // Recorded work cannot be timed, and to record our kernels for a problem that the library may win
+                    // later would make other bits in the first run than in the next.
+                    cuda.device.capture().before_once()?;
                     let ours = own()?;
                     match self.decide(cuda, problem, at, &ours.0, own, finish) {
                         None => return Ok(ours),
@@ -212,10 +201,8 @@ impl Autotuner {
                 (best, taken) = (took, Some((n, plan)));
             }
         }
-        let Problem { rows, columns, depth, transposed, bias, add, epilogue } = problem;
         let won = taken.is_some();
-        let outcome =
-            Outcome { rows, columns, depth, transposed, bias, add, epilogue, ours, library, taken: won };
+        let outcome = Outcome { problem, ours, library, taken: won };
         Some((outcome, taken))
     }
 }
@@ -227,9 +214,9 @@ impl Outcome {
         format!(
             "{}: {}x{}x{}, {:.1} us by cuBLASLt, {:.1} us by own kernels",
             if self.taken { "cuBLASLt" } else { "own" },
-            self.rows,
-            self.columns,
-            self.depth,
+            self.problem.rows,
+            self.problem.columns,
+            self.problem.depth,
             self.library.map_or(f64::NAN, us),
             us(self.ours)
         )

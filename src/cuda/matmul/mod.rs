@@ -4,7 +4,7 @@ pub mod autotune;
 mod cache;
 mod cublaslt;
 pub mod gather;
-mod problem;
+pub mod problem;
 mod product;
 pub mod simt;
 pub mod tensor_core;

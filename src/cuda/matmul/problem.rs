@@ -78,13 +78,19 @@ pub struct Product<'a> {
 /// Both the autotuner and its cache are keyed by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Problem {
+    /// Rows of the result.
     pub rows: usize,
+    /// Columns of the result.
     pub columns: usize,
+    /// What is summed over.
     pub depth: usize,
-    /// As in [`Product`].
+    /// Whether the weight is transposed: as in `Product`.
     pub transposed: bool,
+    /// Whether there is a bias.
     pub bias: bool,
+    /// Whether another tensor is added.
     pub add: bool,
+    /// The epilogue, and whether the pre-activation is kept for its transpose.
     /// cuBLASLt does not fuse it: after the library's product it is a kernel of its own.
     pub epilogue: Fused,
 }
