@@ -105,7 +105,7 @@ impl Schedule {
         check(steps, eta)?;
         if config.clip_sample.is_some() && config.kind != ChainKind::Ddim {
             return Err(Error::model("clip_sample is not supported for consistency models")
-                .fix("set it to false in scheduler_config.json"));
+                .advice("set it to false in scheduler_config.json"));
         }
         let table: Vec<f64> = config.alphas_cumprod().iter().map(|&a| f64::from(a)).collect();
         let timesteps = timesteps(config, steps)?;
@@ -213,13 +213,13 @@ fn predictions(config: &SchedulerConfig, t: i64, alpha_bar: f64) -> Result<(Affi
         Prediction::Epsilon if alpha_bar == 0.0 => Err(Error::model(format!(
             "step {t} is pure noise (zero terminal SNR), from which predicted noise gives no clean sample"
         ))
-        .fix(
+        .advice(
             "set timestep_spacing to \"leading\" in scheduler_config.json, or use a model with v_prediction",
         )),
         Prediction::Epsilon => Ok((Affine::new(1.0 / a, -s / a), Affine::new(0.0, 1.0))),
         Prediction::Sample if s == 0.0 => {
             Err(Error::model(format!("step {t} has no noise to be derived from the predicted sample"))
-                .fix("correct the betas in scheduler_config.json: they begin with no noise"))
+                .advice("correct the betas in scheduler_config.json: they begin with no noise"))
         }
         Prediction::Sample => Ok((Affine::new(0.0, 1.0), Affine::new(1.0 / s, -a / s))),
         Prediction::VPrediction => Ok((Affine::new(a, -s), Affine::new(s, a))),

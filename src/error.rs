@@ -96,13 +96,6 @@ impl Error {
         self
     }
 
-    /// Another name of [`Error::advice`].
-    #[doc(hidden)]
-    #[must_use]
-    pub fn fix(self, advice: impl Into<String>) -> Error {
-        self.advice(advice)
-    }
-
     /// Keeps the underlying cause.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {

@@ -67,19 +67,19 @@ impl Picture {
         let bytes = std::fs::read(path).map_err(|e| {
             Error::io(format!("{}: cannot be read", path.display()))
                 .because(e)
-                .fix("check the path of the image")
+                .advice("check the path of the image")
         })?;
         let format = image::guess_format(&bytes).map_err(|_| {
-            Error::io(format!("{}: not an image", path.display())).fix("give PNG, JPEG or WebP files")
+            Error::io(format!("{}: not an image", path.display())).advice("give PNG, JPEG or WebP files")
         })?;
         const UNDAMAGED: &str = "give undamaged PNG, JPEG or WebP files";
         if format == image::ImageFormat::Jpeg && !jpeg_is_whole(&bytes) {
             // The decoder would fill what is missing with grey.
             let what = format!("{}: a JPEG that ends before its picture does", path.display());
-            return Err(Error::io(what).fix(UNDAMAGED));
+            return Err(Error::io(what).advice(UNDAMAGED));
         }
         let rgb = image::load_from_memory_with_format(&bytes, format)
-            .map_err(|e| fail(Box::new(e)).fix(UNDAMAGED))?
+            .map_err(|e| fail(Box::new(e)).advice(UNDAMAGED))?
             .into_rgb8();
         Ok(Picture::new(rgb.width() as usize, rgb.height() as usize, rgb.into_raw()))
     }

@@ -67,7 +67,7 @@ pub fn run() -> Result<()> {
     if wrong.is_empty() {
         return Ok(());
     }
-    Err(Error::device(format!("{} did not compute what is known", wrong.join(", "))).fix(
+    Err(Error::device(format!("{} did not compute what is known", wrong.join(", "))).advice(
         "update the driver, try --no-cublas and --no-graph with `sample`, and report what `doctor` says",
     ))
 }

@@ -35,6 +35,6 @@ pub fn page() -> Result<Vec<u8>> {
     })();
     match rendered {
         Ok(()) => Ok(page),
-        Err(e) => Err(Error::io("the manual page cannot be rendered").because(e).fix("use --help")),
+        Err(e) => Err(Error::io("the manual page cannot be rendered").because(e).advice("use --help")),
     }
 }

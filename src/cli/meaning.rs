@@ -23,11 +23,11 @@ pub fn check(args: &Sample, eval_rewards: &[Spec]) -> Result<()> {
             "--eval-reward {name}={}: held-out rewards are reported one by one, a weight has no meaning",
             spec.weight
         ))
-        .fix(format!("--eval-reward {name}, or --reward {name}={} to align to it", spec.weight)));
+        .advice(format!("--eval-reward {name}, or --reward {name}={} to align to it", spec.weight)));
     }
     if args.select == Select::All && args.save == Save::Best {
         return Err(Error::usage("--select all returns every particle, and --save best writes one image")
-            .fix("give --save all, or --select argmax or draw"));
+            .advice("give --save all, or --select argmax or draw"));
     }
     Ok(())
 }
@@ -47,7 +47,7 @@ fn of_method(args: &Sample) -> Result<()> {
     match given.into_iter().find(|(_, given, read)| *given && !read) {
         None => Ok(()),
         Some((flag, ..)) => Err(Error::usage(format!("{flag} has no meaning with --proposal {method}"))
-            .fix(format!("leave out {flag}, or choose {}", readers(flag)))),
+            .advice(format!("leave out {flag}, or choose {}", readers(flag)))),
     }
 }
 
@@ -68,7 +68,7 @@ pub fn of_device(args: &Sample, device: Device) -> Result<()> {
     match given.into_iter().find(|(_, given)| *given) {
         None => Ok(()),
         Some((flag, _)) => Err(Error::usage(format!("{flag} has no meaning with --device cpu"))
-            .fix(format!("leave out {flag}, or compute on a GPU with --device cuda:0"))),
+            .advice(format!("leave out {flag}, or compute on a GPU with --device cuda:0"))),
     }
 }
 
@@ -94,7 +94,7 @@ pub fn destination(args: &Sample, prompts: &[Prompt]) -> Result<(PathBuf, Option
     if output.is_dir() || !["png", "jpg", "jpeg", "webp"].contains(&ending.as_str()) {
         return Ok((output.clone(), None));
     }
-    let refused = |what: &str, fix: String| Err(Error::usage(format!("-o {shown}: {what}")).fix(fix));
+    let refused = |what: &str, fix: String| Err(Error::usage(format!("-o {shown}: {what}")).advice(fix));
     if ending != "png" {
         return refused(
             "images are written as PNG",
@@ -132,5 +132,5 @@ pub fn unclaimed(file: &Path, overwrite: bool) -> Result<()> {
         return probe_file(file);
     }
     Err(Error::usage(format!("-o {}: the file is there already", file.display()))
-        .fix("choose another name with -o, or replace it with --overwrite"))
+        .advice("choose another name with -o, or replace it with --overwrite"))
 }

@@ -74,7 +74,7 @@ impl Options {
         let seed = args.seed.resolve();
         let mut notes: Vec<String> = note.into_iter().collect();
         if args.count == 0 {
-            return Err(Error::usage("--count 0: nothing to draw").fix("give --count at least 1"));
+            return Err(Error::usage("--count 0: nothing to draw").advice("give --count at least 1"));
         }
         let numbers = prompts.len().checked_mul(args.count).filter(|all| *all <= MOST_PROMPTS);
         if numbers.is_none() || args.first_index > MOST_PROMPTS - prompts.len() {
@@ -84,7 +84,7 @@ impl Options {
                 args.first_index,
                 args.count
             ))
-            .fix("give --first-index or --count a smaller number, or draw the prompts in parts"));
+            .advice("give --first-index or --count a smaller number, or draw the prompts in parts"));
         }
         let eval_rewards = Spec::parse_all("eval_reward", &args.eval_rewards)?;
         let rewards = Spec::parse_all("reward", &args.rewards)?;

@@ -50,7 +50,7 @@ pub fn bytes(bytes: &[u8]) -> Result<()> {
 fn unwritten(e: io::Error) -> Error {
     Error::io("standard output cannot be written")
         .because(e)
-        .fix("send it where there is room; the files of finished prompts are complete")
+        .advice("send it where there is room; the files of finished prompts are complete")
 }
 
 /// A line on stderr, in one piece. If it cannot be written, there is nobody to tell.

@@ -20,7 +20,7 @@ pub fn run(options: Options) -> Result<()> {
     let available = options
         .builder
         .available_memory()
-        .map_err(|e| e.fix("say how much memory the GPU will have, --max-vram 24G, to plan without it"))?;
+        .map_err(|e| e.advice("say how much memory the GPU will have, --max-vram 24G, to plan without it"))?;
     let prompt = &options.prompts[0];
     let (sample, notes) = options.builder.settle(prompt, &options.sample, available)?;
     notes.iter().for_each(|note| output::note(format_args!("note: {note}")));

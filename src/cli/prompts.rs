@@ -71,7 +71,9 @@ pub fn collect(
     if let Some(path) = file {
         let name = if path == Path::new("-") { "-".into() } else { path.display().to_string() };
         let (found, comments) = read(path)
-            .map_err(|e| Error::usage("cannot be read").because(e).fix("check the path given to --prompts"))
+            .map_err(|e| {
+                Error::usage("cannot be read").because(e).advice("check the path given to --prompts")
+            })
             .and_then(|bytes| parse(bytes, path, negative))
             .map_err(|e| e.context(format!("--prompts {name}")))?;
         prompts.extend(found);
@@ -80,7 +82,7 @@ pub fn collect(
         });
     }
     if prompts.is_empty() {
-        return Err(Error::usage("no prompt").fix("say what to draw, for example -p \"a red star\""));
+        return Err(Error::usage("no prompt").advice("say what to draw, for example -p \"a red star\""));
     }
     Ok((prompts, note))
 }
@@ -99,13 +101,13 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 /// The prompts, and the number of comments among them.
 fn parse(bytes: Vec<u8>, path: &Path, negative: Option<&str>) -> Result<(Vec<Prompt>, usize)> {
     let text = String::from_utf8(bytes)
-        .map_err(|e| Error::usage("not UTF-8 text").because(e).fix("save the file as UTF-8"))?;
+        .map_err(|e| Error::usage("not UTF-8 text").because(e).advice("save the file as UTF-8"))?;
     if text.contains('\0') {
-        return Err(Error::usage("holds NUL characters, so it is no text").fix("save the file as UTF-8"));
+        return Err(Error::usage("holds NUL characters, so it is no text").advice("save the file as UTF-8"));
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text).replace("\r\n", "\n").replace('\r', "\n");
     let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-    let nothing = || Error::usage("the file holds no prompt").fix("write one prompt per line, or use -p");
+    let nothing = || Error::usage("the file holds no prompt").advice("write one prompt per line, or use -p");
     if let Some(entries) = whole(&text, &ending)? {
         let prompts: Vec<_> = entries.into_iter().map(|entry| entry.prompt(negative)).collect();
         return if prompts.is_empty() { Err(nothing()) } else { Ok((prompts, 0)) };
@@ -134,7 +136,7 @@ fn whole(text: &str, ending: &str) -> Result<Option<Vec<Entry>>> {
         // Several objects are JSON lines.
         Err(e) if list || (ending == "json" && !is_object(text.lines().next().unwrap_or_default())) => {
             let fix = format!("write {OBJECT}, or a list of such");
-            return Err(Error::usage("not a list of prompts in JSON").because(e).fix(fix));
+            return Err(Error::usage("not a list of prompts in JSON").because(e).advice(fix));
         }
         _ => return Ok(None),
     };
@@ -149,7 +151,7 @@ fn whole(text: &str, ending: &str) -> Result<Option<Vec<Entry>>> {
         Entry::of(value).map_err(|e| {
             Error::usage(format!("prompt {} of the list: not a prompt in JSON", i + 1))
                 .because(e)
-                .fix(format!("each is a string or {OBJECT}"))
+                .advice(format!("each is a string or {OBJECT}"))
         })
     };
     values.into_iter().enumerate().map(entry).collect::<Result<_>>().map(Some)
@@ -165,18 +167,18 @@ fn refuse_table(first: &str, ending: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::usage("looks like a table (CSV or TSV), which is not read")
-        .fix(format!("write one prompt per line (.txt), or JSON lines (.jsonl) of {OBJECT}")))
+        .advice(format!("write one prompt per line (.txt), or JSON lines (.jsonl) of {OBJECT}")))
 }
 
 /// Lines of text, none of which is JSON.
 fn plain(lines: &[(usize, &str)], negative: Option<&str>) -> Result<Vec<Prompt>> {
     if let Some((number, _)) = lines.iter().find(|(_, line)| is_object(line)) {
         return Err(Error::usage(format!("line {number} is a JSON object, among lines of text"))
-            .fix("write text only, or JSON lines only"));
+            .advice("write text only, or JSON lines only"));
     }
     let quoted = |line: &str| serde_json::from_str::<String>(line).is_ok();
     if lines.iter().all(|(_, line)| quoted(line)) {
-        return Err(Error::usage("every line is in double quotes").fix(
+        return Err(Error::usage("every line is in double quotes").advice(
             "leave them out if they are no part of the prompts; else write {\"prompt\": \"\\\"...\\\"\"}",
         ));
     }
@@ -196,7 +198,7 @@ fn entry(line: &str, number: usize) -> Result<Entry> {
     serde_json::from_str(line).and_then(Entry::of).map_err(|e| {
         Error::usage(format!("line {number}: not a prompt in JSON"))
             .because(e)
-            .fix(format!("each line is a string or {OBJECT}"))
+            .advice(format!("each line is a string or {OBJECT}"))
     })
 }
 

@@ -235,7 +235,7 @@ fn at(scores: &[(String, Vec<f32>)], index: usize) -> Map<String, Value> {
 /// Another file with the same bytes.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     let bytes = std::fs::read(from).map_err(|e| {
-        Error::io(format!("{}: cannot be read", from.display())).because(e).fix("check what else uses it")
+        Error::io(format!("{}: cannot be read", from.display())).because(e).advice("check what else uses it")
     })?;
     write_atomic(to, &bytes)
 }

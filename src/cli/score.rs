@@ -40,7 +40,7 @@ pub fn run(args: &Score) -> Result<()> {
         };
         if prompt.is_none() && scorer.reward().reads_prompt() {
             return Err(Error::usage(format!("{}: has no prompt in its metadata", path.display()))
-                .fix("say what it should show with -p"));
+                .advice("say what it should show with -p"));
         }
         let scores = scorer.score(&[picture], prompt.as_deref().unwrap_or_default())?;
         scores.warnings.iter().for_each(|w| output::note(format_args!("warning: {w}")));

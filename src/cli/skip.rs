@@ -30,7 +30,7 @@ pub fn answer(folder: &Path, one: &OnePrompt<'_>) -> Result<String> {
         fs::read_to_string(&path).map_err(|e| {
             Error::io(format!("{}: cannot be read", path.display()))
                 .because(e)
-                .fix("draw it again, without --skip-finished")
+                .advice("draw it again, without --skip-finished")
         })
     };
     let particles: Vec<Map<String, Value>> =

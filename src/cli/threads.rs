@@ -20,7 +20,7 @@ const MOST: usize = 64;
 /// not even this thread can be used.
 pub fn start(asked: Option<usize>) -> Result<()> {
     if asked == Some(0) {
-        return Err(Error::usage("--threads 0: no thread would work").fix("give --threads at least 1"));
+        return Err(Error::usage("--threads 0: no thread would work").advice("give --threads at least 1"));
     }
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let most = processors.max(MOST);
@@ -53,7 +53,7 @@ pub fn start(asked: Option<usize>) -> Result<()> {
     built.map_err(|e| {
         Error::device("the threads that compute cannot be started")
             .because(e)
-            .fix("give --threads a smaller number, or raise the limit (ulimit -u)")
+            .advice("give --threads a smaller number, or raise the limit (ulimit -u)")
     })
 }
 

@@ -138,7 +138,7 @@ impl SchedulerConfig {
     /// whose alpha-bar is 0 or 1 where the formulas divide by it.
     pub fn check(&self) -> Result<()> {
         let n = self.num_train_timesteps;
-        let wrong = |what: String| Err(Error::model(what).fix(CORRECT));
+        let wrong = |what: String| Err(Error::model(what).advice(CORRECT));
         if !(1..=MOST_TRAINING_STEPS).contains(&n) {
             return wrong(format!("num_train_timesteps is {n}, expected 1 to {MOST_TRAINING_STEPS}"));
         }
@@ -163,7 +163,7 @@ impl SchedulerConfig {
 
     fn check_betas(&self) -> Result<()> {
         let (n, start, end) = (self.num_train_timesteps, self.beta_start, self.beta_end);
-        let wrong = |what: String| Err(Error::model(what).fix(CORRECT));
+        let wrong = |what: String| Err(Error::model(what).advice(CORRECT));
         match &self.trained_betas {
             Some(betas) if betas.len() != n => {
                 let len = betas.len();
@@ -192,7 +192,7 @@ impl SchedulerConfig {
                 "the betas make alpha-bar {} at training step {t} of {n}, expected between 0 and 1",
                 table[t]
             ))
-            .fix(
+            .advice(
                 "correct trained_betas, or beta_schedule, beta_start, beta_end and num_train_timesteps, or \
                  take the file from the model's own scheduler folder",
             )),

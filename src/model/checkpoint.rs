@@ -77,7 +77,7 @@ impl Checkpoint {
             };
         }
         let listing = fs::read_dir(path).map_err(|e| {
-            Error::model(format!("{}: no weights here", path.display())).because(e).fix(
+            Error::model(format!("{}: no weights here", path.display())).because(e).advice(
                 "give the folder of a diffusers model component, or a .safetensors file; check the path and that the \
                  download is complete",
             )
@@ -116,7 +116,7 @@ impl Checkpoint {
 
     fn from_index(path: &Path) -> Result<Checkpoint> {
         let text = fs::read(path).map_err(|e| {
-            Error::model(format!("{}: cannot be read", path.display())).because(e).fix(READABLE)
+            Error::model(format!("{}: cannot be read", path.display())).because(e).advice(READABLE)
         })?;
         let what = || format!("{}: not an index of sharded safetensors", path.display());
         let index = json::parse(&text).map_err(|e| e.context(what()))?;
@@ -126,7 +126,7 @@ impl Checkpoint {
             index["weight_map"].as_object().and_then(|map| map.iter().map(names).collect());
         let Some(weight_map) = weight_map else {
             return Err(Error::model(format!("{}: weight_map is no map of tensors to files", what()))
-                .fix("download the file again"));
+                .advice("download the file again"));
         };
         let mut shards: Vec<&String> = weight_map.values().collect();
         shards.sort();
@@ -142,7 +142,7 @@ impl Checkpoint {
                     "{}: the shard {shard:?} that this index names is not beside it",
                     path.display()
                 ))
-                .fix("download all shards into the folder of the index"));
+                .advice("download all shards into the folder of the index"));
             }
             paths.push(full);
         }
@@ -159,7 +159,7 @@ impl Checkpoint {
                 count(lost.len(), "tensor"),
                 some_of(&lost)
             ))
-            .fix("index and shards are of different downloads: download them together"));
+            .advice("index and shards are of different downloads: download them together"));
         }
         Ok(checkpoint)
     }
@@ -182,7 +182,7 @@ impl Checkpoint {
                 let name = modern_name(&name);
                 if entries.insert(name.clone(), entry).is_some() {
                     return Err(Error::model(format!("{}: the tensor {name} is there twice", file.label))
-                        .fix(
+                        .advice(
                             "keep the shards of one model only in the folder, or download the model again",
                         ));
                 }
@@ -245,7 +245,7 @@ impl Checkpoint {
             count(surplus.len(), "tensor"),
             some_of(&surplus)
         ))
-        .fix("config.json does not describe these weights: take both from the same model"))
+        .advice("config.json does not describe these weights: take both from the same model"))
     }
 }
 
@@ -335,7 +335,7 @@ impl<'a> Weights<'a> {
                 entry.dims,
                 entry.dtype
             ))
-            .fix("config.json does not describe these weights: take both from the same model"));
+            .advice("config.json does not describe these weights: take both from the same model"));
         }
         let bytes = &file.bytes.get()[entry.range.clone()];
         let data = match entry.dtype {
@@ -348,11 +348,11 @@ impl<'a> Weights<'a> {
                     "{} has element type {other:?}, expected F32, F16 or BF16",
                     place()
                 ))
-                .fix("save the model in one of these types; quantised weights cannot be used"));
+                .advice("save the model in one of these types; quantised weights cannot be used"));
             }
         };
         if let Some((index, value)) = not_finite(data.slice()) {
-            return Err(Error::model(format!("{} contains {value} (element {index})", place())).fix(
+            return Err(Error::model(format!("{} contains {value} (element {index})", place())).advice(
                 "the file is damaged or was saved after an overflow: use another copy or the fp32 weights",
             ));
         }
@@ -399,7 +399,7 @@ impl<'a> Weights<'a> {
             self.checkpoint.label,
             if near.is_empty() { "nothing".to_string() } else { some_of(&near) }
         ))
-        .fix("config.json does not describe these weights, or the download is incomplete")
+        .advice("config.json does not describe these weights, or the download is incomplete")
     }
 }
 
@@ -462,7 +462,7 @@ impl TensorView<'_> {
 
 #[allow(unsafe_code)]
 fn map(path: &Path) -> Result<Mmap> {
-    let failed = |what| move |e: std::io::Error| Error::model(what).because(e).fix(READABLE);
+    let failed = |what| move |e: std::io::Error| Error::model(what).because(e).advice(READABLE);
     let file = fs::File::open(path).map_err(failed("cannot be opened"))?;
     // SAFETY: the mapping is read-only and private to us, and every use goes through `&[u8]`, for which all
     // bit patterns are valid. What Rust cannot rule out is another process changing or truncating the file

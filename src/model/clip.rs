@@ -178,12 +178,12 @@ impl ClipText {
         let ClipTextConfig { max_positions, vocab_size, hidden_size, .. } = self.config;
         if tokens > max_positions {
             return Err(Error::model(format!("{tokens} tokens for a text model that takes {max_positions}"))
-                .fix("tokenizer and text model are of different models: take both from the same one"));
+                .advice("tokenizer and text model are of different models: take both from the same one"));
         }
         let flat = ids.concat();
         if let Some(id) = flat.iter().find(|&&id| id as usize >= vocab_size) {
             return Err(Error::model(format!("token {id} for a text model with {vocab_size} tokens"))
-                .fix("tokenizer and text model are of different models: take both from the same one"));
+                .advice("tokenizer and text model are of different models: take both from the same one"));
         }
         let tape = Tape::off(backend);
         let x = backend.gather(&self.tokens, &flat)?.reshape(Shape::new(ids.len(), 1, tokens, hidden_size));

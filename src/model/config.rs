@@ -46,7 +46,7 @@ fn open<T>(
 fn parse_bytes<T>(file: &str, bytes: &[u8], parse: impl FnOnce(&Keys<'_>) -> Result<T>) -> Result<T> {
     let value = json::parse(bytes).map_err(|e| e.context(file))?;
     let Value::Object(map) = &value else {
-        return Err(Error::model(format!("{file}: not a JSON object")).fix("download the file again"));
+        return Err(Error::model(format!("{file}: not a JSON object")).advice("download the file again"));
     };
     parse(&Keys::new(file, "", map))
 }
@@ -90,7 +90,7 @@ impl<'a> Keys<'a> {
     /// The error for a value of the wrong type or range.
     fn wrong(&self, key: &str, found: &Value, expected: &str) -> Error {
         Error::model(format!("{}: {}{key} is {found}, expected {expected}", self.file, self.prefix))
-            .fix("download the file again, or correct this key")
+            .advice("download the file again, or correct this key")
     }
 
     /// The error for a value that is right but that this program does not know how to compute.
@@ -99,13 +99,13 @@ impl<'a> Keys<'a> {
             "{}: {}{key} is {found}, which is not supported; supported: {supported}",
             self.file, self.prefix
         ))
-        .fix("use a model without this option")
+        .advice("use a model without this option")
     }
 
     /// The error for keys that contradict each other.
     fn contradiction(&self, what: &str) -> Error {
         Error::model(format!("{}: {}{what}", self.file, self.prefix))
-            .fix("download the file again, or correct these keys")
+            .advice("download the file again, or correct these keys")
     }
 
     fn opt_size(&self, key: &str) -> Result<Option<usize>> {

@@ -45,12 +45,12 @@ impl ModelFolder {
         let index = json::read(&source, "model_index.json")?;
         let class = index["_class_name"].as_str().ok_or_else(|| {
             Error::model(format!("{file}: _class_name is {}, expected a string", index["_class_name"]))
-                .fix("this is no index of a diffusers pipeline: download the file again")
+                .advice("this is no index of a diffusers pipeline: download the file again")
         })?;
         let Some(family) = FAMILIES.iter().find(|family| family.class == class) else {
             let known: Vec<&str> = FAMILIES.iter().map(|family| family.class).collect();
             return Err(Error::model(format!("{file}: {} cannot be run", known_as(class)))
-                .fix(format!("use a model of one of these pipelines: {}", known.join(", "))));
+                .advice(format!("use a model of one of these pipelines: {}", known.join(", "))));
         };
         let Value::Object(index) = index else { unreachable!("it has a _class_name") };
         Ok(ModelFolder { parts: Parts::new(source, variant, index, family.components)?, family })
@@ -134,7 +134,7 @@ fn known_as(class: &str) -> String {
 fn not_a_model(path: &Path) -> Error {
     let shown = path.display();
     let single = |file: &Path| {
-        Error::model(format!("{}: a single-file checkpoint; a diffusers folder is expected", file.display())).fix(
+        Error::model(format!("{}: a single-file checkpoint; a diffusers folder is expected", file.display())).advice(
             "convert it: load it with from_single_file in diffusers and write it with save_pretrained, then give that folder",
         )
     };
@@ -142,7 +142,7 @@ fn not_a_model(path: &Path) -> Error {
         return single(path);
     }
     let Ok(listing) = fs::read_dir(path) else {
-        return Error::model(format!("{shown}: there is no such folder")).fix(
+        return Error::model(format!("{shown}: there is no such folder")).advice(
             "give the folder that contains model_index.json; models are not downloaded: fetch one first",
         );
     };
@@ -150,18 +150,18 @@ fn not_a_model(path: &Path) -> Error {
     let called = |name: &str| files.iter().any(|f| f.file_name().is_some_and(|n| n == name));
     if called("snapshots") {
         return Error::model(format!("{shown}: a download cache, not a model; model_index.json is expected"))
-            .fix("give the folder below snapshots/ in it");
+            .advice("give the folder below snapshots/ in it");
     }
     if called("config.json") {
         return Error::model(format!("{shown}: one component of a model; model_index.json is expected"))
-            .fix("give the folder above it");
+            .advice("give the folder above it");
     }
     let weights: Vec<&PathBuf> =
         files.iter().filter(|f| f.extension().is_some_and(|e| e == "safetensors" || e == "ckpt")).collect();
     if let [file] = weights.as_slice() {
         return single(file);
     }
-    Error::model(format!("{shown}: not a diffusers folder: model_index.json is missing")).fix(
+    Error::model(format!("{shown}: not a diffusers folder: model_index.json is missing")).advice(
         "give a folder that contains model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/",
     )
 }

@@ -58,14 +58,14 @@ impl Parts {
                     "{file}: {name} is of class {found}, which cannot be run; supported: {}",
                     accepted.join(", ")
                 ))
-                .fix("use a model whose components are of the supported classes"));
+                .advice("use a model whose components are of the supported classes"));
             }
             if source.list(name).is_empty() {
                 return Err(Error::model(format!(
                     "{}: the component {name} ({found}) that {file} names is missing",
                     source.describe(name)
                 ))
-                .fix("the download is incomplete: fetch the whole folder"));
+                .advice("the download is incomplete: fetch the whole folder"));
             }
             classes.insert(name.to_string(), found.to_string());
         }
@@ -97,7 +97,8 @@ impl Parts {
             Some(Value::Null) => Ok(false),
             Some(v) => v.as_bool().ok_or_else(|| {
                 let file = self.source.describe("model_index.json");
-                Error::model(format!("{file}: {key} is {v}, expected true or false")).fix("correct this key")
+                Error::model(format!("{file}: {key} is {v}, expected true or false"))
+                    .advice("correct this key")
             }),
         }
     }
@@ -199,8 +200,8 @@ fn left_out(file: &str, index: &Map<String, Value>, component: &str) -> Error {
             "{file}: {class} without text_encoder: this is a refiner, which improves the latents of another model and \
              makes none from a text alone"
         ))
-        .fix("use the base model that the refiner belongs to");
+        .advice("use the base model that the refiner belongs to");
     }
     Error::model(format!("{file}: {class} without {component}"))
-        .fix("use a complete model; refiners and prior stages cannot be run alone")
+        .advice("use a complete model; refiners and prior stages cannot be run alone")
 }

@@ -87,7 +87,7 @@ impl TextEncoder {
                 config.vocab_size,
                 tokenizer.largest_id()
             ))
-            .fix("take tokenizer and text encoder from the same model"));
+            .advice("take tokenizer and text encoder from the same model"));
         }
         let projection = parts.class(&component) == Some("CLIPTextModelWithProjection");
         let model = ClipText::load(backend, &parts.checkpoint(&component)?, config, projection)?;
@@ -178,7 +178,7 @@ impl Pipeline {
                 unet.in_channels,
                 unet.out_channels
             ))
-            .fix("use a text-to-image model: inpainting and image-conditioned models take more inputs"));
+            .advice("use a text-to-image model: inpainting and image-conditioned models take more inputs"));
         }
         if vae.out_channels != 3 {
             return Err(Error::model(format!(
@@ -186,7 +186,7 @@ impl Pipeline {
                 source.describe("vae/config.json"),
                 vae.out_channels
             ))
-            .fix("use a model whose autoencoder makes RGB images"));
+            .advice("use a model whose autoencoder makes RGB images"));
         }
         let mut unknown = |rel: &str, keys: &[String]| {
             let file = source.describe(rel);
@@ -346,7 +346,7 @@ fn side_by_side(backend: &dyn Backend, states: Vec<Tensor>) -> Result<Tensor> {
                 all.shape().w,
                 next.shape().w
             ))
-            .fix("use a model whose text encoders have the same max_position_embeddings"));
+            .advice("use a model whose text encoders have the same max_position_embeddings"));
         }
         all = backend.concat(&all, &next)?;
     }

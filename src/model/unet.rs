@@ -203,7 +203,7 @@ impl Unet {
                 "the text encoder gives {} features per token, the UNet's cross_attention_dim is {wanted}",
                 text.shape().c
             ))
-            .fix("text encoder and UNet are of different models: take both from the same one"));
+            .advice("text encoder and UNet are of different models: take both from the same one"));
         }
         let all = self.down.iter().chain(&self.up).flat_map(|level| &level.layers).chain(&self.mid);
         let mut blocks: Vec<_> = all.filter_map(|l| l.transformer.as_ref()).flat_map(|t| &t.blocks).collect();
@@ -216,7 +216,7 @@ impl Unet {
                 return Err(Error::model(
                     "this UNet wants pooled text and image sizes (addition_embed_type text_time)",
                 )
-                .fix("use it in a StableDiffusionXLPipeline"));
+                .advice("use it in a StableDiffusionXLPipeline"));
             }
         };
         let guidance = match (&self.guidance, self.config.time_cond_proj_dim, guidance) {
@@ -245,7 +245,7 @@ impl Unet {
                  projection_class_embeddings_input_dim",
                 config.input_dim
             ))
-            .fix("text encoders and UNet are of different models: take all from the same one"));
+            .advice("text encoders and UNet are of different models: take all from the same one"));
         }
         let sizes: Vec<f32> =
             added.time_ids.iter().flat_map(|&id| self.sinusoid(id, config.time_dim)).collect();

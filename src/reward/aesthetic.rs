@@ -52,16 +52,15 @@ fn folder_and_head(path: &Path) -> (PathBuf, PathBuf) {
 fn open_head(towers: &Towers<'_>, path: Option<PathBuf>) -> Result<Checkpoint> {
     let Some(path) = path else { return towers.model().checkpoint(FOLDER, None) };
     if path.extension().is_some_and(|e| e == "pth" || e == "pt") {
-        return Err(Error::model(format!("{}: pickled weights are not read", path.display())).fix(
+        return Err(Error::model(format!("{}: pickled weights are not read", path.display())).advice(
             "convert them: python -c \"import torch, safetensors.torch as s; \
              s.save_file(torch.load('HEAD.pth'), 'HEAD.safetensors')\"",
         ));
     }
     if !path.exists() {
-        return Err(Error::model(format!("{}: the aesthetic head is missing", path.display())).fix(format!(
-            "put the head there, or write aesthetic:FOLDER,HEAD.safetensors; {}",
-            REWARD.line()
-        )));
+        return Err(Error::model(format!("{}: the aesthetic head is missing", path.display())).advice(
+            format!("put the head there, or write aesthetic:FOLDER,HEAD.safetensors; {}", REWARD.line()),
+        ));
     }
     Checkpoint::open(&path, None)
 }

@@ -32,7 +32,9 @@ impl Head {
                     file.label(),
                     if names.is_empty() { "nothing".into() } else { names.join(", ") }
                 ))
-                .fix("give a safetensors file with layers.N.weight and layers.N.bias, or weight and bias"));
+                .advice(
+                    "give a safetensors file with layers.N.weight and layers.N.bias, or weight and bias",
+                ));
             }
         };
         // From the last layer down: score = row . x + bias, with x the input of the layers composed so far.

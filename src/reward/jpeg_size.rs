@@ -41,14 +41,14 @@ pub fn jpeg_size(picture: &Picture) -> Result<usize> {
             "reward jpeg: a picture of {}x{}, expected sides of 1 to {LARGEST_SIDE} pixels",
             picture.width, picture.height
         ))
-        .fix("score smaller pictures, or leave this reward out"));
+        .advice("score smaller pictures, or leave this reward out"));
     }
     let mut file = Vec::new();
     let mut encoder = Encoder::new(&mut file, QUALITY);
     encoder.set_sampling_factor(SamplingFactor::F_2_2);
     encoder.set_chroma_subsampling_method(ChromaSubsamplingMethod::Average);
     encoder.encode_image(Planes::from_picture(picture)).map_err(|e| {
-        Error::usage("reward jpeg: picture not encodable").because(e).fix("leave this reward out")
+        Error::usage("reward jpeg: picture not encodable").because(e).advice("leave this reward out")
     })?;
     Ok(file.len())
 }

@@ -28,7 +28,7 @@ pub fn open(specs: &[Spec], model: &Source, backend: &dyn Backend) -> Result<Sum
         let reward = (spec.kind.open)(&mut towers, &name, spec.path.as_deref()).map_err(|e| {
             let e = e.context(format!("reward {name}"));
             match e.kind() {
-                ErrorKind::Usage => e.fix(format!("{}:PATH; {}", spec.kind.name, spec.kind.line())),
+                ErrorKind::Usage => e.advice(format!("{}:PATH; {}", spec.kind.name, spec.kind.line())),
                 _ => e,
             }
         });

@@ -91,7 +91,7 @@ fn parse(bytes: &[u8], side: usize) -> Result<([f64; 3], [f64; 3])> {
             "{key} is {}, which is not supported; supported: {supported}",
             settings[key]
         ))
-        .fix("use a CLIP model that prepares its images as CLIP does"))
+        .advice("use a CLIP model that prepares its images as CLIP does"))
     };
     for key in ["do_resize", "do_center_crop", "do_rescale", "do_normalize"] {
         if settings.get(key).is_some_and(|v| v.as_bool() != Some(true)) {
@@ -122,7 +122,7 @@ fn parse(bytes: &[u8], side: usize) -> Result<([f64; 3], [f64; 3])> {
         match list.as_deref() {
             Some(&[r, g, b]) if [r, g, b].into_iter().all(ok) => Ok([r, g, b]),
             _ => Err(Error::model(format!("{key} is {value}, expected three numbers between 0 and 1"))
-                .fix("download the file again, or remove it to use CLIP's own values")),
+                .advice("download the file again, or remove it to use CLIP's own values")),
         }
     };
     // Of intensities between 0 and 1. A deviation of less than a step of 8 bits is none.

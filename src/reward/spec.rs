@@ -41,7 +41,7 @@ impl FromStr for Spec {
                 return Err(Error::usage(format!(
                     "reward \"{text}\": the weight is not a finite number other than 0"
                 ))
-                .fix(format!(
+                .advice(format!(
                     "write for example {name}=0.5; to only report a score, use `eval_reward` {name}"
                 )));
             }
@@ -49,11 +49,11 @@ impl FromStr for Spec {
         let path = match path {
             Some(_) if kind.needs.files.is_none() => {
                 return Err(Error::usage(format!("reward \"{text}\": {name} needs no file"))
-                    .fix(format!("write {head}")));
+                    .advice(format!("write {head}")));
             }
             Some("") => {
                 return Err(Error::usage(format!("reward \"{text}\": no path after the colon"))
-                    .fix(format!("{name}: {}", kind.line())));
+                    .advice(format!("{name}: {}", kind.line())));
             }
             path => path.map(PathBuf::from),
         };
@@ -67,7 +67,7 @@ fn unknown(text: &str, name: &str) -> Error {
     let what =
         if name.is_empty() { "no name".to_string() } else { format!("no reward is called \"{name}\"") };
     Error::usage(format!("reward \"{text}\": {what}"))
-        .fix(format!("NAME[=WEIGHT][:PATH] with one of\n{}", choices.join("\n")))
+        .advice(format!("NAME[=WEIGHT][:PATH] with one of\n{}", choices.join("\n")))
 }
 
 impl Spec {
@@ -82,7 +82,7 @@ impl Spec {
                 let name = spec.kind.name;
                 return Err(Error::usage(format!("`{option}`: {name} is given twice"))
                     .option(option)
-                    .fix(format!("give it once, with the sum of the weights: {name}=WEIGHT")));
+                    .advice(format!("give it once, with the sum of the weights: {name}=WEIGHT")));
             }
             specs.push(spec);
         }

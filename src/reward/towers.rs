@@ -119,7 +119,7 @@ impl<'a> Towers<'a> {
                     config.text.vocab_size,
                     tokenizer.largest_id()
                 ))
-                .fix("put the vocab.json and merges.txt that belong to these towers into their folder"));
+                .advice("put the vocab.json and merges.txt that belong to these towers into their folder"));
             }
             let Clip { vision, text } = Clip::load(self.backend, &file, &config)?;
             (vision, Some((tokenizer, text)))

@@ -220,12 +220,12 @@ fn finished(folder: &Path) -> Option<Value> {
 }
 
 fn unwritable(path: &Path, e: io::Error) -> Error {
-    Error::io(format!("{}: cannot be made or written", path.display())).because(e).fix(FIX_OUTPUT)
+    Error::io(format!("{}: cannot be made or written", path.display())).because(e).advice(FIX_OUTPUT)
 }
 
 fn in_use(folder: &Path) -> Error {
     Error::usage(format!("{}: another run is writing this folder", folder.display()))
-        .fix("wait until it has ended, or choose another directory with `output`")
+        .advice("wait until it has ended, or choose another directory with `output`")
 }
 
 /// Ends what an exchange of folders has begun: what it took away comes back if nothing is in its place; else our files
@@ -398,7 +398,7 @@ impl RunDir {
 }
 
 fn encode(path: &Path, e: serde_json::Error) -> Error {
-    Error::io(format!("{}: cannot be encoded as JSON", path.display())).because(e).fix(FIX_REPORT)
+    Error::io(format!("{}: cannot be encoded as JSON", path.display())).because(e).advice(FIX_REPORT)
 }
 
 /// A JSONL file that grows: each line is in the file, whole, when `push` returns.
@@ -414,7 +414,7 @@ impl Lines {
         match fs::File::create(&path) {
             Ok(file) => Ok(Lines { path, file, len: 0 }),
             Err(e) => {
-                Err(Error::io(format!("{}: cannot be written", path.display())).because(e).fix(FIX_OUTPUT))
+                Err(Error::io(format!("{}: cannot be written", path.display())).because(e).advice(FIX_OUTPUT))
             }
         }
     }
@@ -431,7 +431,7 @@ impl Lines {
             let _ = self.file.set_len(self.len);
             return Err(Error::io(format!("{}: cannot be written", self.path.display()))
                 .because(e)
-                .fix(FIX_OUTPUT));
+                .advice(FIX_OUTPUT));
         }
         self.len += text.len() as u64;
         Ok(())

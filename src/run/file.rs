@@ -67,7 +67,7 @@ pub fn probe_file(path: &Path) -> Result<()> {
 }
 
 fn unwritten(path: &Path, e: io::Error) -> Error {
-    Error::io(format!("{}: cannot be written", path.display())).because(e).fix(FIX_OUTPUT)
+    Error::io(format!("{}: cannot be written", path.display())).because(e).advice(FIX_OUTPUT)
 }
 
 /// Finds out whether a file `path` could be written, its name included, and leaves everything as it was.
@@ -92,7 +92,9 @@ pub(super) fn probe(path: &Path) -> io::Result<()> {
 /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file.
 pub fn sha256_file(path: &Path) -> Result<String> {
     let hashed = sha256_of_file(path).map_err(|e| {
-        Error::io(format!("{}: cannot be read", path.display())).because(e).fix("check its path and rights")
+        Error::io(format!("{}: cannot be read", path.display()))
+            .because(e)
+            .advice("check its path and rights")
     });
     hashed.map(|(_, hash)| hash)
 }

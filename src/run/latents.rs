@@ -23,7 +23,7 @@ pub fn save_latents(path: &Path, shape: Shape, latents: &[f32]) -> Result<()> {
     let Shape { n, h, w, c } = shape;
     let moved = transpose(latents, n, h * w, c);
     let bytes: Vec<u8> = moved.iter().flat_map(|x| x.to_le_bytes()).collect();
-    let fail = |e| Error::io(format!("{}: cannot be encoded", path.display())).because(e).fix(FIX_REPORT);
+    let fail = |e| Error::io(format!("{}: cannot be encoded", path.display())).because(e).advice(FIX_REPORT);
     let view = TensorView::new(Dtype::F32, vec![n, c, h, w], &bytes).map_err(fail)?;
     let metadata = HashMap::from([("schema".to_string(), SCHEMA.to_string())]);
     write_atomic(path, &safetensors::serialize([("latents", view)], Some(metadata)).map_err(fail)?)

@@ -103,7 +103,9 @@ pub struct Texts {
 /// [`ErrorKind::Io`](crate::ErrorKind::Io) if the file cannot be opened.
 pub fn read_texts(path: &Path) -> Result<Texts> {
     let file = std::fs::File::open(path).map_err(|e| {
-        Error::io(format!("{}: cannot be read", path.display())).because(e).fix("check the path of the image")
+        Error::io(format!("{}: cannot be read", path.display()))
+            .because(e)
+            .advice("check the path of the image")
     })?;
     let Ok(mut reader) = png::Decoder::new(std::io::BufReader::new(file)).read_info() else {
         return Ok(Texts::default());

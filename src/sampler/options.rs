@@ -65,7 +65,7 @@ impl FromStr for Compat {
 fn named<T: fmt::Display, const N: usize>(what: &str, name: &str, choices: [T; N]) -> Result<T> {
     let names = choices.each_ref().map(ToString::to_string).join(", ");
     choices.into_iter().find(|choice| choice.to_string() == name).ok_or_else(|| {
-        Error::usage(format!("unknown {what} \"{name}\"")).fix(format!("give one of: {names}"))
+        Error::usage(format!("unknown {what} \"{name}\"")).advice(format!("give one of: {names}"))
     })
 }
 

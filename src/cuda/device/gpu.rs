@@ -47,7 +47,7 @@ const OLDEST_DRIVER: i32 = 12_080;
 pub fn count() -> Result<usize> {
     // SAFETY: only tries to load the library.
     if !unsafe { sys::is_culib_present() } {
-        return Err(Error::device("no NVIDIA driver: the library libcuda.so.1 is not found").fix(
+        return Err(Error::device("no NVIDIA driver: the library libcuda.so.1 is not found").advice(
             "install the NVIDIA driver (580 or newer) on a machine with an NVIDIA GPU, or use `device` cpu",
         ));
     }
@@ -57,15 +57,18 @@ pub fn count() -> Result<usize> {
     if asked.result().is_ok() && version < OLDEST_DRIVER {
         let (major, minor) = (version / 1000, version % 1000 / 10);
         return Err(Error::device(format!("the NVIDIA driver is too old: it knows CUDA {major}.{minor}"))
-            .fix("install a driver that knows CUDA 12.8 (570) or, for this binary's kernels, 13.0 (580)"));
+            .advice(
+                "install a driver that knows CUDA 12.8 (570) or, for this binary's kernels, 13.0 (580)",
+            ));
     }
     result::init().map_err(|e| {
         let what = format!("the NVIDIA driver does not start: {}", describe(e));
-        Error::device(what).fix("see what nvidia-smi says; or use `device` cpu")
+        Error::device(what).advice("see what nvidia-smi says; or use `device` cpu")
     })?;
     let count = CudaContext::device_count().map_err(|e| {
-        Error::device(format!("the NVIDIA driver shows no GPU: {}", describe(e)))
-            .fix("see what nvidia-smi says, and whether CUDA_VISIBLE_DEVICES hides it; or use `device` cpu")
+        Error::device(format!("the NVIDIA driver shows no GPU: {}", describe(e))).advice(
+            "see what nvidia-smi says, and whether CUDA_VISIBLE_DEVICES hides it; or use `device` cpu",
+        )
     })?;
     Ok(count as usize)
 }
@@ -112,7 +115,7 @@ pub fn info(ordinal: usize) -> Result<GpuInfo> {
     }
     let failed = |e| {
         Error::device(format!("GPU {ordinal} cannot be asked: {}", describe(e)))
-            .fix("see what nvidia-smi says; or use `device` cpu")
+            .advice("see what nvidia-smi says; or use `device` cpu")
     };
     let device = result::device::get(ordinal as i32).map_err(failed)?;
     let name = result::device::get_name(device).map_err(failed)?;
@@ -132,14 +135,14 @@ fn no_such_gpu(ordinal: usize, count: usize) -> Error {
         1 => "the only one is `device` cuda:0".into(),
         n => format!("give `device` cuda:0 to cuda:{}", n - 1),
     };
-    Error::device(format!("there is no GPU {ordinal}: the driver shows {count}")).fix(fix)
+    Error::device(format!("there is no GPU {ordinal}: the driver shows {count}")).advice(fix)
 }
 
 fn too_old(ordinal: usize, name: &str, (major, minor): (i32, i32)) -> Error {
     Error::device(format!(
         "GPU {ordinal} ({name}) has compute capability {major}.{minor}; 8.0 (Ampere) is the oldest supported"
     ))
-    .fix("use another GPU (`device` cuda:N), or `device` cpu")
+    .advice("use another GPU (`device` cuda:N), or `device` cpu")
 }
 
 /// The driver's name and words for an error.
@@ -167,8 +170,8 @@ impl Device {
             let fix = "see with nvidia-smi whether other programs have it (its compute mode may allow only one) and how \
                        much memory is free; or use `device` cpu";
             match e.0 {
-                sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::new(ErrorKind::Memory, what).fix(fix),
-                _ => Error::device(what).fix(fix),
+                sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::new(ErrorKind::Memory, what).advice(fix),
+                _ => Error::device(what).advice(fix),
             }
         };
         let context = CudaContext::new(ordinal).map_err(opening)?;
@@ -277,7 +280,7 @@ impl Device {
         let fix = match e.0 {
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                 let fix = "lower `micro_batch`, set `checkpointing` on, or close other programs on this GPU";
-                return Error::new(ErrorKind::Memory, what).fix(fix);
+                return Error::new(ErrorKind::Memory, what).advice(fix);
             }
             sys::CUresult::CUDA_ERROR_ILLEGAL_ADDRESS | sys::CUresult::CUDA_ERROR_LAUNCH_FAILED => {
                 "this is a defect of das-cuda or of the GPU: run again with `no_graph` and CUDA_LAUNCH_BLOCKING=1 under \
@@ -291,7 +294,7 @@ impl Device {
             }
             _ => "see what nvidia-smi says, and the driver's log (dmesg)",
         };
-        Error::device(what).fix(fix)
+        Error::device(what).advice(fix)
     }
 
     /// Memory for `len` elements (arbitrary bits), in stream order.

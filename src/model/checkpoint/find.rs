@@ -37,39 +37,41 @@ pub fn nothing_chosen(folder: &str, names: &[String], variant: Option<&str>) -> 
     let (safe, pickled) = (ends(&[".safetensors"]), ends(&[".bin", ".ckpt", ".pt", ".pth"]));
     if let (Some(v), Some(other)) = (variant, choose(names, None)) {
         return Error::model(format!("{folder}: no weights of variant {v:?}, but {other}"))
-            .fix("ask for no variant, or download that one");
+            .advice("ask for no variant, or download that one");
     }
     if !safe.is_empty() {
         return Error::model(format!(
             "{folder}: none of {} is named diffusion_pytorch_model.safetensors or model.safetensors",
             some_of(&safe)
         ))
-        .fix("rename the file, or give its full path");
+        .advice("rename the file, or give its full path");
     }
     if !pickled.is_empty() {
         return Error::model(format!(
             "{folder}: only pickled weights ({}); they can run code and are not read",
             some_of(&pickled)
         ))
-        .fix("convert them to safetensors: load the model in diffusers and call save_pretrained, or download the .safetensors files");
+        .advice("convert them to safetensors: load the model in diffusers and call save_pretrained, or download the .safetensors files");
     }
     Error::model(format!("{folder}: no diffusion_pytorch_model.safetensors and no model.safetensors"))
-        .fix("the download is incomplete: fetch the .safetensors files of this folder")
+        .advice("the download is incomplete: fetch the .safetensors files of this folder")
 }
 
 /// What bytes that are no safetensors file probably are.
 pub fn damaged(bytes: &[u8]) -> Error {
     if bytes.starts_with(b"version https://git-lfs") {
-        return Error::model("a pointer to the weights, not the weights").fix("fetch the file: git lfs pull");
+        return Error::model("a pointer to the weights, not the weights")
+            .advice("fetch the file: git lfs pull");
     }
     if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02") {
-        return Error::model("pickled weights under a safetensors name").fix("convert them to safetensors");
+        return Error::model("pickled weights under a safetensors name")
+            .advice("convert them to safetensors");
     }
     if bytes.first() == Some(&b'<') {
-        return Error::model("a web page, not weights").fix("download the file itself");
+        return Error::model("a web page, not weights").advice("download the file itself");
     }
     Error::model(format!("not a whole safetensors file ({} bytes)", bytes.len()))
-        .fix("the file is cut short or damaged: download it again")
+        .advice("the file is cut short or damaged: download it again")
 }
 
 /// Attention blocks of VAE files from before diffusers 0.17 carry other names for the same four layers.

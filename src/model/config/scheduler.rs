@@ -130,7 +130,7 @@ pub(crate) fn check_class(place: &str, class: &str) -> Result<()> {
     } else {
         "this sampler is not one whose noise schedule can be run"
     };
-    Err(Error::model(format!("{place}: {class}: {what}")).fix(
+    Err(Error::model(format!("{place}: {class}: {what}")).advice(
         "use a Stable Diffusion 1.x, 2.x, XL or LCM checkpoint, with the scheduler folder it was published with",
     ))
 }
@@ -209,14 +209,14 @@ fn refuse_what_ddim_cannot_do(keys: &Keys<'_>) -> Result<()> {
             "{}: thresholding (dynamic thresholding) is not supported",
             keys.file
         ))
-        .fix("it is for pixel models; set it to false in this file"));
+        .advice("it is for pixel models; set it to false in this file"));
     }
     if keys.flag("use_flow_sigmas", false)? {
         return Err(Error::model(format!(
             "{}: use_flow_sigmas is true: flow matching models are not supported",
             keys.file
         ))
-        .fix("use a Stable Diffusion 1.x, 2.x, XL or LCM checkpoint"));
+        .advice("use a Stable Diffusion 1.x, 2.x, XL or LCM checkpoint"));
     }
     // With learned variances the network has twice the outputs; with continuous time it is told a noise
     // level.

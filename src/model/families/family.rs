@@ -40,7 +40,7 @@ pub fn text_config_with_mask(parts: &Parts, component: &str) -> Result<ClipTextC
     if config.use_attention_mask {
         let file = parts.source().describe(&format!("{component}/config.json"));
         return Err(Error::model(format!("{file}: use_attention_mask is true, which is not supported"))
-            .fix("use a model without this option"));
+            .advice("use a model without this option"));
     }
     Ok(config)
 }

@@ -29,12 +29,12 @@ pub fn read(source: &Source, rel: &str) -> Result<Value> {
 /// [`ErrorKind::Model`](crate::ErrorKind::Model) for anything else that is not JSON.
 pub fn parse(bytes: &[u8]) -> Result<Value> {
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
-        return Err(Error::model("not UTF-8 text but UTF-16").fix("save the file as UTF-8"));
+        return Err(Error::model("not UTF-8 text but UTF-16").advice("save the file as UTF-8"));
     }
     let bytes = bytes.strip_prefix(BOM).unwrap_or(bytes);
     serde_json::from_slice(bytes).or_else(|strict| {
         // Only what standard JSON refuses is looked at again.
-        let failed = |e| Error::model("not valid JSON").because(e).fix("download the file again");
+        let failed = |e| Error::model("not valid JSON").because(e).advice("download the file again");
         match quote_words(bytes) {
             Some(quoted) => serde_json::from_slice(&quoted).map_err(failed),
             None => Err(failed(strict)),

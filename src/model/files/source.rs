@@ -45,7 +45,7 @@ impl Source {
         found.map_err(|e| {
             Error::model(format!("{}: cannot be read", self.describe(rel)))
                 .because(e)
-                .fix("the download is incomplete: fetch this file, or correct the path of the model")
+                .advice("the download is incomplete: fetch this file, or correct the path of the model")
         })
     }
 
@@ -95,7 +95,7 @@ impl Source {
             Source::Dir(dir) => sha256_of_file(&dir.join(rel)).map_err(|e| {
                 Error::model(format!("{}: cannot be read", self.describe(rel)))
                     .because(e)
-                    .fix("fetch this file again, and leave the model in place while it is in use")
+                    .advice("fetch this file again, and leave the model in place while it is in use")
             })?,
             Source::Embedded(_) => {
                 let content = self.read(rel)?;

@@ -198,7 +198,7 @@ impl Files<'_> {
         let json = self.json("vocab.json")?.ok_or_else(|| {
             let folder = self.source.describe(self.component);
             Error::model(format!("{folder}: no tokenizer.json and no vocab.json"))
-                .fix("the download is incomplete: fetch vocab.json and merges.txt of this tokenizer")
+                .advice("the download is incomplete: fetch vocab.json and merges.txt of this tokenizer")
         })?;
         let vocab = vocabulary(&json)
             .ok_or_else(|| self.bad("vocab.json", "expected a map of tokens to ids".into()))?;
@@ -381,7 +381,7 @@ impl Files<'_> {
         Regex::new(pattern).map_err(|e| {
             Error::model(format!("{}: too many added tokens", self.source.describe(self.component)))
                 .because(e)
-                .fix("use the tokenizer files of a CLIP text model as they were published")
+                .advice("use the tokenizer files of a CLIP text model as they were published")
         })
     }
 
@@ -399,7 +399,7 @@ impl Files<'_> {
 
     fn bad(&self, name: &str, what: String) -> Error {
         Error::model(format!("{}: {what}", self.source.describe(&join(self.component, name))))
-            .fix("use the tokenizer files of a CLIP text model, all from the same download")
+            .advice("use the tokenizer files of a CLIP text model, all from the same download")
     }
 }
 
