@@ -1,9 +1,12 @@
-//! Compiles kernels/*.cu to one fatbin per file and element type where an nvcc is found, and embeds them; without one
-//! the sources alone are embedded and NVRTC compiles them at first use. Never touches the network.
+//! Compiles kernels/*.cu to one fatbin per file and element type where an nvcc is found, and embeds them;
+//! without one the sources alone are embedded and NVRTC compiles them at first use. Never touches the
+//! network.
 //!
 //! - `DAS_CUDA`: `auto` (default), `off` (sources only), `require` (no nvcc is an error);
-//! - `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `PATH`, `.cuda/` in the repository (`tools/get-nvcc`): where nvcc is looked for;
-//! - `DAS_CUDA_ARCHS`: e.g. `80,90a,120+ptx80`; by default everything supported in a release build, `90a+ptx80` else.
+//! - `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `PATH`, `.cuda/` in the repository (`tools/get-nvcc`): where nvcc is
+//!   looked for;
+//! - `DAS_CUDA_ARCHS`: e.g. `80,90a,120+ptx80`; by default everything supported in a release build,
+//!   `90a+ptx80` else.
 
 use std::collections::hash_map::DefaultHasher;
 use std::env;
@@ -27,7 +30,8 @@ fn main() {
     }
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=kernels");
-    // A path that is not there would count as changed at every build; tools/get-nvcc touches this file instead.
+    // A path that is not there would count as changed at every build; tools/get-nvcc touches this file
+    // instead.
     if Path::new(HERE).exists() {
         println!("cargo::rerun-if-changed={HERE}");
     }
@@ -143,8 +147,8 @@ fn optimised() -> bool {
     env::var("PROFILE").is_ok_and(|p| p == "release")
 }
 
-/// The commit that a release build is made of, with `+` where files have changed since; empty without git, and in other
-/// builds, which would have to be made again at every commit.
+/// The commit that a release build is made of, with `+` where files have changed since; empty without git,
+/// and in other builds, which would have to be made again at every commit.
 fn commit() -> String {
     let git = |args: &[&str]| {
         let answer = Command::new("git").args(args).output().ok().filter(|a| a.status.success())?;
@@ -156,7 +160,8 @@ fn commit() -> String {
     let here = fs::canonicalize(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).ok();
     let top = git(&["rev-parse", "--show-toplevel"]).and_then(|top| fs::canonicalize(top).ok());
     if top.is_some() && top == here {
-        // HEAD names a branch until a commit is checked out by itself; logs/HEAD grows with every change of either.
+        // HEAD names a branch until a commit is checked out by itself; logs/HEAD grows with every change of
+        // either.
         for name in ["HEAD", "logs/HEAD"] {
             if let Some(path) =
                 git(&["rev-parse", "--git-path", name]).filter(|path| Path::new(path).exists())

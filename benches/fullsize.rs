@@ -1,5 +1,5 @@
-//! One UNet and one VAE forward of a model of full size, on the CPU: seconds, peak memory, and the distance to what
-//! diffusers computed. Makes nothing itself: `tools/fullsize.py` says how.
+//! One UNet and one VAE forward of a model of full size, on the CPU: seconds, peak memory, and the distance
+//! to what diffusers computed. Makes nothing itself: `tools/fullsize.py` says how.
 //!
 //!     cargo bench --bench fullsize -- FOLDER
 
@@ -96,7 +96,8 @@ fn timed<T>(what: &str, f: impl FnOnce() -> Result<T>) -> Result<T> {
 /// Time that processors spent on this process: fair on a machine that is shared. 0 where /proc does not say.
 fn processor_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // After the name in parentheses, which may contain anything; user and system time in hundredths of a second.
+    // After the name in parentheses, which may contain anything; user and system time in hundredths of a
+    // second.
     let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
     fields.skip(11).take(2).filter_map(|f| f.parse::<f64>().ok()).sum::<f64>() / 100.0
 }

@@ -1,5 +1,5 @@
-//! Time of each large case of the table, forward and transpose. Throughput is what the meter counts: operations
-//! per second of matrix products, bytes per second of everything else.
+//! Time of each large case of the table, forward and transpose. Throughput is what the meter counts:
+//! operations per second of matrix products, bytes per second of everything else.
 //!
 //! `cargo bench --bench ops -- conv` runs the convolutions only.
 

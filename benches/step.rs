@@ -1,5 +1,5 @@
-//! One guided step of DAS with the model inside the binary: UNet with guidance, decoder, CLIP tower, head, and the
-//! gradient of the reward with respect to the latents. Throughput counts particles.
+//! One guided step of DAS with the model inside the binary: UNet with guidance, decoder, CLIP tower, head,
+//! and the gradient of the reward with respect to the latents. Throughput counts particles.
 
 use std::hint::black_box;
 

@@ -1,5 +1,5 @@
-//! Two rewards of one's own for the same wish, red pictures: a black box that sees finished pictures, and one with a
-//! gradient, which the method of DAS can follow.
+//! Two rewards of one's own for the same wish, red pictures: a black box that sees finished pictures, and one
+//! with a gradient, which the method of DAS can follow.
 //!
 //! `cargo run --release --example custom_reward`
 

@@ -1,7 +1,8 @@
-//! A run that is stopped in the middle and goes on to the same bits: what it is after a step is written to a file, and a
-//! second sampler starts from there.
+//! A run that is stopped in the middle and goes on to the same bits: what it is after a step is written to a
+//! file, and a second sampler starts from there.
 //!
-//! Data are two independent normal numbers, of which the first is the reward, so the network's answer has a closed form.
+//! Data are two independent normal numbers, of which the first is the reward, so the network's answer has a
+//! closed form.
 //!
 //! `cargo run --release --example resume`
 
@@ -27,7 +28,8 @@ impl Target for Normal<'_> {
         Shape::new(1, 1, 1, 2)
     }
 
-    /// For the state `x = a data + s noise` with `a^2 + s^2 = 1`, the data's mean is `a x` and the noise's `s x`.
+    /// For the state `x = a data + s noise` with `a^2 + s^2 = 1`, the data's mean is `a x` and the noise's `s
+    /// x`.
     fn evaluate(&self, x: &Tensor, _: &[ParticleId], step: &Step, need: Need) -> Result<Evaluation> {
         let (a, s) = (step.alpha_bar.sqrt() as f32, (1.0 - step.alpha_bar).sqrt() as f32);
         let x0 = self.0.scale(a, x)?;

@@ -1,8 +1,8 @@
-//! The sampler without networks: a law on the plane with a score in closed form, a reward, and what the aligned samples
-//! should be.
+//! The sampler without networks: a law on the plane with a score in closed form, a reward, and what the
+//! aligned samples should be.
 //!
-//! Data are a mixture of two normal distributions; the reward prefers the point `WISH`. The target `p(x) exp(r(x))` is then
-//! a mixture in closed form too, and so is its normalising constant Z.
+//! Data are a mixture of two normal distributions; the reward prefers the point `WISH`. The target `p(x)
+//! exp(r(x))` is then a mixture in closed form too, and so is its normalising constant Z.
 //!
 //! `cargo run --release --example toy`
 
@@ -37,8 +37,8 @@ fn reward(x: Point) -> f64 {
     -dot(away, away) / (2.0 * WIDTH)
 }
 
-/// What a perfect network would say: the posterior mean of the data behind the state `x = a data + s noise`, and the
-/// gradient of its reward with respect to the state.
+/// What a perfect network would say: the posterior mean of the data behind the state `x = a data + s noise`,
+/// and the gradient of its reward with respect to the state.
 fn denoised(x: Point, a: f64, s: f64) -> (Point, Point) {
     let total = a * a * SPREAD + s * s;
     let slope = a * SPREAD / total;

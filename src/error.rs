@@ -1,8 +1,8 @@
 //! The one error type: what failed and where, which option it concerns, and what would help.
 //!
-//! Messages of the library name an option of a run in backticks and snake case (`micro_batch`), and put what the user
-//! gave into double quotes. So each surface can call the option by its own name: the command line prints
-//! the flag in its place.
+//! Messages of the library name an option of a run in backticks and snake case (`micro_batch`), and put what
+//! the user gave into double quotes. So each surface can call the option by its own name: the command line
+//! prints the flag in its place.
 
 use std::fmt;
 

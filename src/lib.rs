@@ -1,7 +1,7 @@
 //! das-cuda: test-time alignment of diffusion models by Sequential Monte Carlo.
 //!
-//! A [`Session`] opens a device, a model and rewards, and draws samples of `p(x) exp(r(x) / alpha)`: pictures that the
-//! model could have drawn and that the reward likes.
+//! A [`Session`] opens a device, a model and rewards, and draws samples of `p(x) exp(r(x) / alpha)`: pictures
+//! that the model could have drawn and that the reward likes.
 //!
 //! ```
 //! # #[cfg(feature = "shapes")]
@@ -24,9 +24,9 @@
 //! # fn main() {}
 //! ```
 //!
-//! Beneath it lie the [`Sampler`], an iterator of [`Step`]s over any [`Target`](sampler::Target) (examples/toy.rs),
-//! methods ([`Method`]) and rewards ([`Reward`]), to which you can add your own (examples/custom_reward.rs).
-//! `ARCHITECTURE.md` says which rooms there are, and who may use whom.
+//! Beneath it lie the [`Sampler`], an iterator of [`Step`]s over any [`Target`](sampler::Target)
+//! (examples/toy.rs), methods ([`Method`]) and rewards ([`Reward`]), to which you can add your own
+//! (examples/custom_reward.rs). `ARCHITECTURE.md` says which rooms there are, and who may use whom.
 //!
 //! # Features
 //!

@@ -1,4 +1,5 @@
-//! The antialiased resize as two banded matrices, one per axis: what every backend applies, so that all agree.
+//! The antialiased resize as two banded matrices, one per axis: what every backend applies, so that all
+//! agree.
 
 use crate::op::Filter;
 

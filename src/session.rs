@@ -1,5 +1,5 @@
-//! The root of the library: a [`Session`] opens a device, a model and rewards, and draws samples with them. What the
-//! command line does beyond it is parsing, printing and keeping records.
+//! The root of the library: a [`Session`] opens a device, a model and rewards, and draws samples with them.
+//! What the command line does beyond it is parsing, printing and keeping records.
 
 mod builder;
 mod device;
@@ -58,9 +58,9 @@ impl SessionBuilder {
     /// Opens the device and loads the model and the rewards.
     ///
     /// # Errors
-    /// [`ErrorKind::Device`](crate::ErrorKind::Device) and [`ErrorKind::Memory`](crate::ErrorKind::Memory) of the
-    /// device, [`ErrorKind::Model`](crate::ErrorKind::Model) for files that are missing, damaged or not supported,
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for a reward that lacks its path.
+    /// [`ErrorKind::Device`](crate::ErrorKind::Device) and [`ErrorKind::Memory`](crate::ErrorKind::Memory) of
+    /// the device, [`ErrorKind::Model`](crate::ErrorKind::Model) for files that are missing, damaged or not
+    /// supported, [`ErrorKind::Usage`](crate::ErrorKind::Usage) for a reward that lacks its path.
     pub fn open(self) -> Result<Session> {
         let (builder, _) = self.resolve_device();
         let Opened { backend, available } = builder.device.open(builder.resolved_dtype(), builder.machine)?;
@@ -80,17 +80,18 @@ impl Session {
         self.builder.defaults()
     }
 
-    /// Begins to draw the particles of one prompt. What the run computes, it computes step by step; dropping it ends it.
+    /// Begins to draw the particles of one prompt. What the run computes, it computes step by step; dropping
+    /// it ends it.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for options that cannot work, alone, together, or with this model and
-    /// these rewards. Those of the text encoders and the device.
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for options that cannot work, alone, together, or with
+    /// this model and these rewards. Those of the text encoders and the device.
     pub fn sample(&mut self, prompt: impl Into<Prompt>, options: &SampleOptions) -> Result<Run<'_>> {
         self.sample_together(&[prompt.into()], options)
     }
 
-    /// Begins to draw the particles of several prompts together: network calls then mix them. Each prompt gets what
-    /// it gets alone under its number: the first of the options, and those that follow.
+    /// Begins to draw the particles of several prompts together: network calls then mix them. Each prompt
+    /// gets what it gets alone under its number: the first of the options, and those that follow.
     ///
     /// # Errors
     /// As [`Session::sample`].
@@ -100,9 +101,9 @@ impl Session {
         self.loaded.start(&*self.backend, prompts, &options, notes)
     }
 
-    /// Decides what the options leave open and only the cost can tell: the chains of best-of-n, on a GPU the micro-batch,
-    /// and checkpointing. Also returns what the user should know of the decisions. [`Session::sample`] does this
-    /// by itself; where many prompts are drawn, it is cheaper once.
+    /// Decides what the options leave open and only the cost can tell: the chains of best-of-n, on a GPU the
+    /// micro-batch, and checkpointing. Also returns what the user should know of the decisions.
+    /// [`Session::sample`] does this by itself; where many prompts are drawn, it is cheaper once.
     ///
     /// # Errors
     /// As [`Session::sample`].
@@ -120,8 +121,9 @@ impl Session {
         self.builder.plan(&prompt, &options)
     }
 
-    /// Scores final images by all rewards, as the exact images and as 8-bit pictures, a micro-batch at a time. Rewards
-    /// that read prompts use those of the latest run; `prompt` is the place of the images' prompt there.
+    /// Scores final images by all rewards, as the exact images and as 8-bit pictures, a micro-batch at a
+    /// time. Rewards that read prompts use those of the latest run; `prompt` is the place of the images'
+    /// prompt there.
     ///
     /// # Errors
     /// Of the rewards.

@@ -1,6 +1,6 @@
 //! Joins a model and a reward into what the sampler asks for: the noise, the clean latent, its reward and the
-//! gradient of the reward with respect to the noisy latent, back through reward, decoder and both branches of the
-//! UNet. Particles are taken a micro-batch at a time; each answer depends on its own particle alone.
+//! gradient of the reward with respect to the noisy latent, back through reward, decoder and both branches of
+//! the UNet. Particles are taken a micro-batch at a time; each answer depends on its own particle alone.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -133,8 +133,8 @@ impl<'a> Diffusion<'a> {
         self.section(tape, x0, move |tape, x0| decoder.decode(tape, x0))
     }
 
-    /// One micro-batch of [`Target::evaluate`]. What changes from step to step is put into tensors first, so that a device
-    /// can record the work once and replay it.
+    /// One micro-batch of [`Target::evaluate`]. What changes from step to step is put into tensors first, so
+    /// that a device can record the work once and replay it.
     fn evaluate_batch(
         &self,
         x: &Tensor,
@@ -165,8 +165,8 @@ impl<'a> Diffusion<'a> {
         Ok(Evaluation { eps, x0, reward, grad: next() })
     }
 
-    /// What `want` asks for at the state, bias, and coefficients in `inputs`: noise, clean latent, then the score,
-    /// then its gradient.
+    /// What `want` asks for at the state, bias, and coefficients in `inputs`: noise, clean latent, then the
+    /// score, then its gradient.
     fn work(&self, inputs: &[Tensor], work: Work<'_>) -> Result<Vec<Tensor>> {
         let [x, biases, to_eps, to_x0] = inputs else { panic!("four inputs") };
         let backend = self.backend;
@@ -176,7 +176,8 @@ impl<'a> Diffusion<'a> {
             let _range = tape.range("unet");
             self.predict(&tape, &leaf, biases, work.rows)?
         };
-        // The prediction of the noise is an answer by itself; the reward depends on the state through x0 alone.
+        // The prediction of the noise is an answer by itself; the reward depends on the state through x0
+        // alone.
         let eps = backend.blend(to_eps, x, out.value())?;
         let mut x0 = tape.blend(to_x0, &leaf, &out)?;
         drop(out);
@@ -212,8 +213,8 @@ impl<'a> Diffusion<'a> {
         Ok(results)
     }
 
-    /// Runs `f(latents, encoded prompt of each)` on each micro-batch, in order. Where memory does not suffice, the
-    /// micro-batch is halved for the rest of the run.
+    /// Runs `f(latents, encoded prompt of each)` on each micro-batch, in order. Where memory does not
+    /// suffice, the micro-batch is halved for the rest of the run.
     fn each<T>(
         &self,
         x: &Tensor,
@@ -299,7 +300,8 @@ impl Target for Diffusion<'_> {
             for ((_, scores), weight) in scores.iter().zip(&weights) {
                 total.iter_mut().zip(scores).for_each(|(total, &score)| *total += weight * f64::from(score));
             }
-            // From here on nothing fails: a micro-batch that memory did not suffice for is done again in parts.
+            // From here on nothing fails: a micro-batch that memory did not suffice for is done again in
+            // parts.
             all.reward.extend(total);
             all.parts.resize_with(scores.len(), Default::default);
             for ((name, values), (part, scores)) in all.parts.iter_mut().zip(scores) {

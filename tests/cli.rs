@@ -1,6 +1,6 @@
-//! The program as a user meets it: good runs leave complete records, bad input gets an error that names the file
-//! or flag and the fix, with the documented exit code, and never a panic. Here what a run computes; in `cli/` what it
-//! leaves, says, foretells and refuses.
+//! The program as a user meets it: good runs leave complete records, bad input gets an error that names the
+//! file or flag and the fix, with the documented exit code, and never a panic. Here what a run computes; in
+//! `cli/` what it leaves, says, foretells and refuses.
 
 #[path = "cli/formats.rs"]
 mod formats;
@@ -35,7 +35,8 @@ fn program() -> Command {
     command
 }
 
-/// `sample -o out` and `more`, at its smallest: 2 particles, 2 steps, on the CPU, where `more` says nothing else.
+/// `sample -o out` and `more`, at its smallest: 2 particles, 2 steps, on the CPU, where `more` says nothing
+/// else.
 fn arguments(out: &Path, more: &[&str]) -> Vec<OsString> {
     let mut all: Vec<OsString> = vec!["sample".into(), "-o".into(), out.into()];
     all.extend(more.iter().map(OsString::from));
@@ -63,7 +64,8 @@ fn succeeds(output: Output) -> String {
     String::from_utf8(output.stdout).expect("standard output is UTF-8")
 }
 
-/// Exit code `code`, an error that says every one of `words` and offers a fix; where clap speaks, that is its help.
+/// Exit code `code`, an error that says every one of `words` and offers a fix; where clap speaks, that is its
+/// help.
 #[track_caller]
 fn fails(output: Output, code: i32, words: &[&str]) {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -124,8 +126,9 @@ fn lines(path: &Path) -> Vec<Value> {
     text.lines().map(json).collect()
 }
 
-/// The program with the signals of a terminal as they are by default. A script's background job hands on SIGINT ignored,
-/// and what is ignored stays so: without this, what a test sees would depend on how it was started.
+/// The program with the signals of a terminal as they are by default. A script's background job hands on
+/// SIGINT ignored, and what is ignored stays so: without this, what a test sees would depend on how it was
+/// started.
 #[cfg(unix)]
 fn interruptible() -> std::process::Command {
     let mut command = std::process::Command::new("env");

@@ -1,5 +1,5 @@
-//! The emulator and the stand-in driver themselves: that right kernels pass, that wrong ones are found, and that calls do
-//! what CUDA's do.
+//! The emulator and the stand-in driver themselves: that right kernels pass, that wrong ones are found, and
+//! that calls do what CUDA's do.
 
 #[path = "emulator/cases/device.rs"]
 mod device;

@@ -1,5 +1,5 @@
-//! The typed tables of `src/cuda` against the text of `kernels/*.cu`: every kernel has one declaration in Rust with the
-//! same arguments in the same order, and the structs passed by value have the same fields.
+//! The typed tables of `src/cuda` against the text of `kernels/*.cu`: every kernel has one declaration in
+//! Rust with the same arguments in the same order, and the structs passed by value have the same fields.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -102,8 +102,8 @@ fn rust_fields(text: &str) -> Fields {
     field.captures_iter(text.trim()).map(|c| (c[1].into(), lifetimes.replace_all(&c[2], "").into())).collect()
 }
 
-/// Kernels of the `.cu` files, as `file.name`. A macro `#define FAMILY(name, ...) KERNEL(name, ...)` declares a kernel
-/// for each of its uses.
+/// Kernels of the `.cu` files, as `file.name`. A macro `#define FAMILY(name, ...) KERNEL(name, ...)` declares
+/// a kernel for each of its uses.
 fn c_kernels(texts: &BTreeMap<String, String>) -> BTreeMap<String, Fields> {
     let head = Regex::new(r"KERNEL\((\w+),\s*(?:\([^)]*\)|\w+),\s*\(").unwrap();
     let family = Regex::new(r"#define (\w+)\(name,[^)]*\)\s*$").unwrap();
@@ -201,8 +201,8 @@ fn the_readers_see_what_they_should() {
     assert_ne!(rust_fields("x: In<Act>, y: In<Act>"), rust_fields("y: In<Act>, x: In<Act>"));
 }
 
-/// Integer constants of a text: `const NAME: usize = 4;` of Rust, `constexpr int NAME = 4, OTHER = 2 * NAME;` of C, in
-/// or outside a function, with the operators * / + - and <<. What is not such a number is left out.
+/// Integer constants of a text: `const NAME: usize = 4;` of Rust, `constexpr int NAME = 4, OTHER = 2 * NAME;`
+/// of C, in or outside a function, with the operators * / + - and <<. What is not such a number is left out.
 fn constants(text: &str, known: &BTreeMap<String, i64>) -> BTreeMap<String, i64> {
     let rust = Regex::new(r"const (\w+): \w+ = ([^;]+);").unwrap();
     let c = Regex::new(r"constexpr int ([^;]+);").unwrap();

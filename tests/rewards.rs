@@ -1,5 +1,5 @@
-//! Rewards against PyTorch, Pillow and the definition of gold. Golden files come from `tools/golden/rewards.py`
-//! and `tools/shapes/golden.py`.
+//! Rewards against PyTorch, Pillow and the definition of gold. Golden files come from
+//! `tools/golden/rewards.py` and `tools/shapes/golden.py`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -78,8 +78,9 @@ fn jpeg_sizes_are_those_of_libjpeg() {
         let picture = &pictures(&file, &format!("jpeg.{i}.picture"))[0];
         let expected = file.tensor(&format!("jpeg.{i}.bytes")).unwrap();
         let expected = i32::from_le_bytes(expected.data().try_into().unwrap()) as usize;
-        // The same arithmetic on integers: not a byte more or less, at the edges too. The fifth picture has 67x45
-        // pixels, of which one has a luma halfway between two integers; the last two are smaller than a unit.
+        // The same arithmetic on integers: not a byte more or less, at the edges too. The fifth picture has
+        // 67x45 pixels, of which one has a luma halfway between two integers; the last two are smaller than a
+        // unit.
         assert_eq!(jpeg_size(picture).unwrap(), expected, "picture {i}");
     }
 }
@@ -178,8 +179,9 @@ fn clip_rewards_and_their_gradients_are_those_of_pytorch() {
                 let key = format!("{key}{what}");
                 let (_, expected) = tensor(&file, &format!("clip.{size}.{key}"));
                 let expected: Vec<f64> = expected.iter().map(|e| factor * e).collect();
-                // Twice PyTorch's own error in float32, but at least a random walk of 1024 roundings, since a score is
-                // but three numbers. Measured: at most 9e-15 (aesthetic), 1.0e-13 (cosine), 1.2e-12 (gradients).
+                // Twice PyTorch's own error in float32, but at least a random walk of 1024 roundings, since a
+                // score is but three numbers. Measured: at most 9e-15 (aesthetic), 1.0e-13 (cosine), 1.2e-12
+                // (gradients).
                 let honest = tensor(&file, &format!("clip.{size}.error.{key}")).1[0];
                 let tolerance = (2.0 * honest).max(1024.0 * 2f64.powi(-48));
                 let error = nmse(&found, &expected);
@@ -341,8 +343,8 @@ fn the_shipped_model_brings_its_own_rewards() {
     // The proxy was fitted to noisy ratings of gold: it must follow it, not equal it. Measured 0.78.
     let correlation = correlation(&scores[0].1, &scores[2].1);
     assert!(correlation > 0.6, "proxy and gold correlate by {correlation:.2}");
-    // The prompt is "a large red star on a blue background": a large red disc on dark blue is closer to it than
-    // a small blue one.
+    // The prompt is "a large red star on a blue background": a large red disc on dark blue is closer to it
+    // than a small blue one.
     assert!(scores[1].1[2] > scores[1].1[24] + 1.0, "clip {:?}", scores[1].1);
     let files: Vec<String> = reward.hashes().unwrap().into_iter().map(|f| f.path).collect();
     assert_eq!(files, ["aesthetic/model.safetensors", "clip/model.safetensors"]);

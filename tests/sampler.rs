@@ -1,9 +1,9 @@
-//! The sampler on the CPU backend with models in closed form (`common/laws.rs`): laws whose normalising constant is
-//! known, an oracle that keeps each particle in one piece, and what happens when something is not finite. Schemes that
-//! are wrong on purpose must fail.
+//! The sampler on the CPU backend with models in closed form (`common/laws.rs`): laws whose normalising
+//! constant is known, an oracle that keeps each particle in one piece, and what happens when something is not
+//! finite. Schemes that are wrong on purpose must fail.
 //!
-//! Statistical checks are z-scores of independent runs (the prompts of one batch) with fixed seeds; `|z| < 5` has a
-//! false-alarm probability of 6e-7 each.
+//! Statistical checks are z-scores of independent runs (the prompts of one batch) with fixed seeds; `|z| < 5`
+//! has a false-alarm probability of 6e-7 each.
 
 #[path = "common/laws.rs"]
 mod laws;
@@ -112,7 +112,8 @@ fn the_estimate_of_z_is_unbiased() {
     assert!(z.abs() < 5.0, "starting late: z = {z}");
 }
 
-/// The authors' bookkeeping (twist and gradient stay in their slots) is biased, and this test sees it (measured: z = 15).
+/// The authors' bookkeeping (twist and gradient stay in their slots) is biased, and this test sees it
+/// (measured: z = 15).
 #[test]
 fn a_twist_left_behind_fails_the_test_of_z() {
     let wrong =
@@ -151,9 +152,9 @@ fn an_exact_twist_makes_the_weights_constant() {
     }
 }
 
-/// The error of log Z that one run reports, before it is cut at 0: with multinomial resampling at every step its square
-/// times Z^2 has the variance of the estimate of Z as its mean (Lee, Whiteley 2018). Both sides are measured over the
-/// same 6000 runs.
+/// The error of log Z that one run reports, before it is cut at 0: with multinomial resampling at every step
+/// its square times Z^2 has the variance of the estimate of Z as its mean (Lee, Whiteley 2018). Both sides
+/// are measured over the same 6000 runs.
 #[test]
 fn the_reported_error_of_log_z_is_right() {
     let (cpu, schedule, particles) = (Cpu::new(), chain(8), 64);
@@ -313,8 +314,8 @@ struct Carried {
     log_ratio: f64,
 }
 
-/// Follows a run with particles kept in one piece and copied whole when they are chosen. Returns the largest error of
-/// the predicted latents and of the predicted increments of the log-weights.
+/// Follows a run with particles kept in one piece and copied whole when they are chosen. Returns the largest
+/// error of the predicted latents and of the predicted increments of the log-weights.
 fn follow(target: &Closed<'_, 2, Grid>, schedule: &Schedule, options: &Options) -> (f64, f64) {
     let mut sampler = Sampler::new(target.backend, target, schedule, options.clone()).expect("a run");
     let ids: Vec<ParticleId> = options
@@ -395,10 +396,11 @@ fn go(
     ([move_one(0), move_one(1)], Carried { log_ratio, ..carried })
 }
 
-/// Everything comes from the ancestor: latent, noise, clean latent, gradient, twist and ratio, at every step of runs
-/// that always resample, with two prompts and alpha other than 1. The oracle works in f64 from the sampler's f32
-/// states: one step of rounding, latents up to 6 times 2^-24 each way, the increments that times gradients up to 100
-/// (measured: 4e-7 and 6e-7). With twist and gradient left behind both are off by far more (3 and 30).
+/// Everything comes from the ancestor: latent, noise, clean latent, gradient, twist and ratio, at every step
+/// of runs that always resample, with two prompts and alpha other than 1. The oracle works in f64 from the
+/// sampler's f32 states: one step of rounding, latents up to 6 times 2^-24 each way, the increments that
+/// times gradients up to 100 (measured: 4e-7 and 6e-7). With twist and gradient left behind both are off by
+/// far more (3 and 30).
 #[test]
 fn everything_a_particle_has_comes_from_its_ancestor() {
     let (cpu, schedule) = (Cpu::new(), chain(30));

@@ -1,7 +1,9 @@
-//! Whole chains, on top of the library's Sequential Monte Carlo and nothing else: laws whose normalising constant or
-//! modes are known. Every check is also put to schemes that are wrong on purpose, which must fail it.
+//! Whole chains, on top of the library's Sequential Monte Carlo and nothing else: laws whose normalising
+//! constant or modes are known. Every check is also put to schemes that are wrong on purpose, which must fail
+//! it.
 //!
-//! Checks are z-scores from independent runs with fixed seeds; `|z| < 5` has a false-alarm probability of 6e-7 each.
+//! Checks are z-scores from independent runs with fixed seeds; `|z| < 5` has a false-alarm probability of
+//! 6e-7 each.
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -74,8 +76,8 @@ fn mean_and_error(values: &[f64]) -> (f64, f64) {
 
 // A Gaussian chain with a linear reward.
 
-/// `x_{k+1} = a x_k + sqrt(v) z` from N(0, 1) with `a^2 + v = 1`, so that the end is N(0, 1) and `r = c x` has
-/// `Z = exp(c^2 / 2)`. The potential of a state is the reward of the predicted end.
+/// `x_{k+1} = a x_k + sqrt(v) z` from N(0, 1) with `a^2 + v = 1`, so that the end is N(0, 1) and `r = c x`
+/// has `Z = exp(c^2 / 2)`. The potential of a state is the reward of the predicted end.
 struct Gaussian {
     steps: usize,
     a: f64,
@@ -118,8 +120,8 @@ impl Gaussian {
 const FIXED: [Tempering; 3] =
     [Tempering::None, Tempering::Exp { gamma: 0.04 }, Tempering::Poly { gamma: 0.06, power: 2.0 }];
 
-/// 21 z-scores, each from its own 3000 runs. Measured: the largest is 3.46 (residual under exp; ten times the runs give
-/// between -1.6 and 2.1).
+/// 21 z-scores, each from its own 3000 runs. Measured: the largest is 3.46 (residual under exp; ten times the
+/// runs give between -1.6 and 2.1).
 #[test]
 fn the_estimate_of_z_is_unbiased_however_one_resamples() {
     let (mut worst, mut first) = (0.0_f64, 0);
@@ -149,9 +151,9 @@ fn wrong_schemes_fail_the_test_of_z() {
     }
 }
 
-/// With an adaptive lambda the estimate is only consistent: its bias is of the order 1/P. The reward is steep enough
-/// for lambda to be chosen at most steps. With P = 256 the log of the mean stays within 0.05 of c^2/2 (measured:
-/// 0.001, standard error 0.004).
+/// With an adaptive lambda the estimate is only consistent: its bias is of the order 1/P. The reward is steep
+/// enough for lambda to be chosen at most steps. With P = 256 the log of the mean stays within 0.05 of c^2/2
+/// (measured: 0.001, standard error 0.004).
 #[test]
 fn adaptive_tempering_estimates_z_consistently() {
     let chain = Gaussian { c: 2.5, ..Gaussian::CHAIN };
@@ -237,8 +239,8 @@ struct Evaluation {
     g: [f64; 2],
 }
 
-/// What a run, or the mean of many, says of the target: masses of the modes (-4, 0), (0, 0), (4, 0) and the reward, of
-/// the weighted particles; and the estimate of Z.
+/// What a run, or the mean of many, says of the target: masses of the modes (-4, 0), (0, 0), (4, 0) and the
+/// reward, of the weighted particles; and the estimate of Z.
 #[derive(Clone, Debug)]
 struct Account {
     masses: [f64; 3],
@@ -364,8 +366,8 @@ fn agree(a: (f64, f64), b: (f64, f64)) -> bool {
     (a.0 - b.0).abs() < 5.0 * a.1.hypot(b.1)
 }
 
-/// The target of the chain itself, from 100 000 unguided particles weighted by their reward; and how it differs from
-/// the tilted mixture it approximates: masses (.315, .370, .315), Z = .237.
+/// The target of the chain itself, from 100 000 unguided particles weighted by their reward; and how it
+/// differs from the tilted mixture it approximates: masses (.315, .370, .315), Z = .237.
 fn truth(mixture: &Mixture) -> &'static Accounts {
     static TRUTH: OnceLock<Accounts> = OnceLock::new();
     TRUTH.get_or_init(|| weigh_the_chain(mixture))
@@ -374,8 +376,8 @@ fn truth(mixture: &Mixture) -> &'static Accounts {
 fn weigh_the_chain(mixture: &Mixture) -> Accounts {
     let truth = mixture.runs(Scheme::Right, Moves::Free, 500, 10_000..10_200);
     truth.print("importance sampling");
-    // The nine Gaussians and the reward's are integrated in closed form; discretisation may move a mass by 0.02
-    // (measured: 0.010 with 20 times the particles) and log Z by 0.1 (measured: 0.05).
+    // The nine Gaussians and the reward's are integrated in closed form; discretisation may move a mass by
+    // 0.02 (measured: 0.010 with 20 times the particles) and log Z by 0.1 (measured: 0.05).
     let factor = |m: f64, q: f64| (-m * m * q / (1.0 + 0.6 * q)).exp() / (1.0 + 0.6 * q).sqrt();
     let rows = [-4.0, 0.0, 4.0].map(|m| factor(m, 0.01));
     let sum: f64 = rows.iter().sum();

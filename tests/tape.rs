@@ -1,4 +1,5 @@
-//! The tape: cotangents add up, checkpoints change memory and nothing else, and what is no longer needed goes.
+//! The tape: cotangents add up, checkpoints change memory and nothing else, and what is no longer needed
+//! goes.
 
 use das_cuda::Result;
 use das_cuda::backend::{Activation, Backend, GroupNorm};
@@ -101,7 +102,8 @@ fn a_checkpoint_changes_no_bit_of_the_gradient() {
 const BYTES: u64 = 4 * SHAPE.len() as u64;
 const LAYERS: u64 = 12;
 
-/// Live bytes after the forward pass and the peak of the backward pass, in activations, beside input and output.
+/// Live bytes after the forward pass and the peak of the backward pass, in activations, beside input and
+/// output.
 fn footprint(backend: &dyn Backend, layer: impl Fn(&Tape<'_>, &Var) -> Result<Var>) -> (u64, u64) {
     let tape = Tape::new(backend);
     let x = tape.watch(backend.zeros(SHAPE).unwrap());

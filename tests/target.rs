@@ -1,5 +1,5 @@
-//! The target on the model inside the program: the gradient against difference quotients through reward, decoder and
-//! both branches of the UNet, and that an answer depends on its own particle alone, bit for bit.
+//! The target on the model inside the program: the gradient against difference quotients through reward,
+//! decoder and both branches of the UNet, and that an answer depends on its own particle alone, bit for bit.
 
 use das_cuda::ErrorKind;
 use das_cuda::assets::SHAPES_FILES;

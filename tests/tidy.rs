@@ -1,5 +1,5 @@
-//! The tables of `ARCHITECTURE.md`, held: who may import whom, and where `unsafe` may stand. No circle inside a
-//! room. Citations of the specification and names of files on pages, resolved.
+//! The tables of `ARCHITECTURE.md`, held: who may import whom, and where `unsafe` may stand. No circle inside
+//! a room. Citations of the specification and names of files on pages, resolved.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -54,8 +54,8 @@ fn imports(text: &str) -> Vec<String> {
     rooms
 }
 
-/// The table of rooms in `ARCHITECTURE.md`, in its order: rooms, and the rooms they may use; `None` is every room.
-/// A room is the first component of a path under `src/`.
+/// The table of rooms in `ARCHITECTURE.md`, in its order: rooms, and the rooms they may use; `None` is every
+/// room. A room is the first component of a path under `src/`.
 fn rooms(page: &str) -> Vec<(String, Option<Vec<String>>)> {
     let name = Regex::new(r"`(\w+)`").expect("a pattern");
     let names = |cell: &str| name.captures_iter(cell).map(|c| c[1].to_string()).collect::<Vec<_>>();

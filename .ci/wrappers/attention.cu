@@ -1,6 +1,7 @@
-// A kernel for each piece of PTX that is written by hand in kernels/act.cuh, mma.cuh and attention.cuh: .ci/ptx compiles them and compares the PTX
-// with the file beside this one. The emulator runs other code in their place, so nothing else shows which operand goes
-// where. A parameter stands for each operand, in the order of the wrapper's own arguments.
+// A kernel for each piece of PTX that is written by hand in kernels/act.cuh, mma.cuh and attention.cuh:
+// .ci/ptx compiles them and compares the PTX with the file beside this one. The emulator runs other code in
+// their place, so nothing else shows which operand goes where. A parameter stands for each operand, in the
+// order of the wrapper's own arguments.
 #define ACT_BF16 1
 #include "attention.cuh"
 

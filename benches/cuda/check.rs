@@ -1,5 +1,5 @@
-//! The parts of `tools/gpu-check` that are Rust, each a process of its own. Results go to standard output, a line of JSON
-//! for each as soon as it is there.
+//! The parts of `tools/gpu-check` that are Rust, each a process of its own. Results go to standard output, a
+//! line of JSON for each as soon as it is there.
 //!
 //!     list                       the cases, for PyTorch's script (needs no GPU)
 //!     operations                 the operations of the tests' table (needs no GPU)
@@ -16,7 +16,8 @@
 //!     smc                        weighing and resampling
 //!
 //! Options: `--dtype bf16|f16|f32`, `--only OP,OP` (or DAS_OPS), `--tiny` for where nothing can be measured,
-//! `--micro-batch N,N`, `--budget-ms N` for each measurement, `--cublas` for linear maps by cuBLASLt where it is faster.
+//! `--micro-batch N,N`, `--budget-ms N` for each measurement, `--cublas` for linear maps by cuBLASLt where it
+//! is faster.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -202,7 +203,8 @@ fn time_ops(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What moving bytes costs at best: a large copy by the driver. Work that is replayed has its inputs copied to their place.
+/// What moving bytes costs at best: a large copy by the driver. Work that is replayed has its inputs copied
+/// to their place.
 fn copy(options: &Options) -> Result<()> {
     let cuda = options.open()?;
     let rows = if options.tiny { 1 << 10 } else { 1 << 19 };

@@ -1,7 +1,7 @@
-//! A diffusers folder of Stable Diffusion 1.5's shapes with random f16 weights, for machines that have no model and
-//! cannot fetch one: UNet, VAE decoder, both CLIP-L/14 towers that are needed, and a head like LAION's. `tiny` has the
-//! same structure and no size, for machines that have no GPU either. Names and layout are those of diffusers and
-//! transformers, so PyTorch reads the same files.
+//! A diffusers folder of Stable Diffusion 1.5's shapes with random f16 weights, for machines that have no
+//! model and cannot fetch one: UNet, VAE decoder, both CLIP-L/14 towers that are needed, and a head like
+//! LAION's. `tiny` has the same structure and no size, for machines that have no GPU either. Names and layout
+//! are those of diffusers and transformers, so PyTorch reads the same files.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};

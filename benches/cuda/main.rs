@@ -1,5 +1,6 @@
-//! The CUDA backend on a GPU: every operation at the sizes of Stable Diffusion 1.5, forward and transpose, and a guided step
-//! of the model in the library. Times are the GPU's own. Without a GPU it says so and does nothing.
+//! The CUDA backend on a GPU: every operation at the sizes of Stable Diffusion 1.5, forward and transpose,
+//! and a guided step of the model in the library. Times are the GPU's own. Without a GPU it says so and does
+//! nothing.
 //!
 //!     cargo bench --bench cuda            # everything
 //!     cargo bench --bench cuda -- conv    # what has `conv` in its name

@@ -66,8 +66,8 @@ fn ids(n: usize) -> Vec<ParticleId> {
     (0..n as u32).map(|particle| ParticleId { prompt: 0, particle }).collect()
 }
 
-/// Writes what a look at `n` latents is given and what it sees to `look-NAME.safetensors` in the folder, for comparison
-/// with PyTorch.
+/// Writes what a look at `n` latents is given and what it sees to `look-NAME.safetensors` in the folder, for
+/// comparison with PyTorch.
 pub fn save(backend: &dyn Backend, model: &Model, name: &str, folder: &Path, n: usize) -> Result<()> {
     let target = model.target(backend, n)?;
     let x = model.latents(backend, n)?;

@@ -66,7 +66,8 @@ pub fn random(backend: &dyn Backend, shape: Shape) -> Result<Tensor> {
     upload(backend, &Input { shape, kind: Kind::Randn, scale: 1.0, shift: 0.0 })
 }
 
-/// Random numbers as in the tests' inputs, but made quickly: a large tensor repeats some million of them, on the device.
+/// Random numbers as in the tests' inputs, but made quickly: a large tensor repeats some million of them, on
+/// the device.
 fn upload(backend: &dyn Backend, input: &Input) -> Result<Tensor> {
     const POOL: usize = 1 << 22;
     static NORMALS: LazyLock<Vec<f32>> = LazyLock::new(|| (0..POOL as u64).map(normal).collect());

@@ -1,4 +1,5 @@
-//! Which operation of a guided step takes how long: marks of the GPU around every one, next to what the meter counts.
+//! Which operation of a guided step takes how long: marks of the GPU around every one, next to what the meter
+//! counts.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -29,8 +30,9 @@ fn lock<T>(x: &Mutex<T>) -> MutexGuard<'_, T> {
     x.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Says each different operation of a step of one micro-batch: how often, how long, how much. What is between operations
-/// is left out, and every one is timed with its start by the host, so small ones seem longer than in a graph.
+/// Says each different operation of a step of one micro-batch: how often, how long, how much. What is between
+/// operations is left out, and every one is timed with its start by the host, so small ones seem longer than
+/// in a graph.
 pub fn profile(
     cuda: &Cuda,
     model: &Model,

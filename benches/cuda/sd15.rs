@@ -1,5 +1,6 @@
-//! Operations of one guided step of Stable Diffusion 1.5 for a micro-batch of 16: the UNet on both branches, the decoder,
-//! the CLIP-L/14 tower and what lies between. `tiny` keeps kinds and head widths and shrinks everything else.
+//! Operations of one guided step of Stable Diffusion 1.5 for a micro-batch of 16: the UNet on both branches,
+//! the decoder, the CLIP-L/14 tower and what lies between. `tiny` keeps kinds and head widths and shrinks
+//! everything else.
 
 use das_cuda::backend::{Activation, AffineClamp, Attention, Conv, Epilogue, Filter, GroupNorm};
 use das_cuda::tensor::Shape;

@@ -1,5 +1,5 @@
-//! Weighing and resampling, from 16 particles to 2^26. Bytes are the least that any program moves: what is read once and
-//! written once.
+//! Weighing and resampling, from 16 particles to 2^26. Bytes are the least that any program moves: what is
+//! read once and written once.
 
 use das_cuda::Result;
 use das_cuda::backend::{Advance, Backend, ParticleId, Particles};
@@ -35,8 +35,8 @@ pub fn run(cuda: &Cuda, effort: Effort) -> Result<()> {
     Ok(())
 }
 
-/// What a run does in every step besides the networks, for 16 latents of Stable Diffusion 1.5: lengths of states, noise
-/// and gradients, the weighing event, ancestors, and the move.
+/// What a run does in every step besides the networks, for 16 latents of Stable Diffusion 1.5: lengths of
+/// states, noise and gradients, the weighing event, ancestors, and the move.
 fn input(cuda: &Cuda, effort: Effort) -> Result<()> {
     const PARTICLES: u32 = 16;
     let shape = Shape::new(PARTICLES as usize, 64, 64, 4);

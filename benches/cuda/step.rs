@@ -1,5 +1,5 @@
-//! One guided step with a model of full size and random weights: how long, how much memory, which operation how long, and
-//! what comes out.
+//! One guided step with a model of full size and random weights: how long, how much memory, which operation
+//! how long, and what comes out.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -63,8 +63,8 @@ fn plan(meter: &Meter, model: &Model, micro_batch: usize) -> Result<Value> {
     }))
 }
 
-/// Steps with the particles of one micro-batch. The look ends with the host reading rewards, so the host's clock and the
-/// GPU's agree but for the start.
+/// Steps with the particles of one micro-batch. The look ends with the host reading rewards, so the host's
+/// clock and the GPU's agree but for the start.
 fn timed(cuda: &Cuda, model: &Model, micro_batch: usize, graph: bool, effort: Effort) -> Result<Value> {
     let plain = Observed { backend: cuda, before: &|| (), after: &|_, _| () };
     let backend: &dyn EngineBackend = if graph { cuda } else { &plain };

@@ -1,5 +1,5 @@
-//! Every matrix product and convolution with every tile, its sum whole and in parts: what the choice in `src/cuda/matmul/tile.rs`
-//! is measured by.
+//! Every matrix product and convolution with every tile, its sum whole and in parts: what the choice in
+//! `src/cuda/matmul/tile.rs` is measured by.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use crate::say;
 use crate::sd15::label;
 use crate::timing::{Effort, time};
 
-/// Elements of a result whose tiles keep the largest GPU busy for some rounds: splitting their sums only costs.
+/// Elements of a result whose tiles keep the largest GPU busy for some rounds: splitting their sums only
+/// costs.
 const MANY: usize = 128 * 128 * 132 * 4;
 
 /// A line for each case, direction and plan.

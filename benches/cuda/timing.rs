@@ -40,8 +40,8 @@ pub enum Effort {
 const SAMPLE: Duration = Duration::from_millis(2);
 const MOST_LAUNCHES: u128 = 64;
 
-/// Times `f`, started many times in a row. It is recorded as a graph where that is possible, so that the host's part in
-/// starting it does not count, as in a run.
+/// Times `f`, started many times in a row. It is recorded as a graph where that is possible, so that the
+/// host's part in starting it does not count, as in a run.
 pub fn time(cuda: &Cuda, effort: Effort, mut f: impl FnMut() -> Result<()>) -> Result<Times> {
     f()?;
     let once = cuda.elapsed(&mut f)?;

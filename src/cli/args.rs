@@ -198,7 +198,8 @@ pub struct Sample {
     #[arg(short, long, help_heading = "Output")]
     pub quiet: bool,
 
-    /// Where to compute: cpu, cuda (the first GPU), cuda:N, or auto: the first GPU if it can be used, else the CPU
+    /// Where to compute: cpu, cuda (the first GPU), cuda:N, or auto: the first GPU if it can be used, else
+    /// the CPU
     #[arg(long, default_value = "auto", value_parser = device, help_heading = "Machine")]
     pub device: Device,
     /// Type of weights and intermediate results [default: fp32 on the CPU, bf16 on a GPU]
@@ -232,7 +233,8 @@ pub struct Score {
     /// Prompt for rewards that compare with text [default: the prompt in the PNG's metadata]
     #[arg(short, long, value_name = "TEXT")]
     pub prompt: Option<String>,
-    /// Where to compute: cpu, cuda (the first GPU), cuda:N, or auto: the first GPU if it can be used, else the CPU
+    /// Where to compute: cpu, cuda (the first GPU), cuda:N, or auto: the first GPU if it can be used, else
+    /// the CPU
     #[arg(long, default_value = "auto", value_parser = device)]
     pub device: Device,
     /// Type of weights and intermediate results [default: fp32 on the CPU, bf16 on a GPU]

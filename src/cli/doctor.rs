@@ -11,7 +11,8 @@ use crate::session::{Device, Dtype, Session, memory};
 /// Mean reward of the known-answer run on the CPU in single precision. In bf16 it is 0.003 away there.
 const ANSWER: f64 = 7.4967;
 
-/// How far a device's mean reward may be from [`ANSWER`]: other orders of sums, then other roundings of activations.
+/// How far a device's mean reward may be from [`ANSWER`]: other orders of sums, then other roundings of
+/// activations.
 const TOLERANCE: [(Dtype, f64); 2] = [(Dtype::F32, 0.005), (Dtype::Bf16, 0.05)];
 
 /// The devices, one per line; of a GPU that cannot be used, why.
@@ -31,8 +32,8 @@ fn processor() -> String {
 /// The whole check, a line for each finding.
 ///
 /// # Errors
-/// [`ErrorKind::Device`](crate::ErrorKind::Device) if a device that can be used does not compute what it should; of
-/// standard output.
+/// [`ErrorKind::Device`](crate::ErrorKind::Device) if a device that can be used does not compute what it
+/// should; of standard output.
 pub fn run() -> Result<()> {
     let line = |name: &str, what: String| output::line(format_args!("{name:<10} {what}"));
     line("program", help::version().replace('\n', "; "))?;

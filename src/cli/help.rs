@@ -27,8 +27,8 @@ pub fn after_sample() -> String {
     format!("Rewards (NAME[=WEIGHT][:PATH]):\n{}\n{EXAMPLES}", rewards())
 }
 
-/// Each reward in a few short lines, so that help does not wrap them: what it is, what it needs, whether it reads the
-/// prompt, and its alpha.
+/// Each reward in a few short lines, so that help does not wrap them: what it is, what it needs, whether it
+/// reads the prompt, and its alpha.
 pub fn rewards() -> String {
     let of_one = |kind: &&RewardKind| {
         let described = kind.line();

@@ -1,5 +1,5 @@
-//! The two streams: results go to standard output, which may be full or closed; everything said beside them goes to
-//! stderr, where nobody may be listening.
+//! The two streams: results go to standard output, which may be full or closed; everything said beside them
+//! goes to stderr, where nobody may be listening.
 
 use std::fmt::Display;
 use std::io::{self, Write};

@@ -2,8 +2,8 @@
 //! names:
 //!
 //! - text: one prompt per line; blank lines, and lines that begin with `#`, are no prompts;
-//! - JSON: a list of prompts, or one; JSON lines: a prompt per line, blank lines and `#` as in text. A prompt is a string,
-//!   or an object with `prompt` and, if wanted, `negative_prompt`.
+//! - JSON: a list of prompts, or one; JSON lines: a prompt per line, blank lines and `#` as in text. A prompt
+//!   is a string, or an object with `prompt` and, if wanted, `negative_prompt`.
 //!
 //! Lines end with LF, CRLF or CR; a byte order mark is skipped; `-` is standard input.
 

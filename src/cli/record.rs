@@ -1,6 +1,6 @@
-//! What a run says about itself, in one place for `run.json` and for the pictures. A picture carries the options that
-//! decide it, enough to draw it again, and none of those that only say where and how to work: those must not change
-//! its bytes.
+//! What a run says about itself, in one place for `run.json` and for the pictures. A picture carries the
+//! options that decide it, enough to draw it again, and none of those that only say where and how to work:
+//! those must not change its bytes.
 
 use serde_json::{Map, Value, json};
 
@@ -151,7 +151,8 @@ fn gamma(tempering: Tempering) -> Option<f64> {
     }
 }
 
-/// Hashes of everything read: the files of the model, of the rewards, and the latents. The same for every prompt.
+/// Hashes of everything read: the files of the model, of the rewards, and the latents. The same for every
+/// prompt.
 ///
 /// # Errors
 /// Of files that cannot be read any more.

@@ -1,4 +1,5 @@
-//! `sample`: draws and records, prompt by prompt. Whatever is finished is on disk, whenever and however the run ends.
+//! `sample`: draws and records, prompt by prompt. Whatever is finished is on disk, whenever and however the
+//! run ends.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,8 +22,8 @@ use crate::session::{Prompt, Run, SampleOptions, Samples, Session};
 /// The command, which was `typed` so.
 ///
 /// # Errors
-/// Of the options, the model, the output directory; [`ErrorKind::Interrupted`] after a signal, with everything
-/// finished kept.
+/// Of the options, the model, the output directory; [`ErrorKind::Interrupted`] after a signal, with
+/// everything finished kept.
 pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
     if !options.quiet {
         options.notes.iter().for_each(output::note);
@@ -54,7 +55,8 @@ pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
     })
 }
 
-/// Every draw of every prompt, with what keys its randomness and the number of its folder in an empty directory.
+/// Every draw of every prompt, with what keys its randomness and the number of its folder in an empty
+/// directory.
 fn draws(options: &Options) -> impl Iterator<Item = (&Prompt, Draw, usize)> {
     options.prompts.iter().zip(options.first_index..).flat_map(move |(prompt, index)| {
         (0..options.count).map(move |k| {

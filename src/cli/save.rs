@@ -120,7 +120,8 @@ impl OnePrompt<'_> {
         }))
     }
 
-    /// What a picture says about its making: that of one particle, or of all in one. `None` with `--no-metadata`.
+    /// What a picture says about its making: that of one particle, or of all in one. `None` with
+    /// `--no-metadata`.
     fn parameters(&self, line: Option<&ParticleLine>) -> Option<Parameters> {
         let options = self.options;
         let mut record = object(json!({"schema": SCHEMA}));

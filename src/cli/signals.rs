@@ -1,9 +1,9 @@
 //! SIGINT, SIGTERM and SIGHUP: the run ends in order, within seconds, and keeps what is finished.
 //!
-//! The first signal is answered by one line at once. The run looks at [`requested`] between steps; where a step takes
-//! longer than [`GRACE`], a thread that waits for nothing else records the interruption and ends the process. A second
-//! signal does that at once. A signal that was ignored when the program began (`nohup`, the background jobs of a
-//! script) stays ignored.
+//! The first signal is answered by one line at once. The run looks at [`requested`] between steps; where a
+//! step takes longer than [`GRACE`], a thread that waits for nothing else records the interruption and ends
+//! the process. A second signal does that at once. A signal that was ignored when the program began (`nohup`,
+//! the background jobs of a script) stays ignored.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -19,8 +19,8 @@ const GRACE: Duration = Duration::from_secs(3);
 /// Exit code of the signal that came, 128 and its number; 0 before.
 static CODE: AtomicU8 = AtomicU8::new(0);
 
-/// What concludes the work in hand if the process ends within a step. Locked while files are put in their place, and by
-/// the thread that ends the process.
+/// What concludes the work in hand if the process ends within a step. Locked while files are put in their
+/// place, and by the thread that ends the process.
 static IN_HAND: Mutex<Option<Conclude>> = Mutex::new(None);
 
 /// Records that the work in hand was interrupted.
@@ -31,7 +31,8 @@ pub fn requested() -> Option<u8> {
     Some(CODE.load(Ordering::SeqCst)).filter(|code| *code != 0)
 }
 
-/// Says what concludes the work in hand if the process has to end within a step. Waits while the process is ended.
+/// Says what concludes the work in hand if the process has to end within a step. Waits while the process is
+/// ended.
 pub fn in_hand(conclude: impl FnOnce() + Send + 'static) {
     *locked() = Some(Box::new(conclude));
 }

@@ -11,7 +11,8 @@ type Rewards = Option<(f64, f64)>;
 /// What is remembered of the steps.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
-    /// Of the first step whose rewards were computed, of its predicted images; and of the last, of the final images.
+    /// Of the first step whose rewards were computed, of its predicted images; and of the last, of the final
+    /// images.
     first: Rewards,
     last: Rewards,
     /// Steps whose rewards were computed.
@@ -28,7 +29,8 @@ impl Summary {
         self.rewarded += usize::from(self.last.is_some());
     }
 
-    /// `out/0000-a-star: reward 6.913 -> 7.850 (best 7.402 -> 8.024), log Z 4.31 +- 0.42, distinct roots 3 of 16, 12.3 s`
+    /// `out/0000-a-star: reward 6.913 -> 7.850 (best 7.402 -> 8.024), log Z 4.31 +- 0.42, distinct roots 3 of
+    /// 16, 12.3 s`
     pub fn text(&self, folder: &Path, population: &Population, time: Duration) -> String {
         let reward = match (self.first, self.last) {
             (Some((mean, best)), Some((last_mean, last_best))) if self.rewarded > 1 => {

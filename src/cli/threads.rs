@@ -1,5 +1,5 @@
-//! The processor's threads for the whole program: as many as asked for, or as there are processors, but never more than
-//! can help, and fewer where the system gives fewer.
+//! The processor's threads for the whole program: as many as asked for, or as there are processors, but never
+//! more than can help, and fewer where the system gives fewer.
 
 use std::io;
 use std::sync::mpsc::{self, Sender};
@@ -16,8 +16,8 @@ const MOST: usize = 64;
 /// Starts the threads; to be called once, before any work.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for `--threads 0`; [`ErrorKind::Device`](crate::ErrorKind::Device) if
-/// not even this thread can be used.
+/// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for `--threads 0`;
+/// [`ErrorKind::Device`](crate::ErrorKind::Device) if not even this thread can be used.
 pub fn start(asked: Option<usize>) -> Result<()> {
     if asked == Some(0) {
         return Err(Error::usage("--threads 0: no thread would work").advice("give --threads at least 1"));
@@ -57,8 +57,8 @@ pub fn start(asked: Option<usize>) -> Result<()> {
     })
 }
 
-/// Threads that wait for a part of the pool: `count`, or as many as `spawn` gives. Rayon itself can build its global pool
-/// only once, and gives up where one thread does not start.
+/// Threads that wait for a part of the pool: `count`, or as many as `spawn` gives. Rayon itself can build its
+/// global pool only once, and gives up where one thread does not start.
 fn workers(
     count: usize,
     mut spawn: impl FnMut(Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>>,

@@ -1,9 +1,9 @@
 //! The folders of a run: `OUT/0000-a-star` and those beside it, one per prompt.
 //!
-//! A folder belongs to one process at a time: that process holds a lock on the folder (`flock`), which the system takes
-//! back however the process ends. Folders are chosen, put in place and taken away under a lock on `OUT`. On file
-//! systems without such locks (some network file systems) a folder is still made by one process only; just two
-//! processes that replace the same folder are not told apart.
+//! A folder belongs to one process at a time: that process holds a lock on the folder (`flock`), which the
+//! system takes back however the process ends. Folders are chosen, put in place and taken away under a lock
+//! on `OUT`. On file systems without such locks (some network file systems) a folder is still made by one
+//! process only; just two processes that replace the same folder are not told apart.
 
 use std::fs;
 use std::io::{self, Write};
@@ -20,8 +20,8 @@ use crate::error::{Error, Result};
 use crate::hash::sha256;
 use crate::pixels::Picture;
 
-/// Files that a run may leave in its folder, with the numbered pictures in `particles`. Anything else there belongs to
-/// the user.
+/// Files that a run may leave in its folder, with the numbered pictures in `particles`. Anything else there
+/// belongs to the user.
 const OURS: [&str; 6] =
     ["run.json", "trace.jsonl", "particles.jsonl", "best.png", "grid.png", "latents.safetensors"];
 const RECORD: &str = "run.json";
@@ -66,8 +66,8 @@ impl OutDir {
         made.map_err(|e| unwritable(&self.path, e))
     }
 
-    /// Does `f` in this directory, which is made if it is not there, and made again if the probe of another process, which
-    /// had made it too, takes it away meanwhile.
+    /// Does `f` in this directory, which is made if it is not there, and made again if the probe of another
+    /// process, which had made it too, takes it away meanwhile.
     fn inside<T>(&self, f: impl Fn() -> io::Result<T>) -> io::Result<T> {
         const OFTEN: usize = 100;
         let mut done = Err(io::ErrorKind::NotFound.into());
@@ -95,8 +95,8 @@ impl OutDir {
         Ok(())
     }
 
-    /// Makes a new folder for result `number`, or for the number after the largest where that number is taken.
-    /// Nothing that is there already is touched.
+    /// Makes a new folder for result `number`, or for the number after the largest where that number is
+    /// taken. Nothing that is there already is touched.
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the directory, where nothing can be written.
@@ -109,8 +109,8 @@ impl OutDir {
         Ok(RunDir { _lock: lock(&path)?, out: self.clone(), prompt: prompt.into(), path, old: None })
     }
 
-    /// Makes a folder for result `number` that will take the place of the folder of that number and prompt when the
-    /// run has finished; until then what is there stays.
+    /// Makes a folder for result `number` that will take the place of the folder of that number and prompt
+    /// when the run has finished; until then what is there stays.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) where another process works on that folder;
@@ -228,8 +228,8 @@ fn in_use(folder: &Path) -> Error {
         .advice("wait until it has ended, or choose another directory with `output`")
 }
 
-/// Ends what an exchange of folders has begun: what it took away comes back if nothing is in its place; else our files
-/// of it go, and the user's move into the new folder.
+/// Ends what an exchange of folders has begun: what it took away comes back if nothing is in its place; else
+/// our files of it go, and the user's move into the new folder.
 fn settle(target: &Path) -> io::Result<()> {
     let old = hidden(target, "old");
     if !old.is_dir() {
@@ -295,7 +295,8 @@ struct Old {
 }
 
 impl RunDir {
-    /// Where files are written: the folder's own name, or a hidden one beside it while it waits to replace another.
+    /// Where files are written: the folder's own name, or a hidden one beside it while it waits to replace
+    /// another.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -305,9 +306,9 @@ impl RunDir {
         self.old.as_ref().map_or(&self.path, |old| &old.path)
     }
 
-    /// Puts the folder in its place. One that was to replace an earlier result does so if it has finished itself or
-    /// the earlier one had not; else it goes under the next free number. To be called when `run.json` says how the run
-    /// ended; returns where the folder is.
+    /// Puts the folder in its place. One that was to replace an earlier result does so if it has finished
+    /// itself or the earlier one had not; else it goes under the next free number. To be called when
+    /// `run.json` says how the run ended; returns where the folder is.
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) where folders cannot be renamed.
@@ -377,7 +378,8 @@ impl RunDir {
         format!("{PARTICLES}/{index:03}.png")
     }
 
-    /// Writes a picture under `name` (such as `best.png` or [`RunDir::particle_name`]); returns the file's SHA-256.
+    /// Writes a picture under `name` (such as `best.png` or [`RunDir::particle_name`]); returns the file's
+    /// SHA-256.
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file.

@@ -13,8 +13,8 @@ pub(super) const FIX_OUTPUT: &str = "choose a directory that can be written, and
 /// What to do about data that cannot be encoded, which no input should cause.
 pub(super) const FIX_REPORT: &str = "this is a bug of das-cuda: please report it with the command";
 
-/// Writes `bytes` to a file of another name beside `path` and renames it: readers see the old file or the new one,
-/// never a part, also after a power cut.
+/// Writes `bytes` to a file of another name beside `path` and renames it: readers see the old file or the new
+/// one, never a part, also after a power cut.
 ///
 /// # Errors
 /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the path.
@@ -48,8 +48,8 @@ fn part(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
     builder.tempfile_in(folder)
 }
 
-/// Makes the names in a folder last, where the system can: some file systems (and Windows) open or flush no folders,
-/// and a rename there lasts as they see fit.
+/// Makes the names in a folder last, where the system can: some file systems (and Windows) open or flush no
+/// folders, and a rename there lasts as they see fit.
 pub(super) fn sync(folder: &Path) -> io::Result<()> {
     let Ok(folder) = fs::File::open(folder) else { return Ok(()) };
     match folder.sync_all() {

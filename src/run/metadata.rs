@@ -1,8 +1,8 @@
 //! Generation parameters inside a PNG, in two text chunks.
 //!
-//! - `parameters`: the layout that AUTOMATIC1111's web UI writes and most programs of this field read: the prompt, the
-//!   negative prompt, and one line of `Key: value` fields. Nothing else is in it, so that they read it as they read
-//!   their own.
+//! - `parameters`: the layout that AUTOMATIC1111's web UI writes and most programs of this field read: the
+//!   prompt, the negative prompt, and one line of `Key: value` fields. Nothing else is in it, so that they
+//!   read it as they read their own.
 //! - `das-cuda` (always iTXt): a JSON object with everything needed to draw the picture again.
 
 use std::path::Path;
@@ -33,8 +33,9 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// The text of the chunk `parameters`. NUL cannot stand in it and is left out; line breaks of field values become
-    /// spaces; values that hold a comma, a colon or a line break are quoted as JSON, as readers of this layout expect.
+    /// The text of the chunk `parameters`. NUL cannot stand in it and is left out; line breaks of field
+    /// values become spaces; values that hold a comma, a colon or a line break are quoted as JSON, as readers
+    /// of this layout expect.
     pub fn text(&self) -> String {
         let mut text = self.prompt.clone();
         if !self.negative_prompt.is_empty() {
@@ -52,8 +53,8 @@ impl Parameters {
     }
 }
 
-/// The picture as an 8-bit RGB PNG file. `parameters` go into a tEXt chunk, or into iTXt where Latin-1 cannot hold
-/// them, and their record into an iTXt chunk of its own.
+/// The picture as an 8-bit RGB PNG file. `parameters` go into a tEXt chunk, or into iTXt where Latin-1 cannot
+/// hold them, and their record into an iTXt chunk of its own.
 ///
 /// # Errors
 /// [`ErrorKind::Io`](crate::ErrorKind::Io) for sizes that PNG cannot hold.
@@ -138,15 +139,15 @@ pub fn read_prompt(path: &Path) -> Result<Option<String>> {
     Ok(own.or_else(|| parameters.as_deref().and_then(prompt_in)))
 }
 
-/// One field of the last line: a key of letters, digits, spaces, `-` and `/`, then a quoted value or all up to the next
-/// comma.
+/// One field of the last line: a key of letters, digits, spaces, `-` and `/`, then a quoted value or all up
+/// to the next comma.
 static FIELD: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r#"\s*\w[\w \-/]+:\s*(?:"(?:\\.|[^\\"])+"|[^,]*)(?:,|$)"#).expect("a valid expression")
 });
 
-/// The prompt of a `parameters` text as AUTOMATIC1111's own reader finds it: every line before the negative prompt. The
-/// last line is no part of it if it begins with `Steps: ` or holds three fields or more. Forks that write a JSON object there instead have the
-/// prompt at its top or in `sui_image_params`.
+/// The prompt of a `parameters` text as AUTOMATIC1111's own reader finds it: every line before the negative
+/// prompt. The last line is no part of it if it begins with `Steps: ` or holds three fields or more. Forks
+/// that write a JSON object there instead have the prompt at its top or in `sui_image_params`.
 pub fn prompt_in(text: &str) -> Option<String> {
     let text = text.trim();
     if let Ok(Value::Object(object)) = serde_json::from_str(text) {

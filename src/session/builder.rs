@@ -21,12 +21,12 @@ pub(super) const DEFAULT_REWARD: &str = "aesthetic";
 /// Opens a reward on a backend.
 pub(super) type OpenReward = Arc<dyn Fn(&dyn Backend) -> Result<Box<dyn Reward>> + Send + Sync>;
 
-/// Alpha for the aesthetic head of the embedded model, whose ratings spread wider than those of the head that the
-/// reward's own default was made for. `tools/shapes/compare.py` measured it; the table is in the README.
+/// Alpha for the aesthetic head of the embedded model, whose ratings spread wider than those of the head that
+/// the reward's own default was made for. `tools/shapes/compare.py` measured it; the table is in the README.
 const SHAPES_ALPHA: f64 = 0.2;
 
-/// What a [`Session`](super::Session) is made of: device, precision, model, rewards. Whatever is not chosen has a default: the GPU if
-/// there is a usable one, the embedded model, its aesthetic reward.
+/// What a [`Session`](super::Session) is made of: device, precision, model, rewards. Whatever is not chosen
+/// has a default: the GPU if there is a usable one, the embedded model, its aesthetic reward.
 #[derive(Clone, Default)]
 #[must_use]
 pub struct SessionBuilder {
@@ -88,8 +88,8 @@ impl SessionBuilder {
         self.rewards.push(reward);
         self
     }
-    /// Adds a reward of your own to align to, with its weight. `open` makes it on a backend: on the device, and once more
-    /// where the cost of a run is counted.
+    /// Adds a reward of your own to align to, with its weight. `open` makes it on a backend: on the device,
+    /// and once more where the cost of a run is counted.
     pub fn custom_reward<R: Reward + 'static>(
         mut self,
         weight: f64,
@@ -117,8 +117,9 @@ impl SessionBuilder {
         (self, note)
     }
 
-    /// The options that suit this model and reward. The embedded model's fit a minute on two cores: 50 steps, 16
-    /// particles, and an alpha that suits its own aesthetic head; elsewhere those of [`SampleOptions::new`] hold.
+    /// The options that suit this model and reward. The embedded model's fit a minute on two cores: 50 steps,
+    /// 16 particles, and an alpha that suits its own aesthetic head; elsewhere those of
+    /// [`SampleOptions::new`] hold.
     pub fn defaults(&self) -> SampleOptions {
         let options = SampleOptions::new();
         if self.model.is_some() {

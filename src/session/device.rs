@@ -82,7 +82,8 @@ pub(super) struct Machine {
 }
 
 impl Device {
-    /// The device that is meant, never [`Device::Auto`]; and for `Auto` a line that says which it is, and why.
+    /// The device that is meant, never [`Device::Auto`]; and for `Auto` a line that says which it is, and
+    /// why.
     pub fn resolve(self) -> (Device, Option<String>) {
         match self {
             Device::Auto => first_gpu(),
@@ -90,8 +91,8 @@ impl Device {
         }
     }
 
-    /// The type where it is left open: f32 on the processor, bf16 on a GPU, which has the range of f32 that gradients
-    /// need at the speed of f16.
+    /// The type where it is left open: f32 on the processor, bf16 on a GPU, which has the range of f32 that
+    /// gradients need at the speed of f16.
     pub fn default_dtype(self) -> Dtype {
         match self {
             Device::Cuda(_) => Dtype::Bf16,
@@ -99,8 +100,8 @@ impl Device {
         }
     }
 
-    /// Whether opening this device will first compile the kernels, which takes a minute or more: a GPU, by a program
-    /// that was built without compiled kernels, and without finding any kept from before.
+    /// Whether opening this device will first compile the kernels, which takes a minute or more: a GPU, by a
+    /// program that was built without compiled kernels, and without finding any kept from before.
     pub fn compiles_kernels(self) -> bool {
         match self {
             #[cfg(feature = "cuda")]

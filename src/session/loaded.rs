@@ -22,8 +22,8 @@ pub(super) struct Loaded {
     pub eval: Option<Sum>,
 }
 
-/// What final images are worth, by name of the reward, one number per image; the target's own rewards of the exact
-/// images are known from the sampler.
+/// What final images are worth, by name of the reward, one number per image; the target's own rewards of the
+/// exact images are known from the sampler.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Judgement {

@@ -2,8 +2,8 @@
 
 use sysinfo::System;
 
-/// Bytes that this program can still take, where the system says so: what is free or can be freed, or what the limit of
-/// the container (cgroup, version 1 or 2) leaves if that is less.
+/// Bytes that this program can still take, where the system says so: what is free or can be freed, or what
+/// the limit of the container (cgroup, version 1 or 2) leaves if that is less.
 pub fn available() -> Option<u64> {
     let mut system = System::new();
     system.refresh_memory();

@@ -1,4 +1,5 @@
-//! How samples are drawn: everything that may differ from prompt to prompt while device, model and rewards stay.
+//! How samples are drawn: everything that may differ from prompt to prompt while device, model and rewards
+//! stay.
 
 use std::sync::Arc;
 
@@ -14,8 +15,9 @@ const MOST_PARTICLES: usize = 1 << 20;
 /// Numbers of prompts are below this: they key the noise.
 const MOST_PROMPTS: u32 = 1 << 28;
 
-/// Latent elements per network call where the micro-batch is left open: small latents together give the processor's
-/// threads enough rows, and a latent of this size or more, whose activations take gigabytes, goes alone.
+/// Latent elements per network call where the micro-batch is left open: small latents together give the
+/// processor's threads enough rows, and a latent of this size or more, whose activations take gigabytes, goes
+/// alone.
 const MICRO_BATCH_ELEMENTS: usize = 4096;
 
 /// One thing to draw.
@@ -23,8 +25,8 @@ const MICRO_BATCH_ELEMENTS: usize = 4096;
 pub struct Prompt {
     /// What the image should show.
     pub text: String,
-    /// What it should not: the other branch of classifier-free guidance. `None` is the model's own: the empty text,
-    /// or for some models of XL no text at all.
+    /// What it should not: the other branch of classifier-free guidance. `None` is the model's own: the empty
+    /// text, or for some models of XL no text at all.
     pub negative: Option<String>,
 }
 
@@ -55,8 +57,8 @@ impl Prompt {
     }
 }
 
-/// Whether activations are computed again in the backward pass instead of being kept: less memory, a third more time,
-/// the same bits.
+/// Whether activations are computed again in the backward pass instead of being kept: less memory, a third
+/// more time, the same bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[non_exhaustive]
@@ -151,7 +153,8 @@ impl SampleOptions {
     setters! {
         /// Keys all randomness, resampling included.
         seed: u64 => seed;
-        /// Number of the first prompt, which keys its noise: any prompt of a list can be drawn alone. Below 2^28.
+        /// Number of the first prompt, which keys its noise: any prompt of a list can be drawn alone. Below
+        /// 2^28.
         first_index: u32 => first_index;
         /// Image width in pixels; else the model's own.
         width: usize => Some(width);
@@ -173,7 +176,8 @@ impl SampleOptions {
         tempering: Tempering => Some(tempering);
         /// How ancestors are drawn; else the method's own way.
         resampler: Resampler => Some(resampler);
-        /// Resample when the effective sample size falls below this fraction of the particles; else the method's own.
+        /// Resample when the effective sample size falls below this fraction of the particles; else the
+        /// method's own.
         ess_threshold: f64 => Some(ess_threshold);
         /// Fraction of the steps before any reward is computed, in [0, 1).
         tempering_start: f64 => tempering_start;
@@ -181,14 +185,15 @@ impl SampleOptions {
         on_nan: OnNan => on_nan;
         /// Whose bookkeeping after a resampling.
         compat: Compat => compat;
-        /// Particles per network call, at least 1; else decided by size and memory. Changes memory and speed, and results
-        /// by no more than rounding.
+        /// Particles per network call, at least 1; else decided by size and memory. Changes memory and speed,
+        /// and results by no more than rounding.
         micro_batch: usize => Some(micro_batch);
         /// Whether activations are computed again instead of being kept.
         checkpointing: Checkpointing => checkpointing;
     }
 
-    /// Starts from these latents, `(particles, h, w, c)` in this order, instead of from noise; the same for every prompt.
+    /// Starts from these latents, `(particles, h, w, c)` in this order, instead of from noise; the same for
+    /// every prompt.
     pub fn latents(mut self, latents: Vec<f32>) -> SampleOptions {
         self.latents = Some(latents.into());
         self
@@ -209,8 +214,8 @@ impl SampleOptions {
         self.particles
     }
 
-    /// Chains that run: one per particle, or once [`Session::settle`](super::Session::settle) knows it as many as
-    /// cost the same.
+    /// Chains that run: one per particle, or once [`Session::settle`](super::Session::settle) knows it as
+    /// many as cost the same.
     pub fn chains(&self) -> usize {
         self.chains.unwrap_or(self.particles)
     }
@@ -252,8 +257,8 @@ impl SampleOptions {
         }
     }
 
-    /// Refuses what cannot work with any model. Whatever begins with these options checks them by itself; this finds
-    /// mistakes before a model is loaded.
+    /// Refuses what cannot work with any model. Whatever begins with these options checks them by itself;
+    /// this finds mistakes before a model is loaded.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the option.
@@ -285,7 +290,8 @@ impl SampleOptions {
 }
 
 impl SampleOptions {
-    /// Refuses no prompts, too many, and a negative prompt where the guidance that would read it is turned off.
+    /// Refuses no prompts, too many, and a negative prompt where the guidance that would read it is turned
+    /// off.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the option.

@@ -1,5 +1,5 @@
-//! What a run will cost, counted by running the same program on the meter, which computes nothing; and the options
-//! that the cost decides.
+//! What a run will cost, counted by running the same program on the meter, which computes nothing; and the
+//! options that the cost decides.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -36,8 +36,8 @@ pub struct Plan {
 }
 
 impl SessionBuilder {
-    /// Counts one prompt's run on the meter: loading, all of its steps, and the scores of the final images. No device
-    /// is opened.
+    /// Counts one prompt's run on the meter: loading, all of its steps, and the scores of the final images.
+    /// No device is opened.
     ///
     /// # Errors
     /// As the run itself.
@@ -47,8 +47,9 @@ impl SessionBuilder {
         count_in(loaded, &meter, prompt, options, false)
     }
 
-    /// Decides what the options leave open and only the cost can tell; see [`Session::settle`](super::Session::settle).
-    /// `available` is the memory that may be taken, in bytes; where it is not known, it is taken to be enough.
+    /// Decides what the options leave open and only the cost can tell; see
+    /// [`Session::settle`](super::Session::settle). `available` is the memory that may be taken, in bytes;
+    /// where it is not known, it is taken to be enough.
     ///
     /// # Errors
     /// As the run itself.
@@ -75,8 +76,8 @@ impl SessionBuilder {
         Ok((options.checkpointing(checkpointing), notes))
     }
 
-    /// Bytes that a run could take. A GPU is opened to be asked, unless [`SessionBuilder::max_memory`] says it: so
-    /// that a run can be planned for a GPU of another machine.
+    /// Bytes that a run could take. A GPU is opened to be asked, unless [`SessionBuilder::max_memory`] says
+    /// it: so that a run can be planned for a GPU of another machine.
     ///
     /// # Errors
     /// Of the device.
@@ -90,9 +91,9 @@ impl SessionBuilder {
         }
     }
 
-    /// On a GPU, the largest micro-batch (all particles, a half, a quarter, ...) whose predicted peak fits into the
-    /// memory `available`; one particle where none does. Larger is faster there: more tiles than the GPU has
-    /// processors, and weights are read once for all.
+    /// On a GPU, the largest micro-batch (all particles, a half, a quarter, ...) whose predicted peak fits
+    /// into the memory `available`; one particle where none does. Larger is faster there: more tiles than the
+    /// GPU has processors, and weights are read once for all.
     fn fitting(
         &self,
         prompt: &Prompt,
@@ -105,8 +106,8 @@ impl SessionBuilder {
         let mut micro_batch = options.chains();
         loop {
             let tried = options.clone().micro_batch(micro_batch);
-            // The meter does not know the scratch space of kernels and what weights are kept as besides: 4 % of the
-            // peak of the shapes model.
+            // The meter does not know the scratch space of kernels and what weights are kept as besides: 4 %
+            // of the peak of the shapes model.
             if micro_batch == 1 || self.peak(prompt, &tried)? / 16 * 17 <= available {
                 return Ok(tried);
             }
@@ -114,16 +115,16 @@ impl SessionBuilder {
         }
     }
 
-    /// Most bytes alive at once in a run. Every guided step takes the same memory; a chain of one may have no noise,
-    /// which guidance refuses.
+    /// Most bytes alive at once in a run. Every guided step takes the same memory; a chain of one may have no
+    /// noise, which guidance refuses.
     fn peak(&self, prompt: &Prompt, options: &SampleOptions) -> Result<u64> {
         let checkpointing = if options.checkpoints() { Checkpointing::On } else { Checkpointing::Off };
         let short = options.clone().steps(options.steps.min(2)).checkpointing(checkpointing);
         Ok(self.plan(prompt, &short)?.peak)
     }
 
-    /// For `best-of-n`, the number of plain chains that cost what the particles cost when guided (by gradients, or by
-    /// resampling alone if the reward has none). Other methods are left alone.
+    /// For `best-of-n`, the number of plain chains that cost what the particles cost when guided (by
+    /// gradients, or by resampling alone if the reward has none). Other methods are left alone.
     fn at_equal_cost(&self, prompt: &Prompt, options: SampleOptions) -> Result<SampleOptions> {
         if options.method.conclusion() != Conclusion::Best || options.chains.is_some() {
             return Ok(options);
@@ -148,7 +149,8 @@ impl SessionBuilder {
         Ok(SampleOptions { chains: Some(chains), ..options })
     }
 
-    /// Why activations should be computed again, if keeping all of them would take more than the memory `available`.
+    /// Why activations should be computed again, if keeping all of them would take more than the memory
+    /// `available`.
     fn peak_above(
         &self,
         prompt: &Prompt,

@@ -55,8 +55,8 @@ impl<'s> Run<'s> {
         self.sampler.steps()
     }
 
-    /// The latents of all particles, `(prompts x particles, h, w, c)`; on a device that works ahead, they may be one
-    /// step ahead.
+    /// The latents of all particles, `(prompts x particles, h, w, c)`; on a device that works ahead, they may
+    /// be one step ahead.
     pub fn latents(&self) -> &Tensor {
         self.sampler.latents()
     }
@@ -69,8 +69,8 @@ impl<'s> Run<'s> {
     /// Runs what is left and returns the samples of each prompt.
     ///
     /// # Errors
-    /// Of the remaining steps; [`ErrorKind::Numerical`](crate::ErrorKind::Numerical) where a prompt lost every particle
-    /// to values that are not finite.
+    /// Of the remaining steps; [`ErrorKind::Numerical`](crate::ErrorKind::Numerical) where a prompt lost
+    /// every particle to values that are not finite.
     pub fn conclude(mut self) -> Result<Vec<Samples>> {
         for step in &mut self.sampler {
             step?;

@@ -1,6 +1,7 @@
-//! Exponential, logarithm and sums of weighing, from `+`, `-`, `*`, `/` and rounding to an integer alone, each rounded to
-//! nearest and never contracted: every device that keeps to the order written here finds the same bits, so that the
-//! same log-weights have the same ancestors everywhere. kernels/exact.cuh is the same text for the GPU.
+//! Exponential, logarithm and sums of weighing, from `+`, `-`, `*`, `/` and rounding to an integer alone,
+//! each rounded to nearest and never contracted: every device that keeps to the order written here finds the
+//! same bits, so that the same log-weights have the same ancestors everywhere. kernels/exact.cuh is the same
+//! text for the GPU.
 
 /// `ln 2` in two parts, the first with so few bits that its product with an exponent is exact.
 const LN_2_HIGH: f64 = f64::from_bits(0x3FE6_2E42_FEE0_0000);
@@ -8,7 +9,8 @@ const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
 /// Bits of `sqrt(1/2)`.
 const SQRT_HALF: u64 = 0x3FE6_A09E_667F_3BCD;
 
-/// `e^x` of `x <= 0`, within 1.5 units in the last place; 0 below -708, where it would leave the normal numbers.
+/// `e^x` of `x <= 0`, within 1.5 units in the last place; 0 below -708, where it would leave the normal
+/// numbers.
 ///
 /// `x = n ln 2 + r`, and a Taylor polynomial of degree 13 for `e^r - 1`: `|r| <= 0.35` leaves 5e-18.
 pub fn exp(x: f64) -> f64 {
@@ -58,8 +60,8 @@ pub fn ln(x: f64) -> f64 {
     e * LN_2_HIGH + ((f - s * (f - z * q)) + e * LN_2_LOW)
 }
 
-/// The sum, in the order in which a block of a GPU adds: within groups of 32 the upper half onto the lower until one
-/// number is left, then group after group.
+/// The sum, in the order in which a block of a GPU adds: within groups of 32 the upper half onto the lower
+/// until one number is left, then group after group.
 pub fn sum(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values = values.into_iter();
     let mut sum = 0.0;

@@ -67,8 +67,8 @@ fn lambda_zero_leaves_the_weights_uniform_and_the_population_alone() {
     assert_eq!(out.lambda_next, Tempering::Exp { gamma: 0.008 }.schedule(1).0);
 }
 
-/// Every slot is forced to come from one particle. Its children are alike, so equal potentials must give equal
-/// weights; with the twist of the slots' former owners they do not.
+/// Every slot is forced to come from one particle. Its children are alike, so equal potentials must give
+/// equal weights; with the twist of the slots' former owners they do not.
 #[test]
 fn children_of_one_ancestor_start_equal() {
     let potential = [0.0, 0.0, 900.0, 0.0];
@@ -86,8 +86,8 @@ fn children_of_one_ancestor_start_equal() {
     assert!(wrong.ess < 3.5 && wrong.log_z_increment > 100.0, "the stale twist must show");
 }
 
-/// Renaming the particles renames the results: weights and twists move with their owners, and after a resampling
-/// every slot carries its ancestor's twist.
+/// Renaming the particles renames the results: weights and twists move with their owners, and after a
+/// resampling every slot carries its ancestor's twist.
 #[test]
 fn renaming_particles_renames_everything() {
     let n = 8;
@@ -160,7 +160,8 @@ fn the_threshold_is_strict() {
     assert!(!event(&rules(1.0), &Population::new(1), Event::Step(0), &[0.0], &[7.0]).resampled);
 }
 
-/// Lambda never falls, never passes 1, holds the sample size at the threshold where it is free, and looks ahead.
+/// Lambda never falls, never passes 1, holds the sample size at the threshold where it is free, and looks
+/// ahead.
 #[test]
 fn adaptive_lambda_rises_to_one() {
     let n = 32;

@@ -27,8 +27,9 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Normalises `log_weights` (natural logarithms, any constant added). NaN and +inf count as dead, like -inf.
-    /// If every particle is dead, the weights become uniform, `collapsed` is true and `log_sum` is -inf.
+    /// Normalises `log_weights` (natural logarithms, any constant added). NaN and +inf count as dead, like
+    /// -inf. If every particle is dead, the weights become uniform, `collapsed` is true and `log_sum` is
+    /// -inf.
     #[track_caller]
     pub fn new(log_weights: &[f64]) -> Weights {
         assert!(!log_weights.is_empty(), "no particles to weigh");
@@ -106,9 +107,10 @@ pub fn reweigh(previous: &[f64], log_ratio: &[f64], psi: &[f64], psi_prev: &[f64
     previous.iter().zip(&increments).map(|(w, d)| if d.is_finite() { w + d } else { *d }).collect()
 }
 
-/// Linear weights as integers, `w / w_max 2^s` rounded to nearest even, with `s` of [`fixed_bits`]; what is negative or
-/// not a number counts as 0. Integer sums do not depend on their order, so ancestors chosen from them are the same on
-/// any grid of any device. A particle below `2^-(s + 1)` of the largest weight rounds to 0.
+/// Linear weights as integers, `w / w_max 2^s` rounded to nearest even, with `s` of [`fixed_bits`]; what is
+/// negative or not a number counts as 0. Integer sums do not depend on their order, so ancestors chosen from
+/// them are the same on any grid of any device. A particle below `2^-(s + 1)` of the largest weight rounds to
+/// 0.
 ///
 /// Panics when no weight is positive: [`Weights`] never gives that.
 #[track_caller]

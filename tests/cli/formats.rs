@@ -1,5 +1,5 @@
-//! `docs/formats.md` against what runs write: every key is documented with its type, and every documented key is
-//! written.
+//! `docs/formats.md` against what runs write: every key is documented with its type, and every documented key
+//! is written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,7 +12,8 @@ use tempfile::TempDir;
 use super::record::das;
 use super::{json, lines, only_folder, program, record_of, run, sample, succeeds, text};
 
-/// The tables under a heading of the page: the type of each field. A heading of the same or a higher level ends it.
+/// The tables under a heading of the page: the type of each field. A heading of the same or a higher level
+/// ends it.
 fn documented(page: &str, heading: &str) -> BTreeMap<String, String> {
     let level = |line: &str| line.bytes().take_while(|b| *b == b'#').count();
     let mut lines = page.lines().skip_while(|line| *line != heading);

@@ -38,12 +38,14 @@ fn held_out_rewards_take_no_more_memory_for_more_particles() {
     };
     let eval = ["--eval-reward", "clip"];
     let (few, many) = (peak("2", &eval), peak("64", &eval));
-    // Beside latents and images, which are all kept: 64 x 64 x 3 floats and 8 x 8 x 4 floats, a few times over.
+    // Beside latents and images, which are all kept: 64 x 64 x 3 floats and 8 x 8 x 4 floats, a few times
+    // over.
     let kept = 62.0 * 4.0 * f64::from(64 * 64 * 3 + 8 * 8 * 4);
     assert!(many - few < 2.0 * kept, "{few:.3e} bytes for 2 particles, {many:.3e} for 64");
 }
 
-/// Evaluations of the UNet are prompts x particles x steps x branches of the guidance, and arithmetic follows them.
+/// Evaluations of the UNet are prompts x particles x steps x branches of the guidance, and arithmetic follows
+/// them.
 #[test]
 fn evaluations_are_those_counted_by_hand_and_arithmetic_follows_them() {
     let counted = |more: &[&str]| {

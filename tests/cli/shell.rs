@@ -173,8 +173,8 @@ mod signals {
         assert_eq!(said, "");
     }
 
-    /// A step at this size takes longer than the signal is waited for, on machines of today; on a faster one the run ends
-    /// after a step.
+    /// A step at this size takes longer than the signal is waited for, on machines of today; on a faster one
+    /// the run ends after a step.
     #[test]
     fn a_signal_is_answered_at_once_and_ends_a_long_step() {
         for (signal, name, code) in [("-TERM", "SIGTERM", 143), ("-HUP", "SIGHUP", 129)] {
@@ -214,8 +214,8 @@ mod signals {
         assert_eq!(record_of(&out.join("0000-a-star"))["status"], "interrupted");
     }
 
-    /// The second prompt's warning is longer than the pipe that is not read: the program stands still in its second prompt
-    /// until it is killed.
+    /// The second prompt's warning is longer than the pipe that is not read: the program stands still in its
+    /// second prompt until it is killed.
     #[test]
     fn a_run_that_is_killed_loses_nothing_that_is_finished() {
         let dir = TempDir::new().expect("a temporary folder");

@@ -135,8 +135,8 @@ fn scores_are_json_lines_and_say_whose_towers_judge() {
     assert_eq!(errors(&run(&["score", best, "--reward", "gold"])), "", "no tower judges");
 }
 
-/// The second prompt's warning quotes it, and is longer than the pipe that is not read: the program stands still in its
-/// second prompt until the signal has been sent.
+/// The second prompt's warning quotes it, and is longer than the pipe that is not read: the program stands
+/// still in its second prompt until the signal has been sent.
 #[cfg(unix)]
 #[test]
 fn ctrl_c_keeps_what_is_done() {

@@ -1,4 +1,5 @@
-//! Recorded work: replayed with other inputs it gives what running it gives, and work that cannot be recorded still runs.
+//! Recorded work: replayed with other inputs it gives what running it gives, and work that cannot be recorded
+//! still runs.
 
 use std::cell::Cell;
 

@@ -1,5 +1,6 @@
-//! The CUDA backend, operation by operation, against the CPU backend. Where there is no GPU it runs on the stand-in driver
-//! of `tests/emulator`; `DAS_CUDA_REQUIRE_GPU=1` makes it run on the GPU, and fail where there is none. With neither a GPU nor a C++ compiler every test is ignored.
+//! The CUDA backend, operation by operation, against the CPU backend. Where there is no GPU it runs on the
+//! stand-in driver of `tests/emulator`; `DAS_CUDA_REQUIRE_GPU=1` makes it run on the GPU, and fail where
+//! there is none. With neither a GPU nor a C++ compiler every test is ignored.
 
 #[path = "../common/cases.rs"]
 mod cases;

@@ -1,5 +1,5 @@
-//! Every kernel, in few and small cases and several orders of threads: what sanitizers look at (`.ci/sanitize`),
-//! under which all tests would take an hour.
+//! Every kernel, in few and small cases and several orders of threads: what sanitizers look at
+//! (`.ci/sanitize`), under which all tests would take an hour.
 
 use das_cuda::backend::{Activation, AffineClamp, Attention, Backend, Conv, Epilogue, Filter, GroupNorm};
 use das_cuda::cuda::testing::{Array64, Populations, Weighing};

@@ -1,5 +1,6 @@
-//! One case of an operation on a GPU against the CPU: in f32 within what the number of terms allows, in 16 bits no worse
-//! than twice (a transpose: three times) the error of an honest implementation, which rounds every result once.
+//! One case of an operation on a GPU against the CPU: in f32 within what the number of terms allows, in 16
+//! bits no worse than twice (a transpose: three times) the error of an honest implementation, which rounds
+//! every result once.
 
 use std::collections::BTreeMap;
 
@@ -61,8 +62,8 @@ pub fn honest(case: &Case, elem: Elem) -> Vec<Vec<f32>> {
 
 /// What the error of result `which` (0: forward) of a case may be.
 pub fn tolerance(case: &Case, elem: Elem, which: usize, truth: &[f32], honest: &[f32]) -> f64 {
-    // As in tests/ops.rs: every term rounded once, errors added up like a random walk, and a factor of three for
-    // cancellation.
+    // As in tests/ops.rs: every term rounded once, errors added up like a random walk, and a factor of three
+    // for cancellation.
     let exact = 3.0 * U * (case.op.terms() as f64 + 4.0).sqrt();
     let least = match elem {
         Elem::F32 | Elem::U32 => return exact,

@@ -1,4 +1,5 @@
-//! Moving particles: noise and states are bit for bit those of the CPU, log ratios and lengths to the last digits of f64.
+//! Moving particles: noise and states are bit for bit those of the CPU, log ratios and lengths to the last
+//! digits of f64.
 
 use das_cuda::backend::{Advance, Backend, ParticleId, Particles};
 use das_cuda::cpu::Cpu;
@@ -10,8 +11,9 @@ use half::{bf16, f16};
 use crate::device;
 use crate::note;
 
-/// Elements of a particle that hit every path: less than a quadruple, groups of fewer threads than a warp, of several
-/// warps, exactly one chunk, several chunks, with and without whole quadruples; and the size of Stable Diffusion.
+/// Elements of a particle that hit every path: less than a quadruple, groups of fewer threads than a warp, of
+/// several warps, exactly one chunk, several chunks, with and without whole quadruples; and the size of
+/// Stable Diffusion.
 const SAMPLES: [usize; 16] = [1, 2, 3, 4, 5, 63, 127, 128, 129, 516, 1000, 1024, 1025, 2050, 4100, 16384];
 
 fn ids(n: usize) -> Vec<ParticleId> {
@@ -71,8 +73,8 @@ impl Move<'_> {
         (bits(&backend.download(&y).unwrap()), ratio)
     }
 
-    /// The log ratio is a sum of two terms, each of `sample` products of f64: the error of either order of summation is
-    /// below `sample` roundings of what is added up.
+    /// The log ratio is a sum of two terms, each of `sample` products of f64: the error of either order of
+    /// summation is below `sample` roundings of what is added up.
     fn compare(self, cuda: &Cuda, what: &str) -> f64 {
         let ((y, ratio), (y_cpu, ratio_cpu)) = (self.run(cuda), self.run(&Cpu::new()));
         assert!(y == y_cpu, "{what}: the states differ");
@@ -246,7 +248,8 @@ fn thousands_of_small_particles_move_like_a_few() {
     one.compare(&cuda, "5000 particles of 2 elements");
 }
 
-/// The score passes bit for bit, or is NaN: infinite and undefined elements anywhere in a sample, in f32 and in 16 bits.
+/// The score passes bit for bit, or is NaN: infinite and undefined elements anywhere in a sample, in f32 and
+/// in 16 bits.
 fn scores_pass_where_everything_is_finite() {
     let cpu = Cpu::new();
     for elem in device::elems() {

@@ -1,5 +1,5 @@
-//! Runs that the GPU weighs by itself, one step ahead of the host: they are those that the host weighs, number for
-//! number, and nothing between two steps waits.
+//! Runs that the GPU weighs by itself, one step ahead of the host: they are those that the host weighs,
+//! number for number, and nothing between two steps waits.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -93,8 +93,8 @@ fn a_run_is_that_of_the_host() {
     }
 }
 
-/// Rewards, gradients and noise that are not finite: dropped with the same words, or the end of the run at the same
-/// step.
+/// Rewards, gradients and noise that are not finite: dropped with the same words, or the end of the run at
+/// the same step.
 fn what_is_not_finite_costs_what_it_costs_on_the_host() {
     let cuda = device::open(Elem::F32);
     let schedule = chain(8);
@@ -192,8 +192,8 @@ fn nothing_waits_between_steps() {
     assert!(output.status.success() && text.contains("1 passed"));
 }
 
-/// Small pictures of the model inside the program, two particles one at a time, with graphs and without: a step waits
-/// once, for what the step before it told, and copies nothing but that.
+/// Small pictures of the model inside the program, two particles one at a time, with graphs and without: a
+/// step waits once, for what the step before it told, and copies nothing but that.
 fn alone_nothing_waits_between_steps() {
     for (graphs, steps) in [(true, 4), (false, 3)] {
         let cuda = device::open(Elem::Bf16);

@@ -177,8 +177,8 @@ fn where_memory_does_not_suffice_the_micro_batch_is_halved() {
     let difference = error(&halves.latents(), &whole.latents());
     assert!(difference < 3e-4, "latents: {difference:.1e}");
 
-    // What graphs hold is not in the way of the next prompt, whose first look is none yet. Twice the memory of
-    // activations is not there.
+    // What graphs hold is not in the way of the next prompt, whose first look is none yet. Twice the memory
+    // of activations is not there.
     let mut graphs = program();
     graphs.env("DAS_STAND_IN_MEMORY", (peak * 106 / 100).to_string());
     let flags = [&run[..], &["-p", "a small blue ring"]].concat();

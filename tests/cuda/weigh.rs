@@ -1,4 +1,5 @@
-//! Weighing events on the device: every number, every ancestor and every state bit for bit that of `smc::weigh`.
+//! Weighing events on the device: every number, every ancestor and every state bit for bit that of
+//! `smc::weigh`.
 
 use das_cuda::cuda::testing::{Array64, Populations, Weighing};
 use das_cuda::cuda::{Cuda, Elem};
@@ -201,7 +202,8 @@ fn other_uniforms_and_other_rules_choose_other_ancestors() {
     assert_eq!(seen.len(), 10);
 }
 
-/// More particles than one launch weighs: a part of a row, whole rows, several tiles of the resampler, odd and even.
+/// More particles than one launch weighs: a part of a row, whole rows, several tiles of the resampler, odd
+/// and even.
 fn large_populations_are_weighed_as_on_the_host() {
     let cuda = device::open(Elem::F32);
     let (mut chains, mut resamplings) = (0_u32, 0);

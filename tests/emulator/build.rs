@@ -1,6 +1,7 @@
-//! Compiles the kernels, once for each element type, with the emulator and the stand-in libraries. What did not change
-//! is not compiled again. A kernel file that does not compile is left out and its errors are kept for whoever asks for
-//! one of its kernels; without a C++ compiler there is no library and the reason is kept.
+//! Compiles the kernels, once for each element type, with the emulator and the stand-in libraries. What did
+//! not change is not compiled again. A kernel file that does not compile is left out and its errors are kept
+//! for whoever asks for one of its kernels; without a C++ compiler there is no library and the reason is
+//! kept.
 
 use std::collections::hash_map::DefaultHasher;
 use std::ffi::OsStr;
@@ -24,8 +25,9 @@ const FLAGS: &[&str] = &[
     "-ffp-contract=off",
 ];
 
-/// `DAS_EMULATOR_SANITIZE=asan|tsan` (see `.ci/sanitize`): flags for kernels, for what runs them, and for the link. The
-/// scheduler itself is not instrumented for threads: it tells ThreadSanitizer which kernel thread runs.
+/// `DAS_EMULATOR_SANITIZE=asan|tsan` (see `.ci/sanitize`): flags for kernels, for what runs them, and for the
+/// link. The scheduler itself is not instrumented for threads: it tells ThreadSanitizer which kernel thread
+/// runs.
 fn sanitizer() -> [&'static [&'static str]; 3] {
     const ASAN: &[&str] = &["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"];
     const TSAN: &[&str] = &["-O1", "-fsanitize=thread"];
@@ -112,8 +114,8 @@ fn units() -> Vec<Unit> {
     let ours = files(".", &["cu"]);
     for file in files("../../kernels", &["cu"]).iter().chain(&ours) {
         let name = stem(file);
-        // Particles are f32 in every image: their kernels exist once. What touches memory and waits is the same text
-        // in both 16-bit types, so a sanitizer looks at one.
+        // Particles are f32 in every image: their kernels exist once. What touches memory and waits is the
+        // same text in both 16-bit types, so a sanitizer looks at one.
         let particles = ["particle", "weigh", "resample"].contains(&name.as_str());
         let types: &[&str] = match () {
             () if particles => &["F32"],

@@ -1,17 +1,18 @@
-//! No circle of imports inside a room: the files of a folder, and the folders beside one another, can be put in an
-//! order in which each uses only earlier ones.
+//! No circle of imports inside a room: the files of a folder, and the folders beside one another, can be put
+//! in an order in which each uses only earlier ones.
 //!
-//! What is read are paths (`use` and inline) that begin with `crate`, `super`, `self` or the name of a child module.
-//! A path through a `pub use` counts as a path to what is re-exported; the `pub use` of its own children makes a file
-//! a table of contents and counts for nothing. Tests are left out. Method calls cannot be seen.
+//! What is read are paths (`use` and inline) that begin with `crate`, `super`, `self` or the name of a child
+//! module. A path through a `pub use` counts as a path to what is re-exported; the `pub use` of its own
+//! children makes a file a table of contents and counts for nothing. Tests are left out. Method calls cannot
+//! be seen.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Path of a module below the crate: `["cuda", "ops"]`.
 type Module = Vec<String>;
 
-/// Files whose own imports are left out, with the reason. One star: the context holds the tables of all launchers,
-/// and all launchers take the context.
+/// Files whose own imports are left out, with the reason. One star: the context holds the tables of all
+/// launchers, and all launchers take the context.
 const STARS: &[&str] = &["cuda/ctx.rs"];
 
 /// Folders that still have circles.

@@ -228,7 +228,8 @@ VISION = dict(hidden_size=24, intermediate_size=48, num_hidden_layers=2, num_att
 
 
 def texts():
-    # Begin, words, end, padding with the end token; and an end token in the middle of the largest id elsewhere.
+    # Begin, words, end, padding with the end token; and an end token in the middle of the largest id
+    # elsewhere.
     return torch.tensor([[58, 3, 17, 59, 59, 59, 59, 59, 59, 59], [58, 40, 2, 8, 8, 51, 23, 9, 30, 59]])
 
 
@@ -456,8 +457,8 @@ def guide(name, cls, steps, t, variants, seed):
 def guides():
     """Every prediction type, with clipping and without, and a consistency model."""
     lcm(5200)
-    # 5404: with 5400 the gradient is ten times as sensitive to rounding as with the nine seeds after it, and the
-    # float32 errors are luck.
+    # 5404: with 5400 the gradient is ten times as sensitive to rounding as with the nine seeds after it, and
+    # the float32 errors are luck.
     return {
         "guide_sd": guide("sd", StableDiffusionPipeline, 10, 501,
                           {"": {}, "sample.": dict(prediction_type="sample"),

@@ -122,7 +122,8 @@ def groups(last):
                 pad_token=end,
             ),
         },
-        # As tools of before 2023 write it: the added tokens in a file of their own, the special ones in another.
+        # As tools of before 2023 write it: the added tokens in a file of their own, the special ones in
+        # another.
         "older": {
             "tokenizer_config.json": dict(base, bos_token=token(start, True, **typed), unk_token=end),
             "added_tokens.json": {"<Cat-Toy>s": last + 3, "<Cat-Toy>": last + 1, "<Dog Toy>": last + 2},

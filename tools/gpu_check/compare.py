@@ -59,7 +59,8 @@ def runs(seen):
         if name.startswith("cuda"):
             honest = seen.get(name.removesuffix(" --no-graph").replace("cuda", "cpu"))
             if honest is not None and honest is not truth:
-                # Errors, not their squares: three times those of an implementation that rounds each result once.
+                # Errors, not their squares: three times those of an implementation that rounds each result
+                # once.
                 allowed = 9 * distance(honest, truth)["latents_nmse"]
             else:
                 # Single precision through a few steps of three networks and back.

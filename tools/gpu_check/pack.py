@@ -20,7 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
-# What travels to a rented machine is small, with the source tree, and its C library may be that of Ubuntu 22.04.
+# What travels to a rented machine is small, with the source tree, and its C library may be that of Ubuntu
+# 22.04.
 MOST_BYTES, MOST_GLIBC = 64 << 20, (2, 34)
 # Test binaries that run on a GPU, by the name of their target.
 TESTS = {"cuda": "tests", "das_cuda": "lib"}

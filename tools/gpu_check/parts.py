@@ -87,7 +87,8 @@ def find_tool(name):
 
 # ---- 2. tests
 
-# The test that walks the table takes DAS_OPS: a process for each operation, so that one that hangs stops no other.
+# The test that walks the table takes DAS_OPS: a process for each operation, so that one that hangs stops no
+# other.
 TABLE = "table::every_case_of_the_table_agrees_with_the_cpu"
 
 
@@ -219,8 +220,8 @@ def parity(session, limit):
         "-q",
         "--seed",
         7,
-        # Rounding must not choose other ancestors, from which everything is different. That resampling is the same is what
-        # tests of f32 show.
+        # Rounding must not choose other ancestors, from which everything is different. That resampling is the
+        # same is what tests of f32 show.
         "--ess-threshold",
         0,
     ]

@@ -22,8 +22,8 @@ import report
 
 from session import Session
 
-# In the order of what one would rather know, with most seconds each; what one does not use is there for the last. Those
-# before `sanitizer` are sized to nine minutes together.
+# In the order of what one would rather know, with most seconds each; what one does not use is there for the
+# last. Those before `sanitizer` are sized to nine minutes together.
 PARTS = [
     ("facts", 20),
     ("tests", 110),
@@ -41,7 +41,8 @@ PARTS = [
     ("torch_ops", 90),
     ("tiles", 60),
 ]
-# What one call runs, and its minutes: a machine that is lent for a quarter of an hour gives nine and then three.
+# What one call runs, and its minutes: a machine that is lent for a quarter of an hour gives nine and then
+# three.
 CALLS = {
     1: (("facts", "tests", "parity", "ceilings", "step", "sample", "torch_step"), 9),
     2: (("sanitizer", "autotune", "hot", "smc", "ops"), 3),

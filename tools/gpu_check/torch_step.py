@@ -132,7 +132,8 @@ def main():
             except torch.OutOfMemoryError as error:
                 say(kind="torch_step", variant=variant, chunk=chunk, error=str(error).splitlines()[0])
 
-    # As the authors' program does it: the UNet and CLIP keep f32 weights, decoder and text encoder have f16 ones.
+    # As the authors' program does it: the UNet and CLIP keep f32 weights, decoder and text encoder have f16
+    # ones.
     torch.backends.cuda.matmul.allow_tf32 = False
     models.to(vae=half, text=half)
     all_chunks("authors: fp16 autocast", True, text.to(half))

@@ -12,7 +12,8 @@ SAMPLE_MS, MOST_LAUNCHES = 2.0, 64
 class Timer:
     def __init__(self, device, budget_ms=60.0):
         self.device, self.budget = device, budget_ms / 1e3
-        # A capture that fails may leave PyTorch unable to begin another: then everything is started by the host.
+        # A capture that fails may leave PyTorch unable to begin another: then everything is started by the
+        # host.
         self.graphs = device == "cuda"
         self.stream = torch.cuda.Stream() if self.graphs else None
 

@@ -47,7 +47,8 @@ enum Recording {
 /// A graph that may go to another thread.
 struct Graph(CudaGraph);
 
-// SAFETY: the driver ties graphs to no thread, and forbids only that two use one at once; one owner at a time cannot.
+// SAFETY: the driver ties graphs to no thread, and forbids only that two use one at once; one owner at a time
+// cannot.
 #[allow(unsafe_code)]
 unsafe impl Send for Graph {}
 
@@ -58,7 +59,8 @@ impl Drop for Recorded {
     }
 }
 
-/// Runs `f` on `inputs`, recorded where that is possible; see [`Backend::replay`](crate::backend::Backend::replay).
+/// Runs `f` on `inputs`, recorded where that is possible; see
+/// [`Backend::replay`](crate::backend::Backend::replay).
 pub fn replay(cuda: &Cuda, record: &mut Record, inputs: &[&Tensor], f: Work<'_>) -> Result<Vec<Tensor>> {
     let given: Vec<Tensor> = inputs.iter().map(|&x| x.clone()).collect();
     // Work inside recorded work is part of it.

@@ -98,7 +98,8 @@ impl<'a> Image<'a> {
     }
 }
 
-/// Writes a file of the cache. Its name appears only when it is whole, whichever threads and programs write it too.
+/// Writes a file of the cache. Its name appears only when it is whole, whichever threads and programs write
+/// it too.
 fn keep(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(path);
     fs::create_dir_all(folder)?;

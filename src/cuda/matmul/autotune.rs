@@ -81,7 +81,8 @@ impl Autotuner {
     /// by `finish`, the epilogue. The first product of a problem is made by both.
     ///
     /// # Errors
-    /// Of `own` and `finish`; and while recording, if the problem is not decided, which postpones the recording.
+    /// Of `own` and `finish`; and while recording, if the problem is not decided, which postpones the
+    /// recording.
     pub fn product(
         &self,
         cuda: &Cuda,
@@ -99,8 +100,8 @@ impl Autotuner {
             None => match self.remembered(cuda, problem, bias) {
                 Some(plan) => plan,
                 None => {
-                    // Recorded work cannot be timed, and to record our kernels for a problem that the library may win
-                    // later would make other bits in the first run than in the next.
+                    // Recorded work cannot be timed, and to record our kernels for a problem that the library
+                    // may win later would make other bits in the first run than in the next.
                     cuda.device.capture().before_once()?;
                     let ours = own()?;
                     match self.decide(cuda, problem, at, &ours.0, own, finish) {

@@ -1,4 +1,5 @@
-//! Sequential Monte Carlo on the GPU: moving, weighing and resampling particles, and the step engine of a run.
+//! Sequential Monte Carlo on the GPU: moving, weighing and resampling particles, and the step engine of a
+//! run.
 
 mod array64;
 pub mod engine;

@@ -96,8 +96,8 @@ impl Split {
     }
 }
 
-/// Where the sums of chunks meet, for up to three tensors: nothing where a particle is one chunk. Kernels that follow
-/// one another may share it.
+/// Where the sums of chunks meet, for up to three tensors: nothing where a particle is one chunk. Kernels
+/// that follow one another may share it.
 pub struct Chunks {
     split: Split,
     sums: Option<(Array64, Buffer)>,
@@ -184,8 +184,8 @@ pub struct Slots<'a> {
 }
 
 /// The transition with everything in device memory and nothing waited for; see
-/// [`Backend::advance`](crate::backend::Backend::advance). `advance.ids` are not looked at. Returns the log ratios, or
-/// `None` where they are all 0: without a gradient or without noise.
+/// [`Backend::advance`](crate::backend::Backend::advance). `advance.ids` are not looked at. Returns the log
+/// ratios, or `None` where they are all 0: without a gradient or without noise.
 pub fn advance_slots(
     cuda: &Cuda,
     particles: Particles<'_>,
@@ -203,8 +203,8 @@ pub fn advance_slots(
     Ok((y, Some(ratio)))
 }
 
-/// The same, with the log ratios written to `ratio` unless they are all 0. Where `norms` (of each particle) are given,
-/// a gradient whose squared length there is not finite counts as 0.
+/// The same, with the log ratios written to `ratio` unless they are all 0. Where `norms` (of each particle)
+/// are given, a gradient whose squared length there is not finite counts as 0.
 pub fn advance_into(
     cuda: &Cuda,
     particles: Particles<'_>,

@@ -8,7 +8,8 @@ const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
 /// Variants looked for when there is no plain file and none was asked for.
 const VARIANTS: [&str; 3] = ["fp16", "bf16", "fp32"];
 
-/// The weights file in a folder's listing: plain before variants unless one is asked for, whole before shards.
+/// The weights file in a folder's listing: plain before variants unless one is asked for, whole before
+/// shards.
 pub fn choose<'n>(names: &'n [String], variant: Option<&str>) -> Option<&'n str> {
     let plain =
         STEMS.iter().flat_map(|s| [format!("{s}.safetensors"), format!("{s}.safetensors.index.json")]);

@@ -182,8 +182,8 @@ Stream* stream(void* handle);    // null: no such stream
 Result put(Stream*, NodeKind, const std::string& name, std::function<void()> run,
            std::shared_ptr<GraphMemory> = nullptr);
 void put_work(Stream*, Work);
-// Moves the clock of the stream whose work runs. Time on the device is counted, not measured: it depends on the work
-// alone, so that what is chosen by times is the same on a busy machine.
+// Moves the clock of the stream whose work runs. Time on the device is counted, not measured: it depends on
+// the work alone, so that what is chosen by times is the same on a busy machine.
 void spend(double milliseconds);
 // Runs work of any stream, in any legal order, until the condition holds.
 Result drain(const std::function<bool()>& until);

@@ -109,8 +109,8 @@ struct Job {
   std::condition_variable done;
   unsigned helpers = 0;
   std::string error;
-  // OS threads at work, changes that one may have waited for (a block began or ended, a thread found its blocks
-  // spinning), and who found that at the last of these changes.
+  // OS threads at work, changes that one may have waited for (a block began or ended, a thread found its
+  // blocks spinning), and who found that at the last of these changes.
   std::atomic<unsigned> workers{0};
   std::atomic<uint64_t> changes{0};
   uint64_t found_at = 0;
@@ -125,8 +125,8 @@ struct Job {
     if (!failed) error = text + more;
     failed = true;
   }
-  // Whether nothing can change any more: every OS thread finds its blocks spinning, and found so again after the last
-  // of them did. No clock decides, so a thread that the system does not let run is waited for.
+  // Whether nothing can change any more: every OS thread finds its blocks spinning, and found so again after
+  // the last of them did. No clock decides, so a thread that the system does not let run is waited for.
   bool stuck(const void* worker, bool& spinning) {
     std::lock_guard<std::mutex> guard(mutex);
     if (!spinning) changes++;

@@ -230,7 +230,8 @@ EXPORT Result cuLaunchKernel(void* handle, unsigned gx, unsigned gy, unsigned gz
         return;
       }
     engine::Launch l = launch;
-    // Ten nanoseconds for each thread, and for each again by the KiB of dynamic shared memory it shares: products are slow.
+    // Ten nanoseconds for each thread, and for each again by the KiB of dynamic shared memory it shares:
+    // products are slow.
     spend(1e-5 * (1 + l.shared / 1024.0) * l.grid.x * l.grid.y * l.grid.z * l.block.x * l.block.y * l.block.z);
     l.seed = s.lazy ? 0 : 1 + s.draw(1u << 30);
     if (const char* wrong = engine::launch(l, p->places.data())) fail(LAUNCH_FAILED, wrong);

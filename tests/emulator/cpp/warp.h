@@ -109,8 +109,8 @@ inline void mma_16816_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t 
 }
 }  // namespace emu
 
-// ---- memory and atomics. Blocks run on several OS threads, so these are true atomics; they also order memory,
-// which the device's do not: a missing __threadfence is not found here.
+// ---- memory and atomics. Blocks run on several OS threads, so these are true atomics; they also order
+// memory, which the device's do not: a missing __threadfence is not found here.
 inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 inline void __threadfence_block() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 inline void __nanosleep(unsigned, ::engine::Where w = EMULATOR_HERE) { ::engine::yield(w); }

@@ -53,7 +53,8 @@ impl<'a> Arg<'a> {
         Self::new(&(buffer.as_mut_ptr().wrapping_add(offset) as usize).to_ne_bytes(), Kind::Mut)
     }
 
-    /// An address, for a buffer that several arguments share (a result in the place of an operand). Not checked.
+    /// An address, for a buffer that several arguments share (a result in the place of an operand). Not
+    /// checked.
     pub fn address<T>(address: *mut T) -> Self {
         Self::new(&(address as usize).to_ne_bytes(), Kind::Mut)
     }

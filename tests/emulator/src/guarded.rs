@@ -7,8 +7,8 @@ use bytemuck::Pod;
 
 use crate::library;
 
-/// `n` elements between guard zones of a known pattern, at a multiple of 256 bytes (as device memory). The zones are
-/// looked at when it is dropped, or by [`Guarded::check`].
+/// `n` elements between guard zones of a known pattern, at a multiple of 256 bytes (as device memory). The
+/// zones are looked at when it is dropped, or by [`Guarded::check`].
 pub struct Guarded<T: Pod> {
     start: *mut T,
     len: usize,
@@ -67,9 +67,9 @@ impl<T: Pod> From<&Vec<T>> for Guarded<T> {
 impl<T: Pod> Deref for Guarded<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        // SAFETY: `start` is an allocation of `len` elements, aligned to 256 and initialised by the library (any bytes
-        // are a T, which is Pod), that lives until drop; `&self` allows no other writer in Rust, and a launch that writes
-        // takes `&mut`.
+        // SAFETY: `start` is an allocation of `len` elements, aligned to 256 and initialised by the library
+        // (any bytes are a T, which is Pod), that lives until drop; `&self` allows no other writer in Rust,
+        // and a launch that writes takes `&mut`.
         unsafe { std::slice::from_raw_parts(self.start, self.len) }
     }
 }
