@@ -37,7 +37,7 @@
 //! - `shapes`: the small model inside the library, 19 MB.
 
 #![deny(unsafe_code)]
-#![warn(missing_docs)]
+#![warn(missing_docs, clippy::missing_errors_doc)]
 
 pub mod assets;
 pub mod backend;

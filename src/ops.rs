@@ -33,6 +33,9 @@ impl<'a> Tape<'a> {
     }
 
     /// `x w^T + b + add`; keeps nothing. See [`Backend::linear`].
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn linear(&self, x: &Var, w: &Tensor, b: Option<&Tensor>, add: Option<&Var>) -> Result<Var> {
         let y = self.backend().linear(x.value(), w, b, add.map(Var::value))?;
         let w = w.clone();
@@ -40,6 +43,9 @@ impl<'a> Tape<'a> {
     }
 
     /// `x w^T + b`, then `epilogue`. Keeps the pre-activation. See [`Backend::linear_epilogue`].
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn linear_epilogue(
         &self,
         x: &Var,
@@ -63,6 +69,9 @@ impl<'a> Tape<'a> {
 
     /// Convolution of `x` `(n, h, w, in)` with `w` `(out, kh, kw, in)`, plus bias and addend; keeps nothing.
     /// See [`Backend::conv`].
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn conv(
         &self,
         x: &Var,
@@ -101,6 +110,9 @@ impl<'a> Tape<'a> {
 
     /// Group norm, then an affine map per channel, then SiLU if `norm.silu`; `gamma` and `beta`
     /// `(1, 1, 1, c)`. Keeps `x` and the statistics. See [`Backend::group_norm`].
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn group_norm(&self, x: &Var, gamma: &Tensor, beta: &Tensor, norm: GroupNorm) -> Result<Var> {
         let (y, saved) = self.backend().group_norm(x.value(), gamma, beta, norm)?;
         let (xv, gamma, beta) = (x.value().clone(), gamma.clone(), beta.clone());
@@ -109,6 +121,9 @@ impl<'a> Tape<'a> {
 
     /// Layer norm of each row of channels, then an affine map; `gamma` and `beta` `(1, 1, 1, c)`. Keeps `x`
     /// and the statistics. See [`Backend::layer_norm`].
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn layer_norm(&self, x: &Var, gamma: &Tensor, beta: &Tensor, eps: f32) -> Result<Var> {
         let (y, saved) = self.backend().layer_norm(x.value(), gamma, beta, eps)?;
         let (xv, gamma) = (x.value().clone(), gamma.clone());
@@ -117,6 +132,9 @@ impl<'a> Tape<'a> {
 
     /// Each row of channels divided by its Euclidean length (at least 1e-12). Keeps `x`. See
     /// [`Backend::l2_norm`].
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn l2_norm(&self, x: &Var) -> Result<Var> {
         let y = self.backend().l2_norm(x.value())?;
         let xv = x.value().clone();
@@ -125,6 +143,9 @@ impl<'a> Tape<'a> {
 
     /// `(n, h, w, 3c) -> (n, h, w, c)`: attention of the tokens of `qkv` `[q, k, v]` to each other. Keeps
     /// `qkv`, the result and the log-sum-exp of the scores. See [`Backend::self_attention`].
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn self_attention(&self, qkv: &Var, attention: Attention) -> Result<Var> {
         let (y, saved) = self.backend().self_attention(qkv.value(), attention)?;
         let (x, out) = (qkv.value().clone(), y.clone());
@@ -133,6 +154,9 @@ impl<'a> Tape<'a> {
 
     /// Attention of `q` `(n, h, w, c)` to constant keys and values `kv` `(m, 1, tokens, 2c)`; sample `i`
     /// attends to row `kv_of[i]`. Keeps `q`. See [`Backend::cross_attention`].
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn cross_attention(&self, q: &Var, kv: &Tensor, kv_of: &[u32], attention: Attention) -> Result<Var> {
         let y = self.backend().cross_attention(q.value(), kv, kv_of, attention)?;
         let (qv, kv, kv_of) = (q.value().clone(), kv.clone(), kv_of.to_vec());
@@ -140,6 +164,9 @@ impl<'a> Tape<'a> {
     }
 
     /// `f(x)` of each element. Keeps `x`. See [`Backend::activate`].
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn activate(&self, x: &Var, f: Activation) -> Result<Var> {
         let y = self.backend().activate(x.value(), f)?;
         let xv = x.value().clone();
@@ -147,6 +174,9 @@ impl<'a> Tape<'a> {
     }
 
     /// `(n, h, w, 2c) -> (n, h, w, c)`: `a * gelu(g)` of `x` `[a, g]`. Keeps `x`. See [`Backend::geglu`].
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn geglu(&self, x: &Var) -> Result<Var> {
         let y = self.backend().geglu(x.value())?;
         let xv = x.value().clone();
@@ -154,6 +184,9 @@ impl<'a> Tape<'a> {
     }
 
     /// `a x + b y` of tensors of one shape; keeps nothing. See [`Backend::axpby`].
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn axpby(&self, a: f32, x: &Var, b: f32, y: &Var) -> Result<Var> {
         let sum = self.backend().axpby(a, x.value(), b, y.value())?;
         let inputs = [(x.node(), a), (y.node(), b)];
@@ -175,6 +208,9 @@ impl<'a> Tape<'a> {
 
     /// `k0 x + k1 y` with coefficients `k` `(1, 1, 1, 2)` on the device; keeps nothing. See
     /// [`Backend::blend`].
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn blend(&self, k: &Tensor, x: &Var, y: &Var) -> Result<Var> {
         let sum = self.backend().blend(k, x.value(), y.value())?;
         let (nodes, k) = ([x.node(), y.node()], k.clone());
@@ -192,17 +228,26 @@ impl<'a> Tape<'a> {
     }
 
     /// `x + y`; see [`Tape::axpby`].
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn add(&self, x: &Var, y: &Var) -> Result<Var> {
         self.axpby(1.0, x, 1.0, y)
     }
 
     /// `a x`; keeps nothing. See [`Backend::scale`].
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn scale(&self, a: f32, x: &Var) -> Result<Var> {
         let y = self.backend().scale(a, x.value())?;
         Ok(self.unary(x, y, move |b, dy| b.scale(a, &dy)))
     }
 
     /// `min(max(a x + b, lo), hi)`. Keeps `x`. See [`Backend::affine_clamp`].
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn affine_clamp(&self, x: &Var, map: AffineClamp) -> Result<Var> {
         let y = self.backend().affine_clamp(x.value(), map)?;
         let xv = x.value().clone();
@@ -210,6 +255,9 @@ impl<'a> Tape<'a> {
     }
 
     /// `x * gain + shift` per channel, both `(1, 1, 1, c)`. See [`Backend::channel_affine`].
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn channel_affine(&self, x: &Var, gain: &Tensor, shift: Option<&Tensor>) -> Result<Var> {
         let y = self.backend().channel_affine(x.value(), gain, shift)?;
         let gain = gain.clone();
@@ -217,6 +265,9 @@ impl<'a> Tape<'a> {
     }
 
     /// `[x, y]` along the channels. See [`Backend::concat`].
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn concat(&self, x: &Var, y: &Var) -> Result<Var> {
         let (sx, sy) = (x.shape(), y.shape());
         let out = self.backend().concat(x.value(), y.value())?;
@@ -237,6 +288,9 @@ impl<'a> Tape<'a> {
     }
 
     /// Channels `from..from + c`. See [`Backend::slice`].
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn slice(&self, x: &Var, from: usize, c: usize) -> Result<Var> {
         let total = x.shape().c;
         let y = self.backend().slice(x.value(), from, c)?;
@@ -244,12 +298,18 @@ impl<'a> Tape<'a> {
     }
 
     /// The batch `times` over, whole batch after whole batch. See [`Backend::repeat`].
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn repeat(&self, x: &Var, times: usize) -> Result<Var> {
         let y = self.backend().repeat(x.value(), times)?;
         Ok(self.unary(x, y, move |b, dy| b.repeat_vjp(&dy, times)))
     }
 
     /// Classifier-free guidance `u + s (c - u)` of a batch `[u, c]`. See [`Backend::cfg_combine`].
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn cfg_combine(&self, x: &Var, s: f32) -> Result<Var> {
         let y = self.backend().cfg_combine(x.value(), s)?;
         Ok(self.unary(x, y, move |b, dy| b.cfg_combine_vjp(&dy, s)))
@@ -257,6 +317,9 @@ impl<'a> Tape<'a> {
 
     /// Class token (if given) before the tokens, plus positions: `(n, h, w, c) -> (n, 1, tokens, c)`. See
     /// [`Backend::embed`].
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn embed(&self, x: &Var, token: Option<&Tensor>, position: &Tensor) -> Result<Var> {
         let shape = x.shape();
         let y = self.backend().embed(x.value(), token, position)?;
@@ -264,6 +327,9 @@ impl<'a> Tape<'a> {
     }
 
     /// Token `at[i]` of sample `i`: `(n, h, w, c) -> (n, 1, 1, c)`. See [`Backend::take_token`].
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn take_token(&self, x: &Var, at: &[u32]) -> Result<Var> {
         let shape = x.shape();
         let y = self.backend().take_token(x.value(), at)?;
@@ -272,6 +338,9 @@ impl<'a> Tape<'a> {
     }
 
     /// Antialiased resize to `h` by `w` pixels. See [`Backend::resize`].
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn resize(&self, x: &Var, h: usize, w: usize, filter: Filter) -> Result<Var> {
         let shape = x.shape();
         let y = self.backend().resize(x.value(), h, w, filter)?;
@@ -280,6 +349,9 @@ impl<'a> Tape<'a> {
 
     /// Runs `f` without keeping its intermediates and runs it again when its transpose is wanted: one more
     /// forward for memory. `f` must depend on `x` alone and be deterministic.
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn checkpoint(
         &self,
         x: &Var,

@@ -116,6 +116,9 @@ impl Cuda {
     }
 
     /// Bytes of the GPU's memory that are free now.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Device`](crate::ErrorKind::Device), if the driver cannot be asked.
     pub fn free_memory(&self) -> Result<u64> {
         self.device.free_memory()
     }

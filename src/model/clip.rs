@@ -232,11 +232,17 @@ pub struct TextStates<'a> {
 
 impl TextStates<'_> {
     /// The state of the end token, `(n, 1, 1, c)`.
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn pooled(&self, backend: &dyn Backend) -> Result<Tensor> {
         backend.take_token(&self.last, &self.ends)
     }
 
     /// The pooled state projected, `(n, 1, 1, projection_dim)`, not normalised. Panics without a projection.
+    ///
+    /// # Errors
+    /// Of the backend.
     #[track_caller]
     pub fn projected(&self, backend: &dyn Backend) -> Result<Tensor> {
         let Some(projection) = &self.model.projection else { panic!("this text model has no projection") };

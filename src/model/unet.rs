@@ -338,6 +338,9 @@ impl Unet {
 
     /// The biases of all residual blocks at time `t`: `(1, 1, 1, all)`, or one for each sample where the
     /// embedding depends on the text. All that the network reads of the time.
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn biases_at(
         &self,
         backend: &dyn Backend,

@@ -44,6 +44,9 @@ impl Preprocess {
     }
 
     /// `(n, h, w, 3)` in [0, 1] to `(n, side, side, 3)`.
+    ///
+    /// # Errors
+    /// Of the backend.
     #[track_caller]
     pub fn apply(&self, tape: &Tape<'_>, images: &Var) -> Result<Var> {
         let Shape { h, w, c, .. } = images.shape();

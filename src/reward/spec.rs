@@ -73,6 +73,10 @@ fn unknown(text: &str, name: &str) -> Error {
 impl Spec {
     /// Reads the rewards of `option`, which is `reward` or `eval_reward`; the same reward twice with the same
     /// path is an error.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming `option`: a term that cannot be read, an unknown
+    /// name, the same reward twice.
     pub fn parse_all(option: &'static str, texts: &[String]) -> Result<Vec<Spec>> {
         let mut specs: Vec<Spec> = Vec::new();
         for text in texts {

@@ -43,6 +43,9 @@ impl Sum {
     }
 
     /// Unweighted scores of each term for the records: name and one number per image.
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn part_scores(
         &self,
         backend: &dyn Backend,
@@ -53,6 +56,9 @@ impl Sum {
     }
 
     /// [`Sum::part_scores`] of 8-bit pictures, of any sizes, as a file would be read back.
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn picture_scores(
         &self,
         backend: &dyn Backend,

@@ -31,6 +31,9 @@ impl Array64 {
     }
 
     /// Waits for the device.
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn download<T: Pod>(&self, cuda: &Cuda) -> Result<Vec<T>> {
         assert_eq!(size_of::<T>(), 8, "numbers of 64 bits");
         let mut data = vec![T::zeroed(); self.len];

@@ -111,6 +111,9 @@ pub struct Decision {
 
 impl Populations {
     /// `population[i]` is that of the prompt numbered `prompts[i]`.
+    ///
+    /// # Errors
+    /// Of the backend.
     #[track_caller]
     pub fn upload(cuda: &Cuda, prompts: &[u32], populations: &[Population]) -> Result<Populations> {
         assert_eq!(prompts.len(), populations.len(), "one population per prompt");
@@ -133,12 +136,18 @@ impl Populations {
     }
 
     /// Particles of each prompt before any event.
+    ///
+    /// # Errors
+    /// Of the backend.
     #[track_caller]
     pub fn new(cuda: &Cuda, prompts: &[u32], particles: usize) -> Result<Populations> {
         Populations::upload(cuda, prompts, &vec![Population::new(particles); prompts.len()])
     }
 
     /// Waits for the device.
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn download(&self, cuda: &Cuda) -> Result<Vec<Population>> {
         let (log_weights, psi) = (self.log_weights.download(cuda)?, self.psi.download(cuda)?);
         let (lambda, log_z) = (self.lambda.download(cuda)?, self.log_z.download(cuda)?);
@@ -154,6 +163,9 @@ impl Populations {
 
     /// One weighing event of all prompts. `log_ratio` and `rewards` have one number per slot, prompt after
     /// prompt.
+    ///
+    /// # Errors
+    /// Of the backend.
     #[track_caller]
     pub fn weigh(
         &mut self,
@@ -303,11 +315,17 @@ impl Populations {
 impl Decision {
     /// What [`smc::weigh`](crate::smc::weigh) would have returned for each prompt, and log Z after the event.
     /// Waits for the device.
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn download(&self, cuda: &Cuda) -> Result<Vec<(Weighed, f64)>> {
         Ok(read(&self.record.download::<f64>(cuda)?, self.particles))
     }
 
     /// Ancestors (index into the batch) and strengths of the slots. Waits for the device.
+    ///
+    /// # Errors
+    /// Of the backend.
     pub fn moves(&self, cuda: &Cuda) -> Result<(Vec<u32>, Vec<f32>)> {
         let mut ancestors = vec![0_u32; self.ancestors.len()];
         let mut strength = vec![0_f32; self.strength.len()];
