@@ -10,6 +10,12 @@ use super::save::BEST;
 use super::values::{Save, Select};
 use crate::error::{Error, Result};
 
+const PARTICLES: &str = "particles.jsonl";
+const RECORD: &str = "run.json";
+
+/// The entries of a particle's line that an answer is made of.
+const WANTED: [&str; 7] = ["index", "path", "is_best", "weight", "target", "rewards", "eval_rewards"];
+
 /// Options that decide which files a run leaves.
 const LEFT: [&str; 4] = ["save", "save_latents", "grid", "metadata"];
 
@@ -23,26 +29,48 @@ pub fn is_same(record: &Value, one: &OnePrompt<'_>) -> bool {
 /// What goes to standard output for a finished run, as when it was drawn.
 ///
 /// # Errors
-/// [`ErrorKind::Io`](crate::ErrorKind::Io) for files that cannot be read any more.
+/// [`ErrorKind::Io`](crate::ErrorKind::Io) for files that cannot be read any more, or are not
+/// as the program wrote them.
 pub fn answer(folder: &Path, one: &OnePrompt<'_>) -> Result<String> {
-    let read = |name: &str| {
-        let path = folder.join(name);
-        fs::read_to_string(&path).map_err(|e| {
-            Error::io(format!("{}: cannot be read", path.display()))
-                .because(e)
-                .advice("draw it again, without --skip-finished")
-        })
-    };
+    let path = folder.join(PARTICLES);
+    let lines = read(&path)?;
     let particles: Vec<Map<String, Value>> =
-        read("particles.jsonl")?.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        lines.lines().map(|line| particle(&path, line)).collect::<Result<_>>()?;
     let all = one.options.select == Select::All;
     let name = |line: &Map<String, Value>| match (one.options.save, all) {
         (Save::None, _) => None,
         (_, true) => line["path"].as_str().map(String::from),
         (_, false) => Some(BEST.to_string()),
     };
-    let returned = particles.into_iter().filter(|line| all || line["is_best"] == true);
-    let returned = returned.map(|line| (name(&line), line)).collect();
-    let record: Value = serde_json::from_str(&read("run.json")?).unwrap_or_default();
-    Ok(one.told(folder, record["result"].as_object().cloned().unwrap_or_default(), returned))
+    let returned: Vec<_> = particles.into_iter().filter(|line| all || line["is_best"] == true).collect();
+    if returned.is_empty() {
+        return Err(damaged(&path, "no particle in it was returned"));
+    }
+    let returned = returned.into_iter().map(|line| (name(&line), line)).collect();
+    let path = folder.join(RECORD);
+    let record: Value =
+        serde_json::from_str(&read(&path)?).map_err(|e| damaged(&path, "it is no JSON").because(e))?;
+    let Some(result) = record.get("result").and_then(Value::as_object) else {
+        return Err(damaged(&path, "it has no result"));
+    };
+    Ok(one.told(folder, result.clone(), returned))
+}
+
+/// A line of `particles.jsonl`, with every entry that an answer is made of.
+fn particle(path: &Path, line: &str) -> Result<Map<String, Value>> {
+    let line: Map<String, Value> =
+        serde_json::from_str(line).map_err(|e| damaged(path, "a line is no JSON object").because(e))?;
+    match WANTED.iter().find(|&&entry| !line.contains_key(entry)) {
+        Some(entry) => Err(damaged(path, &format!("a line has no \"{entry}\""))),
+        None => Ok(line),
+    }
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|e| damaged(path, "it cannot be read").because(e))
+}
+
+fn damaged(path: &Path, what: &str) -> Error {
+    Error::io(format!("{}: {what}", path.display()))
+        .advice("move the folder away, or draw the prompt again, without --skip-finished")
 }

@@ -38,7 +38,7 @@ pub fn jpeg_size(picture: &Picture) -> Result<usize> {
     let sides = 1..=LARGEST_SIDE;
     if !sides.contains(&picture.width) || !sides.contains(&picture.height) {
         return Err(Error::usage(format!(
-            "reward jpeg: a picture of {}x{}, expected sides of 1 to {LARGEST_SIDE} pixels",
+            "a JPEG file of a picture of {}x{}, expected sides of 1 to {LARGEST_SIDE} pixels",
             picture.width, picture.height
         ))
         .advice("score smaller pictures, or leave this reward out"));
@@ -48,7 +48,7 @@ pub fn jpeg_size(picture: &Picture) -> Result<usize> {
     encoder.set_sampling_factor(SamplingFactor::F_2_2);
     encoder.set_chroma_subsampling_method(ChromaSubsamplingMethod::Average);
     encoder.encode_image(Planes::from_picture(picture)).map_err(|e| {
-        Error::usage("reward jpeg: picture not encodable").because(e).advice("leave this reward out")
+        Error::usage("a picture that cannot be encoded as JPEG").because(e).advice("leave this reward out")
     })?;
     Ok(file.len())
 }

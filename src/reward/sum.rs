@@ -24,6 +24,13 @@ impl Sum {
         Sum { parts, files: Vec::new() }
     }
 
+    /// One more term.
+    #[must_use]
+    pub fn with(mut self, weight: f64, reward: Box<dyn Reward>) -> Sum {
+        self.parts.push((weight, reward));
+        self
+    }
+
     /// Names the weight files that the terms were read from.
     pub(super) fn of_files(self, files: Vec<(Source, String)>) -> Sum {
         Sum { files, ..self }

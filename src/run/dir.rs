@@ -151,7 +151,7 @@ impl OutDir {
         loop {
             let taken: Vec<usize> = self.numbered().into_iter().map(|(number, _)| number).collect();
             let number = match taken.iter().max() {
-                Some(largest) if taken.contains(&wanted) => largest + 1,
+                Some(largest) if taken.contains(&wanted) => largest.checked_add(1).ok_or_else(full)?,
                 _ => wanted,
             };
             let path = self.folder(number, prompt);
@@ -183,6 +183,11 @@ impl OutDir {
         }
         Ok(locked.then_some(folder))
     }
+}
+
+/// For a folder that somebody has given the largest number there is.
+fn full() -> io::Error {
+    io::Error::other(format!("there is no number after {}", usize::MAX))
 }
 
 fn name(number: usize, prompt: &str) -> String {

@@ -30,7 +30,7 @@ impl fmt::Display for OnNan {
 impl FromStr for OnNan {
     type Err = Error;
     fn from_str(s: &str) -> Result<OnNan> {
-        named("policy for values that are not finite", s, [OnNan::Drop, OnNan::Abort])
+        named("on_nan", "policy for values that are not finite", s, [OnNan::Drop, OnNan::Abort])
     }
 }
 
@@ -57,15 +57,29 @@ impl fmt::Display for Compat {
 impl FromStr for Compat {
     type Err = Error;
     fn from_str(s: &str) -> Result<Compat> {
-        named("bookkeeping", s, [Compat::Paper, Compat::Reference])
+        named("compat", "bookkeeping", s, [Compat::Paper, Compat::Reference])
     }
 }
 
+/// For a start of tempering outside [0, 1).
+pub(crate) fn late_start(fraction: f64) -> Error {
+    Error::usage(format!("tempering starts at {fraction}, outside [0, 1)"))
+        .option("tempering_start")
+        .advice("give `tempering_start` a fraction of the steps below 1")
+}
+
 /// The choice of this name.
-fn named<T: fmt::Display, const N: usize>(what: &str, name: &str, choices: [T; N]) -> Result<T> {
+fn named<T: fmt::Display, const N: usize>(
+    option: &'static str,
+    what: &str,
+    name: &str,
+    choices: [T; N],
+) -> Result<T> {
     let names = choices.each_ref().map(ToString::to_string).join(", ");
     choices.into_iter().find(|choice| choice.to_string() == name).ok_or_else(|| {
-        Error::usage(format!("unknown {what} \"{name}\"")).advice(format!("give one of: {names}"))
+        Error::usage(format!("unknown {what} \"{name}\""))
+            .option(option)
+            .advice(format!("give `{option}` one of: {names}"))
     })
 }
 
@@ -158,12 +172,7 @@ impl Options {
                 .advice("give `alpha` a positive number; smaller follows the reward more"));
         }
         if !(0.0..1.0).contains(&self.tempering_start) {
-            return Err(Error::usage(format!(
-                "tempering starts at {}, outside [0, 1)",
-                self.tempering_start
-            ))
-            .option("tempering_start")
-            .advice("give `tempering_start` a fraction of the steps below 1"));
+            return Err(late_start(self.tempering_start));
         }
         if self.method.weighs() {
             self.rules.tempering.validate(self.rules.ess_threshold)?;
@@ -179,19 +188,25 @@ impl Options {
         if needs.iter().any(weighs) != method.weighs() {
             return Err(Error::usage(format!(
                 "the method {method} needs rewards exactly if it weighs by them"
-            )));
+            ))
+            .option("method")
+            .advice("mend the method's answers, or use one of those that ship with the program"));
         }
         // The density ratio of a guided move is part of the next event, so no event may be left out.
         if needs.windows(2).any(|pair| weighs(&pair[0]) && !weighs(&pair[1])) {
             return Err(Error::usage(format!(
                 "the method {method} weighs at one step and not at the next; once it weighs it must go on"
-            )));
+            ))
+            .option("method")
+            .advice("mend the method's answers, or use one of those that ship with the program"));
         }
         let at = |k: usize| StepIndex { step: k - start, steps: steps - start };
         if let Some(k) = (start..steps).find(|&k| method.revisit(at(k)) > 0) {
             return Err(Error::usage(format!(
                 "the method {method} repeats step {k}, which the sampler cannot do yet"
-            )));
+            ))
+            .option("method")
+            .advice("mend the method's answers, or use one of those that ship with the program"));
         }
         Ok(())
     }

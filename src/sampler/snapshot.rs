@@ -19,6 +19,9 @@ const HEADER: &str = "das-cuda snapshot";
 /// Version of the layout.
 const SCHEMA: u32 = 1;
 
+/// What to do about a snapshot that is not whole.
+const AGAIN: &str = "go on from another snapshot, or begin the run anew";
+
 /// Everything that a run is after some step: latents, log-weights, twists, lambda, log Z, the log ratios of
 /// the last move, which particles are dead, and the genealogy. [`Sampler::snapshot`] takes it;
 /// [`Sampler::restore`] goes on from it, to the same bits as the run that was not stopped.
@@ -126,7 +129,7 @@ impl Snapshot {
         let step = header["step"].as_u64().ok_or_else(no_snapshot)? as usize;
 
         let tensor = |name: &'static str, dtype: Dtype, rank: usize| {
-            let wrong = || Error::io(format!("the snapshot is damaged: tensor `{name}`"));
+            let wrong = || Error::io(format!("the snapshot is damaged: tensor `{name}`")).advice(AGAIN);
             let view = file.tensor(name).map_err(|e| wrong().because(e))?;
             if (view.dtype(), view.shape().len()) != (dtype, rank) {
                 return Err(wrong());
@@ -271,7 +274,7 @@ impl<'a> Sampler<'a> {
             && snapshot.step <= self.steps()
             && snapshot.families[0].len() == snapshot.step.min(self.schedule.len());
         if !fits {
-            return Err(Error::io("the snapshot is damaged: its tensors are not of its run"));
+            return Err(Error::io("the snapshot is damaged: its tensors are not of its run").advice(AGAIN));
         }
         self.latents[0] = self.upload_exactly(snapshot)?;
         self.engine.restore(snapshot.state.clone())?;

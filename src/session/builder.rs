@@ -174,14 +174,13 @@ impl SessionBuilder {
         if self.custom.is_empty() {
             return reward::open(&specs, model, backend);
         }
-        let mut parts: Vec<(f64, Box<dyn Reward>)> = Vec::new();
-        if !specs.is_empty() {
-            parts.push((1.0, Box::new(reward::open(&specs, model, backend)?)));
+        let custom = self.custom.iter().map(|(weight, open)| Ok((*weight, open(backend)?)));
+        let custom: Vec<(f64, Box<dyn Reward>)> = custom.collect::<Result<_>>()?;
+        if specs.is_empty() {
+            return Ok(Sum::new(custom));
         }
-        for (weight, open) in &self.custom {
-            parts.push((*weight, open(backend)?));
-        }
-        Ok(Sum::new(parts))
+        let named = reward::open(&specs, model, backend)?;
+        Ok(custom.into_iter().fold(named, |sum, (weight, reward)| sum.with(weight, reward)))
     }
 }
 

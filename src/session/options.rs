@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::method::{Das, Method};
 use crate::model::pipeline::Size;
-use crate::sampler::{self, Compat, OnNan};
+use crate::sampler::{self, Compat, OnNan, late_start};
 use crate::smc::{Resampler, Rules, Tempering};
 
 /// Most particles per prompt: ancestors and file names are made for this many.
@@ -80,6 +80,7 @@ pub enum Checkpointing {
 /// let options = SampleOptions::new().particles(8).steps(20).alpha(0.1).seed(7);
 /// assert!(options.check().is_ok());
 /// assert_eq!(SampleOptions::new().particles(0).check().unwrap_err().option_name(), Some("particles"));
+/// assert!(SampleOptions::new().tempering_start(1.5).check().is_err());
 /// ```
 #[derive(Clone, Debug)]
 #[must_use]
@@ -206,7 +207,7 @@ impl SampleOptions {
 
     /// Steps whose states are weighed by rewards, if the method weighs.
     pub fn guided_steps(&self) -> usize {
-        self.steps - (self.steps as f64 * self.tempering_start).floor() as usize
+        self.steps.saturating_sub((self.steps as f64 * self.tempering_start).floor() as usize)
     }
 
     /// Particles per prompt, as asked for.
@@ -264,6 +265,9 @@ impl SampleOptions {
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the option.
     pub fn check(&self) -> Result<()> {
         crate::ddim::check(self.steps, self.eta)?;
+        if !(0.0..1.0).contains(&self.tempering_start) {
+            return Err(late_start(self.tempering_start));
+        }
         if self.particles > MOST_PARTICLES {
             return Err(Error::usage(format!(
                 "`particles` {} is more than {MOST_PARTICLES}",
@@ -320,7 +324,9 @@ pub(super) fn no_negative(prompts: &[Prompt], why: &str, advice: &str) -> Result
     let mut negatives = prompts.iter().filter_map(|p| p.negative.as_deref());
     let Some(negative) = negatives.find(|negative| !negative.is_empty()) else { return Ok(()) };
     let short: String = negative.chars().take(40).collect();
-    Err(Error::usage(format!("the negative prompt \"{short}\" has no meaning with {why}")).advice(advice))
+    Err(Error::usage(format!("the negative prompt \"{short}\" has no meaning with {why}"))
+        .option("negative_prompt")
+        .advice(advice))
 }
 
 /// Refuses a number outside of [0, `most`].

@@ -185,9 +185,9 @@ fn count_in(
     noisy: bool,
 ) -> Result<Plan> {
     let weights = meter.memory().live;
-    let evaluations = loaded.evaluations(options);
     let micro_batch = options.micro_batch_for(loaded.size(options)?);
     let mut schedule = loaded.schedule(options)?;
+    let evaluations = loaded.evaluations(options);
     if noisy {
         schedule.steps.iter_mut().for_each(|step| step.variance = 1.0);
     }

@@ -47,6 +47,8 @@ fn bad_options_are_usage_errors() {
         (&["-p", "a", "--overwrite", "--skip-finished"], "--skip-finished"),
         (&["-p", "a", "--ess-threshold", "2"], "--ess-threshold"),
         (&["-p", "a", "--tempering", "linear"], "--tempering"),
+        (&["-p", "a", "--tempering-start", "1.5"], "--tempering-start"),
+        (&["-p", "a", "--tempering-start=-1"], "--tempering-start"),
         (&["-p", "a", "--resample", "bingo"], "ssp"),
         (&["-p", "a", "--reward", "beauty"], "aesthetic"),
         (&["-p", "a", "--reward", "clip=x"], "clip"),

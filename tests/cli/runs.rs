@@ -114,6 +114,25 @@ fn finished_results_are_not_drawn_again_if_asked() {
 }
 
 #[test]
+fn a_finished_result_whose_files_are_damaged_is_named() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let out = dir.path().join("out");
+    let star = [&["-p", "a star", "--skip-finished"], &PLAIN[..]].concat();
+    succeeds(sample(&out, &star));
+    let lines = out.join("0000-a-star/particles.jsonl");
+    let whole = fs::read_to_string(&lines).expect("lines");
+    let shortened = whole.replacen("\"weight\"", "\"wait\"", 1);
+    for damaged in ["", "not JSON\n", "[]\n", "{}\n", &whole[..whole.len() / 2], shortened.as_str()] {
+        fs::write(&lines, damaged).expect("written");
+        let error = fails(sample(&out, &star), 5);
+        assert!(error.contains(text(&lines)) && error.contains("--skip-finished"), "{damaged:?}: {error}");
+    }
+    fs::write(&lines, &whole).expect("written");
+    succeeds(sample(&out, &star));
+    assert_eq!(folders(&out), ["0000-a-star"]);
+}
+
+#[test]
 fn an_earlier_result_is_replaced_only_if_asked_and_only_by_a_result() {
     let dir = TempDir::new().expect("a temporary folder");
     let out = dir.path().join("out");

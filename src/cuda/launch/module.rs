@@ -190,19 +190,33 @@ fn compile(file: &str, mut options: [String; 3]) -> Result<Vec<u8>> {
     if !has_nvrtc() {
         return Err(no_nvrtc());
     }
-    let text = |s: &str| CString::new(s).expect("kernel sources have no NUL");
+    let text = |s: &str| {
+        CString::new(s).map_err(|e| {
+            Error::device(format!("NVRTC: {file}.cu: the sources hold a NUL byte"))
+                .because(e)
+                .advice("build das-cuda again from clean sources")
+        })
+    };
     let source = SOURCES.iter().find(|(name, _)| *name == format!("{file}.cu"));
     let Some((_, source)) = source else { panic!("kernels/{file}.cu is not in the binary") };
     let headers: Vec<_> = SOURCES.iter().filter(|(name, _)| name.ends_with(".cuh")).collect();
-    let (names, texts): (Vec<_>, Vec<_>) = headers.iter().map(|(n, t)| (text(n), text(t))).unzip();
+    let (names, texts): (Vec<_>, Vec<_>) = headers
+        .iter()
+        .map(|(n, t)| Ok((text(n)?, text(t)?)))
+        .collect::<Result<Vec<_>>>()?
+        .into_iter()
+        .unzip();
     let pointers = |all: &[CString]| all.iter().map(|s| s.as_ptr()).collect::<Vec<_>>();
     let (names, texts) = (pointers(&names), pointers(&texts));
-    let own: Vec<CString> = options.iter().map(|o| text(o)).collect();
+    let own: Vec<CString> = options.iter().map(|o| text(o)).collect::<Result<_>>()?;
     options[0] = "--gpu-architecture=compute_80".into();
-    let any: Vec<CString> = options.iter().map(|o| text(o)).collect();
+    let any: Vec<CString> = options.iter().map(|o| text(o)).collect::<Result<_>>()?;
     let (own, any) = (pointers(&own), pointers(&any));
-    let (source, name) = (text(source), text(&format!("{file}.cu")));
-    let failed = |what: &str, e: nvrtc::NvrtcError| Error::device(format!("NVRTC: {what} {file}.cu: {e:?}"));
+    let (source, name) = (text(source)?, text(&format!("{file}.cu"))?);
+    let failed = |what: &str, e: nvrtc::NvrtcError| {
+        Error::device(format!("NVRTC: {what} {file}.cu: {e:?}"))
+            .advice("install NVRTC of the driver's CUDA version, or build with nvcc: tools/get-nvcc")
+    };
     // SAFETY: every pointer is to a NUL-terminated string, or an array of `len` of them, that outlives the
     // call; the program is destroyed once; the buffer is as long as NVRTC says the image is.
     unsafe {
