@@ -159,13 +159,13 @@ impl<'a> Diffusion<'a> {
             .into_iter();
         let mut next = || results.next();
         let (Some(eps), Some(x0)) = (next(), next()) else {
-            panic!("a evaluation is noise and clean latent at least")
+            panic!("an evaluation is noise and clean latent at least")
         };
         let reward = next().map(Scores::Device);
         Ok(Evaluation { eps, x0, reward, grad: next() })
     }
 
-    /// What `want` asks for at the state, bias, and coefficients in `inputs`: noise, clean latent, then the
+    /// What `need` asks for at the state, bias, and coefficients in `inputs`: noise, clean latent, then the
     /// score, then its gradient.
     fn work(&self, inputs: &[Tensor], work: Work<'_>) -> Result<Vec<Tensor>> {
         let [x, biases, to_eps, to_x0] = inputs else { panic!("four inputs") };

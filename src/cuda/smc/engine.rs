@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::smc::{Event, Rules, Weighed};
 use crate::tensor::Tensor;
 
-/// See [`Backend::step_engine`](crate::backend::Backend::step_engine).
+/// See [`EngineBackend::step_engine`](crate::engine::EngineBackend::step_engine).
 pub fn step_engine<'a>(cuda: &'a Cuda, setup: EngineSetup<'_>) -> Result<Option<Box<dyn StepEngine + 'a>>> {
     let (slots, prompts) = (setup.ids.len(), setup.prompts.len());
     let particles = slots / prompts.max(1);
