@@ -1,4 +1,5 @@
-//! Results that the output directory holds already: found by their records, told again from their files.
+//! Results that the output directory holds already: found by their records, and reported again from their
+//! files.
 
 use std::fs;
 use std::path::Path;
@@ -44,5 +45,5 @@ pub fn answer(folder: &Path, one: &OnePrompt<'_>) -> Result<String> {
     let returned = particles.into_iter().filter(|line| all || line["is_best"] == true);
     let returned = returned.map(|line| (name(&line), line)).collect();
     let record: Value = serde_json::from_str(&read("run.json")?).unwrap_or_default();
-    Ok(one.told(folder, record["result"].as_object().cloned().unwrap_or_default(), returned))
+    Ok(one.output_text(folder, record["result"].as_object().cloned().unwrap_or_default(), returned))
 }
