@@ -10,11 +10,13 @@
 // can be counted before the total is known, so systematic resampling moves 28 bytes per particle: 8 + 8 to
 // add up in one pass (lookback.cuh), 8 + 4 to place.
 //
-// The trades of SSP look serial: in step k the particle that has a rest to trade meets particle k, and one of
-// the two goes on. But the rest that is traded is always what the sum of rests leaves over of a whole,
-// whoever has it, so every trade is known at once from the cumulative weights. Who has the whole copy of a
-// trade follows from the next step in which the trading particle changes, which is a look-back from the last
-// tile to the first.
+// SSP goes over the particles once. The rest of a particle is the fraction of its expected number of copies.
+// In step k the particle whose rest is still open meets particle k: one of the two is settled, with one copy
+// more or none for its rest, and the other goes on to step k + 1 with what is left of both rests. That looks
+// serial. But what is left after step k is the fractional part of the sum of the first rests, no matter which
+// particle has it, so it is known for all steps at once from the cumulative weights. Which particle gets the
+// copy that a step completes depends on the next step in which the particle that goes on changes; a look-back
+// from the last tile to the first finds that step.
 #include "lookback.cuh"
 #include "offspring.cuh"
 

@@ -60,7 +60,7 @@ DEVICE double tempered(double lambda, double base, double l) {
 }
 
 // The largest lambda in [lowest, 1] that keeps the effective sample size at the target, by 50 halvings.
-// `size` gives the effective sample size of a lambda to all threads, NaN if nobody is alive. All threads
+// `size` gives the effective sample size of a lambda to all threads, NaN if all are dead. All threads
 // call.
 template <class Size>
 DEVICE double adapt(const Size& size, double target, double lowest) {

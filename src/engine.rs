@@ -1,5 +1,5 @@
-//! Step engines: whoever weighs, resamples and moves the particles of a run, and the only owner of their
-//! populations.
+//! Step engines: what weighs, resamples and moves the particles of a run. An engine is the only owner of
+//! their populations.
 //!
 //! A [`StepEngine`] takes one [`StepInput`] after another and answers each with the latents after the step
 //! and, when asked, a [`StepReport`]. The sampler submits, reads reports and keeps no weights of its own. The

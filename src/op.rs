@@ -286,7 +286,7 @@ pub fn linear<'a>(
     let y = s.with_c(weight.n);
     check_addends(b, add, y);
     Description::new(Family::Linear, y, [x, w])
-        .and([b, add])
+        .also_reading([b, add])
         .products(1, &[s.positions(), weight.n, weight.c])
         .packing(weight.c, weight.n)
 }
@@ -334,7 +334,7 @@ pub fn conv<'a>(
     // One packed factor for each of the four kinds of pixels of an enlarged image.
     let kinds = if conv.upsample { 4 } else { 1 };
     Description::new(conv_family(weight), y, [x, w])
-        .and([b, add])
+        .also_reading([b, add])
         .products(1, &[y.positions(), weight.n, taps, weight.c])
         .packing(kinds * taps * weight.c, weight.n)
 }
@@ -597,7 +597,7 @@ pub fn channel_affine<'a>(x: &'a Tensor, gain: &'a Tensor, shift: Option<&'a Ten
     let s = x.shape();
     check_channels("gain", gain, s);
     shift.into_iter().for_each(|shift| check_channels("shift", shift, s));
-    Description::new(Family::Pointwise, s, [x, gain]).and([shift])
+    Description::new(Family::Pointwise, s, [x, gain]).also_reading([shift])
 }
 
 /// Describes `cfg_combine`.
@@ -674,7 +674,7 @@ pub fn embed<'a>(x: &'a Tensor, token: Option<&'a Tensor>, position: &'a Tensor)
     token.into_iter().for_each(|token| check_channels("class token", token, s));
     let tokens = s.tokens() + usize::from(token.is_some());
     assert_eq!(position.shape(), Shape::new(1, 1, tokens, s.c), "positions of {s}");
-    Description::new(Family::Image, Shape::new(s.n, 1, tokens, s.c), [x, position]).and([token])
+    Description::new(Family::Image, Shape::new(s.n, 1, tokens, s.c), [x, position]).also_reading([token])
 }
 
 /// Describes `embed_vjp`.

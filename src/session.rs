@@ -34,7 +34,8 @@ use loaded::Loaded;
 /// use das_cuda::{SampleOptions, Session};
 ///
 /// # fn main() -> das_cuda::Result<()> {
-/// let mut session = Session::builder().model("path/to/model").reward("clip=1:path/to/clip".parse()?).open()?;
+/// let mut session =
+///     Session::builder().model("path/to/model").reward("clip=1:path/to/clip".parse()?).open()?;
 /// let options = session.defaults().particles(8).seed(1);
 /// let mut run = session.sample("a red star", &options)?;
 /// for step in &mut run {

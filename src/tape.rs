@@ -129,11 +129,12 @@ impl<'a> Tape<'a> {
             self.marks.borrow_mut().push(Mark { at: nodes.borrow().len(), end_of });
         }
     }
+
     /// Whether what is made of `x` will be differentiated.
     pub(crate) fn records(&self, x: &Var) -> bool {
         self.nodes.is_some() && x.node.is_some()
     }
-    /// Where operations run.
+
     /// The device that computes. What it computes beside the tape is a constant.
     pub fn backend(&self) -> &'a dyn Backend {
         self.backend

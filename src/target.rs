@@ -159,13 +159,13 @@ impl<'a> Diffusion<'a> {
             .into_iter();
         let mut next = || results.next();
         let (Some(eps), Some(x0)) = (next(), next()) else {
-            panic!("a evaluation is noise and clean latent at least")
+            panic!("an evaluation is noise and clean latent at least")
         };
         let reward = next().map(Scores::Device);
         Ok(Evaluation { eps, x0, reward, grad: next() })
     }
 
-    /// What `want` asks for at the state, bias, and coefficients in `inputs`: noise, clean latent, then the
+    /// What `need` asks for at the state, bias, and coefficients in `inputs`: noise, clean latent, then the
     /// score, then its gradient.
     fn work(&self, inputs: &[Tensor], work: Work<'_>) -> Result<Vec<Tensor>> {
         let [x, biases, to_eps, to_x0] = inputs else { panic!("four inputs") };
@@ -215,7 +215,7 @@ impl<'a> Diffusion<'a> {
 
     /// Runs `f(latents, encoded prompt of each)` on each micro-batch, in order. Where memory does not
     /// suffice, the micro-batch is halved for the rest of the run.
-    fn each<T>(
+    fn in_micro_batches<T>(
         &self,
         x: &Tensor,
         ids: &[ParticleId],
@@ -271,13 +271,15 @@ impl Target for Diffusion<'_> {
     }
 
     fn evaluate(&self, x: &Tensor, ids: &[ParticleId], step: &ddim::Step, need: Need) -> Result<Evaluation> {
-        let evaluations = self.each(x, ids, |x, prompts| self.evaluate_batch(x, prompts, step, need))?;
+        let evaluations =
+            self.in_micro_batches(x, ids, |x, prompts| self.evaluate_batch(x, prompts, step, need))?;
         let all = |f: fn(&Evaluation) -> Option<&Tensor>| -> Result<Option<Tensor>> {
             let parts: Option<Vec<&Tensor>> = evaluations.iter().map(f).collect();
             parts.map(|parts| self.stack(&parts)).transpose()
         };
-        let of = |f: fn(&Evaluation) -> &Tensor| self.stack(&evaluations.iter().map(f).collect::<Vec<_>>());
-        let (eps, x0, grad) = (of(|l| &l.eps)?, of(|l| &l.x0)?, all(|l| l.grad.as_ref())?);
+        let stacked =
+            |f: fn(&Evaluation) -> &Tensor| self.stack(&evaluations.iter().map(f).collect::<Vec<_>>());
+        let (eps, x0, grad) = (stacked(|l| &l.eps)?, stacked(|l| &l.x0)?, all(|l| l.grad.as_ref())?);
         let reward = all(|l| match &l.reward {
             Some(Scores::Device(scores)) => Some(scores),
             _ => None,
@@ -289,7 +291,7 @@ impl Target for Diffusion<'_> {
         let tape = Tape::off(self.backend);
         let weights: Vec<f64> = reward::terms(self.reward).into_iter().map(|(weight, _)| weight).collect();
         let mut all = FinalScores { images: x.clone(), reward: Vec::new(), parts: Vec::new() };
-        let images = self.each(x, ids, |x, prompts| {
+        let images = self.in_micro_batches(x, ids, |x, prompts| {
             let raw = self.decode(&tape, &Var::from(x.clone()))?;
             let images = vae::to_unit(&tape, &raw)?.into_value();
             let scores = reward::term_scores(self.reward, self.backend, &images, prompts)?;

@@ -120,6 +120,48 @@ fn the_table_reader_sees_what_it_should() {
 /// The widest line of prose and code.
 const WIDTH: usize = 110;
 
+/// Whether a line of a file of code or a script is a comment and nothing else.
+fn is_comment(file: &str, line: &str) -> bool {
+    let name = file.rsplit('/').next().unwrap_or_default();
+    let mark = match name.rsplit_once('.').map(|(_, end)| end) {
+        Some("rs" | "cu" | "cuh" | "h" | "cpp") => "//",
+        Some("py" | "sh") => "#",
+        // A script says in its first line what runs it.
+        None => "#",
+        _ => return false,
+    };
+    line.trim_start().starts_with(mark)
+}
+
+#[test]
+fn comments_stay_within_their_width() {
+    let (mut comments, mut wide) = (0, Vec::new());
+    for (name, text) in texts() {
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| is_comment(&name, line)) {
+            comments += 1;
+            if line.chars().count() > WIDTH {
+                wide.push(format!("{name}:{}: {} columns", number + 1, line.chars().count()));
+            }
+        }
+    }
+    assert!(comments > 5000, "found only {comments} lines of comments");
+    assert!(wide.is_empty(), "comments wider than {WIDTH} columns:\n{}", wide.join("\n"));
+}
+
+#[test]
+fn the_comment_reader_sees_what_it_should() {
+    for (file, line) in
+        [("a.rs", "    /// text"), ("b/c.cuh", "// text"), ("tools/d", "# text"), ("e.py", "  # f")]
+    {
+        assert!(is_comment(file, line), "{file}: {line}");
+    }
+    for (file, line) in
+        [("a.rs", "let x = 1; // text"), ("a.rs", "# text"), ("b.md", "# text"), ("c.toml", "# d")]
+    {
+        assert!(!is_comment(file, line), "{file}: {line}");
+    }
+}
+
 #[test]
 fn prose_stays_within_its_width() {
     let mut pages = 0;

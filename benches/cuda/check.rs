@@ -4,12 +4,14 @@
 //!     list                       the cases, for PyTorch's script (needs no GPU)
 //!     operations                 the operations of the tests' table (needs no GPU)
 //!     folder PATH                a model of full size with random weights (needs no GPU)
-//!     once                       each case of the tests' table and of ops, forward and transpose, once: for a sanitizer
+//!     once                       each case of the tests' table and of ops, forward and transpose, once: for
+//!                                a sanitizer
 //!     ops                        times of the cases
 //!     tiles                      times of products with every tile
 //!     autotune                   times of linear maps by our kernels and by cuBLASLt
 //!     copy                       bandwidth of a copy
-//!     hot                        the operations that take most of a step, forward and transpose, once: for ncu
+//!     hot                        the operations that take most of a step, forward and transpose, once: for
+//!                                ncu
 //!     step PATH                  a guided step with the model of `folder`
 //!     see PATH                   what comes out of a step, for comparison with PyTorch
 //!     see-cpu PATH               the same on the CPU (needs no GPU)

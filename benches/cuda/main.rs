@@ -38,7 +38,7 @@ use das_cuda::target::{Diffusion, Settings};
 use das_cuda::{Error, Result};
 use serde_json::Value;
 
-/// Says a result at once: whoever reads has it even if what follows fails.
+/// Writes a result at once, so that it is kept even if what follows fails.
 fn say(line: Value) {
     println!("{line}");
 }

@@ -1,5 +1,5 @@
 //! The two streams: results go to standard output, which may be full or closed; everything said beside them
-//! goes to stderr, where nobody may be listening.
+//! goes to stderr, which may be closed.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 /// The bar that lines must not tear.
 static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
-/// Lines are written beside this bar from now on.
-pub fn beside(bar: Option<ProgressBar>) {
+/// From now on lines are written above this progress bar; `None`: there is none any more.
+pub fn set_bar(bar: Option<ProgressBar>) {
     *BAR.lock().unwrap_or_else(PoisonError::into_inner) = bar;
 }
 
@@ -53,12 +53,13 @@ fn unwritten(e: io::Error) -> Error {
         .advice("send it where there is room; the files of finished prompts are complete")
 }
 
-/// A line on stderr, in one piece. If it cannot be written, there is nobody to tell.
+/// A line on stderr, in one piece. A failure to write it is ignored: there is no other place to report it.
 pub fn note(text: impl Display) {
     let _ = write(|| io::stderr().write_all(format!("{text}\n").as_bytes()));
 }
 
-/// Whether whoever read the results has seen enough, as `head` does: no failure, but nothing more to do.
+/// Whether the program that reads the results has closed its end of the pipe, as `head` does. That is no
+/// failure, but there is nothing more to do.
 pub fn reader_left(error: &Error) -> bool {
     let source = std::error::Error::source(error).and_then(|e| e.downcast_ref::<io::Error>());
     source.is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)

@@ -30,7 +30,7 @@ impl Progress {
         let style = ProgressStyle::with_template("{bar:32} {pos}/{len}  {eta} left  {wide_msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::new(total).with_style(style);
-        output::beside(Some(bar.clone()));
+        output::set_bar(Some(bar.clone()));
         Progress::Bar(bar)
     }
 
@@ -79,7 +79,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if let Progress::Bar(bar) = self {
-            output::beside(None);
+            output::set_bar(None);
             bar.finish_and_clear();
         }
     }

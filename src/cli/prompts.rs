@@ -37,7 +37,7 @@ struct Object {
 }
 
 impl Entry {
-    fn of(value: Value) -> serde_json::Result<Entry> {
+    fn from_json(value: Value) -> serde_json::Result<Entry> {
         match value {
             Value::String(text) => Ok(Entry::Text(text)),
             object => serde_json::from_value(object).map(Entry::Object),
@@ -148,7 +148,7 @@ fn whole(text: &str, ending: &str) -> Result<Option<Vec<Entry>>> {
         one => vec![one],
     };
     let entry = |(i, value)| {
-        Entry::of(value).map_err(|e| {
+        Entry::from_json(value).map_err(|e| {
             Error::usage(format!("prompt {} of the list: not a prompt in JSON", i + 1))
                 .because(e)
                 .advice(format!("each is a string or {OBJECT}"))
@@ -195,7 +195,7 @@ fn is_object(line: &str) -> bool {
 }
 
 fn entry(line: &str, number: usize) -> Result<Entry> {
-    serde_json::from_str(line).and_then(Entry::of).map_err(|e| {
+    serde_json::from_str(line).and_then(Entry::from_json).map_err(|e| {
         Error::usage(format!("line {number}: not a prompt in JSON"))
             .because(e)
             .advice(format!("each line is a string or {OBJECT}"))

@@ -17,8 +17,9 @@ use crate::smc::{Floor, Rules, Tempering};
 /// What keys the random numbers of one draw of a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Draw {
-    /// The prompt's.
+    /// Number of the prompt in the run.
     pub index: usize,
+    /// Seed of this draw.
     pub seed: u64,
 }
 
@@ -32,7 +33,7 @@ pub struct Choices {
 
 impl Choices {
     /// All options of one draw, defaults filled in. Those that the method does not read are `null`.
-    pub fn of(options: &Options, session: &Session, prompt: &Prompt, draw: Draw) -> Result<Choices> {
+    pub fn new(options: &Options, session: &Session, prompt: &Prompt, draw: Draw) -> Result<Choices> {
         // Without `..`: an option that is not recorded does not compile.
         let Options {
             prompts: _,

@@ -43,7 +43,7 @@ pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
     let steps = options.steps as u64 + 1;
     let mut progress = Progress::new(draws(&options).count() as u64 * steps, options.quiet);
     draws(&options).try_for_each(|(prompt, draw, number)| {
-        let choices = Choices::of(&options, &session, prompt, draw)?;
+        let choices = Choices::new(&options, &session, prompt, draw)?;
         let one = OnePrompt { options: &options, typed: &typed, files: &files, choices, prompt, draw };
         if let Some((folder, _)) = finished.iter().find(|(_, record)| skip::is_same(record, &one)) {
             progress.skip(steps);
@@ -94,15 +94,15 @@ fn latents(path: &Path, session: &Session, options: &SampleOptions) -> Result<Ve
     })
 }
 
-/// What a draw works with and leaves, from its first file on.
-struct Begun {
+/// A draw from the moment its folder is made: the folder, what `run.json` will say, and the summary.
+struct DrawInProgress {
     folder: Arc<RunDir>,
     record: Map<String, Value>,
     began: Instant,
     summary: Summary,
 }
 
-impl Begun {
+impl DrawInProgress {
     /// Keeps a warning in the record.
     fn warn(&mut self, text: &str) {
         if let Some(Value::Array(warnings)) = self.record.get_mut("warnings") {
@@ -134,48 +134,49 @@ impl OnePrompt<'_> {
             false => out.claim(number, &self.prompt.text)?,
         };
         folder.write_run(Status::Running, &record)?;
-        let mut begun = Begun { folder: Arc::new(folder), record, began, summary: Summary::default() };
-        self.hold(&begun);
+        let mut current =
+            DrawInProgress { folder: Arc::new(folder), record, began, summary: Summary::default() };
+        self.hold(&current);
         warnings.iter().for_each(|warning| progress.warn(warning));
         let saved = self
-            .chain(run, progress, &mut begun)
-            .and_then(|samples| Ok((self.save(session, &samples, &begun.folder)?, samples.population)));
-        begun.record.insert("seconds".into(), json!(began.elapsed().as_secs_f64()));
+            .chain(run, progress, &mut current)
+            .and_then(|samples| Ok((self.save(session, &samples, &current.folder)?, samples.population)));
+        current.record.insert("seconds".into(), json!(began.elapsed().as_secs_f64()));
         let finished = saved.and_then(|(saved, population)| {
-            let folder = signals::finishing(|| self.finish(&begun, &saved))?;
-            progress.summary(&begun.summary.text(&folder, &population, began.elapsed()));
+            let folder = signals::finishing(|| self.finish(&current, &saved))?;
+            progress.summary(&current.summary.text(&folder, &population, began.elapsed()));
             Ok(self.answer(&folder, saved))
         });
-        finished.map_err(|error| self.fail(&begun, error))
+        finished.map_err(|error| self.fail(&current, error))
     }
 
     /// Puts a finished result in its place.
-    fn finish(&self, begun: &Begun, saved: &Saved) -> Result<PathBuf> {
-        let mut record = begun.record.clone();
+    fn finish(&self, current: &DrawInProgress, saved: &Saved) -> Result<PathBuf> {
+        let mut record = current.record.clone();
         record.insert("result".into(), Value::Object(saved.result.clone()));
-        begun.folder.write_run(Status::Finished, &record)?;
-        let folder = begun.folder.close()?;
+        current.folder.write_run(Status::Finished, &record)?;
+        let folder = current.folder.close()?;
         self.copy_image(&folder)?;
         Ok(folder)
     }
 
     /// Records how a draw failed, and adds to the error where it is.
-    fn fail(&self, begun: &Begun, error: Error) -> Error {
+    fn fail(&self, current: &DrawInProgress, error: Error) -> Error {
         let interrupted = error.kind() == ErrorKind::Interrupted;
-        let mut record = begun.record.clone();
+        let mut record = current.record.clone();
         record.insert("error".into(), json!(flags::report(&error)));
         let status = if interrupted { Status::Interrupted } else { Status::Failed };
         // The error to report is the first; that it cannot be recorded adds nothing.
         let _ = signals::finishing(|| {
-            begun.folder.write_run(status, &record)?;
-            begun.folder.close()
+            current.folder.write_run(status, &record)?;
+            current.folder.close()
         });
         error
     }
 
     /// Where a signal ends the process within a step, the draw is recorded as interrupted.
-    fn hold(&self, begun: &Begun) {
-        let (folder, mut record, began) = (begun.folder.clone(), begun.record.clone(), begun.began);
+    fn hold(&self, current: &DrawInProgress) {
+        let (folder, mut record, began) = (current.folder.clone(), current.record.clone(), current.began);
         signals::in_hand(move || {
             record.insert("seconds".into(), json!(began.elapsed().as_secs_f64()));
             record.insert("error".into(), json!("stopped by a signal, within a step"));
@@ -185,8 +186,13 @@ impl OnePrompt<'_> {
     }
 
     /// All steps, each recorded when it is done.
-    fn chain(&self, mut run: Run<'_>, progress: &mut Progress, begun: &mut Begun) -> Result<Samples> {
-        let mut trace = begun.folder.trace()?;
+    fn chain(
+        &self,
+        mut run: Run<'_>,
+        progress: &mut Progress,
+        current: &mut DrawInProgress,
+    ) -> Result<Samples> {
+        let mut trace = current.folder.trace()?;
         let transitions = run.steps() - 1;
         while let Some(step) = run.next() {
             let step = step?;
@@ -194,10 +200,10 @@ impl OnePrompt<'_> {
             for note in &step.notes {
                 let note = flags::named(note);
                 progress.warn(&note);
-                begun.warn(&note);
+                current.warn(&note);
             }
             step.non_finite.iter().for_each(|value| progress.warn(&value.to_string()));
-            begun.summary.step(&step.prompts[0]);
+            current.summary.step(&step.prompts[0]);
             progress.step(&self.message(&step.prompts[0]));
             if signals::requested().is_some() && step.step < transitions {
                 return Err(self.interrupted("after", step.step + 1, transitions));

@@ -167,12 +167,17 @@ impl OnePrompt<'_> {
 
     /// What goes to standard output of what was saved in `folder`.
     pub(super) fn answer(&self, folder: &Path, saved: Saved) -> String {
-        self.told(folder, saved.result, saved.returned)
+        self.output_text(folder, saved.result, saved.returned)
     }
 
     /// For standard output: paths, or one JSON object. Where no picture was written, the folder stands for
     /// them.
-    pub(super) fn told(&self, folder: &Path, result: Map<String, Value>, returned: Vec<Returned>) -> String {
+    pub(super) fn output_text(
+        &self,
+        folder: &Path,
+        result: Map<String, Value>,
+        returned: Vec<Returned>,
+    ) -> String {
         let shown = |name: Option<String>| match (&self.options.image, name) {
             (Some(image), Some(_)) => Some(text(image)),
             (_, name) => name.map(|name| text(&folder.join(name))),

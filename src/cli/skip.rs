@@ -1,4 +1,5 @@
-//! Results that the output directory holds already: found by their records, told again from their files.
+//! Results that the output directory holds already: found by their records, and reported again from their
+//! files.
 
 use std::fs;
 use std::path::Path;
@@ -53,7 +54,7 @@ pub fn answer(folder: &Path, one: &OnePrompt<'_>) -> Result<String> {
     let Some(result) = record.get("result").and_then(Value::as_object) else {
         return Err(damaged(&path, "it has no result"));
     };
-    Ok(one.told(folder, result.clone(), returned))
+    Ok(one.output_text(folder, result.clone(), returned))
 }
 
 /// A line of `particles.jsonl`, with every entry that an answer is made of.

@@ -14,14 +14,14 @@ struct TraceLine<'a> {
     #[serde(flatten)]
     record: &'a PromptStep,
     /// Of this prompt.
-    non_finite: Vec<Spoiled>,
+    non_finite: Vec<NonFiniteValue>,
     ms: f64,
     peak_bytes: u64,
 }
 
 /// A [`NonFinite`] without what the line says already.
 #[derive(Serialize)]
-struct Spoiled {
+struct NonFiniteValue {
     particle: u32,
     quantity: Quantity,
 }
@@ -35,8 +35,8 @@ pub fn push(trace: &mut Lines, step: &Step, peak_bytes: u64) -> Result<()> {
 }
 
 fn line<'a>(step: &Step, record: &'a PromptStep, peak_bytes: u64) -> TraceLine<'a> {
-    let spoiled = |n: &NonFinite| Spoiled { particle: n.particle, quantity: n.quantity };
-    let non_finite = step.non_finite.iter().filter(|n| n.prompt == record.prompt).map(spoiled).collect();
+    let value_at = |n: &NonFinite| NonFiniteValue { particle: n.particle, quantity: n.quantity };
+    let non_finite = step.non_finite.iter().filter(|n| n.prompt == record.prompt).map(value_at).collect();
     TraceLine { step: step.step, t: step.t, record, non_finite, ms: step.ms, peak_bytes }
 }
 
@@ -54,8 +54,8 @@ mod tests {
             reward: vec![1.0, f64::NAN],
             ..PromptStep::default()
         };
-        let spoiled = |prompt, particle| NonFinite { step: 3, prompt, particle, quantity: Quantity::Noise };
-        let (non_finite, notes) = (vec![spoiled(6, 0), spoiled(7, 2)], Vec::new());
+        let value_at = |prompt, particle| NonFinite { step: 3, prompt, particle, quantity: Quantity::Noise };
+        let (non_finite, notes) = (vec![value_at(6, 0), value_at(7, 2)], Vec::new());
         let step = Step { step: 3, t: 401, prompts: vec![record], non_finite, notes, ms: 2.5 };
         let text = serde_json::to_string(&line(&step, &step.prompts[0], 9)).unwrap();
         let value: Value = serde_json::from_str(&text).unwrap();

@@ -31,7 +31,7 @@ pub fn self_attention(
     let out = d.output;
     let heads = Heads::new(attention, out.c);
     cpu.make_saving(d, |y, lse| {
-        heads.forward(|n, head| heads.of(cpu.view(qkv), qkv.shape(), n, head), out, y, lse);
+        heads.forward(|n, head| heads.head_rows(cpu.view(qkv), qkv.shape(), n, head), out, y, lse);
     })
 }
 
@@ -51,7 +51,7 @@ pub fn self_attention_vjp(
         let backward = heads.backward(cpu.view(dy), out, cpu.view(y), cpu.view(saved));
         blocks(dx, shape).into_par_iter().for_each(|(n, rows, dx)| {
             for head in 0..heads.count {
-                let [q, k, v] = heads.of(x, shape, n, head);
+                let [q, k, v] = heads.head_rows(x, shape, n, head);
                 let queries = backward.queries(q, n, head);
                 let at = head * heads.width;
                 heads.dq(queries, k, v, rows.clone(), &mut dx[at..], shape.c);
@@ -92,7 +92,7 @@ pub fn cross_attention_vjp(
         blocks(dx, shape).into_par_iter().for_each(|(n, rows, dx)| {
             for head in 0..heads.count {
                 let [q, k, v] = heads.cross(cpu, q, kv, kv_of, n, head);
-                let [dy] = heads.of(cpu.view(dy), shape, n, head);
+                let [dy] = heads.head_rows(cpu.view(dy), shape, n, head);
                 let (q, dy, d) = (q.part(rows.clone()), dy.part(rows.clone()), heads.width);
                 let mut y = vec![0.0; q.rows * d];
                 let lse = heads.block(q, 0, k, v, &mut y, d);
@@ -149,7 +149,7 @@ struct Backward<'a> {
 
 impl<'a> Backward<'a> {
     fn queries(&'a self, q: Rows<'a>, n: usize, head: usize) -> Queries<'a> {
-        let [dy] = self.heads.of(self.dy, self.shape, n, head);
+        let [dy] = self.heads.head_rows(self.dy, self.shape, n, head);
         let at = (n * self.heads.count + head) * self.shape.tokens();
         Queries { q, dy, lse: &self.lse[at..][..q.rows], dot: &self.dot[at..][..q.rows] }
     }
@@ -190,7 +190,7 @@ impl Heads {
     }
 
     /// The rows of one head in each of the `N` parts that the channels of sample `n` hold side by side.
-    fn of<const N: usize>(self, x: &[f32], shape: Shape, n: usize, head: usize) -> [Rows<'_>; N] {
+    fn head_rows<const N: usize>(self, x: &[f32], shape: Shape, n: usize, head: usize) -> [Rows<'_>; N] {
         assert_eq!(shape.c, N * self.c());
         let sample = &x[n * shape.sample()..][..shape.sample()];
         std::array::from_fn(|part| {
@@ -209,30 +209,30 @@ impl Heads {
         n: usize,
         head: usize,
     ) -> [Rows<'a>; 3] {
-        let [q] = self.of(cpu.view(q), q.shape(), n, head);
-        let [k, v] = self.of(cpu.view(kv), kv.shape(), kv_of[n] as usize, head);
+        let [q] = self.head_rows(cpu.view(q), q.shape(), n, head);
+        let [k, v] = self.head_rows(cpu.view(kv), kv.shape(), kv_of[n] as usize, head);
         [q, k, v]
     }
 
-    /// `y` and `lse` `(n, heads, tokens)`; `of(sample, head)` gives q, k and v.
+    /// `y` and `lse` `(n, heads, tokens)`; `head_rows(sample, head)` gives q, k and v.
     fn forward<'a>(
         self,
-        of: impl Fn(usize, usize) -> [Rows<'a>; 3] + Sync,
+        head_rows: impl Fn(usize, usize) -> [Rows<'a>; 3] + Sync,
         shape: Shape,
         y: &mut [f32],
         lse: &mut [f32],
     ) {
         let work = |(n, rows, y): (usize, Range<usize>, &mut [f32])| {
-            let of = (0..self.count).map(|head| {
-                let [q, k, v] = of(n, head);
+            let lse = (0..self.count).map(|head| {
+                let [q, k, v] = head_rows(n, head);
                 self.block(q.part(rows.clone()), rows.start, k, v, &mut y[head * self.width..], shape.c)
             });
-            let of: Vec<Vec<f32>> = of.collect();
-            (n, rows, of)
+            let lse: Vec<Vec<f32>> = lse.collect();
+            (n, rows, lse)
         };
         let parts: Vec<_> = blocks(y, shape).into_par_iter().map(work).collect();
-        for (n, rows, of) in parts {
-            for (head, part) in of.iter().enumerate() {
+        for (n, rows, lse_of_heads) in parts {
+            for (head, part) in lse_of_heads.iter().enumerate() {
                 let at = (n * self.count + head) * shape.tokens() + rows.start;
                 lse[at..][..part.len()].copy_from_slice(part);
             }
@@ -532,11 +532,11 @@ mod tests {
             let (q, kv, dy) = (wave(qs.len(), 0.7), wave(kvs.len(), 0.9), wave(qs.len(), 1.3));
             let attention = Attention { heads, scale: 0.3, causal: false };
             let (qt, kvt, dyt) = (upload(&cpu, qs, &q), upload(&cpu, kvs, &kv), upload(&cpu, qs, &dy));
-            let of = [1, 0, 1];
-            let y = cpu.cross_attention(&qt, &kvt, &of, attention).unwrap();
-            let dq = cpu.cross_attention_vjp(&qt, &kvt, &of, &dyt, attention).unwrap();
+            let kv_of = [1, 0, 1];
+            let y = cpu.cross_attention(&qt, &kvt, &kv_of, attention).unwrap();
+            let dq = cpu.cross_attention_vjp(&qt, &kvt, &kv_of, &dyt, attention).unwrap();
             for (n, a) in (0..3).flat_map(|n| (0..heads).map(move |a| (n, a))) {
-                let [k, v] = [0, c].map(|from| head(&kv, kvs, of[n] as usize, from + a * d, d));
+                let [k, v] = [0, c].map(|from| head(&kv, kvs, kv_of[n] as usize, from + a * d, d));
                 let (q, dy) = (head(&q, qs, n, a * d, d), head(&dy, qs, n, a * d, d));
                 let truth = naive(&q, &k, &v, &dy, d, 0.3, false);
                 close(&head(cpu.view(&y), qs, n, a * d, d), &truth[0], bound(keys, d), "y");

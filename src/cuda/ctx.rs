@@ -148,7 +148,7 @@ impl Cuda {
         buffer
     }
 
-    /// Memory for a result. Its elements are arbitrary: whoever asks must write them all.
+    /// Memory for a result. Its elements are arbitrary: the caller must write every one before it is read.
     pub(super) fn alloc(&self, elem: Elem, shape: Shape) -> Result<Buffer> {
         self.device.alloc(elem, shape.len())
     }
@@ -173,7 +173,7 @@ impl Cuda {
         if self.buffer(x).elem() == elem { Ok(x.clone()) } else { pointwise::convert(self, x, elem) }
     }
 
-    /// The same for a weight, whose copy is kept.
+    /// The same for a weight. A copy in f32 is kept with it, so that it is made once.
     pub(super) fn cast_weight(&self, w: &Tensor, elem: Elem) -> Result<Tensor> {
         let buffer = self.buffer(w);
         match (buffer.elem() == elem, elem) {
@@ -183,14 +183,14 @@ impl Cuda {
         }
     }
 
-    /// Elements of their own.
+    /// A tensor with the same elements in memory of its own.
     pub(super) fn copy(&self, x: &Tensor) -> Result<Tensor> {
         let y = self.wrap(x.shape(), self.alloc(self.buffer(x).elem(), x.shape())?);
         self.overwrite(x, &y)?;
         Ok(y)
     }
 
-    /// Copies the elements of `x` to those of `place`, whoever holds it.
+    /// Copies the elements of `x` into the memory of `place`. Every other handle to `place` sees them too.
     pub(super) fn overwrite(&self, x: &Tensor, place: &Tensor) -> Result<()> {
         self.device.copy(self.buffer(x), self.buffer(place))
     }

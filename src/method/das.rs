@@ -1,5 +1,5 @@
-//! DAS: twisted and tempered (Kim, Yoon, Ye 2025, "Test-time alignment of diffusion models without reward
-//! over-optimization").
+//! DAS: twisted and tempered (Sunwoo Kim, Minkyu Kim, Dongmin Park, "Test-time Alignment of Diffusion Models
+//! without Reward Over-optimization", ICLR 2025; docs/spec.md 1.3 and 4).
 
 use super::vocabulary::{Drift, Method, Potential};
 

@@ -46,8 +46,8 @@ pub trait Method: Send + Sync {
         0
     }
 
-    /// The rules that suit the method where the user gives no others, for a chain of `guided` guided steps
-    /// (docs/spec.md 13).
+    /// The rules that suit the method where the user gives no others, for a chain of `guided` guided steps:
+    /// the authors' (docs/spec.md 13), with gamma scaled to the number of steps (docs/spec.md 4).
     fn rules(&self, guided: usize) -> Rules {
         Rules {
             tempering: Tempering::Exp { gamma: default_gamma(guided.max(1)) },

@@ -40,13 +40,13 @@ pub struct Pipeline {
 /// What a family of models makes a [`Pipeline`] of: the configurations as its pipeline sees them, and its
 /// rules.
 pub struct Recipe {
-    /// Of `unet`.
+    /// Configuration of the component `unet`.
     pub unet: UNetConfig,
-    /// Of `vae`.
+    /// Configuration of the component `vae`.
     pub vae: AutoencoderConfig,
-    /// Of `scheduler`.
+    /// Configuration of the component `scheduler`.
     pub scheduler: SchedulerFile,
-    /// Of `text_encoder`, `text_encoder_2` and so on.
+    /// Configurations of the components `text_encoder`, `text_encoder_2` and so on.
     pub texts: Vec<ClipTextConfig>,
     /// Which states of the text encoders the UNet sees.
     pub text_states: TextStates,

@@ -68,7 +68,7 @@ impl<'a> Description<'a> {
     }
 
     /// Reads these too, where they are given.
-    pub(super) fn and<const N: usize>(mut self, more: [Option<&'a Tensor>; N]) -> Self {
+    pub(super) fn also_reading<const N: usize>(mut self, more: [Option<&'a Tensor>; N]) -> Self {
         let mut slots = self.reads.iter_mut().filter(|slot| slot.is_none());
         for x in more.into_iter().flatten() {
             let Some(slot) = slots.next() else { panic!("an operation reads at most five tensors") };

@@ -141,9 +141,9 @@ pub fn term_scores(
     prompt_of: &[u32],
 ) -> Result<Vec<(String, Vec<f32>)>> {
     let images = Var::from(images.clone());
-    let of = |(_, term): (f64, &dyn Reward)| {
+    let scored = |(_, term): (f64, &dyn Reward)| {
         let score = term.score(&Tape::off(backend), &images, prompt_of)?;
         Ok((term.name(), backend.download(score.value())?))
     };
-    terms(reward).into_iter().map(of).collect()
+    terms(reward).into_iter().map(scored).collect()
 }

@@ -34,5 +34,5 @@ pub fn open(specs: &[Spec], model: &Source, backend: &dyn Backend) -> Result<Sum
         });
         parts.push((spec.weight, reward?));
     }
-    Ok(Sum::new(parts).of_files(towers.into_files()))
+    Ok(Sum::new(parts).with_files(towers.into_files()))
 }

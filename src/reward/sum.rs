@@ -32,7 +32,7 @@ impl Sum {
     }
 
     /// Names the weight files that the terms were read from.
-    pub(super) fn of_files(self, files: Vec<(Source, String)>) -> Sum {
+    pub(super) fn with_files(self, files: Vec<(Source, String)>) -> Sum {
         Sum { files, ..self }
     }
 

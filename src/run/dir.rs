@@ -55,7 +55,7 @@ impl OutDir {
         let missing: Vec<&Path> = self.path.ancestors().take_while(|path| !path.exists()).collect();
         // As long a path as any of a run.
         let prefix = format!(".das-cuda-{:-<50}", "");
-        let made = self.inside(|| {
+        let made = self.in_directory(|| {
             let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in(&self.path)?;
             probe(&folder.path().join("particles.part"))
         });
@@ -68,7 +68,7 @@ impl OutDir {
 
     /// Does `f` in this directory, which is made if it is not there, and made again if the probe of another
     /// process, which had made it too, takes it away meanwhile.
-    fn inside<T>(&self, f: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    fn in_directory<T>(&self, f: impl Fn() -> io::Result<T>) -> io::Result<T> {
         const OFTEN: usize = 100;
         let mut done = Err(io::ErrorKind::NotFound.into());
         for _ in 0..OFTEN {
@@ -101,8 +101,8 @@ impl OutDir {
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the directory, where nothing can be written.
     pub fn claim(&self, number: usize, prompt: &str) -> Result<RunDir> {
-        let made = self.inside(|| {
-            let _alone = self.alone()?;
+        let made = self.in_directory(|| {
+            let _folders = self.lock_folders()?;
             self.new_folder(number, prompt)
         });
         let path = made.map_err(|e| unwritable(&self.path, e))?;
@@ -116,7 +116,7 @@ impl OutDir {
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) where another process works on that folder;
     /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the directory, where nothing can be written.
     pub fn replace(&self, number: usize, prompt: &str) -> Result<RunDir> {
-        let _alone = self.inside(|| self.alone()).map_err(|e| unwritable(&self.path, e))?;
+        let _folders = self.in_directory(|| self.lock_folders()).map_err(|e| unwritable(&self.path, e))?;
         let target = self.folder(number, prompt);
         settle(&target).map_err(|e| unwritable(&target, e))?;
         let old = match target.is_dir() {
@@ -164,8 +164,9 @@ impl OutDir {
         }
     }
 
-    /// Waits until no other process chooses or moves folders here; for moments.
-    fn alone(&self) -> io::Result<Lock> {
+    /// Locks the choosing and moving of folders in this directory against other processes, which hold the
+    /// lock for moments only. Waits for it.
+    fn lock_folders(&self) -> io::Result<Lock> {
         let folder = match fs::File::open(&self.path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(e),
             Err(_) => return Ok(None),
@@ -320,7 +321,7 @@ impl RunDir {
     pub fn close(&self) -> Result<PathBuf> {
         let Some(old) = &self.old else { return Ok(self.path.clone()) };
         let failed = |e| unwritable(&old.path, e);
-        let _alone = self.out.alone().map_err(failed)?;
+        let _folders = self.out.lock_folders().map_err(failed)?;
         let target = if finished(&self.path).is_some() || finished(&old.path).is_none() {
             let aside = hidden(&old.path, "old");
             fs::rename(&old.path, &aside).map_err(failed)?;

@@ -44,13 +44,13 @@ pub enum Status {
 pub struct ParticleLine {
     /// Slot, from 0.
     pub index: usize,
-    /// Of the picture, relative to the run's folder; `null` if not saved.
+    /// Path of the picture, relative to the run's folder; `null` if not saved.
     pub path: Option<String>,
-    /// Of the run.
+    /// Seed of the run.
     pub seed: u64,
-    /// Normalised, natural; minus infinity for a lost particle.
+    /// Natural logarithm of `weight`; minus infinity for a lost particle.
     pub log_weight: f64,
-    /// Normalised.
+    /// Normalised: the weights of all particles sum to 1.
     pub weight: f64,
     /// The reward that was aligned to: the weighted sum.
     pub target: f64,
@@ -64,6 +64,6 @@ pub struct ParticleLine {
     pub is_best: bool,
     /// Index of the particle's ancestor at each step, first step first.
     pub lineage: Vec<u32>,
-    /// Of the PNG file.
+    /// SHA-256 of the PNG file; `None` if no picture was saved.
     pub sha256: Option<String>,
 }

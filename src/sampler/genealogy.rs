@@ -1,6 +1,6 @@
 //! Where the particles of one prompt came from.
 
-/// Of sums of weights.
+/// Error that rounding may leave in a sum of weights.
 const ROUNDING: f64 = 1e-12;
 
 /// Ancestors of every step, and what follows from them.

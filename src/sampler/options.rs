@@ -108,7 +108,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// Defaults of the authors' program for a chain of `steps` steps: one prompt, four particles, DAS.
+    /// The authors' settings (docs/spec.md 13), with gamma scaled to the number of steps (docs/spec.md 4):
+    /// one prompt, four particles, DAS.
     pub fn new(seed: u64, steps: usize) -> Options {
         Options {
             seed,

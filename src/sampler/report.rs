@@ -15,13 +15,13 @@ impl Sampler<'_> {
         let (mut records, mut dead) = (Vec::with_capacity(self.families.len()), Vec::new());
         for b in 0..self.families.len() {
             let slots = b * particles..(b + 1) * particles;
-            let of = |list: &[f64]| list.get(slots.clone()).unwrap_or_default().to_vec();
+            let of_prompt = |list: &[f64]| list.get(slots.clone()).unwrap_or_default().to_vec();
             let record = match report.weighed.get(b) {
-                Some(weighed) => self.record_weighed(b, weighed.clone(), of(&report.rewards)),
+                Some(weighed) => self.record_weighed(b, weighed.clone(), of_prompt(&report.rewards)),
                 None => self.record_unweighed(b),
             };
             dead.extend(record.ancestors.iter().map(|&a| self.dead[slots.start + a as usize]));
-            let grad_norm = of(&report.grads).into_iter().map(f64::sqrt).collect();
+            let grad_norm = of_prompt(&report.grads).into_iter().map(f64::sqrt).collect();
             records.push(PromptStep { grad_norm, ..record });
         }
         self.dead = dead;

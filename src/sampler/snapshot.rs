@@ -67,10 +67,10 @@ impl Snapshot {
         let populations = &self.state.populations;
         let (prompts, steps) = (self.families.len(), self.families[0].len());
         let particles = self.dead.len() / prompts;
-        let of = |f: fn(&Population) -> &[f64]| -> Vec<u8> {
+        let per_slot = |f: fn(&Population) -> &[f64]| -> Vec<u8> {
             le(&populations.iter().flat_map(|p| f(p).iter().copied()).collect::<Vec<f64>>())
         };
-        let each = |f: fn(&Population) -> f64| le(&populations.iter().map(f).collect::<Vec<f64>>());
+        let per_prompt = |f: fn(&Population) -> f64| le(&populations.iter().map(f).collect::<Vec<f64>>());
         let flags = |flags: &mut dyn Iterator<Item = bool>| flags.map(u8::from).collect::<Vec<u8>>();
         let (mut ancestors, mut resampled) = (Vec::new(), Vec::new());
         for k in 0..steps {
@@ -85,11 +85,11 @@ impl Snapshot {
         let latents: Vec<u8> = self.latents.iter().flat_map(|x| x.to_le_bytes()).collect();
         let tensors = [
             ("latents", Dtype::F32, vec![n, h, w, c], latents),
-            ("log_weights", Dtype::F64, vec![prompts, particles], of(|p| &p.log_weights)),
-            ("psi", Dtype::F64, vec![prompts, particles], of(|p| &p.psi)),
+            ("log_weights", Dtype::F64, vec![prompts, particles], per_slot(|p| &p.log_weights)),
+            ("psi", Dtype::F64, vec![prompts, particles], per_slot(|p| &p.psi)),
             ("log_ratio", Dtype::F64, vec![prompts, particles], le(&self.state.log_ratio)),
-            ("lambda", Dtype::F64, vec![prompts], each(|p| p.lambda)),
-            ("log_z", Dtype::F64, vec![prompts], each(|p| p.log_z)),
+            ("lambda", Dtype::F64, vec![prompts], per_prompt(|p| p.lambda)),
+            ("log_z", Dtype::F64, vec![prompts], per_prompt(|p| p.log_z)),
             ("dead", Dtype::U8, vec![prompts, particles], flags(&mut self.dead.iter().copied())),
             ("ancestors", Dtype::U32, vec![steps, prompts, particles], ancestors),
             ("resampled", Dtype::U8, vec![steps, prompts], flags(&mut resampled.into_iter())),

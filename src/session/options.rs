@@ -125,7 +125,8 @@ macro_rules! setters {
 }
 
 impl SampleOptions {
-    /// The defaults of the authors' program: DAS with four particles in 100 steps, guidance 5, seed 42.
+    /// The authors' settings for Stable Diffusion (docs/spec.md 13): DAS with four particles in 100 steps,
+    /// guidance 5, seed 42.
     pub fn new() -> SampleOptions {
         SampleOptions {
             seed: 42,

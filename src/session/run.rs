@@ -55,8 +55,7 @@ impl<'s> Run<'s> {
         self.sampler.steps()
     }
 
-    /// The latents of all particles, `(prompts x particles, h, w, c)`; on a device that works ahead, they may
-    /// be one step ahead.
+    /// The latents of all particles after the step yielded last, `(prompts x particles, h, w, c)`.
     pub fn latents(&self) -> &Tensor {
         self.sampler.latents()
     }

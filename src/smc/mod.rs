@@ -83,8 +83,8 @@ impl Population {
         }
     }
 
-    /// The population after an event. Whoever calls this gathers everything else a particle has by
-    /// `weighed.ancestors`.
+    /// The population after an event. The caller gathers everything else that a particle has (its latent, its
+    /// gradient and so on) by `weighed.ancestors`.
     pub fn after(&self, weighed: &Weighed) -> Population {
         Population {
             log_weights: weighed.next_log_weights.clone(),

@@ -191,7 +191,7 @@ pub fn adapt(base: &[f64], potential: &[f64], threshold: f64, lambda_min: f64) -
     assert_eq!(base.len(), potential.len(), "particles differ in number");
     let target = threshold * base.len() as f64;
     let mut scratch = vec![0.0; base.len()];
-    // NaN if nobody is alive.
+    // NaN if every particle is dead.
     let mut ess = |lambda: f64| {
         for (s, (a, l)) in scratch.iter_mut().zip(base.iter().zip(potential)) {
             let v = if *a == f64::NEG_INFINITY { *a } else { a + lambda * l };

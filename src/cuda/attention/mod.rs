@@ -83,8 +83,8 @@ pub fn cross_attention(
     let p = AttentionParams::cross(shape, kv.shape(), attention);
     let (kernels, flash) = choose(cuda, &[q, kv], &p);
     let (wide, kv) = (cuda.cast(q, kernels.elem)?, cuda.cast_weight(kv, kernels.elem)?);
-    let of = cuda.indices(kv_of)?;
-    let x = Operands { q: cuda.buffer(&wide), kv: cuda.buffer(&kv), kv_of: Some(&of), samples: shape.n, p };
+    let rows = cuda.indices(kv_of)?;
+    let x = Operands { q: cuda.buffer(&wide), kv: cuda.buffer(&kv), kv_of: Some(&rows), samples: shape.n, p };
     let mut y = cuda.alloc(kernels.elem, shape)?;
     if flash {
         flash::forward(cuda, kernels, &x, &mut y, None)?;
@@ -107,8 +107,8 @@ pub fn cross_attention_vjp(
     let (kernels, flash) = choose(cuda, &[q, kv, dy], &p);
     let (wide, dy) = (cuda.cast(q, kernels.elem)?, cuda.cast(dy, kernels.elem)?);
     let kv = cuda.cast_weight(kv, kernels.elem)?;
-    let (of, dy) = (cuda.indices(kv_of)?, cuda.buffer(&dy));
-    let x = Operands { q: cuda.buffer(&wide), kv: cuda.buffer(&kv), kv_of: Some(&of), samples: shape.n, p };
+    let (rows, dy) = (cuda.indices(kv_of)?, cuda.buffer(&dy));
+    let x = Operands { q: cuda.buffer(&wide), kv: cuda.buffer(&kv), kv_of: Some(&rows), samples: shape.n, p };
     let mut dq = cuda.alloc(kernels.elem, shape)?;
     if flash {
         flash::queries_vjp(cuda, kernels, &x, dy, None, &mut dq)?;

@@ -297,13 +297,14 @@ impl Device {
         Error::device(what).advice(fix)
     }
 
-    /// Memory for `len` elements (arbitrary bits), in stream order.
+    /// Memory for `len` elements, in stream order. Their bits are arbitrary: the caller must write every
+    /// element before it is read.
     #[allow(unsafe_code)]
     pub fn alloc(&self, elem: Elem, len: usize) -> Result<Buffer> {
         // A buffer of nothing has an address all the same.
         let bytes =
             len.checked_mul(elem.size()).ok_or_else(|| out_of_memory(len))?.max(16).next_multiple_of(4);
-        // SAFETY: whoever asks writes all elements before anything reads them.
+        // SAFETY: the caller writes all elements before anything reads them.
         let take = || unsafe { self.stream.alloc::<u8>(bytes) };
         let memory = self.with_all_memory(take).map_err(|e| match e.0 {
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => out_of_memory(bytes / 4),

@@ -6,7 +6,7 @@ use super::buffer::Buffer;
 use super::gpu::Device;
 use crate::error::Result;
 
-/// Memory of the host that stays in place for copies that nobody waits for.
+/// Memory of the host that the driver has pinned, for copies that go on while the host works.
 #[derive(Debug)]
 pub struct Pinned {
     memory: PinnedHostSlice<u8>,

@@ -58,8 +58,8 @@ impl Autotuner {
     /// `None` where the library is not found. Decisions of earlier runs are read from their usual place.
     pub fn new(cuda: &Cuda) -> Option<Autotuner> {
         let library = Library::find(&cuda.device)?;
-        let of = (cuda.device.model(), library.version(), cuda.elem());
-        let cache = Cache::usual(&format!("{} {} {}", of.0, of.1, of.2.name()));
+        let (gpu, version, elem) = (cuda.device.model(), library.version(), cuda.elem().name());
+        let cache = Cache::usual(&format!("{gpu} {version} {elem}"));
         Some(Autotuner { library, known: Mutex::new(Known { cache, ..Known::default() }) })
     }
 

@@ -92,7 +92,7 @@ pub fn conv(
         // Few input channels: gather each pixel's patch into one row (im2col).
         (false, true) if cuda.tensor.is_some() => {
             let unit = if conv.upsample { 2 } else { 1 };
-            let patches = Patches { step: conv.stride, first: before(conv), dstep: 1, unit, exact: false };
+            let patches = Patches { step: conv.stride, first: first_tap(conv), dstep: 1, unit, exact: false };
             let x = patches.gather(cuda, x, out, [kernel.h, kernel.w], false)?;
             let w = padded(cuda, w, Form::Patches, Shape::rows(kernel.n, kernel.sample()))?;
             product(&point(out), &x, &w, out, true)
@@ -102,7 +102,7 @@ pub fn conv(
             let w = w.reshape(Shape::rows(kernel.n * kernel.tokens(), kernel.c));
             let rows = input.with_c(w.shape().n);
             let rows = product(&point(rows), x, &w, rows, false)?;
-            let sum = TapSum { first: before(conv), dstep: 1, unit: 1, by_channel: true };
+            let sum = TapSum { first: first_tap(conv), dstep: 1, unit: 1, by_channel: true };
             sum.apply(cuda, &rows, [kernel.h, kernel.w], b, add, out)
         }
         _ => {
@@ -118,7 +118,7 @@ pub fn conv_vjp(cuda: &Cuda, dy: &Tensor, w: &Tensor, x: Shape, conv: Conv) -> R
         Product { gather, x: dy, w, transposed: true, bias: None, add: None, out, f32_output }.run(cuda)
     };
     let gather = Gather::transpose(x, [kernel.h, kernel.w], conv);
-    let [top, left] = before(conv);
+    let [top, left] = first_tap(conv);
     match (packets(kernel.c), packets(kernel.n)) {
         // Few input channels: gather the pixels of `dy` that have read a pixel into one row.
         (true, false) if cuda.tensor.is_some() => {
@@ -155,7 +155,7 @@ fn sums_taps(cuda: &Cuda, kernel: Shape, few: usize) -> bool {
 }
 
 /// Offset of the first tap from its pixel, down and across.
-fn before(conv: Conv) -> [isize; 2] {
+fn first_tap(conv: Conv) -> [isize; 2] {
     [-(conv.pad[0] as isize), -(conv.pad[2] as isize)]
 }
 

@@ -144,13 +144,14 @@ impl Whole {
         let (rows, width) = (x.tokens(), x.c / groups);
         // The fewest groups that are whole accesses.
         let unit = access / gcd(width, access);
-        let of = |some: usize| Whole::new(some, width, rows, access, elem.size() * inputs);
+        let whole = |some: usize| Whole::new(some, width, rows, access, elem.size() * inputs);
         let blocks = |some: usize| x.n * groups / some;
         // More groups make longer runs of memory, until there are too few blocks or these hold too much.
         let some = (unit..=groups).step_by(unit).filter(|&some| groups.is_multiple_of(some));
-        let more = some.filter(|&some| blocks(some) >= 2 * units).filter_map(of).filter(|w| w.held <= HELD);
+        let more =
+            some.filter(|&some| blocks(some) >= 2 * units).filter_map(whole).filter(|w| w.held <= HELD);
         // Large ones are worth it only where they keep every multiprocessor busy.
-        let least = || of(unit).filter(|w| w.held <= HELD || blocks(unit) >= units);
+        let least = || whole(unit).filter(|w| w.held <= HELD || blocks(unit) >= units);
         more.last().or_else(least)
     }
 }

@@ -1,12 +1,12 @@
 //! Steps of a run queued on the GPU: squared lengths, the weighing event and the move of each step follow one
-//! another in the stream, and what they told is copied behind them into memory of the host. Nothing waits
-//! until somebody asks.
+//! another in the stream, and their results are copied into memory of the host by the same stream. The host
+//! waits for a step only when it collects the report of that step.
 
 use std::collections::VecDeque;
 
 use super::array64::Array64;
 use super::particle::{self, Chunks, Slots};
-use super::weigh::{self, MOST, Populations, Seen, Weighing};
+use super::weigh::{self, MOST, Populations, WeighInput, Weighing};
 use crate::cuda::ctx::Cuda;
 use crate::cuda::device::{Buffer, Elem, In, Pinned};
 use crate::engine::{EngineSetup, EngineState, FinalInput, Scores, StepEngine, StepInput, StepReport};
@@ -14,16 +14,16 @@ use crate::error::Result;
 use crate::smc::{Event, Rules, Weighed};
 use crate::tensor::Tensor;
 
-/// See [`Backend::step_engine`](crate::backend::Backend::step_engine).
+/// See [`EngineBackend::step_engine`](crate::engine::EngineBackend::step_engine).
 pub fn step_engine<'a>(cuda: &'a Cuda, setup: EngineSetup<'_>) -> Result<Option<Box<dyn StepEngine + 'a>>> {
     let (slots, prompts) = (setup.ids.len(), setup.prompts.len());
     let particles = slots / prompts.max(1);
     if !(1..=MOST).contains(&particles) {
         return Ok(None);
     }
-    let mut still = cuda.device.alloc(Elem::F32, slots)?;
-    cuda.device.clear(&mut still)?;
-    let mut last = Array64::alloc(cuda, numbers(slots, prompts))?;
+    let mut no_guidance = cuda.device.alloc(Elem::F32, slots)?;
+    cuda.device.clear(&mut no_guidance)?;
+    let mut last = Array64::alloc(cuda, record_len(slots, prompts))?;
     last.clear(cuda)?;
     Ok(Some(Box::new(Queue {
         cuda,
@@ -32,8 +32,8 @@ pub fn step_engine<'a>(cuda: &'a Cuda, setup: EngineSetup<'_>) -> Result<Option<
         seed: setup.seed,
         populations: Populations::new(cuda, setup.prompts, particles)?,
         ids: particle::upload_ids(cuda, setup.ids)?,
-        stay: cuda.indices(&(0..slots as u32).collect::<Vec<_>>())?,
-        still,
+        own_slots: cuda.indices(&(0..slots as u32).collect::<Vec<_>>())?,
+        no_guidance,
         chunks: Chunks::new(cuda, setup.sample, slots, 3)?,
         last,
         state: EngineState::new(prompts, particles),
@@ -44,10 +44,10 @@ pub fn step_engine<'a>(cuda: &'a Cuda, setup: EngineSetup<'_>) -> Result<Option<
     })))
 }
 
-/// Numbers that a step tells: of each slot the five of [`StepReport`], then what `weigh` tells of each
-/// prompt.
-fn numbers(slots: usize, prompts: usize) -> usize {
-    5 * slots + prompts * weigh::numbers(slots / prompts)
+/// Length of the record of one step: five numbers of each slot ([`StepReport`] and the log ratio), then what
+/// `weigh` records of each prompt.
+fn record_len(slots: usize, prompts: usize) -> usize {
+    5 * slots + prompts * weigh::record_len(slots / prompts)
 }
 
 struct Queue<'a> {
@@ -57,22 +57,23 @@ struct Queue<'a> {
     seed: u64,
     populations: Populations,
     ids: Buffer,
-    /// Ancestors and strengths of a step that weighs nothing.
-    stay: Buffer,
-    still: Buffer,
+    /// Ancestors of a step that weighs nothing: every slot its own.
+    own_slots: Buffer,
+    /// Strengths of the guidance of such a step: 0.
+    no_guidance: Buffer,
     chunks: Chunks,
-    /// What the last step tells: its log ratios are the next one's.
+    /// Record of the step queued last. Its log ratios enter the weights of the next one.
     last: Array64,
     prompts: Vec<u32>,
     particles: usize,
     /// After the step collected last.
     state: EngineState,
     under_way: VecDeque<UnderWay>,
-    /// Places that have been read.
+    /// Host memory of reports that have been read, for further ones.
     free: Vec<Pinned>,
 }
 
-/// A copy of what a step tells.
+/// A copy of the record of a step, on its way to the host.
 struct UnderWay {
     place: Pinned,
     graded: bool,
@@ -94,7 +95,7 @@ impl StepEngine for Queue<'_> {
         assert_eq!(particles.x0.shape().n, n, "one state per slot");
         let graded = particles.grad.is_some();
         let mut record = Array64::alloc(cuda, self.last.len())?;
-        // What nothing writes to is told as 0.
+        // Parts of the record that no kernel writes are 0.
         if !graded || event.is_none() || advance.variance == 0.0 {
             record.clear(cuda)?;
         }
@@ -111,7 +112,7 @@ impl StepEngine for Queue<'_> {
                 };
                 let given = narrow.as_ref().map(|x| x.shape().len()).or(wide.as_ref().map(Array64::len));
                 assert_eq!(given, Some(n), "one reward per particle");
-                let seen = Seen {
+                let weigh_input = WeighInput {
                     log_ratio: self.last.part(4 * n, n),
                     narrow: narrow.as_ref().map_or(In::none(), |x| cuda.buffer(x).f32()),
                     wide: wide.as_ref().map_or(In::none(), Array64::read),
@@ -126,11 +127,12 @@ impl StepEngine for Queue<'_> {
                     alpha: self.alpha,
                     gather: true,
                 };
-                Some(self.populations.weigh_into(cuda, seen, weighing, rewards, report)?)
+                Some(self.populations.weigh_into(cuda, weigh_input, weighing, rewards, report)?)
             }
             None => None,
         };
-        let (ancestors, strength) = decided.as_ref().map_or((&self.stay, &self.still), |(a, s)| (a, s));
+        let undecided = (&self.own_slots, &self.no_guidance);
+        let (ancestors, strength) = decided.as_ref().map_or(undecided, |(a, s)| (a, s));
         let slots = Slots { ids: &self.ids, ancestors, strength };
         let grads = if graded { grads } else { In::none() };
         let y = particle::advance_into(cuda, particles, slots, grads, advance, log_ratio, &mut self.chunks)?;
@@ -166,7 +168,7 @@ impl StepEngine for Queue<'_> {
         })
     }
 
-    /// While the host reads what one step told, the device works on the next.
+    /// While the host reads the record of one step, the device works on the next.
     fn lookahead(&self) -> usize {
         1
     }
@@ -180,7 +182,7 @@ impl StepEngine for Queue<'_> {
         let [mut norms, _, rewards, _, report] = record.parts([n, 2 * n, n, n, self.last.len() - 5 * n]);
         particle::squares_into(cuda, &[input.x], norms.reborrow(), &mut self.chunks)?;
         let scores = Array64::upload(cuda, input.rewards)?;
-        let seen = Seen {
+        let weigh_input = WeighInput {
             log_ratio: self.last.part(4 * n, n),
             narrow: In::none(),
             wide: scores.read(),
@@ -195,7 +197,7 @@ impl StepEngine for Queue<'_> {
             alpha: self.alpha,
             gather: true,
         };
-        self.populations.weigh_into(cuda, seen, weighing, rewards, report)?;
+        self.populations.weigh_into(cuda, weigh_input, weighing, rewards, report)?;
         let numbers: Vec<f64> = record.download(cuda)?;
         let events = weigh::read(&numbers[5 * n..], self.particles);
         let weighed: Vec<Weighed> = events.into_iter().map(|(weighed, _)| weighed).collect();

@@ -87,9 +87,9 @@ pub struct Weighing<'a> {
     pub gather: bool,
 }
 
-/// What an event looks at, a number per slot.
+/// What an event weighs by, a number per slot.
 #[derive(Clone, Copy)]
-pub(super) struct Seen<'a> {
+pub(super) struct WeighInput<'a> {
     pub log_ratio: In<'a, f64>,
     /// Plain rewards, in one of two types.
     pub narrow: In<'a, f32>,
@@ -151,10 +151,10 @@ impl Populations {
     pub fn download(&self, cuda: &Cuda) -> Result<Vec<Population>> {
         let (log_weights, psi) = (self.log_weights.download(cuda)?, self.psi.download(cuda)?);
         let (lambda, log_z) = (self.lambda.download(cuda)?, self.log_z.download(cuda)?);
-        let of = |list: &[f64], b: usize| list[b * self.particles..][..self.particles].to_vec();
+        let of_prompt = |list: &[f64], b: usize| list[b * self.particles..][..self.particles].to_vec();
         let population = |b: usize| Population {
-            log_weights: of(&log_weights, b),
-            psi: of(&psi, b),
+            log_weights: of_prompt(&log_weights, b),
+            psi: of_prompt(&psi, b),
             lambda: lambda[b],
             log_z: log_z[b],
         };
@@ -177,24 +177,24 @@ impl Populations {
         let (prompts, particles) = (self.prompts.len(), self.particles);
         let slots = prompts * particles;
         assert_eq!((log_ratio.len(), rewards.len()), (slots, slots), "one number per slot");
-        let mut record = Array64::alloc(cuda, prompts * numbers(particles))?;
-        let seen = Seen {
+        let mut record = Array64::alloc(cuda, prompts * record_len(particles))?;
+        let input = WeighInput {
             log_ratio: log_ratio.read(),
             narrow: In::none(),
             wide: rewards.read(),
             states: In::none(),
             noises: In::none(),
         };
-        let (ancestors, strength) = self.weigh_into(cuda, seen, weighing, Out::none(), record.write())?;
+        let (ancestors, strength) = self.weigh_into(cuda, input, weighing, Out::none(), record.write())?;
         Ok(Decision { ancestors, strength, record, particles })
     }
 
-    /// The same, with the rewards it weighed by written to `rewards`, and the record to `record`: [`numbers`]
-    /// of each prompt. Returns ancestors and strengths.
+    /// The same, with the rewards it weighed by written to `rewards`, and the record to `record`:
+    /// [`record_len`] numbers of each prompt. Returns ancestors and strengths.
     pub(super) fn weigh_into(
         &mut self,
         cuda: &Cuda,
-        seen: Seen<'_>,
+        input: WeighInput<'_>,
         weighing: Weighing<'_>,
         rewards: Out<'_, f64>,
         record: Out<'_, f64>,
@@ -224,18 +224,18 @@ impl Populations {
             gather: i32::from(gather),
         };
         if particles > ONE_LAUNCH {
-            return self.weigh_rows(cuda, seen, rules.resampler, rewards, record, p);
+            return self.weigh_rows(cuda, input, rules.resampler, rewards, record, p);
         }
         let mut ancestors = cuda.device.alloc(Elem::U32, slots)?;
         let mut strength = cuda.device.alloc(Elem::F32, slots)?;
         cuda.weigh.weigh(
             &cuda.device,
             Launch::line(prompts, particles.next_multiple_of(32) as u32),
-            seen.log_ratio,
-            seen.narrow,
-            seen.wide,
-            seen.states,
-            seen.noises,
+            input.log_ratio,
+            input.narrow,
+            input.wide,
+            input.states,
+            input.noises,
             self.prompts.u32(),
             rewards,
             self.log_weights.write(),
@@ -255,7 +255,7 @@ impl Populations {
     fn weigh_rows(
         &mut self,
         cuda: &Cuda,
-        seen: Seen<'_>,
+        input: WeighInput<'_>,
         resampler: Resampler,
         rewards: Out<'_, f64>,
         mut record: Out<'_, f64>,
@@ -270,11 +270,11 @@ impl Populations {
         cuda.weigh.weigh_rows(
             device,
             Launch::line(prompts, ONE_LAUNCH as u32),
-            seen.log_ratio,
-            seen.narrow,
-            seen.wide,
-            seen.states,
-            seen.noises,
+            input.log_ratio,
+            input.narrow,
+            input.wide,
+            input.states,
+            input.noises,
             rewards,
             self.log_weights.read(),
             self.psi.read(),
@@ -335,8 +335,8 @@ impl Decision {
     }
 }
 
-/// Numbers of one prompt's record.
-pub fn numbers(particles: usize) -> usize {
+/// Length of the record of one prompt.
+pub fn record_len(particles: usize) -> usize {
     HEAD + 4 * particles
 }
 
@@ -363,5 +363,5 @@ pub fn read(record: &[f64], n: usize) -> Vec<(Weighed, f64)> {
         };
         (weighed, head[4])
     };
-    record.chunks_exact(numbers(n)).map(read).collect()
+    record.chunks_exact(record_len(n)).map(read).collect()
 }

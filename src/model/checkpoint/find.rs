@@ -13,7 +13,7 @@ const VARIANTS: [&str; 3] = ["fp16", "bf16", "fp32"];
 pub fn choose<'n>(names: &'n [String], variant: Option<&str>) -> Option<&'n str> {
     let plain =
         STEMS.iter().flat_map(|s| [format!("{s}.safetensors"), format!("{s}.safetensors.index.json")]);
-    let of = |v: &str| {
+    let of_variant = |v: &str| {
         let v = v.to_string();
         STEMS.iter().flat_map(move |s| {
             [
@@ -24,8 +24,8 @@ pub fn choose<'n>(names: &'n [String], variant: Option<&str>) -> Option<&'n str>
         })
     };
     let wanted: Vec<String> = match variant {
-        Some(v) => of(v).collect(),
-        None => plain.chain(VARIANTS.iter().flat_map(|v| of(v))).collect(),
+        Some(v) => of_variant(v).collect(),
+        None => plain.chain(VARIANTS.iter().flat_map(|v| of_variant(v))).collect(),
     };
     wanted.iter().find_map(|w| names.iter().find(|n| *n == w)).map(String::as_str)
 }

@@ -91,11 +91,11 @@ fn stable_diffusion_2_has_heads_per_level() {
     let heads = json!({"attention_head_dim": [5, 10, 20, 20], "use_linear_projection": true,
         "cross_attention_dim": 1024, "upcast_attention": true});
     let config = unet(with(sd1(), heads)).unwrap();
-    let of = |levels: &[Level]| {
+    let heads_of = |levels: &[Level]| {
         levels.iter().filter_map(|l| Some(l.attention.as_ref()?.heads)).collect::<Vec<_>>()
     };
-    assert_eq!(of(&config.down), [5, 10, 20]);
-    assert_eq!(of(&config.up), [20, 10, 5]);
+    assert_eq!(heads_of(&config.down), [5, 10, 20]);
+    assert_eq!(heads_of(&config.up), [20, 10, 5]);
     assert!(matches!(&config.mid, Mid::CrossAttention(a) if a.heads == 20));
     assert_eq!(config.unknown_keys, [""; 0]);
 }

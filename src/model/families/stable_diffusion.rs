@@ -96,14 +96,14 @@ mod tests {
 
     #[test]
     fn old_files_state_half_the_sample_size() {
-        let of = |size: serde_json::Value, version: &str| {
+        let sized = |size: serde_json::Value, version: &str| {
             let json =
                 json!({"cross_attention_dim": 768, "sample_size": size, "_diffusers_version": version});
             sample_size(&UNetConfig::parse("config.json", json.to_string().as_bytes()).unwrap())
         };
-        assert_eq!(of(json!(32), "0.6.0"), Some((64, 64)));
-        assert_eq!(of(json!(32), "0.10.2"), Some((32, 32)));
-        assert_eq!(of(json!(96), "0.6.0"), Some((96, 96)));
-        assert_eq!(of(json!([16, 24]), "0.6.0"), Some((16, 24)));
+        assert_eq!(sized(json!(32), "0.6.0"), Some((64, 64)));
+        assert_eq!(sized(json!(32), "0.10.2"), Some((32, 32)));
+        assert_eq!(sized(json!(96), "0.6.0"), Some((96, 96)));
+        assert_eq!(sized(json!([16, 24]), "0.6.0"), Some((16, 24)));
     }
 }

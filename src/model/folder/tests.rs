@@ -100,13 +100,13 @@ fn the_pipelines_that_can_be_run_are_told_apart() {
     }
     let mut value = xl_index();
     value["force_zeros_for_empty_prompt"] = json!(false);
-    let of = |value: &Value| {
+    let setting = |value: &Value| {
         let folder = ModelFolder::open(model(value).path(), None).unwrap();
         folder.parts().setting("force_zeros_for_empty_prompt", true)
     };
-    assert!(!of(&value).unwrap());
+    assert!(!setting(&value).unwrap());
     value["force_zeros_for_empty_prompt"] = json!("no");
-    fails(of(&value), &["force_zeros_for_empty_prompt is \"no\""]);
+    fails(setting(&value), &["force_zeros_for_empty_prompt is \"no\""]);
 }
 
 #[test]

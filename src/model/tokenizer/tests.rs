@@ -96,16 +96,16 @@ fn what_is_dropped_is_told_in_words() {
 
 #[test]
 fn the_context_is_the_smaller_of_file_and_model() {
-    let of = |length: &str, model| {
+    let context = |length: &str, model| {
         let config = format!("{{\"model_max_length\": {length}}}");
         open(&folder(&[("tokenizer_config.json", &config)]), model).unwrap().context()
     };
-    assert_eq!(of("77", 77), 77);
-    assert_eq!(of("16", 77), 16);
-    assert_eq!(of("77", 32), 32);
-    assert_eq!(of("1000000000000000019884624838656", 77), 77);
-    assert_eq!(of("null", 77), 77);
-    assert_eq!(of("Infinity", 77), 77);
+    assert_eq!(context("77", 77), 77);
+    assert_eq!(context("16", 77), 16);
+    assert_eq!(context("77", 32), 32);
+    assert_eq!(context("1000000000000000019884624838656", 77), 77);
+    assert_eq!(context("null", 77), 77);
+    assert_eq!(context("Infinity", 77), 77);
     fails(&[("tokenizer_config.json", r#"{"model_max_length": "77"}"#)], &["model_max_length is \"77\""]);
     fails(&[("tokenizer_config.json", r#"{"model_max_length": -1}"#)], &["model_max_length is -1"]);
     assert!(open(&folder(&[]), 2).unwrap_err().to_string().contains("no room"));
