@@ -33,10 +33,17 @@ pub fn is_same(record: &Value, one: &OnePrompt<'_>) -> bool {
 /// [`ErrorKind::Io`](crate::ErrorKind::Io) for files that cannot be read any more, or are not
 /// as the program wrote them.
 pub fn answer(folder: &Path, one: &OnePrompt<'_>) -> Result<String> {
-    let path = folder.join(PARTICLES);
-    let lines = read(&path)?;
+    let (path, record) = (folder.join(PARTICLES), folder.join(RECORD));
+    let said: Value =
+        serde_json::from_str(&read(&record)?).map_err(|e| damaged(&record, "it is no JSON").because(e))?;
+    let Some(result) = said.get("result").and_then(Value::as_object) else {
+        return Err(damaged(&record, "it has no result"));
+    };
     let particles: Vec<Map<String, Value>> =
-        lines.lines().map(|line| particle(&path, line)).collect::<Result<_>>()?;
+        read(&path)?.lines().map(|line| particle(&path, line)).collect::<Result<_>>()?;
+    if said.get("chains").and_then(Value::as_u64) != Some(particles.len() as u64) {
+        return Err(damaged(&path, &format!("{} lines, and run.json has another number", particles.len())));
+    }
     let all = one.options.select == Select::All;
     let name = |line: &Map<String, Value>| match (one.options.save, all) {
         (Save::None, _) => None,
@@ -48,12 +55,6 @@ pub fn answer(folder: &Path, one: &OnePrompt<'_>) -> Result<String> {
         return Err(damaged(&path, "no particle in it was returned"));
     }
     let returned = returned.into_iter().map(|line| (name(&line), line)).collect();
-    let path = folder.join(RECORD);
-    let record: Value =
-        serde_json::from_str(&read(&path)?).map_err(|e| damaged(&path, "it is no JSON").because(e))?;
-    let Some(result) = record.get("result").and_then(Value::as_object) else {
-        return Err(damaged(&path, "it has no result"));
-    };
     Ok(one.output_text(folder, result.clone(), returned))
 }
 
