@@ -25,6 +25,8 @@ struct WeighParams {
   double alpha;
   // -log P.
   double uniform;
+  // Largest product of strength and length of the gradient.
+  double bound;
   uint32_t step;
   uint32_t purpose;
   int32_t particles;
@@ -150,6 +152,14 @@ DEVICE double reward_of(int64_t slot, const float* narrow, const double* wide, c
   return reward;
 }
 
+// Strength of the guidance of a slot that continues particle `from`: next / alpha, or as much less as keeps
+// its product with the length of the gradient within the bound. `grads` are squared lengths, 0 without
+// gradients.
+DEVICE float strength_of(const WeighParams& p, double next, const double* grads, int64_t from) {
+  const double full = ratio(next, p.alpha), length = grads ? __dsqrt_rn(grads[from]) : 0.0;
+  return __double2float_rn(is_finite(length) && mul(full, length) > p.bound ? ratio(p.bound, length) : full);
+}
+
 // The head of a prompt's record, and what the prompt carries on. One thread calls.
 DEVICE void conclude(double* row, double* lambda, double* log_z, Lambdas lambdas, double log_sum, double size,
                      bool resampled, bool collapsed) {
@@ -225,15 +235,15 @@ DEVICE int choose(uint64_t weight, int n, int resampler, Draws d, Scratch& share
 
 // Reads of each slot `log_ratio`, the reward (`narrow`, or where that is 0 `wide`), and where they are given
 // the squared lengths of state and noise: where one is not finite the reward is NaN, which `rewards` are
-// told. Updates the state of each prompt: log_weights, psi, lambda, log_z. Writes for the move that follows
-// `ancestors` (index into the batch) and `strength` (lambda_next / alpha), and everything the event decided
-// to `record`: HEAD numbers, then log_weights, increment, twist and ancestors (within the prompt) of each
-// slot.
+// told. `grads` are squared lengths of gradients, or 0. Updates the state of each prompt: log_weights, psi,
+// lambda, log_z. Writes for the move that follows `ancestors` (index into the batch) and `strength`
+// (lambda_next / alpha), and everything the event decided to `record`: HEAD numbers, then log_weights,
+// increment, twist and ancestors (within the prompt) of each slot.
 KERNEL(weigh, (1024),
        (const double* __restrict__ log_ratio, const float* __restrict__ narrow,
         const double* __restrict__ wide, const double* __restrict__ states, const double* __restrict__ noises,
-        const uint32_t* __restrict__ prompts, double* __restrict__ rewards, double* __restrict__ log_weights,
-        double* __restrict__ psi, double* __restrict__ lambdas, double* __restrict__ log_z,
+        const double* __restrict__ grads, const uint32_t* __restrict__ prompts, double* __restrict__ rewards,
+        double* __restrict__ log_weights, double* __restrict__ psi, double* __restrict__ lambdas, double* __restrict__ log_z,
         uint32_t* __restrict__ ancestors, float* __restrict__ strength, double* __restrict__ record,
         WeighParams p)) {
   SHARED(Scratch, memory, 1);
@@ -272,7 +282,7 @@ KERNEL(weigh, (1024),
     log_weights[slot] = resampled ? p.uniform : log_weight;
     psi[slot] = p.gather ? shared.number[from] : twist;
     ancestors[slot] = (uint32_t)(b * n + from);
-    strength[slot] = __double2float_rn(ratio(lambda.next, p.alpha));
+    strength[slot] = strength_of(p, lambda.next, grads, (int64_t)b * n + from);
     double* const list = row + HEAD + me;
     list[0] = log_weight;
     list[n] = increment;
@@ -384,7 +394,7 @@ KERNEL(weigh_rows, (1024),
 // What follows from ancestors, after `weigh_rows`: those that resample.cu has `chosen` (within the prompt)
 // where the event resamples, else every slot its own. Reads and writes about 50 bytes per slot.
 KERNEL(settle, (256),
-       (const uint32_t* __restrict__ chosen, double* __restrict__ log_weights, double* __restrict__ psi,
+       (const uint32_t* __restrict__ chosen, const double* __restrict__ grads, double* __restrict__ log_weights, double* __restrict__ psi,
         uint32_t* __restrict__ ancestors, float* __restrict__ strength, double* __restrict__ record,
         int32_t slots, WeighParams p)) {
   const int32_t slot = (int32_t)(blockIdx.x * 256 + threadIdx.x), n = p.particles;
@@ -397,6 +407,6 @@ KERNEL(settle, (256),
   log_weights[slot] = resampled ? p.uniform : weights[i];
   psi[slot] = twists[p.gather ? from : i];
   ancestors[slot] = (uint32_t)(b * n + from);
-  strength[slot] = __double2float_rn(ratio(row[1], p.alpha));
+  strength[slot] = strength_of(p, row[1], grads, (int64_t)b * n + from);
   row[HEAD + 3 * (int64_t)n + i] = __int2double_rn(from);
 }

@@ -208,7 +208,7 @@ impl<'a> Sampler<'a> {
                     _ => Weights::new(conclusion.weights(&rewards, &chain).log_weights()),
                 };
                 let parts = end.parts.iter().map(|(name, v)| (name.clone(), v[slots.clone()].to_vec()));
-                let sound = population.log_z.is_finite() && conclusion != Conclusion::Best;
+                let sound = population.log_z.is_finite();
                 Ok(Population {
                     seed: self.options.seed,
                     prompt: self.options.prompts[b],

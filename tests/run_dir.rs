@@ -270,7 +270,10 @@ fn a_result_is_replaced_only_by_a_finished_one_and_files_of_the_user_stay() {
     left_by(&third, Status::Interrupted);
     assert_eq!(third.close().unwrap(), dir.folder(8, "a cat"));
     assert_eq!(names(out.path()), ["0007-a-cat", "0008-a-cat"]);
-    assert_eq!(dir.finished().into_iter().map(|(path, _)| path).collect::<Vec<_>>(), [folder]);
+    assert_eq!(
+        dir.finished().expect("a list").into_iter().map(|(path, _)| path).collect::<Vec<_>>(),
+        [folder]
+    );
 }
 
 /// Where the process ended between the two renames of an exchange, or before the old files were gone.

@@ -18,10 +18,11 @@ use das_cuda::method::{
 };
 use das_cuda::noise::{Key, Purpose, fill_normals};
 use das_cuda::sampler::{Compat, Need, NonFinite, OnNan, Options, Population, PromptStep, Quantity, Sampler};
-use das_cuda::smc::{Resampler, Rules, Tempering, log_sum_exp};
+use das_cuda::smc::{Guidance, Resampler, Rules, Tempering, log_sum_exp};
 use das_cuda::tensor::{HostSlice, Shape};
 use das_cuda::{Error, ErrorKind};
 use laws::{Closed, Gaussian, Grid, Law, Lookahead, Seen, agree, mean_and_error};
+use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 
 const SEED: u64 = 20;
 
@@ -47,7 +48,7 @@ fn lcm_chain() -> Schedule {
 const UNIT: Gaussian = Gaussian { variance: 1.7, slope: 0.9 };
 
 fn rules(tempering: Tempering, resampler: Resampler, ess_threshold: f64) -> Rules {
-    Rules { tempering, resampler, ess_threshold }
+    Rules { tempering, resampler, ess_threshold, guidance: Guidance::default() }
 }
 
 fn options(method: &'static dyn Method, rules: Rules, prompts: u32, particles: usize) -> Options {
@@ -106,10 +107,53 @@ fn the_estimate_of_z_is_unbiased() {
             assert!(z.abs() < 5.0, "{name}, threshold {threshold}: z = {z}");
         }
     }
+    for (max_shift, threshold) in [(0.1, 2.0), (0.1, 0.0), (0.02, 0.5)] {
+        let bounded = Rules {
+            guidance: Guidance { max_shift: Some(max_shift) },
+            ..rules(Tempering::None, Resampler::Ssp, threshold)
+        };
+        let z = z_of_gaussian(&ddim, options(&Tds, bounded, 3000, 8));
+        println!("tds, shifts of at most {max_shift}, threshold {threshold}: z = {z:.2}");
+        assert!(z.abs() < 5.0, "shifts of at most {max_shift}: z = {z}");
+    }
     let start = Options { tempering_start: 0.4, ..options(&Das, rules(EXP, Resampler::Ssp, 2.0), 3000, 8) };
     let z = z_of_gaussian(&ddim, start);
     println!("das from 40 % on: z = {z:.2}");
     assert!(z.abs() < 5.0, "starting late: z = {z}");
+}
+
+/// The true log Z lies within two reported errors of the estimate in at least 90 % of the runs that report
+/// one, and most runs do: 16 particles, log-weights of standard deviation 0.3, 0.6 and 1.2 under plain
+/// sampling.
+#[test]
+fn the_error_of_log_z_covers_the_truth() {
+    let schedule = chain(20);
+    let exact_variance = UNIT.slope * UNIT.slope * UNIT.end(&schedule);
+    for (name, method, tempering) in [
+        ("none", &Plain as &'static dyn Method, EXP),
+        ("best-of-n", &BestOfN, EXP),
+        ("bootstrap", &Bootstrap, EXP),
+        ("das", &Das, EXP),
+    ] {
+        for scatter in [0.3, 0.6, 1.2] {
+            let (cpu, alpha) = (Cpu::new(), exact_variance.sqrt() / scatter);
+            let target = Closed::new(&cpu, UNIT);
+            let run = options(method, rules(tempering, Resampler::Ssp, 0.5), 1000, 16);
+            let (_, ends) = record(&target, &schedule, Options { alpha, ..run });
+            let exact = 0.5 * exact_variance / (alpha * alpha);
+            let told: Vec<(f64, f64)> =
+                ends.iter().filter_map(|end| Some((end.log_z, end.log_z_error?))).collect();
+            let covered = told.iter().filter(|(z, error)| (z - exact).abs() <= 2.0 * error).count();
+            let share = covered as f64 / told.len() as f64;
+            println!(
+                "{name}, scatter {scatter}: {} of 1000 runs tell, {:.1} % cover",
+                told.len(),
+                100.0 * share
+            );
+            assert!(share >= 0.9, "{name}, scatter {scatter}: {share}");
+            assert!(told.len() > 800, "{name}, scatter {scatter}: only {} tell", told.len());
+        }
+    }
 }
 
 /// The authors' bookkeeping (twist and gradient stay in their slots) is biased, and this test sees it
@@ -152,11 +196,11 @@ fn an_exact_twist_makes_the_weights_constant() {
     }
 }
 
-/// The error of log Z that one run reports, before it is cut at 0: with multinomial resampling at every step
-/// its square times Z^2 has the variance of the estimate of Z as its mean (Lee, Whiteley 2018). Both sides
-/// are measured over the same 6000 runs.
+/// What the genealogy says of the error of log Z, before it is cut at 0: with multinomial resampling at every
+/// step its square times Z^2 has the variance of the estimate of Z as its mean (Lee, Whiteley 2018). Both
+/// sides are measured over the same 6000 runs. What a run reports is no less.
 #[test]
-fn the_reported_error_of_log_z_is_right() {
+fn the_genealogy_knows_the_variance_of_z() {
     let (cpu, schedule, particles) = (Cpu::new(), chain(8), 64);
     let target = Closed::new(&cpu, UNIT);
     let rules = rules(Tempering::Exp { gamma: 0.1 }, Resampler::Multinomial, 2.0);
@@ -169,11 +213,7 @@ fn the_reported_error_of_log_z_is_right() {
         let alike: f64 = of_root.iter().map(|w| w * w).sum();
         let n = particles as f64;
         let square = 1.0 - (n / (n - 1.0)).powi(9) * (1.0 - alike);
-        match end.log_z_error {
-            Some(error) => assert!((error - square.max(0.0).sqrt()).abs() < 1e-9),
-            // Not told where it is no error bar.
-            None => assert!(square < 1e-9 || alike > 0.5 - 1e-9, "{square} {alike}"),
-        }
+        assert!(end.log_z_error.is_none_or(|error| error > square.max(0.0).sqrt()));
         square * (2.0 * end.log_z).exp()
     };
     let reported: Vec<f64> = ends.iter().map(uncut).collect();
@@ -831,9 +871,10 @@ fn a_method_that_contradicts_itself_is_refused() {
     }
 }
 
-/// Of plain chains it is the delta method's: the relative error of a mean of `exp(r / alpha)`.
+/// Of plain chains it is the delta method's, the relative error of a mean of `exp(r / alpha)`, times the
+/// quantile of Student's t over that of the normal distribution (an expansion, off by less than 1e-4 here).
 #[test]
-fn plain_chains_have_an_error_of_log_z_and_the_best_of_them_has_none() {
+fn plain_chains_have_the_error_of_a_mean() {
     let (cpu, schedule) = (Cpu::new(), chain(6));
     let target = Closed::new(&cpu, Grid);
     let run = |method: &'static dyn Method, particles| {
@@ -844,9 +885,14 @@ fn plain_chains_have_an_error_of_log_z_and_the_best_of_them_has_none() {
     let w: Vec<f64> = end.rewards.iter().map(|r| (r / 2.0).exp()).collect();
     let (mean, error) = mean_and_error(&w);
     let found = end.log_z_error.expect("many roots");
-    assert!((found / (error / mean) - 1.0).abs() < 1e-12, "{found} and {}", error / mean);
+    let size = w.iter().sum::<f64>().powi(2) / w.iter().map(|w| w * w).sum::<f64>();
+    let t = StudentsT::new(0.0, 1.0, size - 1.0).expect("a distribution").inverse_cdf(0.975);
+    let factor = t / Normal::standard().inverse_cdf(0.975);
+    println!("{size:.1} particles by weight, factor {factor:.4}");
+    assert!((found / (error / mean) / factor - 1.0).abs() < 1e-3, "{found} and {} x {factor}", error / mean);
+    assert!(factor > 1.02, "a test that says nothing: {factor}");
     assert_eq!(run(&Plain, 1).log_z_error, None);
-    assert_eq!(run(&BestOfN, 40).log_z_error, None);
+    assert_eq!(run(&BestOfN, 40).log_z_error, end.log_z_error);
     assert!(run(&Das, 40).log_z_error.is_some());
 }
 

@@ -156,6 +156,9 @@ pub struct Sample {
     /// Resample when the effective sample size falls below this fraction of the particles [default: 0.5]
     #[arg(long, value_name = "F", help_heading = "Alignment")]
     pub ess_threshold: Option<f64>,
+    /// Bound on the guided shift of a move, in standard deviations of its noise; inf for none [default: inf]
+    #[arg(long, value_name = "C", help_heading = "Alignment")]
+    pub max_shift: Option<f64>,
     /// What to do about values that are not finite: drop the particle (and say so) or abort with exit code 5
     #[arg(long, default_value_t = OnNan::Drop, value_name = "drop|abort", help_heading = "Alignment")]
     pub on_nan: OnNan,

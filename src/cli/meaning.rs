@@ -41,6 +41,7 @@ fn of_method(args: &Sample) -> Result<()> {
         ("--resample", args.resample.is_some(), method.weighs()),
         ("--tempering-start", args.tempering_start != 0.0, method.weighs()),
         ("--ess-threshold", args.ess_threshold.is_some(), method.weighs()),
+        ("--max-shift", args.max_shift.is_some(), method.differentiates()),
         ("--kl", args.kl.is_some(), method.conclusion() != Conclusion::Keep),
         ("--checkpointing on", args.checkpointing == Checkpointing::On, method.differentiates()),
     ];

@@ -193,6 +193,9 @@ fn sample(args: &Sample, builder: &SessionBuilder) -> Result<SampleOptions> {
     if let Some(threshold) = args.ess_threshold {
         options = options.ess_threshold(threshold);
     }
+    if let Some(most) = args.max_shift {
+        options = options.max_shift(most);
+    }
     // Rates of the fixed schedules depend on the number of guided steps.
     options.check()?;
     let guided = options.guided_steps();

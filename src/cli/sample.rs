@@ -39,7 +39,7 @@ pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
 
     let (mut session, options) = open(options)?;
     let files = record::files(&options, &session)?;
-    let finished = if options.skip_finished { out.finished() } else { Vec::new() };
+    let finished = if options.skip_finished { out.finished()? } else { Vec::new() };
     let steps = options.steps as u64 + 1;
     let mut progress = Progress::new(draws(&options).count() as u64 * steps, options.quiet);
     draws(&options).try_for_each(|(prompt, draw, number)| {
@@ -209,10 +209,17 @@ impl OnePrompt<'_> {
                 return Err(self.interrupted("after", step.step + 1, transitions));
             }
         }
-        run.conclude().map(|mut samples| samples.swap_remove(0)).map_err(|e| match e.kind() {
+        let mut samples = run.conclude().map_err(|e| match e.kind() {
             ErrorKind::Numerical => e.addition("trace.jsonl says where"),
             _ => e,
-        })
+        })?;
+        let samples = samples.swap_remove(0);
+        for warning in samples.warnings() {
+            let warning = flags::named(&warning);
+            progress.warn(&warning);
+            current.warn(&warning);
+        }
+        Ok(samples)
     }
 
     fn interrupted(&self, when: &str, step: usize, steps: usize) -> Error {

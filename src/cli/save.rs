@@ -40,6 +40,7 @@ impl OnePrompt<'_> {
         let (population, pictures) = (&samples.population, &samples.pictures);
         let best = match options.select {
             Select::Draw => population.draw(),
+            Select::Reward => population.best_reward(),
             Select::Argmax | Select::All => population.best(),
         };
         // Where judging fails, the pictures are still worth keeping.
@@ -67,10 +68,10 @@ impl OnePrompt<'_> {
         if let Some(e) = failed {
             return Err(e);
         }
-        let result = self.result(session, population, &lines[best]);
+        let result = self.result(session, samples, &lines[best]);
         let returned = match options.select {
             Select::All => lines.into_iter().map(|line| (line.path.clone(), fields(&line))).collect(),
-            Select::Argmax | Select::Draw => vec![(shown, fields(&lines[best]))],
+            Select::Argmax | Select::Reward | Select::Draw => vec![(shown, fields(&lines[best]))],
         };
         Ok(Saved { result, returned })
     }
@@ -107,7 +108,8 @@ impl OnePrompt<'_> {
         }
     }
 
-    fn result(&self, session: &Session, population: &Population, best: &ParticleLine) -> Map<String, Value> {
+    fn result(&self, session: &Session, samples: &Samples, best: &ParticleLine) -> Map<String, Value> {
+        let population = &samples.population;
         object(json!({
             "best": best.index,
             "weight": best.weight,
@@ -116,6 +118,9 @@ impl OnePrompt<'_> {
             "eval_rewards": best.eval_rewards,
             "log_z": population.log_z,
             "log_z_error": population.log_z_error,
+            "ess": population.ess(),
+            "roots_alive": population.roots_alive(),
+            "distinct_pictures": samples.distinct_pictures(),
             "peak_bytes": session.backend().memory().peak,
         }))
     }

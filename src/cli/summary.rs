@@ -39,7 +39,7 @@ impl Summary {
             (_, Some((mean, best))) => format!("reward {mean:.3} (best {best:.3})"),
             (_, None) => "no reward".into(),
         };
-        let error = population.log_z_error.map_or("(error unknown)".into(), |error| format!("+- {error:.2}"));
+        let error = population.log_z_error.map_or("(unreliable)".into(), |error| format!("+- {error:.2}"));
         format!(
             "{}: {reward}, log Z {:.2} {error}, distinct roots {} of {}, {:.1} s",
             folder.display(),

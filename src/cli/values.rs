@@ -11,6 +11,8 @@ use crate::session::Device;
 pub enum Select {
     /// The particle of largest weight
     Argmax,
+    /// The particle of largest final reward, whatever its weight: no sample of the target
+    Reward,
     /// One draw from the weights: an asymptotically exact sample of the target
     Draw,
     /// Every particle; its weight is in --json and in particles.jsonl

@@ -3,7 +3,7 @@
 
 use super::vocabulary::{Circumstances, Drift, Method, Potential};
 use crate::error::{Error, Result};
-use crate::smc::{Resampler, Rules, Tempering};
+use crate::smc::{Guidance, Resampler, Rules, Tempering};
 
 /// As [`Das`](super::Das), with the full reward from the first guided step on.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +23,12 @@ impl Method for Tds {
         Drift::Gradient
     }
     fn rules(&self, _guided: usize) -> Rules {
-        Rules { tempering: Tempering::None, resampler: Resampler::Systematic, ess_threshold: 0.5 }
+        Rules {
+            tempering: Tempering::None,
+            resampler: Resampler::Systematic,
+            ess_threshold: 0.5,
+            guidance: Guidance::default(),
+        }
     }
     fn check(&self, run: &Circumstances<'_>) -> Result<()> {
         if run.rules.tempering != Tempering::None {

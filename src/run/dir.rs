@@ -133,23 +133,37 @@ impl OutDir {
         Ok(RunDir { _lock: lock(&path)?, out: self.clone(), prompt: prompt.into(), path, old })
     }
 
-    /// The folders of finished runs with their `run.json`, by number.
-    pub fn finished(&self) -> Vec<(PathBuf, Value)> {
-        let mut all: Vec<_> = self.numbered().into_iter().collect();
+    /// The folders of finished runs with their `run.json`, by number; none where the directory is not there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the directory, where it cannot be listed.
+    pub fn finished(&self) -> Result<Vec<(PathBuf, Value)>> {
+        let mut all = match self.numbered() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            listed => listed.map_err(|e| unlisted(&self.path, e))?,
+        };
         all.sort();
-        let record = |(_, path): (usize, PathBuf)| Some((path.clone(), finished(&path)?));
-        all.into_iter().filter_map(record).collect()
+        let mut records = Vec::new();
+        for (_, path) in all {
+            let record = finished(&path).map_err(|e| unlisted(&path, e))?;
+            records.extend(record.map(|record| (path, record)));
+        }
+        Ok(records)
     }
 
     /// The folders with a number, in any order.
-    fn numbered(&self) -> Vec<(usize, PathBuf)> {
-        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
-        entries.filter_map(|entry| Some((number(entry.file_name().to_str()?)?, entry.path()))).collect()
+    fn numbered(&self) -> io::Result<Vec<(usize, PathBuf)>> {
+        let mut all = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            all.extend(entry.file_name().to_str().and_then(number).map(|number| (number, entry.path())));
+        }
+        Ok(all)
     }
 
     fn new_folder(&self, wanted: usize, prompt: &str) -> io::Result<PathBuf> {
         loop {
-            let taken: Vec<usize> = self.numbered().into_iter().map(|(number, _)| number).collect();
+            let taken: Vec<usize> = self.numbered()?.into_iter().map(|(number, _)| number).collect();
             let number = match taken.iter().max() {
                 Some(largest) if taken.contains(&wanted) => largest.checked_add(1).ok_or_else(full)?,
                 _ => wanted,
@@ -186,6 +200,12 @@ impl OutDir {
     }
 }
 
+fn unlisted(path: &Path, e: io::Error) -> Error {
+    Error::io(format!("{}: cannot be listed or read", path.display()))
+        .because(e)
+        .advice("check its permissions, or give another directory with `output`")
+}
+
 /// For a folder that somebody has given the largest number there is.
 fn full() -> io::Error {
     io::Error::other(format!("there is no number after {}", usize::MAX))
@@ -219,10 +239,14 @@ fn lock(path: &Path) -> Result<Lock> {
 }
 
 /// `run.json` of a folder whose run has finished.
-fn finished(folder: &Path) -> Option<Value> {
-    let text = fs::read_to_string(folder.join(RECORD)).ok()?;
-    let record: Value = serde_json::from_str(&text).ok()?;
-    (record["status"] == serde_json::json!(Status::Finished)).then_some(record)
+fn finished(folder: &Path) -> io::Result<Option<Value>> {
+    let text = match fs::read(folder.join(RECORD)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text?,
+    };
+    // What a program cut off has left is not finished.
+    let record: Option<Value> = serde_json::from_slice(&text).ok();
+    Ok(record.filter(|record| record["status"] == serde_json::json!(Status::Finished)))
 }
 
 fn unwritable(path: &Path, e: io::Error) -> Error {
@@ -322,7 +346,9 @@ impl RunDir {
         let Some(old) = &self.old else { return Ok(self.path.clone()) };
         let failed = |e| unwritable(&old.path, e);
         let _folders = self.out.lock_folders().map_err(failed)?;
-        let target = if finished(&self.path).is_some() || finished(&old.path).is_none() {
+        // An earlier record that cannot be read may be of a result that is finished.
+        let result = finished(&self.path).map_err(failed)?.is_some();
+        let target = if result || matches!(finished(&old.path), Ok(None)) {
             let aside = hidden(&old.path, "old");
             fs::rename(&old.path, &aside).map_err(failed)?;
             old.path.clone()

@@ -71,8 +71,9 @@ impl<'a> Host<'a> {
         self.backend.gather(&self.backend.stack(&[grad, &zero])?, &rows)
     }
 
-    /// Ancestor (index into the batch) and strength of the guidance of each slot.
-    fn choices(&self, weighed: &[Weighed]) -> (Vec<u32>, Vec<f32>) {
+    /// Ancestor (index into the batch) and strength of the guidance of each slot, for a move of particles
+    /// whose gradients have the squared lengths `grads` (empty without gradients).
+    fn choices(&self, weighed: &[Weighed], grads: &[f64], advance: &Advance<'_>) -> (Vec<u32>, Vec<f32>) {
         let slots = self.prompts.len() * self.particles;
         if weighed.is_empty() {
             return ((0..slots as u32).collect(), vec![0.0; slots]);
@@ -80,9 +81,19 @@ impl<'a> Host<'a> {
         let firsts = (0..slots as u32).step_by(self.particles);
         let of_prompt =
             |(w, first): (&Weighed, u32)| w.ancestors.iter().map(|a| first + a).collect::<Vec<u32>>();
-        let ancestors = weighed.iter().zip(firsts).flat_map(of_prompt).collect();
-        let strength = |w: &Weighed| std::iter::repeat_n((w.lambda_next / self.alpha) as f32, self.particles);
-        (ancestors, weighed.iter().flat_map(strength).collect())
+        let ancestors: Vec<u32> = weighed.iter().zip(firsts).flat_map(of_prompt).collect();
+        let bound = self.rules.guidance.bound(f64::from(advance.kappa), f64::from(advance.variance));
+        let strength = (0..slots).map(|slot| {
+            // Whose gradient moves the particle in this slot.
+            let from = match self.compat {
+                Compat::Paper => ancestors[slot] as usize,
+                Compat::Reference => slot,
+            };
+            let squared_norm = grads.get(from).copied().unwrap_or_default();
+            smc::strength(weighed[slot / self.particles].lambda_next, self.alpha, bound, squared_norm)
+        });
+        let strength = strength.collect();
+        (ancestors, strength)
     }
 
     /// Gathers and moves all particles.
@@ -128,7 +139,7 @@ impl StepEngine for Host<'_> {
             None => None,
         };
         let particles = Particles { grad: grad.as_ref(), ..particles };
-        let (ancestors, strength) = self.choices(&report.weighed);
+        let (ancestors, strength) = self.choices(&report.weighed, &report.grads, &advance);
         let (x, log_ratio) = self.advance(particles, &ancestors, &strength, advance)?;
         self.state.advance(&report.weighed, log_ratio);
         self.report = Some(report);

@@ -80,7 +80,7 @@ impl Sampler<'_> {
     fn record_weighed(&mut self, b: usize, weighed: Weighed, reward: Vec<f64>) -> PromptStep {
         let last = self.next == self.schedule.len();
         if !last {
-            self.families[b].push(&weighed.ancestors, weighed.resampled);
+            self.families[b].push(&weighed.ancestors, weighed.resampled.then_some(weighed.ess));
         }
         let (mut log_weights, mut ess) = (weighed.log_weights, weighed.ess);
         let conclusion = self.options.method.conclusion();
@@ -110,7 +110,7 @@ impl Sampler<'_> {
     fn record_unweighed(&mut self, b: usize) -> PromptStep {
         let particles = self.options.particles;
         let ancestors: Vec<u32> = (0..particles as u32).collect();
-        self.families[b].push(&ancestors, false);
+        self.families[b].push(&ancestors, None);
         let population = &self.engine.state().populations[b];
         PromptStep {
             prompt: self.options.prompts[b],

@@ -75,9 +75,9 @@ impl Snapshot {
         let (mut ancestors, mut resampled) = (Vec::new(), Vec::new());
         for k in 0..steps {
             for family in &self.families {
-                let (of_step, whether) = family.step(k);
+                let (of_step, size) = family.step(k);
                 ancestors.extend_from_slice(of_step);
-                resampled.push(whether);
+                resampled.push(size.unwrap_or_default());
             }
         }
         let Shape { n, h, w, c } = self.shape;
@@ -92,7 +92,7 @@ impl Snapshot {
             ("log_z", Dtype::F64, vec![prompts], per_prompt(|p| p.log_z)),
             ("dead", Dtype::U8, vec![prompts, particles], flags(&mut self.dead.iter().copied())),
             ("ancestors", Dtype::U32, vec![steps, prompts, particles], ancestors),
-            ("resampled", Dtype::U8, vec![steps, prompts], flags(&mut resampled.into_iter())),
+            ("resampled", Dtype::F64, vec![steps, prompts], le(&resampled)),
         ];
         let encode = |e: &dyn std::fmt::Display| Error::io(format!("the snapshot cannot be encoded: {e}"));
         let views = tensors.iter().map(|(name, dtype, shape, data)| {
@@ -144,7 +144,7 @@ impl Snapshot {
         let (of_log_z, log_z) = tensor("log_z", Dtype::F64, 1)?;
         let (of_dead, dead) = tensor("dead", Dtype::U8, 2)?;
         let (of_ancestors, ancestors) = tensor("ancestors", Dtype::U32, 3)?;
-        let (of_resampled, resampled) = tensor("resampled", Dtype::U8, 2)?;
+        let (of_resampled, resampled) = tensor("resampled", Dtype::F64, 2)?;
         let (prompts, particles, steps) = (shape[0], shape[1], of_ancestors[0]);
         let fits = [&of_psi, &of_ratio, &of_dead].iter().all(|s| **s == shape)
             && [&of_lambda, &of_log_z].iter().all(|s| **s == [prompts])
@@ -155,8 +155,9 @@ impl Snapshot {
         if !fits || ancestors.iter().any(|&a| a as usize >= particles) {
             return Err(Error::io("the snapshot is damaged: its tensors do not fit together"));
         }
-        let [log_weights, psi, log_ratio, lambda, log_z] =
-            [log_weights, psi, log_ratio, lambda, log_z].map(|list| numbers(&list, f64::from_le_bytes));
+        let [log_weights, psi, log_ratio, lambda, log_z, resampled] =
+            [log_weights, psi, log_ratio, lambda, log_z, resampled]
+                .map(|list| numbers(&list, f64::from_le_bytes));
         let rows = |list: &[f64], b: usize| list[b * particles..][..particles].to_vec();
         let population = |b: usize| Population {
             log_weights: rows(&log_weights, b),
@@ -168,7 +169,10 @@ impl Snapshot {
             let mut family = Genealogy::new(particles);
             for k in 0..steps {
                 let at = k * prompts + b;
-                family.push(&ancestors[at * particles..][..particles], resampled[at] != 0);
+                family.push(
+                    &ancestors[at * particles..][..particles],
+                    Some(resampled[at]).filter(|&size| size > 0.0),
+                );
             }
             family
         };
@@ -198,7 +202,7 @@ fn numbers<T, const N: usize>(bytes: &[u8], read: fn([u8; N]) -> T) -> Vec<T> {
 fn fingerprint(options: &Options, schedule: &Schedule, latents: Shape) -> BTreeMap<String, String> {
     let Options { seed, prompts, particles, alpha, method, rules, tempering_start, on_nan: _, compat } =
         options;
-    let list: [(&str, String); 11] = [
+    let list: [(&str, String); 12] = [
         ("seed", seed.to_string()),
         ("prompts", format!("{prompts:?}")),
         ("particles", particles.to_string()),
@@ -207,6 +211,7 @@ fn fingerprint(options: &Options, schedule: &Schedule, latents: Shape) -> BTreeM
         ("tempering", format!("{:?}", rules.tempering)),
         ("resampler", rules.resampler.to_string()),
         ("ess_threshold", format!("{:?}", rules.ess_threshold)),
+        ("max_shift", format!("{:?}", rules.guidance.max_shift)),
         ("tempering_start", format!("{tempering_start:?}")),
         ("compat", format!("{compat:?}")),
         ("latents", latents.with_n(1).to_string()),

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::method::{Das, Method};
 use crate::model::pipeline::Size;
 use crate::sampler::{self, Compat, OnNan, late_start};
-use crate::smc::{Resampler, Rules, Tempering};
+use crate::smc::{Guidance, Resampler, Rules, Tempering};
 
 /// Most particles per prompt: ancestors and file names are made for this many.
 const MOST_PARTICLES: usize = 1 << 20;
@@ -101,6 +101,7 @@ pub struct SampleOptions {
     pub(super) tempering: Option<Tempering>,
     pub(super) resampler: Option<Resampler>,
     pub(super) ess_threshold: Option<f64>,
+    pub(super) max_shift: Option<f64>,
     pub(super) tempering_start: f64,
     pub(super) on_nan: OnNan,
     pub(super) compat: Compat,
@@ -144,6 +145,7 @@ impl SampleOptions {
             tempering: None,
             resampler: None,
             ess_threshold: None,
+            max_shift: None,
             tempering_start: 0.0,
             on_nan: OnNan::Drop,
             compat: Compat::Paper,
@@ -181,6 +183,9 @@ impl SampleOptions {
         /// Resample when the effective sample size falls below this fraction of the particles; else the
         /// method's own.
         ess_threshold: f64 => Some(ess_threshold);
+        /// Bound on the guided shift of a move, in standard deviations of its noise, above 0; infinite for
+        /// none; else the method's own.
+        max_shift: f64 => Some(max_shift);
         /// Fraction of the steps before any reward is computed, in [0, 1).
         tempering_start: f64 => tempering_start;
         /// What to do about values that are not finite.
@@ -234,6 +239,10 @@ impl SampleOptions {
             tempering: self.tempering.unwrap_or(own.tempering),
             resampler: self.resampler.unwrap_or(own.resampler),
             ess_threshold: self.ess_threshold.unwrap_or(own.ess_threshold),
+            guidance: match self.max_shift {
+                Some(most) => Guidance { max_shift: most.is_finite().then_some(most) },
+                None => own.guidance,
+            },
         }
     }
 
@@ -279,6 +288,11 @@ impl SampleOptions {
         }
         in_range("cfg_scale", self.cfg_scale, 1e4)?;
         in_range("ess_threshold", self.ess_threshold.unwrap_or_default(), 1.0)?;
+        if self.max_shift.is_some_and(|most| most.is_nan() || most <= 0.0) {
+            return Err(Error::usage("a bound of the guided shift that is not above 0 leaves no guidance")
+                .option("max_shift")
+                .advice("give `max_shift` a number above 0, such as 1, or use `method` bootstrap"));
+        }
         if self.micro_batch == Some(0) {
             return Err(Error::usage("`micro_batch` 0 would compute nothing")
                 .option("micro_batch")

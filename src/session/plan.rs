@@ -140,6 +140,7 @@ impl SessionBuilder {
             tempering: None,
             resampler: None,
             ess_threshold: None,
+            max_shift: None,
             tempering_start: 0.0,
             ..plain
         };

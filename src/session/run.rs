@@ -1,5 +1,7 @@
 //! A run: the particles of some prompts on their way.
 
+use std::collections::BTreeSet;
+
 use crate::backend::Memory;
 use crate::engine::EngineBackend;
 use crate::error::{Error, Result};
@@ -25,10 +27,30 @@ pub struct Samples {
     pub pictures: Vec<Picture>,
 }
 
+/// With fewer initial particles that have descendants a population has collapsed.
+const FEW_ROOTS: usize = 4;
+
 impl Samples {
     /// The particle of largest weight.
     pub fn best(&self) -> usize {
         self.population.best()
+    }
+    /// What the user should know of the population at its end: that few initial particles have descendants.
+    pub fn warnings(&self) -> Vec<String> {
+        let (particles, roots) = (self.population.rewards.len(), self.population.roots_alive());
+        if roots >= FEW_ROOTS.min(particles) {
+            return Vec::new();
+        }
+        vec![format!(
+            "the {particles} particles descend from {roots} initial one{}: the pictures are alike, and weights and log Z say \
+             little. More survive with a larger `alpha` or more `particles`, with a smaller `ess_threshold` or a \
+             bound on the guidance (`max_shift`)",
+            if roots == 1 { "" } else { "s" }
+        )]
+    }
+    /// How many of the pictures differ from all others before them, pixel by pixel.
+    pub fn distinct_pictures(&self) -> usize {
+        self.pictures.iter().map(|picture| &picture.rgb).collect::<BTreeSet<_>>().len()
     }
     /// The picture of the particle of largest weight.
     pub fn best_picture(&self) -> &Picture {

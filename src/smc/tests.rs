@@ -10,7 +10,12 @@ fn stream() -> Uniforms {
 }
 
 fn rules(ess_threshold: f64) -> Rules {
-    Rules { tempering: Tempering::None, resampler: Resampler::Ssp, ess_threshold }
+    Rules {
+        tempering: Tempering::None,
+        resampler: Resampler::Ssp,
+        ess_threshold,
+        guidance: Guidance::default(),
+    }
 }
 
 fn event(rules: &Rules, at: &Population, event: Event, ratio: &[f64], potential: &[f64]) -> Weighed {
@@ -190,4 +195,23 @@ fn adaptive_lambda_rises_to_one() {
         let end = weigh(&rules, &at, Event::Final, &vec![0.0; n], &potential, &mut || 0.5);
         assert_eq!((end.lambda, end.lambda_next), (1.0, 1.0));
     }
+}
+
+#[test]
+fn a_long_shift_is_shortened_to_its_bound() {
+    let guidance = Guidance { max_shift: Some(1.5) };
+    let (kappa, variance) = (0.5, 0.04);
+    let bound = guidance.bound(kappa, variance);
+    for length in [0.0, 0.1, 10.0, 1e6] {
+        let s = f64::from(strength(0.8, 0.2, bound, length * length));
+        let shift = kappa * variance.sqrt() * s * length;
+        // The strength is rounded to f32.
+        assert!(shift <= 1.5 * (1.0 + 1e-7) && s <= 4.0, "length {length}: {s}, shift {shift}");
+        assert!(s == 4.0 || (shift / 1.5 - 1.0).abs() < 1e-7, "length {length}: {s}, shift {shift}");
+    }
+    // A gradient that is not finite is not followed; without a bound, and without noise, nothing changes.
+    assert_eq!(strength(0.8, 0.2, bound, f64::INFINITY), 4.0);
+    assert_eq!(strength(0.8, 0.2, bound, f64::NAN), 4.0);
+    assert_eq!(strength(0.8, 0.2, Guidance::default().bound(kappa, variance), 1e12), 4.0);
+    assert_eq!(strength(0.8, 0.2, guidance.bound(kappa, 0.0), 1e12), 4.0);
 }

@@ -17,7 +17,7 @@ fn keys(object: &Value) -> Vec<&str> {
 }
 
 /// Options that decide the particles and which of them is returned.
-const DECIDING: [&str; 24] = [
+const DECIDING: [&str; 25] = [
     "prompt",
     "negative_prompt",
     "index",
@@ -39,6 +39,7 @@ const DECIDING: [&str; 24] = [
     "tempering_start",
     "resample",
     "ess_threshold",
+    "max_shift",
     "on_nan",
     "compat",
     "select",
@@ -118,7 +119,19 @@ fn a_run_leaves_a_complete_record() {
     let result = &record["result"];
     assert_eq!(
         keys(result),
-        ["best", "weight", "reward", "rewards", "eval_rewards", "log_z", "log_z_error", "peak_bytes"]
+        [
+            "best",
+            "weight",
+            "reward",
+            "rewards",
+            "eval_rewards",
+            "log_z",
+            "log_z_error",
+            "ess",
+            "roots_alive",
+            "distinct_pictures",
+            "peak_bytes"
+        ]
     );
     assert!(result["rewards"]["aesthetic"].is_number() && result["eval_rewards"]["gold"].is_number());
 }
@@ -191,6 +204,7 @@ fn every_option_is_recorded() {
         (&["--tempering-start", "0.4"], "tempering_start", json!(0.4)),
         (&["--resample", "residual"], "resample", json!("residual")),
         (&["--ess-threshold", "0.7"], "ess_threshold", json!(0.7)),
+        (&["--max-shift", "2.5"], "max_shift", json!(2.5)),
         (&["--on-nan", "abort"], "on_nan", json!("abort")),
         (&["--compat", "reference"], "compat", json!("reference")),
         (&["--select", "draw"], "select", json!("draw")),

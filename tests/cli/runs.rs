@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -111,6 +112,19 @@ fn finished_results_are_not_drawn_again_if_asked() {
     assert_eq!(folders(&out).len(), 4, "another choice is another result: {all}");
     let other = succeeds(sample(&out, &list(&["--skip-finished", "--seed", "7"])));
     assert_eq!(folders(&out).len(), 6, "another seed is another result: {other}");
+}
+
+/// A directory that cannot be listed is an error: where its folders are not known, none can be made.
+#[test]
+fn a_directory_that_cannot_be_listed_is_named() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let out = dir.path().join("out");
+    succeeds(sample(&out, &[&["-p", "a star"], &PLAIN[..]].concat()));
+    // Fewer open files than listing takes.
+    let program = program().get_program().to_owned();
+    let line = "ulimit -n 4; exec \"$0\" sample -p 'a star' --proposal none -o \"$1\"";
+    let output = Command::new("sh").arg("-c").arg(line).arg(program).arg(&out).output().expect("a shell");
+    fails(output, 1, &[text(&out)]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use das_cuda::model::folder::ModelFolder;
 use das_cuda::model::pipeline::{Pipeline, Prompt};
 use das_cuda::reward::{self, Reward};
 use das_cuda::sampler::{Compat, Evaluation, FinalScores, Need, OnNan, Options, Sampler, Target};
-use das_cuda::smc::{Floor, Resampler, Rules, Tempering};
+use das_cuda::smc::{Floor, Guidance, Resampler, Rules, Tempering};
 use das_cuda::target::{Diffusion, Settings};
 use das_cuda::tensor::{Shape, Tensor};
 
@@ -35,8 +35,14 @@ fn options(
     resampler: Resampler,
     ess_threshold: f64,
 ) -> Options {
-    let rules = Rules { tempering, resampler, ess_threshold };
+    let rules = Rules { tempering, resampler, ess_threshold, guidance: Guidance::default() };
     Options { method, rules, prompts: vec![4, 0], particles: 5, alpha: 0.7, ..Options::new(20, 1) }
+}
+
+/// With a bound on the shift, in standard deviations of the noise.
+fn bounded(options: Options, max_shift: f64) -> Options {
+    let guidance = Guidance { max_shift: Some(max_shift) };
+    Options { rules: Rules { guidance, ..options.rules }, ..options }
 }
 
 /// Everything a run says, with the end's latents in bits; `{:?}` tells numbers apart that differ.
@@ -77,6 +83,8 @@ fn kinds() -> Vec<Options> {
         options(&Das, adaptive, Resampler::Systematic, 0.6),
         Options { tempering_start: 0.45, ..options(&Das, exp, Resampler::Stratified, 1.0) },
         options(&Tds, Tempering::None, Resampler::Residual, 0.9),
+        bounded(options(&Das, exp, Resampler::Ssp, 0.5), 0.3),
+        bounded(options(&Tds, Tempering::None, Resampler::Systematic, 0.9), 1e-3),
         options(&Bootstrap, exp, Resampler::Multinomial, 2.0),
         options(&Plain, exp, Resampler::Ssp, 0.5),
         options(&BestOfN, exp, Resampler::Ssp, 0.5),

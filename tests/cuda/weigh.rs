@@ -4,7 +4,7 @@
 use das_cuda::cuda::testing::{Array64, Populations, Weighing};
 use das_cuda::cuda::{Cuda, Elem};
 use das_cuda::noise::{Key, Purpose, Uniforms, uniforms};
-use das_cuda::smc::{Event, Floor, Population, Resampler, Rules, Tempering, Weighed, weigh};
+use das_cuda::smc::{Event, Floor, Guidance, Population, Resampler, Rules, Tempering, Weighed, weigh};
 
 use crate::device;
 use crate::note;
@@ -97,7 +97,8 @@ impl Chain {
             let kind = if *kind == Kind::AllDead && event != 1 { Kind::Usual } else { *kind };
             let (ratio, reward) = inputs(kind, prompts * particles, &mut stream(number, event as u32));
             let (seed, step, alpha) = (0xFEDC_BA98_7654_3210, 40 + event as u32, 0.37);
-            let weighing = Weighing { rules, event: event_kind, step, seed, alpha, gather: *gather };
+            let weighing =
+                Weighing { rules, event: event_kind, step, seed, alpha, gather: *gather, bound: None };
             let up = |x: &[f64]| Array64::upload(cuda, x).unwrap();
             let decision = device.weigh(cuda, &up(&ratio), &up(&reward), weighing).unwrap();
             let found = decision.download(cuda).unwrap();
@@ -152,7 +153,7 @@ fn weighing_is_bit_for_bit_that_of_the_host() {
                 let adaptive = matches!(tempering, Tempering::Adaptive { .. });
                 let ess_threshold = if adaptive { 0.5 } else { [0.5, 2.0, 0.9][chains as usize % 3] };
                 let chain = Chain {
-                    rules: Rules { tempering, resampler, ess_threshold },
+                    rules: Rules { tempering, resampler, ess_threshold, guidance: Guidance::default() },
                     kind,
                     prompts: [1, 3][chains as usize % 2],
                     particles,
@@ -175,7 +176,12 @@ fn every_tempering_meets_every_population() {
     for (i, tempering) in TEMPERINGS.into_iter().enumerate() {
         for (j, kind) in KINDS.into_iter().enumerate() {
             for particles in [16, 40] {
-                let rules = Rules { tempering, resampler: Resampler::ALL[(i + j) % 5], ess_threshold: 0.5 };
+                let rules = Rules {
+                    tempering,
+                    resampler: Resampler::ALL[(i + j) % 5],
+                    ess_threshold: 0.5,
+                    guidance: Guidance::default(),
+                };
                 Chain { rules, kind, prompts: 2, particles, gather: true }.run(&cuda, (100 * i + j) as u32);
             }
         }
@@ -187,9 +193,21 @@ fn other_uniforms_and_other_rules_choose_other_ancestors() {
     let cuda = device::open(Elem::F32);
     let (ratio, reward) = inputs(Kind::Usual, 64, &mut stream(1, 1));
     let ancestors = |resampler, seed| {
-        let rules = Rules { tempering: Tempering::None, resampler, ess_threshold: 2.0 };
-        let weighing =
-            Weighing { rules: &rules, event: Event::Step(0), step: 1, seed, alpha: 1.0, gather: true };
+        let rules = Rules {
+            tempering: Tempering::None,
+            resampler,
+            ess_threshold: 2.0,
+            guidance: Guidance::default(),
+        };
+        let weighing = Weighing {
+            rules: &rules,
+            event: Event::Step(0),
+            step: 1,
+            seed,
+            alpha: 1.0,
+            gather: true,
+            bound: None,
+        };
         let up = |x: &[f64]| Array64::upload(&cuda, x).unwrap();
         let mut population = Populations::new(&cuda, &[3], 64).unwrap();
         let decision = population.weigh(&cuda, &up(&ratio), &up(&reward), weighing).unwrap();
@@ -215,7 +233,12 @@ fn large_populations_are_weighed_as_on_the_host() {
             let adaptive = matches!(tempering, Tempering::Adaptive { .. });
             let ess_threshold = if adaptive { 0.5 } else { [0.5, 2.0, 0.9][chains as usize % 3] };
             let chain = Chain {
-                rules: Rules { tempering, resampler: Resampler::ALL[chains as usize % 5], ess_threshold },
+                rules: Rules {
+                    tempering,
+                    resampler: Resampler::ALL[chains as usize % 5],
+                    ess_threshold,
+                    guidance: Guidance::default(),
+                },
                 kind,
                 prompts: if particles == 1025 { 3 } else { 1 },
                 particles,

@@ -118,6 +118,7 @@ impl StepEngine for Queue<'_> {
                     wide: wide.as_ref().map_or(In::none(), Array64::read),
                     states,
                     noises,
+                    grads: if graded { grads } else { In::none() },
                 };
                 let weighing = Weighing {
                     rules: &self.rules,
@@ -126,6 +127,7 @@ impl StepEngine for Queue<'_> {
                     seed: self.seed,
                     alpha: self.alpha,
                     gather: true,
+                    bound: self.rules.guidance.bound(f64::from(advance.kappa), f64::from(advance.variance)),
                 };
                 Some(self.populations.weigh_into(cuda, weigh_input, weighing, rewards, report)?)
             }
@@ -188,6 +190,7 @@ impl StepEngine for Queue<'_> {
             wide: scores.read(),
             states: norms.read_at(0),
             noises: norms.read_at(0),
+            grads: In::none(),
         };
         let weighing = Weighing {
             rules: &self.rules,
@@ -196,6 +199,7 @@ impl StepEngine for Queue<'_> {
             seed: self.seed,
             alpha: self.alpha,
             gather: true,
+            bound: None,
         };
         self.populations.weigh_into(cuda, weigh_input, weighing, rewards, report)?;
         let numbers: Vec<f64> = record.download(cuda)?;

@@ -27,6 +27,7 @@ params! {
         pub below: f64,
         pub alpha: f64,
         pub uniform: f64,
+        pub bound: f64,
         pub step: u32,
         pub purpose: u32,
         pub particles: i32,
@@ -42,8 +43,8 @@ kernels! {
     /// The kernels of weigh.cu.
     pub struct Table from "weigh" {
         fn weigh(
-            log_ratio: In<f64>, narrow: In<f32>, wide: In<f64>, states: In<f64>, noises: In<f64>, prompts: In<u32>,
-            rewards: Out<f64>, log_weights: Out<f64>, psi: Out<f64>, lambdas: Out<f64>, log_z: Out<f64>,
+            log_ratio: In<f64>, narrow: In<f32>, wide: In<f64>, states: In<f64>, noises: In<f64>, grads: In<f64>,
+            prompts: In<u32>, rewards: Out<f64>, log_weights: Out<f64>, psi: Out<f64>, lambdas: Out<f64>, log_z: Out<f64>,
             ancestors: Out<u32>, strength: Out<f32>, record: Out<f64>, p: WeighParams,
         );
         fn weigh_rows(
@@ -52,7 +53,7 @@ kernels! {
             relative: Out<f64>, record: Out<f64>, p: WeighParams,
         );
         fn settle(
-            chosen: In<u32>, log_weights: Out<f64>, psi: Out<f64>, ancestors: Out<u32>, strength: Out<f32>,
+            chosen: In<u32>, grads: In<f64>, log_weights: Out<f64>, psi: Out<f64>, ancestors: Out<u32>, strength: Out<f32>,
             record: Out<f64>, slots: i32, p: WeighParams,
         );
     }
@@ -81,10 +82,12 @@ pub struct Weighing<'a> {
     pub step: u32,
     /// Of the run.
     pub seed: u64,
-    /// Potentials are `reward / alpha`, strengths `lambda_next / alpha`.
+    /// Potentials are `reward / alpha`, strengths `lambda_next / alpha` or less.
     pub alpha: f64,
     /// Twists travel with their particles. Without it they stay in their slots, as in the authors' program.
     pub gather: bool,
+    /// The largest strength times gradient length ([`Guidance::bound`](crate::smc::Guidance::bound)).
+    pub bound: Option<f64>,
 }
 
 /// What an event weighs by, a number per slot.
@@ -97,13 +100,15 @@ pub(super) struct WeighInput<'a> {
     /// Squared lengths of state and noise, or none.
     pub states: In<'a, f64>,
     pub noises: In<'a, f64>,
+    /// Squared lengths of the gradients, or none.
+    pub grads: In<'a, f64>,
 }
 
 /// What an event decided, in device memory.
 pub struct Decision {
     /// Of each slot, index into the batch.
     pub(super) ancestors: Buffer,
-    /// Inverse temperature of the next move over alpha, of each slot.
+    /// Of the guidance of the next move of each slot ([`smc::strength`](crate::smc::strength)).
     pub(super) strength: Buffer,
     record: Array64,
     particles: usize,
@@ -184,6 +189,7 @@ impl Populations {
             wide: rewards.read(),
             states: In::none(),
             noises: In::none(),
+            grads: In::none(),
         };
         let (ancestors, strength) = self.weigh_into(cuda, input, weighing, Out::none(), record.write())?;
         Ok(Decision { ancestors, strength, record, particles })
@@ -201,7 +207,7 @@ impl Populations {
     ) -> Result<(Buffer, Buffer)> {
         let (prompts, particles) = (self.prompts.len(), self.particles);
         let slots = prompts * particles;
-        let Weighing { rules, event, step, seed, alpha, gather } = weighing;
+        let Weighing { rules, event, step, seed, alpha, gather, bound } = weighing;
         let (floor, floor_next) = match event {
             Event::Step(j) => rules.tempering.schedule(j),
             Event::Final => (1.0, 1.0),
@@ -214,6 +220,7 @@ impl Populations {
             below: rules.resample_below(particles),
             alpha,
             uniform: weights::uniform(particles)[0],
+            bound: bound.unwrap_or(f64::INFINITY),
             step,
             purpose: Purpose::Resample as u32,
             particles: particles as i32,
@@ -236,6 +243,7 @@ impl Populations {
             input.wide,
             input.states,
             input.noises,
+            input.grads,
             self.prompts.u32(),
             rewards,
             self.log_weights.write(),
@@ -300,6 +308,7 @@ impl Populations {
             device,
             Launch::cover(slots, 256),
             chosen.u32(),
+            input.grads,
             self.log_weights.write(),
             self.psi.write(),
             ancestors.write(Elem::U32),
