@@ -6,7 +6,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
 use super::help;
-use super::values::{Auto, Bytes, Save, Seed, Select, device};
+use super::values::{Auto, Bytes, Save, Seed, Seeds, Select, device};
 use crate::method::{self, METHODS, Method};
 use crate::sampler::{Compat, OnNan};
 use crate::session::{Checkpointing, Device, Dtype};
@@ -26,6 +26,9 @@ pub enum Command {
     Sample(Box<Sample>),
     /// Score existing images, one JSON line per image
     Score(Score),
+    /// Compare ways of sampling at equal network cost, on the same prompts and seeds, with intervals
+    #[command(after_help = help::AFTER_COMPARE)]
+    Compare(Box<Compare>),
     /// Predict the cost of `sample` with the same flags: network evaluations, FLOPs, peak memory, time
     Plan(Box<Sample>),
     /// The rewards there are, and what each needs
@@ -219,6 +222,53 @@ pub struct Sample {
     /// CPU threads [default: one per processor]
     #[arg(long, value_name = "N", help_heading = "Machine")]
     pub threads: Option<usize>,
+}
+
+#[derive(Args, Debug)]
+pub struct Compare {
+    /// Prompt; repeat the flag for several
+    #[arg(short, long = "prompt", value_name = "TEXT")]
+    pub prompts: Vec<String>,
+    /// Prompts from a file, as `sample` reads it
+    #[arg(long = "prompts", value_name = "FILE")]
+    pub prompt_file: Option<PathBuf>,
+    /// Seeds: a list such as 1,2,7, or a range with both of its ends such as 1..5
+    #[arg(long, default_value = "1..3", value_name = "LIST")]
+    pub seeds: Seeds,
+    /// Methods to compare, each with its own defaults: an arm each
+    #[arg(long, value_delimiter = ',', default_value = "das,best-of-n", value_name = "LIST")]
+    pub methods: Vec<String>,
+    /// A further arm, repeatable: its name and its flags of `sample`
+    #[arg(long = "arm", value_name = "LABEL=FLAGS")]
+    pub arms: Vec<String>,
+    /// The first arm once for every value of a flag, repeatable: --sweep kl=0.1,0.2,0.5
+    #[arg(long = "sweep", value_name = "FLAG=LIST")]
+    pub sweeps: Vec<String>,
+    /// Budgets, as multiples of what the first arm costs with its own particles; every arm gets as many
+    /// particles as cost that, the first arm rounded down and the others up
+    #[arg(long, value_delimiter = ',', default_value = "1", value_name = "LIST")]
+    pub budgets: Vec<f64>,
+    /// Arm to which the others are compared [default: best-of-n if it is there, else the first]
+    #[arg(long, value_name = "LABEL")]
+    pub against: Option<String>,
+    /// Reward to align to, as of `sample`
+    #[arg(long = "reward", value_name = "R")]
+    pub rewards: Vec<String>,
+    /// Held-out rewards, as of `sample`
+    #[arg(long = "eval-reward", value_name = "R")]
+    pub eval_rewards: Vec<String>,
+    /// Directory of the comparison. The same command goes on with what is there
+    #[arg(short, long, default_value = "compare", value_name = "DIR")]
+    pub output: PathBuf,
+    /// No progress
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// CPU threads [default: one per processor]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Flags of `sample` for all arms, after `--`
+    #[arg(last = true, value_name = "FLAGS")]
+    pub common: Vec<String>,
 }
 
 #[derive(Args, Debug)]

@@ -16,6 +16,13 @@ Examples:
       --reward clip=0.5:clip-vit-large-patch14
       another model, a weighted sum of rewards";
 
+pub const AFTER_COMPARE: &str = "\
+Examples:
+  das-cuda compare --prompts list.txt --seeds 1..5 --methods das,best-of-n --eval-reward gold -o table
+      two methods at equal cost: table/table.md, .csv, summary.json, runs.jsonl and the pictures
+  das-cuda compare -p \"a star\" --sweep kl=0.1,0.2,0.5 --budgets 0.25,1,4 -o sweep -- --steps 25
+      three alphas of das against best-of-n, at three budgets, with 25 steps";
+
 pub const AFTER_COMPLETIONS: &str = "\
 Examples:
   das-cuda completions bash > ~/.local/share/bash-completion/completions/das-cuda

@@ -2,6 +2,7 @@
 //! standard output, progress and warnings to stderr.
 
 mod args;
+mod compare;
 mod doctor;
 mod flags;
 mod gpus;
@@ -55,6 +56,12 @@ fn command(command: Command) -> Result<()> {
             // For the record: what is no UTF-8 is shown as well as it can be.
             let typed = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
             sample::run(Options::resolve(&args)?, typed)
+        }
+        Command::Compare(args) => {
+            threads::start(args.threads)?;
+            let typed: Vec<String> =
+                std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+            compare::run(&args, &typed)
         }
         Command::Plan(args) => {
             threads::start(args.threads)?;

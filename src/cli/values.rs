@@ -84,6 +84,35 @@ impl FromStr for Seed {
     }
 }
 
+/// Several seeds: `1,2,7`, or `1..5` with both ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seeds(pub Vec<u64>);
+
+/// Most seeds of a range.
+const MOST_SEEDS: u64 = 1_000_000;
+
+impl FromStr for Seeds {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Seeds, String> {
+        let wrong = || format!("expected a list such as 1,2,7 or a range such as 1..5, not `{s}`");
+        let number = |text: &str| text.trim().parse::<u64>().map_err(|_| wrong());
+        let mut seeds: Vec<u64> = match s.split_once("..") {
+            Some((first, last)) => {
+                let (first, last) = (number(first)?, number(last.trim_start_matches('='))?);
+                if last < first || last - first >= MOST_SEEDS {
+                    return Err(wrong());
+                }
+                (first..=last).collect()
+            }
+            None => s.split(',').map(number).collect::<Result<_, _>>()?,
+        };
+        let given = seeds.len();
+        seeds.sort_unstable();
+        seeds.dedup();
+        if seeds.len() == given { Ok(Seeds(seeds)) } else { Err(format!("a seed is there twice in `{s}`")) }
+    }
+}
+
 /// A device by its name.
 pub fn device(text: &str) -> Result<Device, String> {
     text.parse().map_err(|_| "expected `auto`, `cpu`, `cuda` (the first GPU) or `cuda:N`".into())

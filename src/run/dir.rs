@@ -453,6 +453,19 @@ impl Lines {
         }
     }
 
+    /// Opens a file to go on with, or makes a new one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file.
+    pub fn append(path: &Path) -> Result<Lines> {
+        let opened = fs::OpenOptions::new().append(true).create(true).open(path);
+        let opened = opened.and_then(|file| Ok((file.metadata()?.len(), file)));
+        let (len, file) = opened.map_err(|e| {
+            Error::io(format!("{}: cannot be written", path.display())).because(e).advice(FIX_OUTPUT)
+        })?;
+        Ok(Lines { path: path.into(), file, len })
+    }
+
     /// Appends one line, an object, with `schema` in front.
     ///
     /// # Errors

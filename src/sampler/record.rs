@@ -137,11 +137,11 @@ pub struct Population {
     pub weights: Vec<f64>,
     /// Log of the estimate of `Z = E[exp(r / alpha)]` under the plain chain.
     pub log_z: f64,
-    /// Half of a 95 % error bar of `log_z`: twice this reaches from the estimate to the truth in about 95 % of
-    /// runs, as far as one run can know. From the mean of the final weights where nothing was resampled (delta
-    /// method), else the larger of the genealogy's (Lee, Whiteley 2018) and the sum over the resamplings, and
-    /// wider the fewer particles carry the weight (Student's t). `None` where it is unknown: fewer than three
-    /// do at some resampling or at the end, or every particle was lost on the way.
+    /// Half of a 95 % error bar of `log_z`: twice this reaches from the estimate to the truth in about 95 %
+    /// of runs, as far as one run can know. From the mean of the final weights where nothing was resampled
+    /// (delta method), else the larger of the genealogy's (Lee, Whiteley 2018) and the sum over the
+    /// resamplings, and wider the fewer particles carry the weight (Student's t). `None` where it is unknown:
+    /// fewer than three do at some resampling or at the end, or every particle was lost on the way.
     pub log_z_error: Option<f64>,
     /// For each particle its ancestor at every step, first step first.
     pub lineage: Vec<Vec<u32>>,

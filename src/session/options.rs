@@ -206,6 +206,11 @@ impl SampleOptions {
         self
     }
 
+    /// Plain chains of best-of-n, instead of as many as cost what the particles would with guidance.
+    pub fn chain_count(self, chains: usize) -> SampleOptions {
+        SampleOptions { chains: Some(chains), ..self }
+    }
+
     /// Denoising steps.
     pub fn step_count(&self) -> usize {
         self.steps

@@ -1,0 +1,146 @@
+//! `compare`: ways of sampling side by side at equal network cost, on the same prompts and seeds, with
+//! intervals. Every run is recorded as it ends, and the same command goes on where it was stopped.
+
+mod design;
+mod result;
+mod statistics;
+mod table;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::args::Compare;
+use super::progress::Progress;
+use super::{output, signals};
+use crate::error::{Error, ErrorKind, Result};
+use crate::run::{Lines, write_atomic};
+use crate::session::SampleOptions;
+use design::{Arm, Design};
+use result::RunResult;
+
+/// What a comparison is of. A folder serves one.
+const DESIGN: &str = "compare.json";
+/// One line per run.
+const RUNS: &str = "runs.jsonl";
+
+/// The command, which was `typed` so.
+///
+/// # Errors
+/// Of the options, the model, the output directory; [`ErrorKind::Interrupted`] after a signal, with
+/// everything finished kept.
+pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
+    let design = Design::resolve(args)?;
+    let folder = &args.output;
+    fs::create_dir_all(folder).map_err(|e| unusable(folder, e))?;
+    claim(folder, &design, typed)?;
+    let path = folder.join(RUNS);
+    let mut results = read(&path)?;
+    let done: BTreeSet<String> = results.iter().map(RunResult::key).collect();
+    signals::listen(format!("stopping; what is finished is kept in {}", folder.display()));
+    let mut session = design.builder.clone().open()?;
+    session.check(&design.prompts, &design.arms[0].options)?;
+    let mut lines = Lines::append(&path)?;
+    let runs = design.runs();
+    let mut progress = Progress::new(runs.len() as u64, args.quiet);
+    for run in runs {
+        if done.contains(&design.key(&run)) {
+            progress.skip(1);
+            continue;
+        }
+        if signals::requested().is_some() {
+            let left = design.runs().len() - results.len();
+            return Err(Error::new(
+                ErrorKind::Interrupted,
+                format!("stopped; {left} runs are left, and the same command goes on with them"),
+            ));
+        }
+        let result = result::draw(&mut session, &design, &run, folder)?;
+        lines.push(&result)?;
+        progress.step(&format!("{}  {}", result.arm, result.prompt.chars().take(32).collect::<String>()));
+        results.push(result);
+    }
+    drop(progress);
+    let report = table::Report::new(&design, &results, typed);
+    write_atomic(&folder.join("table.md"), report.markdown().as_bytes())?;
+    write_atomic(&folder.join("table.csv"), report.csv().as_bytes())?;
+    write_atomic(&folder.join("summary.json"), report.json().as_bytes())?;
+    output::line(report.markdown().trim_end())
+}
+
+/// Takes a folder for this design: a new one, or one that began with the same.
+fn claim(folder: &Path, design: &Design, typed: &[String]) -> Result<()> {
+    let path = folder.join(DESIGN);
+    let own = design.record();
+    let text = match fs::read(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let whole = json!({"command": typed, "design": own});
+            return write_atomic(&path, whole.to_string().as_bytes());
+        }
+        text => text.map_err(|e| unusable(&path, e))?,
+    };
+    let there: Value = serde_json::from_slice(&text).map_err(|e| {
+        Error::io(format!("{}: no JSON", path.display()))
+            .because(e)
+            .advice("give another directory with --output")
+    })?;
+    let Some((name, _)) = own.iter().find(|(name, value)| there["design"].get(name) != Some(value)) else {
+        return Ok(());
+    };
+    Err(Error::usage(format!("{} holds another comparison: {name} differs", folder.display()))
+        .advice("give another directory with --output, or the options that it began with"))
+}
+
+/// The results of an earlier call. A last line that was cut off is drawn again.
+fn read(path: &Path) -> Result<Vec<RunResult>> {
+    let text = match fs::read_to_string(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        text => text.map_err(|e| unusable(path, e))?,
+    };
+    let mut results = Vec::new();
+    let mut whole = 0;
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        match serde_json::from_str(line) {
+            Ok(result) => results.push(result),
+            Err(_) if !line.ends_with('\n') => break,
+            Err(e) => {
+                return Err(Error::io(format!("{}: line {} is damaged", path.display(), number + 1))
+                    .because(e)
+                    .advice("remove that line, and its run is drawn again"));
+            }
+        }
+        whole += line.len();
+    }
+    if whole < text.len() {
+        write_atomic(path, &text.as_bytes()[..whole])?;
+    }
+    Ok(results)
+}
+
+fn unusable(path: &Path, e: std::io::Error) -> Error {
+    Error::io(format!("{}: cannot be read or written", path.display()))
+        .because(e)
+        .advice("give a directory that can be written with --output")
+}
+
+/// One run of the comparison.
+#[derive(Clone, Copy, Debug)]
+struct RunPlan<'a> {
+    arm: &'a Arm,
+    /// Place in the list of budgets.
+    budget: usize,
+    /// Place in the list of prompts.
+    prompt: usize,
+    seed: u64,
+}
+
+impl RunPlan<'_> {
+    fn options(&self) -> SampleOptions {
+        self.arm
+            .with_particles(self.arm.particles[self.budget])
+            .seed(self.seed)
+            .first_index(self.prompt as u32)
+    }
+}

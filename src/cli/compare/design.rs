@@ -1,0 +1,275 @@
+//! What is compared: arms, budgets, prompts and seeds.
+
+use clap::Parser;
+use serde_json::{Map, Value, json};
+
+use super::RunPlan;
+use crate::cli::args::{Cli, Command, Compare, Sample};
+use crate::cli::options::Options;
+use crate::cli::prompts;
+use crate::cli::record::object;
+use crate::cli::values::Select;
+use crate::error::{Error, Result};
+use crate::method::Conclusion;
+use crate::run::SCHEMA;
+use crate::session::{Prompt, SampleOptions, SessionBuilder};
+
+/// One way of sampling.
+#[derive(Clone, Debug)]
+pub struct Arm {
+    pub label: String,
+    /// Flags of `sample`, without those that all arms share.
+    pub flags: Vec<String>,
+    pub options: SampleOptions,
+    pub select: Select,
+    /// Particles (plain chains of best-of-n) at each budget.
+    pub particles: Vec<usize>,
+    /// Floating point operations of `n` particles are `fixed + n each`.
+    pub fixed: f64,
+    pub each: f64,
+    /// What it makes of the final rewards.
+    pub conclusion: Conclusion,
+}
+
+impl Arm {
+    /// The options with this many particles.
+    pub fn with_particles(&self, n: usize) -> SampleOptions {
+        match self.conclusion {
+            Conclusion::Best => self.options.clone().chain_count(n),
+            _ => self.options.clone().particles(n),
+        }
+    }
+
+    /// Floating point operations at budget `b`.
+    pub fn flops(&self, b: usize) -> f64 {
+        self.fixed + self.particles[b] as f64 * self.each
+    }
+}
+
+/// The whole comparison.
+pub struct Design {
+    pub builder: SessionBuilder,
+    pub prompts: Vec<Prompt>,
+    pub seeds: Vec<u64>,
+    /// Multiples of what the first arm costs with its own particles.
+    pub budgets: Vec<f64>,
+    pub arms: Vec<Arm>,
+    /// Place of the arm to which the others are compared.
+    pub against: usize,
+    /// Flags that all arms share.
+    common: Vec<String>,
+}
+
+impl Design {
+    pub fn resolve(args: &Compare) -> Result<Design> {
+        let (prompts, _) = prompts::collect(&args.prompts, args.prompt_file.as_deref(), None)?;
+        let seeds = args.seeds.0.clone();
+        if let Some(budget) = args.budgets.iter().find(|b| !(b.is_finite() && **b > 0.0)) {
+            return Err(Error::usage(format!("--budgets {budget}: no positive number"))
+                .advice("give multiples of the first arm's cost, such as 0.25,1,4"));
+        }
+        let mut common = Vec::new();
+        for (flag, values) in [("--reward", &args.rewards), ("--eval-reward", &args.eval_rewards)] {
+            values.iter().for_each(|value| common.extend([flag.to_string(), value.clone()]));
+        }
+        common.extend(args.common.iter().cloned());
+        let mut arms = Vec::new();
+        let mut shared: Option<(SessionBuilder, String)> = None;
+        for (label, flags) in listed(args)? {
+            let (sample, options) = parse(&label, &flags, &common)?;
+            let machine = format!(
+                "{:?}",
+                (&sample.model, &sample.rewards, &sample.eval_rewards, sample.device, sample.dtype)
+            );
+            match &shared {
+                Some((_, first)) if *first != machine => {
+                    return Err(Error::usage(format!(
+                        "arm {label}: another model, reward, device or type than the first arm's"
+                    ))
+                    .advice("give those flags once for all arms, after --"));
+                }
+                Some(_) => {}
+                None => shared = Some((options.builder.clone(), machine)),
+            }
+            if arms.iter().any(|arm: &Arm| arm.label == label) {
+                return Err(Error::usage(format!("two arms are called {label}"))
+                    .advice("name them: --arm \"LABEL=FLAGS\""));
+            }
+            let mut arm = Arm {
+                label,
+                flags,
+                conclusion: options.proposal.conclusion(),
+                options: options.sample,
+                select: options.select,
+                particles: Vec::new(),
+                fixed: 0.0,
+                each: 0.0,
+            };
+            let cost = |n: usize| -> Result<f64> {
+                Ok(options.builder.plan(&prompts[0], &arm.with_particles(n))?.sampling.flops as f64)
+            };
+            let (one, two) = (cost(1)?, cost(2)?);
+            (arm.fixed, arm.each) = (2.0 * one - two, two - one);
+            arms.push(arm);
+        }
+        let Some((builder, _)) = shared else {
+            return Err(Error::usage("no arm to compare").advice("give --methods das,best-of-n"));
+        };
+        let first = &arms[0];
+        let unit = first.fixed + first.options.particle_count() as f64 * first.each;
+        for (i, arm) in arms.iter_mut().enumerate() {
+            let round = if i == 0 { f64::floor } else { f64::ceil };
+            let fit = |budget: &f64| at_cost(budget * unit, arm.fixed, arm.each, round);
+            arm.particles = args.budgets.iter().map(fit).collect();
+        }
+        let against = match &args.against {
+            None => arms.iter().position(|arm| arm.conclusion == Conclusion::Best).unwrap_or(0),
+            Some(label) => arms.iter().position(|arm| arm.label == *label).ok_or_else(|| {
+                let labels: Vec<&str> = arms.iter().map(|arm| arm.label.as_str()).collect();
+                Error::usage(format!("--against {label}: no such arm"))
+                    .advice(format!("give one of: {}", labels.join(", ")))
+            })?,
+        };
+        Ok(Design { builder, prompts, seeds, budgets: args.budgets.clone(), arms, against, common })
+    }
+
+    /// All runs; those that are compared follow one another, so that a comparison that is stopped is paired.
+    pub fn runs(&self) -> Vec<RunPlan<'_>> {
+        let mut runs = Vec::new();
+        for &seed in &self.seeds {
+            for prompt in 0..self.prompts.len() {
+                for budget in 0..self.budgets.len() {
+                    runs.extend(self.arms.iter().map(|arm| RunPlan { arm, budget, prompt, seed }));
+                }
+            }
+        }
+        runs
+    }
+
+    /// Tells a run from all others.
+    pub fn key(&self, run: &RunPlan<'_>) -> String {
+        super::result::key(&run.arm.label, self.budgets[run.budget], run.prompt, run.seed)
+    }
+
+    /// Everything that decides the results.
+    pub fn record(&self) -> Map<String, Value> {
+        let arms = self.arms.iter().map(|arm| {
+            json!({
+                "label": arm.label,
+                "flags": arm.flags,
+                "particles": arm.particles,
+                "flops": (0..self.budgets.len()).map(|b| arm.flops(b)).collect::<Vec<_>>(),
+            })
+        });
+        object(json!({
+            "schema": SCHEMA,
+            "version": env!("CARGO_PKG_VERSION"),
+            "prompts": self.prompts.iter().map(|p| json!([p.text, p.negative])).collect::<Vec<_>>(),
+            "seeds": self.seeds,
+            "budgets": self.budgets,
+            "flags": self.common,
+            "arms": arms.collect::<Vec<_>>(),
+        }))
+    }
+}
+
+/// Particles that cost `budget`. The first arm's are rounded down and all others' up: what a comparison is
+/// about gets no more than what it is compared to. A number that is whole up to rounding is whole.
+fn at_cost(budget: f64, fixed: f64, each: f64, round: fn(f64) -> f64) -> usize {
+    let n = (budget - fixed) / each;
+    let whole = n.round();
+    let n = if (n - whole).abs() < 1e-9 * whole.abs() { whole } else { round(n) };
+    n.max(1.0) as usize
+}
+
+/// Labels and flags of the arms, in order: the methods, the arms given by their flags, and the first of all
+/// once more for every combination of the sweeps' values.
+fn listed(args: &Compare) -> Result<Vec<(String, Vec<String>)>> {
+    let method = |name: &String| (name.clone(), vec!["--proposal".to_string(), name.clone()]);
+    let mut arms: Vec<(String, Vec<String>)> = args.methods.iter().map(method).collect();
+    for text in &args.arms {
+        let named = |(label, _): &(&str, &str)| {
+            !label.is_empty() && !label.starts_with(['-', '.']) && !label.contains('/')
+        };
+        let Some((label, flags)) = text.split_once('=').filter(named) else {
+            return Err(Error::usage(format!("--arm \"{text}\": no LABEL=FLAGS"))
+                .advice("write for example --arm \"gentle=--proposal das --kl 0.5\""));
+        };
+        arms.push((label.to_string(), flags.split_whitespace().map(String::from).collect()));
+    }
+    let Some(first) = arms.first().cloned() else { return Ok(arms) };
+    let mut swept = vec![first.clone()];
+    for text in &args.sweeps {
+        let wrong = || {
+            Error::usage(format!("--sweep \"{text}\": no FLAG=VALUE,VALUE"))
+                .advice("write for example --sweep kl=0.1,0.2,0.5")
+        };
+        let (flag, values) = text.split_once('=').ok_or_else(wrong)?;
+        let flag = flag.trim_start_matches('-');
+        if flag.is_empty() || values.is_empty() {
+            return Err(wrong());
+        }
+        let with = |(label, flags): &(String, Vec<String>), value: &str| {
+            let more = [format!("--{flag}"), value.to_string()];
+            (format!("{label} {flag}={value}"), flags.iter().cloned().chain(more).collect::<Vec<_>>())
+        };
+        swept = swept
+            .iter()
+            .flat_map(|arm| values.split(',').map(|value| with(arm, value)).collect::<Vec<_>>())
+            .collect();
+    }
+    if !args.sweeps.is_empty() {
+        arms.splice(0..1, swept);
+    }
+    Ok(arms)
+}
+
+/// The flags of an arm as `sample` understands them.
+fn parse(label: &str, flags: &[String], common: &[String]) -> Result<(Box<Sample>, Options)> {
+    if let Some(flag) = common.iter().chain(flags).find(|flag| is_of_the_whole(flag)) {
+        return Err(Error::usage(format!("arm {label}: {flag} is decided for all runs together"))
+            .advice(format!("leave out {flag}; `das-cuda compare --help` lists what compare has instead")));
+    }
+    let typed = ["das-cuda", "sample", "--prompt", "-"].map(String::from);
+    let all = typed.iter().chain(common).chain(flags);
+    let refused = |e: clap::Error| {
+        let text = e.to_string();
+        let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        Error::usage(format!("arm {label}: {line}")).advice("give flags of `das-cuda sample`; see its --help")
+    };
+    let Command::Sample(sample) = Cli::try_parse_from(all).map_err(refused)?.command else {
+        return Err(Error::usage(format!("arm {label}: no flags of sample")));
+    };
+    let options = Options::resolve(&sample).map_err(|e| e.context(format!("arm {label}")))?;
+    Ok((sample, options))
+}
+
+/// Flags of `sample` that a comparison decides by itself.
+const OF_THE_WHOLE: [&str; 22] = [
+    "-p",
+    "--prompt",
+    "--prompts",
+    "-n",
+    "--negative-prompt",
+    "-s",
+    "--seed",
+    "--count",
+    "--first-index",
+    "--latents",
+    "-o",
+    "--output",
+    "--save",
+    "--save-latents",
+    "--no-grid",
+    "--no-metadata",
+    "--overwrite",
+    "--skip-finished",
+    "--json",
+    "-q",
+    "--quiet",
+    "--threads",
+];
+
+fn is_of_the_whole(flag: &str) -> bool {
+    OF_THE_WHOLE.contains(&flag.split('=').next().unwrap_or(flag))
+}

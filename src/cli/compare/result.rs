@@ -1,0 +1,175 @@
+//! What one run of a comparison came to: its line in `runs.jsonl`.
+
+use std::path::Path;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::RunPlan;
+use super::design::Design;
+use crate::cli::values::Select;
+use crate::error::Result;
+use crate::method::Conclusion;
+use crate::pixels::Picture;
+use crate::run::{encode_png, write_atomic};
+use crate::session::{Samples, Session};
+
+/// One line of `runs.jsonl` (docs/formats.md).
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct RunResult {
+    pub arm: String,
+    pub budget: f64,
+    pub particles: usize,
+    pub index: usize,
+    pub prompt: String,
+    pub seed: u64,
+    /// The particle that was chosen, its reward, and its held-out rewards by name.
+    pub particle: usize,
+    pub target: Option<f64>,
+    pub eval_rewards: Map<String, Value>,
+    /// The same, the mean over all particles whose reward is finite.
+    pub mean_target: Option<f64>,
+    pub mean_eval_rewards: Map<String, Value>,
+    pub ess: f64,
+    pub roots_alive: usize,
+    pub distinct_pictures: usize,
+    /// Root of the mean squared difference of two pictures' values in [0, 1], the mean over all pairs.
+    pub pixel_distance: Option<f64>,
+    pub log_z: Option<f64>,
+    pub log_z_error: Option<f64>,
+    /// An estimate of the divergence from the model's own samples, in nats.
+    pub kl: Option<f64>,
+    pub flops: f64,
+    pub seconds: f64,
+    /// Relative to the folder of the comparison.
+    pub picture: String,
+}
+
+impl RunResult {
+    /// Tells a run from all others of its comparison.
+    pub fn key(&self) -> String {
+        key(&self.arm, self.budget, self.index, self.seed)
+    }
+
+    /// A number by its name: `target`, a held-out reward, or another column of the table.
+    pub fn value(&self, name: &str) -> Option<f64> {
+        match name {
+            "target" => self.target,
+            _ => self.eval_rewards.get(name).and_then(Value::as_f64),
+        }
+    }
+}
+
+/// See [`RunResult::key`].
+pub fn key(arm: &str, budget: f64, index: usize, seed: u64) -> String {
+    format!("{budget} {index} {seed} {arm}")
+}
+
+/// Draws, judges, and writes the picture that was chosen.
+pub fn draw(session: &mut Session, design: &Design, run: &RunPlan<'_>, folder: &Path) -> Result<RunResult> {
+    let began = Instant::now();
+    let options = run.options();
+    let prompt = &design.prompts[run.prompt];
+    let samples = session.sample(prompt, &options)?.conclude()?.swap_remove(0);
+    let seconds = began.elapsed().as_secs_f64();
+    let judgement = session.judge(&samples, 0, &options)?;
+    let population = &samples.population;
+    let particle = match run.arm.select {
+        Select::Draw => population.draw(),
+        Select::Reward => population.best_reward(),
+        Select::Argmax | Select::All => population.best(),
+    };
+    let finite = |x: f64| x.is_finite().then_some(x);
+    let held_out = |value: &dyn Fn(&[f32]) -> Option<f64>| -> Map<String, Value> {
+        judgement.held_out.iter().map(|(name, list)| (name.clone(), json!(value(list)))).collect()
+    };
+    let picture = format!(
+        "pictures/{}/{}/{:04}-{}.png",
+        run.arm.label.replace(' ', "_"),
+        design.budgets[run.budget],
+        run.prompt,
+        run.seed
+    );
+    write(&folder.join(&picture), &samples.pictures[particle])?;
+    Ok(RunResult {
+        arm: run.arm.label.clone(),
+        budget: design.budgets[run.budget],
+        particles: run.arm.particles[run.budget],
+        index: run.prompt,
+        prompt: prompt.text.clone(),
+        seed: run.seed,
+        particle,
+        target: finite(population.rewards[particle]),
+        eval_rewards: held_out(&|list| finite(f64::from(list[particle]))),
+        mean_target: mean(population.rewards.iter().copied()),
+        mean_eval_rewards: held_out(&|list| mean(list.iter().map(|&x| f64::from(x)))),
+        ess: population.ess(),
+        roots_alive: population.roots_alive(),
+        distinct_pictures: samples.distinct_pictures(),
+        pixel_distance: pixel_distance(&samples.pictures),
+        log_z: finite(population.log_z),
+        log_z_error: population.log_z_error,
+        kl: divergence(&samples, run.arm.conclusion, session.alpha(&options)),
+        flops: run.arm.flops(run.budget),
+        seconds,
+        picture,
+    })
+}
+
+fn write(path: &Path, picture: &Picture) -> Result<()> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(|e| super::unusable(parent, e))?;
+    }
+    write_atomic(path, &encode_png(picture, None)?)
+}
+
+/// Of those that are finite.
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let finite: Vec<f64> = values.filter(|x| x.is_finite()).collect();
+    (!finite.is_empty()).then(|| finite.iter().sum::<f64>() / finite.len() as f64)
+}
+
+/// See [`RunResult::pixel_distance`]. Of more than 64 pictures the first 64 stand for all.
+fn pixel_distance(pictures: &[Picture]) -> Option<f64> {
+    const MOST: usize = 64;
+    let pictures = &pictures[..pictures.len().min(MOST)];
+    let distance = |a: &Picture, b: &Picture| {
+        let squares = a.rgb.iter().zip(&b.rgb).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2));
+        (squares.sum::<f64>() / a.rgb.len() as f64).sqrt() / 255.0
+    };
+    let pairs = pictures.iter().enumerate().flat_map(|(i, a)| pictures[i + 1..].iter().map(move |b| (a, b)));
+    mean(pairs.map(|(a, b)| distance(a, b)))
+}
+
+/// The divergence of what is drawn from the model's own samples. Of the target it is `E[r] / alpha - log Z`
+/// under the target, from the weights; of the best of N, at most `log N - (N - 1) / N`; of plain samples 0.
+/// `None` where log Z is unreliable.
+fn divergence(samples: &Samples, conclusion: Conclusion, alpha: f64) -> Option<f64> {
+    let population = &samples.population;
+    let n = population.rewards.len() as f64;
+    match conclusion {
+        Conclusion::Keep => Some(0.0),
+        Conclusion::Best => Some(n.ln() - (n - 1.0) / n),
+        Conclusion::Weigh => {
+            population.log_z_error?;
+            let rewards = population.rewards.iter().zip(&population.weights).filter(|(_, w)| **w > 0.0);
+            let mean: f64 = rewards.map(|(r, w)| r * w).sum();
+            Some(mean / alpha - population.log_z).filter(|kl| kl.is_finite())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances_are_those_of_values_in_0_to_1() {
+        let flat = |value: u8| Picture::new(2, 1, vec![value; 6]);
+        assert_eq!(pixel_distance(&[flat(0)]), None);
+        assert_eq!(pixel_distance(&[flat(0), flat(255)]), Some(1.0));
+        let three = pixel_distance(&[flat(0), flat(0), flat(51)]).expect("pairs");
+        assert!((three - 0.4 / 3.0).abs() < 1e-15, "{three}");
+    }
+}

@@ -1,0 +1,79 @@
+//! Means over prompts with their uncertainty.
+
+use std::collections::BTreeMap;
+
+use crate::noise::{Key, Purpose, uniforms};
+
+/// A mean and its 95 % interval.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Interval {
+    pub mean: f64,
+    pub low: f64,
+    pub high: f64,
+}
+
+/// Resamples of the bootstrap.
+const RESAMPLES: usize = 10_000;
+
+/// The mean over prompts of the mean over seeds, with the bootstrap's percentile interval over prompts: prompts
+/// are drawn with replacement, and each brings its seeds. `None` without values. The same values always give
+/// the same interval.
+pub fn over_prompts(values: impl Iterator<Item = (usize, f64)>) -> Option<Interval> {
+    let mut by_prompt: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    values.for_each(|(prompt, value)| by_prompt.entry(prompt).or_default().push(value));
+    let means: Vec<f64> = by_prompt.values().map(|list| mean(list)).collect();
+    if means.is_empty() {
+        return None;
+    }
+    let mut uniform = uniforms(Key { seed: 1, prompt: 0, particle: 0, step: 0, purpose: Purpose::Draw });
+    let n = means.len();
+    let mut draw = || means[((uniform.draw() * n as f64) as usize).min(n - 1)];
+    let mut resampled: Vec<f64> =
+        (0..RESAMPLES).map(|_| (0..n).map(|_| draw()).sum::<f64>() / n as f64).collect();
+    resampled.sort_by(f64::total_cmp);
+    let at = |share: f64| resampled[((share * RESAMPLES as f64) as usize).min(RESAMPLES - 1)];
+    Some(Interval { mean: mean(&means), low: at(0.025), high: at(0.975) })
+}
+
+/// The value below which `share` of the list lies; `None` without values.
+pub fn quantile(list: &[f64], share: f64) -> Option<f64> {
+    let mut sorted = list.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let last = sorted.len().checked_sub(1)?;
+    Some(sorted[(share * last as f64).floor() as usize])
+}
+
+fn mean(list: &[f64]) -> f64 {
+    list.iter().sum::<f64>() / list.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The percentile interval of a mean of many values is about 1.96 standard errors wide on either side.
+    #[test]
+    fn the_interval_is_that_of_a_mean() {
+        let mut u = uniforms(Key { seed: 7, prompt: 0, particle: 0, step: 0, purpose: Purpose::Data });
+        let values: Vec<(usize, f64)> = (0..200).map(|i| (i / 2, u.draw())).collect();
+        let interval = over_prompts(values.iter().copied()).expect("values");
+        let means: Vec<f64> = values.chunks(2).map(|pair| 0.5 * (pair[0].1 + pair[1].1)).collect();
+        let center = mean(&means);
+        let variance = means.iter().map(|m| (m - center).powi(2)).sum::<f64>() / 99.0;
+        let half = 1.96 * (variance / 100.0).sqrt();
+        assert!((interval.mean - center).abs() < 1e-12);
+        // 10000 resamples and 100 values: a few per cent.
+        assert!(((interval.high - interval.low) / (2.0 * half) - 1.0).abs() < 0.06, "{interval:?} {half}");
+        assert_eq!(over_prompts(values.iter().copied()), Some(interval), "the same again");
+        assert_eq!(over_prompts(std::iter::empty()), None);
+        let one = over_prompts([(3, 1.5), (3, 2.5)].into_iter()).expect("values");
+        assert_eq!(one, Interval { mean: 2.0, low: 2.0, high: 2.0 });
+    }
+
+    #[test]
+    fn quantiles_are_values_of_the_list() {
+        let list = [5.0, 1.0, 3.0, 2.0, 4.0];
+        assert_eq!([0.0, 0.05, 0.5, 1.0].map(|q| quantile(&list, q)), [1.0, 1.0, 3.0, 5.0].map(Some));
+        assert_eq!(quantile(&[], 0.5), None);
+    }
+}
