@@ -147,7 +147,14 @@ fn the_files_of_runs_are_as_documented() {
     let scored = program().args(["score", "--reward", "gold", text(&picture)]).output();
     scores.check(&json(&succeeds(scored.expect("the program starts"))));
 
-    for section in [runs, trace, particles, pictures, answers, plans, scores] {
+    let mut compared = section("### runs.jsonl of a comparison");
+    let out = dir.path().join("compared");
+    let few = ["--seeds", "1", "--eval-reward", "gold", "-q", "-o", text(&out), "--", "--steps", "2"];
+    let few = program().args(["compare", "-p", "a star", "--methods", "none"]).args(few).output();
+    succeeds(few.expect("the program starts"));
+    lines(&out.join("runs.jsonl")).iter().for_each(|line| compared.check(line));
+
+    for section in [runs, trace, particles, pictures, answers, plans, scores, compared] {
         section.all_seen();
     }
 }

@@ -15,9 +15,9 @@ pub struct Interval {
 /// Resamples of the bootstrap.
 const RESAMPLES: usize = 10_000;
 
-/// The mean over prompts of the mean over seeds, with the bootstrap's percentile interval over prompts: prompts
-/// are drawn with replacement, and each brings its seeds. `None` without values. The same values always give
-/// the same interval.
+/// The mean over prompts of the mean over seeds, with the bootstrap's percentile interval over prompts:
+/// prompts are drawn with replacement, and each brings its seeds. `None` without values. The same values
+/// always give the same interval.
 pub fn over_prompts(values: impl Iterator<Item = (usize, f64)>) -> Option<Interval> {
     let mut by_prompt: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
     values.for_each(|(prompt, value)| by_prompt.entry(prompt).or_default().push(value));
