@@ -7,12 +7,13 @@
 //!
 //! Lines end with LF, CRLF or CR; a byte order mark is skipped; `-` is standard input.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use serde::Deserialize;
-use serde_json::Value;
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::error::{Error, Result};
 use crate::session::Prompt;
@@ -23,33 +24,116 @@ const MOST_BYTES: u64 = 1 << 28;
 /// What a prompt may look like in JSON, for messages.
 const OBJECT: &str = "{\"prompt\": \"...\"}, with \"negative_prompt\" if wanted";
 
-/// A prompt in JSON.
-enum Entry {
+/// A value in JSON, with every entry of its objects: of two with one name, no reader should choose in silence.
+enum Node {
+    Null,
+    Bool,
+    Number,
     Text(String),
-    Object(Object),
+    List(Vec<Node>),
+    Object(Vec<(String, Node)>),
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Object {
-    prompt: String,
-    negative_prompt: Option<String>,
+impl Node {
+    /// What it is, for messages.
+    fn kind(&self) -> &'static str {
+        match self {
+            Node::Null => "null",
+            Node::Bool => "true or false",
+            Node::Number => "a number",
+            Node::Text(_) => "a text",
+            Node::List(_) => "a list",
+            Node::Object(_) => "an object",
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Node, D::Error> {
+        from.deserialize_any(NodeVisitor)
+    }
+}
+
+struct NodeVisitor;
+
+impl<'de> Visitor<'de> for NodeVisitor {
+    type Value = Node;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+    fn visit_unit<E>(self) -> Result<Node, E> {
+        Ok(Node::Null)
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<Node, E> {
+        Ok(Node::Bool)
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<Node, E> {
+        Ok(Node::Number)
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<Node, E> {
+        Ok(Node::Number)
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<Node, E> {
+        Ok(Node::Number)
+    }
+    fn visit_str<E>(self, text: &str) -> Result<Node, E> {
+        Ok(Node::Text(text.into()))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Node, A::Error> {
+        let mut nodes = Vec::new();
+        while let Some(node) = list.next_element()? {
+            nodes.push(node);
+        }
+        Ok(Node::List(nodes))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Node::Object(entries))
+    }
+}
+
+/// A prompt in JSON.
+struct Entry {
+    text: String,
+    negative: Option<String>,
 }
 
 impl Entry {
-    fn from_json(value: Value) -> serde_json::Result<Entry> {
-        match value {
-            Value::String(text) => Ok(Entry::Text(text)),
-            object => serde_json::from_value(object).map(Entry::Object),
+    /// What `node` says, or what is wrong with it.
+    fn from_node(node: Node) -> Result<Entry, String> {
+        let entries = match node {
+            Node::Text(text) => return Ok(Entry { text, negative: None }),
+            Node::Object(entries) => entries,
+            other => return Err(format!("this is {}, not a prompt", other.kind())),
+        };
+        let (mut text, mut negative) = (None, None);
+        for (name, node) in entries {
+            let (place, may_lack) = match name.as_str() {
+                "prompt" => (&mut text, false),
+                "negative_prompt" => (&mut negative, true),
+                _ => return Err(format!("a prompt has no \"{name}\"")),
+            };
+            let value = match node {
+                Node::Text(text) => Some(text),
+                Node::Null if may_lack => None,
+                other => return Err(format!("\"{name}\" is {}, not a text", other.kind())),
+            };
+            if place.replace(value).is_some() {
+                return Err(format!("\"{name}\" is there twice"));
+            }
+        }
+        match text.flatten() {
+            Some(text) => Ok(Entry { text, negative: negative.flatten() }),
+            None => Err("\"prompt\" is missing".into()),
         }
     }
 
     fn prompt(self, negative: Option<&str>) -> Prompt {
-        let (text, own) = match self {
-            Entry::Text(text) => (text, None),
-            Entry::Object(object) => (object.prompt, object.negative_prompt),
-        };
-        Prompt { text, negative: own.or_else(|| negative.map(str::to_string)) }
+        Prompt { text: self.text, negative: self.negative.or_else(|| negative.map(str::to_string)) }
     }
 }
 
@@ -71,9 +155,7 @@ pub fn collect(
     if let Some(path) = file {
         let name = if path == Path::new("-") { "-".into() } else { path.display().to_string() };
         let (found, comments) = read(path)
-            .map_err(|e| {
-                Error::usage("cannot be read").because(e).advice("check the path given to --prompts")
-            })
+            .map_err(|e| Error::io("cannot be read").because(e).advice("check the path given to --prompts"))
             .and_then(|bytes| parse(bytes, path, negative))
             .map_err(|e| e.context(format!("--prompts {name}")))?;
         prompts.extend(found);
@@ -131,8 +213,8 @@ fn whole(text: &str, ending: &str) -> Result<Option<Vec<Entry>>> {
     let text = text.trim();
     let inner = text.strip_prefix('[').map(str::trim_start);
     let list = inner.is_some_and(|inner| inner.starts_with(['{', '"', ']']));
-    let value: Value = match serde_json::from_str(text) {
-        Ok(value @ (Value::Array(_) | Value::Object(_))) => value,
+    let value: Node = match serde_json::from_str(text) {
+        Ok(value @ (Node::List(_) | Node::Object(_))) => value,
         // Several objects are JSON lines.
         Err(e) if list || (ending == "json" && !is_object(text.lines().next().unwrap_or_default())) => {
             let fix = format!("write {OBJECT}, or a list of such");
@@ -143,15 +225,14 @@ fn whole(text: &str, ending: &str) -> Result<Option<Vec<Entry>>> {
     let values = match value {
         // A list of words that JSON happens to read, such as `[1]`, is a prompt unless the name says
         // otherwise.
-        Value::Array(_) if !list && ending != "json" => return Ok(None),
-        Value::Array(values) => values,
+        Node::List(_) if !list && ending != "json" => return Ok(None),
+        Node::List(values) => values,
         one => vec![one],
     };
     let entry = |(i, value)| {
-        Entry::from_json(value).map_err(|e| {
-            Error::usage(format!("prompt {} of the list: not a prompt in JSON", i + 1))
-                .because(e)
-                .advice(format!("each is a string or {OBJECT}"))
+        Entry::from_node(value).map_err(|what| {
+            Error::usage(format!("prompt {} of the list: {what}", i + 1))
+                .advice(format!("each is a text in double quotes or {OBJECT}"))
         })
     };
     values.into_iter().enumerate().map(entry).collect::<Result<_>>().map(Some)
@@ -195,11 +276,12 @@ fn is_object(line: &str) -> bool {
 }
 
 fn entry(line: &str, number: usize) -> Result<Entry> {
-    serde_json::from_str(line).and_then(Entry::from_json).map_err(|e| {
-        Error::usage(format!("line {number}: not a prompt in JSON"))
-            .because(e)
-            .advice(format!("each line is a string or {OBJECT}"))
-    })
+    let wrong = |what: &str| {
+        Error::usage(format!("line {number}: {what}"))
+            .advice(format!("each line is a text in double quotes or {OBJECT}"))
+    };
+    let node = serde_json::from_str(line).map_err(|e| wrong("not JSON").because(e))?;
+    Entry::from_node(node).map_err(|what| wrong(&what))
 }
 
 #[cfg(test)]
@@ -277,6 +359,20 @@ mod tests {
             ("-", "id,prompt\n1,a star", "table"),
             ("p.txt", "\"prompt\";\"seed\"\n\"a\";1", "table"),
             ("p.tsv", "a", "table"),
+            ("p.json", "[[\"a star\", \"a ring\"]]", "prompt 1 of the list: this is a list, not a prompt"),
+            ("p.txt", "[\"a star\", [\"a ring\"]]", "prompt 2 of the list: this is a list"),
+            ("p.jsonl", "{\"prompt\":\"a\"}\n[\"a star\", \"a ring\"]\n", "line 2: this is a list"),
+            ("p.json", "[1]", "this is a number, not a prompt"),
+            ("p.json", "[null]", "this is null, not a prompt"),
+            ("p.json", "{\"prompt\": 3}", "\"prompt\" is a number, not a text"),
+            ("p.json", "{\"prompt\": null}", "\"prompt\" is null, not a text"),
+            ("p.json", "{\"negative_prompt\": \"a\"}", "\"prompt\" is missing"),
+            ("p.json", "[{\"prompt\": \"a\", \"prompt\": \"b\"}]", "\"prompt\" is there twice"),
+            (
+                "p.jsonl",
+                "{\"prompt\":\"a\",\"negative_prompt\":null,\"negative_prompt\":\"b\"}",
+                "\"negative_prompt\" is there twice",
+            ),
         ] {
             let error = match parse(content.into(), Path::new(name), None) {
                 Ok((prompts, _)) => panic!("{name} {content:?}: {prompts:?}"),
