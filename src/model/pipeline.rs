@@ -203,6 +203,14 @@ impl Pipeline {
             unknown(&format!("text_encoder{suffix}/config.json"), &config.unknown_keys);
             encoders.push(TextEncoder::load(backend, parts, config, &suffix)?);
         }
+        if !scheduler.assumed.is_empty() {
+            notes.push(format!(
+                "{}: says nothing of its betas; assumed, as diffusers does: {} (download the file again if the \
+                 pictures are noise)",
+                source.describe("scheduler/scheduler_config.json"),
+                scheduler.assumed.join(", ")
+            ));
+        }
         if let Some(range) = scheduler.config.clip_sample {
             notes.push(format!(
                 "{}: clip_sample: clean latents are clipped to +-{range} in every step; that is meant for pixels and \

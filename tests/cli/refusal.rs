@@ -57,12 +57,19 @@ fn bad_options_are_usage_errors() {
         (&["-p", "a", "--micro-batch", "0"], "--micro-batch"),
         (&["-p", "a", "-W", "65"], "width"),
         (&["--prompts", empty], "no prompt"),
-        (&["--prompts", "nowhere.txt"], "nowhere.txt"),
     ];
     for (args, word) in cases {
         let mut all = vec!["sample", "-q", "-o", text(dir.path())];
         all.extend(*args);
         fails(program().args(&all).output().expect("the program starts"), 2, &[word]);
+    }
+}
+
+#[test]
+fn files_that_cannot_be_read_are_errors_of_files() {
+    let dir = TempDir::new().expect("a temporary folder");
+    for (option, file) in [("--prompts", "nowhere.txt"), ("--prompts", "."), ("--latents", "nowhere")] {
+        fails(sample(&dir.path().join("out"), &["-p", "a", option, file]), 1, &[option, file]);
     }
 }
 
@@ -246,6 +253,22 @@ fn damaged_configurations_are_named() {
     let dir = TempDir::new().expect("a temporary folder");
     let nowhere = sample(&dir.path().join("out"), &["-p", "a", "-m", "no/such/folder"]);
     fails(nowhere, 3, &["no/such/folder"]);
+}
+
+/// What diffusers reads without a word is read here too, and said.
+#[test]
+fn a_scheduler_file_without_content_is_read_with_a_warning() {
+    let (dir, root) = model();
+    let file = root.join("scheduler/scheduler_config.json");
+    fs::write(&file, "{}").expect("written");
+    let out = dir.path().join("out");
+    let output = sample(&out, &["-p", "a star", "-m", text(&root), "--proposal", "none"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    succeeds(output);
+    let warnings = record_of(&only_folder(&out))["warnings"].to_string();
+    for word in ["scheduler_config.json: says nothing of its betas", "beta_start 0.0001", "prediction_type"] {
+        assert!(said.contains(word) && warnings.contains(word), "{word}: {said}{warnings}");
+    }
 }
 
 #[test]

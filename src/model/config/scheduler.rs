@@ -26,6 +26,9 @@ pub struct SchedulerFile {
     pub states_clip_sample: bool,
     /// Whether the scheduler has a `steps_offset`: its class has one, or the file states it.
     pub has_steps_offset: bool,
+    /// Where the file says nothing of its betas, as no published file does: what is assumed in the place of
+    /// these and other absent keys, as diffusers assumes it, such as `beta_start 0.0001`. Else empty.
+    pub assumed: Vec<String>,
     /// Keys without a meaning to any sampler, with their values.
     pub unknown_keys: Vec<String>,
 }
@@ -196,10 +199,44 @@ fn parse(keys: &Keys<'_>, class: &str) -> Result<SchedulerFile> {
     Ok(SchedulerFile {
         has_steps_offset: class != WITHOUT_OFFSET || keys.get("steps_offset").is_some(),
         states_clip_sample,
+        assumed: assumed(keys, &config),
         unknown_keys: keys.unknown(&WITHOUT_EFFECT),
         class,
         config,
     })
+}
+
+/// See [`SchedulerFile::assumed`].
+fn assumed(keys: &Keys<'_>, config: &SchedulerConfig) -> Vec<String> {
+    let stated = |key: &&str| keys.get(key).is_some();
+    if ["beta_start", "beta_end", "beta_schedule", "trained_betas"].iter().any(|key| stated(&key)) {
+        return Vec::new();
+    }
+    let schedule = match config.beta_schedule {
+        BetaSchedule::Linear => "linear",
+        BetaSchedule::ScaledLinear => "scaled_linear",
+        BetaSchedule::SquaredCosine => "squaredcos_cap_v2",
+    };
+    let prediction = match config.prediction_type {
+        Prediction::Epsilon => "epsilon",
+        Prediction::Sample => "sample",
+        Prediction::VPrediction => "v_prediction",
+    };
+    let spacing = match config.timestep_spacing {
+        Spacing::Leading => "leading",
+        Spacing::Trailing => "trailing",
+        Spacing::Linspace => "linspace",
+    };
+    let values = [
+        ("beta_start", config.beta_start.to_string()),
+        ("beta_end", config.beta_end.to_string()),
+        ("beta_schedule", schedule.to_string()),
+        ("num_train_timesteps", config.num_train_timesteps.to_string()),
+        ("prediction_type", prediction.to_string()),
+        ("timestep_spacing", spacing.to_string()),
+    ];
+    let absent = values.into_iter().filter(|(key, _)| !stated(key));
+    absent.map(|(key, value)| format!("{key} {value}")).collect()
 }
 
 /// Keys of other samplers that change what the network's output means, whatever class the file names.

@@ -71,6 +71,7 @@ impl Files<'_> {
             Some(json) => self.whole(json)?,
             None => self.pair_of_files()?,
         };
+        self.refuse_empty(&origin, vocab.len(), pairs.len())?;
         let specials = self.specials(&config, whole.as_ref())?;
         // As the tokenizers library numbers them: a token of the vocabulary keeps its id, any other gets the
         // next one, whatever id the file states.
@@ -168,6 +169,21 @@ impl Files<'_> {
             truncation,
             context,
         })
+    }
+
+    /// Refuses files without content, which a download that failed leaves: without merges every text is cut
+    /// into single letters.
+    fn refuse_empty(&self, origin: &str, tokens: usize, merges: usize) -> Result<()> {
+        let whole = origin == "tokenizer.json";
+        let (vocab, pairs) = if whole { ("model.vocab", "model.merges") } else { ("it", "it") };
+        match (tokens, merges) {
+            (0, _) => Err(self.bad(origin, format!("{vocab} holds no token"))),
+            (_, 0) => {
+                let file = if whole { origin } else { "merges.txt" };
+                Err(self.bad(file, format!("{pairs} holds no merge")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Vocabulary and merges of `tokenizer.json`. Of its other parts only the added tokens matter: the steps

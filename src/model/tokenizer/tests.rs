@@ -134,9 +134,9 @@ fn a_text_is_filled_and_cut_at_the_side_that_the_file_names() {
 #[test]
 fn a_byte_that_the_vocabulary_lacks_is_the_unknown_token() {
     let dir = TempDir::new().unwrap();
-    let vocab = r#"{"a": 0, "a</w>": 1, "<|startoftext|>": 2, "<|endoftext|>": 3}"#;
+    let vocab = r#"{"a": 0, "a</w>": 1, "<|startoftext|>": 2, "<|endoftext|>": 3, "c": 4, "cc": 5}"#;
     std::fs::write(dir.path().join("vocab.json"), vocab).unwrap();
-    std::fs::write(dir.path().join("merges.txt"), "#version: 0.2\n").unwrap();
+    std::fs::write(dir.path().join("merges.txt"), "#version: 0.2\nc c\n").unwrap();
     assert_eq!(open(&dir, 8).unwrap().encode("aab é").ids, [2, 0, 0, 3, 3, 3, 3, 3]);
 }
 
@@ -146,7 +146,7 @@ fn damaged_files_are_named_with_what_was_expected() {
     fails(&[("vocab.json", "[]")], &["vocab.json", "not a JSON object"]);
     fails(&[("vocab.json", r#"{"a": "b"}"#)], &["vocab.json", "a map of tokens to ids"]);
     fails(&[("vocab.json", r#"{"a": 4294967295}"#)], &["vocab.json"]);
-    fails(&[("vocab.json", r#"{"a": 1}"#), ("merges.txt", "")], &["bos_token \"<|startoftext|>\""]);
+    fails(&[("vocab.json", r#"{"a": 1}"#), ("merges.txt", "a a")], &["bos_token \"<|startoftext|>\""]);
     fails(&[("merges.txt", "#version: 0.2\na b\nabc\n")], &["merges.txt", "line 3 is \"abc\""]);
     fails(&[("merges.txt", "a b c\n")], &["merges.txt", "line 1"]);
     fails(&[("merges.txt", "a \u{2603}\n")], &["merge 1 needs"]);
@@ -186,4 +186,20 @@ fn a_long_word_takes_no_longer_than_its_length_allows() {
     tokenizer.encode(&"the".repeat(400_000));
     // A search through all pairs per merge would take hours.
     assert!(start.elapsed().as_secs() < 20);
+}
+
+/// What a download that failed leaves behind.
+#[test]
+fn empty_files_are_refused_and_named() {
+    for empty in ["", "\n\n", "#version: 0.2\n"] {
+        fails(&[("merges.txt", empty)], &["merges.txt: it holds no merge", "fix:"]);
+    }
+    fails(&[("vocab.json", "{}")], &["vocab.json: it holds no token", "fix:"]);
+    let whole = |model: &str| format!("{{\"model\": {{\"type\": \"BPE\", {model}}}}}");
+    for (model, says) in [
+        (r#""vocab": {}, "merges": ["a b"]"#, "tokenizer.json: model.vocab holds no token"),
+        (r#""vocab": {"a": 0, "b": 1}, "merges": []"#, "tokenizer.json: model.merges holds no merge"),
+    ] {
+        fails(&[("tokenizer.json", &whole(model))], &[says, "fix:"]);
+    }
 }

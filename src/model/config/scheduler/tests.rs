@@ -130,3 +130,22 @@ fn no_key_that_changes_the_result_is_ignored() {
     // `null` is false, as Python has it.
     assert_eq!(parse(r#"{"clip_sample": null}"#).unwrap().config.clip_sample, None);
 }
+
+#[test]
+fn a_file_that_says_nothing_of_its_betas_tells_what_is_assumed() {
+    let assumed = |json: &str| parse(json).expect("a scheduler").assumed.join(", ");
+    assert_eq!(
+        assumed("{}"),
+        "beta_start 0.0001, beta_end 0.02, beta_schedule linear, num_train_timesteps 1000, \
+         prediction_type epsilon, timestep_spacing leading"
+    );
+    let some = r#"{"beta_start": null, "prediction_type": "v_prediction", "num_train_timesteps": 500}"#;
+    assert_eq!(
+        assumed(some),
+        "beta_start 0.0001, beta_end 0.02, beta_schedule linear, timestep_spacing leading"
+    );
+    let lcm = assumed(r#"{"_class_name": "LCMScheduler"}"#);
+    assert!(lcm.starts_with("beta_start 0.00085, beta_end 0.012, beta_schedule scaled_linear"), "{lcm}");
+    // Files of Stable Diffusion 1 state the betas and neither prediction nor spacing.
+    assert_eq!(assumed(r#"{"beta_start": 0.00085}"#), "");
+}
