@@ -19,7 +19,7 @@ pub struct OnePrompt<'a> {
     pub draw: Draw,
 }
 
-/// A path for records and for standard output.
+/// A path for records, where what is no UTF-8 is shown as well as it can be.
 pub fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }

@@ -3,6 +3,7 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use indicatif::ProgressBar;
@@ -31,11 +32,29 @@ fn write<T>(f: impl FnOnce() -> T) -> T {
 /// # Errors
 /// [`ErrorKind::Io`](crate::ErrorKind::Io) where it cannot be written; see [`reader_left`].
 pub fn line(text: impl Display) -> Result<()> {
-    let written = write(|| {
-        let mut out = io::stdout().lock();
-        writeln!(out, "{text}").and_then(|()| out.flush())
-    });
-    written.map_err(unwritten)
+    write(|| bytes(format!("{text}\n").as_bytes()))
+}
+
+/// Whether the reader of standard output has left, and that has been said.
+static UNREAD: AtomicBool = AtomicBool::new(false);
+
+/// A line about results that are on disk, in bytes, since paths need not be UTF-8. Where its reader has left,
+/// the work goes on without such lines, and a warning says so once.
+///
+/// # Errors
+/// [`ErrorKind::Io`](crate::ErrorKind::Io) where it cannot be written for another reason.
+pub fn answer(text: &[u8]) -> Result<()> {
+    if UNREAD.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    match write(|| bytes(&[text, b"\n"].concat())) {
+        Err(error) if reader_left(&error) => {
+            UNREAD.store(true, Ordering::Relaxed);
+            note("warning: standard output is closed: results are saved as before, and no longer printed");
+            Ok(())
+        }
+        written => written,
+    }
 }
 
 /// Bytes on standard output, as they are.
@@ -59,7 +78,7 @@ pub fn note(text: impl Display) {
 }
 
 /// Whether the program that reads the results has closed its end of the pipe, as `head` does. That is no
-/// failure, but there is nothing more to do.
+/// failure, but where results are only printed there is nothing more to do.
 pub fn reader_left(error: &Error) -> bool {
     let source = std::error::Error::source(error).and_then(|e| e.downcast_ref::<io::Error>());
     source.is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)

@@ -40,6 +40,15 @@ pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
     let (mut session, options) = open(options)?;
     let files = record::files(&options, &session)?;
     let finished = if options.skip_finished { out.finished()? } else { Vec::new() };
+    if options.skip_finished {
+        for record in out.unreadable_records() {
+            output::note(format_args!(
+                "warning: {}: cannot be read as JSON, so that its folder does not count as finished; move the \
+                 folder away if it is of no use",
+                record.display()
+            ));
+        }
+    }
     let steps = options.steps as u64 + 1;
     let mut progress = Progress::new(draws(&options).count() as u64 * steps, options.quiet);
     draws(&options).try_for_each(|(prompt, draw, number)| {
@@ -48,10 +57,11 @@ pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
         if let Some((folder, _)) = finished.iter().find(|(_, record)| skip::is_same(record, &one)) {
             progress.skip(steps);
             progress.summary(&format!("{}: finished before, not drawn again", folder.display()));
+            let answer = skip::answer(folder, &one)?;
             one.copy_image(folder)?;
-            return output::line(skip::answer(folder, &one)?);
+            return output::answer(&answer);
         }
-        output::line(one.run(&mut session, &mut progress, &out, number)?)
+        output::answer(&one.run(&mut session, &mut progress, &out, number)?)
     })
 }
 
@@ -119,7 +129,7 @@ impl OnePrompt<'_> {
         progress: &mut Progress,
         out: &OutDir,
         number: usize,
-    ) -> Result<String> {
+    ) -> Result<Vec<u8>> {
         if signals::requested().is_some() {
             return Err(self.interrupted("before", 0, 0));
         }

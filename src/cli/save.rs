@@ -1,7 +1,7 @@
 //! What a prompt leaves when its particles are drawn: pictures, `particles.jsonl`, the grid, latents, and the
 //! answer on standard output.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
@@ -32,6 +32,8 @@ const SAMPLER: &str = "DDIM";
 
 /// Name of the selected picture.
 pub(super) const BEST: &str = "best.png";
+/// Name of the file of final latents.
+pub(super) const LATENTS: &str = "latents.safetensors";
 
 impl OnePrompt<'_> {
     /// Writes everything but `run.json`.
@@ -63,7 +65,7 @@ impl OnePrompt<'_> {
         let shown = self.show(pictures, &lines[best], folder)?;
         if options.save_latents {
             let values = backend.download(&population.x)?;
-            save_latents(&folder.path().join("latents.safetensors"), population.x.shape(), &values)?;
+            save_latents(&folder.path().join(LATENTS), population.x.shape(), &values)?;
         }
         if let Some(e) = failed {
             return Err(e);
@@ -171,29 +173,33 @@ impl OnePrompt<'_> {
     }
 
     /// What goes to standard output of what was saved in `folder`.
-    pub(super) fn answer(&self, folder: &Path, saved: Saved) -> String {
+    pub(super) fn answer(&self, folder: &Path, saved: Saved) -> Vec<u8> {
         self.output_text(folder, saved.result, saved.returned)
     }
 
-    /// For standard output: paths, or one JSON object. Where no picture was written, the folder stands for
-    /// them.
+    /// For standard output: paths, byte for byte, or one JSON object. Where no picture was written, the folder
+    /// stands for them.
     pub(super) fn output_text(
         &self,
         folder: &Path,
         result: Map<String, Value>,
         returned: Vec<Returned>,
-    ) -> String {
+    ) -> Vec<u8> {
         let shown = |name: Option<String>| match (&self.options.image, name) {
-            (Some(image), Some(_)) => Some(text(image)),
-            (_, name) => name.map(|name| text(&folder.join(name))),
+            (Some(image), Some(_)) => Some(image.clone()),
+            (_, name) => name.map(|name| folder.join(name)),
         };
         if !self.options.json {
-            let paths: Vec<String> = returned.into_iter().filter_map(|(name, _)| shown(name)).collect();
-            return if paths.is_empty() { text(folder) } else { paths.join("\n") };
+            let mut paths: Vec<PathBuf> = returned.into_iter().filter_map(|(name, _)| shown(name)).collect();
+            if paths.is_empty() {
+                paths.push(folder.into());
+            }
+            let bytes: Vec<&[u8]> = paths.iter().map(|path| path.as_os_str().as_encoded_bytes()).collect();
+            return bytes.join(&b'\n');
         }
         let image = |(name, line): Returned| {
             json!({
-                "path": shown(name),
+                "path": shown(name).as_deref().map(text),
                 "particle": line["index"],
                 "weight": line["weight"],
                 "target": line["target"],
@@ -211,7 +217,7 @@ impl OnePrompt<'_> {
         }));
         answer.extend(result);
         answer.insert("images".into(), json!(images));
-        Value::Object(answer).to_string()
+        Value::Object(answer).to_string().into_bytes()
     }
 
     /// Copies the selected picture to the file that was named for it.

@@ -7,7 +7,8 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::one::OnePrompt;
-use super::save::BEST;
+use super::options::Options;
+use super::save::{BEST, LATENTS};
 use super::values::{Save, Select};
 use crate::error::{Error, Result};
 
@@ -32,7 +33,7 @@ pub fn is_same(record: &Value, one: &OnePrompt<'_>) -> bool {
 /// # Errors
 /// [`ErrorKind::Io`](crate::ErrorKind::Io) for files that cannot be read any more, or are not
 /// as the program wrote them.
-pub fn answer(folder: &Path, one: &OnePrompt<'_>) -> Result<String> {
+pub fn answer(folder: &Path, one: &OnePrompt<'_>) -> Result<Vec<u8>> {
     let (path, record) = (folder.join(PARTICLES), folder.join(RECORD));
     let said: Value =
         serde_json::from_str(&read(&record)?).map_err(|e| damaged(&record, "it is no JSON").because(e))?;
@@ -44,6 +45,7 @@ pub fn answer(folder: &Path, one: &OnePrompt<'_>) -> Result<String> {
     if said.get("chains").and_then(Value::as_u64) != Some(particles.len() as u64) {
         return Err(damaged(&path, &format!("{} lines, and run.json has another number", particles.len())));
     }
+    left(folder, &particles, one.options)?;
     let all = one.options.select == Select::All;
     let name = |line: &Map<String, Value>| match (one.options.save, all) {
         (Save::None, _) => None,
@@ -66,6 +68,21 @@ fn particle(path: &Path, line: &str) -> Result<Map<String, Value>> {
         Some(entry) => Err(damaged(path, &format!("a line has no \"{entry}\""))),
         None => Ok(line),
     }
+}
+
+/// Refuses a folder that has lost a picture or the latents that its run left.
+fn left(folder: &Path, particles: &[Map<String, Value>], options: &Options) -> Result<()> {
+    let pictures = particles.iter().filter_map(|line| line["path"].as_str());
+    let best = (options.save != Save::None).then_some(BEST);
+    let latents = options.save_latents.then_some(LATENTS);
+    for name in pictures.chain(best).chain(latents) {
+        let path = folder.join(name);
+        if fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() > 0) {
+            continue;
+        }
+        return Err(damaged(&path, "it is empty or not there, and the run that left it has finished"));
+    }
+    Ok(())
 }
 
 fn read(path: &Path) -> Result<String> {

@@ -151,6 +151,20 @@ impl OutDir {
         Ok(records)
     }
 
+    /// The `run.json` of folders with a number that cannot be read, or hold no JSON object: how those runs
+    /// ended, nobody can say. In order.
+    pub fn unreadable_records(&self) -> Vec<PathBuf> {
+        let folders = self.numbered().unwrap_or_default().into_iter();
+        let mut records: Vec<PathBuf> = folders.map(|(_, folder)| folder.join(RECORD)).collect();
+        records.retain(|record| match fs::read(record) {
+            Ok(text) => serde_json::from_slice::<serde_json::Map<String, Value>>(&text).is_err(),
+            // A folder without a record is not a run's.
+            Err(e) => !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        });
+        records.sort();
+        records
+    }
+
     /// The folders with a number, in any order.
     fn numbered(&self) -> io::Result<Vec<(usize, PathBuf)>> {
         let mut all = Vec::new();

@@ -148,6 +148,43 @@ fn a_finished_result_whose_files_are_damaged_is_named() {
 }
 
 #[test]
+fn a_finished_result_that_has_lost_a_file_is_named() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let out = dir.path().join("out");
+    let star = [&["-p", "a star", "--save-latents", "--skip-finished"], &PLAIN[..]].concat();
+    succeeds(sample(&out, &star));
+    for name in ["best.png", "particles/000.png", "particles/001.png", "latents.safetensors"] {
+        let path = out.join("0000-a-star").join(name);
+        let whole = fs::read(&path).expect("a file");
+        fs::remove_file(&path).expect("removed");
+        fails(sample(&out, &star), 1, &[text(&path), "--skip-finished"]);
+        fs::write(&path, "").expect("written");
+        fails(sample(&out, &star), 1, &[text(&path), "--skip-finished"]);
+        fs::write(&path, whole).expect("written");
+    }
+    succeeds(sample(&out, &star));
+    assert_eq!(folders(&out), ["0000-a-star"]);
+}
+
+#[test]
+fn a_record_that_is_no_json_is_said_not_to_count() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let out = dir.path().join("out");
+    let star = [&["-p", "a star", "--skip-finished"], &PLAIN[..]].concat();
+    succeeds(sample(&out, &star));
+    let record = out.join("0000-a-star/run.json");
+    let whole = fs::read(&record).expect("run.json");
+    for (count, damaged) in [&whole[..whole.len() / 2], b"", b"[]"].into_iter().enumerate() {
+        fs::write(&record, damaged).expect("written");
+        let output = sample(&out, &[&star[..], &["--seed", &count.to_string()]].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.starts_with("warning: ") && said.contains(text(&record)), "{said}");
+        succeeds(output);
+        assert_eq!(folders(&out).len(), 2 + count, "drawn into a folder of its own");
+    }
+}
+
+#[test]
 fn an_earlier_result_is_replaced_only_if_asked_and_only_by_a_result() {
     let dir = TempDir::new().expect("a temporary folder");
     let out = dir.path().join("out");

@@ -64,16 +64,36 @@ fn scored(dir: &Path) -> Vec<std::ffi::OsString> {
 #[test]
 fn a_reader_that_leaves_ends_the_program_quietly() {
     let dir = TempDir::new().expect("a temporary folder");
-    let out = dir.path().join("out");
     let plan = ["plan", "-p", "a star", "--steps", "2", "--device", "cpu"].map(Into::into).to_vec();
-    for args in [scored(dir.path()), plan, arguments(&out, &["-p", "a star", "-q"])] {
-        let (reader, writer) = std::io::pipe().expect("a pipe");
-        drop(reader);
-        let output =
-            process(&args).stdout(writer).stderr(Stdio::piped()).output().expect("the program starts");
+    let script = ["completions", "bash"].map(Into::into).to_vec();
+    for args in [scored(dir.path()), plan, script, vec!["rewards".into()]] {
+        let output = unread(&args);
         assert_eq!((output.status.code(), errors(&output).as_str()), (Some(0), ""), "{args:?}");
     }
-    assert_eq!(record_of(&only_folder(&out))["status"], "finished");
+}
+
+/// Runs without a reader of standard output.
+fn unread(args: &[std::ffi::OsString]) -> Output {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    process(args).stdout(writer).stderr(Stdio::piped()).output().expect("the program starts")
+}
+
+/// Results on disk do not depend on who reads where they are.
+#[test]
+fn a_list_is_drawn_to_its_end_without_a_reader() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let out = dir.path().join("out");
+    let list = ["-p", "a star", "-p", "a ring", "-p", "a cross", "--proposal", "none", "-q"];
+    for more in [&[][..], &["--skip-finished"], &["--json", "--overwrite"]] {
+        let output = unread(&arguments(&out, &[&list[..], more].concat()));
+        let said = errors(&output);
+        assert_eq!((output.status.code(), said.lines().count()), (Some(0), 1), "{more:?}: {said}");
+        assert!(said.starts_with("warning: standard output is closed"), "{said}");
+        let folders = ["0000-a-star", "0001-a-ring", "0002-a-cross"];
+        assert_eq!(super::folders(&out), folders, "{more:?}");
+        assert!(folders.iter().all(|name| record_of(&out.join(name))["status"] == "finished"));
+    }
 }
 
 #[cfg(target_os = "linux")]
@@ -100,6 +120,10 @@ fn paths_need_not_be_utf8() {
     let answer = json(&succeeds(sample(&out, &["-p", "a star", "--json", "--save-latents"])));
     assert!(answer["folder"].as_str().is_some_and(|f| f.contains("out-\u{fffd}")), "{answer}");
     let run = only_folder(&out);
+    // As a path it is printed byte for byte, so that another program finds the file.
+    let printed = sample(&out, &["-p", "a star", "--skip-finished", "--save-latents"]).stdout;
+    let path = std::ffi::OsStr::from_bytes(printed.trim_ascii_end());
+    assert_eq!(Path::new(path), run.join("best.png"));
     let again = program()
         .args(arguments(&dir.path().join("again"), &["-p", "a star", "-q"]))
         .arg("--latents")
