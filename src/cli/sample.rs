@@ -12,7 +12,7 @@ use super::options::Options;
 use super::progress::Progress;
 use super::record::{self, Choices, Draw};
 use super::save::Saved;
-use super::summary::Summary;
+use super::summary::{Summary, compact};
 use super::{flags, meaning, output, signals, skip, trace};
 use crate::error::{Error, ErrorKind, Result};
 use crate::run::{OutDir, RunDir, Status, load_latents};
@@ -121,6 +121,15 @@ impl DrawInProgress {
     }
 }
 
+/// What a step says in which no particle was left.
+fn all_lost(step: usize) -> String {
+    format!(
+        "step {step}: every particle was lost to values that are not finite; the weights were made equal again, \
+         and log Z is minus infinity. Give `alpha` a larger number or `reward` a smaller weight; `dtype` fp32 has \
+         more range"
+    )
+}
+
 impl OnePrompt<'_> {
     /// Samples and saves; returns what goes to standard output.
     fn run(
@@ -154,7 +163,8 @@ impl OnePrompt<'_> {
         current.record.insert("seconds".into(), json!(began.elapsed().as_secs_f64()));
         let finished = saved.and_then(|(saved, population)| {
             let folder = signals::finishing(|| self.finish(&current, &saved))?;
-            progress.summary(&current.summary.text(&folder, &population, began.elapsed()));
+            let returned = saved.returned_reward(self.options);
+            progress.summary(&current.summary.text(&folder, &population, returned, began.elapsed()));
             Ok(self.answer(&folder, saved))
         });
         finished.map_err(|error| self.fail(&current, error))
@@ -212,7 +222,12 @@ impl OnePrompt<'_> {
                 progress.warn(&note);
                 current.warn(&note);
             }
-            step.non_finite.iter().for_each(|value| progress.warn(&value.to_string()));
+            let lost = step.non_finite.iter().map(ToString::to_string);
+            let collapsed = step.prompts.iter().filter(|record| record.collapsed);
+            for warning in lost.chain(collapsed.map(|_| flags::named(&all_lost(step.step)))) {
+                progress.warn(&warning);
+                current.warn(&warning);
+            }
             current.summary.step(&step.prompts[0]);
             progress.step(&self.message(&step.prompts[0]));
             if signals::requested().is_some() && step.step < transitions {
@@ -242,7 +257,10 @@ impl OnePrompt<'_> {
     /// Progress in a few words.
     fn message(&self, step: &PromptStep) -> String {
         let best = step.reward.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let reward = if best.is_finite() { format!("best reward {best:.3}  ") } else { String::new() };
+        let reward = match best.is_finite() {
+            true => format!("best reward {}  ", compact(best, 3)),
+            false => String::new(),
+        };
         let short: String = self.prompt.text.chars().take(32).collect();
         format!("{reward}ess {:.1}  {short}", step.ess)
     }

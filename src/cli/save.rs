@@ -27,6 +27,16 @@ pub(super) struct Saved {
 /// A particle that is returned: the name of its picture in the folder, if one was written, and its line.
 pub(super) type Returned = (Option<String>, Map<String, Value>);
 
+impl Saved {
+    /// The reward of the one particle that is returned, where one is.
+    pub(super) fn returned_reward(&self, options: &Options) -> Option<f64> {
+        match options.select {
+            Select::All => None,
+            _ => self.result.get("reward").and_then(Value::as_f64),
+        }
+    }
+}
+
 /// What other programs call the chain: every model's is sampled as DDIM does.
 const SAMPLER: &str = "DDIM";
 

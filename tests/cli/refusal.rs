@@ -161,6 +161,30 @@ fn a_run_that_loses_every_particle_fails_and_says_so() {
     assert_eq!(record_of(&only_folder(&out))["status"], "finished");
 }
 
+/// Weights this large overflow until the last event, which is computed otherwise: there is a result, and what
+/// happened on the way is said and recorded.
+#[test]
+fn every_particle_lost_on_the_way_is_a_warning_and_at_the_end_an_error() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let out = dir.path().join("out");
+    let args = super::arguments(&out, &["-p", "a star", "--reward", "clip=1e300"]);
+    let output = program().args(args).output().expect("the program starts");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    succeeds(output);
+    let record = record_of(&only_folder(&out));
+    assert_eq!((&record["status"], &record["result"]["log_z"]), (&"finished".into(), &Value::Null));
+    let warnings: Vec<&str> =
+        record["warnings"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+    for step in ["step 0: every particle was lost", "step 1: every particle was lost"] {
+        let with_fix = |w: &&&str| w.starts_with(step) && w.contains("--kl") && w.contains("--reward");
+        assert_eq!(warnings.iter().filter(with_fix).count(), 1, "{warnings:?}");
+    }
+    assert!(warnings.iter().any(|w| w.contains("particle 1: the reward is not finite")), "{warnings:?}");
+    let on_stderr: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("warning: ")).collect();
+    assert_eq!(on_stderr, warnings, "the record has what was said");
+    assert!(said.lines().all(|line| line.len() < 300), "numbers are short: {said}");
+}
+
 #[test]
 fn a_numerical_abort_names_the_first_value_that_is_not_finite() {
     let dir = TempDir::new().expect("a temporary folder");

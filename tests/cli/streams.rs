@@ -37,6 +37,10 @@ fn standard_output_holds_results_only_and_stderr_plain_lines_of_progress() {
     let summary = |l: &str| l.contains(": reward ") && l.contains(" -> ") && l.contains("distinct roots ");
     assert!(progress.lines().all(|l| l.contains(" s left  ") || summary(l)), "{progress}");
     assert_eq!(progress.lines().filter(|l| summary(l)).count(), 2, "{progress}");
+    // The summary names the reward of the picture that is printed.
+    let returned = record_of(&out.join("0000-a-ring"))["result"]["reward"].as_f64().expect("a reward");
+    let first = progress.lines().find(|l| summary(l)).expect("a summary");
+    assert!(first.contains(&format!(", returned {returned:.3}, ")), "{first}: {returned}");
     assert!(!progress.contains(['\r', '\u{1b}']), "no terminal, no control characters: {progress:?}");
     assert_eq!(errors(&sample(&dir.path().join("quiet"), &["-p", "a ring"])), "");
 }

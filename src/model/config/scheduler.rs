@@ -209,7 +209,7 @@ fn parse(keys: &Keys<'_>, class: &str) -> Result<SchedulerFile> {
 /// See [`SchedulerFile::assumed`].
 fn assumed(keys: &Keys<'_>, config: &SchedulerConfig) -> Vec<String> {
     let stated = |key: &&str| keys.get(key).is_some();
-    if ["beta_start", "beta_end", "beta_schedule", "trained_betas"].iter().any(|key| stated(&key)) {
+    if ["beta_start", "beta_end", "beta_schedule", "trained_betas"].iter().any(stated) {
         return Vec::new();
     }
     let schedule = match config.beta_schedule {
