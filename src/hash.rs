@@ -1,10 +1,11 @@
 //! SHA-256, in one place: of bytes and of files that are read a block at a time.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
+
+use crate::regular;
 
 /// Bytes of a file that are held in memory at a time.
 const BLOCK: usize = 1 << 20;
@@ -17,9 +18,9 @@ pub fn sha256(bytes: &[u8]) -> String {
 /// Length in bytes and SHA-256, as [`sha256`] writes it, of the file at `path`.
 ///
 /// # Errors
-/// Of the system, where the file cannot be opened or read.
+/// Of the system, where the file cannot be opened or read; for what is no regular file.
 pub fn sha256_of_file(path: &Path) -> io::Result<(u64, String)> {
-    let mut file = File::open(path)?;
+    let mut file = regular::open(path)?;
     let (mut hash, mut block, mut length) = (Sha256::new(), vec![0; BLOCK], 0);
     loop {
         match file.read(&mut block) {

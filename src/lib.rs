@@ -57,6 +57,7 @@ pub mod noise;
 pub mod op;
 pub mod ops;
 pub mod pixels;
+mod regular;
 mod resize;
 pub mod reward;
 pub mod run;

@@ -4,6 +4,10 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::regular;
+
+/// Most bytes of an image file. The decoder limits what its pixels may take.
+const MOST_BYTES: u64 = 1 << 28;
 
 /// An 8-bit RGB picture, rows from the top, `rgb.len() == 3 * width * height`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,10 +68,9 @@ impl Picture {
         let fail = |e: Box<dyn std::error::Error + Send + Sync>| {
             Error::io(format!("{}: not readable as an image", path.display())).because(e)
         };
-        let bytes = std::fs::read(path).map_err(|e| {
-            Error::io(format!("{}: cannot be read", path.display()))
-                .because(e)
-                .advice("check the path of the image")
+        let bytes = regular::read(path, MOST_BYTES).map_err(|e| {
+            let fix = regular::fix(&e, "check the path of the image");
+            Error::io(format!("{}: cannot be read", path.display())).because(e).advice(fix)
         })?;
         let format = image::guess_format(&bytes).map_err(|_| {
             Error::io(format!("{}: not an image", path.display())).advice("give PNG, JPEG or WebP files")

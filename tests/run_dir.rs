@@ -86,6 +86,17 @@ fn a_nul_in_a_prompt_does_not_cost_the_picture() {
     assert!(decode(&png).latin.unwrap().starts_with("ab\n"));
 }
 
+/// PNG allows no control characters in a text but line breaks; what was typed stays in the record.
+#[test]
+fn control_characters_of_a_prompt_become_spaces() {
+    let prompt = "a\tb\rc\u{1b}[1m\r\nd\u{85}";
+    let found = decode(&encode_png(&picture(), Some(&parameters(prompt))).unwrap());
+    let text = found.latin.unwrap();
+    assert!(text.starts_with("a b c [1m\nd \nNegative prompt: "), "{text:?}");
+    let record: Value = serde_json::from_str(&found.record.unwrap()).unwrap();
+    assert_eq!(record["prompt"], prompt);
+}
+
 #[test]
 fn without_metadata_a_png_says_nothing() {
     let png = encode_png(&picture(), None).unwrap();

@@ -38,7 +38,14 @@ pub use flags::{exit_code, report};
 
 /// Runs the program as it was called. What failed is said on stderr, and in the exit code: see [`exit_code`].
 pub fn run() -> ExitCode {
-    match command(Cli::parse().command) {
+    signals::ignore_file_limit();
+    let done = match Cli::try_parse() {
+        Ok(cli) => command(cli.command),
+        // What was typed wrong is clap's to say, with its exit code.
+        Err(wrong) if wrong.use_stderr() => wrong.exit(),
+        Err(help) => output::help(&help),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if output::reader_left(&error) => ExitCode::SUCCESS,
         Err(error) => {

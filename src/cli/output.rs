@@ -66,6 +66,14 @@ pub fn bytes(bytes: &[u8]) -> Result<()> {
     out.write_all(bytes).and_then(|()| out.flush()).map_err(unwritten)
 }
 
+/// Help or version on standard output, as clap prints it.
+///
+/// # Errors
+/// As [`line`].
+pub fn help(text: &clap::Error) -> Result<()> {
+    text.print().and_then(|()| io::stdout().flush()).map_err(unwritten)
+}
+
 fn unwritten(e: io::Error) -> Error {
     Error::io("standard output cannot be written")
         .because(e)

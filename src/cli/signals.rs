@@ -105,6 +105,20 @@ fn hear(what: String, sender: Sender<()>) {
     }
 }
 
+/// Makes a file that would grow beyond the limit of the system (`ulimit -f`) an error to report and record, in
+/// place of the signal SIGXFSZ, which ends the program within a write.
+#[cfg(unix)]
+#[allow(unsafe_code)]
+pub fn ignore_file_limit() {
+    // SAFETY: to ignore a signal needs no handler; where it fails, the signal does what it does by itself.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
+
+#[cfg(not(unix))]
+pub fn ignore_file_limit() {}
+
 /// Whether a signal was ignored when the program began.
 #[cfg(unix)]
 #[allow(unsafe_code)]

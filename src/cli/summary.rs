@@ -29,8 +29,8 @@ impl Summary {
         self.rewarded += usize::from(self.last.is_some());
     }
 
-    /// `out/0000-a-star: reward 6.913 -> 7.850 (best 7.402 -> 8.024), returned 7.981, log Z 4.31 +- 0.42, distinct
-    /// roots 3 of 16, 12.3 s`. `returned`: the reward of the particle in best.png, if one is.
+    /// `out/0000-a-star: reward 6.913 -> 7.850 (best 7.402 -> 8.024), returned 7.981, log Z 4.31 +- 0.42,
+    /// distinct roots 3 of 16, 12.3 s`. `returned`: the reward of the particle in best.png, if one is.
     pub fn text(
         &self,
         folder: &Path,

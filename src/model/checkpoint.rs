@@ -21,7 +21,11 @@ pub(super) use self::find::choose;
 use self::find::{count, damaged, modern_name, nothing_chosen, some_of};
 use super::files::{Source, join, json};
 use crate::error::{Error, Result};
+use crate::regular;
 use crate::tensor::{HostSlice, Shape};
+
+/// Most bytes of an index of shards.
+const MOST_OF_INDEX: u64 = 1 << 28;
 
 const READABLE: &str = "check that this is a file that you may read, or download it again";
 
@@ -115,8 +119,9 @@ impl Checkpoint {
     }
 
     fn from_index(path: &Path) -> Result<Checkpoint> {
-        let text = fs::read(path).map_err(|e| {
-            Error::model(format!("{}: cannot be read", path.display())).because(e).advice(READABLE)
+        let text = regular::read(path, MOST_OF_INDEX).map_err(|e| {
+            let fix = regular::fix(&e, READABLE);
+            Error::model(format!("{}: cannot be read", path.display())).because(e).advice(fix)
         })?;
         let what = || format!("{}: not an index of sharded safetensors", path.display());
         let index = json::parse(&text).map_err(|e| e.context(what()))?;
@@ -462,8 +467,13 @@ impl TensorView<'_> {
 
 #[allow(unsafe_code)]
 fn map(path: &Path) -> Result<Mmap> {
-    let failed = |what| move |e: std::io::Error| Error::model(what).because(e).advice(READABLE);
-    let file = fs::File::open(path).map_err(failed("cannot be opened"))?;
+    let failed = |what| {
+        move |e: std::io::Error| {
+            let fix = regular::fix(&e, READABLE);
+            Error::model(what).because(e).advice(fix)
+        }
+    };
+    let file = regular::open(path).map_err(failed("cannot be opened"))?;
     // SAFETY: the mapping is read-only and private to us, and every use goes through `&[u8]`, for which all
     // bit patterns are valid. What Rust cannot rule out is another process changing or truncating the file
     // while we run; like every program that maps weights we ask that a model not be rewritten while it is in

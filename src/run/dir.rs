@@ -12,19 +12,22 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::file::{FIX_OUTPUT, FIX_REPORT, folder_of, probe, sync, write_atomic};
+use super::file::{FIX_OUTPUT, FIX_REPORT, folder_of, probe, sync, unwritten, write_atomic};
 use super::metadata::{Parameters, encode_png};
 use super::record::{Status, Versioned};
 use super::slug::slug;
 use crate::error::{Error, Result};
 use crate::hash::sha256;
 use crate::pixels::Picture;
+use crate::regular;
 
 /// Files that a run may leave in its folder, with the numbered pictures in `particles`. Anything else there
 /// belongs to the user.
 const OURS: [&str; 6] =
     ["run.json", "trace.jsonl", "particles.jsonl", "best.png", "grid.png", "latents.safetensors"];
 const RECORD: &str = "run.json";
+/// Most bytes of it that are read.
+const MOST_OF_RECORD: u64 = 1 << 28;
 const PARTICLES: &str = "particles";
 
 /// The directory that holds the folders of runs.
@@ -156,7 +159,7 @@ impl OutDir {
     pub fn unreadable_records(&self) -> Vec<PathBuf> {
         let folders = self.numbered().unwrap_or_default().into_iter();
         let mut records: Vec<PathBuf> = folders.map(|(_, folder)| folder.join(RECORD)).collect();
-        records.retain(|record| match fs::read(record) {
+        records.retain(|record| match regular::read(record, MOST_OF_RECORD) {
             Ok(text) => serde_json::from_slice::<serde_json::Map<String, Value>>(&text).is_err(),
             // A folder without a record is not a run's.
             Err(e) => !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
@@ -254,7 +257,7 @@ fn lock(path: &Path) -> Result<Lock> {
 
 /// `run.json` of a folder whose run has finished.
 fn finished(folder: &Path) -> io::Result<Option<Value>> {
-    let text = match fs::read(folder.join(RECORD)) {
+    let text = match regular::read(&folder.join(RECORD), MOST_OF_RECORD) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         text => text?,
     };
@@ -264,7 +267,8 @@ fn finished(folder: &Path) -> io::Result<Option<Value>> {
 }
 
 fn unwritable(path: &Path, e: io::Error) -> Error {
-    Error::io(format!("{}: cannot be made or written", path.display())).because(e).advice(FIX_OUTPUT)
+    let fix = regular::fix(&e, FIX_OUTPUT);
+    Error::io(format!("{}: cannot be made or written", path.display())).because(e).advice(fix)
 }
 
 fn in_use(folder: &Path) -> Error {
@@ -461,9 +465,7 @@ impl Lines {
     fn create(path: PathBuf) -> Result<Lines> {
         match fs::File::create(&path) {
             Ok(file) => Ok(Lines { path, file, len: 0 }),
-            Err(e) => {
-                Err(Error::io(format!("{}: cannot be written", path.display())).because(e).advice(FIX_OUTPUT))
-            }
+            Err(e) => Err(unwritten(&path, e)),
         }
     }
 
@@ -490,9 +492,7 @@ impl Lines {
         // One unbuffered write per line. Of a line that finds no room, no part stays.
         if let Err(e) = self.file.write_all(&text) {
             let _ = self.file.set_len(self.len);
-            return Err(Error::io(format!("{}: cannot be written", self.path.display()))
-                .because(e)
-                .advice(FIX_OUTPUT));
+            return Err(unwritten(&self.path, e));
         }
         self.len += text.len() as u64;
         Ok(())

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::hash::sha256_of_file;
+use crate::regular;
 
 /// What to do about a file that cannot be written.
 pub(super) const FIX_OUTPUT: &str = "choose a directory that can be written, and has room, with `output`";
@@ -58,16 +59,25 @@ pub(super) fn sync(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Finds out whether a file `path` could be written, its name included, and leaves everything as it was.
+/// Finds out whether a file `path` could be written, its name and folders that are still to be made included,
+/// and leaves everything as it was.
 ///
 /// # Errors
 /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the path.
 pub fn probe_file(path: &Path) -> Result<()> {
-    probe(path).map_err(|e| unwritten(path, e))
+    let folder = folder_of(path);
+    let missing: Vec<&Path> = folder.ancestors().take_while(|path| !path.exists()).collect();
+    let probed = fs::create_dir_all(&folder).and_then(|()| probe(path));
+    for folder in missing {
+        // Goes if it is empty: another program may have made something in it meanwhile.
+        let _ = fs::remove_dir(folder);
+    }
+    probed.map_err(|e| unwritten(path, e))
 }
 
-fn unwritten(path: &Path, e: io::Error) -> Error {
-    Error::io(format!("{}: cannot be written", path.display())).because(e).advice(FIX_OUTPUT)
+pub(super) fn unwritten(path: &Path, e: io::Error) -> Error {
+    let fix = regular::fix(&e, FIX_OUTPUT);
+    Error::io(format!("{}: cannot be written", path.display())).because(e).advice(fix)
 }
 
 /// Finds out whether a file `path` could be written, its name included, and leaves everything as it was.
@@ -92,9 +102,8 @@ pub(super) fn probe(path: &Path) -> io::Result<()> {
 /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file.
 pub fn sha256_file(path: &Path) -> Result<String> {
     let hashed = sha256_of_file(path).map_err(|e| {
-        Error::io(format!("{}: cannot be read", path.display()))
-            .because(e)
-            .advice("check its path and rights")
+        let fix = regular::fix(&e, "check its path and rights");
+        Error::io(format!("{}: cannot be read", path.display())).because(e).advice(fix)
     });
     hashed.map(|(_, hash)| hash)
 }

@@ -11,7 +11,11 @@ use safetensors::{Dtype, SafeTensors};
 use super::file::{FIX_REPORT, write_atomic};
 use super::record::SCHEMA;
 use crate::error::{Error, Result};
+use crate::regular;
 use crate::tensor::Shape;
+
+/// Most bytes of what stands before the numbers, and of other tensors beside them.
+const MOST_OF_HEADER: u64 = 1 << 28;
 
 /// Writes `latents`, `(n, h, w, c)` in memory, as f32.
 ///
@@ -43,12 +47,17 @@ pub fn load_latents(path: &Path, expected: Shape) -> Result<Vec<f32>> {
              (particles, channels, height, width), as `save_latents` writes"
         ))
     };
-    let bytes = std::fs::read(path).map_err(|e| fail("cannot be read".into()).because(e))?;
+    // As long as latents of any type may be, and a header.
+    let most = (8 * expected.len() as u64).saturating_add(MOST_OF_HEADER);
+    let bytes = regular::read(path, most).map_err(|e| fail("cannot be read".into()).because(e))?;
     let file =
         SafeTensors::deserialize(&bytes).map_err(|e| fail("not a safetensors file".into()).because(e))?;
     let view = file.tensor("latents").map_err(|_| {
         let names = file.names().into_iter().take(4).map(|n| format!("\"{n}\"")).collect::<Vec<_>>();
-        fail(format!("holds no tensor \"latents\" but {}", names.join(", ")))
+        match names.is_empty() {
+            true => fail("holds no tensor".into()),
+            false => fail(format!("holds no tensor \"latents\" but {}", names.join(", "))),
+        }
     })?;
     let Shape { n, h, w, c } = expected;
     if view.shape() != [n, c, h, w] {

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::pixels::Picture;
+use crate::regular;
 
 /// Keyword of the chunk that many programs read.
 const PARAMETERS: &str = "parameters";
@@ -33,9 +34,9 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// The text of the chunk `parameters`. NUL cannot stand in it and is left out; line breaks of field
-    /// values become spaces; values that hold a comma, a colon or a line break are quoted as JSON, as readers
-    /// of this layout expect.
+    /// The text of the chunk `parameters`. Of control characters PNG allows line breaks only: others become
+    /// spaces (NUL is left out), here and not in the record; line breaks of field values become spaces; values
+    /// that hold a comma, a colon or a line break are quoted as JSON, as readers of this layout expect.
     pub fn text(&self) -> String {
         let mut text = self.prompt.clone();
         if !self.negative_prompt.is_empty() {
@@ -49,7 +50,7 @@ impl Parameters {
         text.push('\n');
         text += &fields.collect::<Vec<_>>().join(", ");
         text.retain(|c| c != '\0');
-        text
+        text.replace("\r\n", "\n").replace(|c: char| c.is_control() && c != '\n', " ")
     }
 }
 
@@ -103,10 +104,9 @@ pub struct Texts {
 /// # Errors
 /// [`ErrorKind::Io`](crate::ErrorKind::Io) if the file cannot be opened.
 pub fn read_texts(path: &Path) -> Result<Texts> {
-    let file = std::fs::File::open(path).map_err(|e| {
-        Error::io(format!("{}: cannot be read", path.display()))
-            .because(e)
-            .advice("check the path of the image")
+    let file = regular::open(path).map_err(|e| {
+        let fix = regular::fix(&e, "check the path of the image");
+        Error::io(format!("{}: cannot be read", path.display())).because(e).advice(fix)
     })?;
     let Ok(mut reader) = png::Decoder::new(std::io::BufReader::new(file)).read_info() else {
         return Ok(Texts::default());

@@ -7,6 +7,10 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::hash::{sha256, sha256_of_file};
+use crate::regular;
+
+/// Most bytes of a file that is read whole: configurations and vocabularies have a few. Weights are mapped.
+const MOST_BYTES: u64 = 1 << 30;
 
 /// Where the files of a model are.
 #[derive(Clone)]
@@ -35,7 +39,7 @@ impl Source {
     /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the file that is missing or unreadable.
     pub fn read(&self, rel: &str) -> Result<Cow<'static, [u8]>> {
         let found = match self {
-            Source::Dir(dir) => fs::read(dir.join(rel)).map(Cow::Owned),
+            Source::Dir(dir) => regular::read(&dir.join(rel), MOST_BYTES).map(Cow::Owned),
             Source::Embedded(files) => files
                 .iter()
                 .find(|(name, _)| *name == rel)
@@ -43,9 +47,9 @@ impl Source {
                 .ok_or_else(|| std::io::ErrorKind::NotFound.into()),
         };
         found.map_err(|e| {
-            Error::model(format!("{}: cannot be read", self.describe(rel)))
-                .because(e)
-                .advice("the download is incomplete: fetch this file, or correct the path of the model")
+            let usual = "the download is incomplete: fetch this file, or correct the path of the model";
+            let fix = regular::fix(&e, usual);
+            Error::model(format!("{}: cannot be read", self.describe(rel))).because(e).advice(fix)
         })
     }
 
@@ -93,9 +97,9 @@ impl Source {
     pub fn hash(&self, rel: &str) -> Result<FileHash> {
         let (bytes, sha256) = match self {
             Source::Dir(dir) => sha256_of_file(&dir.join(rel)).map_err(|e| {
-                Error::model(format!("{}: cannot be read", self.describe(rel)))
-                    .because(e)
-                    .advice("fetch this file again, and leave the model in place while it is in use")
+                let usual = "fetch this file again, and leave the model in place while it is in use";
+                let fix = regular::fix(&e, usual);
+                Error::model(format!("{}: cannot be read", self.describe(rel))).because(e).advice(fix)
             })?,
             Source::Embedded(_) => {
                 let content = self.read(rel)?;
