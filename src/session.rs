@@ -98,7 +98,7 @@ impl Session {
     /// As [`Session::sample`].
     pub fn sample_together(&mut self, prompts: &[Prompt], options: &SampleOptions) -> Result<Run<'_>> {
         options.check_prompts(prompts)?;
-        let (options, notes) = self.settle(&prompts[0], options)?;
+        let (options, notes) = self.builder.settle(&prompts[0], options, self.available)?;
         self.loaded.start(&*self.backend, prompts, &options, notes)
     }
 
@@ -107,9 +107,14 @@ impl Session {
     /// [`Session::sample`] does this by itself; where many prompts are drawn, it is cheaper once.
     ///
     /// # Errors
-    /// As [`Session::sample`].
+    /// As [`Session::sample`]; on the CPU also [`ErrorKind::Memory`](crate::ErrorKind::Memory) for a run that
+    /// needs more than was free when the session was opened: there nothing else would stop it before the
+    /// system does.
     pub fn settle(&self, prompt: &Prompt, options: &SampleOptions) -> Result<(SampleOptions, Vec<String>)> {
-        self.builder.settle(prompt, options, self.available)
+        let settled = self.builder.settle(prompt, options, self.available)?;
+        let pictures = self.size(&settled.0)?.bytes().saturating_mul(settled.0.chains() as u64);
+        self.builder.refuse_too_large(prompt, &settled.0, pictures, self.available)?;
+        Ok(settled)
     }
 
     /// The cost of one prompt, counted without computing anything.
@@ -118,7 +123,7 @@ impl Session {
     /// As [`Session::sample`].
     pub fn plan(&self, prompt: impl Into<Prompt>, options: &SampleOptions) -> Result<Plan> {
         let prompt = prompt.into();
-        let (options, _) = self.settle(&prompt, options)?;
+        let (options, _) = self.builder.settle(&prompt, options, self.available)?;
         self.builder.plan(&prompt, &options)
     }
 

@@ -106,6 +106,13 @@ pub struct Size {
     pub latent: Shape,
 }
 
+impl Size {
+    /// Of one image of floats.
+    pub fn bytes(self) -> u64 {
+        12 * (self.height as u64).saturating_mul(self.width as u64)
+    }
+}
+
 /// A text, and the text to be guided away from. `None` is the model's own: the empty text, or for some models
 /// of XL zeros in place of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -252,9 +259,11 @@ impl Pipeline {
             }
             if pixels == 0 || !pixels.is_multiple_of(step) {
                 let nearest = ((pixels + step / 2) / step).max(1) * step;
-                return Err(Error::usage(format!("a {name} of {pixels} is no multiple of {step}"))
-                    .option(name)
-                    .advice(format!("give `{name}` {nearest}")));
+                let what = match pixels {
+                    0 => format!("a {name} of 0 has no pixels"),
+                    _ => format!("a {name} of {pixels} is no multiple of {step}"),
+                };
+                return Err(Error::usage(what).option(name).advice(format!("give `{name}` {nearest}")));
             }
             Ok(pixels)
         };

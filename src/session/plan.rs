@@ -11,7 +11,7 @@ use super::options::{Checkpointing, Prompt, SampleOptions};
 use super::run::Samples;
 use crate::backend::Backend;
 use crate::cpu::Cpu;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::meter::{Counts, Meter};
 use crate::method::{Bootstrap, Conclusion, Das, Method, best_of_n_at_equal_cost};
 use crate::reward::Reward;
@@ -113,6 +113,39 @@ impl SessionBuilder {
             }
             micro_batch = micro_batch.div_ceil(2);
         }
+    }
+
+    /// Refuses settled options on the CPU whose run needs more memory than is `available`: at least that of all
+    /// its `pictures`, which counting would take too. A GPU refuses by itself what it cannot hold.
+    pub(super) fn refuse_too_large(
+        &self,
+        prompt: &Prompt,
+        options: &SampleOptions,
+        pictures: u64,
+        available: Option<u64>,
+    ) -> Result<()> {
+        let (Device::Cpu, Some(available)) = (self.device, available) else { return Ok(()) };
+        let (least, peak) = match pictures > available {
+            true => ("at least ", pictures),
+            false => ("", self.peak(prompt, options)?),
+        };
+        if peak <= available {
+            return Ok(());
+        }
+        let gigabytes = |bytes: u64| bytes as f64 / 1e9;
+        let checkpointing = match options.differentiates() && !options.checkpoints() {
+            true => "set `checkpointing` on, ",
+            false => "",
+        };
+        let what = format!(
+            "this run needs {least}{:.1} GB of memory at its peak, and {:.1} GB are free",
+            gigabytes(peak),
+            gigabytes(available)
+        );
+        Err(Error::new(ErrorKind::Memory, what).advice(format!(
+            "ask for smaller images with `width` and `height`, {checkpointing}or give `micro_batch` or `particles` \
+             a smaller number"
+        )))
     }
 
     /// Most bytes alive at once in a run. Every guided step takes the same memory; a chain of one may have no
@@ -255,5 +288,26 @@ mod tests {
         assert!(!checkpoints(&das, None), "nothing is known");
         let plain = das.method(&Plain);
         assert!(!checkpoints(&plain, Some(0)), "nothing is kept anyway");
+    }
+
+    #[test]
+    fn a_run_that_the_memory_cannot_hold_is_refused_with_the_fix() {
+        let builder = SessionBuilder::default().device(Device::Cpu);
+        let prompt = Prompt::from("a");
+        let das = builder.defaults().particles(2).steps(3);
+        let peak = builder.plan(&prompt, &das).expect("a plan").peak;
+        let refuse = |options: &SampleOptions, available| {
+            builder.refuse_too_large(&prompt, options, 1000, available).map_err(|e| (e.kind(), e.to_string()))
+        };
+        assert_eq!((refuse(&das, Some(peak)), refuse(&das, None)), (Ok(()), Ok(())));
+        let (kind, said) = refuse(&das, Some(peak - 1)).expect_err("too large");
+        assert_eq!(kind, ErrorKind::Memory);
+        for word in ["GB are free", "`width`", "`checkpointing` on", "`micro_batch`"] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+        let gpu = SessionBuilder::default().device(Device::Cuda(0));
+        assert!(gpu.refuse_too_large(&prompt, &das, 1000, Some(0)).is_ok(), "a GPU says so itself");
+        let (_, said) = refuse(&das.method(&Plain), Some(999)).expect_err("too large");
+        assert!(said.contains("at least 0.0 GB") && !said.contains("checkpointing"), "{said}");
     }
 }
