@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -15,6 +16,10 @@ use super::pipeline::Pipeline;
 use super::tokenizer::Tokenizer;
 use crate::backend::Backend;
 use crate::error::{Error, Result};
+use crate::regular;
+
+/// The file that says what a diffusers model is made of.
+const INDEX: &str = "model_index.json";
 
 /// A diffusers model of a family that can be run, all its parts known to be there.
 pub struct ModelFolder {
@@ -130,6 +135,22 @@ fn known_as(class: &str) -> String {
     }
 }
 
+/// Why the folder `path` cannot be listed.
+fn unlisted(path: &Path, e: io::Error) -> Error {
+    let shown = path.display();
+    match e.kind() {
+        io::ErrorKind::NotFound => Error::model(format!("{shown}: there is no such folder")).advice(
+            "give the folder that contains model_index.json; models are not downloaded: fetch one first",
+        ),
+        io::ErrorKind::NotADirectory => Error::model(format!("{shown}: this is no folder"))
+            .advice("give the folder that contains model_index.json"),
+        _ => {
+            let fix = regular::fix(&e, "let this user list the folder and read its files");
+            Error::model(format!("{shown}: the folder cannot be listed")).because(e).advice(fix)
+        }
+    }
+}
+
 /// Why `path` is no diffusers folder, and what to do about it.
 fn not_a_model(path: &Path) -> Error {
     let shown = path.display();
@@ -139,12 +160,25 @@ fn not_a_model(path: &Path) -> Error {
         )
     };
     if path.is_file() {
-        return single(path);
+        // Of a folder, its index or a file in one of its parts.
+        let mut above = path.parent().into_iter().flat_map(Path::ancestors).take(2);
+        if let Some(folder) = above.find(|folder| folder.join(INDEX).is_file()) {
+            let name = if folder == Path::new("") { Path::new(".") } else { folder };
+            return Error::model(format!("{shown}: a file of a model; its folder is expected"))
+                .option("model")
+                .advice(format!("give `model` {}", name.display()));
+        }
+        let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+        return match ["safetensors", "ckpt", "pt", "pth", "bin"].contains(&ending.as_str()) {
+            true => single(path),
+            false => Error::model(format!("{shown}: a file; a diffusers folder is expected"))
+                .option("model")
+                .advice(format!("give `model` the folder that contains {INDEX}")),
+        };
     }
-    let Ok(listing) = fs::read_dir(path) else {
-        return Error::model(format!("{shown}: there is no such folder")).advice(
-            "give the folder that contains model_index.json; models are not downloaded: fetch one first",
-        );
+    let listing = match fs::read_dir(path) {
+        Ok(listing) => listing,
+        Err(e) => return unlisted(path, e),
     };
     let files: Vec<PathBuf> = listing.filter_map(|entry| Some(entry.ok()?.path())).collect();
     let called = |name: &str| files.iter().any(|f| f.file_name().is_some_and(|n| n == name));

@@ -65,13 +65,20 @@ impl Tempering {
                 .option("tempering")
                 .advice("`tempering` takes one of: exp, poly:POWER, adaptive, adaptive:exp, adaptive:poly:POWER, none")
         };
-        let rate = |default: f64| match gamma {
-            Some(gamma) if !(gamma.is_finite() && gamma > 0.0) => {
-                Err(Error::usage(format!("gamma {gamma} would leave lambda at 0")).option("gamma").advice(
+        let rate = |default: f64| {
+            match gamma {
+            Some(gamma) if !gamma.is_finite() => {
+                Err(Error::usage(format!("`gamma` {gamma} is no finite number")).option("gamma").advice(
+                    "give `gamma` a positive number; `tempering` none has the whole reward from the first step on",
+                ))
+            }
+            Some(gamma) if gamma <= 0.0 => {
+                Err(Error::usage(format!("`gamma` {gamma} would leave lambda at 0")).option("gamma").advice(
                     "give `gamma` a positive number, or use `method` bootstrap to sample without guidance",
                 ))
             }
             _ => Ok(gamma.unwrap_or(default)),
+        }
         };
         let power = |text: &str| match text.parse::<f64>() {
             Ok(power) if power.is_finite() && power > 0.0 => Ok(power),
@@ -302,6 +309,8 @@ mod tests {
             ("cosine", None, "`tempering` takes one of"),
             ("exp", Some(0.0), "`gamma`"),
             ("exp", Some(f64::NAN), "`gamma`"),
+            ("exp", Some(f64::INFINITY), "no finite number"),
+            ("poly:2", Some(-1.0), "would leave lambda at 0"),
             ("poly:x", None, "poly:2"),
             ("poly:-1", None, "poly:2"),
             ("none", Some(0.1), "leave out `gamma`"),

@@ -169,10 +169,12 @@ fn embedded() -> &'static [(&'static str, &'static str, &'static [u8])] {
 }
 
 /// Where compiled kernels and choices between products are kept: `$XDG_CACHE_HOME/das-cuda` or
-/// `~/.cache/das-cuda`.
+/// `~/.cache/das-cuda`. A relative path in that variable is ignored, as the XDG Base Directory Specification
+/// has it.
 pub fn cache() -> Option<PathBuf> {
     let dir = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let base = dir("XDG_CACHE_HOME").or_else(|| dir("HOME").map(|home| home.join(".cache")))?;
+    let given = dir("XDG_CACHE_HOME").filter(|dir| dir.is_absolute());
+    let base = given.or_else(|| dir("HOME").map(|home| home.join(".cache")))?;
     Some(base.join("das-cuda"))
 }
 

@@ -53,9 +53,9 @@ fn model(index: &Value) -> TempDir {
     }
     write(dir.path(), "scheduler/scheduler_config.json", b"{\"_class_name\": \"PNDMScheduler\"}");
     for component in ["tokenizer", "tokenizer_2"] {
-        let vocab = r#"{"a</w>": 0, "<|startoftext|>": 1, "<|endoftext|>": 2}"#;
+        let vocab = r#"{"a</w>": 0, "<|startoftext|>": 1, "<|endoftext|>": 2, "b": 3, "bb": 4}"#;
         write(dir.path(), &format!("{component}/vocab.json"), vocab.as_bytes());
-        write(dir.path(), &format!("{component}/merges.txt"), b"#version: 0.2\n");
+        write(dir.path(), &format!("{component}/merges.txt"), b"#version: 0.2\nb b\n");
     }
     dir
 }
@@ -160,6 +160,21 @@ fn components_that_are_missing_or_of_another_class_are_named() {
 fn a_folder_that_is_no_model_says_what_it_is() {
     let dir = TempDir::new().unwrap();
     fails(ModelFolder::open(dir.path(), None), &["model_index.json is missing", "unet/, vae/"]);
+    let denied = unlisted(Path::new("locked"), io::ErrorKind::PermissionDenied.into()).to_string();
+    assert!(denied.contains("locked: the folder cannot be listed") && denied.contains("read"), "{denied}");
+    // A file of a folder, in the place of the folder.
+    let whole = model(&index());
+    let folder = format!("give `model` {}", whole.path().display());
+    for file in ["model_index.json", "unet/diffusion_pytorch_model.safetensors", "vae/config.json"] {
+        let error = ModelFolder::open(&whole.path().join(file), None).expect_err(file).to_string();
+        assert!(error.contains(file) && error.ends_with(&folder), "{error}");
+    }
+    write(dir.path(), "notes.txt", b"hello");
+    fails(
+        ModelFolder::open(&dir.path().join("notes.txt"), None),
+        &["notes.txt: a file;", "model_index.json"],
+    );
+    fails(ModelFolder::open(&dir.path().join("notes.txt/below"), None), &["below: this is no folder"]);
     fails(ModelFolder::open(&dir.path().join("absent"), None), &["no such folder", "not downloaded"]);
     write(dir.path(), "sd15.safetensors", &weights());
     fails(
