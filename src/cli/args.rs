@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{Arg, Args, Parser, Subcommand};
 
 use super::help;
 use super::values::{Auto, Bytes, Save, Seed, Seeds, Select, device};
@@ -22,14 +22,16 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Draw images aligned to a reward and save them
-    #[command(after_help = help::after_sample(), after_long_help = help::after_sample())]
+    #[command(after_help = help::after_sample(), after_long_help = help::after_sample(), mut_args(number))]
     Sample(Box<Sample>),
     /// Score existing images, one JSON line per image
+    #[command(mut_args(number))]
     Score(Score),
     /// Compare ways of sampling at equal network cost, on the same prompts and seeds, with intervals
     #[command(after_help = help::AFTER_COMPARE)]
     Compare(Box<Compare>),
     /// Predict the cost of `sample` with the same flags: network evaluations, FLOPs, peak memory, time
+    #[command(mut_args(number))]
     Plan(Box<Sample>),
     /// The rewards there are, and what each needs
     Rewards,
@@ -46,6 +48,33 @@ pub enum Command {
     },
     /// The manual page (roff), on standard output
     Man,
+}
+
+/// Options whose value is a number.
+const NUMBERS: [&str; 16] = [
+    "width",
+    "height",
+    "count",
+    "first_index",
+    "steps",
+    "cfg_scale",
+    "eta",
+    "kl",
+    "particles",
+    "gamma",
+    "tempering_start",
+    "ess_threshold",
+    "max_shift",
+    "max_vram",
+    "micro_batch",
+    "threads",
+];
+
+/// Lets an option with a number be given one below 0: it is refused with its name, where it would else be taken
+/// for an option that nobody knows.
+fn number(arg: Arg) -> Arg {
+    let is_number = NUMBERS.contains(&arg.get_id().as_str());
+    if is_number { arg.allow_negative_numbers(true) } else { arg }
 }
 
 /// Reads a method by its name; help lists [`METHODS`].
@@ -184,7 +213,7 @@ pub struct Sample {
     /// Write the final latents, `latents.safetensors`
     #[arg(long, help_heading = "Output")]
     pub save_latents: bool,
-    /// No grid.png
+    /// No grid.png, which --save all writes for two particles or more
     #[arg(long, help_heading = "Output")]
     pub no_grid: bool,
     /// No generation parameters inside the PNG files

@@ -4,11 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use super::args::Sample;
-use super::values::{Save, Select};
+use super::values::{Auto, Save, Seed, Select};
 use crate::error::{Error, Result};
 use crate::method::{Conclusion, METHODS, Method};
 use crate::reward::Spec;
 use crate::run::probe_file;
+use crate::sampler::Compat;
 use crate::session::{Checkpointing, Device, Prompt};
 
 /// The checks that need no model.
@@ -24,6 +25,22 @@ pub fn check(args: &Sample, eval_rewards: &[Spec]) -> Result<()> {
             spec.weight
         ))
         .advice(format!("--eval-reward {name}, or --reward {name}={} to align to it", spec.weight)));
+    }
+    if args.seed == Seed::Drawn && args.skip_finished {
+        return Err(Error::usage(
+            "--seed -1 draws another seed every time, so that --skip-finished would find nothing finished",
+        )
+        .advice("give --seed a number (run.json has the one that was drawn), or leave out --skip-finished"));
+    }
+    if let Seed::Given(seed) = args.seed
+        && seed.checked_add(args.count.saturating_sub(1) as u64).is_none()
+    {
+        return Err(Error::usage(format!(
+            "--seed {seed} with --count {}: seeds end at {}",
+            args.count,
+            u64::MAX
+        ))
+        .advice("give --seed a smaller number"));
     }
     if args.select == Select::All && args.save == Save::Best {
         return Err(Error::usage("--select all returns every particle, and --save best writes one image")
@@ -43,6 +60,7 @@ fn of_method(args: &Sample) -> Result<()> {
         ("--ess-threshold", args.ess_threshold.is_some(), method.weighs()),
         ("--max-shift", args.max_shift.is_some(), method.differentiates()),
         ("--kl", args.kl.is_some(), method.conclusion() != Conclusion::Keep),
+        ("--compat reference", args.compat == Compat::Reference, method.weighs()),
         ("--checkpointing on", args.checkpointing == Checkpointing::On, method.differentiates()),
     ];
     match given.into_iter().find(|(_, given, read)| *given && !read) {
@@ -73,6 +91,19 @@ pub fn of_device(args: &Sample, device: Device) -> Result<()> {
     }
 }
 
+/// What to say of a micro-batch that is larger than all particles together.
+pub fn micro_batch(args: &Sample, particles: usize) -> Option<String> {
+    match args.micro_batch {
+        // The number of chains of best-of-n is not known yet.
+        Auto::Exactly(given) if given > particles && args.proposal.conclusion() != Conclusion::Best => {
+            Some(format!(
+                "--micro-batch {given}: there are {particles} particles, and as many are computed at once"
+            ))
+        }
+        _ => None,
+    }
+}
+
 /// Methods that read an option.
 fn readers(flag: &str) -> String {
     let (reads, why): (fn(&'static dyn Method) -> bool, &str) = match flag {
@@ -85,17 +116,28 @@ fn readers(flag: &str) -> String {
     format!("--proposal {} or {last}{why}", others.join(", "))
 }
 
+/// Endings of image files: a directory is not called so by intent.
+const PICTURES: [&str; 18] = [
+    "png", "jpg", "jpeg", "webp", "tif", "tiff", "gif", "bmp", "ppm", "avif", "heic", "heif", "jxl", "jp2",
+    "tga", "exr", "ico", "svg",
+];
+
 /// Where the results go: a directory, and for `NAME.png` also the file for the selected image.
 ///
 /// # Errors
 /// Usage errors for a file where one cannot hold what is asked for.
 pub fn destination(args: &Sample, prompts: &[Prompt]) -> Result<(PathBuf, Option<PathBuf>)> {
     let (output, shown) = (&args.output, args.output.display());
-    let ending = output.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-    if output.is_dir() || !["png", "jpg", "jpeg", "webp"].contains(&ending.as_str()) {
+    let name = output.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    let (stem, ending) = name.rsplit_once('.').unwrap_or((&name, ""));
+    if output.is_dir() || !PICTURES.contains(&ending) {
         return Ok((output.clone(), None));
     }
     let refused = |what: &str, fix: String| Err(Error::usage(format!("-o {shown}: {what}")).advice(fix));
+    if stem.is_empty() {
+        let named = output.with_file_name("NAME.png");
+        return refused("an ending without a name", format!("-o {}", named.display()));
+    }
     if ending != "png" {
         return refused(
             "images are written as PNG",

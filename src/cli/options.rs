@@ -78,8 +78,9 @@ impl Options {
         }
         let numbers = prompts.len().checked_mul(args.count).filter(|all| *all <= MOST_PROMPTS);
         if numbers.is_none() || args.first_index > MOST_PROMPTS - prompts.len() {
+            let noun = if prompts.len() == 1 { "prompt" } else { "prompts" };
             return Err(Error::usage(format!(
-                "{} prompts from index {}, each {} times, are more than {MOST_PROMPTS}",
+                "{} {noun} from index {} with --count {} are more than {MOST_PROMPTS} draws",
                 prompts.len(),
                 args.first_index,
                 args.count
@@ -96,6 +97,7 @@ impl Options {
         sample.check_prompts(&prompts)?;
         notes.extend(note.map(|note| flags::named(&note)));
         meaning::of_device(args, device)?;
+        notes.extend(meaning::micro_batch(args, sample.particle_count()));
         let (output, image) = meaning::destination(args, &prompts)?;
         Ok(Options {
             prompts,

@@ -30,7 +30,9 @@ pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
     }
     let out = OutDir::new(&options.output);
     // What cannot be written is found before anything is computed.
-    options.image.iter().try_for_each(|image| meaning::unclaimed(image, options.overwrite))?;
+    // Of a result that is finished already the file may be the picture: then it is looked at below.
+    let replaces = options.overwrite || options.skip_finished;
+    options.image.iter().try_for_each(|image| meaning::unclaimed(image, replaces))?;
     out.probe()?;
     if options.overwrite {
         draws(&options).try_for_each(|(prompt, _, number)| out.probe_replace(number, &prompt.text))?;
@@ -58,9 +60,11 @@ pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
             progress.skip(steps);
             progress.summary(&format!("{}: finished before, not drawn again", folder.display()));
             let answer = skip::answer(folder, &one)?;
+            one.unclaimed_or_copied(folder)?;
             one.copy_image(folder)?;
             return output::answer(&answer);
         }
+        one.unclaimed()?;
         output::answer(&one.run(&mut session, &mut progress, &out, number)?)
     })
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use super::meaning;
 use super::one::{OnePrompt, text};
 use super::options::Options;
 use super::record::object;
@@ -95,7 +96,7 @@ impl OnePrompt<'_> {
             return Ok(None);
         }
         folder.write_png(BEST, &pictures[best.index], self.parameters(Some(best)).as_ref())?;
-        if options.grid && pictures.len() > 1 {
+        if options.grid && options.save == Save::All && pictures.len() > 1 {
             let all = grid(pictures, Some(best.index));
             folder.write_png("grid.png", &all, self.parameters(None).as_ref())?;
         }
@@ -228,6 +229,29 @@ impl OnePrompt<'_> {
         answer.extend(result);
         answer.insert("images".into(), json!(images));
         Value::Object(answer).to_string().into_bytes()
+    }
+
+    /// Refuses to replace the file that was named for the picture, unless that is asked for.
+    ///
+    /// # Errors
+    /// As [`meaning::unclaimed`].
+    pub(super) fn unclaimed(&self) -> Result<()> {
+        let overwrite = self.options.overwrite;
+        self.options.image.iter().try_for_each(|image| meaning::unclaimed(image, overwrite))
+    }
+
+    /// As [`OnePrompt::unclaimed`], where the result in `folder` is finished: its picture may be in that file
+    /// already.
+    ///
+    /// # Errors
+    /// As [`meaning::unclaimed`].
+    pub(super) fn unclaimed_or_copied(&self, folder: &Path) -> Result<()> {
+        let Some(image) = &self.options.image else { return Ok(()) };
+        let read = |path: &Path| std::fs::read(path).ok();
+        if read(image).is_some_and(|copied| read(&folder.join(BEST)).is_some_and(|best| best == copied)) {
+            return Ok(());
+        }
+        self.unclaimed()
     }
 
     /// Copies the selected picture to the file that was named for it.

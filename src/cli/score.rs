@@ -45,6 +45,13 @@ pub fn run(args: &Score) -> Result<()> {
         let scores = scorer.score(&[picture], prompt.as_deref().unwrap_or_default())?;
         scores.warnings.iter().for_each(|w| output::note(format_args!("warning: {w}")));
         let target = scores.target[0];
+        if !target.is_finite() {
+            output::note(format_args!(
+                "warning: {}: the weighted sum of the rewards is not finite, and \"target\" is null; give --reward \
+                 smaller weights",
+                path.display()
+            ));
+        }
         let rewards: Map<String, Value> =
             scores.rewards.iter().map(|(name, v)| (name.clone(), json!(v[0]))).collect();
         let path = path.to_string_lossy();

@@ -23,7 +23,7 @@ pub enum Select {
 pub enum Save {
     /// The selected image only
     Best,
-    /// The selected image and every particle
+    /// The selected image, every particle, and all in one, grid.png
     All,
     /// Records only
     None,

@@ -73,6 +73,34 @@ fn files_that_cannot_be_read_are_errors_of_files() {
     }
 }
 
+/// A negative number is the value of its option, and not an option that nobody knows.
+#[test]
+fn negative_numbers_are_refused_with_the_option_named() {
+    let dir = TempDir::new().expect("a temporary folder");
+    for option in [
+        "--steps",
+        "--kl",
+        "--gamma",
+        "--eta",
+        "--count",
+        "--cfg-scale",
+        "--tempering-start",
+        "--first-index",
+        "--micro-batch",
+        "--max-vram",
+        "--particles",
+        "--threads",
+        "--ess-threshold",
+        "-W",
+        "-H",
+    ] {
+        let output = sample(&dir.path().join("out"), &["-p", "a star", option, "-5"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!said.contains("unexpected argument"), "{option}: {said}");
+        fails(output, 2, &[option]);
+    }
+}
+
 #[test]
 fn options_without_meaning_are_refused_with_the_fix_named() {
     let dir = TempDir::new().expect("a temporary folder");
@@ -90,6 +118,15 @@ fn options_without_meaning_are_refused_with_the_fix_named() {
         (&["--save", "none", "-o", "a.png"], &["--save none", "--save best"]),
         (&["--count", "2", "-o", "a.png"], &["--count 2", "-o a"]),
         (&["-o", "a.jpg"], &["PNG", "-o a.png"]),
+        (&["-o", "a.tiff"], &["PNG", "-o a.png"]),
+        (&["-o", "y/a.BMP"], &["PNG", "-o y/a.png"]),
+        (&["-o", "y/.png"], &["without a name", "-o y/NAME.png"]),
+        (&["--seed", "-1", "--skip-finished"], &["--seed -1", "--skip-finished", "give --seed a number"]),
+        (&["--seed", "18446744073709551615", "--count", "2"], &["--seed", "--count 2", "smaller number"]),
+        (&["--proposal", "none", "--compat", "reference"], &["--compat reference", "--proposal das"]),
+        (&["--count", "300000000"], &["1 prompt from", "--count 300000000"]),
+        (&["-W", "0"], &["a width of 0 has no pixels", "-W 8"]),
+        (&["--gamma", "inf"], &["--gamma", "no finite number"]),
     ];
     for (args, words) in cases {
         let small = ["sample", "-q", "-p", "a star", "--particles", "2", "--steps", "2"];
@@ -293,6 +330,65 @@ fn a_scheduler_file_without_content_is_read_with_a_warning() {
     for word in ["scheduler_config.json: says nothing of its betas", "beta_start 0.0001", "prediction_type"] {
         assert!(said.contains(word) && warnings.contains(word), "{word}: {said}{warnings}");
     }
+}
+
+/// A device has no end, and a pipe without a writer no beginning: whatever is read whole is a regular file, also
+/// behind a link.
+#[cfg(unix)]
+#[test]
+fn devices_and_pipes_are_no_files() {
+    let (dir, root) = model();
+    let pipe = dir.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo starts").success());
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink("/dev/zero", &link).expect("a link");
+    for (path, kind) in [(Path::new("/dev/zero"), "a device"), (&link, "a device"), (&pipe, "a pipe")] {
+        let path = text(path);
+        let words = [path, kind, "not a regular file"];
+        fails(run(&["score", path, "--reward", "gold"]), 1, &words);
+        fails(sample(&dir.path().join("out"), &["-p", "a star", "--latents", path]), 1, &words);
+    }
+    for file in ["unet/config.json", UNET, "tokenizer/merges.txt", "text_encoder/model.safetensors"] {
+        let (held, kept) = (root.join(file), dir.path().join("kept"));
+        fs::rename(&held, &kept).expect("moved");
+        for (target, kind) in [(Path::new("/dev/zero"), "a device"), (&pipe, "a pipe")] {
+            std::os::unix::fs::symlink(target, &held).expect("a link");
+            let output = sample(&dir.path().join("out"), &["-p", "a star", "-m", text(&root)]);
+            fails(output, 3, &[file, kind, "not a regular file"]);
+            fs::remove_file(&held).expect("removed");
+        }
+        fs::rename(&kept, &held).expect("moved back");
+    }
+}
+
+/// A limit of the system is an error with its name, not the end of the program.
+#[cfg(unix)]
+#[test]
+fn limits_of_the_system_are_said_and_recorded() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let limited = |limit: &str, out: &Path| {
+        let script = format!("ulimit {limit}; exec \"$0\" \"$@\"");
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &script, env!("CARGO_BIN_EXE_das-cuda")]);
+        let args = super::arguments(out, &["-p", "a star", "-q", "--save-latents", "--particles", "16"]);
+        shell.args(args).output().expect("a shell")
+    };
+    // In blocks of 512 bytes: room for the records, none for 16 latents.
+    let out = dir.path().join("large");
+    fails(limited("-f 32", &out), 1, &["cannot be written", "ulimit -f"]);
+    assert_eq!(record_of(&only_folder(&out))["status"], "failed");
+    fails(limited("-n 4", &dir.path().join("many")), 1, &["ulimit -n"]);
+}
+
+/// Activations of 400 particles at this size are some hundreds of gigabytes. Nothing is computed, and nothing is
+/// left.
+#[test]
+fn a_run_that_the_memory_cannot_hold_is_not_begun() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let large = ["-p", "a star", "-W", "512", "-H", "512", "--particles", "400", "--micro-batch", "400"];
+    let out = dir.path().join("out");
+    fails(sample(&out, &large), 4, &["GB of memory at its peak", "are free", "--micro-batch", "-W"]);
+    assert!(!out.exists());
 }
 
 #[test]

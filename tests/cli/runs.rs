@@ -147,6 +147,57 @@ fn a_finished_result_whose_files_are_damaged_is_named() {
     assert_eq!(folders(&out), ["0000-a-star"]);
 }
 
+/// The picture of a finished result may have its file already; another file of that name stays.
+#[test]
+fn a_named_picture_goes_on_like_a_directory() {
+    let dir = TempDir::new().expect("a temporary folder");
+    // In a folder that is made with it.
+    let picture = dir.path().join("new/folder/star.png");
+    let star = [&["-p", "a star", "--skip-finished"], &PLAIN[..]].concat();
+    for _ in 0..2 {
+        assert_eq!(succeeds(sample(&picture, &star)), format!("{}\n", picture.display()));
+    }
+    let out = picture.with_extension("");
+    let whole = fs::read(&picture).expect("a picture");
+    assert!(folders(&out) == ["0000-a-star"] && whole == best(&out.join("0000-a-star")));
+    fs::remove_file(&picture).expect("removed");
+    succeeds(sample(&picture, &star));
+    assert!(fs::read(&picture).expect("a picture") == whole);
+    fs::write(&picture, "mine").expect("written");
+    for more in [&[][..], &["--seed", "7"]] {
+        fails(sample(&picture, &[&star[..], more].concat()), 2, &["is there already", text(&picture)]);
+        assert_eq!(fs::read(&picture).expect("kept"), b"mine");
+    }
+    assert_eq!(folders(&out), ["0000-a-star"]);
+}
+
+#[test]
+fn what_is_saved_is_what_was_asked_for() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let left = |save: &str| {
+        let out = dir.path().join(save);
+        succeeds(sample(&out, &[&["-p", "a star", "--save", save], &PLAIN[..]].concat()));
+        folders(&only_folder(&out))
+    };
+    let records = ["particles.jsonl", "run.json", "trace.jsonl"];
+    assert_eq!(left("none"), records);
+    assert_eq!(left("best"), [&["best.png"], &records[..]].concat());
+    let all = ["best.png", "grid.png", "particles", "particles.jsonl", "run.json", "trace.jsonl"];
+    assert_eq!(left("all"), all);
+}
+
+#[test]
+fn a_micro_batch_larger_than_all_particles_is_noted() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let said = |batch: &str| {
+        let args = [&["-p", "a star", "--micro-batch", batch], &PLAIN[..]].concat();
+        let output = program().args(super::arguments(&dir.path().join(batch), &args)).output();
+        String::from_utf8_lossy(&output.expect("the program starts").stderr).into_owned()
+    };
+    assert!(said("64").contains("--micro-batch 64: there are 2 particles"));
+    assert!(!said("2").contains("--micro-batch"));
+}
+
 #[test]
 fn a_finished_result_that_has_lost_a_file_is_named() {
     let dir = TempDir::new().expect("a temporary folder");

@@ -102,6 +102,9 @@ fn the_program_tells_about_itself() {
     }
     let page = succeeds(run(&["man"]));
     assert!(page.contains(".TH das-cuda 1") && page.contains("\\-\\-first\\-index"), "no manual page");
+    // Everything is in this page; a line of the version stays a line.
+    assert!(!page.contains("(1)") && page.contains("\\fBsample\\fR\n"), "a page that does not exist");
+    assert!(page.contains("\n.br\ncommit: ") && page.contains("\n.br\nkernels: "), "{page}");
 }
 
 #[test]
@@ -118,6 +121,13 @@ fn the_machine_is_described_and_computes_what_is_known() {
         assert_eq!(found.lines().filter(|line| line.starts_with(name)).count(), 1, "{name} in {found}");
     }
     assert!(found.contains("cpu fp32 right: ") && found.contains(text(dir.path())), "{found}");
+    // A relative path in the variable counts as none.
+    let mut doctor = program();
+    doctor.arg("doctor").env("XDG_CACHE_HOME", "relative").env("HOME", dir.path()).current_dir(dir.path());
+    let found = succeeds(doctor.output().expect("the program starts"));
+    let cache = found.lines().find(|line| line.starts_with("cache")).expect("a line");
+    assert!(cache.contains(text(&dir.path().join(".cache/das-cuda"))), "{cache}");
+    assert!(!dir.path().join("relative").exists());
 }
 
 #[cfg(unix)]

@@ -107,7 +107,10 @@ fn a_full_standard_output_is_an_error() {
     let plan: Vec<std::ffi::OsString> = ["plan", "-p", "a star", "--steps", "2"].map(Into::into).to_vec();
     let as_json = [plan.clone(), vec!["--json".into()]].concat();
     let out = dir.path().join("out");
-    for args in [scored(dir.path()), plan, as_json, arguments(&out, &["-p", "a star", "-q"])] {
+    let told = [&["--help"][..], &["--version"], &["sample", "-h"], &["help"], &["man"], &["rewards"]];
+    let told = told.map(|args| args.iter().map(Into::into).collect());
+    let work = [scored(dir.path()), plan, as_json, arguments(&out, &["-p", "a star", "-q"])];
+    for args in work.into_iter().chain(told) {
         let full = fs::File::options().write(true).open("/dev/full").expect("a full device");
         let output = process(&args).stdout(full).stderr(Stdio::piped()).output().expect("the program starts");
         fails(output, 1, &["standard output"]);
@@ -161,6 +164,19 @@ fn scores_are_json_lines_and_say_whose_towers_judge() {
     assert_eq!(errors(&by_name), "");
     assert_eq!(succeeds(by_name), printed);
     assert_eq!(errors(&run(&["score", best, "--reward", "gold"])), "", "no tower judges");
+}
+
+/// A sum may be too large for a number of its type though its terms are not.
+#[test]
+fn a_score_that_is_not_finite_is_null_and_said() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let image = dir.path().join("image.png");
+    image::RgbImage::from_pixel(64, 64, image::Rgb([200, 30, 30])).save(&image).expect("an image");
+    let output = run(&["score", text(&image), "--reward", "jpeg=1e308", "--reward", "gold=-1e308"]);
+    let said = errors(&output);
+    let line = json(&succeeds(output));
+    assert!(line["target"].is_null() && line["rewards"]["jpeg"].is_number(), "{line}");
+    assert!(said.contains("warning: ") && said.contains("\"target\" is null"), "{said}");
 }
 
 /// The second prompt's warning quotes it, and is longer than the pipe that is not read: the program stands
