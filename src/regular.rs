@@ -1,5 +1,5 @@
-//! Regular files: what is read whole must end. A device never does, a pipe without a writer waits for ever, and
-//! neither can be read twice, first for its content and then for its hash.
+//! Regular files: what is read whole must end. A device never does, a pipe without a writer waits for ever,
+//! and neither can be read twice, first for its content and then for its hash.
 
 use std::fs::{self, File};
 use std::io::{self, Read};

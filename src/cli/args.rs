@@ -70,8 +70,8 @@ const NUMBERS: [&str; 16] = [
     "threads",
 ];
 
-/// Lets an option with a number be given one below 0: it is refused with its name, where it would else be taken
-/// for an option that nobody knows.
+/// Lets an option with a number be given one below 0: it is refused with its name, where it would else be
+/// taken for an option that nobody knows.
 fn number(arg: Arg) -> Arg {
     let is_number = NUMBERS.contains(&arg.get_id().as_str());
     if is_number { arg.allow_negative_numbers(true) } else { arg }

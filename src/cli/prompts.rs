@@ -24,7 +24,8 @@ const MOST_BYTES: u64 = 1 << 28;
 /// What a prompt may look like in JSON, for messages.
 const OBJECT: &str = "{\"prompt\": \"...\"}, with \"negative_prompt\" if wanted";
 
-/// A value in JSON, with every entry of its objects: of two with one name, no reader should choose in silence.
+/// A value in JSON, with every entry of its objects: of two with one name, no reader should choose in
+/// silence.
 enum Node {
     Null,
     Bool,

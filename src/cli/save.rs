@@ -188,8 +188,8 @@ impl OnePrompt<'_> {
         self.output_text(folder, saved.result, saved.returned)
     }
 
-    /// For standard output: paths, byte for byte, or one JSON object. Where no picture was written, the folder
-    /// stands for them.
+    /// For standard output: paths, byte for byte, or one JSON object. Where no picture was written, the
+    /// folder stands for them.
     pub(super) fn output_text(
         &self,
         folder: &Path,

@@ -105,8 +105,8 @@ fn hear(what: String, sender: Sender<()>) {
     }
 }
 
-/// Makes a file that would grow beyond the limit of the system (`ulimit -f`) an error to report and record, in
-/// place of the signal SIGXFSZ, which ends the program within a write.
+/// Makes a file that would grow beyond the limit of the system (`ulimit -f`) an error to report and record,
+/// in place of the signal SIGXFSZ, which ends the program within a write.
 #[cfg(unix)]
 #[allow(unsafe_code)]
 pub fn ignore_file_limit() {

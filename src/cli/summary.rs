@@ -51,9 +51,8 @@ impl Summary {
             (_, None) => "no reward".into(),
         };
         let returned = returned.map_or(String::new(), |reward| format!(", returned {}", in_short(reward)));
-        let error = population
-            .log_z_error
-            .map_or("(unreliable)".into(), |error| format!("+- {}", compact(error, 2)));
+        let error =
+            population.log_z_error.map_or("(unreliable)".into(), |error| format!("+- {}", compact(error, 2)));
         format!(
             "{}: {reward}{returned}, log Z {} {error}, distinct roots {} of {}, {:.1} s",
             folder.display(),

@@ -115,8 +115,8 @@ impl SessionBuilder {
         }
     }
 
-    /// Refuses settled options on the CPU whose run needs more memory than is `available`: at least that of all
-    /// its `pictures`, which counting would take too. A GPU refuses by itself what it cannot hold.
+    /// Refuses settled options on the CPU whose run needs more memory than is `available`: at least that of
+    /// all its `pictures`, which counting would take too. A GPU refuses by itself what it cannot hold.
     pub(super) fn refuse_too_large(
         &self,
         prompt: &Prompt,

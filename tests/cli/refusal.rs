@@ -91,8 +91,9 @@ fn negative_numbers_are_refused_with_the_option_named() {
         "--particles",
         "--threads",
         "--ess-threshold",
-        "-W",
-        "-H",
+        "--width",
+        "--height",
+        "--max-shift",
     ] {
         let output = sample(&dir.path().join("out"), &["-p", "a star", option, "-5"]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -332,8 +333,8 @@ fn a_scheduler_file_without_content_is_read_with_a_warning() {
     }
 }
 
-/// A device has no end, and a pipe without a writer no beginning: whatever is read whole is a regular file, also
-/// behind a link.
+/// A device has no end, and a pipe without a writer no beginning: whatever is read whole is a regular file,
+/// also behind a link.
 #[cfg(unix)]
 #[test]
 fn devices_and_pipes_are_no_files() {
@@ -380,8 +381,8 @@ fn limits_of_the_system_are_said_and_recorded() {
     fails(limited("-n 4", &dir.path().join("many")), 1, &["ulimit -n"]);
 }
 
-/// Activations of 400 particles at this size are some hundreds of gigabytes. Nothing is computed, and nothing is
-/// left.
+/// Activations of 400 particles at this size are some hundreds of gigabytes. Nothing is computed, and nothing
+/// is left.
 #[test]
 fn a_run_that_the_memory_cannot_hold_is_not_begun() {
     let dir = TempDir::new().expect("a temporary folder");

@@ -172,7 +172,7 @@ fn a_score_that_is_not_finite_is_null_and_said() {
     let dir = TempDir::new().expect("a temporary folder");
     let image = dir.path().join("image.png");
     image::RgbImage::from_pixel(64, 64, image::Rgb([200, 30, 30])).save(&image).expect("an image");
-    let output = run(&["score", text(&image), "--reward", "jpeg=1e308", "--reward", "gold=-1e308"]);
+    let output = run(&["score", text(&image), "--reward", "jpeg=1.5e308", "--reward", "gold=-1.5e308"]);
     let said = errors(&output);
     let line = json(&succeeds(output));
     assert!(line["target"].is_null() && line["rewards"]["jpeg"].is_number(), "{line}");
