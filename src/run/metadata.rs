@@ -36,7 +36,8 @@ pub struct Parameters {
 impl Parameters {
     /// The text of the chunk `parameters`. Of control characters PNG allows line breaks only: others become
     /// spaces (NUL is left out), here and not in the record; line breaks of field values become spaces;
-    /// values that hold a comma, a colon or a line break are quoted as JSON, as readers of this layout expect.
+    /// values that hold a comma, a colon or a line break are quoted as JSON, as readers of this layout
+    /// expect.
     pub fn text(&self) -> String {
         let mut text = self.prompt.clone();
         if !self.negative_prompt.is_empty() {
