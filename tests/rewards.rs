@@ -1,5 +1,6 @@
 //! Rewards against PyTorch, Pillow and the definition of gold. Golden files come from
-//! `tools/golden/rewards.py` and `tools/shapes/golden.py`.
+//! `tools/golden/rewards.py` and `tools/shapes/golden.py`. The checker's is read by its own tests, in
+//! `src/reward/checker/tests.rs`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -394,6 +395,22 @@ fn rewards_on_bytes_leave_no_gradient_and_report_broken_images() {
         assert!(gradient.is_none());
         assert!(values[0].is_finite() && values[1].is_nan() && values[0] == values[2], "{name}: {values:?}");
     }
+}
+
+#[test]
+fn the_checker_reads_the_prompt_of_each_picture() {
+    let backend = Cpu::new();
+    let mut reward = load(&["checker"], &SHAPES, &backend).unwrap();
+    assert!(!reward.differentiable() && reward.reads_prompt());
+    let prompts = ["a small red circle", "a large red circle, black background", "a ring", ""];
+    reward.prepare(&backend, &prompts.map(String::from)).unwrap();
+    let pictures =
+        [7.5, 16.0, 7.5, 16.0, 16.0, 16.0, 0.0].map(|r| disc([214, 39, 40], [20, 20, 24], r, 32.0));
+    let scores = reward.picture_scores(&backend, &pictures, &[0, 0, 1, 1, 2, 3, 3]).unwrap();
+    assert_eq!(scores, [("checker".to_string(), vec![1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0])]);
+    let large = Picture::new(128, 128, vec![0; 3 * 128 * 128]);
+    let error = reward.picture_scores(&backend, &[large], &[0]).expect_err("another size");
+    assert_eq!((error.kind(), error.option_name()), (ErrorKind::Usage, Some("eval_reward")));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! A reward of one's own implements [`Reward`]; a black box is a [`HostReward`].
 
 mod aesthetic;
+mod checker;
 mod clip;
 mod cosine;
 mod gold;
@@ -23,6 +24,7 @@ mod sum;
 mod tower;
 mod towers;
 
+pub use checker::checker_score;
 pub use gold::gold_score;
 pub use head::Head;
 pub use host::HostReward;

@@ -1,7 +1,7 @@
 //! The rewards there are: a line for each file.
 
 use super::kind::RewardKind;
-use super::{aesthetic, clip, gold, incompressibility, jpeg, pickscore};
+use super::{aesthetic, checker, clip, gold, incompressibility, jpeg, pickscore};
 
 /// All rewards, in the order of lists.
 pub static REWARDS: &[&RewardKind] = &[
@@ -11,4 +11,5 @@ pub static REWARDS: &[&RewardKind] = &[
     &jpeg::REWARD,
     &incompressibility::REWARD,
     &gold::REWARD,
+    &checker::REWARD,
 ];

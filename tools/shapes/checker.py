@@ -45,8 +45,9 @@ def regions(image, ground):
         if sizes[k] < SMALLEST:
             break
         near = ndimage.binary_dilation(labels == k + 1, np.ones((3, 3)))
-        inner = np.median(gap[ndimage.binary_erosion(labels == k + 1)]) if sizes[k] > 60 else gap[labels == k + 1].max()
-        out.append(near * np.clip(gap / max(inner, 1), 0, 1))
+        inner = gap[ndimage.binary_erosion(labels == k + 1)]  # none of a line
+        full = np.median(inner) if sizes[k] > 60 and len(inner) else gap[labels == k + 1].max()
+        out.append(near * np.clip(gap / max(full, 1), 0, 1))
     return out
 
 
@@ -108,7 +109,8 @@ def report(prompts, images):
         found, extra = look(image)
         row = judge(said, found)
         row["colour+shape"] = None if row["colour"] is None and row["shape"] is None else row["colour"] is not False and row["shape"] is not False
-        row["count"] = extra["objects"] == 1 + (said[5] == 1)
+        # Python's own bool: "is not False" below is true of NumPy's.
+        row["count"] = bool(extra["objects"] == 1 + (said[5] == 1))
         row["all"] = all(v is not False for k, v in row.items() if k not in ("place",))
         rows.append(row)
     rates = {}
