@@ -2,6 +2,7 @@
 //! intervals. Every run is recorded as it ends, and the same command goes on where it was stopped.
 
 mod design;
+mod files;
 mod result;
 mod statistics;
 mod table;
@@ -17,8 +18,8 @@ use super::progress::Progress;
 use super::{output, signals};
 use crate::error::{Error, ErrorKind, Result};
 use crate::run::{Lines, write_atomic};
-use crate::session::SampleOptions;
-use design::{Arm, Design};
+use design::Design;
+use files::unusable;
 use result::RunResult;
 
 /// What a comparison is of. A folder serves one.
@@ -117,30 +118,4 @@ fn read(path: &Path) -> Result<Vec<RunResult>> {
         write_atomic(path, &text.as_bytes()[..whole])?;
     }
     Ok(results)
-}
-
-fn unusable(path: &Path, e: std::io::Error) -> Error {
-    Error::io(format!("{}: cannot be read or written", path.display()))
-        .because(e)
-        .advice("give a directory that can be written with --output")
-}
-
-/// One run of the comparison.
-#[derive(Clone, Copy, Debug)]
-struct RunPlan<'a> {
-    arm: &'a Arm,
-    /// Place in the list of budgets.
-    budget: usize,
-    /// Place in the list of prompts.
-    prompt: usize,
-    seed: u64,
-}
-
-impl RunPlan<'_> {
-    fn options(&self) -> SampleOptions {
-        self.arm
-            .with_particles(self.arm.particles[self.budget])
-            .seed(self.seed)
-            .first_index(self.prompt as u32)
-    }
 }

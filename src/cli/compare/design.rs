@@ -3,7 +3,6 @@
 use clap::Parser;
 use serde_json::{Map, Value, json};
 
-use super::RunPlan;
 use crate::cli::args::{Cli, Command, Compare, Sample};
 use crate::cli::options::Options;
 use crate::cli::prompts;
@@ -148,7 +147,7 @@ impl Design {
 
     /// Tells a run from all others.
     pub fn key(&self, run: &RunPlan<'_>) -> String {
-        super::result::key(&run.arm.label, self.budgets[run.budget], run.prompt, run.seed)
+        key(&run.arm.label, self.budgets[run.budget], run.prompt, run.seed)
     }
 
     /// Everything that decides the results.
@@ -171,6 +170,32 @@ impl Design {
             "arms": arms.collect::<Vec<_>>(),
         }))
     }
+}
+
+/// One run of the comparison.
+#[derive(Clone, Copy, Debug)]
+pub struct RunPlan<'a> {
+    pub arm: &'a Arm,
+    /// Place in the list of budgets.
+    pub budget: usize,
+    /// Place in the list of prompts.
+    pub prompt: usize,
+    pub seed: u64,
+}
+
+impl RunPlan<'_> {
+    /// The options of this run.
+    pub fn options(&self) -> SampleOptions {
+        self.arm
+            .with_particles(self.arm.particles[self.budget])
+            .seed(self.seed)
+            .first_index(self.prompt as u32)
+    }
+}
+
+/// Tells a run from all others of its comparison.
+pub fn key(arm: &str, budget: f64, index: usize, seed: u64) -> String {
+    format!("{budget} {index} {seed} {arm}")
 }
 
 /// Particles that cost `budget`. The first arm's are rounded down and all others' up: what a comparison is

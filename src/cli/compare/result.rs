@@ -6,8 +6,8 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::RunPlan;
-use super::design::Design;
+use super::design::{Design, RunPlan, key};
+use super::files::unusable;
 use crate::cli::values::Select;
 use crate::error::Result;
 use crate::method::Conclusion;
@@ -59,11 +59,6 @@ impl RunResult {
             _ => self.eval_rewards.get(name).and_then(Value::as_f64),
         }
     }
-}
-
-/// See [`RunResult::key`].
-pub fn key(arm: &str, budget: f64, index: usize, seed: u64) -> String {
-    format!("{budget} {index} {seed} {arm}")
 }
 
 /// Draws, judges, and writes the picture that was chosen.
@@ -119,7 +114,7 @@ pub fn draw(session: &mut Session, design: &Design, run: &RunPlan<'_>, folder: &
 
 fn write(path: &Path, picture: &Picture) -> Result<()> {
     if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(|e| super::unusable(parent, e))?;
+        std::fs::create_dir_all(parent).map_err(|e| unusable(parent, e))?;
     }
     write_atomic(path, &encode_png(picture, None)?)
 }
