@@ -264,7 +264,7 @@ pub struct Compare {
     /// Seeds: a list such as 1,2,7, or a range with both of its ends such as 1..5
     #[arg(long, default_value = "1..3", value_name = "LIST")]
     pub seeds: Seeds,
-    /// Methods to compare, each with its own defaults: an arm each
+    /// Methods to compare, each with its own defaults: an arm each; "" for none but those of --arm
     #[arg(long, value_delimiter = ',', default_value = "das,best-of-n", value_name = "LIST")]
     pub methods: Vec<String>,
     /// A further arm, repeatable: its name and its flags of `sample`

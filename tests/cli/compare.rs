@@ -125,6 +125,12 @@ fn arms_and_sweeps_are_read_and_what_cannot_work_is_refused() {
     assert_eq!(labels(&sweep), four);
     let arms = ["--methods", "none", "--arm", "gentle=--proposal das --kl 1 --select reward"];
     assert_eq!(labels(&arms), ["none", "gentle"]);
+    // Best-of-n as the first arm has as many chains as `sample` gives it: those that cost what two guided
+    // particles do.
+    assert_eq!(labels(&["--methods", "best-of-n,das"]), ["best-of-n", "das"]);
+    let runs: Vec<Value> = lines(&out.join("runs.jsonl"));
+    let guided = runs.iter().find(|run| run["arm"] == "das" && run["budget"] == 1.0).expect("a run");
+    assert!(guided["particles"].as_u64() >= Some(2), "{guided}");
     fs::remove_dir_all(&out).ok();
     let cases: &[(&[&str], &[&str])] = &[
         (&["--methods", "dps"], &["dps", "das"]),

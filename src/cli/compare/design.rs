@@ -21,7 +21,9 @@ pub struct Arm {
     pub flags: Vec<String>,
     pub options: SampleOptions,
     pub select: Select,
-    /// Particles (plain chains of best-of-n) at each budget.
+    /// Particles (plain chains of best-of-n) that `sample` would use.
+    pub own_particles: usize,
+    /// The same at each budget.
     pub particles: Vec<usize>,
     /// Floating point operations of `n` particles are `fixed + n each`.
     pub fixed: f64,
@@ -37,6 +39,11 @@ impl Arm {
             Conclusion::Best => self.options.clone().chain_count(n),
             _ => self.options.clone().particles(n),
         }
+    }
+
+    /// Floating point operations with its own particles.
+    pub fn own_flops(&self) -> f64 {
+        self.fixed + self.own_particles as f64 * self.each
     }
 
     /// Floating point operations at budget `b`.
@@ -94,12 +101,14 @@ impl Design {
                 return Err(Error::usage(format!("two arms are called {label}"))
                     .advice("name them: --arm \"LABEL=FLAGS\""));
             }
+            let (settled, _) = options.builder.settle(&prompts[0], &options.sample, None)?;
             let mut arm = Arm {
                 label,
                 flags,
                 conclusion: options.proposal.conclusion(),
                 options: options.sample,
                 select: options.select,
+                own_particles: settled.chains(),
                 particles: Vec::new(),
                 fixed: 0.0,
                 each: 0.0,
@@ -114,8 +123,7 @@ impl Design {
         let Some((builder, _)) = shared else {
             return Err(Error::usage("no arm to compare").advice("give --methods das,best-of-n"));
         };
-        let first = &arms[0];
-        let unit = first.fixed + first.options.particle_count() as f64 * first.each;
+        let unit = arms[0].own_flops();
         for (i, arm) in arms.iter_mut().enumerate() {
             let round = if i == 0 { f64::floor } else { f64::ceil };
             let fit = |budget: &f64| at_cost(budget * unit, arm.fixed, arm.each, round);
@@ -211,7 +219,8 @@ fn at_cost(budget: f64, fixed: f64, each: f64, round: fn(f64) -> f64) -> usize {
 /// once more for every combination of the sweeps' values.
 fn listed(args: &Compare) -> Result<Vec<(String, Vec<String>)>> {
     let method = |name: &String| (name.clone(), vec!["--proposal".to_string(), name.clone()]);
-    let mut arms: Vec<(String, Vec<String>)> = args.methods.iter().map(method).collect();
+    let methods = args.methods.iter().filter(|name| !name.is_empty());
+    let mut arms: Vec<(String, Vec<String>)> = methods.map(method).collect();
     for text in &args.arms {
         let named = |(label, _): &(&str, &str)| {
             !label.is_empty() && !label.starts_with(['-', '.']) && !label.contains('/')

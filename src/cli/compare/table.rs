@@ -41,8 +41,7 @@ impl Report {
         let of_row = |arm: &str, budget: f64| -> Vec<&RunResult> {
             results.iter().filter(|r| r.arm == arm && r.budget == budget).collect()
         };
-        let unit =
-            design.arms[0].fixed + design.arms[0].options.particle_count() as f64 * design.arms[0].each;
+        let unit = design.arms[0].own_flops();
         let mut rows = Vec::new();
         for (b, &budget) in design.budgets.iter().enumerate() {
             let base = of_row(&design.arms[design.against].label, budget);
