@@ -18,7 +18,7 @@ use das_cuda::method::{
 };
 use das_cuda::noise::{Key, Purpose, fill_normals};
 use das_cuda::sampler::{Compat, Need, NonFinite, OnNan, Options, Population, PromptStep, Quantity, Sampler};
-use das_cuda::smc::{Guidance, Resampler, Rules, Tempering, log_sum_exp};
+use das_cuda::smc::{Resampler, Rules, Tempering, log_sum_exp};
 use das_cuda::tensor::{HostSlice, Shape};
 use das_cuda::{Error, ErrorKind};
 use laws::{Closed, Gaussian, Grid, Law, Lookahead, Seen, agree, mean_and_error};
@@ -48,7 +48,7 @@ fn lcm_chain() -> Schedule {
 const UNIT: Gaussian = Gaussian { variance: 1.7, slope: 0.9 };
 
 fn rules(tempering: Tempering, resampler: Resampler, ess_threshold: f64) -> Rules {
-    Rules { tempering, resampler, ess_threshold, guidance: Guidance::default() }
+    Rules { tempering, resampler, ess_threshold, max_shift: None }
 }
 
 fn options(method: &'static dyn Method, rules: Rules, prompts: u32, particles: usize) -> Options {
@@ -108,10 +108,8 @@ fn the_estimate_of_z_is_unbiased() {
         }
     }
     for (max_shift, threshold) in [(0.1, 2.0), (0.1, 0.0), (0.02, 0.5)] {
-        let bounded = Rules {
-            guidance: Guidance { max_shift: Some(max_shift) },
-            ..rules(Tempering::None, Resampler::Ssp, threshold)
-        };
+        let bounded =
+            Rules { max_shift: Some(max_shift), ..rules(Tempering::None, Resampler::Ssp, threshold) };
         let z = z_of_gaussian(&ddim, options(&Tds, bounded, 3000, 8));
         println!("tds, shifts of at most {max_shift}, threshold {threshold}: z = {z:.2}");
         assert!(z.abs() < 5.0, "shifts of at most {max_shift}: z = {z}");

@@ -12,7 +12,7 @@ use crate::model::files::FileHash;
 use crate::reward::Spec;
 use crate::run::sha256_file;
 use crate::session::{Checkpointing, Prompt, Session};
-use crate::smc::{Floor, Guidance, Rules, Tempering};
+use crate::smc::{Floor, Rules, Tempering};
 
 /// What keys the random numbers of one draw of a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl Choices {
         let (size, micro_batch) = (session.size(sample)?, session.micro_batch(sample)?);
         let checkpointing = if sample.checkpoints() { Checkpointing::On } else { Checkpointing::Off };
         let weighs = proposal.weighs();
-        let Rules { tempering, resampler, ess_threshold, guidance: Guidance { max_shift } } = rules;
+        let Rules { tempering, resampler, ess_threshold, max_shift } = rules;
         let deciding = json!({
             "prompt": prompt.text,
             "negative_prompt": prompt.negative,

@@ -3,7 +3,7 @@
 
 use super::vocabulary::{Circumstances, Drift, Method, Potential};
 use crate::error::{Error, Result};
-use crate::smc::{Guidance, Resampler, Rules, Tempering};
+use crate::smc::{Resampler, Rules, Tempering};
 
 /// As [`Das`](super::Das), with the full reward from the first guided step on.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +27,7 @@ impl Method for Tds {
             tempering: Tempering::None,
             resampler: Resampler::Systematic,
             ess_threshold: 0.5,
-            guidance: Guidance::default(),
+            max_shift: None,
         }
     }
     fn check(&self, run: &Circumstances<'_>) -> Result<()> {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::smc::temper::default_gamma;
-use crate::smc::{Guidance, Resampler, Rules, Tempering, Weights};
+use crate::smc::{Resampler, Rules, Tempering, Weights};
 
 /// A way of aligning samples to a reward.
 pub trait Method: Send + Sync {
@@ -53,7 +53,7 @@ pub trait Method: Send + Sync {
             tempering: Tempering::Exp { gamma: default_gamma(guided.max(1)) },
             resampler: Resampler::Ssp,
             ess_threshold: 0.5,
-            guidance: Guidance::default(),
+            max_shift: None,
         }
     }
 

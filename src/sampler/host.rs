@@ -82,7 +82,7 @@ impl<'a> Host<'a> {
         let of_prompt =
             |(w, first): (&Weighed, u32)| w.ancestors.iter().map(|a| first + a).collect::<Vec<u32>>();
         let ancestors: Vec<u32> = weighed.iter().zip(firsts).flat_map(of_prompt).collect();
-        let bound = self.rules.guidance.bound(f64::from(advance.kappa), f64::from(advance.variance));
+        let bound = self.rules.drift_bound(f64::from(advance.kappa), f64::from(advance.variance));
         let strength = (0..slots).map(|slot| {
             // Whose gradient moves the particle in this slot.
             let from = match self.compat {

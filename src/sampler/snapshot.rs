@@ -211,7 +211,7 @@ fn fingerprint(options: &Options, schedule: &Schedule, latents: Shape) -> BTreeM
         ("tempering", format!("{:?}", rules.tempering)),
         ("resampler", rules.resampler.to_string()),
         ("ess_threshold", format!("{:?}", rules.ess_threshold)),
-        ("max_shift", format!("{:?}", rules.guidance.max_shift)),
+        ("max_shift", format!("{:?}", rules.max_shift)),
         ("tempering_start", format!("{tempering_start:?}")),
         ("compat", format!("{compat:?}")),
         ("latents", latents.with_n(1).to_string()),

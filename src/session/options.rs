@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::method::{Das, Method};
 use crate::model::pipeline::Size;
 use crate::sampler::{self, Compat, OnNan, late_start};
-use crate::smc::{Guidance, Resampler, Rules, Tempering};
+use crate::smc::{Resampler, Rules, Tempering};
 
 /// Most particles per prompt: ancestors and file names are made for this many.
 const MOST_PARTICLES: usize = 1 << 20;
@@ -244,9 +244,9 @@ impl SampleOptions {
             tempering: self.tempering.unwrap_or(own.tempering),
             resampler: self.resampler.unwrap_or(own.resampler),
             ess_threshold: self.ess_threshold.unwrap_or(own.ess_threshold),
-            guidance: match self.max_shift {
-                Some(most) => Guidance { max_shift: most.is_finite().then_some(most) },
-                None => own.guidance,
+            max_shift: match self.max_shift {
+                Some(most) => Some(most).filter(|most| most.is_finite()),
+                None => own.max_shift,
             },
         }
     }

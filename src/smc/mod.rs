@@ -17,7 +17,7 @@ pub use resample::{Resampler, draw};
 pub use temper::{Floor, Tempering};
 pub use weights::{Weights, log_sum_exp};
 
-/// How to weigh and guide: the same for all prompts and steps of a run.
+/// How to weigh, and how far to shift: the same for all prompts and steps of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rules {
     /// How lambda rises over the steps.
@@ -27,28 +27,14 @@ pub struct Rules {
     /// Resample when the effective sample size is below this fraction of P (strictly): 0 never, 1 unless the
     /// weights are exactly equal, above 1 always.
     pub ess_threshold: f64,
-    /// How far gradients may push.
-    pub guidance: Guidance,
-}
-
-/// How far the reward's gradient may push a particle. Any push is a valid proposal, since the weights contain
-/// its density ratio (docs/spec.md 1.3, 1.4); the question is only how much the weights then scatter: a push
-/// of `c` standard deviations of the noise adds about `c` to the scatter of a log-weight.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Guidance {
-    /// Bound on the shift of the mean `kappa v s |g|`, in standard deviations `sqrt(v)` of the move's noise;
-    /// a longer shift is shortened to it. `None`: no bound, as in the paper.
+    /// Bound on the shift of the mean by the reward's gradient, `kappa v s |g|`, in standard deviations
+    /// `sqrt(v)` of the move's noise; a longer shift is shortened to it. `None`: no bound, as in the paper.
+    /// Any shift is a valid proposal, since the weights contain its density ratio (docs/spec.md 1.3, 1.4);
+    /// but a shift of `c` standard deviations adds about `c` to the scatter of a log-weight.
     pub max_shift: Option<f64>,
 }
 
-impl Guidance {
-    /// The largest `s |g|` that the bound allows for a move with this variance and factor of the drift.
-    pub fn bound(self, kappa: f64, variance: f64) -> Option<f64> {
-        self.max_shift.map(|most| most / (kappa * variance.sqrt()))
-    }
-}
-
-/// The strength `s` of the guidance of a particle whose gradient has squared length `squared_norm`:
+/// The strength `s` of the drift of a particle whose gradient has squared length `squared_norm`:
 /// `lambda_next / alpha`, or as much less as keeps `s |g|` within `bound`. A gradient that is not finite is
 /// not followed anyway.
 pub fn strength(lambda_next: f64, alpha: f64, bound: Option<f64>, squared_norm: f64) -> f32 {
@@ -64,6 +50,12 @@ pub fn strength(lambda_next: f64, alpha: f64, bound: Option<f64>, squared_norm: 
 const LANDING: f64 = 1e-9;
 
 impl Rules {
+    /// The largest `s |g|` that [`max_shift`](Rules::max_shift) allows for a move with this variance and
+    /// factor of the drift.
+    pub fn drift_bound(&self, kappa: f64, variance: f64) -> Option<f64> {
+        self.max_shift.map(|most| most / (kappa * variance.sqrt()))
+    }
+
     /// Effective sample size of `particles` below which an event resamples (strictly).
     ///
     /// An adaptive lambda aims at the threshold and lands on it up to rounding. That is to count as below, on

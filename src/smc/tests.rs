@@ -10,12 +10,7 @@ fn stream() -> Uniforms {
 }
 
 fn rules(ess_threshold: f64) -> Rules {
-    Rules {
-        tempering: Tempering::None,
-        resampler: Resampler::Ssp,
-        ess_threshold,
-        guidance: Guidance::default(),
-    }
+    Rules { tempering: Tempering::None, resampler: Resampler::Ssp, ess_threshold, max_shift: None }
 }
 
 fn event(rules: &Rules, at: &Population, event: Event, ratio: &[f64], potential: &[f64]) -> Weighed {
@@ -199,9 +194,9 @@ fn adaptive_lambda_rises_to_one() {
 
 #[test]
 fn a_long_shift_is_shortened_to_its_bound() {
-    let guidance = Guidance { max_shift: Some(1.5) };
+    let bounded = Rules { max_shift: Some(1.5), ..rules(0.5) };
     let (kappa, variance) = (0.5, 0.04);
-    let bound = guidance.bound(kappa, variance);
+    let bound = bounded.drift_bound(kappa, variance);
     for length in [0.0, 0.1, 10.0, 1e6] {
         let s = f64::from(strength(0.8, 0.2, bound, length * length));
         let shift = kappa * variance.sqrt() * s * length;
@@ -212,6 +207,6 @@ fn a_long_shift_is_shortened_to_its_bound() {
     // A gradient that is not finite is not followed; without a bound, and without noise, nothing changes.
     assert_eq!(strength(0.8, 0.2, bound, f64::INFINITY), 4.0);
     assert_eq!(strength(0.8, 0.2, bound, f64::NAN), 4.0);
-    assert_eq!(strength(0.8, 0.2, Guidance::default().bound(kappa, variance), 1e12), 4.0);
-    assert_eq!(strength(0.8, 0.2, guidance.bound(kappa, 0.0), 1e12), 4.0);
+    assert_eq!(strength(0.8, 0.2, rules(0.5).drift_bound(kappa, variance), 1e12), 4.0);
+    assert_eq!(strength(0.8, 0.2, bounded.drift_bound(kappa, 0.0), 1e12), 4.0);
 }

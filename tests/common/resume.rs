@@ -9,7 +9,7 @@ use das_cuda::ddim::Schedule;
 use das_cuda::engine::EngineBackend;
 use das_cuda::method::{Bootstrap, Das, METHODS, Method};
 use das_cuda::sampler::{Compat, Options, Sampler, Snapshot};
-use das_cuda::smc::{Floor, Guidance, Resampler, Rules, Tempering};
+use das_cuda::smc::{Floor, Resampler, Rules, Tempering};
 
 use crate::laws::{Closed, Grid, Seen};
 
@@ -41,18 +41,11 @@ fn cases() -> Vec<Case> {
     for (i, tempering) in temperings.into_iter().enumerate() {
         for resampler in Resampler::ALL {
             let method: &'static dyn Method = if i % 2 == 0 { &Das } else { &Bootstrap };
-            cases.push(case(
-                method,
-                Rules { tempering, resampler, ess_threshold: 0.8, guidance: Guidance::default() },
-            ));
+            cases.push(case(method, Rules { tempering, resampler, ess_threshold: 0.8, max_shift: None }));
         }
     }
-    let often = Rules {
-        tempering: temperings[0],
-        resampler: Resampler::Ssp,
-        ess_threshold: 2.0,
-        guidance: Guidance::default(),
-    };
+    let often =
+        Rules { tempering: temperings[0], resampler: Resampler::Ssp, ess_threshold: 2.0, max_shift: None };
     let never = Rules { ess_threshold: 0.0, ..often };
     cases.push(Case { deaths: true, ..case(&Das, often) });
     cases.push(Case { deaths: true, ..case(&Das, never) });

@@ -16,7 +16,7 @@ use das_cuda::model::folder::ModelFolder;
 use das_cuda::model::pipeline::{Pipeline, Prompt};
 use das_cuda::reward::{self, Reward};
 use das_cuda::sampler::{Compat, Evaluation, FinalScores, Need, OnNan, Options, Sampler, Target};
-use das_cuda::smc::{Floor, Guidance, Resampler, Rules, Tempering};
+use das_cuda::smc::{Floor, Resampler, Rules, Tempering};
 use das_cuda::target::{Diffusion, Settings};
 use das_cuda::tensor::{Shape, Tensor};
 
@@ -35,14 +35,13 @@ fn options(
     resampler: Resampler,
     ess_threshold: f64,
 ) -> Options {
-    let rules = Rules { tempering, resampler, ess_threshold, guidance: Guidance::default() };
+    let rules = Rules { tempering, resampler, ess_threshold, max_shift: None };
     Options { method, rules, prompts: vec![4, 0], particles: 5, alpha: 0.7, ..Options::new(20, 1) }
 }
 
 /// With a bound on the shift, in standard deviations of the noise.
 fn bounded(options: Options, max_shift: f64) -> Options {
-    let guidance = Guidance { max_shift: Some(max_shift) };
-    Options { rules: Rules { guidance, ..options.rules }, ..options }
+    Options { rules: Rules { max_shift: Some(max_shift), ..options.rules }, ..options }
 }
 
 /// Everything a run says, with the end's latents in bits; `{:?}` tells numbers apart that differ.

@@ -4,7 +4,7 @@
 use das_cuda::cuda::testing::{Array64, Populations, Weighing};
 use das_cuda::cuda::{Cuda, Elem};
 use das_cuda::noise::{Key, Purpose, Uniforms, uniforms};
-use das_cuda::smc::{Event, Floor, Guidance, Population, Resampler, Rules, Tempering, Weighed, weigh};
+use das_cuda::smc::{Event, Floor, Population, Resampler, Rules, Tempering, Weighed, weigh};
 
 use crate::device;
 use crate::note;
@@ -153,7 +153,7 @@ fn weighing_is_bit_for_bit_that_of_the_host() {
                 let adaptive = matches!(tempering, Tempering::Adaptive { .. });
                 let ess_threshold = if adaptive { 0.5 } else { [0.5, 2.0, 0.9][chains as usize % 3] };
                 let chain = Chain {
-                    rules: Rules { tempering, resampler, ess_threshold, guidance: Guidance::default() },
+                    rules: Rules { tempering, resampler, ess_threshold, max_shift: None },
                     kind,
                     prompts: [1, 3][chains as usize % 2],
                     particles,
@@ -180,7 +180,7 @@ fn every_tempering_meets_every_population() {
                     tempering,
                     resampler: Resampler::ALL[(i + j) % 5],
                     ess_threshold: 0.5,
-                    guidance: Guidance::default(),
+                    max_shift: None,
                 };
                 Chain { rules, kind, prompts: 2, particles, gather: true }.run(&cuda, (100 * i + j) as u32);
             }
@@ -193,12 +193,7 @@ fn other_uniforms_and_other_rules_choose_other_ancestors() {
     let cuda = device::open(Elem::F32);
     let (ratio, reward) = inputs(Kind::Usual, 64, &mut stream(1, 1));
     let ancestors = |resampler, seed| {
-        let rules = Rules {
-            tempering: Tempering::None,
-            resampler,
-            ess_threshold: 2.0,
-            guidance: Guidance::default(),
-        };
+        let rules = Rules { tempering: Tempering::None, resampler, ess_threshold: 2.0, max_shift: None };
         let weighing = Weighing {
             rules: &rules,
             event: Event::Step(0),
@@ -237,7 +232,7 @@ fn large_populations_are_weighed_as_on_the_host() {
                     tempering,
                     resampler: Resampler::ALL[chains as usize % 5],
                     ess_threshold,
-                    guidance: Guidance::default(),
+                    max_shift: None,
                 },
                 kind,
                 prompts: if particles == 1025 { 3 } else { 1 },

@@ -127,7 +127,7 @@ impl StepEngine for Queue<'_> {
                     seed: self.seed,
                     alpha: self.alpha,
                     gather: true,
-                    bound: self.rules.guidance.bound(f64::from(advance.kappa), f64::from(advance.variance)),
+                    bound: self.rules.drift_bound(f64::from(advance.kappa), f64::from(advance.variance)),
                 };
                 Some(self.populations.weigh_into(cuda, weigh_input, weighing, rewards, report)?)
             }

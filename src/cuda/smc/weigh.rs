@@ -86,7 +86,7 @@ pub struct Weighing<'a> {
     pub alpha: f64,
     /// Twists travel with their particles. Without it they stay in their slots, as in the authors' program.
     pub gather: bool,
-    /// The largest strength times gradient length ([`Guidance::bound`](crate::smc::Guidance::bound)).
+    /// The largest strength times gradient length ([`Rules::drift_bound`]).
     pub bound: Option<f64>,
 }
 
