@@ -13,7 +13,7 @@ mod scorer;
 pub use builder::SessionBuilder;
 pub use device::{Device, Dtype};
 pub use loaded::Judgement;
-pub use options::{Checkpointing, Prompt, SampleOptions};
+pub use options::{Checkpointing, Preset, Prompt, SampleOptions};
 pub use plan::{Plan, seconds};
 pub use run::{Run, Samples};
 pub use scorer::{Scorer, Scores};

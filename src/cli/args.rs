@@ -9,7 +9,7 @@ use super::help;
 use super::values::{Auto, Bytes, Save, Seed, Seeds, Select, device};
 use crate::method::{self, METHODS, Method};
 use crate::sampler::{Compat, OnNan};
-use crate::session::{Checkpointing, Device, Dtype};
+use crate::session::{Checkpointing, Device, Dtype, Preset};
 
 /// Test-time alignment of diffusion models: Sequential Monte Carlo with reward gradients.
 #[derive(Parser, Debug)]
@@ -134,7 +134,7 @@ pub struct Sample {
     #[arg(long, value_name = "FILE", help_heading = "What to draw")]
     pub latents: Option<PathBuf>,
 
-    /// Denoising steps [default: 50 for `shapes`, else 100]
+    /// Denoising steps [default: 50 for `shapes`, else and with --preset paper 100]
     #[arg(long, value_name = "N", help_heading = "Diffusion")]
     pub steps: Option<usize>,
     /// Classifier-free guidance scale; 1 or less turns guidance off
@@ -150,14 +150,17 @@ pub struct Sample {
     #[arg(long, default_value_t = 1.0, help_heading = "Diffusion")]
     pub eta: f64,
 
+    /// Settings to begin with; other options change them
+    #[arg(long, value_enum, default_value_t = Preset::Model, help_heading = "Alignment")]
+    pub preset: Preset,
     /// Reward to align to, repeatable: NAME[=WEIGHT][:PATH] [default: aesthetic]
     #[arg(long = "reward", value_name = "R", help_heading = "Alignment")]
     pub rewards: Vec<String>,
     /// Held-out rewards: reported, never optimised
     #[arg(long = "eval-reward", value_name = "R", help_heading = "Alignment")]
     pub eval_rewards: Vec<String>,
-    /// Strength of the prior, alpha in p(x) exp(r(x)/alpha) [default: the reward's own (below), 0.2 for
-    /// `shapes`]
+    /// Strength of the prior, alpha in p(x) exp(r(x)/alpha) [default: the reward's own (below), 0.1 for
+    /// the aesthetic reward of `shapes`]
     #[arg(long = "kl", visible_aliases = ["alpha", "kl-coeff"], value_name = "ALPHA", help_heading = "Alignment")]
     pub kl: Option<f64>,
     /// How particles are proposed and weighted
@@ -169,7 +172,7 @@ pub struct Sample {
         help_heading = "Alignment"
     )]
     pub proposal: &'static dyn Method,
-    /// Particles per prompt [default: 16 for `shapes`, else 4]
+    /// Particles per prompt [default: 16 for `shapes` and with --preset paper, else 4]
     #[arg(long, alias = "num-particles", value_name = "P", help_heading = "Alignment")]
     pub particles: Option<usize>,
     /// How the reward is switched on along the chain: exp, poly:POWER, adaptive, none [default: exp; none for
@@ -185,10 +188,12 @@ pub struct Sample {
     /// ssp, systematic, stratified, residual or multinomial [default: ssp; systematic for tds]
     #[arg(long, value_name = "R", help_heading = "Alignment")]
     pub resample: Option<String>,
-    /// Resample when the effective sample size falls below this fraction of the particles [default: 0.5]
+    /// Resample when the effective sample size falls below this fraction of the particles; 0 never
+    /// [default: 0.5; 0 for das with the aesthetic reward of `shapes`]
     #[arg(long, value_name = "F", help_heading = "Alignment")]
     pub ess_threshold: Option<f64>,
-    /// Bound on the guided shift of a move, in standard deviations of its noise; inf for none [default: inf]
+    /// Bound on the guided shift of a move, in standard deviations of its noise; inf for none [default: inf;
+    /// 4 for das with the aesthetic reward of `shapes`]
     #[arg(long, value_name = "C", help_heading = "Alignment")]
     pub max_shift: Option<f64>,
     /// What to do about values that are not finite: drop the particle (and say so) or abort with exit code 5
@@ -204,9 +209,10 @@ pub struct Sample {
     /// one prompt also NAME.png: the selected image goes there, the rest into the directory NAME beside it
     #[arg(short, long, default_value = "out", value_name = "PATH", help_heading = "Output")]
     pub output: PathBuf,
-    /// Which particle is returned (best.png and standard output)
-    #[arg(long, value_enum, default_value_t = Select::Argmax, help_heading = "Output")]
-    pub select: Select,
+    /// Which particle is returned (best.png and standard output) [default: reward; argmax with --preset
+    /// paper]
+    #[arg(long, value_enum, help_heading = "Output")]
+    pub select: Option<Select>,
     /// Which images are written
     #[arg(long, value_enum, default_value_t = Save::All, help_heading = "Output")]
     pub save: Save,

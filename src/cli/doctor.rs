@@ -76,7 +76,9 @@ pub fn run() -> Result<()> {
 /// Mean reward of a small run of the embedded model on a device.
 fn answer(device: Device, dtype: Dtype) -> Result<f64> {
     let mut session = Session::builder().device(device).dtype(dtype).open()?;
-    let options = session.defaults().particles(4).steps(4).micro_batch(2);
+    // All that decides the answer, whatever the defaults are.
+    let options = session.defaults().alpha(0.2).ess_threshold(0.5).max_shift(f64::INFINITY);
+    let options = options.particles(4).steps(4).micro_batch(2);
     let samples = session.sample("a red star", &options)?.conclude()?;
     let rewards = &samples[0].population.rewards;
     Ok(rewards.iter().sum::<f64>() / rewards.len() as f64)

@@ -42,9 +42,9 @@ pub fn check(args: &Sample, eval_rewards: &[Spec]) -> Result<()> {
         ))
         .advice("give --seed a smaller number"));
     }
-    if args.select == Select::All && args.save == Save::Best {
+    if args.select == Some(Select::All) && args.save == Save::Best {
         return Err(Error::usage("--select all returns every particle, and --save best writes one image")
-            .advice("give --save all, or --select argmax or draw"));
+            .advice("give --save all, or --select reward, argmax or draw"));
     }
     Ok(())
 }
@@ -153,7 +153,7 @@ pub fn destination(args: &Sample, prompts: &[Prompt]) -> Result<(PathBuf, Option
         let many = format!("one file cannot hold the images of --count {}", args.count);
         return refused(&many, format!("give a directory: -o {}", directory.display()));
     }
-    if args.select == Select::All {
+    if args.select == Some(Select::All) {
         return refused(
             "one file cannot hold every particle",
             format!("give a directory, -o {}, or --select argmax or draw", directory.display()),

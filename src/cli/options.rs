@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::method::Method;
 use crate::reward::Spec;
 use crate::sampler::{Compat, OnNan};
-use crate::session::{Device, Dtype, Prompt, SampleOptions, Session, SessionBuilder};
+use crate::session::{Device, Dtype, Preset, Prompt, SampleOptions, Session, SessionBuilder};
 use crate::smc::{Rules, Tempering};
 
 /// A validated `sample`.
@@ -119,7 +119,10 @@ impl Options {
             compat: args.compat,
             output,
             image,
-            select: args.select,
+            select: args.select.unwrap_or(match args.preset {
+                Preset::Paper => Select::Argmax,
+                _ => Select::Reward,
+            }),
             save: args.save,
             save_latents: args.save_latents,
             grid: !args.no_grid,
@@ -163,7 +166,7 @@ fn builder(args: &Sample, rewards: &[Spec], eval_rewards: &[Spec]) -> SessionBui
 /// What each draw is told: what suits the model, changed by what the user gave.
 fn sample(args: &Sample, builder: &SessionBuilder) -> Result<SampleOptions> {
     let mut options = builder
-        .defaults()
+        .preset(args.preset)
         .cfg_scale(args.cfg_scale)
         .eta(args.eta)
         .method(args.proposal)

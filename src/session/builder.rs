@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::device::{Device, Dtype, Machine};
-use super::options::SampleOptions;
+use super::options::{Preset, SampleOptions, Tuned};
 use crate::assets::SHAPES;
 use crate::backend::Backend;
 #[cfg(not(feature = "shapes"))]
@@ -23,7 +23,14 @@ pub(super) type OpenReward = Arc<dyn Fn(&dyn Backend) -> Result<Box<dyn Reward>>
 
 /// Alpha for the aesthetic head of the embedded model, whose ratings spread wider than those of the head that
 /// the reward's own default was made for. `tools/shapes/compare.py` measured it; the table is in the README.
-const SHAPES_ALPHA: f64 = 0.2;
+const SHAPES_ALPHA: f64 = 0.1;
+
+/// For the same head: resampling by noisy predictions costs more roots than it gains reward, and the longest
+/// shifts lose prompts (docs/what-was-tried.md).
+const SHAPES_TUNED: Tuned = Tuned { ess_threshold: 0.0, max_shift: 4.0 };
+
+/// Alpha of the paper's aesthetic experiments.
+const PAPER_AESTHETIC: f64 = 0.01;
 
 /// What a [`Session`](super::Session) is made of: device, precision, model, rewards. Whatever is not chosen
 /// has a default: the GPU if there is a usable one, the embedded model, its aesthetic reward.
@@ -118,8 +125,8 @@ impl SessionBuilder {
     }
 
     /// The options that suit this model and reward. The embedded model's fit a minute on two cores: 50 steps,
-    /// 16 particles, and an alpha that suits its own aesthetic head; elsewhere those of
-    /// [`SampleOptions::new`] hold.
+    /// 16 particles, and for its own aesthetic head an alpha, a bound on the shift and no resampling
+    /// (docs/what-was-tried.md); elsewhere those of [`SampleOptions::new`] hold.
     pub fn defaults(&self) -> SampleOptions {
         let options = SampleOptions::new();
         if self.model.is_some() {
@@ -129,8 +136,28 @@ impl SessionBuilder {
         let own_head = |spec: &Spec| spec.kind.name == DEFAULT_REWARD && spec.path.is_none();
         let custom_alone = self.rewards.is_empty() && !self.custom.is_empty();
         match self.rewards.iter().any(own_head) || (self.rewards.is_empty() && !custom_alone) {
-            true => options.alpha(SHAPES_ALPHA),
+            true => SampleOptions { tuned: Some(SHAPES_TUNED), ..options.alpha(SHAPES_ALPHA) },
             false => options,
+        }
+    }
+
+    /// The options of a preset for this model and reward.
+    pub fn preset(&self, preset: Preset) -> SampleOptions {
+        match preset {
+            Preset::Model => self.defaults(),
+            Preset::Paper => self.paper(),
+        }
+    }
+
+    /// The paper's settings (docs/spec.md 13): alpha 0.01 for the aesthetic reward, 0.005 for several
+    /// rewards, and each other reward's own.
+    fn paper(&self) -> SampleOptions {
+        let options = SampleOptions::new().particles(16);
+        match self.rewards.as_slice() {
+            [] if !self.custom.is_empty() => options,
+            [] => options.alpha(PAPER_AESTHETIC),
+            [one] if one.kind.name == DEFAULT_REWARD => options.alpha(PAPER_AESTHETIC),
+            _ => options,
         }
     }
 

@@ -72,6 +72,26 @@ pub enum Checkpointing {
     Auto,
 }
 
+/// Which settings the options begin with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[non_exhaustive]
+pub enum Preset {
+    /// What suits the model
+    #[default]
+    Model,
+    /// The paper's: 100 steps, 16 particles, its alpha, resampling below half of them, no bound on the shift
+    Paper,
+}
+
+/// How `das` resamples and bounds its shifts where the model has settings of its own, and no other tempering
+/// was asked for: it may need the threshold.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Tuned {
+    pub ess_threshold: f64,
+    pub max_shift: f64,
+}
+
 /// How samples are drawn. [`Session::defaults`](super::Session::defaults) are those that suit the model.
 ///
 /// ```
@@ -102,6 +122,8 @@ pub struct SampleOptions {
     pub(super) resampler: Option<Resampler>,
     pub(super) ess_threshold: Option<f64>,
     pub(super) max_shift: Option<f64>,
+    /// For the method `das`, where nothing else was asked for.
+    pub(super) tuned: Option<Tuned>,
     pub(super) tempering_start: f64,
     pub(super) on_nan: OnNan,
     pub(super) compat: Compat,
@@ -146,6 +168,7 @@ impl SampleOptions {
             resampler: None,
             ess_threshold: None,
             max_shift: None,
+            tuned: None,
             tempering_start: 0.0,
             on_nan: OnNan::Drop,
             compat: Compat::Paper,
@@ -240,11 +263,14 @@ impl SampleOptions {
     /// Tempering, resampling and threshold: the method's own, changed by what was given.
     pub fn rules(&self) -> Rules {
         let own = self.method.rules(self.guided_steps());
+        let das: &dyn Method = &Das;
+        let tuned = self.tuned.filter(|_| self.method == das && self.tempering.is_none());
+        let own_threshold = tuned.map_or(own.ess_threshold, |tuned| tuned.ess_threshold);
         Rules {
             tempering: self.tempering.unwrap_or(own.tempering),
             resampler: self.resampler.unwrap_or(own.resampler),
-            ess_threshold: self.ess_threshold.unwrap_or(own.ess_threshold),
-            max_shift: match self.max_shift {
+            ess_threshold: self.ess_threshold.unwrap_or(own_threshold),
+            max_shift: match self.max_shift.or(tuned.map(|tuned| tuned.max_shift)) {
                 Some(most) => Some(most).filter(|most| most.is_finite()),
                 None => own.max_shift,
             },

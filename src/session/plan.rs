@@ -174,6 +174,7 @@ impl SessionBuilder {
             resampler: None,
             ess_threshold: None,
             max_shift: None,
+            tuned: None,
             tempering_start: 0.0,
             ..plain
         };

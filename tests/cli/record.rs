@@ -415,3 +415,23 @@ fn one_prompt_can_go_to_a_file() {
     succeeds(sample(&file, &[&plain[..], &["--seed", "7", "--overwrite"]].concat()));
     assert!(fs::read(&file).expect("star.png") != image);
 }
+
+/// What the presets stand for is in the record, and what is given beside a preset wins.
+#[test]
+fn a_preset_is_recorded_by_what_it_stands_for() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let settings = |name: &str, flags: &[&str]| {
+        let out = dir.path().join(name);
+        succeeds(sample(&out, &[&["-p", "a star", "--save", "none"], flags].concat()));
+        let record = record_of(&only_folder(&out));
+        ["kl", "ess_threshold", "max_shift", "select"].map(|key| record[key].clone())
+    };
+    assert_eq!(settings("model", &[]), [json!(0.1), json!(0.0), json!(4.0), json!("reward")]);
+    let paper = [json!(0.01), json!(0.5), Value::Null, json!("argmax")];
+    assert_eq!(settings("paper", &["--preset", "paper", "--on-nan", "drop"]), paper);
+    let mixed = ["--preset", "paper", "--kl", "0.3", "--select", "draw", "--max-shift", "2"];
+    assert_eq!(settings("mixed", &mixed), [json!(0.3), json!(0.5), json!(2.0), json!("draw")]);
+    // Other methods and temperings keep their own threshold.
+    assert_eq!(settings("tds", &["--proposal", "tds"])[1], json!(0.5));
+    assert_eq!(settings("adaptive", &["--tempering", "adaptive"])[1], json!(0.5));
+}

@@ -113,7 +113,7 @@ fn options_without_meaning_are_refused_with_the_fix_named() {
         (&["--proposal", "best-of-n", "--ess-threshold", "0.5"], &["--ess-threshold"]),
         (&["-n", "blue", "--cfg-scale", "1"], &["negative prompt \"blue\"", "--cfg-scale above 1"]),
         (&["--eval-reward", "clip=0.5"], &["--eval-reward clip,", "--reward clip=0.5"]),
-        (&["--select", "all", "--save", "best"], &["--save all", "--select argmax"]),
+        (&["--select", "all", "--save", "best"], &["--save all", "--select reward"]),
         (&["-p", "a ring", "-o", "a.png"], &["2 prompts", "-o a"]),
         (&["--select", "all", "-o", "a.png"], &["every particle", "-o a"]),
         (&["--save", "none", "-o", "a.png"], &["--save none", "--save best"]),
@@ -176,7 +176,7 @@ fn a_run_that_cannot_start_leaves_the_old_results_and_no_empty_folder() {
 }
 
 /// An alpha this small makes the guidance infinite.
-const LETHAL: [&str; 4] = ["-p", "a star", "--kl", "1e-40"];
+const LETHAL: [&str; 6] = ["-p", "a star", "--kl", "1e-40", "--max-shift", "inf"];
 
 #[test]
 fn a_run_that_loses_every_particle_fails_and_says_so() {

@@ -244,7 +244,7 @@ fn an_earlier_result_is_replaced_only_if_asked_and_only_by_a_result() {
     let folder = out.join("0000-a-star");
     fs::write(folder.join("notes.txt"), "mine").expect("written");
     let old = best(&folder);
-    let lost = sample(&out, &["-p", "a star", "--kl", "1e-40", "--overwrite"]);
+    let lost = sample(&out, &["-p", "a star", "--kl", "1e-40", "--max-shift", "inf", "--overwrite"]);
     fails(lost, 5, &["every particle was lost"]);
     assert!(best(&folder) == old && record_of(&folder)["status"] == "finished");
     assert_eq!(record_of(&out.join("0001-a-star"))["status"], "failed");

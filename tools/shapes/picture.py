@@ -16,6 +16,8 @@ SCALE, GAP = 2, 4
 def particles(program, prompt, method, count):
     with tempfile.TemporaryDirectory() as out:
         command = [program, "sample", "-q", "-p", prompt, "--proposal", method, "-o", out, "--no-grid", "--device", "cpu"]
+        if method == "das":
+            command += ["--kl", "0.2", "--ess-threshold", "0.5", "--max-shift", "inf"]
         subprocess.run([*command, "--particles", str(count)], check=True, stdout=subprocess.DEVNULL)
         return [Image.open(p).convert("RGB") for p in sorted(Path(out).rglob("particles/*.png"))]
 
