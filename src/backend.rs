@@ -134,6 +134,7 @@ impl Drop for Range<'_> {
 
 /// Bytes of tensors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Memory {
     /// In use now.
     pub live: u64,

@@ -92,6 +92,7 @@ pub struct FinalInput<'a> {
 
 /// What a step saw and decided.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct StepReport {
     /// Squared length of the state in each slot, B P; not finite where an element is not.
     pub states: Vec<f64>,

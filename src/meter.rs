@@ -28,6 +28,7 @@ pub use crate::op::Family;
 
 /// Work done: floating point operations of matrix products, bytes read and written, calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Work {
     /// Floating point operations of matrix products: two per multiply-add.
     pub flops: u64,
@@ -47,6 +48,7 @@ impl std::ops::AddAssign for Work {
 
 /// All work since the last [`Meter::reset_counts`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Counts {
     /// Floating point operations of matrix products: two per multiply-add.
     pub flops: u64,

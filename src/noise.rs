@@ -21,6 +21,7 @@
 /// What a stream of numbers is for; part of the counter, so that no two uses share numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
+#[non_exhaustive]
 pub enum Purpose {
     /// The initial latent, `x_0 ~ N(0, I)`.
     Initial = 0,

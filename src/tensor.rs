@@ -114,6 +114,7 @@ impl fmt::Debug for Tensor {
 
 /// Elements on the host, in the type a file stores them in.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub enum HostSlice<'a> {
     /// 32-bit floats.
     F32(&'a [f32]),

@@ -169,7 +169,8 @@ fn a_run_is_written_line_by_line() {
     let mut lines = run.trace().unwrap();
     for step in 0..3 {
         let log_weights = vec![f64::NEG_INFINITY];
-        let prompt = PromptStep { log_weights, ess: 0.1 + 0.2, ..PromptStep::default() };
+        let mut prompt = PromptStep::default();
+        (prompt.log_weights, prompt.ess) = (log_weights, 0.1 + 0.2);
         lines.push(&prompt).unwrap();
         // Whole lines are there before the run ends.
         let text = fs::read_to_string(&trace).unwrap();

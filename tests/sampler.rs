@@ -17,7 +17,7 @@ use das_cuda::method::{
     BestOfN, Bootstrap, Conclusion, Das, Drift, Method, Plain, Potential, StepIndex, Tds,
 };
 use das_cuda::noise::{Key, Purpose, fill_normals};
-use das_cuda::sampler::{Compat, Need, NonFinite, OnNan, Options, Population, PromptStep, Quantity, Sampler};
+use das_cuda::sampler::{Compat, Need, OnNan, Options, Population, PromptStep, Quantity, Sampler};
 use das_cuda::smc::{Resampler, Rules, Tempering, log_sum_exp};
 use das_cuda::tensor::{HostSlice, Shape};
 use das_cuda::{Error, ErrorKind};
@@ -677,8 +677,9 @@ fn what_is_not_finite_is_named_and_costs_only_its_particle() {
     let mut target = Closed::new(&cpu, Grid);
     target.spoil = Some(Box::new(move |t, id, seen| spoiled(t, at, id, seen)));
     let (steps, ends) = record(&target, &schedule, run.clone());
-    let entry = |step, particle, quantity| NonFinite { step, prompt: 1, particle, quantity };
-    let non_finite: Vec<NonFinite> = steps.iter().flat_map(|s| s.non_finite.clone()).collect();
+    let entry = |step, particle, quantity| (step, 1, particle, quantity);
+    let all = steps.iter().flat_map(|s| &s.non_finite);
+    let non_finite: Vec<_> = all.map(|n| (n.step, n.prompt, n.particle, n.quantity)).collect();
     assert_eq!(
         non_finite,
         [

@@ -12,6 +12,7 @@ const CORRECT: &str = "correct this entry, or take the file from the model's own
 
 /// What the network's output means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Prediction {
     /// The noise.
     Epsilon,
@@ -23,6 +24,7 @@ pub enum Prediction {
 
 /// How beta grows over the training steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum BetaSchedule {
     /// Linear.
     Linear,
@@ -34,6 +36,7 @@ pub enum BetaSchedule {
 
 /// Which training steps are visited (Lin et al. 2024, table 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Spacing {
     /// `k T/N + offset`, from the first training step on.
     Leading,

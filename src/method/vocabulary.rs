@@ -84,6 +84,7 @@ pub struct StepIndex {
 
 /// What a method is asked to work with.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Circumstances<'a> {
     /// Name of a reward that has no gradient, if there is one.
     pub without_gradient: Option<&'a str>,

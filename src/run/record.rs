@@ -28,6 +28,7 @@ impl<T: Serialize> Versioned<T> {
 /// How a run stands, field `status` of `run.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Status {
     /// Started and not ended, or killed.
     Running,

@@ -10,6 +10,7 @@ use crate::smc::Rules;
 
 /// What to do about values that are not finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum OnNan {
     /// Weight 0 for the particle (no guidance, if only its gradient is concerned), and a line in the record.
     #[default]
@@ -36,6 +37,7 @@ impl FromStr for OnNan {
 
 /// Whose bookkeeping after a resampling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum Compat {
     /// The paper's: everything a particle has travels with it.
     #[default]

@@ -10,6 +10,7 @@ use crate::tensor::Tensor;
 
 /// One step of all prompts.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Step {
     /// From 0; the number of transitions for the final event.
     pub step: usize,
@@ -28,6 +29,7 @@ pub struct Step {
 /// One step of one prompt of P particles. Lists have one entry per slot, before any resampling. Written as
 /// JSON, a number that is not finite and a list that is empty are `null`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct PromptStep {
     /// Number of the prompt.
     pub prompt: u32,
@@ -68,6 +70,7 @@ fn null_if_empty<S: Serializer>(list: &[f64], to: S) -> Result<S::Ok, S::Error> 
 
 /// Something that was not finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct NonFinite {
     /// Step of the chain, from 0.
     pub step: usize,
@@ -82,6 +85,7 @@ pub struct NonFinite {
 /// What was not finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Quantity {
     /// The latent itself: the particle is dead.
     Latent,
@@ -118,6 +122,7 @@ impl std::fmt::Display for NonFinite {
 
 /// One prompt's particles at the end, all P of them.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Population {
     /// The run's seed.
     pub seed: u64,

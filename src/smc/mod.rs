@@ -72,6 +72,7 @@ impl Rules {
 
 /// Which event of the chain is weighed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Event {
     /// Guided step `j`, counted from the first guided one: the potential of the predicted clean image.
     Step(usize),
@@ -119,6 +120,7 @@ impl Population {
 
 /// Everything one event decided.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Weighed {
     /// Factor of the potential in the weights.
     pub lambda: f64,

@@ -14,6 +14,7 @@ use crate::error::Error;
 
 /// A rule for choosing ancestors. All are unbiased; they differ in the variance of the offspring counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum Resampler {
     /// Srinivasan sampling process (Gerber, Chopin, Whiteley 2019): `floor(M W)` or one more, consistent.
     #[default]

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 
 /// How lambda rises from 0 to 1. Steps `j` are counted from the first guided one.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Tempering {
     /// Lambda is 1 throughout: the twisted diffusion sampler.
     None,
@@ -34,6 +35,7 @@ pub enum Tempering {
 
 /// A fixed schedule under an adaptive one.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Floor {
     /// Only the last lambda.
     Last,

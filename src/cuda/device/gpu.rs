@@ -75,6 +75,7 @@ pub fn count() -> Result<usize> {
 
 /// What the driver says of a GPU that has not been opened.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct GpuInfo {
     /// `NVIDIA H200`.
     pub name: String,

@@ -14,6 +14,7 @@ const MOST_BYTES: u64 = 1 << 30;
 
 /// Where the files of a model are.
 #[derive(Clone)]
+#[non_exhaustive]
 pub enum Source {
     /// A folder on disk.
     Dir(PathBuf),
