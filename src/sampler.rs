@@ -20,7 +20,6 @@ use std::time::Instant;
 
 pub use crate::engine::{EngineBackend, Scores};
 pub use crate::method::Need;
-pub(crate) use options::late_start;
 pub use options::{Compat, OnNan, Options};
 pub use record::{NonFinite, Population, PromptStep, Quantity, Step};
 pub use snapshot::Snapshot;

@@ -45,14 +45,15 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
     session.check(&design.prompts, &design.arms[0].options)?;
     let mut lines = Lines::append(&path)?;
     let runs = design.runs();
-    let mut progress = Progress::new(runs.len() as u64, args.quiet);
+    let total = runs.len();
+    let mut progress = Progress::new(total as u64, args.quiet);
     for run in runs {
         if done.contains(&design.key(&run)) {
             progress.skip(1);
             continue;
         }
         if signals::requested().is_some() {
-            let left = design.runs().len() - results.len();
+            let left = total - results.len();
             return Err(Error::new(
                 ErrorKind::Interrupted,
                 format!("stopped; {left} runs are left, and the same command goes on with them"),
@@ -65,10 +66,11 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
     }
     drop(progress);
     let report = table::Report::new(&design, &results, typed);
-    write_atomic(&folder.join("table.md"), report.markdown().as_bytes())?;
+    let table = report.markdown();
+    write_atomic(&folder.join("table.md"), table.as_bytes())?;
     write_atomic(&folder.join("table.csv"), report.csv().as_bytes())?;
     write_atomic(&folder.join("summary.json"), report.json().as_bytes())?;
-    output::line(report.markdown().trim_end())
+    output::line(table.trim_end())
 }
 
 /// Takes a folder for this design: a new one, or one that began with the same.

@@ -117,8 +117,9 @@ struct DrawInProgress {
 }
 
 impl DrawInProgress {
-    /// Keeps a warning in the record.
-    fn warn(&mut self, text: &str) {
+    /// Says a warning, and keeps it in the record.
+    fn warn(&mut self, progress: &Progress, text: &str) {
+        progress.warn(text);
         if let Some(Value::Array(warnings)) = self.record.get_mut("warnings") {
             warnings.push(json!(text));
         }
@@ -223,14 +224,12 @@ impl OnePrompt<'_> {
             trace::push(&mut trace, &step, run.memory().peak)?;
             for note in &step.notes {
                 let note = flags::named(note);
-                progress.warn(&note);
-                current.warn(&note);
+                current.warn(progress, &note);
             }
             let lost = step.non_finite.iter().map(ToString::to_string);
             let collapsed = step.prompts.iter().filter(|record| record.collapsed);
             for warning in lost.chain(collapsed.map(|_| flags::named(&all_lost(step.step)))) {
-                progress.warn(&warning);
-                current.warn(&warning);
+                current.warn(progress, &warning);
             }
             current.summary.step(&step.prompts[0]);
             progress.step(&self.message(&step.prompts[0]));
@@ -245,8 +244,7 @@ impl OnePrompt<'_> {
         let samples = samples.swap_remove(0);
         for warning in samples.warnings() {
             let warning = flags::named(&warning);
-            progress.warn(&warning);
-            current.warn(&warning);
+            current.warn(progress, &warning);
         }
         Ok(samples)
     }

@@ -51,11 +51,7 @@ impl OnePrompt<'_> {
     pub(super) fn save(&self, session: &Session, samples: &Samples, folder: &RunDir) -> Result<Saved> {
         let (options, backend) = (self.options, session.backend());
         let (population, pictures) = (&samples.population, &samples.pictures);
-        let best = match options.select {
-            Select::Draw => population.draw(),
-            Select::Reward => population.best_reward(),
-            Select::Argmax | Select::All => population.best(),
-        };
+        let best = options.select.particle(population);
         // Where judging fails, the pictures are still worth keeping.
         let judged = session.judge(samples, 0, &options.sample);
         let (judgement, failed) = match judged {

@@ -11,9 +11,7 @@ use super::options::Options;
 use super::save::{BEST, LATENTS};
 use super::values::{Save, Select};
 use crate::error::{Error, Result};
-
-const PARTICLES: &str = "particles.jsonl";
-const RECORD: &str = "run.json";
+use crate::run::{PARTICLES, RECORD};
 
 /// The entries of a particle's line that an answer is made of.
 const WANTED: [&str; 7] = ["index", "path", "is_best", "weight", "target", "rewards", "eval_rewards"];

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 
+use crate::sampler::Population;
 use crate::session::Device;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -17,6 +18,17 @@ pub enum Select {
     Draw,
     /// Every particle; its weight is in --json and in particles.jsonl
     All,
+}
+
+impl Select {
+    /// The particle that is returned, of all of them the one that is shown first.
+    pub fn particle(self, population: &Population) -> usize {
+        match self {
+            Select::Draw => population.draw(),
+            Select::Reward => population.best_reward(),
+            Select::Argmax | Select::All => population.best(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

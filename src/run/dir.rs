@@ -21,14 +21,16 @@ use crate::hash::sha256;
 use crate::pixels::Picture;
 use crate::regular;
 
-/// Files that a run may leave in its folder, with the numbered pictures in `particles`. Anything else there
-/// belongs to the user.
-const OURS: [&str; 6] =
-    ["run.json", "trace.jsonl", "particles.jsonl", "best.png", "grid.png", "latents.safetensors"];
-const RECORD: &str = "run.json";
+/// The record of a run.
+pub const RECORD: &str = "run.json";
 /// Most bytes of it that are read.
 const MOST_OF_RECORD: u64 = 1 << 28;
-const PARTICLES: &str = "particles";
+/// The lines of the final particles.
+pub const PARTICLES: &str = "particles.jsonl";
+const PICTURES: &str = "particles";
+/// Files that a run may leave in its folder, with the numbered pictures in `particles`. Anything else there
+/// belongs to the user.
+const OURS: [&str; 6] = [RECORD, "trace.jsonl", PARTICLES, "best.png", "grid.png", "latents.safetensors"];
 
 /// The directory that holds the folders of runs.
 #[derive(Clone, Debug)]
@@ -286,15 +288,15 @@ fn settle(target: &Path) -> io::Result<()> {
     if !target.is_dir() {
         return fs::rename(&old, target);
     }
-    move_files(&old, target, |name| OURS.contains(&name) || name == PARTICLES)?;
-    move_files(&old.join(PARTICLES), &target.join(PARTICLES), |name| {
+    move_files(&old, target, |name| OURS.contains(&name) || name == PICTURES)?;
+    move_files(&old.join(PICTURES), &target.join(PICTURES), |name| {
         name.strip_suffix(".png").is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
     })?;
     for name in OURS {
         remove(&old.join(name))?;
     }
     // Where something had the name of what the user left, that stays.
-    for folder in [old.join(PARTICLES), old] {
+    for folder in [old.join(PICTURES), old] {
         let _ = fs::remove_dir(folder);
     }
     Ok(())
@@ -414,7 +416,7 @@ impl RunDir {
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file.
     pub fn write_particles(&self, particles: &[impl Serialize]) -> Result<()> {
-        let path = self.path.join("particles.jsonl");
+        let path = self.path.join(PARTICLES);
         let mut text = Vec::new();
         for particle in particles {
             serde_json::to_writer(&mut text, &Versioned::new(particle)).map_err(|e| encode(&path, e))?;
@@ -425,7 +427,7 @@ impl RunDir {
 
     /// Name of a particle's picture inside the folder.
     pub fn particle_name(index: usize) -> String {
-        format!("{PARTICLES}/{index:03}.png")
+        format!("{PICTURES}/{index:03}.png")
     }
 
     /// Writes a picture under `name` (such as `best.png` or [`RunDir::particle_name`]); returns the file's

@@ -63,13 +63,6 @@ impl FromStr for Compat {
     }
 }
 
-/// For a start of tempering outside [0, 1).
-pub(crate) fn late_start(fraction: f64) -> Error {
-    Error::usage(format!("tempering starts at {fraction}, outside [0, 1)"))
-        .option("tempering_start")
-        .advice("give `tempering_start` a fraction of the steps below 1")
-}
-
 /// The choice of this name.
 fn named<T: fmt::Display, const N: usize>(
     option: &'static str,
@@ -175,7 +168,12 @@ impl Options {
                 .advice("give `alpha` a positive number; smaller follows the reward more"));
         }
         if !(0.0..1.0).contains(&self.tempering_start) {
-            return Err(late_start(self.tempering_start));
+            return Err(Error::usage(format!(
+                "tempering starts at {}, outside [0, 1)",
+                self.tempering_start
+            ))
+            .option("tempering_start")
+            .advice("give `tempering_start` a fraction of the steps below 1"));
         }
         if self.method.weighs() {
             self.rules.tempering.validate(self.rules.ess_threshold)?;

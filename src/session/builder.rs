@@ -22,11 +22,11 @@ pub(super) const DEFAULT_REWARD: &str = "aesthetic";
 pub(super) type OpenReward = Arc<dyn Fn(&dyn Backend) -> Result<Box<dyn Reward>> + Send + Sync>;
 
 /// Alpha for the aesthetic head of the embedded model, whose ratings spread wider than those of the head that
-/// the reward's own default was made for. `tools/shapes/compare.py` measured it; the table is in the README.
+/// the reward's own default was made for (docs/what-was-tried.md).
 const SHAPES_ALPHA: f64 = 0.1;
 
-/// For the same head: resampling by noisy predictions costs more roots than it gains reward, and the longest
-/// shifts lose prompts (docs/what-was-tried.md).
+/// For the same head: resampling by noisy predictions costs more roots than it gains reward, and a bound of
+/// this size takes little from the guidance (docs/what-was-tried.md).
 const SHAPES_TUNED: Tuned = Tuned { ess_threshold: 0.0, max_shift: 4.0 };
 
 /// Alpha of the paper's aesthetic experiments.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::method::{Das, Method};
 use crate::model::pipeline::Size;
-use crate::sampler::{self, Compat, OnNan, late_start};
+use crate::sampler::{self, Compat, OnNan};
 use crate::smc::{Resampler, Rules, Tempering};
 
 /// Most particles per prompt: ancestors and file names are made for this many.
@@ -306,9 +306,6 @@ impl SampleOptions {
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the option.
     pub fn check(&self) -> Result<()> {
         crate::ddim::check(self.steps, self.eta)?;
-        if !(0.0..1.0).contains(&self.tempering_start) {
-            return Err(late_start(self.tempering_start));
-        }
         if self.particles > MOST_PARTICLES {
             return Err(Error::usage(format!(
                 "`particles` {} is more than {MOST_PARTICLES}",

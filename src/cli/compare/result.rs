@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::design::{Design, RunPlan, key};
 use super::files::unusable;
-use crate::cli::values::Select;
+use super::statistics;
 use crate::error::Result;
 use crate::method::Conclusion;
 use crate::pixels::Picture;
@@ -70,11 +70,7 @@ pub fn draw(session: &mut Session, design: &Design, run: &RunPlan<'_>, folder: &
     let seconds = began.elapsed().as_secs_f64();
     let judgement = session.judge(&samples, 0, &options)?;
     let population = &samples.population;
-    let particle = match run.arm.select {
-        Select::Draw => population.draw(),
-        Select::Reward => population.best_reward(),
-        Select::Argmax | Select::All => population.best(),
-    };
+    let particle = run.arm.select.particle(population);
     let finite = |x: f64| x.is_finite().then_some(x);
     let held_out = |value: &dyn Fn(&[f32]) -> Option<f64>| -> Map<String, Value> {
         judgement.held_out.iter().map(|(name, list)| (name.clone(), json!(value(list)))).collect()
@@ -122,7 +118,7 @@ fn write(path: &Path, picture: &Picture) -> Result<()> {
 /// Of those that are finite.
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     let finite: Vec<f64> = values.filter(|x| x.is_finite()).collect();
-    (!finite.is_empty()).then(|| finite.iter().sum::<f64>() / finite.len() as f64)
+    Some(statistics::mean(&finite)).filter(|mean| mean.is_finite())
 }
 
 /// See [`RunResult::pixel_distance`]. Of more than 64 pictures the first 64 stand for all.

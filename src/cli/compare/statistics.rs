@@ -43,7 +43,8 @@ pub fn quantile(list: &[f64], share: f64) -> Option<f64> {
     Some(sorted[(share * last as f64).floor() as usize])
 }
 
-fn mean(list: &[f64]) -> f64 {
+/// The mean; not a number without values.
+pub fn mean(list: &[f64]) -> f64 {
     list.iter().sum::<f64>() / list.len() as f64
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::design::Design;
 use super::result::RunResult;
-use super::statistics::{Interval, over_prompts, quantile};
+use super::statistics::{Interval, mean, over_prompts, quantile};
 
 /// One row: an arm at a budget.
 struct Row {
@@ -58,8 +58,7 @@ impl Report {
                 let list = |f: &dyn Fn(&RunResult) -> Option<f64>| -> Vec<f64> {
                     own.iter().filter_map(|r| f(r)).collect()
                 };
-                let mean =
-                    |list: Vec<f64>| (!list.is_empty()).then(|| list.iter().sum::<f64>() / list.len() as f64);
+                let mean = |list: Vec<f64>| Some(mean(&list)).filter(|mean| mean.is_finite());
                 let roots = list(&|r| Some(r.roots_alive as f64));
                 rows.push(Row {
                     arm: arm.label.clone(),
