@@ -282,8 +282,10 @@ fn a_result_is_replaced_only_by_a_finished_one_and_files_of_the_user_stay() {
     left_by(&third, Status::Interrupted);
     assert_eq!(third.close().unwrap(), dir.folder(8, "a cat"));
     assert_eq!(names(out.path()), ["0007-a-cat", "0008-a-cat"]);
+    // A file with a number is no run's folder.
+    fs::write(out.path().join("0009-notes"), "mine").unwrap();
     assert_eq!(
-        dir.finished().expect("a list").into_iter().map(|(path, _)| path).collect::<Vec<_>>(),
+        dir.finished().expect("a list").runs.into_iter().map(|(path, _)| path).collect::<Vec<_>>(),
         [folder]
     );
 }

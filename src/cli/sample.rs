@@ -15,7 +15,7 @@ use super::save::Saved;
 use super::summary::{Summary, compact};
 use super::{flags, meaning, output, signals, skip, trace};
 use crate::error::{Error, ErrorKind, Result};
-use crate::run::{OutDir, RunDir, Status, load_latents};
+use crate::run::{Finished, OutDir, RunDir, Status, load_latents};
 use crate::sampler::PromptStep;
 use crate::session::{Prompt, Run, SampleOptions, Samples, Session};
 
@@ -41,22 +41,20 @@ pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
 
     let (mut session, options) = open(options)?;
     let files = record::files(&options, &session)?;
-    let finished = if options.skip_finished { out.finished()? } else { Vec::new() };
-    if options.skip_finished {
-        for record in out.unreadable_records() {
-            output::note(format_args!(
-                "warning: {}: cannot be read as JSON, so that its folder does not count as finished; move the \
-                 folder away if it is of no use",
-                record.display()
-            ));
-        }
+    let finished = if options.skip_finished { out.finished()? } else { Finished::default() };
+    for record in &finished.damaged {
+        output::note(format_args!(
+            "warning: {}: cannot be read as JSON, so that its folder does not count as finished; move the folder \
+             away if it is of no use",
+            record.display()
+        ));
     }
     let steps = options.steps as u64 + 1;
     let mut progress = Progress::new(draws(&options).count() as u64 * steps, options.quiet);
     draws(&options).try_for_each(|(prompt, draw, number)| {
         let choices = Choices::new(&options, &session, prompt, draw)?;
         let one = OnePrompt { options: &options, typed: &typed, files: &files, choices, prompt, draw };
-        if let Some((folder, _)) = finished.iter().find(|(_, record)| skip::is_same(record, &one)) {
+        if let Some((folder, _)) = finished.runs.iter().find(|(_, record)| skip::is_same(record, &one)) {
             progress.skip(steps);
             progress.summary(&format!("{}: finished before, not drawn again", folder.display()));
             let answer = skip::answer(folder, &one)?;

@@ -32,6 +32,16 @@ const PICTURES: &str = "particles";
 /// belongs to the user.
 const OURS: [&str; 6] = [RECORD, "trace.jsonl", PARTICLES, "best.png", "grid.png", "latents.safetensors"];
 
+/// What [`OutDir::finished`] finds.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Finished {
+    /// Folders of finished runs, with their records.
+    pub runs: Vec<(PathBuf, Value)>,
+    /// Records that are no JSON objects.
+    pub damaged: Vec<PathBuf>,
+}
+
 /// The directory that holds the folders of runs.
 #[derive(Clone, Debug)]
 pub struct OutDir {
@@ -138,36 +148,26 @@ impl OutDir {
         Ok(RunDir { _lock: lock(&path)?, out: self.clone(), prompt: prompt.into(), path, old })
     }
 
-    /// The folders of finished runs with their `run.json`, by number; none where the directory is not there.
+    /// The folders of finished runs with their `run.json`, and the `run.json` that hold no JSON object: how
+    /// those runs ended, nobody can say. Both by number; none where the directory is not there.
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the directory, where it cannot be listed.
-    pub fn finished(&self) -> Result<Vec<(PathBuf, Value)>> {
+    pub fn finished(&self) -> Result<Finished> {
         let mut all = match self.numbered() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
             listed => listed.map_err(|e| unlisted(&self.path, e))?,
         };
         all.sort();
-        let mut records = Vec::new();
+        let mut found = Finished::default();
         for (_, path) in all {
-            let record = finished(&path).map_err(|e| unlisted(&path, e))?;
-            records.extend(record.map(|record| (path, record)));
+            match record(&path).map_err(|e| unlisted(&path, e))? {
+                Some(record) if is_finished(&record) => found.runs.push((path, record)),
+                Some(record) if !record.is_object() => found.damaged.push(path.join(RECORD)),
+                _ => {}
+            }
         }
-        Ok(records)
-    }
-
-    /// The `run.json` of folders with a number that cannot be read, or hold no JSON object: how those runs
-    /// ended, nobody can say. In order.
-    pub fn unreadable_records(&self) -> Vec<PathBuf> {
-        let folders = self.numbered().unwrap_or_default().into_iter();
-        let mut records: Vec<PathBuf> = folders.map(|(_, folder)| folder.join(RECORD)).collect();
-        records.retain(|record| match regular::read(record, MOST_OF_RECORD) {
-            Ok(text) => serde_json::from_slice::<serde_json::Map<String, Value>>(&text).is_err(),
-            // A folder without a record is not a run's.
-            Err(e) => !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
-        });
-        records.sort();
-        records
+        Ok(found)
     }
 
     /// The folders with a number, in any order.
@@ -257,15 +257,17 @@ fn lock(path: &Path) -> Result<Lock> {
     }
 }
 
-/// `run.json` of a folder whose run has finished.
-fn finished(folder: &Path) -> io::Result<Option<Value>> {
-    let text = match regular::read(&folder.join(RECORD), MOST_OF_RECORD) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        text => text?,
-    };
-    // What a program cut off has left is not finished.
-    let record: Option<Value> = serde_json::from_slice(&text).ok();
-    Ok(record.filter(|record| record["status"] == serde_json::json!(Status::Finished)))
+/// The `run.json` of a folder, `null` where it is no JSON; `None` where there is none.
+fn record(folder: &Path) -> io::Result<Option<Value>> {
+    match regular::read(&folder.join(RECORD), MOST_OF_RECORD) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        text => text.map(|text| Some(serde_json::from_slice(&text).unwrap_or_default())),
+    }
+}
+
+/// Whether a record is that of a run that has finished.
+fn is_finished(record: &Value) -> bool {
+    record["status"] == serde_json::json!(Status::Finished)
 }
 
 fn unwritable(path: &Path, e: io::Error) -> Error {
@@ -367,8 +369,8 @@ impl RunDir {
         let failed = |e| unwritable(&old.path, e);
         let _folders = self.out.lock_folders().map_err(failed)?;
         // An earlier record that cannot be read may be of a result that is finished.
-        let result = finished(&self.path).map_err(failed)?.is_some();
-        let target = if result || matches!(finished(&old.path), Ok(None)) {
+        let whole = |folder: &Path| Ok(record(folder)?.is_some_and(|record| is_finished(&record)));
+        let target = if whole(&self.path).map_err(failed)? || matches!(whole(&old.path), Ok(false)) {
             let aside = hidden(&old.path, "old");
             fs::rename(&old.path, &aside).map_err(failed)?;
             old.path.clone()
