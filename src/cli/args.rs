@@ -84,7 +84,7 @@ fn methods() -> impl TypedValueParser<Value = &'static dyn Method> {
 }
 
 /// How a GPU is used.
-#[derive(Args, Clone, Debug, Default)]
+#[derive(Args, Clone, Debug, Default, PartialEq)]
 pub struct Machine {
     /// Most memory of the GPU to take, e.g. 20G: decides --micro-batch auto and --checkpointing auto
     #[arg(long, value_name = "SIZE", help_heading = "Machine")]
@@ -97,7 +97,7 @@ pub struct Machine {
     pub no_cublas: bool,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct Sample {
     /// Prompt; repeat the flag for several
     #[arg(short, long = "prompt", value_name = "TEXT", help_heading = "What to draw")]

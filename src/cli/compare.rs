@@ -33,7 +33,7 @@ const RUNS: &str = "runs.jsonl";
 /// Of the options, the model, the output directory; [`ErrorKind::Interrupted`] after a signal, with
 /// everything finished kept.
 pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
-    let design = Design::resolve(args)?;
+    let mut design = Design::resolve(args)?;
     let folder = &args.output;
     fs::create_dir_all(folder).map_err(|e| unusable(folder, e))?;
     claim(folder, &design, typed)?;
@@ -43,6 +43,7 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
     signals::listen(format!("stopping; what is finished is kept in {}", folder.display()));
     let mut session = design.builder.clone().open()?;
     session.check(&design.prompts, &design.arms[0].options)?;
+    design.settle(&session)?;
     let mut lines = Lines::append(&path)?;
     let runs = design.runs();
     let total = runs.len();

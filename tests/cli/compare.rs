@@ -139,6 +139,7 @@ fn arms_and_sweeps_are_read_and_what_cannot_work_is_refused() {
         (&["--arm", "x=--kl nothing"], &["arm x", "--kl"]),
         (&["--arm", "x=--seed 3"], &["arm x", "--seed"]),
         (&["--arm", "x=--reward clip"], &["arm x", "after --"]),
+        (&["--arm", "x=--dtype bf16"], &["arm x", "after --"]),
         (&["--arm", "x=--steps 0"], &["arm x", "--steps"]),
         (&["--sweep", "kl"], &["--sweep", "FLAG=VALUE"]),
         (&["--against", "nobody"], &["nobody", "das"]),

@@ -11,7 +11,7 @@ use crate::cli::values::Select;
 use crate::error::{Error, Result};
 use crate::method::Conclusion;
 use crate::run::SCHEMA;
-use crate::session::{Prompt, SampleOptions, SessionBuilder};
+use crate::session::{Prompt, SampleOptions, Session, SessionBuilder};
 
 /// One way of sampling.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct Arm {
     pub own_particles: usize,
     /// The same at each budget.
     pub particles: Vec<usize>,
+    /// The options at each budget, once a session has settled them.
+    pub settled: Vec<SampleOptions>,
     /// Floating point operations of `n` particles are `fixed + n each`.
     pub fixed: f64,
     pub each: f64,
@@ -80,22 +82,15 @@ impl Design {
         }
         common.extend(args.common.iter().cloned());
         let mut arms = Vec::new();
-        let mut shared: Option<(SessionBuilder, String)> = None;
+        let mut shared: Option<(Box<Sample>, SessionBuilder)> = None;
         for (label, flags) in listed(args)? {
             let (sample, options) = parse(&label, &flags, &common)?;
-            let machine = format!(
-                "{:?}",
-                (&sample.model, &sample.rewards, &sample.eval_rewards, sample.device, sample.dtype)
-            );
-            match &shared {
-                Some((_, first)) if *first != machine => {
-                    return Err(Error::usage(format!(
-                        "arm {label}: another model, reward, device or type than the first arm's"
-                    ))
-                    .advice("give those flags once for all arms, after --"));
-                }
-                Some(_) => {}
-                None => shared = Some((options.builder.clone(), machine)),
+            let (first, _) = shared.get_or_insert_with(|| (sample.clone(), options.builder.clone()));
+            if of_the_session(first) != of_the_session(&sample) {
+                return Err(Error::usage(format!(
+                    "arm {label}: another model, reward, device or type than the first arm's"
+                ))
+                .advice("give those flags once for all arms, after --"));
             }
             if arms.iter().any(|arm: &Arm| arm.label == label) {
                 return Err(Error::usage(format!("two arms are called {label}"))
@@ -110,6 +105,7 @@ impl Design {
                 select: options.select,
                 own_particles: settled.chains(),
                 particles: Vec::new(),
+                settled: Vec::new(),
                 fixed: 0.0,
                 each: 0.0,
             };
@@ -120,7 +116,7 @@ impl Design {
             (arm.fixed, arm.each) = (2.0 * one - two, two - one);
             arms.push(arm);
         }
-        let Some((builder, _)) = shared else {
+        let Some((_, builder)) = shared else {
             return Err(Error::usage("no arm to compare").advice("give --methods das,best-of-n"));
         };
         let unit = arms[0].own_flops();
@@ -138,6 +134,18 @@ impl Design {
             })?,
         };
         Ok(Design { builder, prompts, seeds, budgets: args.budgets.clone(), arms, against, common })
+    }
+
+    /// Decides once what the options leave to the cost and the memory; every run would do it again.
+    ///
+    /// # Errors
+    /// As [`Session::settle`].
+    pub fn settle(&mut self, session: &Session) -> Result<()> {
+        for arm in &mut self.arms {
+            let settle = |&n: &usize| Ok(session.settle(&self.prompts[0], &arm.with_particles(n))?.0);
+            arm.settled = arm.particles.iter().map(settle).collect::<Result<_>>()?;
+        }
+        Ok(())
     }
 
     /// All runs; those that are compared follow one another, so that a comparison that is stopped is paired.
@@ -194,10 +202,7 @@ pub struct RunPlan<'a> {
 impl RunPlan<'_> {
     /// The options of this run.
     pub fn options(&self) -> SampleOptions {
-        self.arm
-            .with_particles(self.arm.particles[self.budget])
-            .seed(self.seed)
-            .first_index(self.prompt as u32)
+        self.arm.settled[self.budget].clone().seed(self.seed).first_index(self.prompt as u32)
     }
 }
 
@@ -213,6 +218,11 @@ fn at_cost(budget: f64, fixed: f64, each: f64, round: fn(f64) -> f64) -> usize {
     let whole = n.round();
     let n = if (n - whole).abs() < 1e-9 * whole.abs() { whole } else { round(n) };
     n.max(1.0) as usize
+}
+
+/// The flags that decide the session, which all arms share.
+fn of_the_session(sample: &Sample) -> impl PartialEq + '_ {
+    (&sample.model, &sample.rewards, &sample.eval_rewards, sample.device, sample.dtype, &sample.machine)
 }
 
 /// Labels and flags of the arms, in order: the methods, the arms given by their flags, and the first of all
