@@ -209,8 +209,8 @@ pub struct Sample {
     /// one prompt also NAME.png: the selected image goes there, the rest into the directory NAME beside it
     #[arg(short, long, default_value = "out", value_name = "PATH", help_heading = "Output")]
     pub output: PathBuf,
-    /// Which particle is returned (best.png and standard output) [default: reward; argmax with --preset
-    /// paper]
+    /// Which particle is returned (best.png and standard output) [default: reward; argmax
+    /// with --preset paper, and for none, where it is the first particle]
     #[arg(long, value_enum, help_heading = "Output")]
     pub select: Option<Select>,
     /// Which images are written

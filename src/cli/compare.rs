@@ -17,7 +17,7 @@ use super::args::Compare;
 use super::progress::Progress;
 use super::{output, signals};
 use crate::error::{Error, ErrorKind, Result};
-use crate::run::{Lines, write_atomic};
+use crate::run::{Lines, lock, write_atomic};
 use design::Design;
 use files::unusable;
 use result::RunResult;
@@ -35,15 +35,17 @@ const RUNS: &str = "runs.jsonl";
 pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
     let mut design = Design::resolve(args)?;
     let folder = &args.output;
-    fs::create_dir_all(folder).map_err(|e| unusable(folder, e))?;
-    claim(folder, &design, typed)?;
-    let path = folder.join(RUNS);
-    let mut results = read(&path)?;
-    let done: BTreeSet<String> = results.iter().map(RunResult::key).collect();
-    signals::listen(format!("stopping; what is finished is kept in {}", folder.display()));
     let mut session = design.builder.clone().open()?;
     session.check(&design.prompts, &design.arms[0].options)?;
     design.settle(&session)?;
+    // Nothing is made of what is refused.
+    fs::create_dir_all(folder).map_err(|e| unusable(folder, e))?;
+    let _lock = lock(folder)?;
+    claim(folder, &design, typed)?;
+    let path = folder.join(RUNS);
+    let mut results = read(&path, &design)?;
+    let done: BTreeSet<String> = results.iter().map(RunResult::key).collect();
+    signals::listen(format!("stopping; what is finished is kept in {}", folder.display()));
     let mut lines = Lines::append(&path)?;
     let runs = design.runs();
     let total = runs.len();
@@ -80,6 +82,10 @@ fn claim(folder: &Path, design: &Design, typed: &[String]) -> Result<()> {
     let own = design.record();
     let text = match fs::read(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            if folder.join(RUNS).exists() {
+                return Err(Error::usage(format!("{} holds runs without their {DESIGN}", folder.display()))
+                    .advice("give another directory with --output"));
+            }
             let whole = json!({"command": typed, "design": own});
             return write_atomic(&path, whole.to_string().as_bytes());
         }
@@ -97,28 +103,34 @@ fn claim(folder: &Path, design: &Design, typed: &[String]) -> Result<()> {
         .advice("give another directory with --output, or the options that it began with"))
 }
 
-/// The results of an earlier call. A last line that was cut off is drawn again.
-fn read(path: &Path) -> Result<Vec<RunResult>> {
-    let text = match fs::read_to_string(path) {
+/// The results of an earlier call, each of another run of `design`. A last line that was cut off is drawn
+/// again.
+fn read(path: &Path, design: &Design) -> Result<Vec<RunResult>> {
+    let text = match fs::read(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         text => text.map_err(|e| unusable(path, e))?,
     };
-    let mut results = Vec::new();
-    let mut whole = 0;
-    for (number, line) in text.split_inclusive('\n').enumerate() {
-        match serde_json::from_str(line) {
-            Ok(result) => results.push(result),
-            Err(_) if !line.ends_with('\n') => break,
-            Err(e) => {
-                return Err(Error::io(format!("{}: line {} is damaged", path.display(), number + 1))
-                    .because(e)
-                    .advice("remove that line, and its run is drawn again"));
-            }
+    let (mut results, mut known, mut whole) = (Vec::new(), BTreeSet::new(), 0);
+    for (number, line) in text.split_inclusive(|&byte| byte == b'\n').enumerate() {
+        if !line.ends_with(b"\n") {
+            break;
         }
+        let damaged = |what: &str| {
+            Error::io(format!("{}: line {} {what}", path.display(), number + 1))
+                .advice("remove that line; a run that is missing is drawn again")
+        };
+        let result: RunResult = serde_json::from_slice(line).map_err(|e| damaged("is damaged").because(e))?;
+        if !result.belongs_to(design) {
+            return Err(damaged("is of another comparison"));
+        }
+        if !known.insert(result.key()) {
+            return Err(damaged("is of a run that is there already"));
+        }
+        results.push(result);
         whole += line.len();
     }
     if whole < text.len() {
-        write_atomic(path, &text.as_bytes()[..whole])?;
+        write_atomic(path, &text[..whole])?;
     }
     Ok(results)
 }

@@ -7,7 +7,7 @@ use super::args::{Machine, Sample};
 use super::values::{Auto, Bytes, Save, Select};
 use super::{flags, meaning, prompts};
 use crate::error::{Error, Result};
-use crate::method::Method;
+use crate::method::{Conclusion, Method};
 use crate::reward::Spec;
 use crate::sampler::{Compat, OnNan};
 use crate::session::{Device, Dtype, Preset, Prompt, SampleOptions, Session, SessionBuilder};
@@ -119,8 +119,9 @@ impl Options {
             compat: args.compat,
             output,
             image,
-            select: args.select.unwrap_or(match args.preset {
-                Preset::Paper => Select::Argmax,
+            // Of the model's own samples the best is no longer one.
+            select: args.select.unwrap_or(match (args.preset, args.proposal.conclusion()) {
+                (Preset::Paper, _) | (_, Conclusion::Keep) => Select::Argmax,
                 _ => Select::Reward,
             }),
             save: args.save,

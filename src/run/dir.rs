@@ -49,7 +49,7 @@ pub struct OutDir {
 }
 
 /// A lock, where the file system has locks.
-type Lock = Option<fs::File>;
+pub type Lock = Option<fs::File>;
 
 impl OutDir {
     /// Names the directory; touches nothing.
@@ -247,8 +247,11 @@ fn hidden(folder: &Path, end: &str) -> PathBuf {
     folder.with_file_name(format!(".{name}.{end}"))
 }
 
-/// Locks a folder of results, unless another process has locked it.
-fn lock(path: &Path) -> Result<Lock> {
+/// Locks a folder of results until what is returned is dropped; nothing where the system has no locks.
+///
+/// # Errors
+/// [`ErrorKind::Usage`](crate::ErrorKind::Usage) where another process has locked it.
+pub fn lock(path: &Path) -> Result<Lock> {
     let Ok(folder) = fs::File::open(path) else { return Ok(None) };
     match folder.try_lock() {
         Ok(()) => Ok(Some(folder)),

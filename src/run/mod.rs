@@ -20,7 +20,7 @@ mod record;
 mod slug;
 
 pub use crate::hash::sha256;
-pub use dir::{Finished, Lines, OutDir, PARTICLES, RECORD, RunDir};
+pub use dir::{Finished, Lines, OutDir, PARTICLES, RECORD, RunDir, lock};
 pub use file::{probe_file, sha256_file, write_atomic};
 pub use grid::grid;
 pub use latents::{load_latents, save_latents};

@@ -12,7 +12,10 @@ use super::{fails, json, lines, program, succeeds, text};
 /// Two arms, two prompts, two seeds, two budgets.
 fn compare(out: &Path, more: &[&str]) -> Output {
     let mut command = program();
-    command.args(["compare", "-p", "a star", "-p", "a ring", "--seeds", "3,5", "--budgets", "1,2"]);
+    command.args(["compare", "-p", "a star", "-p", "a ring", "--seeds", "3,5"]);
+    if !more.contains(&"--budgets") {
+        command.args(["--budgets", "1,2"]);
+    }
     command.args(["--eval-reward", "gold", "--threads", "1", "-q", "-o", text(out)]);
     command.args(more).args(["--", "--steps", "3", "--particles", "2"]);
     command.output().expect("the program")
@@ -44,6 +47,10 @@ fn every_arm_gets_the_same_cost_and_every_run_a_line_and_a_picture() {
         assert!((1.0..1.5).contains(&(best / das)), "{best} against {das}");
     }
     assert!(cost("das", 2.0) <= 2.0 * cost("das", 1.0) && cost("best-of-n", 2.0) >= 2.0 * cost("das", 1.0));
+    // What the model draws by itself is an ordinary sample, not the best of several.
+    let plain = dir.path().join("plain");
+    succeeds(compare(&plain, &["--methods", "none"]));
+    assert!(lines(&plain.join("runs.jsonl")).iter().all(|run| run["particle"] == 0 && run["kl"] == 0.0));
     for run in &runs {
         let picture = out.join(run["picture"].as_str().expect("a path"));
         assert_eq!(image::open(picture).expect("a picture").width(), 64);
@@ -101,7 +108,19 @@ fn a_comparison_that_was_stopped_goes_on() {
     assert_eq!(fs::read_to_string(&path).expect("runs"), again);
     fs::write(&path, again.replacen("\"arm\"", "\"arms\"", 1)).expect("written");
     fails(compare(&out, &TWO), 1, &[text(&path), "line 1"]);
+    // A line that is whole but for its end is a line that was cut off; none may be there twice, or be of
+    // another comparison.
+    fs::write(&path, &whole[..kept - 1]).expect("written");
+    assert_eq!(succeeds(compare(&out, &TWO)), table);
+    let first = &whole[..=whole.find('\n').expect("a line")];
+    fs::write(&path, first.repeat(2)).expect("written");
+    fails(compare(&out, &TWO), 1, &[text(&path), "line 2", "already"]);
+    fs::write(&path, first.replacen("\"seed\":3", "\"seed\":91", 1)).expect("written");
+    fails(compare(&out, &TWO), 1, &[text(&path), "line 1", "another comparison"]);
+    fs::write(&path, &whole).expect("written");
     fails(compare(&out, &["--methods", "das,bootstrap"]), 2, &["another comparison", "arms", "--output"]);
+    fs::remove_file(out.join("compare.json")).expect("removed");
+    fails(compare(&out, &TWO), 2, &["without their compare.json", "--output"]);
 }
 
 #[test]
@@ -138,6 +157,15 @@ fn arms_and_sweeps_are_read_and_what_cannot_work_is_refused() {
         (&["--arm", "x"], &["--arm", "LABEL=FLAGS"]),
         (&["--arm", "x=--kl nothing"], &["arm x", "--kl"]),
         (&["--arm", "x=--seed 3"], &["arm x", "--seed"]),
+        (&["--arm", "x=-s5"], &["arm x", "--seed"]),
+        (&["--arm", "x=-nblue"], &["arm x", "--negative-prompt"]),
+        (&["--arm", "x=-pb"], &["arm x", "--prompt"]),
+        (&["--arm", "x=-ob"], &["arm x", "--output"]),
+        (&["--arm", "a|b=--proposal none"], &["--arm", "bars"]),
+        (&["--arm", "a/b=--proposal none"], &["--arm", "slashes"]),
+        (&["--arm", "a\nb=--proposal none"], &["--arm", "control"]),
+        (&["--budgets", "1,2,1"], &["--budgets"]),
+        (&["--budgets", "1e9"], &["--particles"]),
         (&["--arm", "x=--reward clip"], &["arm x", "after --"]),
         (&["--arm", "x=--dtype bf16"], &["arm x", "after --"]),
         (&["--arm", "x=--steps 0"], &["arm x", "--steps"]),

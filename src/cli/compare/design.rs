@@ -1,6 +1,7 @@
 //! What is compared: arms, budgets, prompts and seeds.
 
-use clap::Parser;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use serde_json::{Map, Value, json};
 
 use crate::cli::args::{Cli, Command, Compare, Sample};
@@ -76,12 +77,19 @@ impl Design {
             return Err(Error::usage(format!("--budgets {budget}: no positive number"))
                 .advice("give multiples of the first arm's cost, such as 0.25,1,4"));
         }
+        let mut different = args.budgets.clone();
+        different.sort_by(f64::total_cmp);
+        different.dedup();
+        if different.len() < args.budgets.len() {
+            return Err(Error::usage("--budgets: a budget is there twice").advice("give each budget once"));
+        }
         let mut common = Vec::new();
         for (flag, values) in [("--reward", &args.rewards), ("--eval-reward", &args.eval_rewards)] {
             values.iter().for_each(|value| common.extend([flag.to_string(), value.clone()]));
         }
         common.extend(args.common.iter().cloned());
         let mut arms = Vec::new();
+        let mut arms_particles = None;
         let mut shared: Option<(Box<Sample>, SessionBuilder)> = None;
         for (label, flags) in listed(args)? {
             let (sample, options) = parse(&label, &flags, &common)?;
@@ -92,6 +100,11 @@ impl Design {
                 ))
                 .advice("give those flags once for all arms, after --"));
             }
+            if !arms.is_empty() && sample.particles != arms_particles {
+                return Err(Error::usage(format!("arm {label}: --particles is decided by the budget"))
+                    .advice("give --particles once for all arms, after --: it is the first arm's, which sets the budget"));
+            }
+            arms_particles = sample.particles;
             if arms.iter().any(|arm: &Arm| arm.label == label) {
                 return Err(Error::usage(format!("two arms are called {label}"))
                     .advice("name them: --arm \"LABEL=FLAGS\""));
@@ -232,13 +245,17 @@ fn listed(args: &Compare) -> Result<Vec<(String, Vec<String>)>> {
     let methods = args.methods.iter().filter(|name| !name.is_empty());
     let mut arms: Vec<(String, Vec<String>)> = methods.map(method).collect();
     for text in &args.arms {
-        let named = |(label, _): &(&str, &str)| {
-            !label.is_empty() && !label.starts_with(['-', '.']) && !label.contains('/')
-        };
-        let Some((label, flags)) = text.split_once('=').filter(named) else {
+        let Some((label, flags)) = text.split_once('=') else {
             return Err(Error::usage(format!("--arm \"{text}\": no LABEL=FLAGS"))
                 .advice("write for example --arm \"gentle=--proposal das --kl 0.5\""));
         };
+        // A label is a cell of a table and the name of a folder.
+        let odd = |c: char| c.is_control() || matches!(c, '/' | '|');
+        if label.trim().is_empty() || label.starts_with(['-', '.']) || label.contains(odd) {
+            return Err(Error::usage(format!("--arm {text:?}: no label before the equals sign")).advice(
+                "begin it with a letter or a digit, and leave out slashes, bars and control characters",
+            ));
+        }
         arms.push((label.to_string(), flags.split_whitespace().map(String::from).collect()));
     }
     let Some(first) = arms.first().cloned() else { return Ok(arms) };
@@ -270,10 +287,6 @@ fn listed(args: &Compare) -> Result<Vec<(String, Vec<String>)>> {
 
 /// The flags of an arm as `sample` understands them.
 fn parse(label: &str, flags: &[String], common: &[String]) -> Result<(Box<Sample>, Options)> {
-    if let Some(flag) = common.iter().chain(flags).find(|flag| is_of_the_whole(flag)) {
-        return Err(Error::usage(format!("arm {label}: {flag} is decided for all runs together"))
-            .advice(format!("leave out {flag}; `das-cuda compare --help` lists what compare has instead")));
-    }
     let typed = ["das-cuda", "sample", "--prompt", "-"].map(String::from);
     let all = typed.iter().chain(common).chain(flags);
     let refused = |e: clap::Error| {
@@ -281,39 +294,52 @@ fn parse(label: &str, flags: &[String], common: &[String]) -> Result<(Box<Sample
         let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
         Error::usage(format!("arm {label}: {line}")).advice("give flags of `das-cuda sample`; see its --help")
     };
-    let Command::Sample(sample) = Cli::try_parse_from(all).map_err(refused)?.command else {
+    let matches = Cli::command().try_get_matches_from(all).map_err(refused)?;
+    let given = matches.subcommand_matches("sample");
+    if let Some(flag) = given.and_then(of_the_whole) {
+        return Err(Error::usage(format!("arm {label}: {flag} is decided for all runs together"))
+            .advice(format!("leave out {flag}; `das-cuda compare --help` lists what compare has instead")));
+    }
+    let Command::Sample(sample) = Cli::from_arg_matches(&matches).map_err(refused)?.command else {
         return Err(Error::usage(format!("arm {label}: no flags of sample")));
     };
     let options = Options::resolve(&sample).map_err(|e| e.context(format!("arm {label}")))?;
     Ok((sample, options))
 }
 
-/// Flags of `sample` that a comparison decides by itself.
-const OF_THE_WHOLE: [&str; 22] = [
-    "-p",
-    "--prompt",
-    "--prompts",
-    "-n",
-    "--negative-prompt",
-    "-s",
-    "--seed",
-    "--count",
-    "--first-index",
-    "--latents",
-    "-o",
-    "--output",
-    "--save",
-    "--save-latents",
-    "--no-grid",
-    "--no-metadata",
-    "--overwrite",
-    "--skip-finished",
-    "--json",
-    "-q",
-    "--quiet",
-    "--threads",
+/// Options of `sample` that a comparison decides by itself, by clap's names; the prompt is its own.
+const OF_THE_WHOLE: [&str; 18] = [
+    "prompt_file",
+    "negative_prompt",
+    "seed",
+    "count",
+    "first_index",
+    "latents",
+    "output",
+    "save",
+    "save_latents",
+    "no_grid",
+    "no_metadata",
+    "overwrite",
+    "skip_finished",
+    "json",
+    "quiet",
+    "threads",
+    "help",
+    "version",
 ];
 
-fn is_of_the_whole(flag: &str) -> bool {
-    OF_THE_WHOLE.contains(&flag.split('=').next().unwrap_or(flag))
+/// The flag of an option that is decided for all runs together, if one was given.
+fn of_the_whole(given: &ArgMatches) -> Option<String> {
+    let typed = |name: &&&str| {
+        given.try_contains_id(name).is_ok_and(|there| there)
+            && given.value_source(name) == Some(ValueSource::CommandLine)
+    };
+    if given.get_many::<String>("prompts").is_some_and(|prompts| prompts.len() > 1) {
+        return Some("--prompt".into());
+    }
+    OF_THE_WHOLE.iter().find(typed).map(|name| match *name {
+        "prompt_file" => "--prompts".into(),
+        name => format!("--{}", name.replace('_', "-")),
+    })
 }

@@ -52,6 +52,15 @@ impl RunResult {
         key(&self.arm, self.budget, self.index, self.seed)
     }
 
+    /// Whether it is of one of the design's runs.
+    pub fn belongs_to(&self, design: &Design) -> bool {
+        let arm = design.arms.iter().find(|arm| arm.label == self.arm);
+        let budget = design.budgets.iter().position(|&budget| budget == self.budget);
+        let particles = arm.zip(budget).map(|(arm, budget)| arm.particles[budget]);
+        let prompt = design.prompts.get(self.index).map(|prompt| &prompt.text);
+        (particles, prompt) == (Some(self.particles), Some(&self.prompt)) && design.seeds.contains(&self.seed)
+    }
+
     /// A number by its name: `target`, a held-out reward, or another column of the table.
     pub fn value(&self, name: &str) -> Option<f64> {
         match name {

@@ -116,7 +116,9 @@ impl Report {
             "\n{} prompts, {} seeds. Differences are paired by prompt and seed; brackets are 95 % intervals by the \
              bootstrap over prompts. Cost 1 is the first arm with its own particles; costs are counted, backward \
              passes included.\n\n    {}\n",
-            self.prompts, self.seeds, self.command
+            self.prompts,
+            self.seeds,
+            self.command.replace('\n', "\n    ")
         );
         text
     }
