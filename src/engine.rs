@@ -8,7 +8,7 @@
 
 use crate::backend::{Advance, Backend, ParticleId, Particles};
 use crate::error::Result;
-use crate::smc::{Population, Rules, Weighed};
+use crate::smc::{Event, Population, Rules, Weighed};
 use crate::tensor::Tensor;
 
 /// A backend that particles can be sampled on. Most leave the weighing to the host and need no more than
@@ -72,10 +72,10 @@ pub struct StepInput<'a> {
     pub x: &'a Tensor,
     /// What the evaluation found, one sample per slot.
     pub particles: Particles<'a>,
-    /// Number of the guided step, from 0, and its plain rewards. `None` weighs nothing and moves every
-    /// particle by the prior.
-    pub event: Option<(usize, &'a Scores)>,
-    /// The move.
+    /// How to weigh, and the plain rewards to weigh by. `None` weighs nothing and moves every particle by the
+    /// prior. Only the host engine is given [`Event::Thin`].
+    pub event: Option<(Event, &'a Scores)>,
+    /// The move, with the identities of the slots after it.
     pub advance: Advance<'a>,
 }
 

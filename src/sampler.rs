@@ -20,7 +20,7 @@ use std::time::Instant;
 
 pub use crate::engine::{EngineBackend, Scores};
 pub use crate::method::Need;
-pub use options::{Compat, OnNan, Options};
+pub use options::{Candidates, Compat, OnNan, Options};
 pub use record::{NonFinite, Population, PromptStep, Quantity, Step};
 pub use snapshot::Snapshot;
 pub use target::{Evaluation, FinalScores, Target};
@@ -31,7 +31,7 @@ use crate::engine::{EngineSetup, FinalInput, StepEngine, StepInput, sound_reward
 use crate::error::{Error, Result};
 use crate::method::{Conclusion, Drift};
 use crate::noise::Purpose;
-use crate::smc::Weights;
+use crate::smc::{Event, Weights};
 use crate::tensor::Tensor;
 use genealogy::Genealogy;
 use host::Host;
@@ -45,10 +45,14 @@ pub struct Sampler<'a> {
     /// Who is in each slot; prompt after prompt.
     ids: Vec<ParticleId>,
     engine: Box<dyn StepEngine + 'a>,
+    /// Leave all weighing to the host.
+    on_host: bool,
     /// What each transition asks of the target.
     needs: Vec<Need>,
-    /// First step that evaluates rewards.
+    /// First step of the tempering.
     start: usize,
+    /// The step that thins the candidates.
+    thins: Option<usize>,
     /// The step to yield.
     next: usize,
     /// Latents before the step to yield, and after each step that the engine has been given ahead of it.
@@ -81,28 +85,26 @@ impl<'a> Sampler<'a> {
         options: Options,
     ) -> Result<Sampler<'a>> {
         options.check_all(schedule, target.without_gradient().as_deref())?;
-        let particles = options.particles;
-        let ids: Vec<ParticleId> = options
-            .prompts
-            .iter()
-            .flat_map(|&prompt| (0..particles as u32).map(move |particle| ParticleId { prompt, particle }))
-            .collect();
+        let first = options.candidates.map_or(options.particles, |candidates| candidates.count);
+        let ids = identities(&options.prompts, first);
         let shape = target.latent().with_n(ids.len());
         let x = backend.normals(shape, options.seed, 0, Purpose::Initial, &ids)?;
         Ok(Sampler {
             engine: step_engine(backend, &options, &ids, shape.sample())?,
+            on_host: false,
             backend,
             target: Box::new(target),
             schedule: schedule.clone(),
             needs: options.needs(schedule.len()),
             start: options.start(schedule.len()),
+            thins: options.thins(schedule.len()),
             next: 0,
             latents: VecDeque::from([x]),
             failed: None,
             stopped: false,
             torn: false,
             dead: vec![false; ids.len()],
-            families: vec![Genealogy::new(particles); options.prompts.len()],
+            families: vec![Genealogy::new(first); options.prompts.len()],
             end: None,
             yielded: None,
             ids,
@@ -122,17 +124,19 @@ impl<'a> Sampler<'a> {
         let (found, wanted) = (x.shape(), self.latents().shape());
         let times = match found.n {
             n if n == wanted.n => 1,
-            n if n == self.options.particles => self.options.prompts.len(),
+            n if n == self.particles() => self.options.prompts.len(),
             _ => 0,
         };
         if found.with_n(1) != wanted.with_n(1) || times == 0 {
             return Err(Error::usage(format!(
                 "the given latents are {found}, this run needs {} of {}",
-                self.options.particles,
+                self.particles(),
                 wanted.with_n(1)
             ))
             .option("latents")
-            .advice("give `latents` of the model's latent size, one for each of `particles`"));
+            .advice(
+                "give `latents` of the model's latent size, one for each particle that the run begins with",
+            ));
         }
         self.latents[0] = if times == 1 { x.clone() } else { self.backend.repeat(x, times)? };
         Ok(self)
@@ -141,11 +145,7 @@ impl<'a> Sampler<'a> {
     /// Renames the particles of every prompt: slot `p` has the noise of particle `names[p]`. For tests.
     #[doc(hidden)]
     pub fn renamed(mut self, names: &[u32]) -> Result<Sampler<'a>> {
-        assert_eq!(
-            (self.next, names.len()),
-            (0, self.options.particles),
-            "one name per particle, at the start"
-        );
+        assert_eq!((self.next, names.len()), (0, self.particles()), "one name per particle, at the start");
         self.ids.iter_mut().zip(names.iter().cycle()).for_each(|(id, &name)| id.particle = name);
         let shape = self.latents().shape();
         self.latents[0] = self.backend.normals(shape, self.options.seed, 0, Purpose::Initial, &self.ids)?;
@@ -158,8 +158,14 @@ impl<'a> Sampler<'a> {
     #[must_use]
     pub fn on_host(mut self) -> Sampler<'a> {
         assert_eq!((self.next, self.latents.len()), (0, 1), "the run has begun");
-        self.engine = Box::new(Host::new(self.backend, &self.options));
+        self.engine = Box::new(Host::new(self.backend, &self.options, self.particles()));
+        self.on_host = true;
         self
+    }
+
+    /// Particles of each prompt after the step yielded last.
+    fn particles(&self) -> usize {
+        self.ids.len() / self.options.prompts.len()
     }
 
     /// Steps that this run yields: one per transition, and the final event.
@@ -193,7 +199,7 @@ impl<'a> Sampler<'a> {
     #[track_caller]
     pub fn populations(&self) -> Result<Vec<Population>> {
         let Some(end) = &self.end else { panic!("the run has not ended") };
-        let particles = self.options.particles;
+        let particles = self.particles();
         let conclusion = self.options.method.conclusion();
         let prompts = self.families.iter().zip(&self.engine.state().populations).enumerate();
         prompts
@@ -228,7 +234,19 @@ impl<'a> Sampler<'a> {
     /// One transition, and the submitting of those that the step engine takes ahead of time.
     fn transition(&mut self) -> Result<Step> {
         let began = self.yielded.unwrap_or_else(Instant::now);
-        let ahead = (self.engine.lookahead() + 1).min(self.schedule.len() - self.next);
+        // The step that thins is taken alone, by the host engine.
+        let thins = self.thins.filter(|&k| k >= self.next);
+        if thins == Some(self.next) {
+            let mut host = Box::new(Host::new(self.backend, &self.options, self.particles()));
+            host.restore(self.engine.state().clone())?;
+            self.engine = host;
+        }
+        let until = match thins {
+            Some(k) if k == self.next => k + 1,
+            Some(k) => k,
+            None => self.schedule.len(),
+        };
+        let ahead = (self.engine.lookahead() + 1).min(until - self.next);
         // As many steps are under way as there are latents after the first.
         while self.latents.len() - 1 < ahead && self.failed.is_none() {
             match self.submit() {
@@ -245,9 +263,27 @@ impl<'a> Sampler<'a> {
         let report = self.engine.collect()?;
         self.latents.pop_front();
         let (prompts, non_finite) = self.absorb(&report)?;
+        if thins == Some(self.next) {
+            let state = self.engine.state().clone();
+            self.use_fewer()?;
+            self.engine.restore(state)?;
+        }
         let (step, t) = (self.next, self.schedule.steps[self.next].t);
         (self.next, self.torn) = (self.next + 1, false);
         Ok(Step { step, t, prompts, non_finite, notes: self.target.notes(), ms: self.lap(began) })
+    }
+
+    /// Once the candidates are thinned: slots and an engine for those that are left.
+    fn use_fewer(&mut self) -> Result<()> {
+        self.ids = identities(&self.options.prompts, self.options.particles);
+        self.engine = match self.on_host {
+            true => Box::new(Host::new(self.backend, &self.options, self.particles())),
+            false => {
+                let sample = self.latents().shape().sample();
+                step_engine(self.backend, &self.options, &self.ids, sample)?
+            }
+        };
+        Ok(())
     }
 
     /// Evaluates the latest latents, and has them weighed and moved. Returns the latents after that.
@@ -264,10 +300,17 @@ impl<'a> Sampler<'a> {
         );
         let grad = evaluation.grad.as_ref().filter(|_| self.options.method.drift() == Drift::Gradient);
         assert!(grad.is_none_or(|g| g.shape() == shape), "one gradient per particle");
+        let thins = self.thins == Some(k);
+        let event = if thins {
+            Event::Thin(self.options.particles)
+        } else {
+            Event::Step(k.saturating_sub(self.start))
+        };
+        let fewer = thins.then(|| identities(&self.options.prompts, self.options.particles));
         self.engine.submit(StepInput {
             x,
             particles: Particles { x0: &evaluation.x0, eps: &evaluation.eps, grad },
-            event: evaluation.reward.as_ref().map(|scores| (k - self.start, scores)),
+            event: evaluation.reward.as_ref().map(|scores| (event, scores)),
             advance: Advance {
                 mean_x0: step.mean.first as f32,
                 mean_eps: step.mean.second as f32,
@@ -276,7 +319,7 @@ impl<'a> Sampler<'a> {
                 seed: self.options.seed,
                 step: k as u32,
                 purpose: Purpose::Move,
-                ids: &self.ids,
+                ids: fewer.as_ref().unwrap_or(&self.ids),
             },
         })
     }
@@ -325,6 +368,12 @@ impl Iterator for Sampler<'_> {
     }
 }
 
+/// `particles` of each prompt.
+fn identities(prompts: &[u32], particles: usize) -> Vec<ParticleId> {
+    let of_prompt = |&prompt| (0..particles as u32).map(move |particle| ParticleId { prompt, particle });
+    prompts.iter().flat_map(of_prompt).collect()
+}
+
 /// The device's own step engine, where it has one that keeps the books as the options say; else the host's.
 fn step_engine<'a>(
     backend: &'a dyn EngineBackend,
@@ -338,5 +387,5 @@ fn step_engine<'a>(
         Compat::Paper => backend.step_engine(setup)?,
         Compat::Reference => None,
     };
-    Ok(own.unwrap_or_else(|| Box::new(Host::new(backend, options))))
+    Ok(own.unwrap_or_else(|| Box::new(Host::new(backend, options, ids.len() / options.prompts.len()))))
 }

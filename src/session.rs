@@ -112,7 +112,7 @@ impl Session {
     /// system does.
     pub fn settle(&self, prompt: &Prompt, options: &SampleOptions) -> Result<(SampleOptions, Vec<String>)> {
         let settled = self.builder.settle(prompt, options, self.available)?;
-        let pictures = self.size(&settled.0)?.bytes().saturating_mul(settled.0.chains() as u64);
+        let pictures = self.size(&settled.0)?.bytes().saturating_mul(settled.0.first_chains() as u64);
         self.builder.refuse_too_large(prompt, &settled.0, pictures, self.available)?;
         Ok(settled)
     }
@@ -204,7 +204,7 @@ impl Session {
     }
     /// Evaluations of the UNet for one prompt: particles, steps and branches of the guidance.
     pub fn evaluations(&self, options: &SampleOptions) -> u64 {
-        self.loaded.evaluations(options)
+        self.loaded.evaluations(options).0
     }
 }
 

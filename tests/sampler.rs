@@ -17,7 +17,9 @@ use das_cuda::method::{
     BestOfN, Bootstrap, Conclusion, Das, Drift, Method, Plain, Potential, StepIndex, Tds,
 };
 use das_cuda::noise::{Key, Purpose, fill_normals};
-use das_cuda::sampler::{Compat, Need, OnNan, Options, Population, PromptStep, Quantity, Sampler};
+use das_cuda::sampler::{
+    Candidates, Compat, Need, OnNan, Options, Population, PromptStep, Quantity, Sampler,
+};
 use das_cuda::smc::{Resampler, Rules, Tempering, log_sum_exp};
 use das_cuda::tensor::{HostSlice, Shape};
 use das_cuda::{Error, ErrorKind};
@@ -120,6 +122,69 @@ fn the_estimate_of_z_is_unbiased() {
     assert!(z.abs() < 5.0, "starting late: z = {z}");
 }
 
+/// Test 4 with candidates: thinned before, at and after the start of the tempering, at the first step and
+/// when nearly all of the chain is done. Measured: |z| <= 2.3 in 24.
+#[test]
+fn thinning_candidates_leaves_the_estimate_of_z_unbiased() {
+    let schedule = chain(20);
+    let mut seed = 100;
+    for (method, tempering) in
+        [(&Das as &'static dyn Method, EXP), (&Tds, Tempering::None), (&Bootstrap, EXP)]
+    {
+        for (until, tempering_start) in [(0.0, 0.0), (0.3, 0.0), (0.3, 0.6), (0.95, 0.0)] {
+            for threshold in [0.0, 0.5] {
+                seed += 1;
+                let rules = rules(tempering, Resampler::Ssp, threshold);
+                let candidates = Some(Candidates { count: 20, until });
+                let run = Options { seed, candidates, tempering_start, ..options(method, rules, 2000, 6) };
+                let z = z_of_gaussian(&schedule, run);
+                println!("{method}, thinned at {until}, tempered from {tempering_start}: z = {z:.2}");
+                assert!(z.abs() < 5.0, "{method}, {until}, {tempering_start}, {threshold}: z = {z}");
+            }
+        }
+    }
+}
+
+/// Who is asked what, how many there are at each step, and that no candidate goes on twice.
+#[test]
+fn candidates_are_thinned_once_and_guided_only_after_that() {
+    let (cpu, schedule) = (Cpu::new(), chain(10));
+    let target = Closed::new(&cpu, Grid);
+    let rules = rules(EXP, Resampler::Ssp, 0.0);
+    let candidates = Some(Candidates { count: 15, until: 0.39 });
+    let (steps, ends) = record(&target, &schedule, Options { candidates, ..options(&Das, rules, 2, 4) });
+    let needs: Vec<Need> = target.evaluations.lock().unwrap().iter().map(|(_, need)| *need).collect();
+    assert_eq!(needs, [vec![Need::Noise; 3], vec![Need::Reward; 1], vec![Need::Gradient; 6]].concat());
+    for step in &steps {
+        for prompt in &step.prompts {
+            let (before, after) = (prompt.log_weights.len(), prompt.ancestors.len());
+            let expected = match step.step {
+                0..3 => (15, 15),
+                3 => (15, 4),
+                _ => (4, 4),
+            };
+            assert_eq!((before, after, prompt.resampled), (expected.0, expected.1, step.step == 3));
+            assert!(prompt.ancestors.is_sorted_by(|a, b| a < b), "{:?}", prompt.ancestors);
+            assert_eq!(prompt.roots_alive, after);
+        }
+    }
+    assert_eq!((steps[3].prompts[0].lambda, steps[3].prompts[0].lambda_next), (1.0, 0.0));
+    for end in &ends {
+        assert_eq!((end.rewards.len(), end.weights.len(), end.roots_alive()), (4, 4, 4));
+        assert_eq!(end.x.shape().n, 4);
+        let roots: Vec<u32> = end.lineage.iter().map(|line| line[0]).collect();
+        assert_eq!(
+            roots,
+            end.lineage.iter().map(|line| line[3]).collect::<Vec<u32>>(),
+            "not resampled before"
+        );
+    }
+    let as_many =
+        Options { candidates: Some(Candidates { count: 4, until: 0.39 }), ..options(&Das, rules, 2, 4) };
+    let (_, ends) = record(&target, &schedule, as_many);
+    assert!(ends.iter().all(|end| end.roots_alive() == 4), "nobody to leave out");
+}
+
 /// The true log Z lies within two reported errors of the estimate in at least 90 % of the runs that report
 /// one, and most runs do: 16 particles, log-weights of standard deviation 0.3, 0.6 and 1.2 under plain
 /// sampling.
@@ -132,11 +197,13 @@ fn the_error_of_log_z_covers_the_truth() {
         ("best-of-n", &BestOfN, EXP),
         ("bootstrap", &Bootstrap, EXP),
         ("das", &Das, EXP),
+        ("das with candidates", &Das, EXP),
     ] {
         for scatter in [0.3, 0.6, 1.2] {
             let (cpu, alpha) = (Cpu::new(), exact_variance.sqrt() / scatter);
             let target = Closed::new(&cpu, UNIT);
-            let run = options(method, rules(tempering, Resampler::Ssp, 0.5), 1000, 16);
+            let mut run = options(method, rules(tempering, Resampler::Ssp, 0.5), 1000, 16);
+            run.candidates = name.ends_with("candidates").then_some(Candidates { count: 60, until: 0.3 });
             let (_, ends) = record(&target, &schedule, Options { alpha, ..run });
             let exact = 0.5 * exact_variance / (alpha * alpha);
             let told: Vec<(f64, f64)> =
@@ -758,6 +825,7 @@ fn options_that_cannot_work_are_refused_with_the_flag() {
     let (cpu, schedule) = (Cpu::new(), chain(5));
     let mut target = Closed::new(&cpu, Grid);
     let good = options(&Das, Das.rules(5), 1, 4);
+    let candidates = Some(Candidates { count: 9, until: 0.5 });
     let refusal = |target: &Closed<'_, 2, Grid>, schedule: &Schedule, options: Options| {
         let error = Sampler::new(&cpu, target, schedule, options).err().expect("refused");
         assert_eq!(error.kind(), ErrorKind::Usage);
@@ -768,6 +836,10 @@ fn options_that_cannot_work_are_refused_with_the_flag() {
         (Options { alpha: 0.0, ..good.clone() }, "`alpha`"),
         (Options { alpha: f64::NAN, ..good.clone() }, "`alpha`"),
         (Options { tempering_start: 1.0, ..good.clone() }, "`tempering_start`"),
+        (Options { candidates: Some(Candidates { count: 3, until: 0.5 }), ..good.clone() }, "`candidates`"),
+        (Options { candidates: Some(Candidates { count: 9, until: 1.0 }), ..good.clone() }, "`thin_at`"),
+        (Options { candidates, compat: Compat::Reference, ..good.clone() }, "`compat` paper"),
+        (Options { candidates, method: &BestOfN, ..good.clone() }, "`candidates`"),
         (Options { method: &Tds, ..good.clone() }, "`tempering`"),
     ] {
         let text = refusal(&target, &schedule, options);

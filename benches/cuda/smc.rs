@@ -7,7 +7,7 @@ use das_cuda::cuda::Cuda;
 use das_cuda::cuda::testing::Array64;
 use das_cuda::engine::{EngineBackend, EngineSetup, Scores, StepInput};
 use das_cuda::noise::{Key, Purpose};
-use das_cuda::smc::{Resampler, Rules, Tempering, Weights};
+use das_cuda::smc::{Event, Resampler, Rules, Tempering, Weights};
 use das_cuda::tensor::Shape;
 use serde_json::json;
 
@@ -56,7 +56,7 @@ fn input(cuda: &Cuda, effort: Effort) -> Result<()> {
     let input = StepInput {
         x: &x,
         particles: Particles { x0: &x0, eps: &eps, grad: Some(&grad) },
-        event: Some((50, &scores)),
+        event: Some((Event::Step(50), &scores)),
         advance: Advance {
             mean_x0: 0.5,
             mean_eps: 0.8,

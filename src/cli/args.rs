@@ -51,7 +51,7 @@ pub enum Command {
 }
 
 /// Options whose value is a number.
-const NUMBERS: [&str; 16] = [
+const NUMBERS: [&str; 18] = [
     "width",
     "height",
     "count",
@@ -61,6 +61,8 @@ const NUMBERS: [&str; 16] = [
     "eta",
     "kl",
     "particles",
+    "candidates",
+    "thin_at",
     "gamma",
     "tempering_start",
     "ess_threshold",
@@ -175,6 +177,13 @@ pub struct Sample {
     /// Particles per prompt [default: 16 for `shapes` and with --preset paper, else 4]
     #[arg(long, alias = "num-particles", value_name = "P", help_heading = "Alignment")]
     pub particles: Option<usize>,
+    /// Begin with this many unguided particles for each particle, and keep the promising ones at --thin-at,
+    /// each at most once; 1 for none [default: 1; 6.5 for das with the aesthetic reward of `shapes`]
+    #[arg(long, value_name = "C", help_heading = "Alignment")]
+    pub candidates: Option<f64>,
+    /// Fraction of the steps before the candidates are thinned [default: 0.3]
+    #[arg(long, value_name = "F", help_heading = "Alignment")]
+    pub thin_at: Option<f64>,
     /// How the reward is switched on along the chain: exp, poly:POWER, adaptive, none [default: exp; none for
     /// tds]
     #[arg(long, value_name = "T", help_heading = "Alignment")]

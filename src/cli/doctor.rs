@@ -77,7 +77,7 @@ pub fn run() -> Result<()> {
 fn answer(device: Device, dtype: Dtype) -> Result<f64> {
     let mut session = Session::builder().device(device).dtype(dtype).open()?;
     // All that decides the answer, whatever the defaults are.
-    let options = session.defaults().alpha(0.2).ess_threshold(0.5).max_shift(f64::INFINITY);
+    let options = session.defaults().alpha(0.2).ess_threshold(0.5).max_shift(f64::INFINITY).candidates(1.0);
     let options = options.particles(4).steps(4).micro_batch(2);
     let samples = session.sample("a red star", &options)?.conclude()?;
     let rewards = &samples[0].population.rewards;

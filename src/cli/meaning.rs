@@ -53,6 +53,8 @@ pub fn check(args: &Sample, eval_rewards: &[Spec]) -> Result<()> {
 fn of_method(args: &Sample) -> Result<()> {
     let method = args.proposal;
     let given = [
+        ("--candidates", args.candidates.is_some(), method.weighs()),
+        ("--thin-at", args.thin_at.is_some(), method.weighs()),
         ("--tempering", args.tempering.is_some(), method.weighs()),
         ("--gamma", args.gamma.is_some(), method.weighs()),
         ("--resample", args.resample.is_some(), method.weighs()),

@@ -97,7 +97,7 @@ impl Options {
         sample.check_prompts(&prompts)?;
         notes.extend(note.map(|note| flags::named(&note)));
         meaning::of_device(args, device)?;
-        notes.extend(meaning::micro_batch(args, sample.particle_count()));
+        notes.extend(meaning::micro_batch(args, sample.first_chains()));
         let (output, image) = meaning::destination(args, &prompts)?;
         Ok(Options {
             prompts,
@@ -180,6 +180,13 @@ fn sample(args: &Sample, builder: &SessionBuilder) -> Result<SampleOptions> {
     }
     if let Some(particles) = args.particles {
         options = options.particles(particles);
+    }
+    // Latents that are given are one for each particle, unless candidates are asked for.
+    if let Some(candidates) = args.candidates.or(args.latents.as_ref().map(|_| 1.0)) {
+        options = options.candidates(candidates);
+    }
+    if let Some(fraction) = args.thin_at {
+        options = options.thin_at(fraction);
     }
     if let Some(width) = args.width {
         options = options.width(width);

@@ -52,9 +52,11 @@ fn as_json(options: &Options, plan: &Plan, prompts: u64, seconds: Option<f64>) -
         "schema": SCHEMA,
         "prompts": prompts,
         "particles": options.sample.chains(),
+        "candidates": options.sample.first_chains(),
         "micro_batch": plan.micro_batch,
         "checkpointing": options.sample.checkpoints(),
         "unet_evaluations": plan.evaluations.saturating_mul(prompts),
+        "unet_gradients": plan.gradients.saturating_mul(prompts),
         "gradient": options.sample.differentiates(),
         "flops": plan.counts.flops.saturating_mul(prompts),
         "bytes_moved": plan.counts.bytes.saturating_mul(prompts),
@@ -67,12 +69,20 @@ fn as_json(options: &Options, plan: &Plan, prompts: u64, seconds: Option<f64>) -
 }
 
 fn as_text(options: &Options, plan: &Plan, prompts: u64, seconds: Option<f64>) -> String {
-    let gradient = if options.sample.differentiates() { ", each with its gradient" } else { "" };
+    let gradient = match plan.gradients {
+        0 => String::new(),
+        all if all == plan.evaluations => ", each with its gradient".to_string(),
+        some => format!(", {} of them with their gradient", some.saturating_mul(prompts)),
+    };
+    let candidates = match options.sample.first_chains() {
+        first if first == options.sample.chains() => String::new(),
+        first => format!(" from {first} candidates"),
+    };
     let megabytes = |bytes: u64| bytes as f64 / 1e6;
     let lines = [
         format!("prompts            {prompts}"),
         format!(
-            "particles          {} per prompt, {} per network call",
+            "particles          {} per prompt{candidates}, {} per network call",
             options.sample.chains(),
             plan.micro_batch
         ),

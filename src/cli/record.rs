@@ -75,6 +75,7 @@ impl Choices {
         let (size, micro_batch) = (session.size(sample)?, session.micro_batch(sample)?);
         let checkpointing = if sample.checkpoints() { Checkpointing::On } else { Checkpointing::Off };
         let weighs = proposal.weighs();
+        let candidates = Some(sample.candidates_per_particle()).filter(|&factor| factor != 1.0);
         let Rules { tempering, resampler, ess_threshold, max_shift } = rules;
         let deciding = json!({
             "prompt": prompt.text,
@@ -93,6 +94,8 @@ impl Choices {
             "kl": (proposal.conclusion() != Conclusion::Keep).then_some(session.alpha(&options.sample)),
             "proposal": proposal.to_string(),
             "particles": particles,
+            "candidates": candidates,
+            "thin_at": candidates.map(|_| sample.thinned_at()),
             "tempering": weighs.then(|| tempering.to_string()),
             "gamma": gamma(*tempering).filter(|_| weighs),
             "tempering_start": weighs.then_some(tempering_start),

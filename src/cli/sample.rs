@@ -97,7 +97,7 @@ fn open(options: Options) -> Result<(Session, Options)> {
 /// The latents of `--latents`.
 fn latents(path: &Path, session: &Session, options: &SampleOptions) -> Result<Vec<f32>> {
     let (chains, particles) = (options.chains(), options.particle_count());
-    let shape = session.size(options)?.latent.with_n(chains);
+    let shape = session.size(options)?.latent.with_n(options.first_chains());
     load_latents(path, shape).map_err(|e| match e.kind() {
         ErrorKind::Usage if chains != particles => e.advice(format!(
             "give {chains} latents: so many chains cost what {particles} particles with guidance cost"

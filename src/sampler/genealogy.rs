@@ -6,38 +6,72 @@ const ROUNDING: f64 = 1e-12;
 /// Fewer particles, as counted by their weight, say nothing about the error of log Z.
 const FEWEST: f64 = 3.0;
 
+/// What a step that drew ancestors says about the error of log Z.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Drawn {
+    /// Effective sample size before.
+    pub ess: f64,
+    /// Squared relative standard error of the factor of Z since the draw before.
+    pub error: f64,
+}
+
 /// Ancestors of every step, and what follows from them.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Genealogy {
-    /// Ancestors chosen at each step, P each.
-    ancestors: Vec<Vec<u32>>,
-    /// Effective sample size of each step that resampled.
-    resampled: Vec<Option<f64>>,
+    /// Ancestors of each step: as many as particles go on.
+    pub ancestors: Vec<Vec<u32>>,
+    /// Of each step that drew them.
+    pub drawn: Vec<Option<Drawn>>,
+    /// Weights that the particles in the slots had after the last draw.
+    pub since: Vec<f64>,
     /// Initial particle of each slot.
     roots: Vec<u32>,
+    /// Initial particles.
+    initial: usize,
 }
 
 impl Genealogy {
     pub fn new(particles: usize) -> Genealogy {
-        let roots = (0..particles as u32).collect();
-        Genealogy { ancestors: Vec::new(), resampled: Vec::new(), roots }
+        Genealogy {
+            ancestors: Vec::new(),
+            drawn: Vec::new(),
+            since: vec![1.0 / particles as f64; particles],
+            roots: (0..particles as u32).collect(),
+            initial: particles,
+        }
     }
 
-    /// One more step: its ancestors and, where it resampled, the effective sample size before that.
-    pub fn push(&mut self, ancestors: &[u32], resampled: Option<f64>) {
+    /// One more step: its ancestors and, where they were drawn, the weights before the draw and after it.
+    pub fn push(&mut self, ancestors: &[u32], draw: Option<(&[f64], Vec<f64>)>) {
+        let drawn = draw.map(|(before, after)| {
+            let drawn = Drawn { ess: 1.0 / squares(before), error: self.squared_error(before) };
+            self.since = after;
+            drawn
+        });
+        self.push_drawn(ancestors, drawn);
+    }
+
+    /// One more step, of which it is known what it drew.
+    pub fn push_drawn(&mut self, ancestors: &[u32], drawn: Option<Drawn>) {
         self.roots = ancestors.iter().map(|&a| self.roots[a as usize]).collect();
         self.ancestors.push(ancestors.to_vec());
-        self.resampled.push(resampled);
+        self.drawn.push(drawn);
+    }
+
+    /// Squared relative standard error of the mean that turned the weights of the last draw into `weights`.
+    fn squared_error(&self, weights: &[f64]) -> f64 {
+        let changes = weights.iter().zip(&self.since).map(|(now, then)| (now - then).powi(2));
+        changes.sum::<f64>() / (1.0 - squares(&self.since))
+    }
+
+    /// Particles at the start.
+    pub fn initial(&self) -> usize {
+        self.initial
     }
 
     /// Steps so far.
     pub fn len(&self) -> usize {
         self.ancestors.len()
-    }
-
-    /// Ancestors of step `k` and, where it resampled, its effective sample size.
-    pub fn step(&self, k: usize) -> (&[u32], Option<f64>) {
-        (&self.ancestors[k], self.resampled[k])
     }
 
     /// Distinct initial particles among the ancestors of the slots.
@@ -73,32 +107,38 @@ impl Genealogy {
     ///
     /// - from the genealogy, `1 - (N / (N - 1))^(m + 1) (1 - sum over roots of (their descendants'
     ///   weight)^2)` with m resamplings (Lee, Whiteley 2018, equation 8); it falls short where few runs have
-    ///   rare heavy weights;
-    /// - the sum over the m resamplings and the end of `(N / ESS - 1) / (N - 1)`, as if the factors of the
-    ///   estimate were independent.
+    ///   rare heavy weights. Thinned particles are no equal draws, and it does not hold for them;
+    /// - the sum over the m draws and the end of `sum of (W - V)^2 / (1 - sum of V^2)`, where the weights V
+    ///   after one draw became W before the next, as if the factors of the estimate were independent. After a
+    ///   resampling that is `(N / ESS - 1) / (N - 1)`.
     ///
     /// Without resampling both are the squared error of a mean of weights. `None` where nothing can be said:
     /// fewer than [`FEWEST`] roots, as counted by their weight, or less effective sample size at any of these
     /// events.
     pub fn log_z_error(&self, weights: &[f64]) -> Option<f64> {
         let n = weights.len() as f64;
-        let mut root_weights = vec![0.0; weights.len()];
+        let mut root_weights = vec![0.0; self.initial];
         for (&root, w) in self.roots.iter().zip(weights) {
             root_weights[root as usize] += w;
         }
-        let squares = |list: &[f64]| list.iter().map(|w| w * w).sum::<f64>();
         let alike = squares(&root_weights);
-        let sizes = || self.resampled.iter().flatten().copied().chain([1.0 / squares(weights)]);
-        let smallest = sizes().fold(1.0 / alike, f64::min);
+        let drawn = || self.drawn.iter().flatten();
+        let smallest = drawn().map(|d| d.ess).chain([1.0 / squares(weights)]).fold(1.0 / alike, f64::min);
         // Not a number where all weights are zero.
         if smallest.is_nan() || smallest < FEWEST * (1.0 - ROUNDING) {
             return None;
         }
-        let resamplings = self.resampled.iter().flatten().count() as i32;
-        let genealogy = 1.0 - (n / (n - 1.0)).powi(resamplings + 1) * (1.0 - alike);
-        let independent: f64 = sizes().map(|size| (n / size - 1.0) / (n - 1.0)).sum();
+        let genealogy = match weights.len() == self.initial {
+            true => 1.0 - (n / (n - 1.0)).powi(drawn().count() as i32 + 1) * (1.0 - alike),
+            false => 0.0,
+        };
+        let independent = drawn().map(|d| d.error).sum::<f64>() + self.squared_error(weights);
         Some(genealogy.max(independent).max(0.0).sqrt() * student(smallest - 1.0))
     }
+}
+
+fn squares(list: &[f64]) -> f64 {
+    list.iter().map(|w| w * w).sum()
 }
 
 /// By how much a 95 % error bar is wider where its standard error comes from `freedom` + 1 values: the 97.5 %
@@ -117,11 +157,35 @@ fn student(freedom: f64) -> f64 {
 mod tests {
     use super::*;
 
+    /// A draw from equal weights of four.
+    fn even() -> Option<(&'static [f64], Vec<f64>)> {
+        Some((&[0.25; 4], vec![0.25; 4]))
+    }
+
+    /// Five of which two go on: what the error adds up from, and whose roots they have.
+    #[test]
+    fn thinned_particles_keep_their_roots_and_the_error_of_their_weights() {
+        let mut family = Genealogy::new(6);
+        let before = [0.1, 0.1, 0.3, 0.2, 0.2, 0.1];
+        family.push(&[0, 1, 2, 3, 4, 5], None);
+        family.push(&[1, 2, 3, 5], Some((&before, vec![0.2, 0.3, 0.25, 0.25])));
+        assert_eq!((family.roots_alive(), family.roots.clone()), (4, vec![1, 2, 3, 5]));
+        assert_eq!(family.lineages()[3], [5, 5]);
+        let end = [0.3, 0.2, 0.25, 0.25];
+        let first = before.iter().map(|w| (w - 1.0 / 6.0_f64).powi(2)).sum::<f64>() * 6.0 / 5.0;
+        let then = [0.2, 0.3, 0.25, 0.25];
+        let second = 2.0 * 0.1_f64.powi(2) / (1.0 - then.iter().map(|v| v * v).sum::<f64>());
+        let freedom = 1.0 / end.iter().map(|w| w * w).sum::<f64>() - 1.0;
+        let exact = (first + second).sqrt() * student(freedom);
+        let error = family.log_z_error(&end).unwrap();
+        assert!((error - exact).abs() < 1e-14, "{error} against {exact}");
+    }
+
     #[test]
     fn lineages_name_the_ancestor_of_every_step() {
         let mut family = Genealogy::new(4);
-        family.push(&[0, 0, 2, 3], Some(3.0));
-        family.push(&[1, 2, 2, 2], Some(3.0));
+        family.push(&[0, 0, 2, 3], even());
+        family.push(&[1, 2, 2, 2], even());
         family.push(&[0, 1, 2, 3], None);
         assert_eq!(family.roots, [0, 2, 2, 2]);
         assert_eq!(family.roots_alive(), 2);
@@ -159,10 +223,10 @@ mod tests {
         assert_eq!(Genealogy::new(2).log_z_error(&[f64::NAN, f64::NAN]), None, "no weight");
         assert_eq!(Genealogy::new(4).log_z_error(&[0.25; 4]), Some(0.0), "weights that do not scatter");
         let mut family = Genealogy::new(4);
-        family.push(&[2, 2, 2, 2], Some(3.0));
+        family.push(&[2, 2, 2, 2], even());
         assert_eq!(family.log_z_error(&[0.25; 4]), None, "one root");
         let mut family = Genealogy::new(4);
-        family.push(&[0, 1, 2, 3], Some(1.5));
+        family.push(&[0, 1, 2, 3], Some((&[0.8, 0.2, 0.0, 0.0], vec![0.25; 4])));
         assert_eq!(family.log_z_error(&[0.25; 4]), None, "few particles at an event");
     }
 }

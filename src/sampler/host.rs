@@ -23,8 +23,9 @@ pub struct Host<'a> {
 }
 
 impl<'a> Host<'a> {
-    pub fn new(backend: &'a dyn Backend, options: &Options) -> Host<'a> {
-        let (prompts, particles) = (options.prompts.clone(), options.particles);
+    /// An engine for `particles` of each prompt.
+    pub fn new(backend: &'a dyn Backend, options: &Options, particles: usize) -> Host<'a> {
+        let prompts = options.prompts.clone();
         Host {
             backend,
             rules: options.rules,
@@ -74,23 +75,24 @@ impl<'a> Host<'a> {
     /// Ancestor (index into the batch) and strength of the guidance of each slot, for a move of particles
     /// whose gradients have the squared lengths `grads` (empty without gradients).
     fn choices(&self, weighed: &[Weighed], grads: &[f64], advance: &Advance<'_>) -> (Vec<u32>, Vec<f32>) {
-        let slots = self.prompts.len() * self.particles;
         if weighed.is_empty() {
+            let slots = self.prompts.len() * self.particles;
             return ((0..slots as u32).collect(), vec![0.0; slots]);
         }
-        let firsts = (0..slots as u32).step_by(self.particles);
+        let firsts = (0..).step_by(self.particles);
         let of_prompt =
             |(w, first): (&Weighed, u32)| w.ancestors.iter().map(|a| first + a).collect::<Vec<u32>>();
         let ancestors: Vec<u32> = weighed.iter().zip(firsts).flat_map(of_prompt).collect();
         let bound = self.rules.drift_bound(f64::from(advance.kappa), f64::from(advance.variance));
-        let strength = (0..slots).map(|slot| {
+        let per_prompt = ancestors.len() / self.prompts.len();
+        let strength = (0..ancestors.len()).map(|slot| {
             // Whose gradient moves the particle in this slot.
             let from = match self.compat {
                 Compat::Paper => ancestors[slot] as usize,
                 Compat::Reference => slot,
             };
             let squared_norm = grads.get(from).copied().unwrap_or_default();
-            smc::strength(weighed[slot / self.particles].lambda_next, self.alpha, bound, squared_norm)
+            smc::strength(weighed[slot / per_prompt].lambda_next, self.alpha, bound, squared_norm)
         });
         let strength = strength.collect();
         (ancestors, strength)
@@ -125,11 +127,11 @@ impl StepEngine for Host<'_> {
             noises: self.backend.squared_norms(particles.eps)?,
             ..StepReport::default()
         };
-        if let Some((step, scores)) = event {
+        if let Some((event, scores)) = event {
             let rewards = scores.download(self.backend)?;
-            assert_eq!(rewards.len(), advance.ids.len(), "one reward per particle");
+            assert_eq!(rewards.len(), report.states.len(), "one reward per particle");
             report.rewards = sound_rewards(rewards, &[&report.states, &report.noises]);
-            report.weighed = self.weigh(Event::Step(step), advance.step, &report.rewards);
+            report.weighed = self.weigh(event, advance.step, &report.rewards);
         }
         let grad = match particles.grad {
             Some(grad) => {
@@ -141,6 +143,7 @@ impl StepEngine for Host<'_> {
         let particles = Particles { grad: grad.as_ref(), ..particles };
         let (ancestors, strength) = self.choices(&report.weighed, &report.grads, &advance);
         let (x, log_ratio) = self.advance(particles, &ancestors, &strength, advance)?;
+        self.particles = log_ratio.len() / self.prompts.len();
         self.state.advance(&report.weighed, log_ratio);
         self.report = Some(report);
         Ok(x)
@@ -170,6 +173,7 @@ impl StepEngine for Host<'_> {
     }
 
     fn restore(&mut self, state: EngineState) -> Result<()> {
+        self.particles = state.log_ratio.len() / self.prompts.len();
         (self.state, self.report) = (state, None);
         Ok(())
     }

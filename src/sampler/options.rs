@@ -78,6 +78,17 @@ fn named<T: fmt::Display, const N: usize>(
     })
 }
 
+/// Many particles at first, of which few go on: candidates move unguided and unweighed until one step looks
+/// at the rewards of their predicted clean images and keeps as many as the run has particles
+/// ([`thin`](crate::smc::thin)). That step is not guided; those after it are what the method makes of them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Candidates {
+    /// Of each prompt, at least as many as particles.
+    pub count: usize,
+    /// Fraction of the steps before the one that thins, in [0, 1).
+    pub until: f64,
+}
+
 /// Everything a run depends on, besides model, reward and chain.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
@@ -85,8 +96,10 @@ pub struct Options {
     pub seed: u64,
     /// Numbers of the prompts to run together, each below 2^28. They key the noise.
     pub prompts: Vec<u32>,
-    /// Particles of each prompt.
+    /// Particles of each prompt; those that go on, where there are candidates.
     pub particles: usize,
+    /// More particles at first.
+    pub candidates: Option<Candidates>,
     /// Alpha of the target `p(x) exp(r(x) / alpha)`.
     pub alpha: f64,
     /// How particles move and are weighed: one of [`METHODS`](crate::method::METHODS) or your own. One that
@@ -110,6 +123,7 @@ impl Options {
             seed,
             prompts: vec![0],
             particles: 4,
+            candidates: None,
             alpha: 1.0,
             method: &Das,
             rules: Das.rules(steps),
@@ -124,12 +138,19 @@ impl Options {
         (steps as f64 * self.tempering_start).floor() as usize
     }
 
+    /// The step that thins the candidates, of a chain of `steps`.
+    pub(super) fn thins(&self, steps: usize) -> Option<usize> {
+        self.candidates.map(|candidates| (steps as f64 * candidates.until).floor() as usize)
+    }
+
     /// What each transition of a chain of `steps` needs.
     pub(super) fn needs(&self, steps: usize) -> Vec<Need> {
-        let start = self.start(steps);
-        let need = |k: usize| match k.checked_sub(start) {
-            Some(step) => self.method.need(StepIndex { step, steps: steps - start }),
-            None => Need::Noise,
+        let (start, thins) = (self.start(steps), self.thins(steps));
+        let need = |k: usize| match (k.checked_sub(start), thins) {
+            (_, Some(thins)) if k == thins => Need::Reward,
+            (_, Some(thins)) if k < thins => Need::Noise,
+            (Some(step), _) => self.method.need(StepIndex { step, steps: steps - start }),
+            (None, _) => Need::Noise,
         };
         (0..steps).map(need).collect()
     }
@@ -161,6 +182,30 @@ impl Options {
             return Err(Error::usage("no particles to sample")
                 .option("particles")
                 .advice("give `particles` at least 1"));
+        }
+        if let Some(Candidates { count, until }) = self.candidates {
+            if !self.method.weighs() {
+                return Err(Error::usage(format!("the method {} does not weigh candidates", self.method))
+                    .option("candidates")
+                    .advice(
+                        "leave out `candidates`, or choose a method that weighs, such as `method` bootstrap",
+                    ));
+            }
+            if self.compat == Compat::Reference {
+                return Err(Error::usage("the authors' bookkeeping knows no candidates")
+                    .option("candidates")
+                    .advice("leave out `candidates`, or give `compat` paper"));
+            }
+            if count < self.particles {
+                return Err(Error::usage(format!("{count} candidates for {} particles", self.particles))
+                    .option("candidates")
+                    .advice("give `candidates` at least 1"));
+            }
+            if !(0.0..1.0).contains(&until) {
+                return Err(Error::usage(format!("candidates are thinned at {until}, outside [0, 1)"))
+                    .option("thin_at")
+                    .advice("give `thin_at` a fraction of the steps below 1"));
+            }
         }
         if !(self.alpha.is_finite() && self.alpha > 0.0) {
             return Err(Error::usage(format!("`alpha` {} is not a positive number", self.alpha))
@@ -194,7 +239,9 @@ impl Options {
             .advice("mend the method's answers, or use one of those that ship with the program"));
         }
         // The density ratio of a guided move is part of the next event, so no event may be left out.
-        if needs.windows(2).any(|pair| weighs(&pair[0]) && !weighs(&pair[1])) {
+        // The move after the thinning is not guided.
+        let after = self.thins(steps).map_or(0, |k| k + 1);
+        if needs[after..].windows(2).any(|pair| weighs(&pair[0]) && !weighs(&pair[1])) {
             return Err(Error::usage(format!(
                 "the method {method} weighs at one step and not at the next; once it weighs it must go on"
             ))

@@ -11,7 +11,7 @@ impl Sampler<'_> {
     /// Reads the report of the step to yield.
     pub(super) fn absorb(&mut self, report: &StepReport) -> Result<(Vec<PromptStep>, Vec<NonFinite>)> {
         let non_finite = self.find_non_finite(report)?;
-        let particles = self.options.particles;
+        let particles = self.particles();
         let (mut records, mut dead) = (Vec::with_capacity(self.families.len()), Vec::new());
         for b in 0..self.families.len() {
             let slots = b * particles..(b + 1) * particles;
@@ -80,7 +80,10 @@ impl Sampler<'_> {
     fn record_weighed(&mut self, b: usize, weighed: Weighed, reward: Vec<f64>) -> PromptStep {
         let last = self.next == self.schedule.len();
         if !last {
-            self.families[b].push(&weighed.ancestors, weighed.resampled.then_some(weighed.ess));
+            let linear = |list: &[f64]| Weights::new(list).weights().to_vec();
+            let before = linear(&weighed.log_weights);
+            let draw = weighed.resampled.then(|| (&before[..], linear(&weighed.next_log_weights)));
+            self.families[b].push(&weighed.ancestors, draw);
         }
         let (mut log_weights, mut ess) = (weighed.log_weights, weighed.ess);
         let conclusion = self.options.method.conclusion();
@@ -108,7 +111,7 @@ impl Sampler<'_> {
 
     /// The record of prompt `b` where nothing was weighed.
     fn record_unweighed(&mut self, b: usize) -> PromptStep {
-        let particles = self.options.particles;
+        let particles = self.particles();
         let ancestors: Vec<u32> = (0..particles as u32).collect();
         self.families[b].push(&ancestors, None);
         let population = &self.engine.state().populations[b];

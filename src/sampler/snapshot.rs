@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use super::genealogy::Genealogy;
+use super::genealogy::{Drawn, Genealogy};
 use super::{Options, Sampler};
 use crate::ddim::Schedule;
 use crate::engine::EngineState;
@@ -17,7 +17,7 @@ use crate::tensor::{HostSlice, Shape, Tensor};
 /// Name of the header's one entry.
 const HEADER: &str = "das-cuda snapshot";
 /// Version of the layout.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// What to do about a snapshot that is not whole.
 const AGAIN: &str = "go on from another snapshot, or begin the run anew";
@@ -52,14 +52,17 @@ impl Snapshot {
     /// The snapshot as a safetensors file: f64 as they are, bit for bit; what the run depends on is JSON in
     /// the header.
     ///
-    /// | tensor | type | shape (B prompts of P particles, after k steps) |
+    /// | tensor | type | shape (B prompts that are at P particles, after k steps) |
     /// |---|---|---|
     /// | `latents` | F32 | (B P, h, w, c) |
     /// | `log_weights`, `psi`, `log_ratio` | F64 | (B, P) |
     /// | `lambda`, `log_z` | F64 | (B) |
     /// | `dead` | U8 | (B, P), 1: reported as dead |
-    /// | `ancestors` | U32 | (k, B, P) |
-    /// | `resampled` | U8 | (k, B) |
+    /// | `since` | F64 | (B, P): weights after the last draw of ancestors |
+    /// | `ancestors` | U32 | of every step of every prompt, one after another |
+    /// | `sizes` | U32 | (k): ancestors of one prompt at each step |
+    /// | `drawn` | F64 | (k, B, 2): effective sample size, squared error of a draw; 0: none |
+    /// | `initial` | U32 | (1): particles of a prompt at the start |
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) where it cannot be encoded.
@@ -72,16 +75,19 @@ impl Snapshot {
         };
         let per_prompt = |f: fn(&Population) -> f64| le(&populations.iter().map(f).collect::<Vec<f64>>());
         let flags = |flags: &mut dyn Iterator<Item = bool>| flags.map(u8::from).collect::<Vec<u8>>();
-        let (mut ancestors, mut resampled) = (Vec::new(), Vec::new());
+        let (mut ancestors, mut drawn) = (Vec::new(), Vec::new());
         for k in 0..steps {
             for family in &self.families {
-                let (of_step, size) = family.step(k);
-                ancestors.extend_from_slice(of_step);
-                resampled.push(size.unwrap_or_default());
+                ancestors.extend_from_slice(&family.ancestors[k]);
+                let none = Drawn { ess: 0.0, error: 0.0 };
+                let Drawn { ess, error } = family.drawn[k].unwrap_or(none);
+                drawn.extend([ess, error]);
             }
         }
+        let sizes: Vec<u32> = self.families[0].ancestors.iter().map(|list| list.len() as u32).collect();
+        let since: Vec<f64> = self.families.iter().flat_map(|family| family.since.iter().copied()).collect();
         let Shape { n, h, w, c } = self.shape;
-        let ancestors: Vec<u8> = ancestors.iter().flat_map(|a| a.to_le_bytes()).collect();
+        let whole = |list: &[u32]| list.iter().flat_map(|a| a.to_le_bytes()).collect::<Vec<u8>>();
         let latents: Vec<u8> = self.latents.iter().flat_map(|x| x.to_le_bytes()).collect();
         let tensors = [
             ("latents", Dtype::F32, vec![n, h, w, c], latents),
@@ -91,8 +97,11 @@ impl Snapshot {
             ("lambda", Dtype::F64, vec![prompts], per_prompt(|p| p.lambda)),
             ("log_z", Dtype::F64, vec![prompts], per_prompt(|p| p.log_z)),
             ("dead", Dtype::U8, vec![prompts, particles], flags(&mut self.dead.iter().copied())),
-            ("ancestors", Dtype::U32, vec![steps, prompts, particles], ancestors),
-            ("resampled", Dtype::F64, vec![steps, prompts], le(&resampled)),
+            ("since", Dtype::F64, vec![prompts, particles], le(&since)),
+            ("ancestors", Dtype::U32, vec![ancestors.len()], whole(&ancestors)),
+            ("sizes", Dtype::U32, vec![steps], whole(&sizes)),
+            ("drawn", Dtype::F64, vec![steps, prompts, 2], le(&drawn)),
+            ("initial", Dtype::U32, vec![1], whole(&[self.families[0].initial() as u32])),
         ];
         let encode = |e: &dyn std::fmt::Display| Error::io(format!("the snapshot cannot be encoded: {e}"));
         let views = tensors.iter().map(|(name, dtype, shape, data)| {
@@ -143,20 +152,25 @@ impl Snapshot {
         let (of_lambda, lambda) = tensor("lambda", Dtype::F64, 1)?;
         let (of_log_z, log_z) = tensor("log_z", Dtype::F64, 1)?;
         let (of_dead, dead) = tensor("dead", Dtype::U8, 2)?;
-        let (of_ancestors, ancestors) = tensor("ancestors", Dtype::U32, 3)?;
-        let (of_resampled, resampled) = tensor("resampled", Dtype::F64, 2)?;
-        let (prompts, particles, steps) = (shape[0], shape[1], of_ancestors[0]);
-        let fits = [&of_psi, &of_ratio, &of_dead].iter().all(|s| **s == shape)
+        let (of_since, since) = tensor("since", Dtype::F64, 2)?;
+        let (_, ancestors) = tensor("ancestors", Dtype::U32, 1)?;
+        let (of_sizes, sizes) = tensor("sizes", Dtype::U32, 1)?;
+        let (of_drawn, drawn) = tensor("drawn", Dtype::F64, 3)?;
+        let (of_initial, initial) = tensor("initial", Dtype::U32, 1)?;
+        let (prompts, particles, steps) = (shape[0], shape[1], of_sizes[0]);
+        let [ancestors, sizes, initial] =
+            [ancestors, sizes, initial].map(|list| numbers(&list, u32::from_le_bytes));
+        let fits = [&of_psi, &of_ratio, &of_dead, &of_since].iter().all(|s| **s == shape)
             && [&of_lambda, &of_log_z].iter().all(|s| **s == [prompts])
-            && (of_ancestors, of_resampled) == (vec![steps, prompts, particles], vec![steps, prompts])
+            && (of_drawn, of_initial) == (vec![steps, prompts, 2], vec![1])
             && latents_shape[0] == prompts * particles
-            && prompts * particles > 0;
-        let ancestors: Vec<u32> = numbers(&ancestors, u32::from_le_bytes);
-        if !fits || ancestors.iter().any(|&a| a as usize >= particles) {
-            return Err(Error::io("the snapshot is damaged: its tensors do not fit together"));
+            && prompts * particles > 0
+            && descend(&ancestors, &sizes, prompts, initial[0]) == Some(particles);
+        if !fits {
+            return Err(Error::io("the snapshot is damaged: its tensors do not fit together").advice(AGAIN));
         }
-        let [log_weights, psi, log_ratio, lambda, log_z, resampled] =
-            [log_weights, psi, log_ratio, lambda, log_z, resampled]
+        let [log_weights, psi, log_ratio, lambda, log_z, since, drawn] =
+            [log_weights, psi, log_ratio, lambda, log_z, since, drawn]
                 .map(|list| numbers(&list, f64::from_le_bytes));
         let rows = |list: &[f64], b: usize| list[b * particles..][..particles].to_vec();
         let population = |b: usize| Population {
@@ -166,14 +180,16 @@ impl Snapshot {
             log_z: log_z[b],
         };
         let family = |b: usize| {
-            let mut family = Genealogy::new(particles);
-            for k in 0..steps {
-                let at = k * prompts + b;
-                family.push(
-                    &ancestors[at * particles..][..particles],
-                    Some(resampled[at]).filter(|&size| size > 0.0),
-                );
+            let mut family = Genealogy::new(initial[0] as usize);
+            let mut done = 0;
+            for (k, &size) in sizes.iter().enumerate() {
+                let size = size as usize;
+                let [ess, error] = [0, 1].map(|i| drawn[2 * (k * prompts + b) + i]);
+                let drawn = (ess > 0.0).then_some(Drawn { ess, error });
+                family.push_drawn(&ancestors[done + b * size..][..size], drawn);
+                done += prompts * size;
             }
+            family.since = rows(&since, b);
             family
         };
         let [n, h, w, c] = [0, 1, 2, 3].map(|i| latents_shape[i]);
@@ -189,6 +205,20 @@ impl Snapshot {
     }
 }
 
+/// Particles of each prompt after the steps, of `sizes` ancestors each in `ancestors`, from `initial` ones.
+/// `None` where an ancestor is named that the step before did not leave.
+fn descend(ancestors: &[u32], sizes: &[u32], prompts: usize, initial: u32) -> Option<usize> {
+    let (mut rest, mut before) = (ancestors, initial);
+    for &size in sizes {
+        let (of_step, later) = rest.split_at_checked((size as usize).checked_mul(prompts)?)?;
+        if of_step.iter().any(|&a| a >= before) {
+            return None;
+        }
+        (rest, before) = (later, size);
+    }
+    rest.is_empty().then_some(before as usize)
+}
+
 fn le(list: &[f64]) -> Vec<u8> {
     list.iter().flat_map(|x| x.to_le_bytes()).collect()
 }
@@ -200,12 +230,23 @@ fn numbers<T, const N: usize>(bytes: &[u8], read: fn([u8; N]) -> T) -> Vec<T> {
 /// What the numbers of a run depend on, by name. `on_nan` is not among them: it decides whether a run goes
 /// on.
 fn fingerprint(options: &Options, schedule: &Schedule, latents: Shape) -> BTreeMap<String, String> {
-    let Options { seed, prompts, particles, alpha, method, rules, tempering_start, on_nan: _, compat } =
-        options;
-    let list: [(&str, String); 12] = [
+    let Options {
+        seed,
+        prompts,
+        particles,
+        candidates,
+        alpha,
+        method,
+        rules,
+        tempering_start,
+        on_nan: _,
+        compat,
+    } = options;
+    let list: [(&str, String); 13] = [
         ("seed", seed.to_string()),
         ("prompts", format!("{prompts:?}")),
         ("particles", particles.to_string()),
+        ("candidates", format!("{candidates:?}")),
         ("alpha", format!("{alpha:?}")),
         ("method", method.to_string()),
         ("tempering", format!("{:?}", rules.tempering)),
@@ -273,15 +314,21 @@ impl<'a> Sampler<'a> {
                 .advice("give the options that the run began with"));
             }
         }
-        let slots = (self.families.len(), self.ids.len());
-        let fits = (snapshot.families.len(), snapshot.dead.len()) == slots
-            && snapshot.shape == shape
+        let thinned = self.thins.is_some_and(|k| k < snapshot.step);
+        let particles = if thinned { self.options.particles } else { self.particles() };
+        let prompts = self.families.len();
+        let fits = (snapshot.families.len(), snapshot.dead.len()) == (prompts, prompts * particles)
+            && snapshot.shape == shape.with_n(prompts * particles)
+            && snapshot.families.iter().all(|family| family.initial() == self.particles())
             && snapshot.step <= self.steps()
             && snapshot.families[0].len() == snapshot.step.min(self.schedule.len());
         if !fits {
             return Err(Error::io("the snapshot is damaged: its tensors are not of its run").advice(AGAIN));
         }
         self.latents[0] = self.upload_exactly(snapshot)?;
+        if thinned {
+            self.use_fewer()?;
+        }
         self.engine.restore(snapshot.state.clone())?;
         self.next = snapshot.step;
         self.dead.clone_from(&snapshot.dead);

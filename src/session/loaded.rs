@@ -57,9 +57,11 @@ impl Loaded {
         options.alpha.unwrap_or_else(|| self.reward.default_alpha())
     }
 
-    pub fn evaluations(&self, options: &SampleOptions) -> u64 {
+    /// Evaluations of the UNet for one prompt, and how many of them are differentiated.
+    pub fn evaluations(&self, options: &SampleOptions) -> (u64, u64) {
         let branches = if options.cfg_scale > 1.0 && !self.pipeline.embeds_guidance() { 2 } else { 1 };
-        (options.chains() * options.steps * branches) as u64
+        let (all, graded) = options.evaluations();
+        ((all * branches) as u64, (graded * branches) as u64)
     }
 
     /// Refuses prompts that this model cannot serve.
@@ -124,11 +126,11 @@ impl Loaded {
             Diffusion::new(backend, &self.pipeline, &self.reward, encoded, numbers.clone(), size, settings);
         let mut sampler = Sampler::new(backend, target, schedule, options.sampler(numbers, alpha))?;
         if let Some(values) = &options.latents {
-            let shape = size.latent.with_n(options.chains());
+            let shape = size.latent.with_n(options.first_chains());
             if values.len() != shape.len() {
                 return Err(Error::usage(format!("{} numbers do not make latents of {shape}", values.len()))
                     .option("latents")
-                    .advice("give `latents` of the model's latent size, one for each of the `particles`"));
+                    .advice("give `latents` of the model's latent size, one for each of the `particles`, or of the `candidates` asked for"));
             }
             sampler = sampler.with_latents(&backend.upload(shape, HostSlice::F32(values))?)?;
         }

@@ -6,11 +6,14 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::method::{Das, Method};
 use crate::model::pipeline::Size;
-use crate::sampler::{self, Compat, OnNan};
+use crate::sampler::{self, Candidates, Compat, OnNan};
 use crate::smc::{Resampler, Rules, Tempering};
 
 /// Most particles per prompt: ancestors and file names are made for this many.
 const MOST_PARTICLES: usize = 1 << 20;
+
+/// Most candidates for each particle.
+const MOST_CANDIDATES: f64 = 1024.0;
 
 /// Numbers of prompts are below this: they key the noise.
 const MOST_PROMPTS: u32 = 1 << 28;
@@ -84,10 +87,15 @@ pub enum Preset {
     Paper,
 }
 
-/// How `das` resamples and bounds its shifts where the model has settings of its own, and no other tempering
-/// was asked for: it may need the threshold.
+/// Where the candidates are thinned if nothing else is said: by then the picture is mostly decided
+/// (docs/what-was-tried.md).
+const THIN_AT: f64 = 0.3;
+
+/// How `das` resamples, bounds its shifts and chooses among candidates where the model has settings of its
+/// own, and no other tempering was asked for: it may need the threshold.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Tuned {
+    pub candidates: f64,
     pub ess_threshold: f64,
     pub max_shift: f64,
 }
@@ -118,6 +126,9 @@ pub struct SampleOptions {
     pub(super) particles: usize,
     /// Chains that run, once it is known.
     pub(super) chains: Option<usize>,
+    /// For each particle.
+    pub(super) candidates: Option<f64>,
+    pub(super) thin_at: Option<f64>,
     pub(super) tempering: Option<Tempering>,
     pub(super) resampler: Option<Resampler>,
     pub(super) ess_threshold: Option<f64>,
@@ -164,6 +175,8 @@ impl SampleOptions {
             method: &Das,
             particles: 4,
             chains: None,
+            candidates: None,
+            thin_at: None,
             tempering: None,
             resampler: None,
             ess_threshold: None,
@@ -199,6 +212,11 @@ impl SampleOptions {
         method: &'static dyn Method => method;
         /// Particles per prompt, at least 1.
         particles: usize => particles;
+        /// Unguided particles to begin with, for each particle that goes on ([`Candidates`]): at least 1,
+        /// which is none but the particles; else the method's own.
+        candidates: f64 => Some(candidates);
+        /// Fraction of the steps before the candidates are thinned, in [0, 1).
+        thin_at: f64 => Some(thin_at);
         /// How the reward is switched on along the chain; else the method's own way.
         tempering: Tempering => Some(tempering);
         /// How ancestors are drawn; else the method's own way.
@@ -223,7 +241,8 @@ impl SampleOptions {
     }
 
     /// Starts from these latents, `(particles, h, w, c)` in this order, instead of from noise; the same for
-    /// every prompt.
+    /// every prompt. One for each candidate where [`candidates`](SampleOptions::candidates) are asked for;
+    /// else there are none.
     pub fn latents(mut self, latents: Vec<f32>) -> SampleOptions {
         self.latents = Some(latents.into());
         self
@@ -255,6 +274,45 @@ impl SampleOptions {
         self.chains.unwrap_or(self.particles)
     }
 
+    /// Chains of each prompt at the start of the run.
+    pub fn first_chains(&self) -> usize {
+        self.candidates_in_all().map_or(self.chains(), |candidates| candidates.count)
+    }
+
+    /// Evaluations of the UNet for each prompt and branch, and how many of them are differentiated.
+    pub(super) fn evaluations(&self) -> (usize, usize) {
+        let early = match self.candidates_in_all() {
+            Some(Candidates { until, .. }) => (self.steps as f64 * until).floor() as usize + 1,
+            None => 0,
+        };
+        let guided = self.guided_steps().min(self.steps - early) * usize::from(self.differentiates());
+        (self.first_chains() * early + self.chains() * (self.steps - early), self.chains() * guided)
+    }
+
+    /// The settings of the model for this method.
+    fn own_settings(&self) -> Option<Tuned> {
+        let das: &dyn Method = &Das;
+        self.tuned.filter(|_| self.method == das && self.tempering.is_none())
+    }
+
+    /// Candidates per particle, 1 for none: as given, else the model's own.
+    pub fn candidates_per_particle(&self) -> f64 {
+        let fits = self.latents.is_none() && self.compat == Compat::Paper;
+        let own = self.own_settings().filter(|_| fits).map_or(1.0, |tuned| tuned.candidates);
+        self.candidates.unwrap_or(own)
+    }
+
+    /// Fraction of the steps before the candidates are thinned.
+    pub fn thinned_at(&self) -> f64 {
+        self.thin_at.unwrap_or(THIN_AT)
+    }
+
+    fn candidates_in_all(&self) -> Option<Candidates> {
+        let factor = self.candidates_per_particle();
+        let count = (self.chains() as f64 * factor).round() as usize;
+        (factor != 1.0).then_some(Candidates { count, until: self.thinned_at() })
+    }
+
     /// Whether activations will be computed again, as far as that is settled.
     pub fn checkpoints(&self) -> bool {
         self.checkpointing == Checkpointing::On
@@ -263,8 +321,7 @@ impl SampleOptions {
     /// Tempering, resampling and threshold: the method's own, changed by what was given.
     pub fn rules(&self) -> Rules {
         let own = self.method.rules(self.guided_steps());
-        let das: &dyn Method = &Das;
-        let tuned = self.tuned.filter(|_| self.method == das && self.tempering.is_none());
+        let tuned = self.own_settings();
         let own_threshold = tuned.map_or(own.ess_threshold, |tuned| tuned.ess_threshold);
         Rules {
             tempering: self.tempering.unwrap_or(own.tempering),
@@ -280,7 +337,7 @@ impl SampleOptions {
     /// Particles per network call, for images of `size`.
     pub(super) fn micro_batch_for(&self, size: Size) -> usize {
         let open = MICRO_BATCH_ELEMENTS / size.latent.len();
-        self.micro_batch.unwrap_or(open).clamp(1, self.chains())
+        self.micro_batch.unwrap_or(open).clamp(1, self.first_chains())
     }
 
     /// What the sampler is told, for prompts of these numbers.
@@ -290,6 +347,7 @@ impl SampleOptions {
             seed: self.seed,
             prompts,
             particles: self.chains(),
+            candidates: self.candidates_in_all(),
             alpha,
             method: self.method,
             rules: self.rules(),
@@ -313,6 +371,25 @@ impl SampleOptions {
             ))
             .option("particles")
             .advice("run several seeds instead"));
+        }
+        let factor = self.candidates_per_particle();
+        if !(1.0..=MOST_CANDIDATES).contains(&factor) {
+            return Err(Error::usage(format!("`candidates` {factor} is out of range"))
+                .option("candidates")
+                .advice(format!(
+                    "give `candidates` a number from 1 to {MOST_CANDIDATES}: so many for each particle"
+                )));
+        }
+        if self.first_chains() > MOST_PARTICLES {
+            let first = self.first_chains();
+            return Err(Error::usage(format!("{first} candidates are more than {MOST_PARTICLES}"))
+                .option("candidates")
+                .advice("give `candidates` or `particles` a smaller number"));
+        }
+        if factor == 1.0 && self.thin_at.is_some() {
+            return Err(Error::usage("`thin_at` says when candidates are thinned, and there are none")
+                .option("thin_at")
+                .advice("give `candidates` a number above 1, or leave out `thin_at`"));
         }
         in_range("cfg_scale", self.cfg_scale, 1e4)?;
         in_range("ess_threshold", self.ess_threshold.unwrap_or_default(), 1.0)?;

@@ -31,6 +31,8 @@ pub struct Plan {
     pub weights: u64,
     /// Evaluations of the UNet.
     pub evaluations: u64,
+    /// How many of them are differentiated.
+    pub gradients: u64,
     /// Particles per network call.
     pub micro_batch: usize,
 }
@@ -103,7 +105,7 @@ impl SessionBuilder {
         let (None, Device::Cuda(_), Some(available)) = (options.micro_batch, self.device, available) else {
             return Ok(options);
         };
-        let mut micro_batch = options.chains();
+        let mut micro_batch = options.first_chains();
         loop {
             let tried = options.clone().micro_batch(micro_batch);
             // The meter does not know the scratch space of kernels and what weights are kept as besides: 4 %
@@ -162,7 +164,8 @@ impl SessionBuilder {
         if options.method.conclusion() != Conclusion::Best || options.chains.is_some() {
             return Ok(options);
         }
-        let plain = SampleOptions { chains: Some(1), latents: None, ..options.clone() };
+        let particles = options.particles;
+        let plain = SampleOptions { chains: Some(particles), latents: None, ..options.clone() };
         let alone = SessionBuilder { eval_rewards: Vec::new(), ..self.clone() };
         let cost = alone.plan(prompt, &plain)?.sampling.flops as f64;
         let meter = self.device.meter(self.resolved_dtype());
@@ -174,13 +177,14 @@ impl SessionBuilder {
             resampler: None,
             ess_threshold: None,
             max_shift: None,
-            tuned: None,
+            candidates: None,
+            thin_at: None,
             tempering_start: 0.0,
             ..plain
         };
         // A guided method refuses a chain without noise, which costs what a chain with noise costs.
         let guided = count_in(loaded, &meter, prompt, &guided, true)?;
-        let chains = best_of_n_at_equal_cost(options.particles, guided.sampling.flops as f64 / cost);
+        let chains = best_of_n_at_equal_cost(particles, guided.sampling.flops as f64 / cost);
         Ok(SampleOptions { chains: Some(chains), ..options })
     }
 
@@ -222,7 +226,7 @@ fn count_in(
     let weights = meter.memory().live;
     let micro_batch = options.micro_batch_for(loaded.size(options)?);
     let mut schedule = loaded.schedule(options)?;
-    let evaluations = loaded.evaluations(options);
+    let (evaluations, gradients) = loaded.evaluations(options);
     if noisy {
         schedule.steps.iter_mut().for_each(|step| step.variance = 1.0);
     }
@@ -240,6 +244,7 @@ fn count_in(
         peak: meter.memory().peak,
         weights,
         evaluations,
+        gradients,
         micro_batch,
     })
 }

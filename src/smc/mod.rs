@@ -11,10 +11,12 @@
 pub mod math;
 pub mod resample;
 pub mod temper;
+pub mod thin;
 pub mod weights;
 
 pub use resample::{Resampler, draw};
 pub use temper::{Floor, Tempering};
+pub use thin::thin;
 pub use weights::{Weights, log_sum_exp};
 
 /// How to weigh, and how far to shift: the same for all prompts and steps of a run.
@@ -76,6 +78,9 @@ impl Rules {
 pub enum Event {
     /// Guided step `j`, counted from the first guided one: the potential of the predicted clean image.
     Step(usize),
+    /// The first look at the rewards of many candidates, by the full potential of the predicted clean image:
+    /// this many of them go on ([`thin`]). The move that follows is not guided.
+    Thin(usize),
     /// The end of the chain: the true reward, factor 1, no resampling.
     Final,
 }
@@ -138,13 +143,15 @@ pub struct Weighed {
     pub collapsed: bool,
     /// Whether the ancestors were drawn; if not they are the identity.
     pub resampled: bool,
-    /// Slot `p` goes on as particle `ancestors[p]`; the identity without resampling.
+    /// Slot `p` goes on as particle `ancestors[p]`; the identity without resampling. As many as particles go
+    /// on: fewer than P where they were thinned.
     pub ancestors: Vec<u32>,
     /// Log twist of the slots before the gather, 0 for dead particles.
     pub twist: Vec<f64>,
     /// Log twist of the particles that go on: `twist` gathered by `ancestors`.
     pub psi: Vec<f64>,
-    /// Log-weights to go on with: `-log P` after resampling, else `log_weights`.
+    /// Log-weights to go on with: `-log P` after resampling, those of [`thin`] after thinning, else
+    /// `log_weights`.
     pub next_log_weights: Vec<f64>,
 }
 
@@ -175,11 +182,19 @@ pub fn weigh(
     let alive = |p: usize| increment[p].is_finite();
     let twist: Vec<f64> = (0..particles).map(|p| if alive(p) { raw[p] } else { 0.0 }).collect();
 
-    let resampled = event != Event::Final && weights.ess() < rules.resample_below(particles);
-    let ancestors: Vec<u32> = if resampled {
-        rules.resampler.ancestors(weights.relative(), uniforms)
-    } else {
-        (0..particles as u32).collect()
+    let below = weights.ess() < rules.resample_below(particles);
+    let (resampled, ancestors, next_log_weights) = match event {
+        Event::Thin(keep) => {
+            let (kept, log_weights) = thin(&weights, keep, uniforms());
+            (true, kept, log_weights)
+        }
+        Event::Step(_) if below => {
+            let ancestors = rules.resampler.ancestors(weights.relative(), uniforms);
+            (true, ancestors, weights::uniform(particles))
+        }
+        Event::Step(_) | Event::Final => {
+            (false, (0..particles as u32).collect(), weights.log_weights().to_vec())
+        }
     };
     Weighed {
         lambda,
@@ -192,11 +207,7 @@ pub fn weigh(
         psi: ancestors.iter().map(|&a| twist[a as usize]).collect(),
         ancestors,
         twist,
-        next_log_weights: if resampled {
-            weights::uniform(particles)
-        } else {
-            weights.log_weights().to_vec()
-        },
+        next_log_weights,
         log_weights: weights.log_weights().to_vec(),
     }
 }
@@ -210,6 +221,7 @@ fn lambdas(
 ) -> (f64, f64) {
     let j = match event {
         Event::Final => return (1.0, 1.0),
+        Event::Thin(_) => return (1.0, 0.0),
         Event::Step(j) => j,
     };
     let (floor, floor_next) = rules.tempering.schedule(j);

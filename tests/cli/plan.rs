@@ -76,11 +76,13 @@ fn evaluations_are_those_counted_by_hand_and_arithmetic_follows_them() {
 #[test]
 fn a_gradient_costs_more_and_parts_add_up() {
     let small = ["-p", "a", "--particles", "2", "--steps", "2"];
+    let all = ["-p", "a", "--particles", "2", "--steps", "2", "--candidates", "1"];
     let flops = |plan: &Value| plan["flops"].as_u64().expect("a count");
-    let das = plan(&small);
+    let das = plan(&all);
     let plain = plan(&[&small[..], &["--proposal", "none"]].concat());
     assert_eq!((&das["gradient"], &plain["gradient"]), (&true.into(), &false.into()));
     assert_eq!(das["unet_evaluations"], plain["unet_evaluations"]);
+    assert_eq!((&das["unet_gradients"], &plain["unet_gradients"]), (&das["unet_evaluations"], &0.into()));
     assert!(flops(&das) > 2 * flops(&plain), "forward and backward");
     let families = das["per_prompt"].as_object().expect("an object");
     assert_eq!(families.values().map(flops).sum::<u64>(), flops(&das));
@@ -90,12 +92,19 @@ fn a_gradient_costs_more_and_parts_add_up() {
 
 #[test]
 fn the_plan_is_text_unless_asked_otherwise() {
-    let printed = succeeds(run(&["plan", "-p", "a", "-p", "b", "--particles", "3", "--steps", "2"]));
+    let run_of = ["plan", "-p", "a", "-p", "b", "--particles", "3", "--steps", "4"];
+    let from =
+        |candidates: &'static str| succeeds(run(&[&run_of[..], &["--candidates", candidates]].concat()));
+    let printed = from("1");
     let first: Vec<&str> =
         printed.lines().filter_map(|line| line.split_once("  ")).map(|(name, _)| name).collect();
     assert_eq!(first, ["prompts", "particles", "UNet evaluations", "arithmetic", "peak memory", "time"]);
-    assert!(printed.contains("3 per prompt"), "{printed}");
-    assert!(printed.contains("24, each with its gradient"), "{printed}");
+    assert!(printed.contains("3 per prompt, 3 per network call"), "{printed}");
+    assert!(printed.contains("48, each with its gradient"), "{printed}");
+    // Steps 0 and 1 with 12 candidates, the other two with 3 particles, two branches, two prompts.
+    let thinned = from("4");
+    assert!(thinned.contains("3 per prompt from 12 candidates, 12 per network call"), "{thinned}");
+    assert!(thinned.contains("120, 24 of them with their gradient"), "{thinned}");
     assert!(printed.contains("TFLOP") && printed.contains("of which weights"), "{printed}");
 }
 
@@ -108,7 +117,7 @@ fn checkpointing_is_decided_when_left_open() {
         succeeds(sample(&out, &["-p", "a", "--checkpointing", "auto", "--proposal", proposal]));
         assert_eq!(record_of(&only_folder(&out))["checkpointing"], "off");
     }
-    let das = ["-p", "a", "--steps", "2", "--particles", "2", "--checkpointing"];
+    let das = ["-p", "a", "--steps", "2", "--particles", "2", "--candidates", "1", "--checkpointing"];
     let peak = |how: &str| plan(&[&das[..], &[how]].concat())["peak_bytes"].as_u64().expect("bytes");
     assert_eq!(peak("auto"), peak("off"));
     assert!(peak("on") < peak("off"));

@@ -17,7 +17,7 @@ fn keys(object: &Value) -> Vec<&str> {
 }
 
 /// Options that decide the particles and which of them is returned.
-const DECIDING: [&str; 25] = [
+const DECIDING: [&str; 27] = [
     "prompt",
     "negative_prompt",
     "index",
@@ -34,6 +34,8 @@ const DECIDING: [&str; 25] = [
     "kl",
     "proposal",
     "particles",
+    "candidates",
+    "thin_at",
     "tempering",
     "gamma",
     "tempering_start",
@@ -199,6 +201,8 @@ fn every_option_is_recorded() {
         (&["--kl", "0.5"], "kl", json!(0.5)),
         (&["--proposal", "twisted"], "proposal", json!("das")),
         (&["--particles", "3"], "particles", json!(3)),
+        (&["--candidates", "2.5"], "candidates", json!(2.5)),
+        (&["--thin-at", "0.6"], "thin_at", json!(0.6)),
         (&["--tempering", "poly:2"], "tempering", json!("poly:2")),
         (&["--gamma", "0.3"], "gamma", json!(0.3)),
         (&["--tempering-start", "0.4"], "tempering_start", json!(0.4)),
@@ -206,7 +210,6 @@ fn every_option_is_recorded() {
         (&["--ess-threshold", "0.7"], "ess_threshold", json!(0.7)),
         (&["--max-shift", "2.5"], "max_shift", json!(2.5)),
         (&["--on-nan", "abort"], "on_nan", json!("abort")),
-        (&["--compat", "reference"], "compat", json!("reference")),
         (&["--select", "draw"], "select", json!("draw")),
         (&["--save", "best"], "save", json!("best")),
         (&["--save-latents"], "save_latents", json!(true)),
@@ -227,6 +230,11 @@ fn every_option_is_recorded() {
     for (flag, key, value) in options {
         assert_eq!(&record[key], value, "{flag:?}");
     }
+    // Candidates are unknown to the authors' program.
+    let other = dir.path().join("reference");
+    succeeds(sample(&other, &["-p", "a star", "--compat", "reference"]));
+    let reference = record_of(&only_folder(&other));
+    assert_eq!((&reference["compat"], &reference["candidates"]), (&json!("reference"), &Value::Null));
     assert_eq!((&record["output"], &record["image"]), (&json!(text(&out)), &json!(text(&image))));
     assert_eq!(record["quiet"], true);
     assert!(flags.iter().all(|flag| record["command"].as_array().is_some_and(|c| c.contains(&json!(flag)))));
@@ -424,14 +432,18 @@ fn a_preset_is_recorded_by_what_it_stands_for() {
         let out = dir.path().join(name);
         succeeds(sample(&out, &[&["-p", "a star", "--save", "none"], flags].concat()));
         let record = record_of(&only_folder(&out));
-        ["kl", "ess_threshold", "max_shift", "select"].map(|key| record[key].clone())
+        ["kl", "ess_threshold", "max_shift", "select", "candidates"].map(|key| record[key].clone())
     };
-    assert_eq!(settings("model", &[]), [json!(0.1), json!(0.0), json!(4.0), json!("reward")]);
-    let paper = [json!(0.01), json!(0.5), Value::Null, json!("argmax")];
+    let model = [json!(0.1), json!(0.0), json!(4.0), json!("reward"), json!(6.5)];
+    assert_eq!(settings("model", &[]), model);
+    let paper = [json!(0.01), json!(0.5), Value::Null, json!("argmax"), Value::Null];
     assert_eq!(settings("paper", &["--preset", "paper", "--on-nan", "drop"]), paper);
     let mixed = ["--preset", "paper", "--kl", "0.3", "--select", "draw", "--max-shift", "2"];
-    assert_eq!(settings("mixed", &mixed), [json!(0.3), json!(0.5), json!(2.0), json!("draw")]);
+    let mixture = [json!(0.3), json!(0.5), json!(2.0), json!("draw"), Value::Null];
+    assert_eq!(settings("mixed", &mixed), mixture);
     // Other methods and temperings keep their own threshold.
     assert_eq!(settings("tds", &["--proposal", "tds"])[1], json!(0.5));
     assert_eq!(settings("adaptive", &["--tempering", "adaptive"])[1], json!(0.5));
+    // Latents that are given are one for each particle.
+    assert_eq!(settings("none", &["--candidates", "1"])[4], Value::Null);
 }

@@ -176,7 +176,7 @@ fn a_run_that_cannot_start_leaves_the_old_results_and_no_empty_folder() {
 }
 
 /// An alpha this small makes the guidance infinite.
-const LETHAL: [&str; 6] = ["-p", "a star", "--kl", "1e-40", "--max-shift", "inf"];
+const LETHAL: [&str; 8] = ["-p", "a star", "--kl", "1e-40", "--max-shift", "inf", "--candidates", "1"];
 
 #[test]
 fn a_run_that_loses_every_particle_fails_and_says_so() {

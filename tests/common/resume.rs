@@ -8,7 +8,7 @@ use das_cuda::ErrorKind;
 use das_cuda::ddim::Schedule;
 use das_cuda::engine::EngineBackend;
 use das_cuda::method::{Bootstrap, Das, METHODS, Method};
-use das_cuda::sampler::{Compat, Options, Sampler, Snapshot};
+use das_cuda::sampler::{Candidates, Compat, Options, Sampler, Snapshot};
 use das_cuda::smc::{Floor, Resampler, Rules, Tempering};
 
 use crate::laws::{Closed, Grid, Seen};
@@ -49,6 +49,11 @@ fn cases() -> Vec<Case> {
     let never = Rules { ess_threshold: 0.0, ..often };
     cases.push(Case { deaths: true, ..case(&Das, often) });
     cases.push(Case { deaths: true, ..case(&Das, never) });
+    for until in [0.0, 0.5] {
+        let mut case = case(&Das, Rules { ess_threshold: 0.8, ..often });
+        case.options.candidates = Some(Candidates { count: 15, until });
+        cases.push(case);
+    }
     for compat in [Compat::Paper, Compat::Reference] {
         let mut case = case(&Das, often);
         case.options = Options { compat, tempering_start: 0.45, ..case.options };
@@ -159,6 +164,7 @@ pub fn refuse(backend: &dyn EngineBackend, schedule: &Schedule) {
         (Options { method: &Bootstrap, ..run.clone() }, "method"),
         (Options { rules, ..run.clone() }, "ess_threshold"),
         (Options { tempering_start: 0.5, ..run.clone() }, "tempering_start"),
+        (Options { candidates: Some(Candidates { count: 9, until: 0.5 }), ..run.clone() }, "candidates"),
         (Options { compat: Compat::Reference, ..run.clone() }, "compat"),
     ] {
         let error = sampler(&other, schedule).expect("a run").restore(&snapshot).err().expect("refused");
@@ -187,7 +193,7 @@ pub fn refuse(backend: &dyn EngineBackend, schedule: &Schedule) {
     ] {
         assert_eq!(Snapshot::from_bytes(&damaged).err().map(|e| e.kind()), Some(ErrorKind::Io));
     }
-    let newer = named(r#"schema\":1"#, r#"schema\":2"#);
+    let newer = named(r#"schema\":2"#, r#"schema\":3"#);
     let Err(refused) = Snapshot::from_bytes(&newer) else { panic!("a newer version was read") };
-    assert!(refused.to_string().contains("version 2"), "{refused}");
+    assert!(refused.to_string().contains("version 3"), "{refused}");
 }

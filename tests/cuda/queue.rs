@@ -15,7 +15,7 @@ use das_cuda::model::files::Source;
 use das_cuda::model::folder::ModelFolder;
 use das_cuda::model::pipeline::{Pipeline, Prompt};
 use das_cuda::reward::{self, Reward};
-use das_cuda::sampler::{Compat, Evaluation, FinalScores, Need, OnNan, Options, Sampler, Target};
+use das_cuda::sampler::{Candidates, Compat, Evaluation, FinalScores, Need, OnNan, Options, Sampler, Target};
 use das_cuda::smc::{Floor, Resampler, Rules, Tempering};
 use das_cuda::target::{Diffusion, Settings};
 use das_cuda::tensor::{Shape, Tensor};
@@ -77,11 +77,14 @@ fn compare(cuda: &Cuda, target: &dyn Target, schedule: &Schedule, options: &Opti
 fn kinds() -> Vec<Options> {
     let exp = Tempering::Exp { gamma: 0.3 };
     let adaptive = Tempering::Adaptive { floor: Floor::Exp { gamma: 0.1 } };
+    let candidates = Some(Candidates { count: 11, until: 0.4 });
     vec![
         options(&Das, exp, Resampler::Ssp, 0.5),
         options(&Das, adaptive, Resampler::Systematic, 0.6),
         Options { tempering_start: 0.45, ..options(&Das, exp, Resampler::Stratified, 1.0) },
         options(&Tds, Tempering::None, Resampler::Residual, 0.9),
+        Options { candidates, ..options(&Das, exp, Resampler::Ssp, 0.5) },
+        Options { candidates, tempering_start: 0.6, ..options(&Bootstrap, exp, Resampler::Ssp, 2.0) },
         bounded(options(&Das, exp, Resampler::Ssp, 0.5), 0.3),
         bounded(options(&Tds, Tempering::None, Resampler::Systematic, 0.9), 1e-3),
         options(&Bootstrap, exp, Resampler::Multinomial, 2.0),

@@ -105,7 +105,7 @@ impl StepEngine for Queue<'_> {
         particle::squares_into(cuda, &all, norms.reborrow(), &mut self.chunks)?;
         let [states, noises, grads] = [0, 1, 2].map(|i| norms.read_at(i * n));
         let decided = match event {
-            Some((step, scores)) => {
+            Some((event, scores)) => {
                 let (narrow, wide) = match scores {
                     Scores::Device(scores) => (Some(cuda.cast(scores, Elem::F32)?), None),
                     Scores::Host(scores) => (None, Some(Array64::upload(cuda, scores)?)),
@@ -122,7 +122,7 @@ impl StepEngine for Queue<'_> {
                 };
                 let weighing = Weighing {
                     rules: &self.rules,
-                    event: Event::Step(step),
+                    event,
                     step: advance.step,
                     seed: self.seed,
                     alpha: self.alpha,

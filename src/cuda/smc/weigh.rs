@@ -211,6 +211,7 @@ impl Populations {
         let (floor, floor_next) = match event {
             Event::Step(j) => rules.tempering.schedule(j),
             Event::Final => (1.0, 1.0),
+            Event::Thin(_) => panic!("particles are thinned by the host engine"),
         };
         let p = WeighParams {
             seed,
