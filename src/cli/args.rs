@@ -178,7 +178,7 @@ pub struct Sample {
     #[arg(long, alias = "num-particles", value_name = "P", help_heading = "Alignment")]
     pub particles: Option<usize>,
     /// Begin with this many unguided particles for each particle, and keep the promising ones at --thin-at,
-    /// each at most once; 1 for none [default: 1; 6.5 for das with the aesthetic reward of `shapes`]
+    /// each at most once; 1 for none [default: 1; 6 for das with the aesthetic reward of `shapes`]
     #[arg(long, value_name = "C", help_heading = "Alignment")]
     pub candidates: Option<f64>,
     /// Fraction of the steps before the candidates are thinned [default: 0.3]

@@ -27,7 +27,7 @@ const SHAPES_ALPHA: f64 = 0.1;
 
 /// For the same head: resampling by noisy predictions costs more roots than it gains reward, and a bound of
 /// this size takes little from the guidance (docs/what-was-tried.md).
-const SHAPES_TUNED: Tuned = Tuned { candidates: 6.5, ess_threshold: 0.0, max_shift: 4.0 };
+const SHAPES_TUNED: Tuned = Tuned { candidates: 6.0, ess_threshold: 0.0, max_shift: 4.0 };
 
 /// Alpha of the paper's aesthetic experiments.
 const PAPER_AESTHETIC: f64 = 0.01;

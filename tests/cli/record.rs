@@ -434,7 +434,7 @@ fn a_preset_is_recorded_by_what_it_stands_for() {
         let record = record_of(&only_folder(&out));
         ["kl", "ess_threshold", "max_shift", "select", "candidates"].map(|key| record[key].clone())
     };
-    let model = [json!(0.1), json!(0.0), json!(4.0), json!("reward"), json!(6.5)];
+    let model = [json!(0.1), json!(0.0), json!(4.0), json!("reward"), json!(6.0)];
     assert_eq!(settings("model", &[]), model);
     let paper = [json!(0.01), json!(0.5), Value::Null, json!("argmax"), Value::Null];
     assert_eq!(settings("paper", &["--preset", "paper", "--on-nan", "drop"]), paper);
