@@ -56,6 +56,7 @@ pub fn fix<'a>(error: &io::Error, usual: &'a str) -> &'a str {
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;
     const EFBIG: i32 = 27;
+    const ENOSPC: i32 = 28;
     // Temporary files wrap the error that they got: its number is in the text only.
     let in_text = || {
         let text = error.to_string();
@@ -66,6 +67,9 @@ pub fn fix<'a>(error: &io::Error, usual: &'a str) -> &'a str {
             "as many files are open as the system allows: raise the limit (ulimit -n), or close other programs"
         }
         Some(EFBIG) if cfg!(unix) => "a file may not grow so large here: raise the limit (ulimit -f)",
+        Some(ENOSPC) if cfg!(unix) => {
+            "the disk is full: make room, or choose another directory with `output`"
+        }
         _ => usual,
     }
 }
@@ -105,6 +109,7 @@ mod tests {
         for error in kinds {
             let said = |code| fix(&error(code), "usual");
             assert!(said(24).contains("ulimit -n") && said(27).contains("ulimit -f"));
+            assert!(said(28).contains("disk is full"));
             assert_eq!(said(2), "usual");
         }
     }

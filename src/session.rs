@@ -137,6 +137,20 @@ impl Session {
         self.loaded.judge(&*self.backend, samples, prompt as u32, options)
     }
 
+    /// The final images of at most the first `most` particles as unit vectors, through the CLIP model of the
+    /// first reward that has one, held-out rewards before the others; `None` where none has.
+    ///
+    /// # Errors
+    /// Of the rewards.
+    pub fn embed(
+        &self,
+        samples: &Samples,
+        most: usize,
+        options: &SampleOptions,
+    ) -> Result<Option<Vec<Vec<f32>>>> {
+        self.loaded.embed(&*self.backend, samples, most, options)
+    }
+
     /// Refuses prompts and options that this model and these rewards cannot serve, before anything is drawn.
     ///
     /// # Errors

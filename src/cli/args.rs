@@ -6,7 +6,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Arg, Args, Parser, Subcommand};
 
 use super::help;
-use super::values::{Auto, Bytes, Save, Seed, Seeds, Select, device};
+use super::values::{Auto, Budget, Bytes, Save, Seed, Seeds, Select, device};
 use crate::method::{self, METHODS, Method};
 use crate::sampler::{Compat, OnNan};
 use crate::session::{Checkpointing, Device, Dtype, Preset};
@@ -282,16 +282,17 @@ pub struct Compare {
     /// Methods to compare, each with its own defaults: an arm each; "" for none but those of --arm
     #[arg(long, value_delimiter = ',', default_value = "das,best-of-n", value_name = "LIST")]
     pub methods: Vec<String>,
-    /// A further arm, repeatable: its name and its flags of `sample`
+    /// A further arm, repeatable: its name and its flags of `sample`, which change those after `--`
     #[arg(long = "arm", value_name = "LABEL=FLAGS")]
     pub arms: Vec<String>,
     /// The first arm once for every value of a flag, repeatable: --sweep kl=0.1,0.2,0.5
-    #[arg(long = "sweep", value_name = "FLAG=LIST")]
+    #[arg(long = "sweep", value_name = "FLAG=LIST", allow_hyphen_values = true)]
     pub sweeps: Vec<String>,
-    /// Budgets, as multiples of what the first arm costs with its own particles; every arm gets as many
-    /// particles as cost that, the first arm rounded down and the others up
+    /// Budgets: multiples of what the first arm costs with its own particles, or operations (1.5TFLOP), or as
+    /// many operations as evaluations of the UNet take (200NFE). Every arm gets as many particles as cost
+    /// that: the first arm, and arms that cost the same, rounded down, the others up
     #[arg(long, value_delimiter = ',', default_value = "1", value_name = "LIST")]
-    pub budgets: Vec<f64>,
+    pub budgets: Vec<Budget>,
     /// Arm to which the others are compared [default: best-of-n if it is there, else the first]
     #[arg(long, value_name = "LABEL")]
     pub against: Option<String>,

@@ -1,8 +1,13 @@
 //! `compare`: ways of sampling side by side at equal network cost, on the same prompts and seeds, with
 //! intervals. Every run is recorded as it ends, and the same command goes on where it was stopped.
 
+mod arms;
+mod chart;
 mod design;
 mod files;
+mod log_z;
+mod plots;
+mod report;
 mod result;
 mod statistics;
 mod table;
@@ -17,9 +22,10 @@ use super::args::Compare;
 use super::progress::Progress;
 use super::{output, signals};
 use crate::error::{Error, ErrorKind, Result};
-use crate::run::{Lines, lock, write_atomic};
+use crate::run::{Lines, SCHEMA, lock, write_atomic};
 use design::Design;
 use files::unusable;
+use report::Report;
 use result::RunResult;
 
 /// What a comparison is of. A folder serves one.
@@ -38,12 +44,14 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
     let mut session = design.builder.clone().open()?;
     session.check(&design.prompts, &design.arms[0].options)?;
     design.settle(&session)?;
+    design.notes().iter().for_each(|note| output::note(format!("warning: not of equal cost: {note}")));
     // Nothing is made of what is refused.
     fs::create_dir_all(folder).map_err(|e| unusable(folder, e))?;
     let _lock = lock(folder)?;
     claim(folder, &design, typed)?;
     let path = folder.join(RUNS);
     let mut results = read(&path, &design)?;
+    missing_pictures(folder, &results);
     let done: BTreeSet<String> = results.iter().map(RunResult::key).collect();
     signals::listen(format!("stopping; what is finished is kept in {}", folder.display()));
     let mut lines = Lines::append(&path)?;
@@ -68,11 +76,18 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
         results.push(result);
     }
     drop(progress);
-    let report = table::Report::new(&design, &results, typed);
-    let table = report.markdown();
+    let report = Report::new(&design, &results, typed);
+    let mut plots = Vec::new();
+    for (name, chart) in plots::charts(&design, &report) {
+        if let Some(svg) = chart.svg()? {
+            write_atomic(&folder.join(&name), svg.as_bytes())?;
+            plots.push(name);
+        }
+    }
+    let table = table::markdown(&report, &plots);
     write_atomic(&folder.join("table.md"), table.as_bytes())?;
-    write_atomic(&folder.join("table.csv"), report.csv().as_bytes())?;
-    write_atomic(&folder.join("summary.json"), report.json().as_bytes())?;
+    write_atomic(&folder.join("table.csv"), table::csv(&report).as_bytes())?;
+    write_atomic(&folder.join("summary.json"), table::json(&report).as_bytes())?;
     output::line(table.trim_end())
 }
 
@@ -86,7 +101,7 @@ fn claim(folder: &Path, design: &Design, typed: &[String]) -> Result<()> {
                 return Err(Error::usage(format!("{} holds runs without their {DESIGN}", folder.display()))
                     .advice("give another directory with --output"));
             }
-            let whole = json!({"command": typed, "design": own});
+            let whole = json!({"schema": SCHEMA, "command": typed, "design": own});
             return write_atomic(&path, whole.to_string().as_bytes());
         }
         text => text.map_err(|e| unusable(&path, e))?,
@@ -119,7 +134,12 @@ fn read(path: &Path, design: &Design) -> Result<Vec<RunResult>> {
             Error::io(format!("{}: line {} {what}", path.display(), number + 1))
                 .advice("remove that line; a run that is missing is drawn again")
         };
-        let result: RunResult = serde_json::from_slice(line).map_err(|e| damaged("is damaged").because(e))?;
+        let value: Value = serde_json::from_slice(line).map_err(|e| damaged("is damaged").because(e))?;
+        if value["schema"] != SCHEMA {
+            return Err(damaged("is of another layout"));
+        }
+        let result: RunResult =
+            serde_json::from_value(value).map_err(|e| damaged("is damaged").because(e))?;
         if !result.belongs_to(design) {
             return Err(damaged("is of another comparison"));
         }
@@ -133,4 +153,19 @@ fn read(path: &Path, design: &Design) -> Result<Vec<RunResult>> {
         write_atomic(path, &text[..whole])?;
     }
     Ok(results)
+}
+
+/// Says which pictures of runs that are done are gone. They are not drawn again unasked: that costs as much
+/// as the runs.
+fn missing_pictures(folder: &Path, results: &[RunResult]) {
+    let missing: Vec<&str> =
+        results.iter().map(|run| run.picture.as_str()).filter(|name| !folder.join(name).exists()).collect();
+    let Some(first) = missing.first() else { return };
+    output::note(format!(
+        "warning: {} of {} pictures are gone from {}, {first} first; to draw them again, remove their lines from \
+         {RUNS}",
+        missing.len(),
+        results.len(),
+        folder.display()
+    ));
 }

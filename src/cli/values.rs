@@ -111,8 +111,11 @@ impl FromStr for Seeds {
         let mut seeds: Vec<u64> = match s.split_once("..") {
             Some((first, last)) => {
                 let (first, last) = (number(first)?, number(last.trim_start_matches('='))?);
-                if last < first || last - first >= MOST_SEEDS {
-                    return Err(wrong());
+                if last < first {
+                    return Err(format!("`{s}` ends before it begins"));
+                }
+                if last - first >= MOST_SEEDS {
+                    return Err(format!("`{s}` are more than {MOST_SEEDS} seeds"));
                 }
                 (first..=last).collect()
             }
@@ -122,6 +125,57 @@ impl FromStr for Seeds {
         seeds.sort_unstable();
         seeds.dedup();
         if seeds.len() == given { Ok(Seeds(seeds)) } else { Err(format!("a seed is there twice in `{s}`")) }
+    }
+}
+
+/// What a comparison lets every arm cost.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Cost {
+    /// Times what the first arm costs with its own particles.
+    Multiple(f64),
+    /// Floating point operations.
+    Flops(f64),
+    /// As many floating point operations as this many forward evaluations of the UNet.
+    Evaluations(f64),
+}
+
+/// A [`Cost`] as it was typed, but for blanks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Budget {
+    pub cost: Cost,
+    pub name: String,
+}
+
+impl FromStr for Budget {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Budget, String> {
+        let s = s.trim();
+        let wrong = || {
+            format!(
+                "expected a multiple such as 0.25, operations such as 1.5TFLOP or evaluations such as 200NFE, not `{s}`"
+            )
+        };
+        let digits = s.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let number: f64 = digits.parse().map_err(|_| wrong())?;
+        let unit = s[digits.len()..].to_ascii_uppercase();
+        let prefix = unit.strip_suffix("FLOPS").or(unit.strip_suffix("FLOP"));
+        let cost = match (unit.as_str(), prefix) {
+            ("", _) => Cost::Multiple(number),
+            ("NFE", _) => Cost::Evaluations(number),
+            (_, Some(prefix)) => {
+                let prefixes = ["", "K", "M", "G", "T", "P", "E"];
+                let place = prefixes.iter().position(|p| *p == prefix).ok_or_else(wrong)?;
+                Cost::Flops(number * 1000_f64.powi(place as i32))
+            }
+            _ => return Err(wrong()),
+        };
+        let (Cost::Multiple(amount) | Cost::Flops(amount) | Cost::Evaluations(amount)) = cost;
+        if !(amount.is_finite() && amount > 0.0) {
+            return Err(format!("`{s}` is no number above 0"));
+        }
+        // One name for one multiple, however it is typed.
+        let name = if unit.is_empty() { number.to_string() } else { s.to_string() };
+        Ok(Budget { cost, name })
     }
 }
 
@@ -169,6 +223,33 @@ mod tests {
         }
         let drawn: std::collections::BTreeSet<u64> = (0..8).map(|_| Seed::Drawn.resolve()).collect();
         assert!(drawn.len() > 6 && drawn.iter().all(|seed| u32::try_from(*seed).is_ok()), "{drawn:?}");
+    }
+
+    #[test]
+    fn seeds_are_a_list_or_a_range() {
+        assert_eq!("2,9,1".parse(), Ok(Seeds(vec![1, 2, 9])));
+        assert_eq!("3..5".parse(), Ok(Seeds(vec![3, 4, 5])));
+        for (wrong, said) in
+            [("5..3", "ends before"), ("1..2000000", "1000000 seeds"), ("1,1", "twice"), ("a", "a list")]
+        {
+            let error = wrong.parse::<Seeds>().expect_err(wrong);
+            assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn budgets_are_multiples_operations_or_evaluations() {
+        for (text, cost, name) in [
+            ("0.250", Cost::Multiple(0.25), "0.25"),
+            (" 1.5TFLOP", Cost::Flops(1.5e12), "1.5TFLOP"),
+            ("3e2gflops", Cost::Flops(3e11), "3e2gflops"),
+            ("200NFE", Cost::Evaluations(200.0), "200NFE"),
+        ] {
+            assert_eq!(text.parse(), Ok(Budget { cost, name: name.into() }), "{text}");
+        }
+        for wrong in ["", "0", "-1", "nan", "inf", "x", "1XFLOP", "1T", "NFE", "0NFE", "30s"] {
+            assert!(wrong.parse::<Budget>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

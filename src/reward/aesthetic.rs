@@ -99,6 +99,11 @@ impl Reward for Aesthetic {
         let embedding = self.tower.images(tape, images)?;
         tape.linear(&embedding, &self.weight, Some(&self.bias), None)
     }
+    fn embed(&self, backend: &dyn Backend, images: &Tensor) -> Result<Option<Tensor>> {
+        self.tower
+            .images(&Tape::off(backend), &images.clone().into())
+            .map(|vectors| Some(vectors.into_value()))
+    }
     fn default_alpha(&self) -> f64 {
         REWARD.default_alpha
     }

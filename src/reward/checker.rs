@@ -4,7 +4,7 @@
 //!
 //! 1 if there are as many objects as the prompt names, and their sizes, colours and shapes and the ground are
 //! those that it states; else 0. What a prompt does not state is not judged, and neither is a place that it
-//! states. A prompt that states nothing asks for one object.
+//! states. Of a prompt that states none of these (one object of any kind) there is nothing to judge: NaN.
 //!
 //! The definition is `report` (its key `all`) of `tools/shapes/checker.py`; this is its port. Its masks of
 //! shapes are f32, those here f64.
@@ -26,15 +26,15 @@ use crate::pixels::Picture;
 
 pub(super) static REWARD: RewardKind = RewardKind {
     name: "checker",
-    about: "1 if a picture shows what its prompt says, else 0; for the model `shapes` only",
+    about: "1 if a picture shows what its prompt says, else 0 (NaN if it says nothing); for the model `shapes` only",
     needs: Needs { files: None, prompt: true, gradient: false },
     default_alpha: 0.1,
     source: "tools/shapes/checker.py; alpha as for jpeg",
     open: |_, name, _| Ok(Box::new(HostReward::with_prompt(name, REWARD.default_alpha, checker_score))),
 };
 
-/// 1 if a picture of the shapes world shows what its prompt says, else 0. Any picture of 64x64 pixels has a
-/// score, whatever it shows.
+/// 1 if a picture of the shapes world shows what its prompt says, else 0; NaN where the prompt states nothing
+/// that is judged. Any picture of 64x64 pixels has a score, whatever it shows.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the option `eval_reward`, for a picture of another
@@ -49,7 +49,14 @@ pub fn checker_score(picture: &Picture, prompt: &str) -> Result<f64> {
         .option("eval_reward")
         .advice("use it for pictures of the embedded model `shapes` only, at its own size"));
     }
-    Ok(f64::from(u8::from(shows(&look(picture), &parse(prompt)))))
+    let said = parse(prompt);
+    Ok(if states_something(&said) { f64::from(u8::from(shows(&look(picture), &said))) } else { f64::NAN })
+}
+
+/// Whether a prompt states anything that is judged: two objects, or an attribute of one, or the ground.
+fn states_something(said: &Caption) -> bool {
+    let stated = |o: &Object| o.size.or(o.colour).or(o.shape).is_some();
+    said.objects.len() > 1 || said.ground.is_some() || said.objects.iter().any(stated)
 }
 
 /// Whether all that is said was found. Of the two ways in which two objects can be those of the prompt, the

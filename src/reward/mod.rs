@@ -111,6 +111,15 @@ pub trait Reward: Send + Sync {
     /// Of the backend, and for images that this reward cannot judge.
     fn score<'a>(&'a self, tape: &Tape<'a>, images: &Var, prompt_of: &[u32]) -> Result<Var>;
 
+    /// Images `(n, h, w, 3)` in [0, 1] as unit vectors `(n, 1, 1, d)`, where the reward sees them through a
+    /// CLIP model: how far they are apart says how diverse the images are.
+    ///
+    /// # Errors
+    /// Of the backend.
+    fn embed(&self, _backend: &dyn Backend, _images: &Tensor) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
     /// The alpha of `p(x) exp(r(x) / alpha)` that suits this reward's scale.
     fn default_alpha(&self) -> f64;
 

@@ -160,6 +160,30 @@ impl Loaded {
         }
         Ok(all)
     }
+
+    /// See [`Session::embed`](super::Session::embed).
+    pub fn embed(
+        &self,
+        backend: &dyn Backend,
+        samples: &Samples,
+        most: usize,
+        options: &SampleOptions,
+    ) -> Result<Option<Vec<Vec<f32>>>> {
+        let held_out = self.eval.iter().flat_map(Sum::parts);
+        let slots: Vec<u32> = (0..samples.pictures.len().min(most) as u32).collect();
+        let micro_batch = options.micro_batch_for(self.size(options)?);
+        'rewards: for (_, reward) in held_out.chain(self.reward.parts()) {
+            let mut vectors = Vec::new();
+            for slots in slots.chunks(micro_batch) {
+                let images = backend.gather(&samples.population.images, slots)?;
+                let Some(batch) = reward.embed(backend, &images)? else { continue 'rewards };
+                let values = backend.download(&batch)?;
+                vectors.extend(values.chunks(batch.shape().sample()).map(<[f32]>::to_vec));
+            }
+            return Ok(Some(vectors));
+        }
+        Ok(None)
+    }
 }
 
 /// Adds the scores of further images.

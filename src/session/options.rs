@@ -393,8 +393,9 @@ impl SampleOptions {
         }
         in_range("cfg_scale", self.cfg_scale, 1e4)?;
         in_range("ess_threshold", self.ess_threshold.unwrap_or_default(), 1.0)?;
-        if self.max_shift.is_some_and(|most| most.is_nan() || most <= 0.0) {
-            return Err(Error::usage("a bound of the guided shift that is not above 0 leaves no guidance")
+        if let Some(most) = self.max_shift.filter(|most| most.is_nan() || *most <= 0.0) {
+            let why = if most.is_nan() { "is no number" } else { "leaves no guidance" };
+            return Err(Error::usage(format!("`max_shift` {most} {why}"))
                 .option("max_shift")
                 .advice("give `max_shift` a number above 0, such as 1, or use `method` bootstrap"));
         }

@@ -7,12 +7,15 @@ use std::process::Output;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{fails, json, lines, program, succeeds, text};
+use super::{fails, folders, json, lines, program, succeeds, text};
 
 /// Two arms, two prompts, two seeds, two budgets.
 fn compare(out: &Path, more: &[&str]) -> Output {
     let mut command = program();
-    command.args(["compare", "-p", "a star", "-p", "a ring", "--seeds", "3,5"]);
+    command.args(["compare", "-p", "a star", "-p", "a ring"]);
+    if !more.contains(&"--seeds") {
+        command.args(["--seeds", "3,5"]);
+    }
     if !more.contains(&"--budgets") {
         command.args(["--budgets", "1,2"]);
     }
@@ -55,6 +58,12 @@ fn every_arm_gets_the_same_cost_and_every_run_a_line_and_a_picture() {
         let picture = out.join(run["picture"].as_str().expect("a path"));
         assert_eq!(image::open(picture).expect("a picture").width(), 64);
         assert!(run["target"].is_f64() && run["eval_rewards"]["gold"].is_f64(), "{run}");
+        // The default reward has a CLIP model: cosines of different pictures are below 1.
+        let distance = run["clip_distance"].as_f64().expect("a distance");
+        assert!(distance > 0.0 && distance < 2.0, "{run}");
+        // The mean under the weights of one particle, of the best, or between the extremes.
+        let (weighted, target) = (run["weighted_target"].as_f64(), run["target"].as_f64());
+        assert!(weighted <= target && (run["arm"] != "best-of-n" || weighted == target), "{run}");
     }
     // What is returned is what `sample` returns with the same seed, index and flags.
     let folder = dir.path().join("alone");
@@ -80,7 +89,7 @@ fn every_arm_gets_the_same_cost_and_every_run_a_line_and_a_picture() {
     assert_eq!(run["target"], alone["reward"]);
     assert_eq!(table, fs::read_to_string(out.join("table.md")).expect("a table"));
     assert_eq!(table.lines().filter(|line| line.starts_with("| das |")).count(), 2, "{table}");
-    assert!(table.contains("2 prompts, 2 seeds") && table.contains("--methods das,best-of-n"), "{table}");
+    assert!(table.contains("2 prompts x 2 seeds") && table.contains("--methods das,best-of-n"), "{table}");
     let rows = json(&fs::read_to_string(out.join("summary.json")).expect("a summary"))["rows"].clone();
     assert_eq!(rows.as_array().expect("rows").len(), 4);
     let csv = fs::read_to_string(out.join("table.csv")).expect("a table");
@@ -103,9 +112,26 @@ fn a_comparison_that_was_stopped_goes_on() {
     assert_eq!(again[..kept], whole[..kept], "what was finished stays");
     let settle = |text: &str| text.lines().map(settled).collect::<Vec<_>>();
     assert_eq!(settle(&again), settle(&whole));
-    // With nothing left to draw.
+    // With nothing left to draw every file keeps its bytes: the same result comes from what is on disk.
+    let files = || {
+        let names = folders(&out).into_iter().filter(|name| out.join(name).is_file());
+        names.map(|name| (name.clone(), fs::read(out.join(&name)).expect("a file"))).collect::<Vec<_>>()
+    };
+    let before = files();
+    assert!(before.iter().any(|(name, _)| name == "cost-gold.svg"));
     assert_eq!(succeeds(compare(&out, &TWO)), table);
-    assert_eq!(fs::read_to_string(&path).expect("runs"), again);
+    assert!(files() == before, "a file has changed");
+    // Pictures that are gone are said to be.
+    fs::remove_dir_all(out.join("pictures/das/2")).expect("removed");
+    let output = compare(&out, &TWO);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        said.contains("4 of 16 pictures are gone") && said.contains("pictures/das/2/0000-3.png"),
+        "{said}"
+    );
+    assert_eq!(succeeds(output), table);
+    fs::write(&path, again.replacen("\"schema\":1", "\"schema\":2", 1)).expect("written");
+    fails(compare(&out, &TWO), 1, &[text(&path), "line 1", "another layout"]);
     fs::write(&path, again.replacen("\"arm\"", "\"arms\"", 1)).expect("written");
     fails(compare(&out, &TWO), 1, &[text(&path), "line 1"]);
     // A line that is whole but for its end is a line that was cut off; none may be there twice, or be of
@@ -142,8 +168,15 @@ fn arms_and_sweeps_are_read_and_what_cannot_work_is_refused() {
         "das kl=0.5 max-shift=2",
     ];
     assert_eq!(labels(&sweep), four);
-    let arms = ["--methods", "none", "--arm", "gentle=--proposal das --kl 1 --select reward"];
+    let arms = ["--methods", "none", "--arm", "gentle=--proposal 'das' --kl 1 --select reward"];
     assert_eq!(labels(&arms), ["none", "gentle"]);
+    // An arm may change what all have after --, and a sweep may be spelt as the flag is.
+    assert_eq!(labels(&["--methods", "", "--arm", "x=--steps 2"]), ["x"]);
+    let run = &lines(&out.join("runs.jsonl"))[0];
+    let two_steps = run["flops"].as_f64().expect("a cost");
+    assert_eq!(labels(&["--methods", "das", "--sweep=--kl=0.1,0.5"]), ["das kl=0.1", "das kl=0.5"]);
+    let run = &lines(&out.join("runs.jsonl"))[0];
+    assert!(two_steps < 0.75 * run["flops"].as_f64().expect("a cost"), "two steps of three");
     // Best-of-n as the first arm has as many chains as `sample` gives it: those that cost what two guided
     // particles do.
     assert_eq!(labels(&["--methods", "best-of-n,das"]), ["best-of-n", "das"]);
@@ -151,6 +184,7 @@ fn arms_and_sweeps_are_read_and_what_cannot_work_is_refused() {
     let guided = runs.iter().find(|run| run["arm"] == "das" && run["budget"] == 1.0).expect("a run");
     assert!(guided["particles"].as_u64() >= Some(2), "{guided}");
     fs::remove_dir_all(&out).ok();
+    let (long, swept) = (format!("{}=--kl 1", "x".repeat(300)), format!("tempering={}", "x".repeat(300)));
     let cases: &[(&[&str], &[&str])] = &[
         (&["--methods", "dps"], &["dps", "das"]),
         (&["--methods", "das,das"], &["two arms", "--arm"]),
@@ -164,7 +198,16 @@ fn arms_and_sweeps_are_read_and_what_cannot_work_is_refused() {
         (&["--arm", "a|b=--proposal none"], &["--arm", "bars"]),
         (&["--arm", "a/b=--proposal none"], &["--arm", "slashes"]),
         (&["--arm", "a\nb=--proposal none"], &["--arm", "control"]),
+        (&["--arm", "x=--kl '1"], &["--arm", "quote"]),
+        (&["--arm", &long], &["--arm", "300 bytes"]),
+        (&["--sweep", &swept], &["--sweep", "bytes", "--arm"]),
+        (&["--arm", "a b=--proposal none", "--arm", "a_b=--kl 1"], &["two arms", "a b", "a_b"]),
+        (&["--arm", "x=--help"], &["arm x", "sample --help"]),
+        (&["--arm", "x=--max-shift nan"], &["arm x", "--max-shift NaN is no number"]),
+        (&["--seeds", "5..3"], &["--seeds", "ends before it begins"]),
+        (&["--seeds", "1..9000000"], &["--seeds", "more than 1000000 seeds"]),
         (&["--budgets", "1,2,1"], &["--budgets"]),
+        (&["--budgets", "30s"], &["--budgets", "1.5TFLOP"]),
         (&["--budgets", "1e9"], &["--particles"]),
         (&["--arm", "x=--reward clip"], &["arm x", "after --"]),
         (&["--arm", "x=--dtype bf16"], &["arm x", "after --"]),
@@ -176,9 +219,143 @@ fn arms_and_sweeps_are_read_and_what_cannot_work_is_refused() {
         fails(compare(&out, more), 2, words);
         assert!(!out.exists(), "{more:?}: nothing is made of what is refused");
     }
+    for (flags, words) in [
+        (["--help"].as_slice(), ["flags after --", "das-cuda sample --help"]),
+        (&["--proposal", "tds"], ["after --", "--methods"]),
+        (&["--seed", "3"], ["flags after --", "--seed is decided"]),
+    ] {
+        let mut command = program();
+        command.args(["compare", "-p", "a", "-o", text(&out), "--"]).args(flags);
+        fails(command.output().expect("the program"), 2, &words);
+        assert!(!out.exists());
+    }
     for budgets in ["0", "-1", "nan", "x"] {
         let mut command = program();
         command.args(["compare", "-p", "a", "-o", text(&out)]).arg(format!("--budgets={budgets}"));
         fails(command.output().expect("the program"), 2, &["--budgets"]);
     }
+}
+
+/// Whether every tag of an XML text is closed, each in the one that it was opened in, and no bare sign stands
+/// between them.
+fn is_well_formed(text: &str) -> bool {
+    let mut open = Vec::new();
+    for part in text.split('<').skip(1) {
+        let Some((tag, after)) = part.split_once('>') else { return false };
+        let ended =
+            after.split('&').skip(1).all(|word| word.split_once(';').is_some_and(|(name, _)| name.len() < 6));
+        let name = tag.trim_start_matches('/').split_whitespace().next().unwrap_or_default();
+        let closes = tag.starts_with('/');
+        if !ended || after.contains('>') || (closes && open.pop() != Some(name)) {
+            return false;
+        }
+        if !closes && !tag.ends_with('/') {
+            open.push(name);
+        }
+    }
+    open.is_empty() && text.trim_end().ends_with("</svg>")
+}
+
+#[test]
+fn plots_hold_every_arm_at_every_budget() {
+    assert!(is_well_formed("<svg a=\"1\"><b/><c>x &lt; y</c></svg>"));
+    for wrong in
+        ["<svg><b></svg>", "<svg><b></svg></b>", "<svg>x & y</svg>", "<svg>", "<svg", "<svg>a>b</svg>"]
+    {
+        assert!(!is_well_formed(wrong), "{wrong}");
+    }
+    let dir = TempDir::new().expect("a temporary folder");
+    let out = dir.path().join("out");
+    let arms = [
+        "--methods",
+        "das",
+        "--sweep",
+        "kl=5,20",
+        "--arm",
+        "a<b & \"c\"=--proposal none",
+        "--budgets",
+        "1,3,6",
+    ];
+    let table = succeeds(compare(&out, &arms));
+    let summary = json(&fs::read_to_string(out.join("summary.json")).expect("a summary"));
+    let colours = ["#0072B2", "#D55E00", "#009E73"];
+    for (reward, kind) in [("target", "cost"), ("target", "kl"), ("gold", "cost"), ("gold", "kl")] {
+        let name = format!("{kind}-{reward}.svg");
+        assert!(table.contains(&name), "{table}");
+        let plot = fs::read_to_string(out.join(&name)).expect("a plot");
+        assert!(is_well_formed(&plot), "{plot}");
+        for words in [
+            "<title>",
+            "2 prompts x 2 seeds",
+            "das kl=5",
+            "das kl=20",
+            "a&lt;b &amp; &quot;c&quot;",
+            "#FFFFFF",
+        ] {
+            assert!(plot.contains(words), "{words}: {plot}");
+        }
+        for (colour, label) in colours.iter().zip(["das kl=5", "das kl=20", "a<b & \"c\""]) {
+            // A marker for each point, and one in the legend.
+            let rows = summary["rows"].as_array().expect("rows").iter().filter(|row| row["arm"] == label);
+            let cell = if kind == "cost" { "value" } else { "kl" };
+            let points = rows.filter(|row| row["rewards"][reward][cell].is_object()).count();
+            assert!(points == 3 || (kind == "kl" && label.starts_with("das")), "{label}: {points} points");
+            let markers = plot.matches(&format!("fill=\"{colour}\"")).count();
+            assert_eq!(markers, points + 1, "{name}: {label}");
+        }
+    }
+}
+
+#[test]
+fn budgets_may_be_operations_or_evaluations() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let design = |name: &str, more: &[&str]| -> Value {
+        let out = dir.path().join(name);
+        succeeds(compare(&out, more));
+        json(&fs::read_to_string(out.join("compare.json")).expect("a design"))["design"].clone()
+    };
+    let few = ["--seeds", "3", "--methods", "none,best-of-n"];
+    let relative = design("relative", &[&few[..], &["--budgets", "1,2"]].concat());
+    let flops = |arm: &Value, b: usize| arm["flops"][b].as_f64().expect("a cost");
+    let first = &relative["arms"][0];
+    let (own, more) = (format!("{}FLOP", flops(first, 0)), format!("{}GFLOP", flops(first, 1) / 1e9));
+    let absolute = design("absolute", &[&few[..], &["--budgets", &format!("{own},{more}")]].concat());
+    assert_eq!(absolute["arms"], relative["arms"], "the same in another unit");
+    assert_eq!(
+        (&absolute["budgets"], &relative["budgets"]),
+        (&serde_json::json!([own, more]), &serde_json::json!([1.0, 2.0]))
+    );
+    // A plain particle takes six evaluations in three steps with guidance, and the decoder and the reward
+    // besides.
+    let evaluations = design("evaluations", &[&few[..], &["--budgets", "60NFE"]].concat());
+    let particles = evaluations["arms"][0]["particles"][0].as_u64().expect("particles");
+    assert!((5..10).contains(&particles), "{particles}");
+    assert!(dir.path().join("evaluations/pictures/none/60NFE/0001-3.png").exists());
+    let rows = fs::read_to_string(dir.path().join("evaluations/table.md")).expect("a table");
+    assert!(rows.contains("| none | 60NFE |"), "{rows}");
+}
+
+#[test]
+fn what_cannot_be_equal_or_known_is_said() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let out = dir.path().join("out");
+    let mut command = program();
+    command.args(["compare", "-p", "a star", "--seeds", "3", "--budgets", "0.01", "-q", "-o", text(&out)]);
+    let output = command.args(["--", "--steps", "2", "--particles", "2"]).output().expect("the program");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let table = succeeds(output);
+    // One particle of two, for a hundredth of their cost.
+    for text in [&said, &table] {
+        assert!(text.contains("of equal cost: das, budget 0.01: 1 particle, the fewest, cost 5"), "{text}");
+    }
+    assert!(table.contains("1 prompt x 1 seed.") && table.contains("no interval"), "{table}");
+    // One prompt has no interval, and one seed no other that knows log Z.
+    assert!(!table.lines().any(|line| line.starts_with("| das") && line.contains('[')), "{table}");
+    assert!(table.contains("8 other seeds"), "{table}");
+    let summary = json(&fs::read_to_string(out.join("summary.json")).expect("a summary"));
+    let row = &summary["rows"][0];
+    let value = &row["rewards"]["target"]["value"];
+    assert!(value["mean"].is_f64() && value["low"].is_null() && value["high"].is_null(), "{value}");
+    assert!(row["log_z"].is_f64() && row["log_z_covered"].is_null() && row["log_z_judged"] == 0, "{row}");
+    assert_eq!(summary["notes"].as_array().map(Vec::len), Some(2));
 }

@@ -42,6 +42,8 @@ fn is(value: &Value, kind: &str) -> bool {
         "string" => value.is_string(),
         "boolean" => value.is_boolean(),
         "object" => value.is_object(),
+        "list" => value.is_array(),
+        "list of numbers" => every(Value::is_number),
         "list of integers" => every(|v| v.is_u64() || v.is_i64()),
         "list of strings" => every(Value::is_string),
         "list of objects" => every(Value::is_object),
@@ -149,12 +151,18 @@ fn the_files_of_runs_are_as_documented() {
 
     let mut compared = section("### runs.jsonl of a comparison");
     let out = dir.path().join("compared");
+    let mut designs = section("### compare.json");
+    let mut summaries = section("### summary.json");
     let few = ["--seeds", "1", "--eval-reward", "gold", "-q", "-o", text(&out), "--", "--steps", "2"];
-    let few = program().args(["compare", "-p", "a star", "--methods", "none"]).args(few).output();
+    let few = program().args(["compare", "-p", "a star", "--methods", "none,best-of-n"]).args(few).output();
     succeeds(few.expect("the program starts"));
     lines(&out.join("runs.jsonl")).iter().for_each(|line| compared.check(line));
 
-    for section in [runs, trace, particles, pictures, answers, plans, scores, compared] {
+    let of = |name: &str| json(&fs::read_to_string(out.join(name)).expect("a file"));
+    designs.check(&of("compare.json"));
+    summaries.check(&of("summary.json"));
+
+    for section in [runs, trace, particles, pictures, answers, plans, scores, compared, designs, summaries] {
         section.all_seen();
     }
 }

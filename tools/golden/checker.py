@@ -3,7 +3,7 @@
 A line is one of two things.
 - A prompt and what it says: {"prompt": ..., "said": [...]}.
 - A picture, what it shows, and whether it shows what each of some prompts says: {"what": ..., "webp": ...,
-  "noise": [seed, amplitude], "found": [...], "objects": ..., "judged": [[prompt, true or false], ...]}. The
+  "noise": [seed, amplitude], "found": [...], "objects": ..., "judged": [[prompt, true, false or null], ...]}. The
   picture is a lossless WebP in base64 with noise added, which a reader makes again from integers (`noisy`).
 Descriptions are those of captions.py: eleven numbers, -1 where nothing is said.
 
@@ -156,7 +156,7 @@ def line(what, image, prompts, amplitude=0, seed=0):
     _, rows = checker.report(prompts, [image] * len(prompts))
     return {
         "what": what, "webp": base64.b64encode(file.getvalue()).decode(), "noise": [seed, amplitude], "found": found.tolist(),
-        "objects": extra["objects"], "judged": [[prompt, bool(row["all"])] for prompt, row in zip(prompts, rows)],
+        "objects": extra["objects"], "judged": [[prompt, row["all"]] for prompt, row in zip(prompts, rows)],
     }
 
 
@@ -188,7 +188,7 @@ def main():
     Path(args.out).write_text("".join(json.dumps(entry) + "\n" for entry in all_of_them))
     judged = [held for entry in all_of_them for _, held in entry.get("judged", [])]
     print(f"{sum('said' in entry for entry in all_of_them)} prompts, {sum('webp' in entry for entry in all_of_them)} pictures, "
-          f"{len(judged)} judgements, {sum(judged)} true; {Path(args.out).stat().st_size} bytes")
+          f"{len(judged)} judgements, {judged.count(True)} true; {Path(args.out).stat().st_size} bytes")
 
 
 if __name__ == "__main__":

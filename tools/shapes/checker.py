@@ -111,7 +111,9 @@ def report(prompts, images):
         row["colour+shape"] = None if row["colour"] is None and row["shape"] is None else row["colour"] is not False and row["shape"] is not False
         # Python's own bool: "is not False" below is true of NumPy's.
         row["count"] = bool(extra["objects"] == 1 + (said[5] == 1))
-        row["all"] = all(v is not False for k, v in row.items() if k not in ("place",))
+        # Of a prompt that states nothing there is nothing to judge.
+        stated = said[5] == 1 or any(row[k] is not None for k in ("size", "colour", "shape", "ground"))
+        row["all"] = all(v is not False for k, v in row.items() if k not in ("place",)) if stated else None
         rows.append(row)
     rates = {}
     for key in ("colour", "shape", "colour+shape", "ground", "size", "place", "count", "all"):

@@ -1,16 +1,16 @@
 //! What is compared: arms, budgets, prompts and seeds.
 
-use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use std::fmt;
+
 use serde_json::{Map, Value, json};
 
-use crate::cli::args::{Cli, Command, Compare, Sample};
-use crate::cli::options::Options;
+use super::arms::{self, Listed};
+use crate::cli::args::{Compare, Sample};
 use crate::cli::prompts;
 use crate::cli::record::object;
-use crate::cli::values::Select;
+use crate::cli::values::{self, Cost, Select};
 use crate::error::{Error, Result};
-use crate::method::Conclusion;
+use crate::method::{Conclusion, Plain};
 use crate::run::SCHEMA;
 use crate::session::{Prompt, SampleOptions, Session, SessionBuilder};
 
@@ -33,6 +33,9 @@ pub struct Arm {
     pub each: f64,
     /// What it makes of the final rewards.
     pub conclusion: Conclusion,
+    /// What the chain depends on under which it estimates Z, and once a session has settled it alpha too;
+    /// `None` where the estimate is biased.
+    pub law: Option<String>,
 }
 
 impl Arm {
@@ -49,9 +52,37 @@ impl Arm {
         self.fixed + self.own_particles as f64 * self.each
     }
 
+    /// The name of the folder of its pictures.
+    pub fn folder(&self) -> String {
+        self.label.replace(' ', "_")
+    }
+
     /// Floating point operations at budget `b`.
     pub fn flops(&self, b: usize) -> f64 {
         self.fixed + self.particles[b] as f64 * self.each
+    }
+}
+
+/// What every arm may cost.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    /// As typed.
+    pub name: String,
+    /// The same as a multiple of what the first arm costs with its own particles.
+    pub multiple: f64,
+    /// Whether it was typed as that.
+    relative: bool,
+}
+
+impl Budget {
+    fn record(&self) -> Value {
+        if self.relative { json!(self.multiple) } else { json!(self.name) }
+    }
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
     }
 }
 
@@ -60,29 +91,23 @@ pub struct Design {
     pub builder: SessionBuilder,
     pub prompts: Vec<Prompt>,
     pub seeds: Vec<u64>,
-    /// Multiples of what the first arm costs with its own particles.
-    pub budgets: Vec<f64>,
+    pub budgets: Vec<Budget>,
     pub arms: Vec<Arm>,
     /// Place of the arm to which the others are compared.
     pub against: usize,
+    /// Places of arms that differ in one flag of a sweep, in its order.
+    pub sweeps: Vec<Vec<usize>>,
     /// Flags that all arms share.
     common: Vec<String>,
 }
+
+/// An arm whose cost is further than this factor from the budget is named.
+const NEAR: f64 = 1.25;
 
 impl Design {
     pub fn resolve(args: &Compare) -> Result<Design> {
         let (prompts, _) = prompts::collect(&args.prompts, args.prompt_file.as_deref(), None)?;
         let seeds = args.seeds.0.clone();
-        if let Some(budget) = args.budgets.iter().find(|b| !(b.is_finite() && **b > 0.0)) {
-            return Err(Error::usage(format!("--budgets {budget}: no positive number"))
-                .advice("give multiples of the first arm's cost, such as 0.25,1,4"));
-        }
-        let mut different = args.budgets.clone();
-        different.sort_by(f64::total_cmp);
-        different.dedup();
-        if different.len() < args.budgets.len() {
-            return Err(Error::usage("--budgets: a budget is there twice").advice("give each budget once"));
-        }
         let mut common = Vec::new();
         for (flag, values) in [("--reward", &args.rewards), ("--eval-reward", &args.eval_rewards)] {
             values.iter().for_each(|value| common.extend([flag.to_string(), value.clone()]));
@@ -91,10 +116,12 @@ impl Design {
         let mut arms = Vec::new();
         let mut arms_particles = None;
         let mut shared: Option<(Box<Sample>, SessionBuilder)> = None;
-        for (label, flags) in listed(args)? {
-            let (sample, options) = parse(&label, &flags, &common)?;
+        let Listed { arms: listed, sweeps } = arms::listed(args)?;
+        arms::check_common(args, &common)?;
+        for (label, flags) in listed {
+            let (sample, options) = arms::parse(&label, &flags, &common)?;
             let (first, _) = shared.get_or_insert_with(|| (sample.clone(), options.builder.clone()));
-            if of_the_session(first) != of_the_session(&sample) {
+            if arms::of_the_session(first) != arms::of_the_session(&sample) {
                 return Err(Error::usage(format!(
                     "arm {label}: another model, reward, device or type than the first arm's"
                 ))
@@ -105,10 +132,7 @@ impl Design {
                     .advice("give --particles once for all arms, after --: it is the first arm's, which sets the budget"));
             }
             arms_particles = sample.particles;
-            if arms.iter().any(|arm: &Arm| arm.label == label) {
-                return Err(Error::usage(format!("two arms are called {label}"))
-                    .advice("name them: --arm \"LABEL=FLAGS\""));
-            }
+            let law = arms::law(&sample, &options);
             let (settled, _) = options.builder.settle(&prompts[0], &options.sample, None)?;
             let mut arm = Arm {
                 label,
@@ -121,7 +145,12 @@ impl Design {
                 settled: Vec::new(),
                 fixed: 0.0,
                 each: 0.0,
+                law,
             };
+            if let Some(other) = arms.iter().find(|other: &&Arm| other.folder() == arm.folder()) {
+                return Err(Error::usage(format!("two arms are called {} and {}", other.label, arm.label))
+                    .advice("name them: --arm \"LABEL=FLAGS\"; blanks and underscores are the same"));
+            }
             let cost = |n: usize| -> Result<f64> {
                 Ok(options.builder.plan(&prompts[0], &arm.with_particles(n))?.sampling.flops as f64)
             };
@@ -133,10 +162,26 @@ impl Design {
             return Err(Error::usage("no arm to compare").advice("give --methods das,best-of-n"));
         };
         let unit = arms[0].own_flops();
-        for (i, arm) in arms.iter_mut().enumerate() {
-            let round = if i == 0 { f64::floor } else { f64::ceil };
-            let fit = |budget: &f64| at_cost(budget * unit, arm.fixed, arm.each, round);
-            arm.particles = args.budgets.iter().map(fit).collect();
+        let budgets = budgets(&args.budgets, unit, || {
+            // One step more of the model's own chain of one particle is evaluations of the UNet, and nothing
+            // else.
+            let plain = |steps: usize| {
+                let options = arms[0].options.clone().method(&Plain).particles(1).steps(steps);
+                builder.plan(&prompts[0], &options)
+            };
+            let (one, two) = (plain(1)?, plain(2)?);
+            let flops = two.sampling.flops - one.sampling.flops;
+            Ok(flops as f64 / (two.evaluations - one.evaluations) as f64)
+        })?;
+        let first = (arms[0].fixed, arms[0].each);
+        for arm in &mut arms {
+            let fit = |budget: &Budget| {
+                let guided = most_below(budget.multiple, unit, first);
+                let cost = (budget.multiple * unit).max(first.0 + guided as f64 * first.1);
+                let (fixed, each) = (arm.fixed, arm.each);
+                if (fixed, each) == first { guided } else { fewest_above(cost, fixed, each) }
+            };
+            arm.particles = budgets.iter().map(fit).collect();
         }
         let against = match &args.against {
             None => arms.iter().position(|arm| arm.conclusion == Conclusion::Best).unwrap_or(0),
@@ -146,7 +191,7 @@ impl Design {
                     .advice(format!("give one of: {}", labels.join(", ")))
             })?,
         };
-        Ok(Design { builder, prompts, seeds, budgets: args.budgets.clone(), arms, against, common })
+        Ok(Design { builder, prompts, seeds, budgets, arms, against, sweeps, common })
     }
 
     /// Decides once what the options leave to the cost and the memory; every run would do it again.
@@ -157,8 +202,33 @@ impl Design {
         for arm in &mut self.arms {
             let settle = |&n: &usize| Ok(session.settle(&self.prompts[0], &arm.with_particles(n))?.0);
             arm.settled = arm.particles.iter().map(settle).collect::<Result<_>>()?;
+            let alpha = session.alpha(&arm.options);
+            arm.law = arm.law.take().map(|law| format!("{law} alpha {alpha}"));
         }
         Ok(())
+    }
+
+    /// What the user should know of costs that are not equal.
+    pub fn notes(&self) -> Vec<String> {
+        let unit = self.arms[0].own_flops();
+        let mut notes = Vec::new();
+        for (b, budget) in self.budgets.iter().enumerate() {
+            for arm in &self.arms {
+                let factor = arm.flops(b) / (budget.multiple * unit);
+                if (1.0 / NEAR..=NEAR).contains(&factor) {
+                    continue;
+                }
+                let particles = match arm.particles[b] {
+                    1 => "1 particle, the fewest".to_string(),
+                    n => format!("{n} particles"),
+                };
+                notes.push(format!(
+                    "{}, budget {budget}: {particles}, cost {factor:.2} times the budget",
+                    arm.label
+                ));
+            }
+        }
+        notes
     }
 
     /// All runs; those that are compared follow one another, so that a comparison that is stopped is paired.
@@ -176,7 +246,7 @@ impl Design {
 
     /// Tells a run from all others.
     pub fn key(&self, run: &RunPlan<'_>) -> String {
-        key(&run.arm.label, self.budgets[run.budget], run.prompt, run.seed)
+        key(&run.arm.label, self.budgets[run.budget].multiple, run.prompt, run.seed)
     }
 
     /// Everything that decides the results.
@@ -194,7 +264,7 @@ impl Design {
             "version": env!("CARGO_PKG_VERSION"),
             "prompts": self.prompts.iter().map(|p| json!([p.text, p.negative])).collect::<Vec<_>>(),
             "seeds": self.seeds,
-            "budgets": self.budgets,
+            "budgets": self.budgets.iter().map(Budget::record).collect::<Vec<_>>(),
             "flags": self.common,
             "arms": arms.collect::<Vec<_>>(),
         }))
@@ -224,122 +294,52 @@ pub fn key(arm: &str, budget: f64, index: usize, seed: u64) -> String {
     format!("{budget} {index} {seed} {arm}")
 }
 
-/// Particles that cost `budget`. The first arm's are rounded down and all others' up: what a comparison is
-/// about gets no more than what it is compared to. A number that is whole up to rounding is whole.
-fn at_cost(budget: f64, fixed: f64, each: f64, round: fn(f64) -> f64) -> usize {
+/// Most particles, at least one, that cost no more than a `multiple` of `unit`: of the first arm, and of arms
+/// that cost the same. What a comparison is about gets no more than what it is compared to. Of a part of the
+/// unit only that part of the `fixed` cost counts, so that half of it is half of the particles.
+fn most_below(multiple: f64, unit: f64, (fixed, each): (f64, f64)) -> usize {
+    let n = (multiple * unit - multiple.min(1.0) * fixed) / each;
+    (n + 1e-9 * n.abs()).floor().max(1.0) as usize
+}
+
+/// Fewest particles, at least one, that cost no less than `budget`. A number that is whole up to rounding is
+/// whole.
+fn fewest_above(budget: f64, fixed: f64, each: f64) -> usize {
     let n = (budget - fixed) / each;
-    let whole = n.round();
-    let n = if (n - whole).abs() < 1e-9 * whole.abs() { whole } else { round(n) };
-    n.max(1.0) as usize
+    (n - 1e-9 * n.abs()).ceil().max(1.0) as usize
 }
 
-/// The flags that decide the session, which all arms share.
-fn of_the_session(sample: &Sample) -> impl PartialEq + '_ {
-    (&sample.model, &sample.rewards, &sample.eval_rewards, sample.device, sample.dtype, &sample.machine)
-}
-
-/// Labels and flags of the arms, in order: the methods, the arms given by their flags, and the first of all
-/// once more for every combination of the sweeps' values.
-fn listed(args: &Compare) -> Result<Vec<(String, Vec<String>)>> {
-    let method = |name: &String| (name.clone(), vec!["--proposal".to_string(), name.clone()]);
-    let methods = args.methods.iter().filter(|name| !name.is_empty());
-    let mut arms: Vec<(String, Vec<String>)> = methods.map(method).collect();
-    for text in &args.arms {
-        let Some((label, flags)) = text.split_once('=') else {
-            return Err(Error::usage(format!("--arm \"{text}\": no LABEL=FLAGS"))
-                .advice("write for example --arm \"gentle=--proposal das --kl 0.5\""));
+/// Budgets as multiples of `unit`, the operations of the first arm; `evaluation` counts those of one
+/// evaluation of the UNet.
+fn budgets(typed: &[values::Budget], unit: f64, evaluation: impl Fn() -> Result<f64>) -> Result<Vec<Budget>> {
+    let mut budgets: Vec<Budget> = Vec::new();
+    for values::Budget { cost, name } in typed {
+        let multiple = match cost {
+            Cost::Multiple(multiple) => *multiple,
+            Cost::Flops(flops) => flops / unit,
+            Cost::Evaluations(number) => number * evaluation()? / unit,
         };
-        // A label is a cell of a table and the name of a folder.
-        let odd = |c: char| c.is_control() || matches!(c, '/' | '|');
-        if label.trim().is_empty() || label.starts_with(['-', '.']) || label.contains(odd) {
-            return Err(Error::usage(format!("--arm {text:?}: no label before the equals sign")).advice(
-                "begin it with a letter or a digit, and leave out slashes, bars and control characters",
-            ));
+        if budgets.iter().any(|budget| budget.multiple == multiple) {
+            return Err(
+                Error::usage(format!("--budgets: {name} is there twice")).advice("give each budget once")
+            );
         }
-        arms.push((label.to_string(), flags.split_whitespace().map(String::from).collect()));
+        budgets.push(Budget { name: name.clone(), multiple, relative: matches!(cost, Cost::Multiple(_)) });
     }
-    let Some(first) = arms.first().cloned() else { return Ok(arms) };
-    let mut swept = vec![first.clone()];
-    for text in &args.sweeps {
-        let wrong = || {
-            Error::usage(format!("--sweep \"{text}\": no FLAG=VALUE,VALUE"))
-                .advice("write for example --sweep kl=0.1,0.2,0.5")
-        };
-        let (flag, values) = text.split_once('=').ok_or_else(wrong)?;
-        let flag = flag.trim_start_matches('-');
-        if flag.is_empty() || values.is_empty() {
-            return Err(wrong());
-        }
-        let with = |(label, flags): &(String, Vec<String>), value: &str| {
-            let more = [format!("--{flag}"), value.to_string()];
-            (format!("{label} {flag}={value}"), flags.iter().cloned().chain(more).collect::<Vec<_>>())
-        };
-        swept = swept
-            .iter()
-            .flat_map(|arm| values.split(',').map(|value| with(arm, value)).collect::<Vec<_>>())
-            .collect();
-    }
-    if !args.sweeps.is_empty() {
-        arms.splice(0..1, swept);
-    }
-    Ok(arms)
+    Ok(budgets)
 }
 
-/// The flags of an arm as `sample` understands them.
-fn parse(label: &str, flags: &[String], common: &[String]) -> Result<(Box<Sample>, Options)> {
-    let typed = ["das-cuda", "sample", "--prompt", "-"].map(String::from);
-    let all = typed.iter().chain(common).chain(flags);
-    let refused = |e: clap::Error| {
-        let text = e.to_string();
-        let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        Error::usage(format!("arm {label}: {line}")).advice("give flags of `das-cuda sample`; see its --help")
-    };
-    let matches = Cli::command().try_get_matches_from(all).map_err(refused)?;
-    let given = matches.subcommand_matches("sample");
-    if let Some(flag) = given.and_then(of_the_whole) {
-        return Err(Error::usage(format!("arm {label}: {flag} is decided for all runs together"))
-            .advice(format!("leave out {flag}; `das-cuda compare --help` lists what compare has instead")));
-    }
-    let Command::Sample(sample) = Cli::from_arg_matches(&matches).map_err(refused)?.command else {
-        return Err(Error::usage(format!("arm {label}: no flags of sample")));
-    };
-    let options = Options::resolve(&sample).map_err(|e| e.context(format!("arm {label}")))?;
-    Ok((sample, options))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Options of `sample` that a comparison decides by itself, by clap's names; the prompt is its own.
-const OF_THE_WHOLE: [&str; 18] = [
-    "prompt_file",
-    "negative_prompt",
-    "seed",
-    "count",
-    "first_index",
-    "latents",
-    "output",
-    "save",
-    "save_latents",
-    "no_grid",
-    "no_metadata",
-    "overwrite",
-    "skip_finished",
-    "json",
-    "quiet",
-    "threads",
-    "help",
-    "version",
-];
-
-/// The flag of an option that is decided for all runs together, if one was given.
-fn of_the_whole(given: &ArgMatches) -> Option<String> {
-    let typed = |name: &&&str| {
-        given.try_contains_id(name).is_ok_and(|there| there)
-            && given.value_source(name) == Some(ValueSource::CommandLine)
-    };
-    if given.get_many::<String>("prompts").is_some_and(|prompts| prompts.len() > 1) {
-        return Some("--prompt".into());
+    #[test]
+    fn parts_of_a_budget_are_parts_of_the_particles() {
+        // Sixteen particles of cost 10, and 1 besides them.
+        let at = |multiple: f64| most_below(multiple, 161.0, (1.0, 10.0));
+        assert_eq!([0.0, 0.24, 0.25, 0.5, 1.0, 4.0].map(at), [1, 3, 4, 8, 16, 64]);
+        let above = |budget: f64| fewest_above(budget, 1.0, 4.0);
+        assert_eq!([0.0, 5.0, 9.0, 9.1, 401.0].map(above), [1, 1, 2, 3, 100]);
+        assert_eq!(fewest_above(0.3, 0.0, 0.1), 3, "whole up to rounding");
     }
-    OF_THE_WHOLE.iter().find(typed).map(|name| match *name {
-        "prompt_file" => "--prompts".into(),
-        name => format!("--{}", name.replace('_', "-")),
-    })
 }

@@ -16,7 +16,7 @@ use crate::run::{encode_png, write_atomic};
 use crate::session::{Samples, Session};
 
 /// One line of `runs.jsonl` (docs/formats.md).
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct RunResult {
     pub arm: String,
     pub budget: f64,
@@ -31,11 +31,20 @@ pub struct RunResult {
     /// The same, the mean over all particles whose reward is finite.
     pub mean_target: Option<f64>,
     pub mean_eval_rewards: Map<String, Value>,
+    /// The same, the mean under the final weights: of the law that `kl` speaks of. Lines of an earlier
+    /// program lack this and some of what follows.
+    #[serde(default)]
+    pub weighted_target: Option<f64>,
+    #[serde(default)]
+    pub weighted_eval_rewards: Map<String, Value>,
     pub ess: f64,
     pub roots_alive: usize,
     pub distinct_pictures: usize,
     /// Root of the mean squared difference of two pictures' values in [0, 1], the mean over all pairs.
     pub pixel_distance: Option<f64>,
+    /// One minus the cosine of two pictures' CLIP embeddings, the mean over all pairs.
+    #[serde(default)]
+    pub clip_distance: Option<f64>,
     pub log_z: Option<f64>,
     pub log_z_error: Option<f64>,
     /// An estimate of the divergence from the model's own samples, in nats.
@@ -55,7 +64,7 @@ impl RunResult {
     /// Whether it is of one of the design's runs.
     pub fn belongs_to(&self, design: &Design) -> bool {
         let arm = design.arms.iter().find(|arm| arm.label == self.arm);
-        let budget = design.budgets.iter().position(|&budget| budget == self.budget);
+        let budget = design.budgets.iter().position(|budget| budget.multiple == self.budget);
         let particles = arm.zip(budget).map(|(arm, budget)| arm.particles[budget]);
         let prompt = design.prompts.get(self.index).map(|prompt| &prompt.text);
         (particles, prompt) == (Some(self.particles), Some(&self.prompt)) && design.seeds.contains(&self.seed)
@@ -68,6 +77,14 @@ impl RunResult {
             _ => self.eval_rewards.get(name).and_then(Value::as_f64),
         }
     }
+
+    /// The same under the final weights.
+    pub fn weighted(&self, name: &str) -> Option<f64> {
+        match name {
+            "target" => self.weighted_target,
+            _ => self.weighted_eval_rewards.get(name).and_then(Value::as_f64),
+        }
+    }
 }
 
 /// Draws, judges, and writes the picture that was chosen.
@@ -78,23 +95,23 @@ pub fn draw(session: &mut Session, design: &Design, run: &RunPlan<'_>, folder: &
     let samples = session.sample(prompt, &options)?.conclude()?.swap_remove(0);
     let seconds = began.elapsed().as_secs_f64();
     let judgement = session.judge(&samples, 0, &options)?;
+    let embeddings = session.embed(&samples, MOST_PICTURES, &options)?;
     let population = &samples.population;
     let particle = run.arm.select.particle(population);
     let finite = |x: f64| x.is_finite().then_some(x);
     let held_out = |value: &dyn Fn(&[f32]) -> Option<f64>| -> Map<String, Value> {
         judgement.held_out.iter().map(|(name, list)| (name.clone(), json!(value(list)))).collect()
     };
-    let picture = format!(
-        "pictures/{}/{}/{:04}-{}.png",
-        run.arm.label.replace(' ', "_"),
-        design.budgets[run.budget],
-        run.prompt,
-        run.seed
-    );
+    let weighted = |values: &mut dyn Iterator<Item = f64>| {
+        let pairs = population.weights.iter().zip(values).filter(|(weight, _)| **weight > 0.0);
+        finite(pairs.map(|(weight, value)| weight * value).sum())
+    };
+    let (budget, folder_of_arm) = (&design.budgets[run.budget], run.arm.folder());
+    let picture = format!("pictures/{folder_of_arm}/{budget}/{:04}-{}.png", run.prompt, run.seed);
     write(&folder.join(&picture), &samples.pictures[particle])?;
     Ok(RunResult {
         arm: run.arm.label.clone(),
-        budget: design.budgets[run.budget],
+        budget: budget.multiple,
         particles: run.arm.particles[run.budget],
         index: run.prompt,
         prompt: prompt.text.clone(),
@@ -104,10 +121,13 @@ pub fn draw(session: &mut Session, design: &Design, run: &RunPlan<'_>, folder: &
         eval_rewards: held_out(&|list| finite(f64::from(list[particle]))),
         mean_target: mean(population.rewards.iter().copied()),
         mean_eval_rewards: held_out(&|list| mean(list.iter().map(|&x| f64::from(x)))),
+        weighted_target: weighted(&mut population.rewards.iter().copied()),
+        weighted_eval_rewards: held_out(&|list| weighted(&mut list.iter().map(|&x| f64::from(x)))),
         ess: population.ess(),
         roots_alive: population.roots_alive(),
         distinct_pictures: samples.distinct_pictures(),
         pixel_distance: pixel_distance(&samples.pictures),
+        clip_distance: embeddings.as_deref().and_then(cosine_distance),
         log_z: finite(population.log_z),
         log_z_error: population.log_z_error,
         kl: divergence(&samples, run.arm.conclusion, session.alpha(&options)),
@@ -130,16 +150,28 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     Some(statistics::mean(&finite)).filter(|mean| mean.is_finite())
 }
 
-/// See [`RunResult::pixel_distance`]. Of more than 64 pictures the first 64 stand for all.
+/// Of more pictures the first so many stand for all: there are many pairs.
+const MOST_PICTURES: usize = 64;
+
+/// See [`RunResult::pixel_distance`].
 fn pixel_distance(pictures: &[Picture]) -> Option<f64> {
-    const MOST: usize = 64;
-    let pictures = &pictures[..pictures.len().min(MOST)];
+    let pictures = &pictures[..pictures.len().min(MOST_PICTURES)];
     let distance = |a: &Picture, b: &Picture| {
         let squares = a.rgb.iter().zip(&b.rgb).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2));
         (squares.sum::<f64>() / a.rgb.len() as f64).sqrt() / 255.0
     };
-    let pairs = pictures.iter().enumerate().flat_map(|(i, a)| pictures[i + 1..].iter().map(move |b| (a, b)));
-    mean(pairs.map(|(a, b)| distance(a, b)))
+    mean(pairs(pictures).map(|(a, b)| distance(a, b)))
+}
+
+/// See [`RunResult::clip_distance`]; of unit vectors.
+fn cosine_distance(vectors: &[Vec<f32>]) -> Option<f64> {
+    let cosine =
+        |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+    mean(pairs(vectors).map(|(a, b)| 1.0 - cosine(a, b)))
+}
+
+fn pairs<T>(list: &[T]) -> impl Iterator<Item = (&T, &T)> {
+    list.iter().enumerate().flat_map(|(i, a)| list[i + 1..].iter().map(move |b| (a, b)))
 }
 
 /// The divergence of what is drawn from the model's own samples. Of the target it is `E[r] / alpha - log Z`
@@ -171,5 +203,9 @@ mod tests {
         assert_eq!(pixel_distance(&[flat(0), flat(255)]), Some(1.0));
         let three = pixel_distance(&[flat(0), flat(0), flat(51)]).expect("pairs");
         assert!((three - 0.4 / 3.0).abs() < 1e-15, "{three}");
+        let (right, up) = (vec![1.0, 0.0], vec![0.0, 1.0]);
+        assert_eq!(cosine_distance(std::slice::from_ref(&up)), None);
+        assert_eq!(cosine_distance(&[right.clone(), up.clone()]), Some(1.0));
+        assert_eq!(cosine_distance(&[right.clone(), right, up]), Some(2.0 / 3.0));
     }
 }

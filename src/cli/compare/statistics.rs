@@ -8,22 +8,24 @@ use crate::noise::{Key, Purpose, uniforms};
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Interval {
     pub mean: f64,
-    pub low: f64,
-    pub high: f64,
+    /// Its two ends; `None` of one prompt, which says nothing of others.
+    pub ends: Option<(f64, f64)>,
 }
 
 /// Resamples of the bootstrap.
 const RESAMPLES: usize = 10_000;
 
 /// The mean over prompts of the mean over seeds, with the bootstrap's percentile interval over prompts:
-/// prompts are drawn with replacement, and each brings its seeds. `None` without values. The same values
-/// always give the same interval.
+/// prompts are drawn with replacement, and each brings its seeds. `None` without values. The same values in
+/// the same order always give the same interval.
 pub fn over_prompts(values: impl Iterator<Item = (usize, f64)>) -> Option<Interval> {
     let mut by_prompt: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
     values.for_each(|(prompt, value)| by_prompt.entry(prompt).or_default().push(value));
     let means: Vec<f64> = by_prompt.values().map(|list| mean(list)).collect();
-    if means.is_empty() {
-        return None;
+    match means[..] {
+        [] => return None,
+        [one] => return Some(Interval { mean: one, ends: None }),
+        _ => {}
     }
     let mut uniform = uniforms(Key { seed: 1, prompt: 0, particle: 0, step: 0, purpose: Purpose::Draw });
     let n = means.len();
@@ -32,7 +34,7 @@ pub fn over_prompts(values: impl Iterator<Item = (usize, f64)>) -> Option<Interv
         (0..RESAMPLES).map(|_| (0..n).map(|_| draw()).sum::<f64>() / n as f64).collect();
     resampled.sort_by(f64::total_cmp);
     let at = |share: f64| resampled[((share * RESAMPLES as f64) as usize).min(RESAMPLES - 1)];
-    Some(Interval { mean: mean(&means), low: at(0.025), high: at(0.975) })
+    Some(Interval { mean: mean(&means), ends: Some((at(0.025), at(0.975))) })
 }
 
 /// The value below which `share` of the list lies; `None` without values.
@@ -64,11 +66,12 @@ mod tests {
         let half = 1.96 * (variance / 100.0).sqrt();
         assert!((interval.mean - center).abs() < 1e-12);
         // 10000 resamples and 100 values: a few per cent.
-        assert!(((interval.high - interval.low) / (2.0 * half) - 1.0).abs() < 0.06, "{interval:?} {half}");
+        let (low, high) = interval.ends.expect("many prompts");
+        assert!(((high - low) / (2.0 * half) - 1.0).abs() < 0.06, "{interval:?} {half}");
         assert_eq!(over_prompts(values.iter().copied()), Some(interval), "the same again");
         assert_eq!(over_prompts(std::iter::empty()), None);
         let one = over_prompts([(3, 1.5), (3, 2.5)].into_iter()).expect("values");
-        assert_eq!(one, Interval { mean: 2.0, low: 2.0, high: 2.0 });
+        assert_eq!(one, Interval { mean: 2.0, ends: None });
     }
 
     #[test]

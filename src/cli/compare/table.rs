@@ -1,217 +1,172 @@
-//! The table of a comparison: as Markdown, CSV and JSON.
+//! The rows of a comparison as Markdown, CSV and JSON.
 
 use serde_json::{Map, Value, json};
 
-use super::design::Design;
-use super::result::RunResult;
-use super::statistics::{Interval, mean, over_prompts, quantile};
+use super::log_z::FEWEST_SEEDS;
+use super::report::{Report, Row};
+use super::statistics::Interval;
 
-/// One row: an arm at a budget.
-struct Row {
-    arm: String,
-    budget: f64,
-    particles: usize,
-    /// Cost, as a multiple of the first arm's with its own particles.
-    cost: f64,
-    runs: usize,
-    /// By name: the mean over runs, and the difference to the arm that all are compared to.
-    rewards: Vec<(String, Option<Interval>, Option<Interval>)>,
-    roots: Option<(f64, f64)>,
-    pictures: Option<f64>,
-    distance: Option<f64>,
-    kl: Option<f64>,
-    /// Share of the runs that have an error of log Z.
-    reliable: Option<f64>,
-}
-
-/// The rows, and what stands under them.
-pub struct Report {
-    rows: Vec<Row>,
-    against: String,
-    prompts: usize,
-    seeds: usize,
-    command: String,
-}
-
-impl Report {
-    pub fn new(design: &Design, results: &[RunResult], typed: &[String]) -> Report {
-        let names: Vec<String> = std::iter::once("target".to_string())
-            .chain(results.first().into_iter().flat_map(|r| r.eval_rewards.keys().cloned()))
-            .collect();
-        let of_row = |arm: &str, budget: f64| -> Vec<&RunResult> {
-            results.iter().filter(|r| r.arm == arm && r.budget == budget).collect()
+/// The table as Markdown, with what must be known to read it, the names of the `plots`, and the command.
+pub fn markdown(report: &Report, plots: &[String]) -> String {
+    let mut text = "| arm | budget | particles | cost | roots, median (5 %) |".to_string();
+    for name in names(report) {
+        text += &format!(" {name} | minus {} |", report.against);
+    }
+    text += " pixel distance | CLIP distance | KL, nats | log Z | its error | known | covered |\n";
+    text += "|---|---|---|---|---|";
+    text += &"---|---|".repeat(names(report).len());
+    text += "---|---|---|---|---|---|---|\n";
+    for row in &report.rows {
+        text += &format!("| {} | {} | {} | {:.2} |", row.arm, row.budget, row.particles, row.cost);
+        text += &match row.roots {
+            Some((median, low)) => format!(" {median} ({low}) |"),
+            None => " |".into(),
         };
-        let unit = design.arms[0].own_flops();
-        let mut rows = Vec::new();
-        for (b, &budget) in design.budgets.iter().enumerate() {
-            let base = of_row(&design.arms[design.against].label, budget);
-            for arm in &design.arms {
-                let own = of_row(&arm.label, budget);
-                let rewards = names.iter().map(|name| {
-                    let values = own.iter().filter_map(|r| Some((r.index, r.value(name)?)));
-                    let paired = own.iter().filter_map(|r| {
-                        let other = base.iter().find(|o| (o.index, o.seed) == (r.index, r.seed))?;
-                        Some((r.index, r.value(name)? - other.value(name)?))
-                    });
-                    (name.clone(), over_prompts(values), over_prompts(paired))
-                });
-                let list = |f: &dyn Fn(&RunResult) -> Option<f64>| -> Vec<f64> {
-                    own.iter().filter_map(|r| f(r)).collect()
-                };
-                let mean = |list: Vec<f64>| Some(mean(&list)).filter(|mean| mean.is_finite());
-                let roots = list(&|r| Some(r.roots_alive as f64));
-                rows.push(Row {
-                    arm: arm.label.clone(),
-                    budget,
-                    particles: arm.particles[b],
-                    cost: arm.flops(b) / unit,
-                    runs: own.len(),
-                    rewards: rewards.collect(),
-                    roots: quantile(&roots, 0.5).zip(quantile(&roots, 0.05)),
-                    pictures: quantile(&list(&|r| Some(r.distinct_pictures as f64)), 0.5),
-                    distance: mean(list(&|r| r.pixel_distance)),
-                    kl: mean(list(&|r| r.kl)),
-                    reliable: mean(list(&|r| Some(f64::from(u8::from(r.log_z_error.is_some()))))),
-                });
-            }
+        for reward in &row.rewards {
+            text += &format!(" {} |", reward.value.map_or(String::new(), |i| format!("{:.3}", i.mean)));
+            text += &format!(" {} |", reward.difference.map_or(String::new(), difference));
         }
-        Report {
-            rows,
-            against: design.arms[design.against].label.clone(),
-            prompts: design.prompts.len(),
-            seeds: design.seeds.len(),
-            command: typed.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "),
-        }
-    }
-
-    pub fn markdown(&self) -> String {
-        let names: Vec<&str> = self.names();
-        let mut text = "| arm | budget | particles | cost | roots, median (5 %) |".to_string();
-        for name in &names {
-            text += &format!(" {name} | minus {} |", self.against);
-        }
-        text += " distance | KL, nats | log Z known |\n|---|---|---|---|---|";
-        text += &"---|---|".repeat(names.len());
-        text += "---|---|---|\n";
-        for row in &self.rows {
-            text += &format!("| {} | {} | {} | {:.2} |", row.arm, row.budget, row.particles, row.cost);
-            text += &match row.roots {
-                Some((median, low)) => format!(" {median} ({low}) |"),
-                None => " |".into(),
-            };
-            for (_, value, difference) in &row.rewards {
-                text += &format!(" {} |", value.map_or(String::new(), |i| format!("{:.3}", i.mean)));
-                let apart = difference.filter(|_| row.arm != self.against);
-                text += &format!(
-                    " {} |",
-                    apart
-                        .map_or(String::new(), |i| format!("{:+.3} [{:+.3}, {:+.3}]", i.mean, i.low, i.high))
-                );
-            }
-            let number = |x: Option<f64>| x.map_or(String::new(), |x| format!("{x:.3}"));
-            let share = row.reliable.map_or(String::new(), |x| format!("{:.0} %", 100.0 * x));
-            text += &format!(" {} | {} | {share} |\n", number(row.distance), number(row.kl));
-        }
+        let number = |x: Option<f64>| x.map_or(String::new(), |x| format!("{x:.3}"));
+        let share = |x: Option<f64>| x.map_or(String::new(), |x| format!("{:.0} %", 100.0 * x));
+        let covered = row.coverage.as_ref().map_or(String::new(), |coverage| {
+            format!("{} of {}", share(Some(coverage.share)), coverage.judged)
+        });
         text += &format!(
-            "\n{} prompts, {} seeds. Differences are paired by prompt and seed; brackets are 95 % intervals by the \
-             bootstrap over prompts. Cost 1 is the first arm with its own particles; costs are counted, backward \
-             passes included.\n\n    {}\n",
-            self.prompts,
-            self.seeds,
-            self.command.replace('\n', "\n    ")
+            " {} | {} | {} | {} | {} | {} | {covered} |\n",
+            number(row.pixel_distance),
+            number(row.clip_distance),
+            number(row.kl),
+            number(row.log_z),
+            number(row.log_z_error),
+            share(row.reliable)
         );
-        text
     }
+    text += &format!("\n{}. Differences are paired by prompt and seed", report.size());
+    text += match report.prompts {
+        1 => "; one prompt gives no interval. ",
+        _ => "; brackets are 95 % intervals by the bootstrap over prompts. ",
+    };
+    text += "Cost 1 is the first arm with its own particles; costs are counted, backward passes included. \
+             \"Known\" are the runs that know the error of their log Z, \"covered\" those of them within twice \
+             the error of what the other seeds say.";
+    if report.rows.iter().all(|row| row.coverage.is_none()) {
+        text += &format!(
+            " That is empty: it takes runs that know their error, and {FEWEST_SEEDS} other seeds that agree on \
+             log Z better than the run."
+        );
+    }
+    text += "\n";
+    for note in &report.notes {
+        text += &format!("\nNot of equal cost: {note}.\n");
+    }
+    if !plots.is_empty() {
+        text += &format!("\nPlots: {}.\n", plots.join(", "));
+    }
+    text += &format!("\n    {}\n", report.command.replace('\n', "\n    "));
+    text
+}
 
-    pub fn csv(&self) -> String {
-        let mut text =
-            "arm,budget,particles,cost,runs,roots_median,roots_5_percent,distinct_pictures_median,\
-                        pixel_distance,kl,log_z_known"
-                .to_string();
-        for name in self.names() {
-            let name = name.replace(['"', ','], " ");
-            text += &format!(
-                ",{name},{name}_low,{name}_high,{name}_difference,{name}_difference_low,{name}_difference_high"
-            );
+fn difference(interval: Interval) -> String {
+    match interval.ends {
+        Some((low, high)) => format!("{:+.3} [{low:+.3}, {high:+.3}]", interval.mean),
+        None => format!("{:+.3}", interval.mean),
+    }
+}
+
+/// The same as CSV; what is not known is empty.
+pub fn csv(report: &Report) -> String {
+    let number = |x: Option<f64>| x.map_or(String::new(), |x| x.to_string());
+    let mut text = columns().iter().map(|(name, _)| *name).collect::<Vec<_>>().join(",");
+    for name in names(report) {
+        let name = name.replace(['"', ','], " ");
+        let parts = ["", "_low", "_high", "_difference", "_difference_low", "_difference_high"];
+        parts.iter().for_each(|part| text += &format!(",{name}{part}"));
+    }
+    text.push('\n');
+    for row in &report.rows {
+        let cells = columns().into_iter().map(|(_, cell)| match cell(row) {
+            Value::String(text) => format!("\"{}\"", text.replace('"', "\"\"")),
+            Value::Null => String::new(),
+            other => other.to_string(),
+        });
+        text += &cells.collect::<Vec<_>>().join(",");
+        for interval in row.rewards.iter().flat_map(|reward| [reward.value, reward.difference]) {
+            let ends = interval.and_then(|i| i.ends);
+            for part in [interval.map(|i| i.mean), ends.map(|(low, _)| low), ends.map(|(_, high)| high)] {
+                text += &format!(",{}", number(part));
+            }
         }
         text.push('\n');
-        let number = |x: Option<f64>| x.map_or(String::new(), |x| x.to_string());
-        for row in &self.rows {
-            text += &format!(
-                "\"{}\",{},{},{},{},{},{},{},{},{},{}",
-                row.arm.replace('"', "\"\""),
-                row.budget,
-                row.particles,
-                row.cost,
-                row.runs,
-                number(row.roots.map(|(median, _)| median)),
-                number(row.roots.map(|(_, low)| low)),
-                number(row.pictures),
-                number(row.distance),
-                number(row.kl),
-                number(row.reliable)
-            );
-            for (_, value, difference) in &row.rewards {
-                for interval in [value, difference] {
-                    let parts = [interval.map(|i| i.mean), interval.map(|i| i.low), interval.map(|i| i.high)];
-                    parts.into_iter().for_each(|part| text += &format!(",{}", number(part)));
-                }
-            }
-            text.push('\n');
-        }
-        text
     }
-
-    pub fn json(&self) -> String {
-        let interval =
-            |i: &Option<Interval>| i.map(|i| json!({"mean": i.mean, "low": i.low, "high": i.high}));
-        let row = |row: &Row| {
-            let rewards: Map<String, Value> = row
-                .rewards
-                .iter()
-                .map(|(name, value, difference)| {
-                    (name.clone(), json!({"value": interval(value), "difference": interval(difference)}))
-                })
-                .collect();
-            json!({
-                "arm": row.arm,
-                "budget": row.budget,
-                "particles": row.particles,
-                "cost": row.cost,
-                "runs": row.runs,
-                "rewards": rewards,
-                "roots_median": row.roots.map(|(median, _)| median),
-                "roots_5_percent": row.roots.map(|(_, low)| low),
-                "distinct_pictures_median": row.pictures,
-                "pixel_distance": row.distance,
-                "kl": row.kl,
-                "log_z_known": row.reliable,
-            })
-        };
-        json!({
-            "schema": crate::run::SCHEMA,
-            "command": self.command,
-            "against": self.against,
-            "prompts": self.prompts,
-            "seeds": self.seeds,
-            "rows": self.rows.iter().map(row).collect::<Vec<_>>(),
-        })
-        .to_string()
-    }
-
-    fn names(&self) -> Vec<&str> {
-        self.rows
-            .first()
-            .map(|row| row.rewards.iter().map(|(name, ..)| name.as_str()).collect())
-            .unwrap_or_default()
-    }
+    text
 }
 
-/// A word of a command as a shell takes it.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:+".contains(c);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_string(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
-    }
+/// The same as JSON.
+pub fn json(report: &Report) -> String {
+    let interval = |i: Option<Interval>| {
+        i.map(|i| json!({"mean": i.mean, "low": i.ends.map(|e| e.0), "high": i.ends.map(|e| e.1)}))
+    };
+    let row = |row: &Row| {
+        let rewards: Map<String, Value> = row
+            .rewards
+            .iter()
+            .map(|reward| {
+                let (kl, weighted) = reward.against_kl.unzip();
+                let cells = json!({
+                    "value": interval(reward.value),
+                    "difference": interval(reward.difference),
+                    "kl": interval(kl),
+                    "weighted": interval(weighted),
+                });
+                (reward.name.clone(), cells)
+            })
+            .collect();
+        let mut cells: Map<String, Value> =
+            columns().into_iter().map(|(name, cell)| (name.to_string(), cell(row))).collect();
+        cells.insert("rewards".into(), rewards.into());
+        cells
+    };
+    json!({
+        "schema": crate::run::SCHEMA,
+        "command": report.command,
+        "against": report.against,
+        "prompts": report.prompts,
+        "seeds": report.seeds,
+        "notes": report.notes,
+        "rows": report.rows.iter().map(row).collect::<Vec<_>>(),
+    })
+    .to_string()
+}
+
+/// A column of CSV and JSON: its name and its cell.
+type Column = (&'static str, fn(&Row) -> Value);
+
+/// All columns but those of the rewards.
+fn columns() -> [Column; 19] {
+    [
+        ("arm", |row| json!(row.arm)),
+        ("budget", |row| json!(row.budget)),
+        ("multiple", |row| json!(row.multiple)),
+        ("particles", |row| json!(row.particles)),
+        ("cost", |row| json!(row.cost)),
+        ("flops", |row| json!(row.flops)),
+        ("runs", |row| json!(row.runs)),
+        ("roots_median", |row| json!(row.roots.map(|roots| roots.0))),
+        ("roots_5_percent", |row| json!(row.roots.map(|roots| roots.1))),
+        ("distinct_pictures_median", |row| json!(row.pictures)),
+        ("pixel_distance", |row| json!(row.pixel_distance)),
+        ("clip_distance", |row| json!(row.clip_distance)),
+        ("kl", |row| json!(row.kl)),
+        ("log_z_known", |row| json!(row.reliable)),
+        ("log_z", |row| json!(row.log_z)),
+        ("log_z_error", |row| json!(row.log_z_error)),
+        ("log_z_covered", |row| json!(row.coverage.as_ref().map(|coverage| coverage.share))),
+        ("log_z_judged", |row| json!(row.coverage.as_ref().map_or(0, |coverage| coverage.judged))),
+        ("seconds", |row| json!(row.seconds)),
+    ]
+}
+
+fn names(report: &Report) -> Vec<&str> {
+    let first = report.rows.first();
+    first.map(|row| row.rewards.iter().map(|reward| reward.name.as_str()).collect()).unwrap_or_default()
 }

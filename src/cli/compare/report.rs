@@ -1,0 +1,159 @@
+//! What the runs of a comparison come to: one row for each arm and budget.
+
+use super::design::{Arm, Design};
+use super::log_z::{Coverage, References};
+use super::result::RunResult;
+use super::statistics::{Interval, mean, over_prompts, quantile};
+
+/// One row: an arm at a budget.
+pub struct Row {
+    pub arm: String,
+    pub budget: String,
+    /// The budget as a multiple of the first arm's cost with its own particles.
+    pub multiple: f64,
+    pub particles: usize,
+    /// Cost in the same unit, and in floating point operations of one prompt.
+    pub cost: f64,
+    pub flops: f64,
+    pub runs: usize,
+    pub rewards: Vec<RewardCells>,
+    /// The median, and the value that 5 % of the runs are below.
+    pub roots: Option<(f64, f64)>,
+    pub pictures: Option<f64>,
+    pub pixel_distance: Option<f64>,
+    pub clip_distance: Option<f64>,
+    pub kl: Option<f64>,
+    /// Share of the runs that have an error of log Z.
+    pub reliable: Option<f64>,
+    /// Means of log Z, and of its errors where they are known.
+    pub log_z: Option<f64>,
+    pub log_z_error: Option<f64>,
+    pub coverage: Option<Coverage>,
+    pub seconds: Option<f64>,
+}
+
+/// What a row says of one reward.
+pub struct RewardCells {
+    pub name: String,
+    /// Of the returned pictures.
+    pub value: Option<Interval>,
+    /// Minus that of the arm to which all are compared.
+    pub difference: Option<Interval>,
+    /// Divergence from the model, and the mean under the law that it is of; of the runs that know both.
+    pub against_kl: Option<(Interval, Interval)>,
+}
+
+/// The rows, and what stands under them.
+pub struct Report {
+    pub rows: Vec<Row>,
+    /// The arm to which all are compared.
+    pub against: String,
+    pub prompts: usize,
+    pub seeds: usize,
+    pub notes: Vec<String>,
+    pub command: String,
+}
+
+impl Report {
+    /// Of all runs of `design`; their order does not matter.
+    pub fn new(design: &Design, results: &[RunResult], typed: &[String]) -> Report {
+        let mut results: Vec<&RunResult> = results.iter().collect();
+        results.sort_by(|a, b| {
+            let places = [a, b].map(|run| (run.seed, run.index, &run.arm));
+            places[0].cmp(&places[1]).then(a.budget.total_cmp(&b.budget))
+        });
+        let law = |run: &RunResult| {
+            let arm = design.arms.iter().find(|arm| arm.label == run.arm);
+            arm.and_then(|arm| arm.law.as_deref())
+        };
+        let references = References::new(results.iter().map(|&run| (run, law(run))));
+        let mut rows = Vec::new();
+        for b in 0..design.budgets.len() {
+            let base = runs_of(&results, design, &design.arms[design.against], b);
+            for arm in &design.arms {
+                rows.push(row(design, arm, b, &runs_of(&results, design, arm, b), &base, &references));
+            }
+        }
+        Report {
+            rows,
+            against: design.arms[design.against].label.clone(),
+            prompts: design.prompts.len(),
+            seeds: design.seeds.len(),
+            notes: design.notes(),
+            command: typed.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "),
+        }
+    }
+
+    /// How much was drawn, in words.
+    pub fn size(&self) -> String {
+        let counted = |n: usize, noun: &str| format!("{n} {noun}{}", if n == 1 { "" } else { "s" });
+        format!("{} x {}", counted(self.prompts, "prompt"), counted(self.seeds, "seed"))
+    }
+}
+
+fn runs_of<'a>(results: &[&'a RunResult], design: &Design, arm: &Arm, b: usize) -> Vec<&'a RunResult> {
+    let multiple = design.budgets[b].multiple;
+    results.iter().copied().filter(|run| run.arm == arm.label && run.budget == multiple).collect()
+}
+
+fn row(
+    design: &Design,
+    arm: &Arm,
+    b: usize,
+    own: &[&RunResult],
+    base: &[&RunResult],
+    references: &References,
+) -> Row {
+    let reward = |name: &str| {
+        let paired = own.iter().filter_map(|run| {
+            let other = base.iter().find(|other| (other.index, other.seed) == (run.index, run.seed))?;
+            Some((run.index, run.value(name)? - other.value(name)?))
+        });
+        let known: Vec<(usize, f64, f64)> =
+            own.iter().filter_map(|run| Some((run.index, run.kl?, run.weighted(name)?))).collect();
+        let kl = over_prompts(known.iter().map(|&(index, kl, _)| (index, kl)));
+        let weighted = over_prompts(known.iter().map(|&(index, _, value)| (index, value)));
+        RewardCells {
+            name: name.to_string(),
+            value: over_prompts(own.iter().filter_map(|run| Some((run.index, run.value(name)?)))),
+            difference: over_prompts(paired).filter(|_| arm.label != design.arms[design.against].label),
+            against_kl: kl.zip(weighted),
+        }
+    };
+    let held_out = own.first().into_iter().flat_map(|run| run.eval_rewards.keys());
+    let list =
+        |f: &dyn Fn(&RunResult) -> Option<f64>| -> Vec<f64> { own.iter().filter_map(|run| f(run)).collect() };
+    let mean_of =
+        |f: &dyn Fn(&RunResult) -> Option<f64>| Some(mean(&list(f))).filter(|mean| mean.is_finite());
+    let roots = list(&|run| Some(run.roots_alive as f64));
+    let budget = &design.budgets[b];
+    Row {
+        arm: arm.label.clone(),
+        budget: budget.name.clone(),
+        multiple: budget.multiple,
+        particles: arm.particles[b],
+        cost: arm.flops(b) / design.arms[0].own_flops(),
+        flops: arm.flops(b),
+        runs: own.len(),
+        rewards: std::iter::once("target").chain(held_out.map(String::as_str)).map(reward).collect(),
+        roots: quantile(&roots, 0.5).zip(quantile(&roots, 0.05)),
+        pictures: quantile(&list(&|run| Some(run.distinct_pictures as f64)), 0.5),
+        pixel_distance: mean_of(&|run| run.pixel_distance),
+        clip_distance: mean_of(&|run| run.clip_distance),
+        kl: mean_of(&|run| run.kl),
+        reliable: mean_of(&|run| Some(f64::from(u8::from(run.log_z_error.is_some())))),
+        log_z: mean_of(&|run| run.log_z),
+        log_z_error: mean_of(&|run| run.log_z_error),
+        coverage: arm.law.as_deref().and_then(|law| references.coverage(law, own)),
+        seconds: mean_of(&|run| Some(run.seconds)),
+    }
+}
+
+/// A word of a command as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:+".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_string(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
