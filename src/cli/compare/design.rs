@@ -154,8 +154,9 @@ impl Design {
             let cost = |n: usize| -> Result<f64> {
                 Ok(options.builder.plan(&prompts[0], &arm.with_particles(n))?.sampling.flops as f64)
             };
-            let (one, two) = (cost(1)?, cost(2)?);
-            (arm.fixed, arm.each) = (2.0 * one - two, two - one);
+            // Candidates are a whole number, so that of one particle they may be rounded far.
+            let (ten, twenty) = (cost(10)?, cost(20)?);
+            (arm.fixed, arm.each) = (2.0 * ten - twenty, (twenty - ten) / 10.0);
             arms.push(arm);
         }
         let Some((_, builder)) = shared else {
