@@ -29,7 +29,7 @@ pub struct Plan {
     pub peak: u64,
     /// Bytes of the weights.
     pub weights: u64,
-    /// Evaluations of the UNet.
+    /// Evaluations of the UNet, of all populations.
     pub evaluations: u64,
     /// Particles per network call.
     pub micro_batch: usize,
@@ -162,7 +162,7 @@ impl SessionBuilder {
         if options.method.conclusion() != Conclusion::Best || options.chains.is_some() {
             return Ok(options);
         }
-        let plain = SampleOptions { chains: Some(1), latents: None, ..options.clone() };
+        let plain = SampleOptions { chains: Some(1), populations: 1, latents: None, ..options.clone() };
         let alone = SessionBuilder { eval_rewards: Vec::new(), ..self.clone() };
         let cost = alone.plan(prompt, &plain)?.sampling.flops as f64;
         let meter = self.device.meter(self.resolved_dtype());
