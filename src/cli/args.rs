@@ -51,7 +51,7 @@ pub enum Command {
 }
 
 /// Options whose value is a number.
-const NUMBERS: [&str; 16] = [
+const NUMBERS: [&str; 17] = [
     "width",
     "height",
     "count",
@@ -61,6 +61,7 @@ const NUMBERS: [&str; 16] = [
     "eta",
     "kl",
     "particles",
+    "populations",
     "gamma",
     "tempering_start",
     "ess_threshold",
@@ -172,9 +173,13 @@ pub struct Sample {
         help_heading = "Alignment"
     )]
     pub proposal: &'static dyn Method,
-    /// Particles per prompt [default: 16 for `shapes` and with --preset paper, else 4]
+    /// Particles per prompt and population [default: 16 for `shapes` and with --preset paper, else 4]
     #[arg(long, alias = "num-particles", value_name = "P", help_heading = "Alignment")]
     pub particles: Option<usize>,
+    /// Independent populations of each prompt, one after another. From how they scatter log Z and its error
+    /// are known; weights are shared in proportion to their estimates of Z, and a particle of all is returned
+    #[arg(long, value_name = "M", default_value_t = 1, help_heading = "Alignment")]
+    pub populations: usize,
     /// How the reward is switched on along the chain: exp, poly:POWER, adaptive, none [default: exp; none for
     /// tds]
     #[arg(long, value_name = "T", help_heading = "Alignment")]

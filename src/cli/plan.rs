@@ -52,6 +52,7 @@ fn as_json(options: &Options, plan: &Plan, prompts: u64, seconds: Option<f64>) -
         "schema": SCHEMA,
         "prompts": prompts,
         "particles": options.sample.chains(),
+        "populations": options.populations,
         "micro_batch": plan.micro_batch,
         "checkpointing": options.sample.checkpoints(),
         "unet_evaluations": plan.evaluations.saturating_mul(prompts),
@@ -69,10 +70,14 @@ fn as_json(options: &Options, plan: &Plan, prompts: u64, seconds: Option<f64>) -
 fn as_text(options: &Options, plan: &Plan, prompts: u64, seconds: Option<f64>) -> String {
     let gradient = if options.sample.differentiates() { ", each with its gradient" } else { "" };
     let megabytes = |bytes: u64| bytes as f64 / 1e6;
+    let populations = match options.populations {
+        1 => String::new(),
+        several => format!("{several} populations of "),
+    };
     let lines = [
         format!("prompts            {prompts}"),
         format!(
-            "particles          {} per prompt, {} per network call",
+            "particles          {populations}{} per prompt, {} per network call",
             options.sample.chains(),
             plan.micro_batch
         ),

@@ -17,7 +17,7 @@ fn keys(object: &Value) -> Vec<&str> {
 }
 
 /// Options that decide the particles and which of them is returned.
-const DECIDING: [&str; 25] = [
+const DECIDING: [&str; 26] = [
     "prompt",
     "negative_prompt",
     "index",
@@ -34,6 +34,7 @@ const DECIDING: [&str; 25] = [
     "kl",
     "proposal",
     "particles",
+    "populations",
     "tempering",
     "gamma",
     "tempering_start",
@@ -127,6 +128,8 @@ fn a_run_leaves_a_complete_record() {
             "eval_rewards",
             "log_z",
             "log_z_error",
+            "log_z_unreliable",
+            "populations",
             "ess",
             "roots_alive",
             "distinct_pictures",
@@ -150,6 +153,7 @@ fn every_particle_has_a_complete_line() {
             [
                 "schema",
                 "index",
+                "population",
                 "path",
                 "seed",
                 "log_weight",
@@ -199,6 +203,7 @@ fn every_option_is_recorded() {
         (&["--kl", "0.5"], "kl", json!(0.5)),
         (&["--proposal", "twisted"], "proposal", json!("das")),
         (&["--particles", "3"], "particles", json!(3)),
+        (&["--populations", "2"], "populations", json!(2)),
         (&["--tempering", "poly:2"], "tempering", json!("poly:2")),
         (&["--gamma", "0.3"], "gamma", json!(0.3)),
         (&["--tempering-start", "0.4"], "tempering_start", json!(0.4)),
@@ -320,6 +325,7 @@ fn the_record_in_a_picture_repeats_the_run() {
         &["-p", "a ring", "--proposal", "best-of-n", "--reward", "clip=2", "--eval-reward", "gold"],
         &["-p", "a ring", "--proposal", "none", "-n", "red", "--cfg-scale", "2.5", "--on-nan", "abort"],
         &["-p", "a ring", "--proposal", "bootstrap", "--tempering", "adaptive", "--resample", "multinomial"],
+        &["-p", "a ring", "--populations", "2", "--select", "draw"],
     ];
     for (i, options) in runs.iter().enumerate() {
         let (first, second) = (dir.path().join(format!("{i}a")), dir.path().join(format!("{i}b")));
