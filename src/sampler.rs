@@ -217,6 +217,7 @@ impl<'a> Sampler<'a> {
                 Ok(Population {
                     seed: self.options.seed,
                     prompt: self.options.prompts[b],
+                    initial: family.initial(),
                     x: self.backend.gather(self.latents(), &rows)?,
                     images: self.backend.gather(&end.images, &rows)?,
                     rewards,

@@ -7,6 +7,7 @@ mod loaded;
 pub mod memory;
 mod options;
 mod plan;
+mod populations;
 mod run;
 mod scorer;
 
@@ -15,6 +16,7 @@ pub use device::{Device, Dtype};
 pub use loaded::Judgement;
 pub use options::{Checkpointing, Preset, Prompt, SampleOptions};
 pub use plan::{Plan, seconds};
+pub use populations::{Combined, Estimate, combine};
 pub use run::{Run, Samples};
 pub use scorer::{Scorer, Scores};
 
@@ -112,7 +114,10 @@ impl Session {
     /// system does.
     pub fn settle(&self, prompt: &Prompt, options: &SampleOptions) -> Result<(SampleOptions, Vec<String>)> {
         let settled = self.builder.settle(prompt, options, self.available)?;
-        let pictures = self.size(&settled.0)?.bytes().saturating_mul(settled.0.first_chains() as u64);
+        let pictures = self
+            .size(&settled.0)?
+            .bytes()
+            .saturating_mul((settled.0.populations * settled.0.first_chains()) as u64);
         self.builder.refuse_too_large(prompt, &settled.0, pictures, self.available)?;
         Ok(settled)
     }
@@ -216,7 +221,7 @@ impl Session {
     pub fn micro_batch(&self, options: &SampleOptions) -> Result<usize> {
         Ok(options.micro_batch_for(self.size(options)?))
     }
-    /// Evaluations of the UNet for one prompt: particles, steps and branches of the guidance.
+    /// Evaluations of the UNet for one prompt: populations, particles, steps and branches of the guidance.
     pub fn evaluations(&self, options: &SampleOptions) -> u64 {
         self.loaded.evaluations(options).0
     }

@@ -8,6 +8,8 @@ mod compare;
 mod formats;
 #[path = "cli/plan.rs"]
 mod plan;
+#[path = "cli/populations.rs"]
+mod populations;
 #[path = "cli/record.rs"]
 mod record;
 #[path = "cli/refusal.rs"]

@@ -20,6 +20,7 @@ use das_cuda::noise::{Key, Purpose, fill_normals};
 use das_cuda::sampler::{
     Candidates, Compat, Need, OnNan, Options, Population, PromptStep, Quantity, Sampler,
 };
+use das_cuda::session::combine;
 use das_cuda::smc::{Resampler, Rules, Tempering, log_sum_exp};
 use das_cuda::tensor::{HostSlice, Shape};
 use das_cuda::{Error, ErrorKind};
@@ -218,6 +219,68 @@ fn the_error_of_log_z_covers_the_truth() {
             assert!(share >= 0.9, "{name}, scatter {scatter}: {share}");
             assert!(told.len() > 800, "{name}, scatter {scatter}: only {} tell", told.len());
         }
+    }
+}
+
+/// Groups of independent populations (here: of neighbouring prompts) and what they say of Z together. Prints
+/// and returns how many groups tell an error, and in what share of these two errors reach the truth.
+fn covered(name: &str, ends: &[Population], together: usize, exact: f64) -> (usize, f64) {
+    let groups = ends
+        .chunks_exact(together)
+        .map(|group| combine(&group.iter().map(|end| end.log_z).collect::<Vec<f64>>()));
+    let told: Vec<(f64, f64)> = groups.filter_map(|all| Some((all.log_z, all.log_z_error?))).collect();
+    let near = told.iter().filter(|(z, error)| (z - exact).abs() <= 2.0 * error).count();
+    let share = near as f64 / told.len() as f64;
+    println!("{name}, {together} together: {} tell, {:.1} % cover", told.len(), 100.0 * share);
+    (told.len(), share)
+}
+
+/// The true log Z lies within two errors of what four or eight populations of eight particles say together,
+/// in at least 90 % of 500 groups or more: log-weights of standard deviation 0.6 and 1.2 under plain
+/// sampling. Measured: 93.4 % or more; the standard error of such a share is 1.1 %.
+#[test]
+fn the_error_of_several_populations_covers_the_truth() {
+    let schedule = chain(20);
+    let exact_variance = UNIT.slope * UNIT.slope * UNIT.end(&schedule);
+    for (name, method) in [
+        ("none", &Plain as &'static dyn Method),
+        ("best-of-n", &BestOfN),
+        ("bootstrap", &Bootstrap),
+        ("das", &Das),
+    ] {
+        for scatter in [0.6, 1.2] {
+            let (cpu, alpha) = (Cpu::new(), exact_variance.sqrt() / scatter);
+            let target = Closed::new(&cpu, UNIT);
+            let run = options(method, rules(EXP, Resampler::Ssp, 0.5), 4000, 8);
+            let (_, ends) = record(&target, &schedule, Options { alpha, ..run });
+            let exact = 0.5 * exact_variance / (alpha * alpha);
+            for together in [4, 8] {
+                let (told, share) = covered(&format!("{name}, scatter {scatter}"), &ends, together, exact);
+                assert_eq!(told, 4000 / together);
+                assert!(share >= 0.9, "{name}, scatter {scatter}, {together} together: {share}");
+            }
+        }
+    }
+}
+
+/// Multinomial resampling of four particles at every step leaves most populations one root: their genealogy
+/// knows no error, and none of them claims one, least of all 0. Together they still know it.
+#[test]
+fn populations_of_one_root_tell_no_error_alone_and_do_together() {
+    let schedule = chain(20);
+    let (cpu, alpha) = (Cpu::new(), 2.0);
+    let target = Closed::new(&cpu, UNIT);
+    let run = options(&Bootstrap, rules(EXP, Resampler::Multinomial, 2.0), 4000, 4);
+    let (_, ends) = record(&target, &schedule, Options { alpha, ..run });
+    let of_one_root: Vec<&Population> = ends.iter().filter(|end| end.roots_alive() == 1).collect();
+    println!("{} of {} populations have one root", of_one_root.len(), ends.len());
+    assert!(2 * of_one_root.len() > ends.len(), "a test that says little");
+    assert!(of_one_root.iter().all(|end| end.log_z_error.is_none()), "one root tells an error");
+    let exact = 0.5 * UNIT.slope * UNIT.slope * UNIT.end(&schedule) / (alpha * alpha);
+    for together in [4, 8] {
+        let (told, share) = covered("one root", &ends, together, exact);
+        assert_eq!(told, 4000 / together);
+        assert!(share >= 0.9, "{together} together: {share}");
     }
 }
 

@@ -51,7 +51,7 @@ pub enum Command {
 }
 
 /// Options whose value is a number.
-const NUMBERS: [&str; 18] = [
+const NUMBERS: [&str; 19] = [
     "width",
     "height",
     "count",
@@ -63,6 +63,7 @@ const NUMBERS: [&str; 18] = [
     "particles",
     "candidates",
     "thin_at",
+    "populations",
     "gamma",
     "tempering_start",
     "ess_threshold",
@@ -174,7 +175,7 @@ pub struct Sample {
         help_heading = "Alignment"
     )]
     pub proposal: &'static dyn Method,
-    /// Particles per prompt [default: 16 for `shapes` and with --preset paper, else 4]
+    /// Particles per prompt and population [default: 16 for `shapes` and with --preset paper, else 4]
     #[arg(long, alias = "num-particles", value_name = "P", help_heading = "Alignment")]
     pub particles: Option<usize>,
     /// Begin with this many unguided particles for each particle, and keep the promising ones at --thin-at,
@@ -184,6 +185,10 @@ pub struct Sample {
     /// Fraction of the steps before the candidates are thinned [default: 0.3]
     #[arg(long, value_name = "F", help_heading = "Alignment")]
     pub thin_at: Option<f64>,
+    /// Independent populations of each prompt, one after another. From how they scatter log Z and its error
+    /// are known; weights are shared in proportion to their estimates of Z, and a particle of all is returned
+    #[arg(long, value_name = "M", default_value_t = 1, help_heading = "Alignment")]
+    pub populations: usize,
     /// How the reward is switched on along the chain: exp, poly:POWER, adaptive, none [default: exp; none for
     /// tds]
     #[arg(long, value_name = "T", help_heading = "Alignment")]

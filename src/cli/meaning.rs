@@ -42,6 +42,13 @@ pub fn check(args: &Sample, eval_rewards: &[Spec]) -> Result<()> {
         ))
         .advice("give --seed a smaller number"));
     }
+    if args.latents.is_some() && args.populations > 1 {
+        let populations = args.populations;
+        return Err(Error::usage(format!(
+            "--latents with --populations {populations}: populations that begin alike are not independent"
+        ))
+        .advice("leave out --latents or --populations"));
+    }
     if args.select == Some(Select::All) && args.save == Save::Best {
         return Err(Error::usage("--select all returns every particle, and --save best writes one image")
             .advice("give --save all, or --select reward, argmax or draw"));

@@ -33,6 +33,8 @@ pub struct Options {
     pub proposal: &'static dyn Method,
     /// As asked for.
     pub particles: usize,
+    /// Of each prompt.
+    pub populations: usize,
     pub rules: Rules,
     pub tempering_start: f64,
     pub on_nan: OnNan,
@@ -113,6 +115,7 @@ impl Options {
             eval_rewards,
             proposal: args.proposal,
             particles: sample.particle_count(),
+            populations: sample.population_count(),
             rules: sample.rules(),
             tempering_start: args.tempering_start,
             on_nan: args.on_nan,
@@ -171,6 +174,7 @@ fn sample(args: &Sample, builder: &SessionBuilder) -> Result<SampleOptions> {
         .cfg_scale(args.cfg_scale)
         .eta(args.eta)
         .method(args.proposal)
+        .populations(args.populations)
         .tempering_start(args.tempering_start)
         .on_nan(args.on_nan)
         .compat(args.compat)

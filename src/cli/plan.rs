@@ -53,6 +53,7 @@ fn as_json(options: &Options, plan: &Plan, prompts: u64, seconds: Option<f64>) -
         "prompts": prompts,
         "particles": options.sample.chains(),
         "candidates": options.sample.first_chains(),
+        "populations": options.populations,
         "micro_batch": plan.micro_batch,
         "checkpointing": options.sample.checkpoints(),
         "unet_evaluations": plan.evaluations.saturating_mul(prompts),
@@ -79,10 +80,14 @@ fn as_text(options: &Options, plan: &Plan, prompts: u64, seconds: Option<f64>) -
         first => format!(" from {first} candidates"),
     };
     let megabytes = |bytes: u64| bytes as f64 / 1e6;
+    let populations = match options.populations {
+        1 => String::new(),
+        several => format!("{several} populations of "),
+    };
     let lines = [
         format!("prompts            {prompts}"),
         format!(
-            "particles          {} per prompt{candidates}, {} per network call",
+            "particles          {populations}{} per prompt{candidates}, {} per network call",
             options.sample.chains(),
             plan.micro_batch
         ),

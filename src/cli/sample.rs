@@ -49,7 +49,7 @@ pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
             record.display()
         ));
     }
-    let steps = options.steps as u64 + 1;
+    let steps = options.populations as u64 * (options.steps as u64 + 1);
     let mut progress = Progress::new(draws(&options).count() as u64 * steps, options.quiet);
     draws(&options).try_for_each(|(prompt, draw, number)| {
         let choices = Choices::new(&options, &session, prompt, draw)?;
@@ -143,7 +143,7 @@ impl OnePrompt<'_> {
         number: usize,
     ) -> Result<Vec<u8>> {
         if signals::requested().is_some() {
-            return Err(self.interrupted("before", 0, 0));
+            return Err(self.interrupted("before "));
         }
         let began = Instant::now();
         let mut record = self.record(session);
@@ -162,12 +162,12 @@ impl OnePrompt<'_> {
         warnings.iter().for_each(|warning| progress.warn(warning));
         let saved = self
             .chain(run, progress, &mut current)
-            .and_then(|samples| Ok((self.save(session, &samples, &current.folder)?, samples.population)));
+            .and_then(|samples| Ok((self.save(session, &samples, &current.folder)?, samples)));
         current.record.insert("seconds".into(), json!(began.elapsed().as_secs_f64()));
-        let finished = saved.and_then(|(saved, population)| {
+        let finished = saved.and_then(|(saved, samples)| {
             let folder = signals::finishing(|| self.finish(&current, &saved))?;
             let returned = saved.returned_reward(self.options);
-            progress.summary(&current.summary.text(&folder, &population, returned, began.elapsed()));
+            progress.summary(&current.summary.text(&folder, &samples, returned, began.elapsed()));
             Ok(self.answer(&folder, saved))
         });
         finished.map_err(|error| self.fail(&current, error))
@@ -216,10 +216,15 @@ impl OnePrompt<'_> {
         current: &mut DrawInProgress,
     ) -> Result<Samples> {
         let mut trace = current.folder.trace()?;
-        let transitions = run.steps() - 1;
+        let (transitions, populations) = (run.steps() - 1, run.populations());
         while let Some(step) = run.next() {
             let step = step?;
-            trace::push(&mut trace, &step, run.memory().peak)?;
+            let population = run.population();
+            let of = match populations {
+                1 => String::new(),
+                _ => format!("population {population}, "),
+            };
+            trace::push(&mut trace, &step, population, run.memory().peak)?;
             for note in &step.notes {
                 let note = flags::named(note);
                 current.warn(progress, &note);
@@ -227,12 +232,14 @@ impl OnePrompt<'_> {
             let lost = step.non_finite.iter().map(ToString::to_string);
             let collapsed = step.prompts.iter().filter(|record| record.collapsed);
             for warning in lost.chain(collapsed.map(|_| flags::named(&all_lost(step.step)))) {
-                current.warn(progress, &warning);
+                current.warn(progress, &format!("{of}{warning}"));
             }
-            current.summary.step(&step.prompts[0]);
+            current.summary.step(population, &step.prompts[0]);
             progress.step(&self.message(&step.prompts[0]));
-            if signals::requested().is_some() && step.step < transitions {
-                return Err(self.interrupted("after", step.step + 1, transitions));
+            let last = (population + 1, step.step) == (populations, transitions);
+            if signals::requested().is_some() && !last {
+                let done = (step.step + 1).min(transitions);
+                return Err(self.interrupted(&format!("after {of}step {done} of {transitions} of ")));
             }
         }
         let mut samples = run.conclude().map_err(|e| match e.kind() {
@@ -247,10 +254,10 @@ impl OnePrompt<'_> {
         Ok(samples)
     }
 
-    fn interrupted(&self, when: &str, step: usize, steps: usize) -> Error {
-        let place = if step == 0 { String::new() } else { format!("step {step} of {steps} of ") };
+    /// `place`: before or after what of the prompt.
+    fn interrupted(&self, place: &str) -> Error {
         let (index, output) = (self.draw.index, self.options.output.display());
-        let what = format!("stopped {when} {place}prompt {index}; what is finished is in {output}");
+        let what = format!("stopped {place}prompt {index}; what is finished is in {output}");
         Error::new(ErrorKind::Interrupted, what)
     }
 

@@ -14,8 +14,7 @@ use crate::assets::SHAPES;
 use crate::error::{Error, Result};
 use crate::pixels::Picture;
 use crate::run::{Parameters, ParticleLine, RunDir, SCHEMA, grid, save_latents, write_atomic};
-use crate::sampler::Population;
-use crate::session::{Judgement, Samples, Session};
+use crate::session::{Estimate, Judgement, Samples, Session};
 
 /// What one prompt came to.
 pub(super) struct Saved {
@@ -59,7 +58,7 @@ impl OnePrompt<'_> {
             Err(e) => (Judgement::default(), Some(e)),
         };
         let mut lines: Vec<ParticleLine> =
-            (0..pictures.len()).map(|p| self.line(population, &judgement, p, p == best)).collect();
+            (0..pictures.len()).map(|p| self.line(samples, &judgement, p, p == best)).collect();
         if options.save == Save::All {
             for (line, picture) in lines.iter_mut().zip(pictures) {
                 let name = RunDir::particle_name(line.index);
@@ -100,9 +99,11 @@ impl OnePrompt<'_> {
     }
 
     /// The line of particle `p`, before its picture is written.
-    fn line(&self, population: &Population, judgement: &Judgement, p: usize, is_best: bool) -> ParticleLine {
+    fn line(&self, samples: &Samples, judgement: &Judgement, p: usize, is_best: bool) -> ParticleLine {
+        let population = &samples.population;
         ParticleLine {
             index: p,
+            population: p / (population.rewards.len() / samples.estimates.len()),
             path: None,
             seed: self.draw.seed,
             log_weight: population.log_weights[p],
@@ -119,6 +120,10 @@ impl OnePrompt<'_> {
 
     fn result(&self, session: &Session, samples: &Samples, best: &ParticleLine) -> Map<String, Value> {
         let population = &samples.population;
+        let estimate = |estimate: &Estimate| {
+            let Estimate { seed, log_z, log_z_error, .. } = estimate;
+            json!({"seed": seed, "log_z": log_z, "log_z_error": log_z_error})
+        };
         object(json!({
             "best": best.index,
             "weight": best.weight,
@@ -127,6 +132,8 @@ impl OnePrompt<'_> {
             "eval_rewards": best.eval_rewards,
             "log_z": population.log_z,
             "log_z_error": population.log_z_error,
+            "log_z_unreliable": samples.unreliable(),
+            "populations": samples.estimates.iter().map(estimate).collect::<Vec<_>>(),
             "ess": population.ess(),
             "roots_alive": population.roots_alive(),
             "distinct_pictures": samples.distinct_pictures(),

@@ -40,7 +40,9 @@ pub fn answer(folder: &Path, one: &OnePrompt<'_>) -> Result<Vec<u8>> {
     };
     let particles: Vec<Map<String, Value>> =
         read(&path)?.lines().map(|line| particle(&path, line)).collect::<Result<_>>()?;
-    if said.get("chains").and_then(Value::as_u64) != Some(particles.len() as u64) {
+    let number = |key: &str| said.get(key).and_then(Value::as_u64);
+    let drawn = number("chains").zip(number("populations")).and_then(|(p, m)| p.checked_mul(m));
+    if drawn != Some(particles.len() as u64) {
         return Err(damaged(&path, &format!("{} lines, and run.json has another number", particles.len())));
     }
     left(folder, &particles, one.options)?;

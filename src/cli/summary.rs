@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::sampler::{Population, PromptStep};
+use crate::sampler::PromptStep;
+use crate::session::Samples;
 
 /// Mean and largest of the rewards that are finite.
 type Rewards = Option<(f64, f64)>;
@@ -11,53 +12,55 @@ type Rewards = Option<(f64, f64)>;
 /// What is remembered of the steps.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
-    /// Of the first step whose rewards were computed, of its predicted images; and of the last, of the final
-    /// images.
-    first: Rewards,
-    last: Rewards,
+    /// Rewards of the first step of each population in which any is finite, of its predicted images.
+    first: Vec<f64>,
+    /// Populations whose rewards are among them.
+    populations: usize,
     /// Steps whose rewards were computed.
     rewarded: usize,
-    roots: usize,
 }
 
 impl Summary {
-    /// One more step.
-    pub fn step(&mut self, step: &PromptStep) {
-        self.roots = step.roots_alive;
-        self.last = rewards(&step.reward);
-        self.first = self.first.or(self.last);
-        self.rewarded += usize::from(self.last.is_some());
+    /// One more step, of this population.
+    pub fn step(&mut self, population: usize, step: &PromptStep) {
+        if rewards(&step.reward).is_none() {
+            return;
+        }
+        self.rewarded += 1;
+        if self.populations <= population {
+            self.populations = population + 1;
+            self.first.extend(&step.reward);
+        }
     }
 
     /// `out/0000-a-star: reward 6.913 -> 7.850 (best 7.402 -> 8.024), returned 7.981, log Z 4.31 +- 0.42,
     /// distinct roots 3 of 16, 12.3 s`. `returned`: the reward of the particle in best.png, if one is.
-    pub fn text(
-        &self,
-        folder: &Path,
-        population: &Population,
-        returned: Option<f64>,
-        time: Duration,
-    ) -> String {
+    pub fn text(&self, folder: &Path, samples: &Samples, returned: Option<f64>, time: Duration) -> String {
+        let population = &samples.population;
         let in_short = |x: f64| compact(x, 3);
-        let reward = match (self.first, self.last) {
-            (Some((mean, best)), Some((last_mean, last_best))) if self.rewarded > 1 => format!(
-                "reward {} -> {} (best {} -> {})",
-                in_short(mean),
-                in_short(last_mean),
-                in_short(best),
-                in_short(last_best)
-            ),
+        let reward = match (rewards(&self.first), rewards(&population.rewards)) {
+            (Some((mean, best)), Some((last_mean, last_best))) if self.rewarded > self.populations => {
+                format!(
+                    "reward {} -> {} (best {} -> {})",
+                    in_short(mean),
+                    in_short(last_mean),
+                    in_short(best),
+                    in_short(last_best)
+                )
+            }
             (_, Some((mean, best))) => format!("reward {} (best {})", in_short(mean), in_short(best)),
             (_, None) => "no reward".into(),
         };
         let returned = returned.map_or(String::new(), |reward| format!(", returned {}", in_short(reward)));
-        let error =
-            population.log_z_error.map_or("(unreliable)".into(), |error| format!("+- {}", compact(error, 2)));
+        let error = match (population.log_z_error, samples.unreliable()) {
+            (Some(error), _) => format!("+- {}", compact(error, 2)),
+            (None, why) => format!("(unreliable: {})", why.unwrap_or_default()),
+        };
         format!(
             "{}: {reward}{returned}, log Z {} {error}, distinct roots {} of {}, {:.1} s",
             folder.display(),
             compact(population.log_z, 2),
-            self.roots,
+            population.roots_alive(),
             population.rewards.len(),
             time.as_secs_f64()
         )

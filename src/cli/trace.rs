@@ -11,6 +11,7 @@ use crate::sampler::{NonFinite, PromptStep, Quantity, Step};
 struct TraceLine<'a> {
     step: usize,
     t: i64,
+    population: usize,
     #[serde(flatten)]
     record: &'a PromptStep,
     /// Of this prompt.
@@ -26,18 +27,19 @@ struct NonFiniteValue {
     quantity: Quantity,
 }
 
-/// Writes a line for each prompt of a step. `peak_bytes`: the most bytes of tensors alive at once so far.
+/// Writes a line for each prompt of a step of a population. `peak_bytes`: the most bytes of tensors alive at
+/// once so far.
 ///
 /// # Errors
 /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file.
-pub fn push(trace: &mut Lines, step: &Step, peak_bytes: u64) -> Result<()> {
-    step.prompts.iter().try_for_each(|record| trace.push(&line(step, record, peak_bytes)))
+pub fn push(trace: &mut Lines, step: &Step, population: usize, peak_bytes: u64) -> Result<()> {
+    step.prompts.iter().try_for_each(|record| trace.push(&line(step, record, population, peak_bytes)))
 }
 
-fn line<'a>(step: &Step, record: &'a PromptStep, peak_bytes: u64) -> TraceLine<'a> {
+fn line<'a>(step: &Step, record: &'a PromptStep, population: usize, peak_bytes: u64) -> TraceLine<'a> {
     let value_at = |n: &NonFinite| NonFiniteValue { particle: n.particle, quantity: n.quantity };
     let non_finite = step.non_finite.iter().filter(|n| n.prompt == record.prompt).map(value_at).collect();
-    TraceLine { step: step.step, t: step.t, record, non_finite, ms: step.ms, peak_bytes }
+    TraceLine { step: step.step, t: step.t, population, record, non_finite, ms: step.ms, peak_bytes }
 }
 
 #[cfg(test)]
@@ -57,7 +59,7 @@ mod tests {
         let value_at = |prompt, particle| NonFinite { step: 3, prompt, particle, quantity: Quantity::Noise };
         let (non_finite, notes) = (vec![value_at(6, 0), value_at(7, 2)], Vec::new());
         let step = Step { step: 3, t: 401, prompts: vec![record], non_finite, notes, ms: 2.5 };
-        let text = serde_json::to_string(&line(&step, &step.prompts[0], 9)).unwrap();
+        let text = serde_json::to_string(&line(&step, &step.prompts[0], 2, 9)).unwrap();
         let value: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["log_weights"], json!([0.5, null, null, null]));
         assert_eq!((&value["log_z"], &value["reward"]), (&Value::Null, &json!([1.0, null])));
@@ -69,6 +71,7 @@ mod tests {
             [
                 "step",
                 "t",
+                "population",
                 "prompt",
                 "lambda",
                 "lambda_next",

@@ -43,8 +43,10 @@ pub enum Status {
 /// One final particle.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ParticleLine {
-    /// Slot, from 0.
+    /// Slot, from 0, of all populations one after another.
     pub index: usize,
+    /// Its population, from 0.
+    pub population: usize,
     /// Path of the picture, relative to the run's folder; `null` if not saved.
     pub path: Option<String>,
     /// Seed of the run.

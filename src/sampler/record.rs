@@ -128,6 +128,8 @@ pub struct Population {
     pub seed: u64,
     /// Number of the prompt.
     pub prompt: u32,
+    /// Particles at the start: P, or the candidates for them.
+    pub initial: usize,
     /// Final latents `(P, h, w, c)`.
     pub x: Tensor,
     /// `(P, height, width, 3)` in [0, 1].

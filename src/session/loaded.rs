@@ -1,8 +1,10 @@
 //! A model and rewards on a backend. The same code loads them for computing and, on the meter, for counting.
 
+use std::sync::Arc;
+
 use super::builder::SessionBuilder;
 use super::options::{Prompt, SampleOptions, no_negative};
-use super::run::{Run, Samples};
+use super::run::{Run, Samples, Setup};
 use crate::backend::Backend;
 use crate::ddim::Schedule;
 use crate::engine::EngineBackend;
@@ -61,7 +63,8 @@ impl Loaded {
     pub fn evaluations(&self, options: &SampleOptions) -> (u64, u64) {
         let branches = if options.cfg_scale > 1.0 && !self.pipeline.embeds_guidance() { 2 } else { 1 };
         let (all, graded) = options.evaluations();
-        ((all * branches) as u64, (graded * branches) as u64)
+        let times = options.populations * branches;
+        ((all * times) as u64, (graded * times) as u64)
     }
 
     /// Refuses prompts that this model cannot serve.
@@ -124,7 +127,9 @@ impl Loaded {
         let alpha = self.alpha(options);
         let target =
             Diffusion::new(backend, &self.pipeline, &self.reward, encoded, numbers.clone(), size, settings);
-        let mut sampler = Sampler::new(backend, target, schedule, options.sampler(numbers, alpha))?;
+        let target = Arc::new(target);
+        let settings = options.sampler(numbers, alpha);
+        let mut sampler = Sampler::new(backend, target.clone(), schedule, settings.clone())?;
         if let Some(values) = &options.latents {
             let shape = size.latent.with_n(options.first_chains());
             if values.len() != shape.len() {
@@ -134,7 +139,9 @@ impl Loaded {
             }
             sampler = sampler.with_latents(&backend.upload(shape, HostSlice::F32(values))?)?;
         }
-        Ok(Run::new(backend, sampler, warnings))
+        let populations = options.populations;
+        let setup = Setup { target, schedule: schedule.clone(), options: settings, populations };
+        Ok(Run::new(backend, setup, sampler, warnings))
     }
 
     pub fn judge(

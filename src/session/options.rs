@@ -124,6 +124,7 @@ pub struct SampleOptions {
     pub(super) alpha: Option<f64>,
     pub(super) method: &'static dyn Method,
     pub(super) particles: usize,
+    pub(super) populations: usize,
     /// Chains that run, once it is known.
     pub(super) chains: Option<usize>,
     /// For each particle.
@@ -174,6 +175,7 @@ impl SampleOptions {
             alpha: None,
             method: &Das,
             particles: 4,
+            populations: 1,
             chains: None,
             candidates: None,
             thin_at: None,
@@ -210,13 +212,17 @@ impl SampleOptions {
         alpha: f64 => Some(alpha);
         /// How particles are proposed and weighted.
         method: &'static dyn Method => method;
-        /// Particles per prompt, at least 1.
+        /// Particles per prompt and population, at least 1.
         particles: usize => particles;
         /// Unguided particles to begin with, for each particle that goes on ([`Candidates`]): at least 1,
         /// which is none but the particles; else the method's own.
         candidates: f64 => Some(candidates);
         /// Fraction of the steps before the candidates are thinned, in [0, 1).
         thin_at: f64 => Some(thin_at);
+        /// Independent populations of each prompt, one after another, at least 1. Together they tell log Z
+        /// and its error from how they scatter ([`combine`](super::combine)); the first is what a run without
+        /// others draws.
+        populations: usize => populations;
         /// How the reward is switched on along the chain; else the method's own way.
         tempering: Tempering => Some(tempering);
         /// How ancestors are drawn; else the method's own way.
@@ -263,13 +269,18 @@ impl SampleOptions {
         self.steps.saturating_sub((self.steps as f64 * self.tempering_start).floor() as usize)
     }
 
-    /// Particles per prompt, as asked for.
+    /// Particles per prompt and population, as asked for.
     pub fn particle_count(&self) -> usize {
         self.particles
     }
 
-    /// Chains that run: one per particle, or once [`Session::settle`](super::Session::settle) knows it as
-    /// many as cost the same.
+    /// Populations of each prompt.
+    pub fn population_count(&self) -> usize {
+        self.populations
+    }
+
+    /// Chains of a population: one per particle, or once [`Session::settle`](super::Session::settle) knows it
+    /// as many as cost the same.
     pub fn chains(&self) -> usize {
         self.chains.unwrap_or(self.particles)
     }
@@ -391,6 +402,7 @@ impl SampleOptions {
                 .option("thin_at")
                 .advice("give `candidates` a number above 1, or leave out `thin_at`"));
         }
+        self.check_populations()?;
         in_range("cfg_scale", self.cfg_scale, 1e4)?;
         in_range("ess_threshold", self.ess_threshold.unwrap_or_default(), 1.0)?;
         if let Some(most) = self.max_shift.filter(|most| most.is_nan() || *most <= 0.0) {
@@ -415,6 +427,32 @@ impl SampleOptions {
 }
 
 impl SampleOptions {
+    /// Refuses no populations, too many, and several that would begin alike.
+    fn check_populations(&self) -> Result<()> {
+        let populations = self.populations;
+        if populations == 0 {
+            return Err(Error::usage("`populations` 0: nothing to draw")
+                .option("populations")
+                .advice("give `populations` at least 1"));
+        }
+        if populations.checked_mul(self.chains()).is_none_or(|all| all > MOST_PARTICLES) {
+            let chains = self.chains();
+            return Err(Error::usage(format!(
+                "{populations} populations of {chains} particles are more than {MOST_PARTICLES} particles"
+            ))
+            .option("populations")
+            .advice("give `populations` or `particles` a smaller number"));
+        }
+        if populations > 1 && self.latents.is_some() {
+            return Err(Error::usage(format!(
+                "{populations} populations that begin with the same latents are not independent"
+            ))
+            .option("latents")
+            .advice("leave out `latents`, or draw one population"));
+        }
+        Ok(())
+    }
+
     /// Refuses no prompts, too many, and a negative prompt where the guidance that would read it is turned
     /// off.
     ///

@@ -29,7 +29,7 @@ pub struct Plan {
     pub peak: u64,
     /// Bytes of the weights.
     pub weights: u64,
-    /// Evaluations of the UNet.
+    /// Evaluations of the UNet, of all populations.
     pub evaluations: u64,
     /// How many of them are differentiated.
     pub gradients: u64,
@@ -165,7 +165,8 @@ impl SessionBuilder {
             return Ok(options);
         }
         let particles = options.particles;
-        let plain = SampleOptions { chains: Some(particles), latents: None, ..options.clone() };
+        let plain =
+            SampleOptions { chains: Some(particles), populations: 1, latents: None, ..options.clone() };
         let alone = SessionBuilder { eval_rewards: Vec::new(), ..self.clone() };
         let cost = alone.plan(prompt, &plain)?.sampling.flops as f64;
         let meter = self.device.meter(self.resolved_dtype());

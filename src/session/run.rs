@@ -1,30 +1,54 @@
 //! A run: the particles of some prompts on their way.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use super::populations::{Estimate, merge, unreliable};
 use crate::backend::Memory;
+use crate::ddim::Schedule;
 use crate::engine::EngineBackend;
 use crate::error::{Error, Result};
+use crate::noise::population_seed;
 use crate::pixels::Picture;
-use crate::sampler::{Population, Sampler, Step};
+use crate::sampler::{self, Population, Sampler, Step};
+use crate::target::Diffusion;
 use crate::tensor::Tensor;
 
-/// The particles of some prompts on their way: an iterator over steps, which can be concluded.
+/// The particles of some prompts on their way: an iterator over steps, which can be concluded. Where several
+/// populations were asked for, they run one after another.
 #[must_use = "a run computes nothing until its steps are asked for"]
 pub struct Run<'s> {
     backend: &'s dyn EngineBackend,
+    setup: Setup<'s>,
+    /// Of the population under way.
     sampler: Sampler<'s>,
+    /// Steps of it that have been yielded.
+    yielded: usize,
+    /// The populations before it, and in each those of the prompts.
+    ended: Vec<Vec<Population>>,
     warnings: Vec<String>,
 }
 
-/// The particles of one prompt at the end.
+/// What every population of a run is drawn with.
+pub(super) struct Setup<'s> {
+    pub target: Arc<Diffusion<'s>>,
+    pub schedule: Schedule,
+    /// Of the first population.
+    pub options: sampler::Options,
+    pub populations: usize,
+}
+
+/// The particles of one prompt at the end, of all its populations.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Samples {
-    /// Latents, images, rewards and weights.
+    /// Latents, images, rewards and weights. Of several populations one after another: particle `p` of
+    /// population `m` is in slot `m P + p`, and its ancestors are counted so too.
     pub population: Population,
     /// The images as 8-bit pictures.
     pub pictures: Vec<Picture>,
+    /// What each population says of Z.
+    pub estimates: Vec<Estimate>,
 }
 
 /// With fewer initial particles that have descendants a population has collapsed.
@@ -48,6 +72,10 @@ impl Samples {
             if roots == 1 { "" } else { "s" }
         )]
     }
+    /// Why the error of log Z is unknown, where it is.
+    pub fn unreliable(&self) -> Option<&'static str> {
+        unreliable(&self.population, &self.estimates)
+    }
     /// How many of the pictures differ from all others before them, pixel by pixel.
     pub fn distinct_pictures(&self) -> usize {
         self.pictures.iter().map(|picture| &picture.rgb).collect::<BTreeSet<_>>().len()
@@ -59,12 +87,14 @@ impl Samples {
 }
 
 impl<'s> Run<'s> {
+    /// Begins with `sampler`, of the first population.
     pub(super) fn new(
         backend: &'s dyn EngineBackend,
+        setup: Setup<'s>,
         sampler: Sampler<'s>,
         warnings: Vec<String>,
     ) -> Run<'s> {
-        Run { backend, sampler, warnings }
+        Run { backend, setup, sampler, yielded: 0, ended: Vec::new(), warnings }
     }
 
     /// What the user should know before the first step, such as words of the prompt that no encoder reads.
@@ -72,12 +102,22 @@ impl<'s> Run<'s> {
         &self.warnings
     }
 
-    /// Steps that the whole run yields: one per transition of the chain, and the final event.
+    /// Steps that each population yields: one per transition of the chain, and the final event.
     pub fn steps(&self) -> usize {
         self.sampler.steps()
     }
 
-    /// The latents of all particles after the step yielded last, `(prompts x particles, h, w, c)`.
+    /// Populations of each prompt.
+    pub fn populations(&self) -> usize {
+        self.setup.populations
+    }
+
+    /// The population whose step was yielded last, from 0.
+    pub fn population(&self) -> usize {
+        self.ended.len()
+    }
+
+    /// The latents of that population after that step, `(prompts x particles, h, w, c)`.
     pub fn latents(&self) -> &Tensor {
         self.sampler.latents()
     }
@@ -91,12 +131,15 @@ impl<'s> Run<'s> {
     ///
     /// # Errors
     /// Of the remaining steps; [`ErrorKind::Numerical`](crate::ErrorKind::Numerical) where a prompt lost
-    /// every particle to values that are not finite.
+    /// every particle of every population to values that are not finite.
     pub fn conclude(mut self) -> Result<Vec<Samples>> {
-        for step in &mut self.sampler {
+        for step in &mut self {
             step?;
         }
-        let samples = |population: Population| {
+        self.ended.push(self.sampler.populations()?);
+        let (conclusion, alpha) = (self.setup.options.method.conclusion(), self.setup.options.alpha);
+        let samples = |populations: Vec<Population>| {
+            let (population, estimates) = merge(self.backend, populations, conclusion, alpha)?;
             if !population.rewards.iter().any(|reward| reward.is_finite()) {
                 return Err(lost(population.prompt));
             }
@@ -104,9 +147,26 @@ impl<'s> Run<'s> {
             let values = self.backend.download(&population.images)?;
             let pictures = values.chunks(shape.sample());
             let pictures = pictures.map(|pixels| Picture::from_floats(shape.w, shape.h, pixels)).collect();
-            Ok(Samples { population, pictures })
+            Ok(Samples { population, pictures, estimates })
         };
-        self.sampler.populations()?.into_iter().map(samples).collect()
+        let mut of_prompt: Vec<Vec<Population>> =
+            self.setup.options.prompts.iter().map(|_| Vec::new()).collect();
+        for population in self.ended {
+            of_prompt.iter_mut().zip(population).for_each(|(all, one)| all.push(one));
+        }
+        of_prompt.into_iter().map(samples).collect()
+    }
+
+    /// Goes over to the next population.
+    fn begin_next(&mut self) -> Result<()> {
+        let ended = self.sampler.populations()?;
+        let Setup { target, schedule, options, .. } = &self.setup;
+        let seed = population_seed(options.seed, self.ended.len() as u32 + 1);
+        let options = sampler::Options { seed, ..options.clone() };
+        self.sampler = Sampler::new(self.backend, target.clone(), schedule, options)?;
+        self.ended.push(ended);
+        self.yielded = 0;
+        Ok(())
     }
 }
 
@@ -120,6 +180,15 @@ impl Iterator for Run<'_> {
     type Item = Result<Step>;
 
     fn next(&mut self) -> Option<Result<Step>> {
-        self.sampler.next()
+        let whole = self.yielded == self.sampler.steps();
+        if whole
+            && self.ended.len() + 1 < self.setup.populations
+            && let Err(e) = self.begin_next()
+        {
+            return Some(Err(e));
+        }
+        let step = self.sampler.next();
+        self.yielded += usize::from(matches!(step, Some(Ok(_))));
+        step
     }
 }

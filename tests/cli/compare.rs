@@ -171,12 +171,12 @@ fn arms_and_sweeps_are_read_and_what_cannot_work_is_refused() {
     let arms = ["--methods", "none", "--arm", "gentle=--proposal 'das' --kl 1 --select reward"];
     assert_eq!(labels(&arms), ["none", "gentle"]);
     // An arm may change what all have after --, and a sweep may be spelt as the flag is.
-    assert_eq!(labels(&["--methods", "", "--arm", "x=--steps 2"]), ["x"]);
-    let run = &lines(&out.join("runs.jsonl"))[0];
-    let two_steps = run["flops"].as_f64().expect("a cost");
+    let cost = || lines(&out.join("runs.jsonl"))[0]["flops"].as_f64().expect("a cost");
+    assert_eq!(labels(&["--methods", "", "--arm", "x=--steps 2 --candidates 1"]), ["x"]);
+    let two_steps = cost();
+    assert_eq!(labels(&["--methods", "", "--arm", "y=--candidates 1"]), ["y"]);
+    assert!(two_steps < 0.75 * cost(), "two steps of three");
     assert_eq!(labels(&["--methods", "das", "--sweep=--kl=0.1,0.5"]), ["das kl=0.1", "das kl=0.5"]);
-    let run = &lines(&out.join("runs.jsonl"))[0];
-    assert!(two_steps < 0.75 * run["flops"].as_f64().expect("a cost"), "two steps of three");
     // Best-of-n as the first arm has as many chains as `sample` gives it: those that cost what two guided
     // particles do.
     assert_eq!(labels(&["--methods", "best-of-n,das"]), ["best-of-n", "das"]);

@@ -17,7 +17,7 @@ fn keys(object: &Value) -> Vec<&str> {
 }
 
 /// Options that decide the particles and which of them is returned.
-const DECIDING: [&str; 27] = [
+const DECIDING: [&str; 28] = [
     "prompt",
     "negative_prompt",
     "index",
@@ -36,6 +36,7 @@ const DECIDING: [&str; 27] = [
     "particles",
     "candidates",
     "thin_at",
+    "populations",
     "tempering",
     "gamma",
     "tempering_start",
@@ -129,6 +130,8 @@ fn a_run_leaves_a_complete_record() {
             "eval_rewards",
             "log_z",
             "log_z_error",
+            "log_z_unreliable",
+            "populations",
             "ess",
             "roots_alive",
             "distinct_pictures",
@@ -152,6 +155,7 @@ fn every_particle_has_a_complete_line() {
             [
                 "schema",
                 "index",
+                "population",
                 "path",
                 "seed",
                 "log_weight",
@@ -203,6 +207,7 @@ fn every_option_is_recorded() {
         (&["--particles", "3"], "particles", json!(3)),
         (&["--candidates", "2.5"], "candidates", json!(2.5)),
         (&["--thin-at", "0.6"], "thin_at", json!(0.6)),
+        (&["--populations", "2"], "populations", json!(2)),
         (&["--tempering", "poly:2"], "tempering", json!("poly:2")),
         (&["--gamma", "0.3"], "gamma", json!(0.3)),
         (&["--tempering-start", "0.4"], "tempering_start", json!(0.4)),
@@ -328,6 +333,7 @@ fn the_record_in_a_picture_repeats_the_run() {
         &["-p", "a ring", "--proposal", "best-of-n", "--reward", "clip=2", "--eval-reward", "gold"],
         &["-p", "a ring", "--proposal", "none", "-n", "red", "--cfg-scale", "2.5", "--on-nan", "abort"],
         &["-p", "a ring", "--proposal", "bootstrap", "--tempering", "adaptive", "--resample", "multinomial"],
+        &["-p", "a ring", "--populations", "2", "--select", "draw"],
     ];
     for (i, options) in runs.iter().enumerate() {
         let (first, second) = (dir.path().join(format!("{i}a")), dir.path().join(format!("{i}b")));

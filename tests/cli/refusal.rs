@@ -33,6 +33,10 @@ fn bad_options_are_usage_errors() {
     let cases: &[(&[&str], &str)] = &[
         (&[], "-p"),
         (&["-p", "a", "--particles", "0"], "--particles"),
+        (&["-p", "a", "--populations", "0"], "--populations"),
+        (&["-p", "a", "--populations=-1"], "--populations"),
+        (&["-p", "a", "--populations", "1048576"], "--populations"),
+        (&["-p", "a", "--populations", "2", "--latents", "x.safetensors"], "not independent"),
         (&["-p", "a", "--steps", "0"], "--steps"),
         (&["-p", "a", "--steps", "5000"], "--steps"),
         (&["-p", "a", "--kl", "0"], "--kl"),

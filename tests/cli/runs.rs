@@ -305,7 +305,9 @@ fn the_error_of_log_z_is_unknown_where_it_cannot_be_known() {
         let out = dir.path().join(name);
         let answer = json(&succeeds(sample(&out, &[&["-p", "a star", "--json"], more].concat())));
         assert!(answer["log_z"].is_number());
-        answer["log_z_error"].clone()
+        let error = answer["log_z_error"].clone();
+        assert_eq!(answer["log_z_unreliable"].is_string(), error.is_null(), "{name}: null with a reason");
+        error
     };
     let particles = ["--proposal", "none", "--particles", "8"];
     // A weak reward makes weights that scatter little.
@@ -313,6 +315,12 @@ fn the_error_of_log_z_is_unknown_where_it_cannot_be_known() {
     assert!(weak.as_f64().is_some_and(|e| 0.0 < e && e < 0.5), "{weak}");
     let strong = error("strong", &[&particles[..], &["--reward", "gold=1000"]].concat());
     assert!(strong.is_null(), "{strong}: one weight is all");
+    // Several populations tell it from how they scatter, if what they have met says anything.
+    let several =
+        |name, gold| error(name, &[&particles[..], &["--populations", "3", "--reward", gold]].concat());
+    let weak = several("weak populations", "gold=0.01");
+    assert!(weak.as_f64().is_some_and(|e| 0.0 < e && e < 0.5), "{weak}");
+    assert!(several("strong populations", "gold=1000").is_null());
     assert!(error("best", &["--proposal", "best-of-n", "--reward", "gold=0.01"]).is_null());
     assert!(error("one", &["--particles", "1"]).is_null());
 }
