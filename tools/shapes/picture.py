@@ -1,6 +1,7 @@
-"""Makes assets/readme.png: particles of plain DDIM above particles of DAS, same prompt, seed and model.
+"""Makes assets/readme.png: particles of plain DDIM above particles of DAS, same prompt, seed and model, by the
+defaults. The prompt is the first of prompts-held-out.txt that says nothing of colour and size.
 
-    python tools/shapes/picture.py --program target/release/das-cuda --prompt "a star"
+    python tools/shapes/picture.py --program target/release/das-cuda
 """
 
 import argparse
@@ -13,22 +14,22 @@ from PIL import Image
 SCALE, GAP = 2, 4
 
 
-def particles(program, prompt, method, count):
+def particles(program, prompt, seed, method, count):
     with tempfile.TemporaryDirectory() as out:
-        command = [program, "sample", "-q", "-p", prompt, "--proposal", method, "-o", out, "--no-grid", "--device", "cpu"]
-        if method == "das":
-            command += ["--kl", "0.2", "--ess-threshold", "0.5", "--max-shift", "inf"]
-        subprocess.run([*command, "--particles", str(count)], check=True, stdout=subprocess.DEVNULL)
+        command = [program, "sample", "-q", "-p", prompt, "-s", str(seed), "--proposal", method, "-o", out]
+        command += ["--no-grid", "--device", "cpu", "--particles", str(count)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         return [Image.open(p).convert("RGB") for p in sorted(Path(out).rglob("particles/*.png"))]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default="target/release/das-cuda")
-    parser.add_argument("--prompt", default="a star")
+    parser.add_argument("--prompt", default="there is a ring")
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", default="assets/readme.png")
     args = parser.parse_args()
-    rows = [particles(args.program, args.prompt, method, 16)[:8] for method in ("none", "das")]
+    rows = [particles(args.program, args.prompt, args.seed, method, 16)[:8] for method in ("none", "das")]
     side = rows[0][0].width * SCALE
     sheet = Image.new("RGB", (8 * (side + GAP) - GAP, 2 * side + 3 * GAP), "white")
     for y, row in enumerate(rows):
