@@ -81,14 +81,18 @@ const REFERENCE: &str = "reference";
 const AT_ONCE: usize = 256;
 const REFERENCE_SEED: u64 = 1 << 32;
 
-/// Label, method, and whether its shifts are bounded.
-const ARMS: [(&str, &'static dyn Method, bool); 5] = [
-    ("none", &Plain, false),
-    ("best-of-n", &BestOfN, false),
-    ("bootstrap", &Bootstrap, false),
-    ("das", &Das, false),
-    ("das, shifts bounded", &Das, true),
+/// Label, method, whether its shifts are bounded, and candidates for each particle.
+const ARMS: [(&str, &'static dyn Method, bool, f64); 6] = [
+    ("none", &Plain, false, 1.0),
+    ("best-of-n", &BestOfN, false, 1.0),
+    ("bootstrap", &Bootstrap, false, 1.0),
+    ("das", &Das, false, 1.0),
+    ("das, shifts bounded", &Das, true, 1.0),
+    ("das, candidates", &Das, true, 4.0),
 ];
+
+/// Plain chains of best-of-n for each particle: about the cost of guided ones.
+const CHAINS: usize = 3;
 
 struct Bench {
     args: Args,
@@ -145,9 +149,10 @@ impl Bench {
                 truth.ess
             );
             println!("{HEAD}");
-            for (label, method, bounded) in ARMS {
+            for arm in ARMS {
+                let (label, ..) = arm;
                 let began = Instant::now();
-                let (rows, drawn) = self.arm(prompt, label, method, bounded, alpha)?;
+                let (rows, drawn) = self.arm(prompt, arm, alpha)?;
                 println!("{}", self.line(label, &rows, &truth));
                 if drawn > 0 {
                     let each = began.elapsed().as_secs_f64() / drawn as f64;
@@ -173,19 +178,26 @@ impl Bench {
     fn arm(
         &mut self,
         prompt: &str,
-        label: &str,
-        method: &'static dyn Method,
-        bounded: bool,
+        (label, method, bounded, candidates): (&str, &'static dyn Method, bool, f64),
         alpha: f64,
     ) -> Result<(Vec<Row>, usize)> {
         let bound = if bounded { self.args.max_shift } else { f64::INFINITY };
+        // What tells its runs from others.
+        let arm = match bounded {
+            true => format!("{label}, at most {bound}"),
+            false => label.to_string(),
+        };
         let options = self.session.defaults().method(method).particles(self.args.particles);
         // Pinned: the model's own would change with what is found to be best.
         let options = options.alpha(alpha).ess_threshold(0.5).max_shift(bound).steps(self.args.steps);
+        let options = match method.weighs() {
+            true => options.candidates(candidates),
+            false => options.chain_count(self.args.particles * if label == "none" { 1 } else { CHAINS }),
+        };
         let (options, _) = self.session.settle(&Prompt::from(prompt), &options)?;
         let (mut rows, mut drawn) = (Vec::new(), 0);
         for seed in 0..self.args.runs {
-            let (row, new) = self.run(prompt, label, &options, alpha, seed)?;
+            let (row, new) = self.run(prompt, &arm, &options, alpha, seed)?;
             rows.push(row);
             drawn += usize::from(new);
         }

@@ -117,7 +117,7 @@ impl Session {
         let pictures = self
             .size(&settled.0)?
             .bytes()
-            .saturating_mul((settled.0.populations * settled.0.first_chains()) as u64);
+            .saturating_mul((settled.0.populations * settled.0.chains()) as u64);
         self.builder.refuse_too_large(prompt, &settled.0, pictures, self.available)?;
         Ok(settled)
     }

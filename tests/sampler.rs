@@ -21,7 +21,7 @@ use das_cuda::sampler::{
     Candidates, Compat, Need, OnNan, Options, Population, PromptStep, Quantity, Sampler,
 };
 use das_cuda::session::combine;
-use das_cuda::smc::{Resampler, Rules, Tempering, log_sum_exp};
+use das_cuda::smc::{Resampler, Rules, Tempering, Weights, log_sum_exp};
 use das_cuda::tensor::{HostSlice, Shape};
 use das_cuda::{Error, ErrorKind};
 use laws::{Closed, Gaussian, Grid, Law, Lookahead, Seen, agree, mean_and_error};
@@ -123,19 +123,17 @@ fn the_estimate_of_z_is_unbiased() {
     assert!(z.abs() < 5.0, "starting late: z = {z}");
 }
 
-/// Test 4 with candidates: thinned before, at and after the start of the tempering, at the first step and
-/// when nearly all of the chain is done. Measured: |z| <= 2.3 in 24.
+/// Test 4 with candidates: thinned at the first step, where guidance follows at once or later, and when
+/// nearly all of the chain is done. Measured: |z| <= 2.6 in 16.
 #[test]
 fn thinning_candidates_leaves_the_estimate_of_z_unbiased() {
     let schedule = chain(20);
     let mut seed = 100;
-    for (method, tempering) in
-        [(&Das as &'static dyn Method, EXP), (&Tds, Tempering::None), (&Bootstrap, EXP)]
-    {
+    for method in [&Das as &'static dyn Method, &Bootstrap] {
         for (until, tempering_start) in [(0.0, 0.0), (0.3, 0.0), (0.3, 0.6), (0.95, 0.0)] {
             for threshold in [0.0, 0.5] {
                 seed += 1;
-                let rules = rules(tempering, Resampler::Ssp, threshold);
+                let rules = rules(Tempering::None, Resampler::Ssp, threshold);
                 let candidates = Some(Candidates { count: 20, until });
                 let run = Options { seed, candidates, tempering_start, ..options(method, rules, 2000, 6) };
                 let z = z_of_gaussian(&schedule, run);
@@ -151,7 +149,7 @@ fn thinning_candidates_leaves_the_estimate_of_z_unbiased() {
 fn candidates_are_thinned_once_and_guided_only_after_that() {
     let (cpu, schedule) = (Cpu::new(), chain(10));
     let target = Closed::new(&cpu, Grid);
-    let rules = rules(EXP, Resampler::Ssp, 0.0);
+    let rules = rules(Tempering::None, Resampler::Ssp, 0.0);
     let candidates = Some(Candidates { count: 15, until: 0.39 });
     let (steps, ends) = record(&target, &schedule, Options { candidates, ..options(&Das, rules, 2, 4) });
     let needs: Vec<Need> = target.evaluations.lock().unwrap().iter().map(|(_, need)| *need).collect();
@@ -169,7 +167,8 @@ fn candidates_are_thinned_once_and_guided_only_after_that() {
             assert_eq!(prompt.roots_alive, after);
         }
     }
-    assert_eq!((steps[3].prompts[0].lambda, steps[3].prompts[0].lambda_next), (1.0, 0.0));
+    let lambdas = |k: usize| (steps[k].prompts[0].lambda, steps[k].prompts[0].lambda_next);
+    assert_eq!((lambdas(2), lambdas(3), lambdas(4)), ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0)));
     for end in &ends {
         assert_eq!((end.rewards.len(), end.weights.len(), end.roots_alive()), (4, 4, 4));
         assert_eq!(end.x.shape().n, 4);
@@ -180,10 +179,12 @@ fn candidates_are_thinned_once_and_guided_only_after_that() {
             "not resampled before"
         );
     }
-    let as_many =
-        Options { candidates: Some(Candidates { count: 4, until: 0.39 }), ..options(&Das, rules, 2, 4) };
-    let (_, ends) = record(&target, &schedule, as_many);
-    assert!(ends.iter().all(|end| end.roots_alive() == 4), "nobody to leave out");
+    // Steps between the thinning and a later start weigh nothing, and know the weights.
+    let late = Options { candidates, tempering_start: 0.6, ..options(&Das, rules, 2, 4) };
+    let (steps, _) = record(&target, &schedule, late);
+    let [thinned, idle] = [3, 4].map(|k| &steps[k].prompts[0]);
+    let exact = Weights::new(&idle.log_weights).ess();
+    assert!(idle.reward.is_empty() && thinned.ess > 1.0 && (idle.ess - exact).abs() < 1e-12 && exact < 4.0);
 }
 
 /// The true log Z lies within two reported errors of the estimate in at least 90 % of the runs that report
@@ -198,13 +199,15 @@ fn the_error_of_log_z_covers_the_truth() {
         ("best-of-n", &BestOfN, EXP),
         ("bootstrap", &Bootstrap, EXP),
         ("das", &Das, EXP),
-        ("das with candidates", &Das, EXP),
+        ("das with candidates", &Das, Tempering::None),
+        ("das with candidates, not resampled", &Das, Tempering::None),
     ] {
         for scatter in [0.3, 0.6, 1.2] {
             let (cpu, alpha) = (Cpu::new(), exact_variance.sqrt() / scatter);
             let target = Closed::new(&cpu, UNIT);
-            let mut run = options(method, rules(tempering, Resampler::Ssp, 0.5), 1000, 16);
-            run.candidates = name.ends_with("candidates").then_some(Candidates { count: 60, until: 0.3 });
+            let threshold = if name.ends_with("not resampled") { 0.0 } else { 0.5 };
+            let mut run = options(method, rules(tempering, Resampler::Ssp, threshold), 1000, 16);
+            run.candidates = name.contains("candidates").then_some(Candidates { count: 60, until: 0.3 });
             let (_, ends) = record(&target, &schedule, Options { alpha, ..run });
             let exact = 0.5 * exact_variance / (alpha * alpha);
             let told: Vec<(f64, f64)> =
@@ -899,6 +902,8 @@ fn options_that_cannot_work_are_refused_with_the_flag() {
         (Options { alpha: 0.0, ..good.clone() }, "`alpha`"),
         (Options { alpha: f64::NAN, ..good.clone() }, "`alpha`"),
         (Options { tempering_start: 1.0, ..good.clone() }, "`tempering_start`"),
+        (Options { candidates, rules: Das.rules(5), ..good.clone() }, "`tempering` none"),
+        (Options { candidates: Some(Candidates { count: 4, until: 0.5 }), ..good.clone() }, "`candidates`"),
         (Options { candidates: Some(Candidates { count: 3, until: 0.5 }), ..good.clone() }, "`candidates`"),
         (Options { candidates: Some(Candidates { count: 9, until: 1.0 }), ..good.clone() }, "`thin_at`"),
         (Options { candidates, compat: Compat::Reference, ..good.clone() }, "`compat` paper"),

@@ -178,8 +178,10 @@ pub struct Sample {
     /// Particles per prompt and population [default: 16 for `shapes` and with --preset paper, else 4]
     #[arg(long, alias = "num-particles", value_name = "P", help_heading = "Alignment")]
     pub particles: Option<usize>,
-    /// Begin with this many unguided particles for each particle, and keep the promising ones at --thin-at,
-    /// each at most once; 1 for none [default: 1; 6 for das with the aesthetic reward of `shapes`]
+    /// Begin with this many unguided particles for each particle, keep the promising ones at --thin-at, each
+    /// at most once, and go on with the full reward (--tempering none); 1 for none [default: 1; 6 for das with
+    /// the aesthetic reward of `shapes`, without --tempering, --latents, --compat reference and --preset
+    /// paper]
     #[arg(long, value_name = "C", help_heading = "Alignment")]
     pub candidates: Option<f64>,
     /// Fraction of the steps before the candidates are thinned [default: 0.3]
@@ -190,13 +192,13 @@ pub struct Sample {
     #[arg(long, value_name = "M", default_value_t = 1, help_heading = "Alignment")]
     pub populations: usize,
     /// How the reward is switched on along the chain: exp, poly:POWER, adaptive, none [default: exp; none for
-    /// tds]
+    /// tds and with --candidates]
     #[arg(long, value_name = "T", help_heading = "Alignment")]
     pub tempering: Option<String>,
     /// Speed of `exp` and `poly` tempering [default: full reward from 87 % of the steps on]
     #[arg(long, value_name = "G", help_heading = "Alignment")]
     pub gamma: Option<f64>,
-    /// Fraction of the steps before any reward is computed
+    /// Fraction of the steps before any reward is computed; with --candidates, before guidance begins
     #[arg(long, default_value_t = 0.0, value_name = "F", help_heading = "Alignment")]
     pub tempering_start: f64,
     /// ssp, systematic, stratified, residual or multinomial [default: ssp; systematic for tds]
@@ -296,7 +298,7 @@ pub struct Compare {
     /// Budgets: multiples of what the first arm costs with its own particles, or operations (1.5TFLOP), or as
     /// many operations as evaluations of the UNet take (200NFE). Every arm gets as many particles as cost
     /// that: the first arm, and arms that cost the same, rounded down, the others up
-    #[arg(long, value_delimiter = ',', default_value = "1", value_name = "LIST")]
+    #[arg(long, value_delimiter = ',', default_value = "1", allow_hyphen_values = true, value_name = "LIST")]
     pub budgets: Vec<Budget>,
     /// Arm to which the others are compared [default: best-of-n if it is there, else the first]
     #[arg(long, value_name = "LABEL")]

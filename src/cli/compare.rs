@@ -79,9 +79,16 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
     let report = Report::new(&design, &results, typed);
     let mut plots = Vec::new();
     for (name, chart) in plots::charts(&design, &report) {
-        if let Some(svg) = chart.svg()? {
-            write_atomic(&folder.join(&name), svg.as_bytes())?;
-            plots.push(name);
+        let path = folder.join(&name);
+        match chart.svg()? {
+            Some(svg) => {
+                write_atomic(&path, svg.as_bytes())?;
+                plots.push(name);
+            }
+            // One of an earlier table.
+            None if path.exists() => fs::remove_file(&path)
+                .map_err(|e| Error::io(format!("{}: cannot be removed", path.display())).because(e))?,
+            None => {}
         }
     }
     let table = table::markdown(&report, &plots);

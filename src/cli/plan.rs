@@ -52,7 +52,7 @@ fn as_json(options: &Options, plan: &Plan, prompts: u64, seconds: Option<f64>) -
         "schema": SCHEMA,
         "prompts": prompts,
         "particles": options.sample.chains(),
-        "candidates": options.sample.first_chains(),
+        "first_chains": options.sample.first_chains(),
         "populations": options.populations,
         "micro_batch": plan.micro_batch,
         "checkpointing": options.sample.checkpoints(),

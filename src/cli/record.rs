@@ -76,7 +76,7 @@ impl Choices {
         let (size, micro_batch) = (session.size(sample)?, session.micro_batch(sample)?);
         let checkpointing = if sample.checkpoints() { Checkpointing::On } else { Checkpointing::Off };
         let weighs = proposal.weighs();
-        let candidates = Some(sample.candidates_per_particle()).filter(|&factor| factor != 1.0);
+        let candidates = weighs.then(|| sample.candidates_per_particle());
         let Rules { tempering, resampler, ess_threshold, max_shift } = rules;
         let deciding = json!({
             "prompt": prompt.text,
@@ -96,7 +96,7 @@ impl Choices {
             "proposal": proposal.to_string(),
             "particles": particles,
             "candidates": candidates,
-            "thin_at": candidates.map(|_| sample.thinned_at()),
+            "thin_at": candidates.filter(|&factor| factor != 1.0).map(|_| sample.thinned_at()),
             "populations": populations,
             "tempering": weighs.then(|| tempering.to_string()),
             "gamma": gamma(*tempering).filter(|_| weighs),

@@ -99,6 +99,10 @@ fn latents(path: &Path, session: &Session, options: &SampleOptions) -> Result<Ve
     let (chains, particles) = (options.chains(), options.particle_count());
     let shape = session.size(options)?.latent.with_n(options.first_chains());
     load_latents(path, shape).map_err(|e| match e.kind() {
+        ErrorKind::Usage if options.first_chains() != chains => e.advice(format!(
+            "give {} latents, one for each candidate, or `candidates` 1",
+            options.first_chains()
+        )),
         ErrorKind::Usage if chains != particles => e.advice(format!(
             "give {chains} latents: so many chains cost what {particles} particles with guidance cost"
         )),
@@ -222,7 +226,7 @@ impl OnePrompt<'_> {
             let population = run.population();
             let of = match populations {
                 1 => String::new(),
-                _ => format!("population {population}, "),
+                _ => format!("population {} of {populations}, ", population + 1),
             };
             trace::push(&mut trace, &step, population, run.memory().peak)?;
             for note in &step.notes {

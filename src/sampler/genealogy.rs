@@ -1,10 +1,11 @@
 //! Where the particles of one prompt came from.
 
+use std::collections::BTreeMap;
+
+use crate::smc::error_bar::{FEWEST, student};
+
 /// Error that rounding may leave in a sum of weights.
 const ROUNDING: f64 = 1e-12;
-
-/// Fewer particles, as counted by their weight, say nothing about the error of log Z.
-const FEWEST: f64 = 3.0;
 
 /// What a step that drew ancestors says about the error of log Z.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,14 +49,25 @@ impl Genealogy {
             self.since = after;
             drawn
         });
-        self.push_drawn(ancestors, drawn);
-    }
-
-    /// One more step, of which it is known what it drew.
-    pub fn push_drawn(&mut self, ancestors: &[u32], drawn: Option<Drawn>) {
         self.roots = ancestors.iter().map(|&a| self.roots[a as usize]).collect();
         self.ancestors.push(ancestors.to_vec());
         self.drawn.push(drawn);
+    }
+
+    /// The genealogy of `initial` particles whose steps are known, and the weights after the last draw. Takes
+    /// no more memory than these.
+    pub fn known(
+        initial: usize,
+        ancestors: Vec<Vec<u32>>,
+        drawn: Vec<Option<Drawn>>,
+        since: Vec<f64>,
+    ) -> Genealogy {
+        let mut roots: Vec<u32> =
+            ancestors.first().cloned().unwrap_or_else(|| (0..since.len() as u32).collect());
+        for step in ancestors.iter().skip(1) {
+            roots = step.iter().map(|&a| roots[a as usize]).collect();
+        }
+        Genealogy { ancestors, drawn, since, roots, initial }
     }
 
     /// Squared relative standard error of the mean that turned the weights of the last draw into `weights`.
@@ -117,11 +129,11 @@ impl Genealogy {
     /// events.
     pub fn log_z_error(&self, weights: &[f64]) -> Option<f64> {
         let n = weights.len() as f64;
-        let mut root_weights = vec![0.0; self.initial];
+        let mut root_weights = BTreeMap::new();
         for (&root, w) in self.roots.iter().zip(weights) {
-            root_weights[root as usize] += w;
+            *root_weights.entry(root).or_insert(0.0) += w;
         }
-        let alike = squares(&root_weights);
+        let alike = squares(&root_weights.into_values().collect::<Vec<f64>>());
         let drawn = || self.drawn.iter().flatten();
         let smallest = drawn().map(|d| d.ess).chain([1.0 / squares(weights)]).fold(1.0 / alike, f64::min);
         // Not a number where all weights are zero.
@@ -139,18 +151,6 @@ impl Genealogy {
 
 fn squares(list: &[f64]) -> f64 {
     list.iter().map(|w| w * w).sum()
-}
-
-/// By how much a 95 % error bar is wider where its standard error comes from `freedom` + 1 values: the 97.5 %
-/// quantile of Student's t over that of the normal distribution. Fisher's expansion, 3 % too small at 2
-/// degrees of freedom and better above.
-fn student(freedom: f64) -> f64 {
-    let z = 1.959_964_f64;
-    let (z3, z5, z7) = (z.powi(3), z.powi(5), z.powi(7));
-    let first = (z3 + z) / 4.0;
-    let second = (5.0 * z5 + 16.0 * z3 + 3.0 * z) / 96.0;
-    let third = (3.0 * z7 + 19.0 * z5 + 17.0 * z3 - 15.0 * z) / 384.0;
-    1.0 + (first + (second + third / freedom) / freedom) / (freedom * z)
 }
 
 #[cfg(test)]
@@ -190,15 +190,6 @@ mod tests {
         assert_eq!(family.roots, [0, 2, 2, 2]);
         assert_eq!(family.roots_alive(), 2);
         assert_eq!(family.lineages(), [[0, 1, 0], [2, 2, 1], [2, 2, 2], [2, 2, 3]]);
-    }
-
-    /// Quantiles of Student's t over that of the normal distribution, from tables.
-    #[test]
-    fn few_roots_widen_the_error_bar_as_students_t_does() {
-        for (freedom, quantile) in [(2.0, 4.303), (3.0, 3.182), (5.0, 2.571), (10.0, 2.228), (60.0, 2.000)] {
-            let (factor, exact) = (student(freedom), quantile / 1.959_964);
-            assert!((factor / exact - 1.0).abs() < 0.031, "{freedom} degrees: {factor} against {exact}");
-        }
     }
 
     /// Without resampling the estimate is the usual error of a mean, widened for few values.

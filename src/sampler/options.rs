@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::ddim::Schedule;
 use crate::error::{Error, Result};
 use crate::method::{Circumstances, Das, Method, Need, StepIndex};
-use crate::smc::Rules;
+use crate::smc::{Rules, Tempering};
 
 /// What to do about values that are not finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -80,10 +80,12 @@ fn named<T: fmt::Display, const N: usize>(
 
 /// Many particles at first, of which few go on: candidates move unguided and unweighed until one step looks
 /// at the rewards of their predicted clean images and keeps as many as the run has particles
-/// ([`thin`](crate::smc::thin)). That step is not guided; those after it are what the method makes of them.
+/// ([`thin`](crate::smc::thin)). That step is not guided; those after it are what the method makes of them,
+/// with the full reward: [`Tempering::None`](crate::smc::Tempering::None) is the only tempering that goes
+/// with candidates.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidates {
-    /// Of each prompt, at least as many as particles.
+    /// Of each prompt, more than particles.
     pub count: usize,
     /// Fraction of the steps before the one that thins, in [0, 1).
     pub until: f64,
@@ -196,15 +198,27 @@ impl Options {
                     .option("candidates")
                     .advice("leave out `candidates`, or give `compat` paper"));
             }
-            if count < self.particles {
-                return Err(Error::usage(format!("{count} candidates for {} particles", self.particles))
-                    .option("candidates")
-                    .advice("give `candidates` at least 1"));
+            if count <= self.particles {
+                return Err(Error::usage(format!(
+                    "{count} candidates for {} particles leave nobody out",
+                    self.particles
+                ))
+                .option("candidates")
+                .advice("give `candidates` a larger number, or leave it out"));
             }
             if !(0.0..1.0).contains(&until) {
                 return Err(Error::usage(format!("candidates are thinned at {until}, outside [0, 1)"))
                     .option("thin_at")
                     .advice("give `thin_at` a fraction of the steps below 1"));
+            }
+            if self.rules.tempering != Tempering::None {
+                return Err(Error::usage(format!(
+                    "tempering {} with candidates: they are thinned by the full reward, and to count less of it \
+                     afterwards would undo the choice",
+                    self.rules.tempering
+                ))
+                .option("tempering")
+                .advice("give `tempering` none, or leave out `candidates`"));
             }
         }
         if !(self.alpha.is_finite() && self.alpha > 0.0) {

@@ -119,7 +119,7 @@ impl Sampler<'_> {
             prompt: self.options.prompts[b],
             log_weights: population.log_weights.clone(),
             log_w_increment: vec![0.0; particles],
-            ess: particles as f64,
+            ess: Weights::new(&population.log_weights).ess(),
             ancestors,
             log_z: population.log_z,
             roots_alive: self.families[b].roots_alive(),

@@ -180,17 +180,15 @@ impl Snapshot {
             log_z: log_z[b],
         };
         let family = |b: usize| {
-            let mut family = Genealogy::new(initial[0] as usize);
-            let mut done = 0;
+            let (mut of_steps, mut draws, mut done) = (Vec::new(), Vec::new(), 0);
             for (k, &size) in sizes.iter().enumerate() {
                 let size = size as usize;
                 let [ess, error] = [0, 1].map(|i| drawn[2 * (k * prompts + b) + i]);
-                let drawn = (ess > 0.0).then_some(Drawn { ess, error });
-                family.push_drawn(&ancestors[done + b * size..][..size], drawn);
+                draws.push((ess > 0.0).then_some(Drawn { ess, error }));
+                of_steps.push(ancestors[done + b * size..][..size].to_vec());
                 done += prompts * size;
             }
-            family.since = rows(&since, b);
-            family
+            Genealogy::known(initial[0] as usize, of_steps, draws, rows(&since, b))
         };
         let [n, h, w, c] = [0, 1, 2, 3].map(|i| latents_shape[i]);
         Ok(Snapshot {

@@ -246,6 +246,11 @@ impl SampleOptions {
         checkpointing: Checkpointing => checkpointing;
     }
 
+    /// The same from the particles alone.
+    pub fn without_candidates(self) -> SampleOptions {
+        SampleOptions { candidates: Some(1.0), thin_at: None, ..self }
+    }
+
     /// Starts from these latents, `(particles, h, w, c)` in this order, instead of from noise; the same for
     /// every prompt. One for each candidate where [`candidates`](SampleOptions::candidates) are asked for;
     /// else there are none.
@@ -296,8 +301,9 @@ impl SampleOptions {
             Some(Candidates { until, .. }) => (self.steps as f64 * until).floor() as usize + 1,
             None => 0,
         };
-        let guided = self.guided_steps().min(self.steps - early) * usize::from(self.differentiates());
-        (self.first_chains() * early + self.chains() * (self.steps - early), self.chains() * guided)
+        let later = self.steps.saturating_sub(early);
+        let guided = self.guided_steps().min(later) * usize::from(self.differentiates());
+        (self.first_chains() * (self.steps - later) + self.chains() * later, self.chains() * guided)
     }
 
     /// The settings of the model for this method.
@@ -334,8 +340,9 @@ impl SampleOptions {
         let own = self.method.rules(self.guided_steps());
         let tuned = self.own_settings();
         let own_threshold = tuned.map_or(own.ess_threshold, |tuned| tuned.ess_threshold);
+        let tempering = if self.candidates_in_all().is_some() { Tempering::None } else { own.tempering };
         Rules {
-            tempering: self.tempering.unwrap_or(own.tempering),
+            tempering: self.tempering.unwrap_or(tempering),
             resampler: self.resampler.unwrap_or(own.resampler),
             ess_threshold: self.ess_threshold.unwrap_or(own_threshold),
             max_shift: match self.max_shift.or(tuned.map(|tuned| tuned.max_shift)) {
@@ -348,7 +355,7 @@ impl SampleOptions {
     /// Particles per network call, for images of `size`.
     pub(super) fn micro_batch_for(&self, size: Size) -> usize {
         let open = MICRO_BATCH_ELEMENTS / size.latent.len();
-        self.micro_batch.unwrap_or(open).clamp(1, self.first_chains())
+        self.micro_batch.unwrap_or(open).clamp(1, self.first_chains().max(1))
     }
 
     /// What the sampler is told, for prompts of these numbers.
@@ -396,6 +403,23 @@ impl SampleOptions {
             return Err(Error::usage(format!("{first} candidates are more than {MOST_PARTICLES}"))
                 .option("candidates")
                 .advice("give `candidates` or `particles` a smaller number"));
+        }
+        if factor != 1.0 && self.chains() > 0 && self.first_chains() <= self.chains() {
+            return Err(Error::usage(format!(
+                "`candidates` {factor} for {} particles leave nobody out",
+                self.chains()
+            ))
+            .option("candidates")
+            .advice("give `candidates` a larger number, or 1 for none"));
+        }
+        if factor != 1.0 && self.tempering_start > 0.0 && self.tempering_start <= self.thinned_at() {
+            return Err(Error::usage(format!(
+                "`tempering_start` {} is not after the candidates are thinned, at {}",
+                self.tempering_start,
+                self.thinned_at()
+            ))
+            .option("tempering_start")
+            .advice("leave it out, as guidance begins after the thinning, or give a larger number"));
         }
         if factor == 1.0 && self.thin_at.is_some() {
             return Err(Error::usage("`thin_at` says when candidates are thinned, and there are none")

@@ -154,7 +154,11 @@ impl SessionBuilder {
     /// noise, which guidance refuses.
     fn peak(&self, prompt: &Prompt, options: &SampleOptions) -> Result<u64> {
         let checkpointing = if options.checkpoints() { Checkpointing::On } else { Checkpointing::Off };
-        let short = options.clone().steps(options.steps.min(2)).checkpointing(checkpointing);
+        let mut short = options.clone().steps(options.steps.min(2)).checkpointing(checkpointing);
+        if options.candidates_per_particle() != 1.0 {
+            // The first step thins, the second is guided.
+            short = short.thin_at(0.0);
+        }
         Ok(self.plan(prompt, &short)?.peak)
     }
 

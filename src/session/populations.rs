@@ -1,17 +1,13 @@
 //! Several independent populations of a prompt: what they say of Z together, and their particles as one
 //! (docs/spec.md 1.5).
 
-use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
-
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::method::Conclusion;
 use crate::sampler::Population;
 use crate::smc::Weights;
+use crate::smc::error_bar::{FEWEST, student};
 use crate::tensor::Tensor;
-
-/// Fewer particles, as counted by their weight, say nothing about the error of log Z.
-const FEWEST: f64 = 3.0;
 
 /// What one of a prompt's populations says of Z.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,7 +25,7 @@ pub struct Estimate {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Combined {
-    /// Log of the mean of their estimates, which is unbiased as they are.
+    /// Log of the mean of their estimates, which is unbiased where they are: not with adaptive tempering.
     pub log_z: f64,
     /// Half of a 95 % error bar of it, from how they scatter; `None` for one alone, and where one lost every
     /// particle.
@@ -60,14 +56,6 @@ pub fn combine(log_z: &[f64]) -> Combined {
         log_z_error: error.filter(|error| error.is_finite()),
         log_weights: shares.log_weights().to_vec(),
     }
-}
-
-/// By how much a 95 % error bar is wider where its standard error comes from `freedom` + 1 values: the 97.5 %
-/// quantile of Student's t over that of the normal distribution.
-fn student(freedom: f64) -> f64 {
-    const QUANTILE: f64 = 0.975;
-    let t = StudentsT::new(0.0, 1.0, freedom).map_or(f64::NAN, |t| t.inverse_cdf(QUANTILE));
-    t / Normal::standard().inverse_cdf(QUANTILE)
 }
 
 /// The populations of one prompt as one, and what each says of Z. One alone stays what it is. `alpha` is that
@@ -124,8 +112,9 @@ fn joined(populations: &[Population], of: impl Fn(&Population) -> &Vec<f64>) -> 
     populations.iter().flat_map(|p| of(p).iter().copied()).collect()
 }
 
-/// Whether fewer than [`FEWEST`] particles of a population, or than half of them, carry its weight: weights
-/// that no population has met do not show in how log Z scatters. Where a method does not weigh its particles,
+/// Whether fewer than [`FEWEST`] particles of a population carry its weight (of four or five: fewer than half
+/// of them, and of fewer than four: fewer than two): weights that no population has met do not show in how log
+/// Z scatters. Where a method does not weigh its particles,
 /// their weights are those of the final rewards.
 fn few_draws(population: &Population, conclusion: Conclusion, alpha: f64) -> bool {
     let carry = match conclusion {
@@ -134,7 +123,7 @@ fn few_draws(population: &Population, conclusion: Conclusion, alpha: f64) -> boo
             Weights::new(&population.rewards.iter().map(|reward| reward / alpha).collect::<Vec<f64>>()).ess()
         }
     };
-    carry < FEWEST.min(population.rewards.len() as f64 / 2.0)
+    carry < (population.rewards.len() as f64 / 2.0).clamp(2.0, FEWEST)
 }
 
 /// Why the error of log Z is unknown, where it is.
@@ -158,15 +147,6 @@ pub(super) fn unreliable(population: &Population, estimates: &[Estimate]) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Quantiles of Student's t over that of the normal distribution, from tables.
-    #[test]
-    fn few_populations_widen_the_error_bar_as_students_t_does() {
-        for (freedom, quantile) in [(1.0, 12.706), (2.0, 4.303), (3.0, 3.182), (7.0, 2.365), (60.0, 2.000)] {
-            let (factor, exact) = (student(freedom), quantile / 1.959_964);
-            assert!((factor / exact - 1.0).abs() < 5e-4, "{freedom} degrees: {factor} against {exact}");
-        }
-    }
 
     #[test]
     fn estimates_of_z_are_averaged_and_weigh_by_their_size() {

@@ -26,6 +26,8 @@ pub struct Run<'s> {
     yielded: usize,
     /// The populations before it, and in each those of the prompts.
     ended: Vec<Vec<Population>>,
+    /// After an error there are no more steps.
+    stopped: bool,
     warnings: Vec<String>,
 }
 
@@ -94,7 +96,7 @@ impl<'s> Run<'s> {
         sampler: Sampler<'s>,
         warnings: Vec<String>,
     ) -> Run<'s> {
-        Run { backend, setup, sampler, yielded: 0, ended: Vec::new(), warnings }
+        Run { backend, setup, sampler, yielded: 0, ended: Vec::new(), stopped: false, warnings }
     }
 
     /// What the user should know before the first step, such as words of the prompt that no encoder reads.
@@ -180,11 +182,15 @@ impl Iterator for Run<'_> {
     type Item = Result<Step>;
 
     fn next(&mut self) -> Option<Result<Step>> {
+        if self.stopped {
+            return None;
+        }
         let whole = self.yielded == self.sampler.steps();
         if whole
             && self.ended.len() + 1 < self.setup.populations
             && let Err(e) = self.begin_next()
         {
+            self.stopped = true;
             return Some(Err(e));
         }
         let step = self.sampler.next();

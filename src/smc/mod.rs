@@ -8,6 +8,7 @@
 //! ESS < threshold P  =>  ancestors by W, lw = -log P, psi gathered
 //! ```
 
+pub mod error_bar;
 pub mod math;
 pub mod resample;
 pub mod temper;

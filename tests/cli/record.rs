@@ -205,8 +205,6 @@ fn every_option_is_recorded() {
         (&["--kl", "0.5"], "kl", json!(0.5)),
         (&["--proposal", "twisted"], "proposal", json!("das")),
         (&["--particles", "3"], "particles", json!(3)),
-        (&["--candidates", "2.5"], "candidates", json!(2.5)),
-        (&["--thin-at", "0.6"], "thin_at", json!(0.6)),
         (&["--populations", "2"], "populations", json!(2)),
         (&["--tempering", "poly:2"], "tempering", json!("poly:2")),
         (&["--gamma", "0.3"], "gamma", json!(0.3)),
@@ -235,11 +233,19 @@ fn every_option_is_recorded() {
     for (flag, key, value) in options {
         assert_eq!(&record[key], value, "{flag:?}");
     }
-    // Candidates are unknown to the authors' program.
-    let other = dir.path().join("reference");
-    succeeds(sample(&other, &["-p", "a star", "--compat", "reference"]));
-    let reference = record_of(&only_folder(&other));
-    assert_eq!((&reference["compat"], &reference["candidates"]), (&json!("reference"), &Value::Null));
+    // What does not go together with those.
+    let fields = |name: &str, flags: &[&str], keys: [&str; 4]| {
+        let out = dir.path().join(name);
+        succeeds(sample(&out, &[&["-p", "a star", "--save", "none"], flags].concat()));
+        let record = record_of(&only_folder(&out));
+        keys.map(|key| record[key].clone())
+    };
+    let keys = ["compat", "candidates", "thin_at", "tempering_start"];
+    let reference = [json!("reference"), json!(1.0), Value::Null, json!(0.0)];
+    assert_eq!(fields("reference", &["--compat", "reference"], keys), reference);
+    let later = ["--candidates", "2.5", "--thin-at", "0.4", "--tempering-start", "0.5"];
+    let thinned = [json!("paper"), json!(2.5), json!(0.4), json!(0.5)];
+    assert_eq!(fields("thinned", &later, keys), thinned);
     assert_eq!((&record["output"], &record["image"]), (&json!(text(&out)), &json!(text(&image))));
     assert_eq!(record["quiet"], true);
     assert!(flags.iter().all(|flag| record["command"].as_array().is_some_and(|c| c.contains(&json!(flag)))));
@@ -334,6 +340,20 @@ fn the_record_in_a_picture_repeats_the_run() {
         &["-p", "a ring", "--proposal", "none", "-n", "red", "--cfg-scale", "2.5", "--on-nan", "abort"],
         &["-p", "a ring", "--proposal", "bootstrap", "--tempering", "adaptive", "--resample", "multinomial"],
         &["-p", "a ring", "--populations", "2", "--select", "draw"],
+        &["-p", "a ring", "--candidates", "1"],
+        &[
+            "-p",
+            "a ring",
+            "--candidates",
+            "2.5",
+            "--thin-at",
+            "0.6",
+            "--max-shift",
+            "inf",
+            "--ess-threshold",
+            "0.5",
+        ],
+        &["-p", "a ring", "--preset", "paper", "--steps", "3"],
     ];
     for (i, options) in runs.iter().enumerate() {
         let (first, second) = (dir.path().join(format!("{i}a")), dir.path().join(format!("{i}b")));
@@ -442,14 +462,13 @@ fn a_preset_is_recorded_by_what_it_stands_for() {
     };
     let model = [json!(0.1), json!(0.0), json!(4.0), json!("reward"), json!(6.0)];
     assert_eq!(settings("model", &[]), model);
-    let paper = [json!(0.01), json!(0.5), Value::Null, json!("argmax"), Value::Null];
+    let paper = [json!(0.01), json!(0.5), Value::Null, json!("argmax"), json!(1.0)];
     assert_eq!(settings("paper", &["--preset", "paper", "--on-nan", "drop"]), paper);
     let mixed = ["--preset", "paper", "--kl", "0.3", "--select", "draw", "--max-shift", "2"];
-    let mixture = [json!(0.3), json!(0.5), json!(2.0), json!("draw"), Value::Null];
+    let mixture = [json!(0.3), json!(0.5), json!(2.0), json!("draw"), json!(1.0)];
     assert_eq!(settings("mixed", &mixed), mixture);
     // Other methods and temperings keep their own threshold.
     assert_eq!(settings("tds", &["--proposal", "tds"])[1], json!(0.5));
     assert_eq!(settings("adaptive", &["--tempering", "adaptive"])[1], json!(0.5));
-    // Latents that are given are one for each particle.
-    assert_eq!(settings("none", &["--candidates", "1"])[4], Value::Null);
+    assert_eq!(settings("plain", &["--proposal", "none"])[4], Value::Null);
 }

@@ -50,6 +50,15 @@ fn bad_options_are_usage_errors() {
         (&["-p", "a", "--on-nan", "ignore"], "abort"),
         (&["-p", "a", "--overwrite", "--skip-finished"], "--skip-finished"),
         (&["-p", "a", "--ess-threshold", "2"], "--ess-threshold"),
+        (&["-p", "a", "--candidates", "0.5"], "--candidates"),
+        (&["-p", "a", "--candidates", "nan"], "--candidates"),
+        (&["-p", "a", "--candidates", "2000"], "--candidates"),
+        (&["-p", "a", "--particles", "2", "--candidates", "1.2"], "leave nobody out"),
+        (&["-p", "a", "--thin-at", "1"], "--thin-at"),
+        (&["-p", "a", "--candidates", "1", "--thin-at", "0.5"], "--candidates a number above 1"),
+        (&["-p", "a", "--candidates", "4", "--tempering", "exp"], "--tempering none"),
+        (&["-p", "a", "--candidates", "4", "--tempering-start", "0.2"], "--tempering-start"),
+        (&["-p", "a", "--candidates", "4", "--compat", "reference"], "--compat paper"),
         (&["-p", "a", "--tempering", "linear"], "--tempering"),
         (&["-p", "a", "--tempering-start", "1.5"], "--tempering-start"),
         (&["-p", "a", "--tempering-start=-1"], "--tempering-start"),
@@ -98,6 +107,8 @@ fn negative_numbers_are_refused_with_the_option_named() {
         "--width",
         "--height",
         "--max-shift",
+        "--candidates",
+        "--thin-at",
     ] {
         let output = sample(&dir.path().join("out"), &["-p", "a star", option, "-5"]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -112,6 +123,8 @@ fn options_without_meaning_are_refused_with_the_fix_named() {
     let cases: &[(&[&str], &[&str])] = &[
         (&["--proposal", "none", "--kl", "0.1"], &["--kl", "--proposal das"]),
         (&["--proposal", "none", "--ess-threshold", "0.5"], &["--ess-threshold", "--proposal das"]),
+        (&["--proposal", "best-of-n", "--candidates", "4"], &["--candidates", "--proposal das"]),
+        (&["--proposal", "none", "--thin-at", "0.4"], &["--thin-at", "--proposal das"]),
         (&["--proposal", "none", "--checkpointing", "on"], &["--checkpointing", "--proposal das"]),
         (&["--proposal", "bootstrap", "--checkpointing", "on"], &["--checkpointing", "--proposal das"]),
         (&["--proposal", "best-of-n", "--ess-threshold", "0.5"], &["--ess-threshold"]),

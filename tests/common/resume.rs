@@ -50,7 +50,7 @@ fn cases() -> Vec<Case> {
     cases.push(Case { deaths: true, ..case(&Das, often) });
     cases.push(Case { deaths: true, ..case(&Das, never) });
     for until in [0.0, 0.5] {
-        let mut case = case(&Das, Rules { ess_threshold: 0.8, ..often });
+        let mut case = case(&Das, Rules { tempering: Tempering::None, ess_threshold: 0.8, ..often });
         case.options.candidates = Some(Candidates { count: 15, until });
         cases.push(case);
     }
@@ -156,6 +156,7 @@ pub fn refuse(backend: &dyn EngineBackend, schedule: &Schedule) {
     begun.next().expect("a step").expect("no error");
     let snapshot = begun.snapshot().expect("a snapshot");
     let rules = Rules { ess_threshold: 0.4, ..run.rules };
+    let plain = Rules { tempering: Tempering::None, ..run.rules };
     for (other, name) in [
         (Options { seed: 2, ..run.clone() }, "seed"),
         (Options { particles: 4, ..run.clone() }, "particles"),
@@ -164,7 +165,10 @@ pub fn refuse(backend: &dyn EngineBackend, schedule: &Schedule) {
         (Options { method: &Bootstrap, ..run.clone() }, "method"),
         (Options { rules, ..run.clone() }, "ess_threshold"),
         (Options { tempering_start: 0.5, ..run.clone() }, "tempering_start"),
-        (Options { candidates: Some(Candidates { count: 9, until: 0.5 }), ..run.clone() }, "candidates"),
+        (
+            Options { candidates: Some(Candidates { count: 9, until: 0.5 }), rules: plain, ..run.clone() },
+            "candidates",
+        ),
         (Options { compat: Compat::Reference, ..run.clone() }, "compat"),
     ] {
         let error = sampler(&other, schedule).expect("a run").restore(&snapshot).err().expect("refused");
@@ -193,6 +197,14 @@ pub fn refuse(backend: &dyn EngineBackend, schedule: &Schedule) {
     ] {
         assert_eq!(Snapshot::from_bytes(&damaged).err().map(|e| e.kind()), Some(ErrorKind::Io));
     }
+    // More initial particles than any memory holds.
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+    let at = file.tensor("initial").expect("there").data().as_ptr() as usize - bytes.as_ptr() as usize;
+    let mut many = bytes.clone();
+    many[at..at + 4].fill(0xFF);
+    let many = Snapshot::from_bytes(&many).expect("no contradiction by itself");
+    let refused = sampler(&run, schedule).expect("a run").restore(&many).err().expect("refused");
+    assert_eq!(refused.kind(), ErrorKind::Io);
     let newer = named(r#"schema\":2"#, r#"schema\":3"#);
     let Err(refused) = Snapshot::from_bytes(&newer) else { panic!("a newer version was read") };
     assert!(refused.to_string().contains("version 3"), "{refused}");

@@ -83,8 +83,12 @@ fn kinds() -> Vec<Options> {
         options(&Das, adaptive, Resampler::Systematic, 0.6),
         Options { tempering_start: 0.45, ..options(&Das, exp, Resampler::Stratified, 1.0) },
         options(&Tds, Tempering::None, Resampler::Residual, 0.9),
-        Options { candidates, ..options(&Das, exp, Resampler::Ssp, 0.5) },
-        Options { candidates, tempering_start: 0.6, ..options(&Bootstrap, exp, Resampler::Ssp, 2.0) },
+        Options { candidates, ..options(&Das, Tempering::None, Resampler::Ssp, 0.5) },
+        Options {
+            candidates,
+            tempering_start: 0.6,
+            ..options(&Bootstrap, Tempering::None, Resampler::Ssp, 2.0)
+        },
         bounded(options(&Das, exp, Resampler::Ssp, 0.5), 0.3),
         bounded(options(&Tds, Tempering::None, Resampler::Systematic, 0.9), 1e-3),
         options(&Bootstrap, exp, Resampler::Multinomial, 2.0),

@@ -8,6 +8,7 @@ use crate::cli::args::{Cli, Command, Compare, Sample};
 use crate::cli::options::Options;
 use crate::error::{Error, Result};
 use crate::sampler::Compat;
+use crate::smc::Tempering;
 
 /// The flags that decide the session, which all arms share.
 pub fn of_the_session(sample: &Sample) -> impl PartialEq + '_ {
@@ -15,11 +16,13 @@ pub fn of_the_session(sample: &Sample) -> impl PartialEq + '_ {
 }
 
 /// What the chain of an arm depends on, besides prompt, model and rewards: estimates of Z are of the same Z
-/// where it and alpha agree. `None` where they are biased.
+/// where it and alpha agree. `None` where they are biased, as with the books of the authors' program and with
+/// adaptive tempering.
 pub fn law(sample: &Sample, options: &Options) -> Option<String> {
     let Sample { width, height, .. } = sample;
     let (steps, cfg_scale, eta) = (options.steps, options.cfg_scale, options.eta);
-    (options.compat == Compat::Paper)
+    let adaptive = matches!(options.rules.tempering, Tempering::Adaptive { .. });
+    (options.compat == Compat::Paper && !adaptive)
         .then(|| format!("{width:?} {height:?} steps {steps} guidance {cfg_scale} eta {eta}"))
 }
 

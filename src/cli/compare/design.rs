@@ -102,7 +102,7 @@ pub struct Design {
 }
 
 /// An arm whose cost is further than this factor from the budget is named.
-const NEAR: f64 = 1.25;
+const NEAR: f64 = 1.1;
 
 impl Design {
     pub fn resolve(args: &Compare) -> Result<Design> {
@@ -168,7 +168,7 @@ impl Design {
             // else.
             let plain = |steps: usize| {
                 let options = arms[0].options.clone().method(&Plain).particles(1).steps(steps);
-                builder.plan(&prompts[0], &options)
+                builder.plan(&prompts[0], &options.without_candidates())
             };
             let (one, two) = (plain(1)?, plain(2)?);
             let flops = two.sampling.flops - one.sampling.flops;
@@ -183,6 +183,12 @@ impl Design {
                 if (fixed, each) == first { guided } else { fewest_above(cost, fixed, each) }
             };
             arm.particles = budgets.iter().map(fit).collect();
+            for (budget, &n) in budgets.iter().zip(&arm.particles) {
+                arm.with_particles(n).check().map_err(|e| {
+                    Error::usage(format!("--budgets {}, arm {}: {}", budget.name, arm.label, e.message()))
+                        .advice("give --budgets a smaller number")
+                })?;
+            }
         }
         let against = match &args.against {
             None => arms.iter().position(|arm| arm.conclusion == Conclusion::Best).unwrap_or(0),

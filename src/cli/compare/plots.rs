@@ -35,7 +35,11 @@ fn series(
     joined: impl Fn(&Arm) -> bool,
     point: impl Fn(&Row) -> Option<Point>,
 ) -> Vec<Series> {
-    let of_arm = |label: &str| report.rows.iter().filter(|row| row.arm == label).filter_map(&point).collect();
+    let of_arm = |label: &str| {
+        let mut rows: Vec<&Row> = report.rows.iter().filter(|row| row.arm == label).collect();
+        rows.sort_by(|a, b| a.flops.total_cmp(&b.flops));
+        rows.into_iter().filter_map(&point).collect()
+    };
     design
         .arms
         .iter()
