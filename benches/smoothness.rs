@@ -7,7 +7,8 @@
 //! cargo bench --bench smoothness -- clip
 //! ```
 //!
-//! Rows are steps of plain chains: 8 prompts of `tools/shapes/prompts-tune.txt` with 8 particles each, seed 1.
+//! Rows are steps of plain chains: 8 prompts of `tools/shapes/prompts-tune.txt` with 8 particles each, seed
+//! 1.
 
 use das_cuda::assets::SHAPES_FILES;
 use das_cuda::backend::{Backend, ParticleId};

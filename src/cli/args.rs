@@ -179,8 +179,8 @@ pub struct Sample {
     #[arg(long, alias = "num-particles", value_name = "P", help_heading = "Alignment")]
     pub particles: Option<usize>,
     /// Begin with this many unguided particles for each particle, keep the promising ones at --thin-at, each
-    /// at most once, and go on with the full reward (--tempering none); 1 for none [default: 1; 6 for das with
-    /// the aesthetic reward of `shapes`, without --tempering, --latents, --compat reference and --preset
+    /// at most once, and go on with the full reward (--tempering none); 1 for none [default: 1; 6 for das
+    /// with the aesthetic reward of `shapes`, without --tempering, --latents, --compat reference and --preset
     /// paper]
     #[arg(long, value_name = "C", help_heading = "Alignment")]
     pub candidates: Option<f64>,

@@ -43,9 +43,10 @@ pub struct PromptStep {
     pub log_w_increment: Vec<f64>,
     /// Effective sample size of the weights, in [1, P].
     pub ess: f64,
-    /// Whether ancestors were chosen by weight.
+    /// Whether ancestors were chosen by weight, in resampling or thinning.
     pub resampled: bool,
-    /// Slot `p` goes on as particle `ancestors[p]`, P; the identity without resampling.
+    /// Slot `p` goes on as particle `ancestors[p]`; the identity without resampling. As many as particles go
+    /// on: fewer than P where candidates were thinned.
     pub ancestors: Vec<u32>,
     /// Plain rewards, not divided by alpha, P; NaN for dead particles. Empty where none were computed.
     #[serde(serialize_with = "null_if_empty")]
@@ -148,7 +149,8 @@ pub struct Population {
     /// of runs, as far as one run can know. From the mean of the final weights where nothing was resampled
     /// (delta method), else the larger of the genealogy's (Lee, Whiteley 2018) and the sum over the
     /// resamplings, and wider the fewer particles carry the weight (Student's t). `None` where it is unknown:
-    /// fewer than three do at some resampling or at the end, or every particle was lost on the way.
+    /// fewer than three do at some resampling, at the thinning or at the end, or every particle was lost on
+    /// the way.
     pub log_z_error: Option<f64>,
     /// For each particle its ancestor at every step, first step first.
     pub lineage: Vec<Vec<u32>>,

@@ -25,8 +25,8 @@ pub(super) type OpenReward = Arc<dyn Fn(&dyn Backend) -> Result<Box<dyn Reward>>
 /// the reward's own default was made for (docs/what-was-tried.md).
 const SHAPES_ALPHA: f64 = 0.1;
 
-/// For the same head: resampling by noisy predictions costs more roots than it gains reward, and a bound of
-/// this size takes little from the guidance (docs/what-was-tried.md).
+/// For the same head: plain candidates are cheap, resampling by noisy predictions costs more roots than it
+/// gains reward, and a bound of this size takes little from the guidance (docs/what-was-tried.md).
 const SHAPES_TUNED: Tuned = Tuned { candidates: 6.0, ess_threshold: 0.0, max_shift: 4.0 };
 
 /// Alpha of the paper's aesthetic experiments.
@@ -125,8 +125,8 @@ impl SessionBuilder {
     }
 
     /// The options that suit this model and reward. The embedded model's fit a minute on two cores: 50 steps,
-    /// 16 particles, and for its own aesthetic head an alpha, a bound on the shift and no resampling
-    /// (docs/what-was-tried.md); elsewhere those of [`SampleOptions::new`] hold.
+    /// 16 particles, and for its own aesthetic head an alpha, candidates, a bound on the shift and no
+    /// resampling (docs/what-was-tried.md); elsewhere those of [`SampleOptions::new`] hold.
     pub fn defaults(&self) -> SampleOptions {
         let options = SampleOptions::new();
         if self.model.is_some() {

@@ -113,9 +113,8 @@ fn joined(populations: &[Population], of: impl Fn(&Population) -> &Vec<f64>) -> 
 }
 
 /// Whether fewer than [`FEWEST`] particles of a population carry its weight (of four or five: fewer than half
-/// of them, and of fewer than four: fewer than two): weights that no population has met do not show in how log
-/// Z scatters. Where a method does not weigh its particles,
-/// their weights are those of the final rewards.
+/// of them, and of fewer than four: fewer than two): weights that no population has met do not show in how
+/// log Z scatters. Where a method does not weigh its particles, their weights are those of the final rewards.
 fn few_draws(population: &Population, conclusion: Conclusion, alpha: f64) -> bool {
     let carry = match conclusion {
         Conclusion::Weigh => population.ess(),

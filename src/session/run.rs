@@ -45,7 +45,8 @@ pub(super) struct Setup<'s> {
 #[non_exhaustive]
 pub struct Samples {
     /// Latents, images, rewards and weights. Of several populations one after another: particle `p` of
-    /// population `m` is in slot `m P + p`, and its ancestors are counted so too.
+    /// population `m` is in slot `m P + p`; its ancestors are counted on from those of the populations
+    /// before, of as many particles as they began with.
     pub population: Population,
     /// The images as 8-bit pictures.
     pub pictures: Vec<Picture>,

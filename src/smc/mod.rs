@@ -6,6 +6,7 @@
 //! lw += log p/m of the move + lambda l - psi of the ancestor
 //! c   = log sum exp lw;  log Z += c;  lw -= c
 //! ESS < threshold P  =>  ancestors by W, lw = -log P, psi gathered
+//! candidates        =>  once: fewer survivors by W, each at most once, with weights of their own
 //! ```
 
 pub mod error_bar;
