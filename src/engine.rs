@@ -157,7 +157,7 @@ pub trait StepEngine: Send {
     fn lookahead(&self) -> usize;
 
     /// The final event: weighs by the rewards of the final latents
-    /// ([`Event::Final`](crate::smc::Event::Final)). Every step must have been collected.
+    /// ([`Event::Final`]). Every step must have been collected.
     ///
     /// # Errors
     /// From the device.

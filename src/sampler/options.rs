@@ -80,9 +80,9 @@ fn named<T: fmt::Display, const N: usize>(
 
 /// Many particles at first, of which few go on: candidates move unguided and unweighed until one step looks
 /// at the rewards of their predicted clean images and keeps as many as the run has particles
-/// ([`thin`](crate::smc::thin)). That step is not guided; those after it are what the method makes of them,
-/// with the full reward: [`Tempering::None`](crate::smc::Tempering::None) is the only tempering that goes
-/// with candidates.
+/// ([`thin`](fn@crate::smc::thin)). That step is not guided; those after it are what the method makes of
+/// them, with the full reward: [`Tempering::None`](crate::smc::Tempering::None) is the only tempering that
+/// goes with candidates.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidates {
     /// Of each prompt, more than particles.

@@ -81,7 +81,7 @@ pub enum Event {
     /// Guided step `j`, counted from the first guided one: the potential of the predicted clean image.
     Step(usize),
     /// The first look at the rewards of many candidates, by the full potential of the predicted clean image:
-    /// this many of them go on ([`thin`]). The move that follows is not guided.
+    /// this many of them go on ([`thin()`]). The move that follows is not guided.
     Thin(usize),
     /// The end of the chain: the true reward, factor 1, no resampling.
     Final,
@@ -152,7 +152,7 @@ pub struct Weighed {
     pub twist: Vec<f64>,
     /// Log twist of the particles that go on: `twist` gathered by `ancestors`.
     pub psi: Vec<f64>,
-    /// Log-weights to go on with: `-log P` after resampling, those of [`thin`] after thinning, else
+    /// Log-weights to go on with: `-log P` after resampling, those of [`thin()`] after thinning, else
     /// `log_weights`.
     pub next_log_weights: Vec<f64>,
 }
