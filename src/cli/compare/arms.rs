@@ -140,8 +140,12 @@ fn whole(who: &str, flags: &[String]) -> Result<ArgMatches> {
     let words = ["das-cuda", "sample", "--prompt", "-"].map(String::from);
     let all = command.try_get_matches_from(words.iter().chain(flags)).map_err(|e| refused(who, &e))?;
     if let Some(flag) = all.subcommand_matches("sample").and_then(of_the_whole) {
+        let instead = match flag.as_str() {
+            "--negative-prompt" => "a file of prompts in JSON holds negative prompts",
+            _ => "`das-cuda compare --help` lists what compare has instead",
+        };
         return Err(Error::usage(format!("{who}: {flag} is decided for all runs together"))
-            .advice(format!("leave out {flag}; `das-cuda compare --help` lists what compare has instead")));
+            .advice(format!("leave out {flag}; {instead}")));
     }
     Ok(all)
 }
