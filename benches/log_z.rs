@@ -81,18 +81,26 @@ const REFERENCE: &str = "reference";
 const AT_ONCE: usize = 256;
 const REFERENCE_SEED: u64 = 1 << 32;
 
-/// Label, method, whether its shifts are bounded, and candidates for each particle.
-const ARMS: [(&str, &'static dyn Method, bool, f64); 6] = [
-    ("none", &Plain, false, 1.0),
-    ("best-of-n", &BestOfN, false, 1.0),
-    ("bootstrap", &Bootstrap, false, 1.0),
-    ("das", &Das, false, 1.0),
-    ("das, shifts bounded", &Das, true, 1.0),
-    ("das, candidates", &Das, true, 4.0),
-];
+/// What is measured.
+#[derive(Clone, Copy)]
+struct Arm {
+    label: &'static str,
+    method: &'static dyn Method,
+    /// Whether its shifts are.
+    bounded: bool,
+    /// Chains that begin for each particle: of best-of-n about as many as cost what guided ones do, of a
+    /// method that weighs the candidates.
+    chains: usize,
+}
 
-/// Plain chains of best-of-n for each particle: about the cost of guided ones.
-const CHAINS: usize = 3;
+const ARMS: [Arm; 6] = [
+    Arm { label: "none", method: &Plain, bounded: false, chains: 1 },
+    Arm { label: "best-of-n", method: &BestOfN, bounded: false, chains: 3 },
+    Arm { label: "bootstrap", method: &Bootstrap, bounded: false, chains: 1 },
+    Arm { label: "das", method: &Das, bounded: false, chains: 1 },
+    Arm { label: "das, shifts bounded", method: &Das, bounded: true, chains: 1 },
+    Arm { label: "das, candidates", method: &Das, bounded: true, chains: 4 },
+];
 
 struct Bench {
     args: Args,
@@ -150,13 +158,12 @@ impl Bench {
             );
             println!("{HEAD}");
             for arm in ARMS {
-                let (label, ..) = arm;
                 let began = Instant::now();
                 let (rows, drawn) = self.arm(prompt, arm, alpha)?;
-                println!("{}", self.line(label, &rows, &truth));
+                println!("{}", self.line(arm.label, &rows, &truth));
                 if drawn > 0 {
                     let each = began.elapsed().as_secs_f64() / drawn as f64;
-                    eprintln!("{label}: {drawn} runs drawn, {each:.2} s each");
+                    eprintln!("{}: {drawn} runs drawn, {each:.2} s each", arm.label);
                 }
             }
         }
@@ -178,7 +185,7 @@ impl Bench {
     fn arm(
         &mut self,
         prompt: &str,
-        (label, method, bounded, candidates): (&str, &'static dyn Method, bool, f64),
+        Arm { label, method, bounded, chains }: Arm,
         alpha: f64,
     ) -> Result<(Vec<Row>, usize)> {
         let bound = if bounded { self.args.max_shift } else { f64::INFINITY };
@@ -191,8 +198,8 @@ impl Bench {
         // Pinned: the model's own would change with what is found to be best.
         let options = options.alpha(alpha).ess_threshold(0.5).max_shift(bound).steps(self.args.steps);
         let options = match method.weighs() {
-            true => options.candidates(candidates),
-            false => options.chain_count(self.args.particles * if label == "none" { 1 } else { CHAINS }),
+            true => options.candidates(chains as f64),
+            false => options.chain_count(self.args.particles * chains),
         };
         let (options, _) = self.session.settle(&Prompt::from(prompt), &options)?;
         let (mut rows, mut drawn) = (Vec::new(), 0);

@@ -90,7 +90,7 @@ impl<'a> Sampler<'a> {
         let shape = target.latent().with_n(ids.len());
         let x = backend.normals(shape, options.seed, 0, Purpose::Initial, &ids)?;
         Ok(Sampler {
-            engine: step_engine(backend, &options, &ids, shape.sample())?,
+            engine: step_engine(backend, &options, &ids, shape.sample(), false)?,
             on_host: false,
             backend,
             target: Box::new(target),
@@ -149,7 +149,7 @@ impl<'a> Sampler<'a> {
         self.ids.iter_mut().zip(names.iter().cycle()).for_each(|(id, &name)| id.particle = name);
         let shape = self.latents().shape();
         self.latents[0] = self.backend.normals(shape, self.options.seed, 0, Purpose::Initial, &self.ids)?;
-        self.engine = step_engine(self.backend, &self.options, &self.ids, shape.sample())?;
+        self.engine = step_engine(self.backend, &self.options, &self.ids, shape.sample(), self.on_host)?;
         Ok(self)
     }
 
@@ -217,7 +217,7 @@ impl<'a> Sampler<'a> {
                 Ok(Population {
                     seed: self.options.seed,
                     prompt: self.options.prompts[b],
-                    initial: family.initial(),
+                    initial: family.initial,
                     x: self.backend.gather(self.latents(), &rows)?,
                     images: self.backend.gather(&end.images, &rows)?,
                     rewards,
@@ -235,18 +235,15 @@ impl<'a> Sampler<'a> {
     /// One transition, and the submitting of those that the step engine takes ahead of time.
     fn transition(&mut self) -> Result<Step> {
         let began = self.yielded.unwrap_or_else(Instant::now);
-        // The step that thins is taken alone, by the host engine.
-        let thins = self.thins.filter(|&k| k >= self.next);
-        if thins == Some(self.next) {
+        let thins = self.thins == Some(self.next);
+        if thins {
+            // That step is taken alone, by the host engine, which takes none ahead.
             let mut host = Box::new(Host::new(self.backend, &self.options, self.particles()));
             host.restore(self.engine.state().clone())?;
             self.engine = host;
         }
-        let until = match thins {
-            Some(k) if k == self.next => k + 1,
-            Some(k) => k,
-            None => self.schedule.len(),
-        };
+        // Until that step is due, no step beyond it is taken ahead.
+        let until = self.thins.filter(|&k| k > self.next).unwrap_or(self.schedule.len());
         let ahead = (self.engine.lookahead() + 1).min(until - self.next);
         // As many steps are under way as there are latents after the first.
         while self.latents.len() - 1 < ahead && self.failed.is_none() {
@@ -264,7 +261,7 @@ impl<'a> Sampler<'a> {
         let report = self.engine.collect()?;
         self.latents.pop_front();
         let (prompts, non_finite) = self.absorb(&report)?;
-        if thins == Some(self.next) {
+        if thins {
             let state = self.engine.state().clone();
             self.use_fewer()?;
             self.engine.restore(state)?;
@@ -277,13 +274,8 @@ impl<'a> Sampler<'a> {
     /// Once the candidates are thinned: slots and an engine for those that are left.
     fn use_fewer(&mut self) -> Result<()> {
         self.ids = identities(&self.options.prompts, self.options.particles);
-        self.engine = match self.on_host {
-            true => Box::new(Host::new(self.backend, &self.options, self.particles())),
-            false => {
-                let sample = self.latents().shape().sample();
-                step_engine(self.backend, &self.options, &self.ids, sample)?
-            }
-        };
+        let sample = self.latents().shape().sample();
+        self.engine = step_engine(self.backend, &self.options, &self.ids, sample, self.on_host)?;
         Ok(())
     }
 
@@ -375,18 +367,20 @@ fn identities(prompts: &[u32], particles: usize) -> Vec<ParticleId> {
     prompts.iter().flat_map(of_prompt).collect()
 }
 
-/// The device's own step engine, where it has one that keeps the books as the options say; else the host's.
+/// The device's own step engine, where it has one that keeps the books as the options say; else, and if
+/// `on_host`, the host's.
 fn step_engine<'a>(
     backend: &'a dyn EngineBackend,
     options: &Options,
     ids: &[ParticleId],
     sample: usize,
+    on_host: bool,
 ) -> Result<Box<dyn StepEngine + 'a>> {
     let Options { rules, alpha, seed, prompts, .. } = options;
     let setup = EngineSetup { rules, alpha: *alpha, seed: *seed, prompts, ids, sample };
     let own = match options.compat {
-        Compat::Paper => backend.step_engine(setup)?,
-        Compat::Reference => None,
+        Compat::Paper if !on_host => backend.step_engine(setup)?,
+        _ => None,
     };
     Ok(own.unwrap_or_else(|| Box::new(Host::new(backend, options, ids.len() / options.prompts.len()))))
 }

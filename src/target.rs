@@ -3,7 +3,7 @@
 //! the UNet. Particles are taken a micro-batch at a time; each answer depends on its own particle alone.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::backend::{AffineClamp, Backend, ParticleId, Record, range};
 use crate::ddim;
@@ -323,24 +323,5 @@ impl Target for Diffusion<'_> {
     fn without_gradient(&self) -> Option<String> {
         let term = reward::terms(self.reward).into_iter().find(|(_, reward)| !reward.differentiable());
         term.map(|(_, reward)| reward.name())
-    }
-}
-
-/// Shared by samplers that run one after another, with what was recorded and learned of the memory.
-impl Target for Arc<Diffusion<'_>> {
-    fn latent(&self) -> Shape {
-        (**self).latent()
-    }
-    fn evaluate(&self, x: &Tensor, ids: &[ParticleId], step: &ddim::Step, need: Need) -> Result<Evaluation> {
-        (**self).evaluate(x, ids, step, need)
-    }
-    fn finish(&self, x: &Tensor, ids: &[ParticleId]) -> Result<FinalScores> {
-        (**self).finish(x, ids)
-    }
-    fn notes(&self) -> Vec<String> {
-        (**self).notes()
-    }
-    fn without_gradient(&self) -> Option<String> {
-        (**self).without_gradient()
     }
 }

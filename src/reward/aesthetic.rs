@@ -100,9 +100,7 @@ impl Reward for Aesthetic {
         tape.linear(&embedding, &self.weight, Some(&self.bias), None)
     }
     fn embed(&self, backend: &dyn Backend, images: &Tensor) -> Result<Option<Tensor>> {
-        self.tower
-            .images(&Tape::off(backend), &images.clone().into())
-            .map(|vectors| Some(vectors.into_value()))
+        self.tower.embed(backend, images).map(Some)
     }
     fn default_alpha(&self) -> f64 {
         REWARD.default_alpha

@@ -52,9 +52,7 @@ impl Reward for Cosine {
         tape.take_token(&all.reshape(Shape::new(n, 1, m, 1)), prompt_of)
     }
     fn embed(&self, backend: &dyn Backend, images: &Tensor) -> Result<Option<Tensor>> {
-        self.tower
-            .images(&Tape::off(backend), &images.clone().into())
-            .map(|vectors| Some(vectors.into_value()))
+        self.tower.embed(backend, images).map(Some)
     }
     fn default_alpha(&self) -> f64 {
         self.default_alpha

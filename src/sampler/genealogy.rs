@@ -28,7 +28,7 @@ pub(super) struct Genealogy {
     /// Initial particle of each slot.
     roots: Vec<u32>,
     /// Initial particles.
-    initial: usize,
+    pub initial: usize,
 }
 
 impl Genealogy {
@@ -43,9 +43,9 @@ impl Genealogy {
     }
 
     /// One more step: its ancestors and, where they were drawn, the weights before the draw and after it.
-    pub fn push(&mut self, ancestors: &[u32], draw: Option<(&[f64], Vec<f64>)>) {
+    pub fn push(&mut self, ancestors: &[u32], draw: Option<(Vec<f64>, Vec<f64>)>) {
         let drawn = draw.map(|(before, after)| {
-            let drawn = Drawn { ess: 1.0 / squares(before), error: self.squared_error(before) };
+            let drawn = Drawn { ess: 1.0 / squares(&before), error: self.squared_error(&before) };
             self.since = after;
             drawn
         });
@@ -74,11 +74,6 @@ impl Genealogy {
     fn squared_error(&self, weights: &[f64]) -> f64 {
         let changes = weights.iter().zip(&self.since).map(|(now, then)| (now - then).powi(2));
         changes.sum::<f64>() / (1.0 - squares(&self.since))
-    }
-
-    /// Particles at the start.
-    pub fn initial(&self) -> usize {
-        self.initial
     }
 
     /// Steps so far.
@@ -158,17 +153,17 @@ mod tests {
     use super::*;
 
     /// A draw from equal weights of four.
-    fn even() -> Option<(&'static [f64], Vec<f64>)> {
-        Some((&[0.25; 4], vec![0.25; 4]))
+    fn even() -> Option<(Vec<f64>, Vec<f64>)> {
+        Some((vec![0.25; 4], vec![0.25; 4]))
     }
 
     /// Five of which two go on: what the error adds up from, and whose roots they have.
     #[test]
     fn thinned_particles_keep_their_roots_and_the_error_of_their_weights() {
         let mut family = Genealogy::new(6);
-        let before = [0.1, 0.1, 0.3, 0.2, 0.2, 0.1];
+        let before = vec![0.1, 0.1, 0.3, 0.2, 0.2, 0.1];
         family.push(&[0, 1, 2, 3, 4, 5], None);
-        family.push(&[1, 2, 3, 5], Some((&before, vec![0.2, 0.3, 0.25, 0.25])));
+        family.push(&[1, 2, 3, 5], Some((before.clone(), vec![0.2, 0.3, 0.25, 0.25])));
         assert_eq!((family.roots_alive(), family.roots.clone()), (4, vec![1, 2, 3, 5]));
         assert_eq!(family.lineages()[3], [5, 5]);
         let end = [0.3, 0.2, 0.25, 0.25];
@@ -217,7 +212,7 @@ mod tests {
         family.push(&[2, 2, 2, 2], even());
         assert_eq!(family.log_z_error(&[0.25; 4]), None, "one root");
         let mut family = Genealogy::new(4);
-        family.push(&[0, 1, 2, 3], Some((&[0.8, 0.2, 0.0, 0.0], vec![0.25; 4])));
+        family.push(&[0, 1, 2, 3], Some((vec![0.8, 0.2, 0.0, 0.0], vec![0.25; 4])));
         assert_eq!(family.log_z_error(&[0.25; 4]), None, "few particles at an event");
     }
 }

@@ -91,6 +91,13 @@ pub struct Candidates {
     pub until: f64,
 }
 
+impl Candidates {
+    /// The step that thins, of a chain of `steps`.
+    pub fn step(&self, steps: usize) -> usize {
+        (steps as f64 * self.until).floor() as usize
+    }
+}
+
 /// Everything a run depends on, besides model, reward and chain.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
@@ -142,7 +149,7 @@ impl Options {
 
     /// The step that thins the candidates, of a chain of `steps`.
     pub(super) fn thins(&self, steps: usize) -> Option<usize> {
-        self.candidates.map(|candidates| (steps as f64 * candidates.until).floor() as usize)
+        self.candidates.map(|candidates| candidates.step(steps))
     }
 
     /// What each transition of a chain of `steps` needs.

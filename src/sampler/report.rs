@@ -81,8 +81,8 @@ impl Sampler<'_> {
         let last = self.next == self.schedule.len();
         if !last {
             let linear = |list: &[f64]| Weights::new(list).weights().to_vec();
-            let before = linear(&weighed.log_weights);
-            let draw = weighed.resampled.then(|| (&before[..], linear(&weighed.next_log_weights)));
+            let draw =
+                weighed.resampled.then(|| (linear(&weighed.log_weights), linear(&weighed.next_log_weights)));
             self.families[b].push(&weighed.ancestors, draw);
         }
         let (mut log_weights, mut ess) = (weighed.log_weights, weighed.ess);

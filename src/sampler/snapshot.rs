@@ -101,7 +101,7 @@ impl Snapshot {
             ("ancestors", Dtype::U32, vec![ancestors.len()], whole(&ancestors)),
             ("sizes", Dtype::U32, vec![steps], whole(&sizes)),
             ("drawn", Dtype::F64, vec![steps, prompts, 2], le(&drawn)),
-            ("initial", Dtype::U32, vec![1], whole(&[self.families[0].initial() as u32])),
+            ("initial", Dtype::U32, vec![1], whole(&[self.families[0].initial as u32])),
         ];
         let encode = |e: &dyn std::fmt::Display| Error::io(format!("the snapshot cannot be encoded: {e}"));
         let views = tensors.iter().map(|(name, dtype, shape, data)| {
@@ -317,7 +317,7 @@ impl<'a> Sampler<'a> {
         let prompts = self.families.len();
         let fits = (snapshot.families.len(), snapshot.dead.len()) == (prompts, prompts * particles)
             && snapshot.shape == shape.with_n(prompts * particles)
-            && snapshot.families.iter().all(|family| family.initial() == self.particles())
+            && snapshot.families.iter().all(|family| family.initial == self.particles())
             && snapshot.step <= self.steps()
             && snapshot.families[0].len() == snapshot.step.min(self.schedule.len());
         if !fits {

@@ -1,5 +1,7 @@
 //! What the sampler asks of models and rewards.
 
+use std::ops::Deref;
+
 use crate::backend::ParticleId;
 use crate::ddim;
 use crate::engine::Scores;
@@ -60,7 +62,8 @@ pub trait Target: Send + Sync {
     }
 }
 
-impl<T: Target + ?Sized> Target for &T {
+/// Whatever points to a target: a reference, or an `Arc` that samplers share which run one after another.
+impl<P: Deref<Target: Target> + Send + Sync> Target for P {
     fn latent(&self) -> Shape {
         (**self).latent()
     }

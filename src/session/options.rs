@@ -298,7 +298,7 @@ impl SampleOptions {
     /// Evaluations of the UNet for each prompt and branch, and how many of them are differentiated.
     pub(super) fn evaluations(&self) -> (usize, usize) {
         let early = match self.candidates_in_all() {
-            Some(Candidates { until, .. }) => (self.steps as f64 * until).floor() as usize + 1,
+            Some(candidates) => candidates.step(self.steps) + 1,
             None => 0,
         };
         let later = self.steps.saturating_sub(early);
@@ -403,14 +403,6 @@ impl SampleOptions {
             return Err(Error::usage(format!("{first} candidates are more than {MOST_PARTICLES}"))
                 .option("candidates")
                 .advice("give `candidates` or `particles` a smaller number"));
-        }
-        if factor != 1.0 && self.chains() > 0 && self.first_chains() <= self.chains() {
-            return Err(Error::usage(format!(
-                "`candidates` {factor} for {} particles leave nobody out",
-                self.chains()
-            ))
-            .option("candidates")
-            .advice("give `candidates` a larger number, or 1 for none"));
         }
         if factor != 1.0 && self.tempering_start > 0.0 && self.tempering_start <= self.thinned_at() {
             return Err(Error::usage(format!(

@@ -106,6 +106,7 @@ pub fn draw(session: &mut Session, design: &Design, run: &RunPlan<'_>, folder: &
         let pairs = population.weights.iter().zip(values).filter(|(weight, _)| **weight > 0.0);
         finite(pairs.map(|(weight, value)| weight * value).sum())
     };
+    let weighted_target = weighted(&mut population.rewards.iter().copied());
     let (budget, folder_of_arm) = (&design.budgets[run.budget], run.arm.folder());
     let picture = format!("pictures/{folder_of_arm}/{budget}/{:04}-{}.png", run.prompt, run.seed);
     write(&folder.join(&picture), &samples.pictures[particle])?;
@@ -121,7 +122,7 @@ pub fn draw(session: &mut Session, design: &Design, run: &RunPlan<'_>, folder: &
         eval_rewards: held_out(&|list| finite(f64::from(list[particle]))),
         mean_target: mean(population.rewards.iter().copied()),
         mean_eval_rewards: held_out(&|list| mean(list.iter().map(|&x| f64::from(x)))),
-        weighted_target: weighted(&mut population.rewards.iter().copied()),
+        weighted_target,
         weighted_eval_rewards: held_out(&|list| weighted(&mut list.iter().map(|&x| f64::from(x)))),
         ess: population.ess(),
         roots_alive: population.roots_alive(),
@@ -130,7 +131,7 @@ pub fn draw(session: &mut Session, design: &Design, run: &RunPlan<'_>, folder: &
         clip_distance: embeddings.as_deref().and_then(cosine_distance),
         log_z: finite(population.log_z),
         log_z_error: population.log_z_error,
-        kl: divergence(&samples, run.arm.conclusion, session.alpha(&options)),
+        kl: divergence(&samples, run.arm.conclusion, session.alpha(&options), weighted_target),
         flops: run.arm.flops(run.budget),
         seconds,
         picture,
@@ -175,9 +176,14 @@ fn pairs<T>(list: &[T]) -> impl Iterator<Item = (&T, &T)> {
 }
 
 /// The divergence of what is drawn from the model's own samples. Of the target it is `E[r] / alpha - log Z`
-/// under the target, from the weights; of the best of N, at most `log N - (N - 1) / N`; of plain samples 0.
-/// `None` where log Z is unreliable.
-fn divergence(samples: &Samples, conclusion: Conclusion, alpha: f64) -> Option<f64> {
+/// under the target, with the mean under the weights `weighted_target`; of the best of N, at most `log N - (N
+/// - 1) / N`; of plain samples 0. `None` where log Z is unreliable.
+fn divergence(
+    samples: &Samples,
+    conclusion: Conclusion,
+    alpha: f64,
+    weighted_target: Option<f64>,
+) -> Option<f64> {
     let population = &samples.population;
     let n = population.rewards.len() as f64;
     match conclusion {
@@ -185,9 +191,7 @@ fn divergence(samples: &Samples, conclusion: Conclusion, alpha: f64) -> Option<f
         Conclusion::Best => Some(n.ln() - (n - 1.0) / n),
         Conclusion::Weigh => {
             population.log_z_error?;
-            let rewards = population.rewards.iter().zip(&population.weights).filter(|(_, w)| **w > 0.0);
-            let mean: f64 = rewards.map(|(r, w)| r * w).sum();
-            Some(mean / alpha - population.log_z).filter(|kl| kl.is_finite())
+            Some(weighted_target? / alpha - population.log_z).filter(|kl| kl.is_finite())
         }
     }
 }
