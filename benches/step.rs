@@ -14,7 +14,7 @@ use das_cuda::model::pipeline::{Pipeline, Prompt};
 use das_cuda::noise::Purpose;
 use das_cuda::reward::{self, Reward};
 use das_cuda::sampler::{Need, Target};
-use das_cuda::target::{Diffusion, Settings};
+use das_cuda::target::{Diffusion, Gradient, Settings};
 
 const PARTICLES: usize = 16;
 
@@ -38,7 +38,8 @@ fn step(c: &mut Criterion) {
         for (name, need) in [("gradient", Need::Gradient), ("reward", Need::Reward), ("noise", Need::Noise)] {
             let prompt = Prompt { text: "a star", negative: None };
             let texts = pipeline.encode(&cpu, &[prompt], size, 5.0).expect("an encoded prompt");
-            let settings = Settings { cfg_scale: 5.0, micro_batch, checkpointing: false };
+            let settings =
+                Settings { cfg_scale: 5.0, micro_batch, checkpointing: false, gradient: Gradient::State };
             let target = Diffusion::new(&cpu, &pipeline, &reward, texts, vec![0], size, settings);
             group.bench_function(format!("{name}/micro-batch {micro_batch}"), |b| {
                 b.iter(|| {

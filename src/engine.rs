@@ -70,11 +70,14 @@ impl Scores {
 pub struct StepInput<'a> {
     /// The states that were evaluated, `(B P, h, w, c)`.
     pub x: &'a Tensor,
-    /// What the evaluation found, one sample per slot.
+    /// What the evaluation found, one sample per slot; its gradient may be held from an earlier step.
     pub particles: Particles<'a>,
-    /// How to weigh, and the plain rewards to weigh by. `None` weighs nothing and moves every particle by the
-    /// prior. Only the host engine is given [`Event::Thin`].
+    /// How to weigh, and the plain rewards to weigh by. `None` weighs nothing; every particle then moves
+    /// by the prior, or as `held` says. Only the host engine is given [`Event::Thin`].
     pub event: Option<(Event, &'a Scores)>,
+    /// Without an event: lambda of the guidance of each prompt, B, by a gradient that is held. Empty for
+    /// none. Only the host engine is given any.
+    pub held: &'a [f64],
     /// The move, with the identities of the slots after it.
     pub advance: Advance<'a>,
 }
@@ -106,12 +109,27 @@ pub struct StepReport {
     pub weighed: Vec<Weighed>,
 }
 
+impl StepReport {
+    /// Where in the batch of `slots` states each particle that goes on was; its own slot where nothing was
+    /// weighed.
+    pub fn ancestors(&self, slots: usize) -> Vec<u32> {
+        if self.weighed.is_empty() {
+            return (0..slots as u32).collect();
+        }
+        let firsts = (0..).step_by(slots / self.weighed.len());
+        let of_prompt =
+            |(w, first): (&Weighed, u32)| w.ancestors.iter().map(|a| first + a).collect::<Vec<u32>>();
+        self.weighed.iter().zip(firsts).flat_map(of_prompt).collect()
+    }
+}
+
 /// Everything that the next step depends on, besides the latents.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EngineState {
     /// Of each prompt, B.
     pub populations: Vec<Population>,
-    /// `log p - log m` of the move that made the state in each slot, B P; 0 before the first move.
+    /// `log p - log m` of the moves since the last event that made the state in each slot, B P; 0 before the
+    /// first move.
     pub log_ratio: Vec<f64>,
 }
 
@@ -125,8 +143,11 @@ impl EngineState {
     }
 
     /// The state after a step that decided `weighed` (empty: nothing was weighed) and whose move gave
-    /// `log_ratio`.
-    pub fn advance(&mut self, weighed: &[Weighed], log_ratio: Vec<f64>) {
+    /// `log_ratio`. What is not weighed yet adds up.
+    pub fn advance(&mut self, weighed: &[Weighed], mut log_ratio: Vec<f64>) {
+        if weighed.is_empty() {
+            log_ratio.iter_mut().zip(&self.log_ratio).for_each(|(new, old)| *new += old);
+        }
         for (population, weighed) in self.populations.iter_mut().zip(weighed) {
             *population = population.after(weighed);
         }

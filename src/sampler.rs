@@ -27,7 +27,7 @@ pub use target::{Evaluation, FinalScores, Target};
 
 use crate::backend::{Advance, ParticleId, Particles, range};
 use crate::ddim::Schedule;
-use crate::engine::{EngineSetup, FinalInput, StepEngine, StepInput, sound_rewards};
+use crate::engine::{EngineSetup, FinalInput, StepEngine, StepInput, StepReport, sound_rewards};
 use crate::error::{Error, Result};
 use crate::method::{Conclusion, Drift};
 use crate::noise::Purpose;
@@ -65,11 +65,22 @@ pub struct Sampler<'a> {
     torn: bool,
     /// Slots whose death has been reported.
     dead: Vec<bool>,
+    /// What guides the steps until the next gradient, where there are any.
+    held: Option<Held>,
     /// Of each prompt.
     families: Vec<Genealogy>,
     end: Option<FinalScores>,
     /// When the last step was yielded.
     yielded: Option<Instant>,
+}
+
+/// A gradient that guides further steps.
+#[derive(Clone, Debug)]
+struct Held {
+    /// Of each slot, `(B P, h, w, c)`.
+    grad: Tensor,
+    /// Of the guidance of each prompt, B.
+    lambdas: Vec<f64>,
 }
 
 impl<'a> Sampler<'a> {
@@ -104,6 +115,7 @@ impl<'a> Sampler<'a> {
             stopped: false,
             torn: false,
             dead: vec![false; ids.len()],
+            held: None,
             families: vec![Genealogy::new(first); options.prompts.len()],
             end: None,
             yielded: None,
@@ -260,6 +272,7 @@ impl<'a> Sampler<'a> {
         self.torn = true;
         let report = self.engine.collect()?;
         self.latents.pop_front();
+        self.hold(&report)?;
         let (prompts, non_finite) = self.absorb(&report)?;
         if thins {
             let state = self.engine.state().clone();
@@ -269,6 +282,17 @@ impl<'a> Sampler<'a> {
         let (step, t) = (self.next, self.schedule.steps[self.next].t);
         (self.next, self.torn) = (self.next + 1, false);
         Ok(Step { step, t, prompts, non_finite, notes: self.target.notes(), ms: self.lap(began) })
+    }
+
+    /// Keeps the gradient of a step for those that it guides too, as the particles go on with it.
+    fn hold(&mut self, report: &StepReport) -> Result<()> {
+        if let Some(held) = &mut self.held
+            && !report.weighed.is_empty()
+        {
+            held.grad = self.backend.gather(&held.grad, &report.ancestors(self.ids.len()))?;
+            held.lambdas = report.weighed.iter().map(|weighed| weighed.lambda_next).collect();
+        }
+        Ok(())
     }
 
     /// Once the candidates are thinned: slots and an engine for those that are left.
@@ -291,7 +315,12 @@ impl<'a> Sampler<'a> {
             (shape, shape),
             "what the target evaluated"
         );
-        let grad = evaluation.grad.as_ref().filter(|_| self.options.method.drift() == Drift::Gradient);
+        let new = evaluation.grad.filter(|_| self.options.method.drift() == Drift::Gradient);
+        if let (Some(grad), true) = (&new, self.options.gradient_every > 1) {
+            self.held = Some(Held { grad: grad.clone(), lambdas: Vec::new() });
+        }
+        let held = self.held.as_ref().filter(|_| self.options.holds(k, self.schedule.len()));
+        let grad = new.as_ref().or(held.map(|held| &held.grad));
         assert!(grad.is_none_or(|g| g.shape() == shape), "one gradient per particle");
         let thins = self.thins == Some(k);
         let event = if thins {
@@ -304,6 +333,7 @@ impl<'a> Sampler<'a> {
             x,
             particles: Particles { x0: &evaluation.x0, eps: &evaluation.eps, grad },
             event: evaluation.reward.as_ref().map(|scores| (event, scores)),
+            held: held.map_or(&[], |held| &held.lambdas),
             advance: Advance {
                 mean_x0: step.mean.first as f32,
                 mean_eps: step.mean.second as f32,
@@ -379,7 +409,7 @@ fn step_engine<'a>(
     let Options { rules, alpha, seed, prompts, .. } = options;
     let setup = EngineSetup { rules, alpha: *alpha, seed: *seed, prompts, ids, sample };
     let own = match options.compat {
-        Compat::Paper if !on_host => backend.step_engine(setup)?,
+        Compat::Paper if !on_host && options.gradient_every == 1 => backend.step_engine(setup)?,
         _ => None,
     };
     Ok(own.unwrap_or_else(|| Box::new(Host::new(backend, options, ids.len() / options.prompts.len()))))

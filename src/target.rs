@@ -15,6 +15,27 @@ use crate::sampler::{Evaluation, FinalScores, Need, Scores, Target};
 use crate::tape::{Tape, Var};
 use crate::tensor::{HostSlice, Shape, Tensor};
 
+/// Which gradient of the reward guides a particle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[non_exhaustive]
+pub enum Gradient {
+    /// With respect to the noisy latent, back through the UNet: the paper's
+    #[default]
+    State,
+    /// With respect to the predicted clean latent, times sqrt(alpha_bar); the UNet is not differentiated
+    Clean,
+}
+
+impl std::fmt::Display for Gradient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Gradient::State => "state",
+            Gradient::Clean => "clean",
+        })
+    }
+}
+
 /// How the networks are run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
@@ -24,6 +45,8 @@ pub struct Settings {
     pub micro_batch: usize,
     /// Recompute the activations of UNet and decoder instead of keeping them.
     pub checkpointing: bool,
+    /// What [`Need::Gradient`] is answered with.
+    pub gradient: Gradient,
 }
 
 /// A model, a prepared reward and encoded prompts.
@@ -150,12 +173,13 @@ impl<'a> Diffusion<'a> {
             backend.upload(Shape::vector(2), HostSlice::F32(&k))
         };
         let (to_eps, to_x0) = (pair(step.eps)?, pair(step.x0)?);
+        let seed = self.gradient_seed(step, prompt_of.len(), need)?;
         let work = Work { rows: &rows, prompt_of, clip: step.clip.map(|range| range as f32), need };
         let key = (prompt_of.to_vec(), need, work.clip.map(f32::to_bits));
         let mut progress = self.progress();
         let record = progress.records.entry(key).or_default();
         let mut results = backend
-            .replay(record, &[x, &biases, &to_eps, &to_x0], &mut |inputs| self.work(inputs, work))?
+            .replay(record, &[x, &biases, &to_eps, &to_x0, &seed], &mut |inputs| self.work(inputs, work))?
             .into_iter();
         let mut next = || results.next();
         let (Some(eps), Some(x0)) = (next(), next()) else {
@@ -165,13 +189,24 @@ impl<'a> Diffusion<'a> {
         Ok(Evaluation { eps, x0, reward, grad: next() })
     }
 
-    /// What `need` asks for at the state, bias, and coefficients in `inputs`: noise, clean latent, then the
-    /// score, then its gradient.
+    /// The cotangent of each score. The clean latent of a Gaussian of variance 1 changes with the noisy one
+    /// by sqrt(alpha_bar): that stands in for the way back through the UNet where it is not taken.
+    fn gradient_seed(&self, step: &ddim::Step, samples: usize, need: Need) -> Result<Tensor> {
+        let seed = match self.settings.gradient {
+            Gradient::Clean if need == Need::Gradient => step.alpha_bar.sqrt() as f32,
+            _ => 1.0,
+        };
+        self.backend.upload(Shape::rows(samples, 1), HostSlice::F32(&vec![seed; samples]))
+    }
+
+    /// What `need` asks for at the state, bias, coefficients, and cotangents of the scores in `inputs`:
+    /// noise, clean latent, then the score, then its gradient.
     fn work(&self, inputs: &[Tensor], work: Work<'_>) -> Result<Vec<Tensor>> {
-        let [x, biases, to_eps, to_x0] = inputs else { panic!("four inputs") };
+        let [x, biases, to_eps, to_x0, seed] = inputs else { panic!("five inputs") };
         let backend = self.backend;
         let tape = if work.need == Need::Gradient { Tape::new(backend) } else { Tape::off(backend) };
-        let leaf = tape.watch(x.clone());
+        let through_unet = self.settings.gradient == Gradient::State;
+        let mut leaf = if through_unet { tape.watch(x.clone()) } else { Var::from(x.clone()) };
         let out = {
             let _range = tape.range("unet");
             self.predict(&tape, &leaf, biases, work.rows)?
@@ -181,6 +216,10 @@ impl<'a> Diffusion<'a> {
         let eps = backend.blend(to_eps, x, out.value())?;
         let mut x0 = tape.blend(to_x0, &leaf, &out)?;
         drop(out);
+        if !through_unet {
+            x0 = tape.watch(x0.into_value());
+            leaf = x0.clone();
+        }
         if let Some(range) = work.clip {
             x0 = tape.affine_clamp(&x0, AffineClamp { a: 1.0, b: 0.0, lo: -range, hi: range })?;
         }
@@ -203,9 +242,7 @@ impl<'a> Diffusion<'a> {
         drop((x0, raw));
         if work.need == Need::Gradient {
             let _range = range(backend, "gradient");
-            let ones = vec![1.0; score.shape().len()];
-            let ones = backend.upload(score.shape(), HostSlice::F32(&ones))?;
-            results.push(match tape.gradient(&score, ones, &leaf)? {
+            results.push(match tape.gradient(&score, seed.reshape(score.shape()), &leaf)? {
                 Some(grad) => grad.reshape(x.shape()),
                 None => backend.zeros(x.shape())?,
             });

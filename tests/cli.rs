@@ -272,7 +272,7 @@ fn a_model_folder_gives_what_the_embedded_model_gives() {
     let head = root.join("aesthetic/model.safetensors");
     let reward = format!("aesthetic:{},{}", root.join("clip").display(), head.display());
     // The settings for the embedded model are not those of a folder.
-    let same = ["-p", "a star", "--no-metadata", "--kl", "0.1", "--candidates", "3"];
+    let same = ["-p", "a star", "--no-metadata", "--kl", "0.1", "--candidates", "3", "--gradient", "clean"];
     succeeds(sample(&a, &same));
     succeeds(sample(&b, &[&same[..], &["-m", text(&root), "--reward", &reward]].concat()));
     let read = |out: &Path| fs::read(out.join("0000-a-star/best.png")).expect("best.png");

@@ -50,7 +50,7 @@ use das_cuda::model::vae::{Decoder, Encoder, to_unit};
 use das_cuda::reward::{Reward, Sum};
 use das_cuda::sampler::{Need, Target};
 use das_cuda::tape::{Tape, Var};
-use das_cuda::target::{Diffusion, Settings};
+use das_cuda::target::{Diffusion, Gradient, Settings};
 use das_cuda::tensor::{HostSlice, Shape, Tensor};
 use das_cuda::{Error, ErrorKind, Result};
 use half::{bf16, f16};
@@ -466,7 +466,8 @@ fn guide_matches(name: &str, steps: usize, variants: &[(&str, Value)]) {
         ];
         let size = pipeline.size(Some(12), Some(20)).unwrap();
         let encoded = pipeline.encode(&cpu, &prompts, size, cfg_scale).unwrap();
-        let settings = Settings { cfg_scale, micro_batch: 2, checkpointing: false };
+        let settings =
+            Settings { cfg_scale, micro_batch: 2, checkpointing: false, gradient: Gradient::State };
         let target = Diffusion::new(&cpu, &pipeline, &reward, encoded, numbers.to_vec(), size, settings);
         for need in [Need::Noise, Need::Gradient] {
             let evaluation = target.evaluate(&x, &ids, step, need).unwrap();

@@ -16,7 +16,7 @@ use das_cuda::noise::Purpose;
 use das_cuda::reward::{self, Reward, Spec, Sum};
 use das_cuda::sampler::{Evaluation, Need, Options, Population, Sampler, Target};
 use das_cuda::smc::{Resampler, Rules, Tempering};
-use das_cuda::target::{Diffusion, Settings};
+use das_cuda::target::{Diffusion, Gradient, Settings};
 use das_cuda::tensor::{HostSlice, Shape, Tensor};
 
 /// The model, a reward and the prompts of a run.
@@ -41,7 +41,7 @@ impl<'b> World<'b> {
 
     /// The three texts as prompts 7, 0 and 3 of a run.
     fn target(&self, cfg_scale: f32, micro_batch: usize) -> Diffusion<'_> {
-        self.guide_with(Settings { cfg_scale, micro_batch, checkpointing: false })
+        self.guide_with(Settings { cfg_scale, micro_batch, checkpointing: false, gradient: Gradient::State })
     }
 
     fn guide_with(&self, settings: Settings) -> Diffusion<'_> {
@@ -150,6 +150,54 @@ fn the_gradient_is_that_of_the_reward_through_both_branches() {
     assert!(off < 0.02 && one_branch > 0.1);
 }
 
+/// The gradient at the clean latent is sqrt(alpha_bar) times the slope of decoder and reward there; the
+/// tolerance is that of the test above, for the same reason (measured: 0.08 %). The gradient back
+/// through the UNet must fail. Noise, clean latent and reward are those of the other gradient.
+#[test]
+fn the_clean_gradient_stops_at_the_predicted_image() {
+    let cpu = Cpu::new();
+    let world = World::new(&cpu, &["aesthetic", "clip=0.5"]);
+    let schedule = world.schedule(20);
+    let x = world.latents(&IDS);
+    let sample = x.shape().sample();
+    let directions = cpu.normals(x.shape(), 99, 0, Purpose::Data, &IDS).expect("directions");
+    let directions = cpu.download(&directions).expect("elements");
+    let through_unet = world.target(5.0, 5);
+    let settings =
+        Settings { cfg_scale: 5.0, micro_batch: 2, checkpointing: false, gradient: Gradient::Clean };
+    let clean = world.guide_with(settings);
+    let (mut off, mut other, mut size) = (0.0, 0.0, 0.0);
+    for k in [2, 12] {
+        let step = &schedule.steps[k];
+        let [right, wrong] = [&clean, &through_unet]
+            .map(|target| target.evaluate(&x, &IDS, step, Need::Gradient).expect("an evaluation"));
+        let seen = |e: &Evaluation| [&e.eps, &e.x0].map(|x| bits(&cpu, x));
+        assert_eq!((seen(&right), rewards(&cpu, &right)), (seen(&wrong), rewards(&cpu, &wrong)));
+        let x0 = cpu.download(&right.x0).expect("elements");
+        let h = 0.0005;
+        let [after, before] = [h, -h].map(|h| {
+            let moved: Vec<f32> = x0.iter().zip(&directions).map(|(x, d)| x + h * d).collect();
+            let moved = cpu.upload(x.shape(), HostSlice::F32(&moved)).expect("latents");
+            clean.finish(&moved, &IDS).expect("rewards").reward
+        });
+        let [right, wrong] =
+            [right, wrong].map(|e| cpu.download(&e.grad.expect("a gradient")).expect("elements"));
+        for p in 0..IDS.len() {
+            let row = |list: &[f32]| list[p * sample..][..sample].to_vec();
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+            let quotient = step.alpha_bar.sqrt() * (after[p] - before[p]) / (2.0 * f64::from(h));
+            let (g, w, d) = (row(&right), row(&wrong), row(&directions));
+            off += (dot(&g, &d) - quotient).powi(2);
+            other += (dot(&w, &d) - quotient).powi(2);
+            size += dot(&g, &g);
+            println!("step {k}, particle {p}: {:.4} against {quotient:.4}", dot(&g, &d));
+        }
+    }
+    let [off, other] = [off, other].map(|sum: f64| (sum / size).sqrt());
+    println!("off by {off:.4} |g|, back through the UNet by {other:.4}");
+    assert!(off < 0.005 && other > 0.1);
+}
+
 /// Whatever the micro-batch and the company: looks at five particles of three prompts.
 #[test]
 fn an_answer_depends_on_its_own_particle_alone() {
@@ -193,7 +241,12 @@ fn checkpointing_changes_memory_and_nothing_else() {
     let evaluation = |backend: &dyn EngineBackend, checkpointing: bool| {
         let world = World::new(backend, &["aesthetic"]);
         let step = world.schedule(20).steps[10];
-        let target = world.guide_with(Settings { cfg_scale: 5.0, micro_batch: 5, checkpointing });
+        let target = world.guide_with(Settings {
+            cfg_scale: 5.0,
+            micro_batch: 5,
+            checkpointing,
+            gradient: Gradient::State,
+        });
         let x = world.latents(&IDS);
         backend.reset_peak();
         let evaluation = target.evaluate(&x, &IDS, &step, Need::Gradient).expect("an evaluation");

@@ -34,7 +34,7 @@ use das_cuda::model::pipeline::{Pipeline, Prompt};
 use das_cuda::noise::Purpose;
 use das_cuda::reward::{self, Reward};
 use das_cuda::sampler::{Need, Target};
-use das_cuda::target::{Diffusion, Settings};
+use das_cuda::target::{Diffusion, Gradient, Settings};
 use das_cuda::{Error, Result};
 use serde_json::Value;
 
@@ -121,7 +121,12 @@ fn guided_step(criterion: &mut Criterion, cuda: &Cuda) -> Result<()> {
     let Some(step) = schedule.steps.get(25) else { return Err(Error::usage("a chain of 50 steps")) };
     let size = pipeline.size(None, None)?;
     let texts = pipeline.encode(cuda, &[Prompt { text: "a star", negative: None }], size, 5.0)?;
-    let settings = Settings { cfg_scale: 5.0, micro_batch: PARTICLES as usize, checkpointing: false };
+    let settings = Settings {
+        cfg_scale: 5.0,
+        micro_batch: PARTICLES as usize,
+        checkpointing: false,
+        gradient: Gradient::State,
+    };
     let target = Diffusion::new(cuda, &pipeline, &reward, texts, vec![0], size, settings);
     let ids: Vec<ParticleId> = (0..PARTICLES).map(|particle| ParticleId { prompt: 0, particle }).collect();
     let x = cuda.normals(size.latent.with_n(ids.len()), 0, 0, Purpose::Initial, &ids)?;

@@ -10,7 +10,7 @@ use das_cuda::model::pipeline::{Pipeline, Prompt, Size};
 use das_cuda::noise::Purpose;
 use das_cuda::reward::{self, Reward, Sum};
 use das_cuda::sampler::{Evaluation, Need, Target};
-use das_cuda::target::{Diffusion, Settings};
+use das_cuda::target::{Diffusion, Gradient, Settings};
 use das_cuda::tensor::{Shape, Tensor};
 use das_cuda::{Error, Result};
 use safetensors::Dtype;
@@ -49,7 +49,8 @@ impl Model {
     pub fn target<'a>(&'a self, backend: &'a dyn Backend, micro_batch: usize) -> Result<Diffusion<'a>> {
         let prompt = Prompt { text: PROMPT, negative: None };
         let texts = self.pipeline.encode(backend, &[prompt], self.size, GUIDANCE)?;
-        let settings = Settings { cfg_scale: GUIDANCE, micro_batch, checkpointing: false };
+        let settings =
+            Settings { cfg_scale: GUIDANCE, micro_batch, checkpointing: false, gradient: Gradient::State };
         Ok(Diffusion::new(backend, &self.pipeline, &self.reward, texts, vec![0], self.size, settings))
     }
 

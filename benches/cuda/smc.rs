@@ -57,6 +57,7 @@ fn input(cuda: &Cuda, effort: Effort) -> Result<()> {
         x: &x,
         particles: Particles { x0: &x0, eps: &eps, grad: Some(&grad) },
         event: Some((Event::Step(50), &scores)),
+        held: &[],
         advance: Advance {
             mean_x0: 0.5,
             mean_eps: 0.8,

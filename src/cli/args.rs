@@ -10,6 +10,7 @@ use super::values::{Auto, Budget, Bytes, Save, Seed, Seeds, Select, device};
 use crate::method::{self, METHODS, Method};
 use crate::sampler::{Compat, OnNan};
 use crate::session::{Checkpointing, Device, Dtype, Preset};
+use crate::target::Gradient;
 
 /// Test-time alignment of diffusion models: Sequential Monte Carlo with reward gradients.
 #[derive(Parser, Debug)]
@@ -51,7 +52,7 @@ pub enum Command {
 }
 
 /// Options whose value is a number.
-const NUMBERS: [&str; 19] = [
+const NUMBERS: [&str; 20] = [
     "width",
     "height",
     "count",
@@ -68,6 +69,7 @@ const NUMBERS: [&str; 19] = [
     "tempering_start",
     "ess_threshold",
     "max_shift",
+    "gradient_every",
     "max_vram",
     "micro_batch",
     "threads",
@@ -179,9 +181,7 @@ pub struct Sample {
     #[arg(long, alias = "num-particles", value_name = "P", help_heading = "Alignment")]
     pub particles: Option<usize>,
     /// Begin with this many unguided particles for each particle, keep the promising ones at --thin-at, each
-    /// at most once, and go on with the full reward (--tempering none); 1 for none [default: 1; 6 for das
-    /// with the aesthetic reward of `shapes`, without --tempering, --latents, --compat reference and --preset
-    /// paper]
+    /// at most once, and go on with the full reward (--tempering none); 1 for none [default: 1]
     #[arg(long, value_name = "C", help_heading = "Alignment")]
     pub candidates: Option<f64>,
     /// Fraction of the steps before the candidates are thinned [default: 0.3]
@@ -192,7 +192,7 @@ pub struct Sample {
     #[arg(long, value_name = "M", default_value_t = 1, help_heading = "Alignment")]
     pub populations: usize,
     /// How the reward is switched on along the chain: exp, poly:POWER, adaptive, none [default: exp; none for
-    /// tds and with --candidates]
+    /// tds, with --candidates, and for das with the aesthetic reward of `shapes`]
     #[arg(long, value_name = "T", help_heading = "Alignment")]
     pub tempering: Option<String>,
     /// Speed of `exp` and `poly` tempering [default: full reward from 87 % of the steps on]
@@ -212,6 +212,15 @@ pub struct Sample {
     /// 4 for das with the aesthetic reward of `shapes`]
     #[arg(long, value_name = "C", help_heading = "Alignment")]
     pub max_shift: Option<f64>,
+    /// Which gradient of the reward guides a particle [default: state; clean for das with the aesthetic
+    /// reward of `shapes`]
+    #[arg(long, value_enum, help_heading = "Alignment")]
+    pub gradient: Option<Gradient>,
+    /// Compute a new gradient at every K-th guided step. Between them a particle is guided by the gradient
+    /// that it has, and is neither weighed nor resampled [default: 1; 4 for das with the aesthetic reward of
+    /// `shapes`]
+    #[arg(long, value_name = "K", help_heading = "Alignment")]
+    pub gradient_every: Option<usize>,
     /// What to do about values that are not finite: drop the particle (and say so) or abort with exit code 5
     #[arg(long, default_value_t = OnNan::Drop, value_name = "drop|abort", help_heading = "Alignment")]
     pub on_nan: OnNan,

@@ -7,6 +7,9 @@ use super::values::typed;
 use super::{flags, gpus, help, output};
 use crate::error::{Error, Result};
 use crate::session::{Device, Dtype, Session, memory};
+use crate::smc::Tempering;
+use crate::smc::temper::default_gamma;
+use crate::target::Gradient;
 
 /// Mean reward of the known-answer run on the CPU in single precision. In bf16 it is 0.003 away there.
 const ANSWER: f64 = 7.4967;
@@ -77,8 +80,9 @@ pub fn run() -> Result<()> {
 fn answer(device: Device, dtype: Dtype) -> Result<f64> {
     let mut session = Session::builder().device(device).dtype(dtype).open()?;
     // All that decides the answer, whatever the defaults are.
-    let options = session.defaults().alpha(0.2).ess_threshold(0.5).max_shift(f64::INFINITY).candidates(1.0);
-    let options = options.particles(4).steps(4).micro_batch(2);
+    let options = session.defaults().particles(4).steps(4).micro_batch(2).alpha(0.2).ess_threshold(0.5);
+    let options = options.max_shift(f64::INFINITY).gradient(Gradient::State).gradient_every(1);
+    let options = options.tempering(Tempering::Exp { gamma: default_gamma(4) });
     let samples = session.sample("a red star", &options)?.conclude()?;
     let rewards = &samples[0].population.rewards;
     Ok(rewards.iter().sum::<f64>() / rewards.len() as f64)

@@ -68,6 +68,8 @@ fn of_method(args: &Sample) -> Result<()> {
         ("--tempering-start", args.tempering_start != 0.0, method.weighs()),
         ("--ess-threshold", args.ess_threshold.is_some(), method.weighs()),
         ("--max-shift", args.max_shift.is_some(), method.differentiates()),
+        ("--gradient", args.gradient.is_some(), method.differentiates()),
+        ("--gradient-every", args.gradient_every.is_some(), method.differentiates()),
         ("--kl", args.kl.is_some(), method.conclusion() != Conclusion::Keep),
         ("--compat reference", args.compat == Compat::Reference, method.weighs()),
         ("--checkpointing on", args.checkpointing == Checkpointing::On, method.differentiates()),
@@ -116,6 +118,7 @@ pub fn micro_batch(args: &Sample, particles: usize) -> Option<String> {
 /// Methods that read an option.
 fn readers(flag: &str) -> String {
     let (reads, why): (fn(&'static dyn Method) -> bool, &str) = match flag {
+        "--max-shift" | "--gradient" | "--gradient-every" => (|m| m.differentiates(), ""),
         "--checkpointing on" => (|m| m.differentiates(), ", which keep activations for a gradient"),
         "--kl" => (|m| m.conclusion() != Conclusion::Keep, ""),
         _ => (|m| m.weighs(), ""),

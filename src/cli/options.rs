@@ -185,8 +185,7 @@ fn sample(args: &Sample, builder: &SessionBuilder) -> Result<SampleOptions> {
     if let Some(particles) = args.particles {
         options = options.particles(particles);
     }
-    // Latents that are given are one for each particle, unless candidates are asked for.
-    if let Some(candidates) = args.candidates.or(args.latents.as_ref().map(|_| 1.0)) {
+    if let Some(candidates) = args.candidates {
         options = options.candidates(candidates);
     }
     if let Some(fraction) = args.thin_at {
@@ -212,6 +211,12 @@ fn sample(args: &Sample, builder: &SessionBuilder) -> Result<SampleOptions> {
     }
     if let Some(most) = args.max_shift {
         options = options.max_shift(most);
+    }
+    if let Some(gradient) = args.gradient {
+        options = options.gradient(gradient);
+    }
+    if let Some(steps) = args.gradient_every {
+        options = options.gradient_every(steps);
     }
     // Rates of the fixed schedules depend on the number of guided steps.
     options.check()?;

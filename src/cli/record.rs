@@ -103,7 +103,10 @@ impl Choices {
             "tempering_start": weighs.then_some(tempering_start),
             "resample": weighs.then(|| resampler.to_string()),
             "ess_threshold": weighs.then_some(ess_threshold),
-            "max_shift": max_shift.filter(|_| proposal.differentiates()),
+            // JSON knows no infinity: the text is what --max-shift takes.
+            "max_shift": proposal.differentiates().then(|| max_shift.map_or(json!("inf"), |most| json!(most))),
+            "gradient": proposal.differentiates().then(|| sample.gradient_path().to_string()),
+            "gradient_every": proposal.differentiates().then(|| sample.gradient_steps()),
             "on_nan": on_nan.to_string(),
             "compat": weighs.then(|| compat.to_string()),
             "select": typed(*select),

@@ -72,17 +72,16 @@ impl<'a> Host<'a> {
         self.backend.gather(&self.backend.stack(&[grad, &zero])?, &rows)
     }
 
-    /// Ancestor (index into the batch) and strength of the guidance of each slot, for a move of particles
-    /// whose gradients have the squared lengths `grads` (empty without gradients).
-    fn choices(&self, weighed: &[Weighed], grads: &[f64], advance: &Advance<'_>) -> (Vec<u32>, Vec<f32>) {
-        if weighed.is_empty() {
-            let slots = self.prompts.len() * self.particles;
-            return ((0..slots as u32).collect(), vec![0.0; slots]);
+    /// Ancestor (index into the batch) and strength of the guidance of each slot, for a move after what
+    /// `report` says, by gradients that are `held` or its own.
+    fn choices(&self, report: &StepReport, held: &[f64], advance: &Advance<'_>) -> (Vec<u32>, Vec<f32>) {
+        let ancestors = report.ancestors(report.states.len());
+        let decided: Vec<f64> = report.weighed.iter().map(|weighed| weighed.lambda_next).collect();
+        let lambdas = if decided.is_empty() { held } else { &decided };
+        if lambdas.is_empty() {
+            let strength = vec![0.0; ancestors.len()];
+            return (ancestors, strength);
         }
-        let firsts = (0..).step_by(self.particles);
-        let of_prompt =
-            |(w, first): (&Weighed, u32)| w.ancestors.iter().map(|a| first + a).collect::<Vec<u32>>();
-        let ancestors: Vec<u32> = weighed.iter().zip(firsts).flat_map(of_prompt).collect();
         let bound = self.rules.drift_bound(f64::from(advance.kappa), f64::from(advance.variance));
         let per_prompt = ancestors.len() / self.prompts.len();
         let strength = (0..ancestors.len()).map(|slot| {
@@ -91,8 +90,8 @@ impl<'a> Host<'a> {
                 Compat::Paper => ancestors[slot] as usize,
                 Compat::Reference => slot,
             };
-            let squared_norm = grads.get(from).copied().unwrap_or_default();
-            smc::strength(weighed[slot / per_prompt].lambda_next, self.alpha, bound, squared_norm)
+            let squared_norm = report.grads.get(from).copied().unwrap_or_default();
+            smc::strength(lambdas[slot / per_prompt], self.alpha, bound, squared_norm)
         });
         let strength = strength.collect();
         (ancestors, strength)
@@ -121,7 +120,7 @@ impl<'a> Host<'a> {
 impl StepEngine for Host<'_> {
     fn submit(&mut self, input: StepInput<'_>) -> Result<Tensor> {
         assert!(self.report.is_none(), "the step before has not been collected");
-        let StepInput { x, particles, event, advance } = input;
+        let StepInput { x, particles, event, held, advance } = input;
         let mut report = StepReport {
             states: self.backend.squared_norms(x)?,
             noises: self.backend.squared_norms(particles.eps)?,
@@ -141,7 +140,7 @@ impl StepEngine for Host<'_> {
             None => None,
         };
         let particles = Particles { grad: grad.as_ref(), ..particles };
-        let (ancestors, strength) = self.choices(&report.weighed, &report.grads, &advance);
+        let (ancestors, strength) = self.choices(&report, held, &advance);
         let (x, log_ratio) = self.advance(particles, &ancestors, &strength, advance)?;
         self.particles = log_ratio.len() / self.prompts.len();
         self.state.advance(&report.weighed, log_ratio);

@@ -116,6 +116,10 @@ pub struct Options {
     pub method: &'static dyn Method,
     /// Tempering, resampling and its threshold.
     pub rules: Rules,
+    /// Guided steps from one gradient to the next, at least 1. Between them a particle is guided by the
+    /// gradient that it has, and is neither weighed nor resampled: what the moves owe to the weights adds up
+    /// until the next gradient. More than 1 leaves the weighing to the host.
+    pub gradient_every: usize,
     /// Fraction of the steps before the first evaluation of a reward, in [0, 1).
     pub tempering_start: f64,
     /// What to do about values that are not finite.
@@ -136,6 +140,7 @@ impl Options {
             alpha: 1.0,
             method: &Das,
             rules: Das.rules(steps),
+            gradient_every: 1,
             tempering_start: 0.0,
             on_nan: OnNan::Drop,
             compat: Compat::Paper,
@@ -152,12 +157,24 @@ impl Options {
         self.candidates.map(|candidates| candidates.step(steps))
     }
 
+    /// The first step that may be guided, of a chain of `steps`.
+    fn guided_from(&self, steps: usize) -> usize {
+        self.thins(steps).map_or(0, |thins| thins + 1).max(self.start(steps))
+    }
+
+    /// Whether step `k` of a chain of `steps` is guided by a gradient that is held.
+    pub(super) fn holds(&self, k: usize, steps: usize) -> bool {
+        let guided = |k: usize| !(k - self.guided_from(steps)).is_multiple_of(self.gradient_every);
+        self.method.differentiates() && k >= self.guided_from(steps) && guided(k)
+    }
+
     /// What each transition of a chain of `steps` needs.
     pub(super) fn needs(&self, steps: usize) -> Vec<Need> {
         let (start, thins) = (self.start(steps), self.thins(steps));
         let need = |k: usize| match (k.checked_sub(start), thins) {
             (_, Some(thins)) if k == thins => Need::Reward,
             (_, Some(thins)) if k < thins => Need::Noise,
+            _ if self.holds(k, steps) => Need::Noise,
             (Some(step), _) => self.method.need(StepIndex { step, steps: steps - start }),
             (None, _) => Need::Noise,
         };
@@ -228,6 +245,16 @@ impl Options {
                 .advice("give `tempering` none, or leave out `candidates`"));
             }
         }
+        if self.gradient_every == 0 {
+            return Err(Error::usage("`gradient_every` 0 would never ask for a gradient")
+                .option("gradient_every")
+                .advice("give `gradient_every` at least 1, or use `method` bootstrap"));
+        }
+        if self.gradient_every > 1 && self.compat == Compat::Reference {
+            return Err(Error::usage("the authors' bookkeeping takes a gradient at every step")
+                .option("gradient_every")
+                .advice("leave out `gradient_every`, or give `compat` paper"));
+        }
         if !(self.alpha.is_finite() && self.alpha > 0.0) {
             return Err(Error::usage(format!("`alpha` {} is not a positive number", self.alpha))
                 .option("alpha")
@@ -259,10 +286,11 @@ impl Options {
             .option("method")
             .advice("mend the method's answers, or use one of those that ship with the program"));
         }
-        // The density ratio of a guided move is part of the next event, so no event may be left out.
-        // The move after the thinning is not guided.
+        // The density ratio of a guided move is part of the next event, so no event may be left out: but for
+        // steps that hold a gradient, and for the thinning, after which the move is not guided.
         let after = self.thins(steps).map_or(0, |k| k + 1);
-        if needs[after..].windows(2).any(|pair| weighs(&pair[0]) && !weighs(&pair[1])) {
+        let asked: Vec<Need> = (after..steps).filter(|&k| !self.holds(k, steps)).map(|k| needs[k]).collect();
+        if asked.windows(2).any(|pair| weighs(&pair[0]) && !weighs(&pair[1])) {
             return Err(Error::usage(format!(
                 "the method {method} weighs at one step and not at the next; once it weighs it must go on"
             ))

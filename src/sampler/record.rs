@@ -51,8 +51,8 @@ pub struct PromptStep {
     /// Plain rewards, not divided by alpha, P; NaN for dead particles. Empty where none were computed.
     #[serde(serialize_with = "null_if_empty")]
     pub reward: Vec<f64>,
-    /// Euclidean lengths of the rewards' gradients with respect to the noisy latents, P; empty without
-    /// gradients.
+    /// Euclidean lengths of the gradients that guide the move that follows, P; empty without gradients.
+    /// Where nothing is weighed they are held from an earlier step.
     #[serde(serialize_with = "null_if_empty")]
     pub grad_norm: Vec<f64>,
     /// What this step added to `log_z`.

@@ -43,7 +43,8 @@ impl Sampler<'_> {
             }
         }
         for (slot, norm) in report.grads.iter().enumerate() {
-            if !norm.is_finite() && !self.dead[slot] {
+            // Where nothing was weighed the gradient is held, and has been reported.
+            if !norm.is_finite() && !self.dead[slot] && !report.weighed.is_empty() {
                 non_finite.push(self.non_finite_at(slot, Quantity::Gradient));
             }
         }
@@ -115,8 +116,11 @@ impl Sampler<'_> {
         let ancestors: Vec<u32> = (0..particles as u32).collect();
         self.families[b].push(&ancestors, None);
         let population = &self.engine.state().populations[b];
+        let holds = self.options.holds(self.next, self.schedule.len());
+        let held = self.held.as_ref().filter(|_| holds);
         PromptStep {
             prompt: self.options.prompts[b],
+            lambda_next: held.map_or(0.0, |held| held.lambdas[b]),
             log_weights: population.log_weights.clone(),
             log_w_increment: vec![0.0; particles],
             ess: Weights::new(&population.log_weights).ess(),

@@ -6,7 +6,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use super::genealogy::{Drawn, Genealogy};
-use super::{Options, Sampler};
+use super::{Held, Options, Sampler};
 use crate::ddim::Schedule;
 use crate::engine::EngineState;
 use crate::error::{Error, Result};
@@ -17,7 +17,7 @@ use crate::tensor::{HostSlice, Shape, Tensor};
 /// Name of the header's one entry.
 const HEADER: &str = "das-cuda snapshot";
 /// Version of the layout.
-const SCHEMA: u32 = 2;
+const SCHEMA: u32 = 3;
 
 /// What to do about a snapshot that is not whole.
 const AGAIN: &str = "go on from another snapshot, or begin the run anew";
@@ -41,6 +41,8 @@ pub struct Snapshot {
     /// Slots whose death has been reported.
     dead: Vec<bool>,
     families: Vec<Genealogy>,
+    /// A gradient that guides further steps: of all slots, and the factor of each prompt.
+    held: Option<(Vec<f32>, Vec<f64>)>,
 }
 
 impl Snapshot {
@@ -63,6 +65,8 @@ impl Snapshot {
     /// | `sizes` | U32 | (k): ancestors of one prompt at each step |
     /// | `drawn` | F64 | (k, B, 2): effective sample size, squared error of a draw; 0: none |
     /// | `initial` | U32 | (1): particles of a prompt at the start |
+    /// | `held` | F32 | (B P, h, w, c): gradient that guides further steps; absent where there is none |
+    /// | `held_lambda` | F64 | (B): its factor, absent with it |
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) where it cannot be encoded.
@@ -89,7 +93,7 @@ impl Snapshot {
         let Shape { n, h, w, c } = self.shape;
         let whole = |list: &[u32]| list.iter().flat_map(|a| a.to_le_bytes()).collect::<Vec<u8>>();
         let latents: Vec<u8> = self.latents.iter().flat_map(|x| x.to_le_bytes()).collect();
-        let tensors = [
+        let mut tensors = vec![
             ("latents", Dtype::F32, vec![n, h, w, c], latents),
             ("log_weights", Dtype::F64, vec![prompts, particles], per_slot(|p| &p.log_weights)),
             ("psi", Dtype::F64, vec![prompts, particles], per_slot(|p| &p.psi)),
@@ -103,6 +107,11 @@ impl Snapshot {
             ("drawn", Dtype::F64, vec![steps, prompts, 2], le(&drawn)),
             ("initial", Dtype::U32, vec![1], whole(&[self.families[0].initial as u32])),
         ];
+        if let Some((grad, lambdas)) = &self.held {
+            let grad: Vec<u8> = grad.iter().flat_map(|x| x.to_le_bytes()).collect();
+            tensors.push(("held", Dtype::F32, vec![n, h, w, c], grad));
+            tensors.push(("held_lambda", Dtype::F64, vec![prompts], le(lambdas)));
+        }
         let encode = |e: &dyn std::fmt::Display| Error::io(format!("the snapshot cannot be encoded: {e}"));
         let views = tensors.iter().map(|(name, dtype, shape, data)| {
             TensorView::new(*dtype, shape.clone(), data).map(|view| (*name, view))
@@ -157,6 +166,11 @@ impl Snapshot {
         let (of_sizes, sizes) = tensor("sizes", Dtype::U32, 1)?;
         let (of_drawn, drawn) = tensor("drawn", Dtype::F64, 3)?;
         let (of_initial, initial) = tensor("initial", Dtype::U32, 1)?;
+        let holds = file.names().iter().any(|name| name.starts_with("held"));
+        let held = match holds {
+            true => Some((tensor("held", Dtype::F32, 4)?, tensor("held_lambda", Dtype::F64, 1)?)),
+            false => None,
+        };
         let (prompts, particles, steps) = (shape[0], shape[1], of_sizes[0]);
         let [ancestors, sizes, initial] =
             [ancestors, sizes, initial].map(|list| numbers(&list, u32::from_le_bytes));
@@ -164,6 +178,7 @@ impl Snapshot {
             && [&of_lambda, &of_log_z].iter().all(|s| **s == [prompts])
             && (of_drawn, of_initial) == (vec![steps, prompts, 2], vec![1])
             && latents_shape[0] == prompts * particles
+            && held.iter().all(|((grad, _), (lambdas, _))| *grad == latents_shape && *lambdas == [prompts])
             && prompts * particles > 0
             && descend(&ancestors, &sizes, prompts, initial[0]) == Some(particles);
         if !fits {
@@ -199,6 +214,9 @@ impl Snapshot {
             state: EngineState { populations: (0..prompts).map(population).collect(), log_ratio },
             dead: dead.iter().map(|&d| d != 0).collect(),
             families: (0..prompts).map(family).collect(),
+            held: held.map(|((_, grad), (_, lambdas))| {
+                (numbers(&grad, f32::from_le_bytes), numbers(&lambdas, f64::from_le_bytes))
+            }),
         })
     }
 }
@@ -236,11 +254,12 @@ fn fingerprint(options: &Options, schedule: &Schedule, latents: Shape) -> BTreeM
         alpha,
         method,
         rules,
+        gradient_every,
         tempering_start,
         on_nan: _,
         compat,
     } = options;
-    let list: [(&str, String); 13] = [
+    let list: [(&str, String); 14] = [
         ("seed", seed.to_string()),
         ("prompts", format!("{prompts:?}")),
         ("particles", particles.to_string()),
@@ -251,6 +270,7 @@ fn fingerprint(options: &Options, schedule: &Schedule, latents: Shape) -> BTreeM
         ("resampler", rules.resampler.to_string()),
         ("ess_threshold", format!("{:?}", rules.ess_threshold)),
         ("max_shift", format!("{:?}", rules.max_shift)),
+        ("gradient_every", gradient_every.to_string()),
         ("tempering_start", format!("{tempering_start:?}")),
         ("compat", format!("{compat:?}")),
         ("latents", latents.with_n(1).to_string()),
@@ -283,6 +303,10 @@ impl<'a> Sampler<'a> {
             state: self.engine.state().clone(),
             dead: self.dead.clone(),
             families: self.families.clone(),
+            held: match &self.held {
+                Some(Held { grad, lambdas }) => Some((self.backend.download(grad)?, lambdas.clone())),
+                None => None,
+            },
         })
     }
 
@@ -323,7 +347,14 @@ impl<'a> Sampler<'a> {
         if !fits {
             return Err(Error::io("the snapshot is damaged: its tensors are not of its run").advice(AGAIN));
         }
-        self.latents[0] = self.upload_exactly(snapshot)?;
+        self.latents[0] = self.upload_exactly(&snapshot.latents, snapshot.shape)?;
+        self.held = match &snapshot.held {
+            Some((grad, lambdas)) => {
+                let grad = self.upload_exactly(grad, snapshot.shape)?;
+                Some(Held { grad, lambdas: lambdas.clone() })
+            }
+            None => None,
+        };
         if thinned {
             self.use_fewer()?;
         }
@@ -337,9 +368,9 @@ impl<'a> Sampler<'a> {
         Ok(self)
     }
 
-    /// The latents in f32, of which a backend may upload another type where channels come in packets.
-    fn upload_exactly(&self, snapshot: &Snapshot) -> Result<Tensor> {
-        let flat = Shape::new(snapshot.shape.n, 1, snapshot.shape.sample(), 1);
-        Ok(self.backend.upload(flat, HostSlice::F32(&snapshot.latents))?.reshape(snapshot.shape))
+    /// Latents in f32, of which a backend may upload another type where channels come in packets.
+    fn upload_exactly(&self, values: &[f32], shape: Shape) -> Result<Tensor> {
+        let flat = Shape::new(shape.n, 1, shape.sample(), 1);
+        Ok(self.backend.upload(flat, HostSlice::F32(values))?.reshape(shape))
     }
 }

@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::model::files::Source;
 use crate::model::folder::ModelFolder;
 use crate::reward::{self, Reward, Spec, Sum};
+use crate::target::Gradient;
 
 /// The reward where none is chosen.
 pub(super) const DEFAULT_REWARD: &str = "aesthetic";
@@ -25,9 +26,11 @@ pub(super) type OpenReward = Arc<dyn Fn(&dyn Backend) -> Result<Box<dyn Reward>>
 /// the reward's own default was made for (docs/what-was-tried.md).
 const SHAPES_ALPHA: f64 = 0.1;
 
-/// For the same head: plain candidates are cheap, resampling by noisy predictions costs more roots than it
-/// gains reward, and a bound of this size takes little from the guidance (docs/what-was-tried.md).
-const SHAPES_TUNED: Tuned = Tuned { candidates: 6.0, ess_threshold: 0.0, max_shift: 4.0 };
+/// For the same head: the gradient at the clean latent is cheap, may be held for a few steps and acts late in the
+/// chain, resampling by noisy predictions costs more roots than it gains reward, and a bound of this size takes
+/// little from the guidance (docs/what-was-tried.md).
+const SHAPES_TUNED: Tuned =
+    Tuned { ess_threshold: 0.0, max_shift: 4.0, gradient: Gradient::Clean, gradient_every: 4 };
 
 /// Alpha of the paper's aesthetic experiments.
 const PAPER_AESTHETIC: f64 = 0.01;

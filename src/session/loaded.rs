@@ -122,6 +122,7 @@ impl Loaded {
             cfg_scale: options.cfg_scale as f32,
             micro_batch: options.micro_batch_for(size),
             checkpointing: options.checkpoints(),
+            gradient: options.gradient_path(),
         };
         let numbers: Vec<u32> = (options.first_index..).take(prompts.len()).collect();
         let alpha = self.alpha(options);

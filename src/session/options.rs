@@ -8,6 +8,7 @@ use crate::method::{Das, Method};
 use crate::model::pipeline::Size;
 use crate::sampler::{self, Candidates, Compat, OnNan};
 use crate::smc::{Resampler, Rules, Tempering};
+use crate::target::Gradient;
 
 /// Most particles per prompt: ancestors and file names are made for this many.
 const MOST_PARTICLES: usize = 1 << 20;
@@ -91,13 +92,14 @@ pub enum Preset {
 /// (docs/what-was-tried.md).
 const THIN_AT: f64 = 0.3;
 
-/// How `das` resamples, bounds its shifts and chooses among candidates where the model has settings of its
-/// own, and no other tempering was asked for: it may need the threshold.
+/// How `das` resamples and is guided where the model has settings of its own. The reward then counts in full
+/// from the first step, unless another tempering is asked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Tuned {
-    pub candidates: f64,
     pub ess_threshold: f64,
     pub max_shift: f64,
+    pub gradient: Gradient,
+    pub gradient_every: usize,
 }
 
 /// How samples are drawn. [`Session::defaults`](super::Session::defaults) are those that suit the model.
@@ -134,6 +136,8 @@ pub struct SampleOptions {
     pub(super) resampler: Option<Resampler>,
     pub(super) ess_threshold: Option<f64>,
     pub(super) max_shift: Option<f64>,
+    pub(super) gradient: Option<Gradient>,
+    pub(super) gradient_every: Option<usize>,
     /// For the method `das`, where nothing else was asked for.
     pub(super) tuned: Option<Tuned>,
     pub(super) tempering_start: f64,
@@ -183,6 +187,8 @@ impl SampleOptions {
             resampler: None,
             ess_threshold: None,
             max_shift: None,
+            gradient: None,
+            gradient_every: None,
             tuned: None,
             tempering_start: 0.0,
             on_nan: OnNan::Drop,
@@ -215,7 +221,7 @@ impl SampleOptions {
         /// Particles per prompt and population, at least 1.
         particles: usize => particles;
         /// Unguided particles to begin with, for each particle that goes on ([`Candidates`]): at least 1,
-        /// which is none but the particles; else the method's own.
+        /// which is none but the particles.
         candidates: f64 => Some(candidates);
         /// Fraction of the steps before the candidates are thinned, in [0, 1).
         thin_at: f64 => Some(thin_at);
@@ -233,6 +239,11 @@ impl SampleOptions {
         /// Bound on the guided shift of a move, in standard deviations of its noise, above 0; infinite for
         /// none; else the method's own.
         max_shift: f64 => Some(max_shift);
+        /// Which gradient of the reward guides the particles; else the method's own.
+        gradient: Gradient => Some(gradient);
+        /// Guided steps from one gradient to the next, at least 1: between them a particle is guided by the
+        /// gradient that it has, and is neither weighed nor resampled; else the method's own.
+        gradient_every: usize => Some(gradient_every);
         /// Fraction of the steps before any reward is computed, in [0, 1).
         tempering_start: f64 => tempering_start;
         /// What to do about values that are not finite.
@@ -302,21 +313,37 @@ impl SampleOptions {
             None => 0,
         };
         let later = self.steps.saturating_sub(early);
-        let guided = self.guided_steps().min(later) * usize::from(self.differentiates());
+        let through_unet = self.differentiates() && self.gradient_path() == Gradient::State;
+        let guided =
+            self.guided_steps().min(later).div_ceil(self.gradient_steps().max(1)) * usize::from(through_unet);
         (self.first_chains() * (self.steps - later) + self.chains() * later, self.chains() * guided)
     }
 
     /// The settings of the model for this method.
     fn own_settings(&self) -> Option<Tuned> {
         let das: &dyn Method = &Das;
-        self.tuned.filter(|_| self.method == das && self.tempering.is_none())
+        self.tuned.filter(|_| self.method == das)
     }
 
-    /// Candidates per particle, 1 for none: as given, else the model's own.
+    /// The same, as far as they are about weights: another tempering may need the threshold.
+    fn own_weighing(&self) -> Option<Tuned> {
+        self.own_settings().filter(|_| self.tempering.is_none())
+    }
+
+    /// Candidates per particle, 1 for none.
     pub fn candidates_per_particle(&self) -> f64 {
-        let fits = self.latents.is_none() && self.compat == Compat::Paper;
-        let own = self.own_settings().filter(|_| fits).map_or(1.0, |tuned| tuned.candidates);
-        self.candidates.unwrap_or(own)
+        self.candidates.unwrap_or(1.0)
+    }
+
+    /// Which gradient guides the particles, if the method is guided by any.
+    pub fn gradient_path(&self) -> Gradient {
+        self.gradient.or(self.own_settings().map(|tuned| tuned.gradient)).unwrap_or_default()
+    }
+
+    /// Guided steps from one gradient to the next.
+    pub fn gradient_steps(&self) -> usize {
+        let own = self.own_settings().filter(|_| self.compat == Compat::Paper);
+        self.gradient_every.or(own.map(|tuned| tuned.gradient_every)).unwrap_or(1)
     }
 
     /// Fraction of the steps before the candidates are thinned.
@@ -339,8 +366,9 @@ impl SampleOptions {
     pub fn rules(&self) -> Rules {
         let own = self.method.rules(self.guided_steps());
         let tuned = self.own_settings();
-        let own_threshold = tuned.map_or(own.ess_threshold, |tuned| tuned.ess_threshold);
-        let tempering = if self.candidates_in_all().is_some() { Tempering::None } else { own.tempering };
+        let own_threshold = self.own_weighing().map_or(own.ess_threshold, |tuned| tuned.ess_threshold);
+        let full = self.candidates_in_all().is_some() || self.own_weighing().is_some();
+        let tempering = if full { Tempering::None } else { own.tempering };
         Rules {
             tempering: self.tempering.unwrap_or(tempering),
             resampler: self.resampler.unwrap_or(own.resampler),
@@ -369,6 +397,7 @@ impl SampleOptions {
             alpha,
             method: self.method,
             rules: self.rules(),
+            gradient_every: self.gradient_steps(),
             tempering_start: self.tempering_start,
             on_nan: self.on_nan,
             compat: self.compat,

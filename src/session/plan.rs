@@ -182,6 +182,8 @@ impl SessionBuilder {
             resampler: None,
             ess_threshold: None,
             max_shift: None,
+            gradient: None,
+            gradient_every: None,
             candidates: None,
             thin_at: None,
             tempering_start: 0.0,

@@ -172,9 +172,9 @@ fn arms_and_sweeps_are_read_and_what_cannot_work_is_refused() {
     assert_eq!(labels(&arms), ["none", "gentle"]);
     // An arm may change what all have after --, and a sweep may be spelt as the flag is.
     let cost = || lines(&out.join("runs.jsonl"))[0]["flops"].as_f64().expect("a cost");
-    assert_eq!(labels(&["--methods", "", "--arm", "x=--steps 2 --candidates 1"]), ["x"]);
+    assert_eq!(labels(&["--methods", "", "--arm", "x=--steps 2 --gradient-every 1"]), ["x"]);
     let two_steps = cost();
-    assert_eq!(labels(&["--methods", "", "--arm", "y=--candidates 1"]), ["y"]);
+    assert_eq!(labels(&["--methods", "", "--arm", "y=--gradient-every 1"]), ["y"]);
     assert!(two_steps < 0.75 * cost(), "two steps of three");
     assert_eq!(labels(&["--methods", "das", "--sweep=--kl=0.1,0.5"]), ["das kl=0.1", "das kl=0.5"]);
     // Best-of-n as the first arm has as many chains as `sample` gives it: those that cost what two guided

@@ -76,14 +76,16 @@ fn evaluations_are_those_counted_by_hand_and_arithmetic_follows_them() {
 #[test]
 fn a_gradient_costs_more_and_parts_add_up() {
     let small = ["-p", "a", "--particles", "2", "--steps", "2"];
-    let all = ["-p", "a", "--particles", "2", "--steps", "2", "--candidates", "1"];
+    let every = ["-p", "a", "--particles", "2", "--steps", "2", "--gradient-every", "1", "--gradient"];
     let flops = |plan: &Value| plan["flops"].as_u64().expect("a count");
-    let das = plan(&all);
+    let [das, clean] = ["state", "clean"].map(|gradient| plan(&[&every[..], &[gradient]].concat()));
     let plain = plan(&[&small[..], &["--proposal", "none"]].concat());
     assert_eq!((&das["gradient"], &plain["gradient"]), (&true.into(), &false.into()));
     assert_eq!(das["unet_evaluations"], plain["unet_evaluations"]);
     assert_eq!((&das["unet_gradients"], &plain["unet_gradients"]), (&das["unet_evaluations"], &0.into()));
     assert!(flops(&das) > 2 * flops(&plain), "forward and backward");
+    assert_eq!((&clean["gradient"], &clean["unet_gradients"]), (&true.into(), &0.into()));
+    assert!(flops(&plain) < flops(&clean) && flops(&clean) < flops(&das), "no way back through the UNet");
     let families = das["per_prompt"].as_object().expect("an object");
     assert_eq!(families.values().map(flops).sum::<u64>(), flops(&das));
     assert!(das["seconds"].as_f64().is_some_and(|s| s > 0.0));
@@ -92,19 +94,35 @@ fn a_gradient_costs_more_and_parts_add_up() {
 
 #[test]
 fn the_plan_is_text_unless_asked_otherwise() {
-    let run_of = ["plan", "-p", "a", "-p", "b", "--particles", "3", "--steps", "4"];
-    let from =
-        |candidates: &'static str| succeeds(run(&[&run_of[..], &["--candidates", candidates]].concat()));
-    let printed = from("1");
+    let run_of = [
+        "plan",
+        "-p",
+        "a",
+        "-p",
+        "b",
+        "--particles",
+        "3",
+        "--steps",
+        "4",
+        "--gradient",
+        "state",
+        "--gradient-every",
+    ];
+    let from = |every: &'static str, candidates| {
+        succeeds(run(&[&run_of[..], &[every, "--candidates", candidates]].concat()))
+    };
+    let printed = from("1", "1");
     let first: Vec<&str> =
         printed.lines().filter_map(|line| line.split_once("  ")).map(|(name, _)| name).collect();
     assert_eq!(first, ["prompts", "particles", "UNet evaluations", "arithmetic", "peak memory", "time"]);
     assert!(printed.contains("3 per prompt, 3 per network call"), "{printed}");
     assert!(printed.contains("48, each with its gradient"), "{printed}");
     // Steps 0 and 1 with 12 candidates, the other two with 3 particles, two branches, two prompts.
-    let thinned = from("4");
+    let thinned = from("1", "4");
     assert!(thinned.contains("3 per prompt from 12 candidates, 12 per network call"), "{thinned}");
     assert!(thinned.contains("120, 24 of them with their gradient"), "{thinned}");
+    let held = from("3", "1");
+    assert!(held.contains("48, 24 of them with their gradient"), "steps 0 and 3 of 4: {held}");
     assert!(printed.contains("TFLOP") && printed.contains("of which weights"), "{printed}");
 }
 

@@ -17,7 +17,7 @@ fn keys(object: &Value) -> Vec<&str> {
 }
 
 /// Options that decide the particles and which of them is returned.
-const DECIDING: [&str; 28] = [
+const DECIDING: [&str; 30] = [
     "prompt",
     "negative_prompt",
     "index",
@@ -43,6 +43,8 @@ const DECIDING: [&str; 28] = [
     "resample",
     "ess_threshold",
     "max_shift",
+    "gradient",
+    "gradient_every",
     "on_nan",
     "compat",
     "select",
@@ -212,6 +214,8 @@ fn every_option_is_recorded() {
         (&["--resample", "residual"], "resample", json!("residual")),
         (&["--ess-threshold", "0.7"], "ess_threshold", json!(0.7)),
         (&["--max-shift", "2.5"], "max_shift", json!(2.5)),
+        (&["--gradient", "state"], "gradient", json!("state")),
+        (&["--gradient-every", "3"], "gradient_every", json!(3)),
         (&["--on-nan", "abort"], "on_nan", json!("abort")),
         (&["--select", "draw"], "select", json!("draw")),
         (&["--save", "best"], "save", json!("best")),
@@ -458,14 +462,15 @@ fn a_preset_is_recorded_by_what_it_stands_for() {
         let out = dir.path().join(name);
         succeeds(sample(&out, &[&["-p", "a star", "--save", "none"], flags].concat()));
         let record = record_of(&only_folder(&out));
-        ["kl", "ess_threshold", "max_shift", "select", "candidates"].map(|key| record[key].clone())
+        ["kl", "ess_threshold", "max_shift", "select", "gradient", "gradient_every"]
+            .map(|key| record[key].clone())
     };
-    let model = [json!(0.1), json!(0.0), json!(4.0), json!("reward"), json!(6.0)];
+    let model = [json!(0.1), json!(0.0), json!(4.0), json!("reward"), json!("clean"), json!(4)];
     assert_eq!(settings("model", &[]), model);
-    let paper = [json!(0.01), json!(0.5), Value::Null, json!("argmax"), json!(1.0)];
+    let paper = [json!(0.01), json!(0.5), json!("inf"), json!("argmax"), json!("state"), json!(1)];
     assert_eq!(settings("paper", &["--preset", "paper", "--on-nan", "drop"]), paper);
     let mixed = ["--preset", "paper", "--kl", "0.3", "--select", "draw", "--max-shift", "2"];
-    let mixture = [json!(0.3), json!(0.5), json!(2.0), json!("draw"), json!(1.0)];
+    let mixture = [json!(0.3), json!(0.5), json!(2.0), json!("draw"), json!("state"), json!(1)];
     assert_eq!(settings("mixed", &mixed), mixture);
     // Other methods and temperings keep their own threshold.
     assert_eq!(settings("tds", &["--proposal", "tds"])[1], json!(0.5));

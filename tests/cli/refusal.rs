@@ -107,6 +107,7 @@ fn negative_numbers_are_refused_with_the_option_named() {
         "--width",
         "--height",
         "--max-shift",
+        "--gradient-every",
         "--candidates",
         "--thin-at",
     ] {

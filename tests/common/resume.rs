@@ -54,6 +54,13 @@ fn cases() -> Vec<Case> {
         case.options.candidates = Some(Candidates { count: 15, until });
         cases.push(case);
     }
+    for (deaths, until) in [(false, None), (true, None), (false, Some(0.3))] {
+        let tempering = until.map_or(often.tempering, |_| Tempering::None);
+        let mut case = Case { deaths, ..case(&Das, Rules { tempering, ..often }) };
+        case.options.gradient_every = 2;
+        case.options.candidates = until.map(|until| Candidates { count: 15, until });
+        cases.push(case);
+    }
     for compat in [Compat::Paper, Compat::Reference] {
         let mut case = case(&Das, often);
         case.options = Options { compat, tempering_start: 0.45, ..case.options };
@@ -164,6 +171,7 @@ pub fn refuse(backend: &dyn EngineBackend, schedule: &Schedule) {
         (Options { prompts: vec![1], ..run.clone() }, "prompts"),
         (Options { method: &Bootstrap, ..run.clone() }, "method"),
         (Options { rules, ..run.clone() }, "ess_threshold"),
+        (Options { gradient_every: 2, ..run.clone() }, "gradient_every"),
         (Options { tempering_start: 0.5, ..run.clone() }, "tempering_start"),
         (
             Options { candidates: Some(Candidates { count: 9, until: 0.5 }), rules: plain, ..run.clone() },
@@ -205,7 +213,7 @@ pub fn refuse(backend: &dyn EngineBackend, schedule: &Schedule) {
     let many = Snapshot::from_bytes(&many).expect("no contradiction by itself");
     let refused = sampler(&run, schedule).expect("a run").restore(&many).err().expect("refused");
     assert_eq!(refused.kind(), ErrorKind::Io);
-    let newer = named(r#"schema\":2"#, r#"schema\":3"#);
+    let newer = named(r#"schema\":3"#, r#"schema\":4"#);
     let Err(refused) = Snapshot::from_bytes(&newer) else { panic!("a newer version was read") };
-    assert!(refused.to_string().contains("version 3"), "{refused}");
+    assert!(refused.to_string().contains("version 4"), "{refused}");
 }

@@ -17,7 +17,7 @@ use das_cuda::model::pipeline::{Pipeline, Prompt};
 use das_cuda::reward::{self, Reward};
 use das_cuda::sampler::{Candidates, Compat, Evaluation, FinalScores, Need, OnNan, Options, Sampler, Target};
 use das_cuda::smc::{Floor, Resampler, Rules, Tempering};
-use das_cuda::target::{Diffusion, Settings};
+use das_cuda::target::{Diffusion, Gradient, Settings};
 use das_cuda::tensor::{Shape, Tensor};
 
 use crate::device;
@@ -218,7 +218,8 @@ fn alone_nothing_waits_between_steps() {
         reward.prepare(&cuda, &["a star".into()]).unwrap();
         let size = pipeline.size(Some(16), Some(16)).unwrap();
         let texts = pipeline.encode(&cuda, &[Prompt { text: "a star", negative: None }], size, 1.0).unwrap();
-        let settings = Settings { cfg_scale: 1.0, micro_batch: 1, checkpointing: false };
+        let settings =
+            Settings { cfg_scale: 1.0, micro_batch: 1, checkpointing: false, gradient: Gradient::State };
         let target = Diffusion::new(&cuda, &pipeline, &reward, texts, vec![0], size, settings);
         let schedule = Schedule::new(&pipeline.scheduler, steps, 1.0).unwrap();
         let options = Options { particles: 2, rules: Das.rules(steps), ..Options::new(3, steps) };
