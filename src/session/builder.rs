@@ -26,9 +26,9 @@ pub(super) type OpenReward = Arc<dyn Fn(&dyn Backend) -> Result<Box<dyn Reward>>
 /// the reward's own default was made for (docs/what-was-tried.md).
 const SHAPES_ALPHA: f64 = 0.1;
 
-/// For the same head: the gradient at the clean latent is cheap, may be held for a few steps and acts late in the
-/// chain, resampling by noisy predictions costs more roots than it gains reward, and a bound of this size takes
-/// little from the guidance (docs/what-was-tried.md).
+/// For the same head: the gradient at the clean latent is cheap, may be held for a few steps and acts late in
+/// the chain, resampling by noisy predictions costs more roots than it gains reward, and a bound of this size
+/// takes little from the guidance (docs/what-was-tried.md).
 const SHAPES_TUNED: Tuned =
     Tuned { ess_threshold: 0.0, max_shift: 4.0, gradient: Gradient::Clean, gradient_every: 4 };
 

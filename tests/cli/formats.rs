@@ -39,6 +39,7 @@ fn is(value: &Value, kind: &str) -> bool {
     match kind {
         "integer" => integer(value),
         "number" => value.is_number(),
+        "number or string" => value.is_number() || value.is_string(),
         "string" => value.is_string(),
         "boolean" => value.is_boolean(),
         "object" => value.is_object(),
