@@ -116,8 +116,10 @@ pub struct Sample {
     /// which is the empty text, or for some models of XL no text at all]
     #[arg(short, long, value_name = "TEXT", help_heading = "What to draw")]
     pub negative_prompt: Option<String>,
-    /// Model folder in diffusers layout [default: the model inside this program, `shapes`]
-    #[arg(short, long, value_name = "DIR", help_heading = "What to draw")]
+    /// Model folder in diffusers layout, or OWNER/NAME[@REVISION] of a repository on the Hugging Face Hub:
+    /// what its cache lacks is downloaded. A folder of that name here is meant first [default: the model
+    /// inside this program, `shapes`]
+    #[arg(short, long, value_name = "MODEL", help_heading = "What to draw")]
     pub model: Option<PathBuf>,
     /// Image width in pixels [default: the model's own]
     #[arg(short = 'W', long, value_name = "PX", help_heading = "What to draw")]
@@ -282,6 +284,9 @@ pub struct Sample {
     /// CPU threads [default: one per processor]
     #[arg(long, value_name = "N", help_heading = "Machine")]
     pub threads: Option<usize>,
+    /// Use no network: what the cache of the Hugging Face Hub lacks is an error (also HF_HUB_OFFLINE=1)
+    #[arg(long, help_heading = "Machine")]
+    pub offline: bool,
 }
 
 #[derive(Args, Debug)]
@@ -340,9 +345,9 @@ pub struct Score {
     /// Reward, repeatable: NAME[=WEIGHT][:PATH]
     #[arg(long = "reward", value_name = "R", required = true)]
     pub rewards: Vec<String>,
-    /// Model whose towers judge where a reward names no path [default: the model inside this program,
-    /// `shapes`]
-    #[arg(short, long, value_name = "DIR")]
+    /// Model whose towers judge where a reward names no path: a folder or a repository, as of `sample`
+    /// [default: the model inside this program, `shapes`]
+    #[arg(short, long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
     /// Prompt for rewards that compare with text [default: the prompt in the PNG's metadata]
     #[arg(short, long, value_name = "TEXT")]
@@ -357,4 +362,7 @@ pub struct Score {
     /// CPU threads [default: one per processor]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+    /// Use no network: what the cache of the Hugging Face Hub lacks is an error (also HF_HUB_OFFLINE=1)
+    #[arg(long)]
+    pub offline: bool,
 }

@@ -14,7 +14,9 @@ Examples:
   das-cuda sample -p \"a photo of a cat\" -m stable-diffusion-v1-5 --steps 50 --particles 8 \\
       --reward aesthetic:clip-vit-large-patch14,head.safetensors \\
       --reward clip=0.5:clip-vit-large-patch14
-      another model, a weighted sum of rewards";
+      another model, a weighted sum of rewards
+  das-cuda sample -p \"a photo of a cat\" -m stable-diffusion-v1-5/stable-diffusion-v1-5 --reward pickscore
+      the same from the Hugging Face Hub: what its cache lacks is downloaded";
 
 pub const AFTER_COMPARE: &str = "\
 Examples:

@@ -69,6 +69,7 @@ impl Choices {
             device: _,
             dtype,
             machine,
+            offline,
             builder: _,
             sample,
             notes: _,
@@ -130,6 +131,7 @@ impl Choices {
             "max_vram": machine.max_vram.map(|Bytes(bytes)| bytes),
             "graph": !machine.no_graph,
             "cublas": !machine.no_cublas,
+            "offline": offline,
             "threads": rayon::current_num_threads(),
         });
         Ok(Choices { deciding: object(deciding), rest: object(rest) })
@@ -174,11 +176,17 @@ pub fn files(options: &Options, session: &Session) -> Result<Map<String, Value>>
     if let Some(eval) = session.eval_reward() {
         rewards.extend(eval.hashes()?);
     }
-    Ok(object(json!({
+    let mut files = object(json!({
         "model_files": by_path(session.folder().hashes()?),
         "reward_files": by_path(&rewards),
         "latents_sha256": options.latents.as_deref().map(sha256_file).transpose()?,
-    })))
+    }));
+    // Left out where there are none, so that records of folders on disk stay as they were.
+    let repositories = session.repositories();
+    if !repositories.is_empty() {
+        files.insert("repositories".into(), json!(repositories));
+    }
+    Ok(files)
 }
 
 /// What followed from the options before anything was drawn.

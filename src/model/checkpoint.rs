@@ -17,8 +17,8 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 
-pub(super) use self::find::choose;
-use self::find::{count, damaged, modern_name, nothing_chosen, some_of};
+pub(super) use self::find::{choose, nothing_chosen};
+use self::find::{count, damaged, modern_name, some_of};
 use super::files::{Source, join, json};
 use crate::error::{Error, Result};
 use crate::regular;

@@ -6,7 +6,11 @@ use super::kind::{Needs, RewardKind};
 pub(super) static REWARD: RewardKind = RewardKind {
     name: "pickscore",
     about: "cosine of image and prompt",
-    needs: Needs { files: Some("the folder of PickScore_v1"), prompt: true, gradient: true },
+    needs: Needs {
+        files: Some("the folder of PickScore_v1, or FOLDER,PROCESSOR with its tokenizer elsewhere"),
+        prompt: true,
+        gradient: true,
+    },
     default_alpha: 1e-4,
     source: "docs/spec.md 7.3",
     open: |towers, name, path| {

@@ -11,8 +11,10 @@ use crate::backend::Backend;
 #[cfg(not(feature = "shapes"))]
 use crate::error::Error;
 use crate::error::Result;
+use crate::hub::{Hub, Repository};
 use crate::model::files::Source;
 use crate::model::folder::ModelFolder;
+use crate::model::needed;
 use crate::reward::{self, Reward, Spec, Sum};
 use crate::target::Gradient;
 
@@ -47,6 +49,7 @@ pub struct SessionBuilder {
     pub(super) rewards: Vec<Spec>,
     pub(super) custom: Vec<(f64, OpenReward)>,
     pub(super) eval_rewards: Vec<Spec>,
+    pub(super) hub: Hub,
 }
 
 impl fmt::Debug for SessionBuilder {
@@ -88,7 +91,8 @@ impl SessionBuilder {
         self.machine.no_cublas = true;
         self
     }
-    /// A model folder in diffusers layout; else the embedded model.
+    /// A model folder in diffusers layout, or where there is none of this name `owner/name[@revision]` of a
+    /// repository on the hub ([`Hub`]); else the embedded model.
     pub fn model(mut self, folder: impl Into<PathBuf>) -> SessionBuilder {
         self.model = Some(folder.into());
         self
@@ -113,6 +117,18 @@ impl SessionBuilder {
     pub fn eval_reward(mut self, reward: Spec) -> SessionBuilder {
         self.eval_rewards.push(reward);
         self
+    }
+
+    /// Where repositories are found that the model or a reward names; else as the environment says
+    /// ([`Settings::from_env`](crate::hub::Settings::from_env)), and downloads are silent.
+    pub fn hub(mut self, hub: Hub) -> SessionBuilder {
+        self.hub = hub;
+        self
+    }
+
+    /// The repositories that the model and the rewards were read from so far.
+    pub fn repositories(&self) -> Vec<Repository> {
+        self.hub.used()
     }
 
     /// Where to compute.
@@ -193,7 +209,10 @@ impl SessionBuilder {
     /// The model's folder, or the embedded one.
     pub(super) fn folder(&self) -> Result<ModelFolder> {
         match &self.model {
-            Some(path) => ModelFolder::open(path, None),
+            Some(path) => {
+                let here = self.hub.locate(path, &needed::of_pipeline).map_err(|e| e.option("model"))?;
+                ModelFolder::open(&here, None)
+            }
             None => ModelFolder::from_source(embedded()?, None),
         }
     }
@@ -202,14 +221,14 @@ impl SessionBuilder {
     pub(super) fn open_rewards(&self, model: &Source, backend: &dyn Backend) -> Result<Sum> {
         let specs = self.reward_specs()?;
         if self.custom.is_empty() {
-            return reward::open(&specs, model, backend);
+            return reward::open_named(&specs, model, backend, &self.hub);
         }
         let custom = self.custom.iter().map(|(weight, open)| Ok((*weight, open(backend)?)));
         let custom: Vec<(f64, Box<dyn Reward>)> = custom.collect::<Result<_>>()?;
         if specs.is_empty() {
             return Ok(Sum::new(custom));
         }
-        let named = reward::open(&specs, model, backend)?;
+        let named = reward::open_named(&specs, model, backend, &self.hub)?;
         Ok(custom.into_iter().fold(named, |sum, (weight, reward)| sum.with(weight, reward)))
     }
 }
@@ -224,5 +243,5 @@ fn embedded() -> Result<Source> {
 fn embedded() -> Result<Source> {
     Err(Error::usage("no model is given, and this program was built without the embedded one")
         .option("model")
-        .advice("give `model` a folder in diffusers layout, or build with the feature shapes"))
+        .advice("give `model` a folder in diffusers layout or the name of a repository, or build with the feature shapes"))
 }

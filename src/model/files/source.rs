@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::fs;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::hash::{sha256, sha256_of_file};
+use crate::hub::hash_of;
 use crate::regular;
 
 /// Most bytes of a file that is read whole: configurations and vocabularies have a few. Weights are mapped.
@@ -91,13 +93,14 @@ impl Source {
         names
     }
 
-    /// Size and SHA-256 of the file at `rel`.
+    /// Size and SHA-256 of the file at `rel`; of a large file in the cache of the hub, the hash that it is kept
+    /// under ([`hash_of`]).
     ///
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the file.
     pub fn hash(&self, rel: &str) -> Result<FileHash> {
         let (bytes, sha256) = match self {
-            Source::Dir(dir) => sha256_of_file(&dir.join(rel)).map_err(|e| {
+            Source::Dir(dir) => sha256_or_name(&dir.join(rel)).map_err(|e| {
                 let usual = "fetch this file again, and leave the model in place while it is in use";
                 let fix = regular::fix(&e, usual);
                 Error::model(format!("{}: cannot be read", self.describe(rel))).because(e).advice(fix)
@@ -108,6 +111,14 @@ impl Source {
             }
         };
         Ok(FileHash { path: rel.to_string(), bytes, sha256 })
+    }
+}
+
+/// Length and SHA-256 of a file, read only where the cache of the hub does not say it.
+fn sha256_or_name(path: &Path) -> io::Result<(u64, String)> {
+    match hash_of(path) {
+        Some(hash) => Ok((regular::open(path)?.metadata()?.len(), hash)),
+        None => sha256_of_file(path),
     }
 }
 

@@ -1,0 +1,77 @@
+//! Where the files of a reward are that is named as on the hub, or by its name alone.
+
+use std::path::{Path, PathBuf};
+
+use super::spec::Spec;
+use crate::error::Result;
+use crate::hub::{Hub, Snapshot};
+use crate::model::files::Source;
+use crate::model::needed;
+
+/// Where a reward is published, as its PATH.
+struct Usual {
+    reward: &'static str,
+    path: &'static str,
+    /// Whether a model may bring files of its own, which then are meant instead.
+    of_model: bool,
+}
+
+/// Rewards whose files are on the hub.
+static USUAL: &[Usual] = &[
+    Usual {
+        reward: "aesthetic",
+        path: "openai/clip-vit-large-patch14,trl-lib/ddpo-aesthetic-predictor/aesthetic-model.pth",
+        of_model: true,
+    },
+    Usual { reward: "clip", path: "openai/clip-vit-large-patch14", of_model: true },
+    Usual {
+        reward: "pickscore",
+        path: "yuvalkirstain/PickScore_v1,laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        of_model: false,
+    },
+];
+
+fn usual(spec: &Spec) -> Option<&'static Usual> {
+    USUAL.iter().find(|usual| usual.reward == spec.kind.name)
+}
+
+impl Spec {
+    /// Whether it looks through the towers that the model `model` brings: it names no path, and the model has
+    /// some.
+    pub fn uses_model(&self, model: &Source) -> bool {
+        self.path.is_none()
+            && usual(self).is_some_and(|usual| usual.of_model)
+            && model.exists("clip/config.json")
+    }
+
+    /// The repositories that it is read from where it names no path and the model brings none, as its PATH.
+    pub fn usual_path(&self) -> Option<&'static str> {
+        usual(self).map(|usual| usual.path)
+    }
+}
+
+/// The path of `spec` on disk, what is not there downloaded; `None` for a reward that reads no file or the
+/// model's own.
+pub(super) fn locate(spec: &Spec, model: &Source, hub: &Hub) -> Result<Option<PathBuf>> {
+    let given = match (&spec.path, usual(spec)) {
+        (Some(path), _) => path.as_path(),
+        (None, Some(usual)) if !spec.uses_model(model) => Path::new(usual.path),
+        (None, _) => return Ok(None),
+    };
+    // Two paths, unless there is one that has the comma in its name.
+    let two = given.to_str().filter(|_| !given.exists()).and_then(|text| text.rsplit_once(','));
+    let Some((folder, second)) = two else {
+        let missing = if spec.kind.needs.prompt { needed::of_clip } else { needed::of_tower };
+        return hub.locate(given, &missing).map(Some);
+    };
+    // Of a head, the name has the file.
+    let nothing = |_: Snapshot<'_>| Ok(Vec::new());
+    let second = match spec.kind.needs.prompt {
+        true => hub.locate(Path::new(second), &needed::of_processor)?,
+        false => hub.locate(Path::new(second), &nothing)?,
+    };
+    let mut path = hub.locate(Path::new(folder), &needed::of_tower)?.into_os_string();
+    path.push(",");
+    path.push(second);
+    Ok(Some(path.into()))
+}
