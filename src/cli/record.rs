@@ -176,17 +176,12 @@ pub fn files(options: &Options, session: &Session) -> Result<Map<String, Value>>
     if let Some(eval) = session.eval_reward() {
         rewards.extend(eval.hashes()?);
     }
-    let mut files = object(json!({
+    Ok(object(json!({
         "model_files": by_path(session.folder().hashes()?),
         "reward_files": by_path(&rewards),
         "latents_sha256": options.latents.as_deref().map(sha256_file).transpose()?,
-    }));
-    // Left out where there are none, so that records of folders on disk stay as they were.
-    let repositories = session.repositories();
-    if !repositories.is_empty() {
-        files.insert("repositories".into(), json!(repositories));
-    }
-    Ok(files)
+        "repositories": session.repositories(),
+    })))
 }
 
 /// What followed from the options before anything was drawn.

@@ -66,14 +66,7 @@ impl Transfer<'_> {
             return Ok(());
         }
         let path = folder.join("refs").join(revision);
-        let write = || {
-            let above = path.parent().unwrap_or(folder);
-            fs::create_dir_all(above)?;
-            let mut part = tempfile::NamedTempFile::new_in(above)?;
-            part.write_all(self.commit.as_bytes())?;
-            part.persist(&path).map_err(|e| e.error)
-        };
-        write().map(|_| ()).map_err(|e| on_disk(e, &path))
+        put(&path, |made| fs::write(made, self.commit)).map_err(|e| on_disk(e, &path))
     }
 
     /// The file at `file`, if it is not there.
@@ -99,7 +92,7 @@ impl Transfer<'_> {
             fs::rename(&part, &blob).map_err(|e| on_disk(e, &blob))?;
         }
         let target = self.folder.join(file);
-        link(&blob, &target, file).map_err(|e| on_disk(e, &target))?;
+        put(&target, |made| place(&blob, made, file)).map_err(|e| on_disk(e, &target))?;
         drop(lock);
         Ok(())
     }
@@ -170,11 +163,11 @@ impl Transfer<'_> {
                                 self.at(file, done, about.size)?;
                             }
                             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                            Err(e) => break Some(Error::model("").because(e)),
+                            Err(e) => break Some(e.to_string()),
                         }
                     }
                 }
-                Err(Failure::Passing(e)) => Some(e),
+                Err(Failure::Passing(e)) => Some(e.message().to_string()),
                 Err(Failure::Lasting(e)) => return Err(Wrong::Other(e)),
             };
             // A connection that brought something is no failure: it goes on where it was cut.
@@ -200,7 +193,7 @@ impl Transfer<'_> {
 enum Wrong {
     Hash { found: String, resumed: bool },
     Long,
-    Cut { done: u64, cause: Option<Error> },
+    Cut { done: u64, cause: Option<String> },
     Other(Error),
 }
 
@@ -228,7 +221,7 @@ impl Wrong {
                 let error =
                     Error::model(format!("{file}: the connection ends after {done} of {} bytes", about.size))
                         .advice("check the network and try again: the download goes on where it was cut");
-                match cause.and_then(|cause| Some(std::error::Error::source(&cause)?.to_string())) {
+                match cause {
                     Some(cause) => error.because(cause),
                     None => error,
                 }
@@ -238,17 +231,17 @@ impl Wrong {
     }
 }
 
-/// Puts `blob` where the snapshot has the file `file`: as a link where the system has them.
-fn link(blob: &Path, target: &Path, file: &str) -> io::Result<()> {
+/// Makes what is to be at `target` under a name of its own first, so that no other process sees half of it.
+fn put(target: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let above = target.parent().unwrap_or(target);
     fs::create_dir_all(above)?;
-    // A name of its own at first, so that no other process sees half of it.
     let part = tempfile::TempDir::with_prefix_in(".part-", above)?;
     let made = part.path().join("file");
-    place(blob, &made, file)?;
+    make(&made)?;
     fs::rename(&made, target)
 }
 
+/// Makes `made` the file `file` of a snapshot, whose content is `blob`: a link where the system has them.
 #[cfg(unix)]
 fn place(blob: &Path, made: &Path, file: &str) -> io::Result<()> {
     // From snapshots/COMMIT/a/b up to the repository and down to its blobs.

@@ -207,7 +207,9 @@ impl Client {
                 return Err(odd("the hub sent on to nowhere"));
             };
             let within = origin(&next) == origin(&self.endpoint);
-            if follow == Follow::Within && (!within || response.headers().contains_key("x-linked-etag")) {
+            let linked =
+                ["x-linked-etag", "x-linked-size"].iter().all(|name| response.headers().contains_key(*name));
+            if follow == Follow::Within && (!within || linked) {
                 return Ok(response);
             }
             url = next;

@@ -24,7 +24,7 @@ pub use cache::hash_of;
 pub use name::Name;
 pub use settings::{Settings, Token};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// A repository that something was read from, for the record of a run.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -105,6 +105,7 @@ impl Hub {
         let missing: Missing<'_> = if name.file.is_some() { &the_file } else { missing };
         let cache = Cache::new(&self.settings.cache, name);
         let known = cache.commit();
+        let mut lacks = None;
         if let Some(commit) = &known {
             let folder = cache.snapshot(commit);
             let lacking = missing(Snapshot { folder: &folder, listing: None })?;
@@ -114,10 +115,14 @@ impl Hub {
             if self.settings.offline {
                 return Err(incomplete(&folder, &lacking).advice(OFFLINE));
             }
+            lacks = Some(incomplete(&folder, &lacking));
         } else if self.settings.offline {
             return Err(cache.absent().advice(OFFLINE));
         }
-        let (commit, folder) = self.fetch(name, &cache, known, missing)?;
+        let (commit, folder) = self.fetch(name, &cache, known, missing).map_err(|e| match lacks {
+            Some(lacks) if e.kind() == ErrorKind::Model => e.addition(lacks.message()),
+            _ => e,
+        })?;
         Ok(self.found(name, &commit, folder))
     }
 
@@ -153,14 +158,10 @@ impl Hub {
         name: &Name,
         cache: &Cache,
         known: Option<String>,
-        missing: Missing<'_>,
+        _: Missing<'_>,
     ) -> Result<(String, PathBuf)> {
         let lacks = match &known {
-            Some(commit) => {
-                let folder = cache.snapshot(commit);
-                let lacking = missing(Snapshot { folder: &folder, listing: None })?;
-                incomplete(&folder, &lacking)
-            }
+            Some(_) => Error::model("not whole in the cache"),
             None => cache.absent(),
         };
         Err(lacks.advice(format!(

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::kind::RewardKind;
 use super::spec::Spec;
 use crate::error::Result;
 use crate::hub::{Hub, Snapshot};
@@ -31,8 +32,8 @@ static USUAL: &[Usual] = &[
     },
 ];
 
-fn usual(spec: &Spec) -> Option<&'static Usual> {
-    USUAL.iter().find(|usual| usual.reward == spec.kind.name)
+fn usual(kind: &RewardKind) -> Option<&'static Usual> {
+    USUAL.iter().find(|usual| usual.reward == kind.name)
 }
 
 impl Spec {
@@ -40,11 +41,14 @@ impl Spec {
     /// some.
     pub fn uses_model(&self, model: &Source) -> bool {
         self.path.is_none()
-            && usual(self).is_some_and(|usual| usual.of_model)
+            && usual(self.kind).is_some_and(|usual| usual.of_model)
             && model.exists("clip/config.json")
     }
+}
 
-    /// The repositories that it is read from where it names no path and the model brings none, as its PATH.
+impl RewardKind {
+    /// The repositories where it is published, as its PATH: read where none is given and the model brings no
+    /// files for it.
     pub fn usual_path(&self) -> Option<&'static str> {
         usual(self).map(|usual| usual.path)
     }
@@ -53,7 +57,7 @@ impl Spec {
 /// The path of `spec` on disk, what is not there downloaded; `None` for a reward that reads no file or the
 /// model's own.
 pub(super) fn locate(spec: &Spec, model: &Source, hub: &Hub) -> Result<Option<PathBuf>> {
-    let given = match (&spec.path, usual(spec)) {
+    let given = match (&spec.path, usual(spec.kind)) {
         (Some(path), _) => path.as_path(),
         (None, Some(usual)) if !spec.uses_model(model) => Path::new(usual.path),
         (None, _) => return Ok(None),

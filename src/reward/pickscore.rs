@@ -7,7 +7,7 @@ pub(super) static REWARD: RewardKind = RewardKind {
     name: "pickscore",
     about: "cosine of image and prompt",
     needs: Needs {
-        files: Some("the folder of PickScore_v1, or FOLDER,PROCESSOR with its tokenizer elsewhere"),
+        files: Some("the folder of PickScore_v1, or FOLDER,PROCESSOR"),
         prompt: true,
         gradient: true,
     },

@@ -98,10 +98,7 @@ fn a_repository_is_downloaded_once_into_the_layout_of_other_programs() {
     }
     assert!(!folder.join("other.bin").exists());
     let seen = world.server.seen();
-    assert!(
-        seen.iter().all(|s| s.authorization.is_some() != s.large),
-        "{seen:?}"
-    );
+    assert!(seen.iter().all(|s| s.authorization.is_some() != s.large), "{seen:?}");
     assert!(seen.iter().any(|s| s.large && s.method == "GET"), "{seen:?}");
     // Whatever is there is used without asking, under each name of the revision.
     for name in [REPOSITORY.to_string(), format!("{REPOSITORY}@{COMMIT}")] {
