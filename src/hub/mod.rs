@@ -63,6 +63,7 @@ pub trait Progress: Send + Sync {
 #[derive(Clone)]
 pub struct Hub {
     settings: Arc<Settings>,
+    #[cfg_attr(not(feature = "hub"), allow(dead_code))]
     progress: Option<Arc<dyn Progress>>,
     used: Arc<Mutex<BTreeSet<Repository>>>,
 }
