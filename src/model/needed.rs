@@ -1,5 +1,5 @@
-//! Which files of a repository a model or a CLIP tower is read from, and which of them a folder lacks: so that
-//! of a repository of many gigabytes only what is used is downloaded.
+//! Which files of a repository a model or a CLIP tower is read from, and which of them a folder lacks: so
+//! that of a repository of many gigabytes only what is used is downloaded.
 
 use std::collections::BTreeSet;
 use std::path::Path;

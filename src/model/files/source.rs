@@ -93,8 +93,8 @@ impl Source {
         names
     }
 
-    /// Size and SHA-256 of the file at `rel`; of a large file in the cache of the hub, the hash that it is kept
-    /// under ([`hash_of`]).
+    /// Size and SHA-256 of the file at `rel`; of a large file in the cache of the hub, the hash that it is
+    /// kept under ([`hash_of`]).
     ///
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the file.
