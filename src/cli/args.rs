@@ -164,7 +164,7 @@ pub struct Sample {
     /// Held-out rewards: reported, never optimised
     #[arg(long = "eval-reward", value_name = "R", help_heading = "Alignment")]
     pub eval_rewards: Vec<String>,
-    /// Strength of the prior, alpha in p(x) exp(r(x)/alpha) [default: the reward's own (below), 0.1 for
+    /// Strength of the prior, alpha in p(x) exp(r(x)/alpha) [default: the reward's own (below), 0.05 for
     /// the aesthetic reward of `shapes`]
     #[arg(long = "kl", visible_aliases = ["alpha", "kl-coeff"], value_name = "ALPHA", help_heading = "Alignment")]
     pub kl: Option<f64>,
@@ -217,7 +217,7 @@ pub struct Sample {
     #[arg(long, value_enum, help_heading = "Alignment")]
     pub gradient: Option<Gradient>,
     /// Compute a new gradient at every K-th guided step. Between them a particle is guided by the gradient
-    /// that it has, and is neither weighed nor resampled [default: 1; 4 for das with the aesthetic reward of
+    /// that it has, and is neither weighed nor resampled [default: 1; 8 for das with the aesthetic reward of
     /// `shapes`]
     #[arg(long, value_name = "K", help_heading = "Alignment")]
     pub gradient_every: Option<usize>,

@@ -24,13 +24,13 @@ pub(super) type OpenReward = Arc<dyn Fn(&dyn Backend) -> Result<Box<dyn Reward>>
 
 /// Alpha for the aesthetic head of the embedded model, whose ratings spread wider than those of the head that
 /// the reward's own default was made for (docs/what-was-tried.md).
-const SHAPES_ALPHA: f64 = 0.1;
+const SHAPES_ALPHA: f64 = 0.05;
 
 /// For the same head: the gradient at the clean latent is cheap, may be held for a few steps and acts late in
 /// the chain, resampling by noisy predictions costs more roots than it gains reward, and a bound of this size
 /// takes little from the guidance (docs/what-was-tried.md).
 const SHAPES_TUNED: Tuned =
-    Tuned { ess_threshold: 0.0, max_shift: 4.0, gradient: Gradient::Clean, gradient_every: 4 };
+    Tuned { ess_threshold: 0.0, max_shift: 4.0, gradient: Gradient::Clean, gradient_every: 8 };
 
 /// Alpha of the paper's aesthetic experiments.
 const PAPER_AESTHETIC: f64 = 0.01;

@@ -465,7 +465,7 @@ fn a_preset_is_recorded_by_what_it_stands_for() {
         ["kl", "ess_threshold", "max_shift", "select", "gradient", "gradient_every"]
             .map(|key| record[key].clone())
     };
-    let model = [json!(0.1), json!(0.0), json!(4.0), json!("reward"), json!("clean"), json!(4)];
+    let model = [json!(0.05), json!(0.0), json!(4.0), json!("reward"), json!("clean"), json!(8)];
     assert_eq!(settings("model", &[]), model);
     let paper = [json!(0.01), json!(0.5), json!("inf"), json!("argmax"), json!("state"), json!(1)];
     assert_eq!(settings("paper", &["--preset", "paper", "--on-nan", "drop"]), paper);
