@@ -344,7 +344,7 @@ fn the_record_in_a_picture_repeats_the_run() {
         &["-p", "a ring", "--proposal", "none", "-n", "red", "--cfg-scale", "2.5", "--on-nan", "abort"],
         &["-p", "a ring", "--proposal", "bootstrap", "--tempering", "adaptive", "--resample", "multinomial"],
         &["-p", "a ring", "--populations", "2", "--select", "draw"],
-        &["-p", "a ring", "--candidates", "1"],
+        &["-p", "a ring", "--gradient", "state"],
         &[
             "-p",
             "a ring",
