@@ -10,11 +10,7 @@ use crate::error::{Error, Result};
 pub(super) static REWARD: RewardKind = RewardKind {
     name: "exec",
     about: "scores of a program of your own, and gradients if it gives them",
-    needs: Needs {
-        files: Some("its command, such as \"python scorer.py\""),
-        prompt: true,
-        gradient: true,
-    },
+    needs: Needs { files: Some("its command, such as \"python scorer.py\""), prompt: true, gradient: true },
     default_alpha: DEFAULT_ALPHA,
     source: "docs/reward-protocol.md; or as the program says",
     open: |_, name, path| {

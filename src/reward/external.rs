@@ -84,7 +84,14 @@ impl External {
     }
 
     /// Scores of the images `chosen` of `pixels` `(n, h, w, 3)`, and their gradients if they are wanted.
-    fn ask(&self, pixels: &[f32], shape: Shape, chosen: &[usize], prompt_of: &[u32], gradient: bool) -> Result<Answer> {
+    fn ask(
+        &self,
+        pixels: &[f32],
+        shape: Shape,
+        chosen: &[usize],
+        prompt_of: &[u32],
+        gradient: bool,
+    ) -> Result<Answer> {
         let prompts: Vec<&str> =
             chosen.iter().map(|&i| self.prompts[prompt_of[i] as usize].as_str()).collect();
         let image = |&i: &usize| &pixels[i * shape.sample()..(i + 1) * shape.sample()];
@@ -102,10 +109,8 @@ impl External {
         let place = || format!("{}: {}", self.who, place(&request.prompts));
         let line = serde_json::to_string(&request)
             .map_err(|e| Error::model(format!("{}: the request cannot be written", place())).because(e))?;
-        let answer = asked
-            .channel
-            .ask(&line, request.longest_answer())
-            .map_err(|failure| error(&place(), failure))?;
+        let answer =
+            asked.channel.ask(&line, request.longest_answer()).map_err(|failure| error(&place(), failure))?;
         request.answered(&answer, asked.channel.names_requests()).map_err(|what| {
             let what = format!("{what}{}", asked.channel.give_up());
             error(&place(), Failure::new(what, ANSWER))

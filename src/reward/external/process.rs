@@ -80,7 +80,10 @@ impl Channel for Process {
         self.notes.push(format!("{}; it was started again, which is done once", first.failure.what));
         self.exchange(request, most).map_err(|second| {
             self.live = None;
-            Failure::new(format!("{}, once more after it was started again", second.failure.what), second.failure.fix)
+            Failure::new(
+                format!("{}, once more after it was started again", second.failure.what),
+                second.failure.fix,
+            )
         })
     }
 
@@ -198,17 +201,20 @@ impl Live {
         match self.lines.recv_timeout(timeout) {
             Ok(Said::Line(line)) => Ok(line),
             Ok(Said::TooLong(line)) => {
-                let what = format!("wrote {}, a line of more than the {most} bytes that it may have", shown(&line));
+                let what =
+                    format!("wrote {}, a line of more than the {most} bytes that it may have", shown(&line));
                 Err(self.fault(what, OUTPUT))
             }
             Err(RecvTimeoutError::Timeout) => {
                 let what = format!("gave no answer within {} s", timeout.as_secs_f64());
-                let fix = format!("give it longer, {TIMEOUT}=SECONDS in the environment, or see what it waits for");
+                let fix =
+                    format!("give it longer, {TIMEOUT}=SECONDS in the environment, or see what it waits for");
                 Err(self.fault(what, fix))
             }
             Err(RecvTimeoutError::Disconnected) => {
                 let status = self.wait();
-                let how = status.map_or("it closed its standard output".to_string(), |status| status.to_string());
+                let how =
+                    status.map_or("it closed its standard output".to_string(), |status| status.to_string());
                 let what = format!("ended before it answered ({how}){}", self.last_words());
                 Err(Ended { failure: Failure::new(what, BY_ITSELF), crashed: true })
             }

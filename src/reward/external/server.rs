@@ -52,11 +52,12 @@ impl Channel for Server {
     fn hello(&mut self) -> Result<Hello, Failure> {
         let response = self.agent.get(&self.url).call().map_err(|e| self.failure(e))?;
         match self.body(response, LONGEST_HELLO) {
-            Ok((StatusCode::OK, body)) if Hello::is_meant(&body) => {
-                Hello::parse(&body).map_err(|what| {
-                    Failure::new(what, "let GET answer with a hello (docs/reward-protocol.md), or with a status of 404")
-                })
-            }
+            Ok((StatusCode::OK, body)) if Hello::is_meant(&body) => Hello::parse(&body).map_err(|what| {
+                Failure::new(
+                    what,
+                    "let GET answer with a hello (docs/reward-protocol.md), or with a status of 404",
+                )
+            }),
             _ => Ok(Hello::unsaid()),
         }
     }
