@@ -4,7 +4,6 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 
-use das_cuda::backend::Backend;
 use das_cuda::cpu::Cpu;
 use das_cuda::reward::Reward;
 use das_cuda::tape::Tape;
