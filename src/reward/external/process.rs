@@ -40,7 +40,7 @@ impl Process {
             let hello = Hello::parse(&line).map_err(|what| live.fault(what, OUTPUT))?;
             match &self.known {
                 Some(known) if *known != hello => {
-                    let what = format!("says {hello:?} of itself, and said {known:?} before");
+                    let what = format!("says in its hello {}, and said something else before", shown(&line));
                     return Err(live.fault(what, "let it say the same whenever it is started"));
                 }
                 _ => self.known = Some(hello),
@@ -73,17 +73,16 @@ impl Channel for Process {
             Err(ended) => ended,
         };
         self.live = None;
-        if !first.crashed || self.restarted {
+        if !first.crashed {
             return Err(first.failure);
         }
-        self.restarted = true;
-        self.notes.push(format!("{}; it was started again, which is done once", first.failure.what));
+        if std::mem::replace(&mut self.restarted, true) {
+            return Err(again(first.failure));
+        }
+        self.notes.push(format!("was started again, which is done once: it {}", first.failure.what));
         self.exchange(request, most).map_err(|second| {
             self.live = None;
-            Failure::new(
-                format!("{}, once more after it was started again", second.failure.what),
-                second.failure.fix,
-            )
+            again(second.failure)
         })
     }
 
@@ -101,6 +100,14 @@ impl Channel for Process {
     fn notes(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notes)
     }
+}
+
+/// What failed in a scorer that had ended before.
+fn again(failure: Failure) -> Failure {
+    Failure::new(
+        format!("had ended before and was started again, which is done once; now it {}", failure.what),
+        failure.fix,
+    )
 }
 
 /// Bytes that no hello exceeds.

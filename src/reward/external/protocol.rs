@@ -3,8 +3,9 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// The version of the protocol that is spoken here.
 const VERSION: u64 = 1;
@@ -62,7 +63,7 @@ impl Hello {
 
     /// Reads the line of a hello; else says what is wrong with it.
     pub fn parse(line: &[u8]) -> Result<Hello, String> {
-        let hello: Hello = serde_json::from_slice(line)
+        let hello: Hello = object(line)
             .map_err(|e| format!("{} is no hello ({e}), where a hello must come first", shown(line)))?;
         if hello.das_cuda_reward != VERSION {
             return Err(format!(
@@ -135,7 +136,7 @@ impl Request<'_> {
     /// Reads the line of an answer to this; else says what is wrong with it. Only where `named` must it
     /// repeat the id.
     pub fn answered(&self, line: &[u8], named: bool) -> Result<Answer, String> {
-        let written: Written = serde_json::from_slice(line).map_err(|e| {
+        let written: Written = object(line).map_err(|e| {
             let hint = match has_nan(line) {
                 true => "; JSON has no NaN, a score that is not a number is null",
                 false => "",
@@ -187,6 +188,12 @@ impl Request<'_> {
         }
         Ok(all)
     }
+}
+
+/// Reads an object. A list in its place would be read as the values of its keys.
+fn object<T: DeserializeOwned>(line: &[u8]) -> serde_json::Result<T> {
+    let value: Map<String, Value> = serde_json::from_slice(line)?;
+    T::deserialize(Value::Object(value))
 }
 
 /// Bytes as base64.
