@@ -151,8 +151,11 @@ fn scores_and_gradients_are_those_of_the_same_reward_inside() {
     assert!(!scorer.is_there());
 }
 
+/// Lineage of each particle, final rewards, and what was noted.
+type Steered = (Vec<Vec<u32>>, Vec<f32>, Vec<String>);
+
 /// Four particles of das, of which some are chosen twice.
-fn steered(builder: SessionBuilder) -> Result<(Vec<Vec<u32>>, Vec<f32>, Vec<String>)> {
+fn steered(builder: SessionBuilder) -> Result<Steered> {
     let mut session = builder.device(Device::Cpu).open()?;
     let options =
         SampleOptions::new().particles(4).steps(4).alpha(0.05).ess_threshold(1.0).micro_batch(3).seed(5);
@@ -261,7 +264,7 @@ fn what_a_scorer_does_wrong_is_told() {
     ] {
         let scorer = Scorer::new(kind);
         let reward = open_reward(&scorer.spec(), &cpu).expect(kind);
-        let error = graded(&reward, &cpu).err().expect(kind);
+        let error = graded(&reward, &cpu).expect_err(kind);
         assert_eq!(error.kind(), ErrorKind::Model);
         let error = error.to_string();
         for says in [says, kind, "2 images", r#""a \"ring\",\na cross""#, "fix:"] {
