@@ -97,8 +97,7 @@ pub fn open(path: &Path, choices: &Choices) -> Result<(Source, Vec<String>)> {
             model.pieces.insert(VAE_FILE.to_string(), place(pool.finish()));
         }
     }
-    let class = if unet_takes_guidance(&config) { "LatentConsistencyModelPipeline" } else { class(texts) };
-    make(&mut model, "model_index.json", &index(class, texts));
+    make(&mut model, "model_index.json", &index(texts));
     if let Some(folder) = &choices.config {
         take_configurations(&mut model, folder, choices)?;
     }
@@ -155,14 +154,10 @@ fn class(texts: Texts) -> &'static str {
     }
 }
 
-fn unet_takes_guidance(config: &Value) -> bool {
-    !config["time_cond_proj_dim"].is_null()
-}
-
 /// `model_index.json`.
-fn index(class: &str, texts: Texts) -> Value {
+fn index(texts: Texts) -> Value {
     let mut index = json!({
-        "_class_name": class,
+        "_class_name": class(texts),
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
         "scheduler": ["diffusers", "DDIMScheduler"],

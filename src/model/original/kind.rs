@@ -103,6 +103,9 @@ pub fn recognise(file: &Checkpoint) -> Result<Texts> {
     }
     if unet {
         inputs(file, &refused)?;
+        if below_unet("time_embed.cond_proj.") {
+            return Err(refused("a latent consistency checkpoint, which is run from its folder only"));
+        }
         let [first, second] = ["conditioner.embedders.0.", "conditioner.embedders.1."].map(any);
         if second {
             return Ok(Texts::Both);

@@ -41,13 +41,11 @@ pub fn rename(pool: &mut Pool, file: &str) -> Result<Value> {
         return odd("no input_blocks.0.0.weight of a convolution".to_string());
     };
     let outputs = pool.dim("out.2.weight", 0).unwrap_or(inputs);
-    let guidance = pool.dim("time_embed.cond_proj.weight", 1);
     let added = pool.dim("label_emb.0.0.weight", 1);
     for (from, to) in [
         ("input_blocks.0.0", "conv_in"),
         ("time_embed.0", "time_embedding.linear_1"),
         ("time_embed.2", "time_embedding.linear_2"),
-        ("time_embed.cond_proj", "time_embedding.cond_proj"),
         ("label_emb.0.0", "add_embedding.linear_1"),
         ("label_emb.0.2", "add_embedding.linear_2"),
         ("out.0", "conv_norm_out"),
@@ -94,9 +92,6 @@ pub fn rename(pool: &mut Pool, file: &str) -> Result<Value> {
     });
     if let Some(context) = context {
         config["cross_attention_dim"] = json!(context);
-    }
-    if let Some(width) = guidance {
-        config["time_cond_proj_dim"] = json!(width);
     }
     if let Some(width) = added {
         // The six sizes of XL, each in as many features.
