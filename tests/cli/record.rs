@@ -17,11 +17,14 @@ fn keys(object: &Value) -> Vec<&str> {
 }
 
 /// Options that decide the particles and which of them is returned.
-const DECIDING: [&str; 30] = [
+const DECIDING: [&str; 33] = [
     "prompt",
     "negative_prompt",
     "index",
     "model",
+    "vae",
+    "model_config",
+    "prediction",
     "width",
     "height",
     "seed",
