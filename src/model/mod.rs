@@ -8,6 +8,7 @@ pub mod families;
 pub mod files;
 pub mod folder;
 pub mod needed;
+pub mod original;
 pub mod parts;
 pub mod pipeline;
 pub mod tokenizer;

@@ -32,26 +32,51 @@ const TEXTS: [&str; 9] = [
 /// [`ErrorKind::Model`](crate::ErrorKind::Model): not in diffusers layout, an index that cannot be read, a
 /// component without safetensors weights.
 pub fn of_pipeline(snapshot: Snapshot<'_>) -> Result<Vec<String>> {
-    let Snapshot { folder, listing } = snapshot;
+    let Some(components) = components(snapshot)? else { return Ok(vec![INDEX.to_string()]) };
+    let mut files: Vec<String> = components.iter().flat_map(|name| texts_of(snapshot, name)).collect();
+    for name in components.iter().filter(|name| !name.starts_with("tokenizer") && **name != "scheduler") {
+        files.extend(weights_of(snapshot, name)?);
+    }
+    Ok(files)
+}
+
+/// What lacks of the configurations and tokenizers of a model in diffusers layout.
+///
+/// # Errors
+/// As [`of_pipeline`].
+pub fn of_configurations(snapshot: Snapshot<'_>) -> Result<Vec<String>> {
+    let Some(components) = components(snapshot)? else { return Ok(vec![INDEX.to_string()]) };
+    Ok(components.iter().flat_map(|name| texts_of(snapshot, name)).collect())
+}
+
+/// What an autoencoder lacks: one by itself, or that of a model in diffusers layout.
+///
+/// # Errors
+/// As [`of_pipeline`].
+pub fn of_autoencoder(snapshot: Snapshot<'_>) -> Result<Vec<String>> {
+    const WITHIN: &str = "vae/config.json";
+    let within = snapshot.folder.join(WITHIN).is_file()
+        || snapshot.listing.is_some_and(|all| all.iter().any(|file| file == WITHIN));
+    let component = if within { "vae" } else { "" };
+    let mut files = lacking(snapshot.folder, component, &["config.json"]);
+    files.extend(weights_of(snapshot, component)?);
+    Ok(files)
+}
+
+/// The components that the index names and a family reads; `None` without an index.
+fn components(Snapshot { folder, listing }: Snapshot<'_>) -> Result<Option<Vec<&'static str>>> {
     if !folder.join(INDEX).is_file() {
         return match listing {
             Some(all) if !all.iter().any(|file| file == INDEX) => Err(no_pipeline(all)),
-            _ => Ok(vec![INDEX.to_string()]),
+            _ => Ok(None),
         };
     }
     let index = json::read(&Source::Dir(folder.to_path_buf()), INDEX)?;
-    // Whoever opens the folder says what is wrong with any other.
     let class = index["_class_name"].as_str().unwrap_or_default();
-    let Some(family) = FAMILIES.iter().find(|family| family.class == class) else { return Ok(Vec::new()) };
-    let (mut texts, mut weights) = (Vec::new(), Vec::new());
-    for part in family.components.iter().filter(|part| index[part.name][1].is_string()) {
-        texts.extend(texts_of(snapshot, part.name));
-        if !part.name.starts_with("tokenizer") && part.name != "scheduler" {
-            weights.extend(weights_of(snapshot, part.name)?);
-        }
-    }
-    texts.append(&mut weights);
-    Ok(texts)
+    // Whoever opens the folder says what is wrong with any other.
+    let family = FAMILIES.iter().find(|family| family.class == class);
+    let parts = family.into_iter().flat_map(|family| family.components);
+    Ok(Some(parts.map(|part| part.name).filter(|name| index[*name][1].is_string()).collect()))
 }
 
 /// What a CLIP model with its tokenizer lacks.

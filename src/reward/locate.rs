@@ -55,12 +55,13 @@ impl RewardKind {
 }
 
 /// The path of `spec` on disk, what is not there downloaded; `None` for a reward that reads no file or the
-/// model's own.
+/// model's own. What is no path of files, such as a command, stays as it is.
 pub(super) fn locate(spec: &Spec, model: &Source, hub: &Hub) -> Result<Option<PathBuf>> {
-    let given = match (&spec.path, usual(spec.kind)) {
-        (Some(path), _) => path.as_path(),
-        (None, Some(usual)) if !spec.uses_model(model) => Path::new(usual.path),
-        (None, _) => return Ok(None),
+    let Some(usual) = usual(spec.kind) else { return Ok(spec.path.clone()) };
+    let given = match &spec.path {
+        Some(path) => path.as_path(),
+        None if spec.uses_model(model) => return Ok(None),
+        None => Path::new(usual.path),
     };
     // Two paths, unless there is one that has the comma in its name.
     let two = given.to_str().filter(|_| !given.exists()).and_then(|text| text.rsplit_once(','));

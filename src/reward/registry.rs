@@ -1,7 +1,7 @@
 //! The rewards there are: a line for each file.
 
 use super::kind::RewardKind;
-use super::{aesthetic, checker, clip, gold, incompressibility, jpeg, pickscore};
+use super::{aesthetic, checker, clip, exec, gold, http, incompressibility, jpeg, pickscore};
 
 /// All rewards, in the order of lists.
 pub static REWARDS: &[&RewardKind] = &[
@@ -12,4 +12,6 @@ pub static REWARDS: &[&RewardKind] = &[
     &incompressibility::REWARD,
     &gold::REWARD,
     &checker::REWARD,
+    &exec::REWARD,
+    &http::REWARD,
 ];

@@ -1,20 +1,20 @@
 //! What a session is made of.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::device::{Device, Dtype, Machine};
 use super::options::{Preset, SampleOptions, Tuned};
 use crate::assets::SHAPES;
 use crate::backend::Backend;
-#[cfg(not(feature = "shapes"))]
-use crate::error::Error;
-use crate::error::Result;
-use crate::hub::{Hub, Repository};
+use crate::ddim::Prediction;
+use crate::error::{Error, Result};
+use crate::hub::{Hub, Missing, Repository};
 use crate::model::files::Source;
 use crate::model::folder::ModelFolder;
 use crate::model::needed;
+use crate::model::original::Choices;
 use crate::reward::{self, Reward, Spec, Sum};
 use crate::target::Gradient;
 
@@ -26,13 +26,13 @@ pub(super) type OpenReward = Arc<dyn Fn(&dyn Backend) -> Result<Box<dyn Reward>>
 
 /// Alpha for the aesthetic head of the embedded model, whose ratings spread wider than those of the head that
 /// the reward's own default was made for (docs/what-was-tried.md).
-const SHAPES_ALPHA: f64 = 0.1;
+const SHAPES_ALPHA: f64 = 0.05;
 
 /// For the same head: the gradient at the clean latent is cheap, may be held for a few steps and acts late in
 /// the chain, resampling by noisy predictions costs more roots than it gains reward, and a bound of this size
 /// takes little from the guidance (docs/what-was-tried.md).
 const SHAPES_TUNED: Tuned =
-    Tuned { ess_threshold: 0.0, max_shift: 4.0, gradient: Gradient::Clean, gradient_every: 4 };
+    Tuned { ess_threshold: 0.0, max_shift: 4.0, gradient: Gradient::Clean, gradient_every: 8 };
 
 /// Alpha of the paper's aesthetic experiments.
 const PAPER_AESTHETIC: f64 = 0.01;
@@ -46,6 +46,7 @@ pub struct SessionBuilder {
     pub(super) dtype: Option<Dtype>,
     pub(super) machine: Machine,
     pub(super) model: Option<PathBuf>,
+    pub(super) choices: Choices,
     pub(super) rewards: Vec<Spec>,
     pub(super) custom: Vec<(f64, OpenReward)>,
     pub(super) eval_rewards: Vec<Spec>,
@@ -91,10 +92,28 @@ impl SessionBuilder {
         self.machine.no_cublas = true;
         self
     }
-    /// A model folder in diffusers layout, or where there is none of this name `owner/name[@revision]` of a
-    /// repository on the hub ([`Hub`]); else the embedded model.
-    pub fn model(mut self, folder: impl Into<PathBuf>) -> SessionBuilder {
-        self.model = Some(folder.into());
+    /// A model folder in diffusers layout, or a checkpoint in a single file; where there is none of this name,
+    /// `owner/name[@revision]` of a repository on the hub ([`Hub`]) or `owner/name[@revision]/file` of a
+    /// file in one; else the embedded model.
+    pub fn model(mut self, path: impl Into<PathBuf>) -> SessionBuilder {
+        self.model = Some(path.into());
+        self
+    }
+    /// Another autoencoder for the model: the folder of one, a single file, or a name as of
+    /// [`SessionBuilder::model`].
+    pub fn vae(mut self, path: impl Into<PathBuf>) -> SessionBuilder {
+        self.choices.vae = Some(path.into());
+        self
+    }
+    /// A folder in diffusers layout, or the name of a repository, whose configurations and tokenizers are
+    /// taken for a model in a single file.
+    pub fn model_config(mut self, folder: impl Into<PathBuf>) -> SessionBuilder {
+        self.choices.config = Some(folder.into());
+        self
+    }
+    /// What the model's UNet predicts; else what its files say.
+    pub fn prediction(mut self, prediction: Prediction) -> SessionBuilder {
+        self.choices.prediction = Some(prediction);
         self
     }
     /// Adds a reward to align to, such as `"clip=0.5".parse()?`; the sum of all counts.
@@ -210,11 +229,35 @@ impl SessionBuilder {
     pub(super) fn folder(&self) -> Result<ModelFolder> {
         match &self.model {
             Some(path) => {
-                let here = self.hub.locate(path, &needed::of_pipeline).map_err(|e| e.option("model"))?;
-                ModelFolder::open(&here, None)
+                let (path, choices) = self.located(path)?;
+                ModelFolder::open_with(&path, None, &choices)
+            }
+            None if self.choices != Choices::default() => {
+                let Choices { vae, config, .. } = &self.choices;
+                let option = match (vae, config) {
+                    (Some(_), _) => "vae",
+                    (None, Some(_)) => "model_config",
+                    (None, None) => "prediction",
+                };
+                Err(Error::usage("the model inside the program has its own parts")
+                    .option(option)
+                    .advice(format!("give `model`, or leave out `{option}`")))
             }
             None => ModelFolder::from_source(embedded()?, None),
         }
+    }
+
+    /// Where the model at `path` and what was chosen for it are on disk; repositories are downloaded.
+    fn located(&self, path: &Path) -> Result<(PathBuf, Choices)> {
+        let find = |option, path: &Path, missing: Missing<'_>| {
+            self.hub.locate(path, missing).map_err(|e| e.option(option))
+        };
+        let Choices { vae, config, prediction } = &self.choices;
+        let vae = vae.as_deref().map(|path| find("vae", path, &needed::of_autoencoder)).transpose()?;
+        let config =
+            config.as_deref().map(|path| find("model_config", path, &needed::of_configurations)).transpose()?;
+        let path = find("model", path, &needed::of_pipeline)?;
+        Ok((path, Choices { vae, config, prediction: *prediction }))
     }
 
     /// The rewards to align to, on a backend.
