@@ -123,11 +123,12 @@ pub struct Sample {
     /// model inside this program, `shapes`]
     #[arg(short, long, value_name = "MODEL", help_heading = "What to draw")]
     pub model: Option<PathBuf>,
-    /// Another autoencoder for the model: the folder of one (AutoencoderKL), or a single file
+    /// Another autoencoder for the model: the folder of one (AutoencoderKL), a single file, or a name as of
+    /// `-m`
     #[arg(long, value_name = "PATH", requires = "model", help_heading = "What to draw")]
     pub vae: Option<PathBuf>,
-    /// For a model in a single file: a folder in diffusers layout whose configurations and tokenizers are
-    /// taken; its weights are not read [default: those of the family]
+    /// For a model in a single file: a folder in diffusers layout, or the name of a repository, whose
+    /// configurations and tokenizers are taken; its weights are not read [default: those of the family]
     #[arg(long, value_name = "DIR", requires = "model", help_heading = "What to draw")]
     pub model_config: Option<PathBuf>,
     /// What the model's UNet predicts [default: what its files say]

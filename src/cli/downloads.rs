@@ -41,7 +41,7 @@ impl Progress for Downloads {
             return Ok(());
         }
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        if !shown.as_ref().is_some_and(|(of, _)| of == file) {
+        if shown.as_ref().is_none_or(|(of, _)| of != file) {
             *shown = Some((file.to_string(), begin(file, bytes, total)));
         }
         if let Some((_, shown)) = &mut *shown {

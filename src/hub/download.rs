@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use super::cache::{Cache, is_commit, is_hex};
@@ -136,8 +137,8 @@ impl Transfer<'_> {
             done = 0;
         }
         let resumed = done > 0;
-        let mut hash = Sha256::new();
-        io::copy(&mut File::open(part).map_err(disk)?.take(done), &mut hash).map_err(disk)?;
+        let mut sum = Sum::of(about);
+        io::copy(&mut File::open(part).map_err(disk)?.take(done), &mut sum).map_err(disk)?;
         let (mut tried, mut block) = (0, vec![0; BLOCK]);
         self.at(file, done, about.size)?;
         while done < about.size {
@@ -146,7 +147,7 @@ impl Transfer<'_> {
                 Ok(content) => {
                     if content.from != done {
                         out.set_len(content.from).map_err(disk)?;
-                        (done, hash) = (content.from, Sha256::new());
+                        (done, sum) = (content.from, Sum::of(about));
                     }
                     let mut reader = content.reader;
                     loop {
@@ -158,7 +159,7 @@ impl Transfer<'_> {
                             }
                             Ok(n) => {
                                 out.write_all(&block[..n]).map_err(disk)?;
-                                hash.update(&block[..n]);
+                                sum.update(&block[..n]);
                                 done += n as u64;
                                 self.at(file, done, about.size)?;
                             }
@@ -180,11 +181,59 @@ impl Transfer<'_> {
             }
         }
         out.sync_all().map_err(disk)?;
-        let found = format!("{:x}", hash.finalize());
-        if is_hex(&about.hash, 64) && found != about.hash {
-            fs::remove_file(part).map_err(disk)?;
-            return Err(Wrong::Hash { found, resumed });
+        match sum.found() {
+            Some(found) if found != about.hash => {
+                fs::remove_file(part).map_err(disk)?;
+                Err(Wrong::Hash { found, resumed })
+            }
+            _ => Ok(()),
         }
+    }
+}
+
+/// The hash that a content is kept under, as it is computed.
+enum Sum {
+    /// Of a large file.
+    Sha256(Sha256),
+    /// As git has it, of a small one.
+    Git(Sha1),
+    /// Of a mirror with names of its own: the size must do.
+    Other,
+}
+
+impl Sum {
+    fn of(about: &About) -> Sum {
+        match &about.hash {
+            hash if is_hex(hash, 64) => Sum::Sha256(Sha256::new()),
+            hash if is_hex(hash, 40) => Sum::Git(Sha1::new_with_prefix(format!("blob {}\0", about.size))),
+            _ => Sum::Other,
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Sum::Sha256(hash) => hash.update(bytes),
+            Sum::Git(hash) => hash.update(bytes),
+            Sum::Other => {}
+        }
+    }
+
+    fn found(self) -> Option<String> {
+        match self {
+            Sum::Sha256(hash) => Some(format!("{:x}", hash.finalize())),
+            Sum::Git(hash) => Some(format!("{:x}", hash.finalize())),
+            Sum::Other => None,
+        }
+    }
+}
+
+impl Write for Sum {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -208,7 +257,7 @@ impl Wrong {
         let proxy = "try again; if it stays so, a proxy or mirror (HTTPS_PROXY, HF_ENDPOINT) changes what it passes on";
         match self {
             Wrong::Hash { found, .. } => Error::model(format!(
-                "{file}: what was downloaded has the SHA-256 {found}, the hub says {}; it was removed",
+                "{file}: what was downloaded has the hash {found}, the hub says {}; it was removed",
                 about.hash
             ))
             .advice(proxy),

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use ureq::http::{Method, Request, Response};
+use ureq::http::{Method, Request, Response, Uri};
 use ureq::{Agent, Body};
 
 use super::cache::is_commit;
@@ -76,7 +76,8 @@ enum Follow {
 impl Client {
     pub fn new(settings: &Settings, name: &Name) -> Result<Client> {
         let endpoint = settings.endpoint.clone();
-        if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
+        let known = ["https://", "http://"].iter().any(|scheme| endpoint.starts_with(scheme));
+        if !known || endpoint.parse::<Uri>().is_err() {
             return Err(Error::usage(format!("HF_ENDPOINT is \"{endpoint}\", which is no address"))
                 .advice("set it to one such as https://huggingface.co, or unset it"));
         }

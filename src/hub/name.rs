@@ -65,7 +65,9 @@ fn revision_and_file(text: &str) -> (&str, Option<&str>) {
 /// Whether `part` can be an owner, a name or a file's: it leads to no other folder and hides nothing.
 pub fn is_part(part: &str) -> bool {
     let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    !part.is_empty() && part.len() <= 96 && !part.starts_with(['.', '-']) && part.chars().all(good)
+    // The cache writes `--` for the slash between owner and name.
+    let clear = !part.starts_with(['.', '-']) && !part.contains("--") && !part.contains("..");
+    !part.is_empty() && part.len() <= 96 && clear && part.chars().all(good)
 }
 
 /// Whether `path` is one below the folder that it is relative to, on any system.
@@ -136,6 +138,9 @@ mod tests {
             "o/n@a?b",
             "-o/n",
             "o/.n",
+            "o/n--m",
+            "o--n/m",
+            "o/n..m",
         ] {
             assert_eq!(Name::parse(text), None, "{text}");
         }

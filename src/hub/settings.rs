@@ -48,7 +48,8 @@ pub struct Settings {
 
 impl Settings {
     /// From the environment: `HF_HUB_CACHE`, `HF_HOME`, `XDG_CACHE_HOME`, `HF_ENDPOINT`, `HF_TOKEN`,
-    /// `HF_TOKEN_PATH` and `HF_HUB_OFFLINE`.
+    /// `HF_TOKEN_PATH` and `HF_HUB_OFFLINE`; and the older names `HUGGINGFACE_HUB_CACHE`,
+    /// `HUGGING_FACE_HUB_TOKEN` and `TRANSFORMERS_OFFLINE`.
     pub fn from_env() -> Settings {
         Settings::from(&|name| env::var(name).ok().filter(|value| !value.is_empty()))
     }
@@ -63,10 +64,15 @@ impl Settings {
         let token = || Token::new(&fs::read_to_string(&token_file).ok()?);
         let yes = |text: String| ["1", "true", "yes", "on"].contains(&text.to_ascii_lowercase().as_str());
         Settings {
-            cache: path("HF_HUB_CACHE").unwrap_or_else(|| hf_home.join("hub")),
+            cache: path("HF_HUB_CACHE")
+                .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
+                .unwrap_or_else(|| hf_home.join("hub")),
             endpoint: var("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.into()).trim_end_matches('/').to_string(),
-            token: var("HF_TOKEN").and_then(|text| Token::new(&text)).or_else(token),
-            offline: var("HF_HUB_OFFLINE").is_some_and(yes),
+            token: var("HF_TOKEN")
+                .or_else(|| var("HUGGING_FACE_HUB_TOKEN"))
+                .and_then(|text| Token::new(&text))
+                .or_else(token),
+            offline: var("HF_HUB_OFFLINE").or_else(|| var("TRANSFORMERS_OFFLINE")).is_some_and(yes),
         }
     }
 }
@@ -95,10 +101,12 @@ mod tests {
         assert_eq!(cache(&[("XDG_CACHE_HOME", "/x")]), Path::new("/x/huggingface/hub"));
         assert_eq!(cache(&[("HF_HOME", "~/h"), ("XDG_CACHE_HOME", "/x")]), home.join("h/hub"));
         assert_eq!(cache(&[("HF_HUB_CACHE", "/c"), ("HF_HOME", "/h")]), Path::new("/c"));
+        assert_eq!(cache(&[("HUGGINGFACE_HUB_CACHE", "/c"), ("HF_HOME", "/h")]), Path::new("/c"));
         assert_eq!(settings(&[]).endpoint, ENDPOINT);
         assert_eq!(settings(&[("HF_ENDPOINT", "http://mirror/")]).endpoint, "http://mirror");
         for (text, offline) in [("1", true), ("Yes", true), ("TRUE", true), ("0", false), ("no", false)] {
             assert_eq!(settings(&[("HF_HUB_OFFLINE", text)]).offline, offline, "{text}");
+            assert_eq!(settings(&[("TRANSFORMERS_OFFLINE", text)]).offline, offline, "{text}");
         }
     }
 
@@ -113,6 +121,7 @@ mod tests {
         assert_eq!(token(&[]), Token::new("hf_file"));
         assert_eq!(token(&[("HF_TOKEN_PATH", other.to_str().unwrap())]), Token::new("hf_other"));
         assert_eq!(token(&[("HF_TOKEN", " hf_var ")]), Token::new("hf_var"));
+        assert_eq!(token(&[("HUGGING_FACE_HUB_TOKEN", "hf_old")]), Token::new("hf_old"));
         assert_eq!(Token::new(" \n"), None);
         let shown = format!("{:?}", settings(&[("HF_TOKEN", "hf_secret")]));
         assert!(!shown.contains("secret") && shown.contains("hidden"), "{shown}");

@@ -259,6 +259,16 @@ mod tests {
         assert_eq!(missing(Some(&all)), ["unet/diffusion_pytorch_model-1.safetensors"]);
         put(folder, "unet/diffusion_pytorch_model-1.safetensors", "");
         assert!(missing(Some(&all)).is_empty() && missing(None).is_empty());
+        // For a single file only the texts are read, and of another model only the autoencoder.
+        let other = tempfile::tempdir().unwrap();
+        put(other.path(), "model_index.json", &index);
+        let snapshot = Snapshot { folder: other.path(), listing: Some(&all) };
+        assert_eq!(of_configurations(snapshot).unwrap(), first[..7]);
+        let vae = ["vae/config.json", "vae/diffusion_pytorch_model.safetensors"];
+        assert_eq!(of_autoencoder(snapshot).unwrap(), vae);
+        let listing = vae.map(|file| file.replace("vae/", ""));
+        let alone = of_autoencoder(Snapshot { folder: other.path(), listing: Some(&listing) }).unwrap();
+        assert_eq!(alone, listing);
         // What somebody else downloaded may be another variant.
         fs::remove_file(folder.join("text_encoder/model.safetensors")).unwrap();
         assert_eq!(missing(None), ["text_encoder/model.safetensors"]);

@@ -37,7 +37,7 @@ pub(super) static REWARD: RewardKind = RewardKind {
 /// The folder of a model that holds its own head, where it has one.
 const FOLDER: &str = "aesthetic";
 /// The head beside the towers in a folder given as PATH.
-const HEAD: &str = "aesthetic.safetensors";
+pub(super) const HEAD: &str = "aesthetic.safetensors";
 
 /// `FOLDER` or `FOLDER,HEAD`: a folder whose name has a comma wins over the split.
 fn folder_and_head(path: &Path) -> (PathBuf, PathBuf) {

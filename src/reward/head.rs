@@ -62,7 +62,8 @@ impl Head {
             let sum = sum + row.iter().zip(bias.iter()).map(|(r, b)| r * f64::from(*b)).sum::<f64>();
             composed = Some((next, sum));
         }
-        file.finish(&[])?;
+        // Repositories of heads may have the tower that looks at the images in the same file.
+        file.finish(&["vision_model.*", "visual_projection.*"])?;
         let (weight, bias) = composed.unwrap_or_default();
         Ok(Head { weight, bias })
     }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::aesthetic;
 use super::kind::RewardKind;
 use super::spec::Spec;
 use crate::error::Result;
@@ -13,6 +14,8 @@ use crate::model::needed;
 struct Usual {
     reward: &'static str,
     path: &'static str,
+    /// What it reads beside the towers where its PATH is a folder alone.
+    beside: &'static [&'static str],
     /// Whether a model may bring files of its own, which then are meant instead.
     of_model: bool,
 }
@@ -21,13 +24,16 @@ struct Usual {
 static USUAL: &[Usual] = &[
     Usual {
         reward: "aesthetic",
-        path: "openai/clip-vit-large-patch14,trl-lib/ddpo-aesthetic-predictor/aesthetic-model.pth",
+        path: "openai/clip-vit-large-patch14,\
+               shunk031/aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE/model.safetensors",
+        beside: &[aesthetic::HEAD],
         of_model: true,
     },
-    Usual { reward: "clip", path: "openai/clip-vit-large-patch14", of_model: true },
+    Usual { reward: "clip", path: "openai/clip-vit-large-patch14", beside: &[], of_model: true },
     Usual {
         reward: "pickscore",
         path: "yuvalkirstain/PickScore_v1,laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        beside: &[],
         of_model: false,
     },
 ];
@@ -66,7 +72,11 @@ pub(super) fn locate(spec: &Spec, model: &Source, hub: &Hub) -> Result<Option<Pa
     // Two paths, unless there is one that has the comma in its name.
     let two = given.to_str().filter(|_| !given.exists()).and_then(|text| text.rsplit_once(','));
     let Some((folder, second)) = two else {
-        let missing = if spec.kind.needs.prompt { needed::of_clip } else { needed::of_tower };
+        let missing = |snapshot: Snapshot<'_>| {
+            let of_towers = if spec.kind.needs.prompt { needed::of_clip } else { needed::of_tower };
+            let beside = usual.beside.iter().filter(|file| !snapshot.folder.join(file).is_file());
+            Ok([beside.map(|file| file.to_string()).collect(), of_towers(snapshot)?].concat())
+        };
         return hub.locate(given, &missing).map(Some);
     };
     // Of a head, the name has the file.

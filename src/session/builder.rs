@@ -254,8 +254,10 @@ impl SessionBuilder {
         };
         let Choices { vae, config, prediction } = &self.choices;
         let vae = vae.as_deref().map(|path| find("vae", path, &needed::of_autoencoder)).transpose()?;
-        let config =
-            config.as_deref().map(|path| find("model_config", path, &needed::of_configurations)).transpose()?;
+        let config = config
+            .as_deref()
+            .map(|path| find("model_config", path, &needed::of_configurations))
+            .transpose()?;
         let path = find("model", path, &needed::of_pipeline)?;
         Ok((path, Choices { vae, config, prediction: *prediction }))
     }

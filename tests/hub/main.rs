@@ -115,6 +115,9 @@ fn one_file_is_downloaded_by_its_name() {
     assert_eq!(fs::read(&file).unwrap(), world.large);
     assert!(!world.dir.path().join(format!("models--tiny--model/snapshots/{COMMIT}/config.json")).exists());
     world.fails(&format!("{REPOSITORY}/absent.safetensors"), &["no file absent.safetensors", LARGE]);
+    world.server.seen();
+    world.fails(&format!("{REPOSITORY}/other.bin"), &["pickled weights", ".safetensors"]);
+    assert!(world.server.seen().is_empty());
 }
 
 #[test]
@@ -170,9 +173,13 @@ fn a_listener_ends_a_download_that_goes_on_later() {
 fn a_wrong_content_never_gets_its_name() {
     let world = World::new();
     world.server.fault(LARGE, Fault::Changed);
-    world.fails(REPOSITORY, &[LARGE, "SHA-256", &sha256(&world.large)]);
+    world.fails(REPOSITORY, &[LARGE, "has the hash", &sha256(&world.large)]);
     let left: Vec<_> = fs::read_dir(world.blobs()).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(left.len(), 1, "only the small file is left: {left:?}");
+    // What git names the two bytes of the small file.
+    assert_eq!(left, ["9e26dfeeb6e641a33dae4961196235bdb965b21b"], "only the small file is left");
+    world.server.fault("config.json", Fault::Changed);
+    fs::remove_dir_all(world.blobs()).unwrap();
+    world.fails(REPOSITORY, &["config.json", "has the hash", "9e26dfeeb6e641a33dae4961196235bdb965b21b"]);
 
     // A part of something else is thrown away, and the file fetched whole.
     let world = World::new();
@@ -252,6 +259,31 @@ fn paths_out_of_the_repository_are_refused() {
     let hub = Hub::new(Settings { endpoint: server.address.clone(), ..world.settings() });
     let error = hub.locate(Path::new(REPOSITORY), &|_| Ok(vec!["../../evil".into()])).unwrap_err();
     assert!(error.to_string().contains("no path below the repository"), "{error}");
+}
+
+#[test]
+fn a_reward_is_read_from_a_repository_of_towers_and_its_head() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = SHAPES_FILES.iter().filter_map(|(name, content)| {
+        let head = name.starts_with("aesthetic/").then_some("aesthetic.safetensors");
+        Some((name.strip_prefix("clip/").or(head)?, content.to_vec()))
+    });
+    let server = Server::new(files.chain([("other.safetensors", vec![1])]));
+    let open = |offline| {
+        let settings = Settings {
+            cache: dir.path().to_path_buf(),
+            endpoint: server.address.clone(),
+            token: None,
+            offline,
+        };
+        let builder = Session::builder().device(Device::Cpu).hub(Hub::new(settings));
+        builder.reward(format!("aesthetic:{REPOSITORY}").parse().unwrap()).open()
+    };
+    let session = open(false).unwrap();
+    assert_eq!(session.repositories().len(), 1);
+    assert!(server.seen().iter().all(|s| !s.path.contains("other")));
+    open(true).unwrap();
+    assert!(server.seen().is_empty());
 }
 
 /// The embedded model as a repository.

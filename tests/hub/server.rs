@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use das_cuda::hash::sha256;
+use sha1::{Digest, Sha1};
 
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 pub const REPOSITORY: &str = "tiny/model";
@@ -76,6 +77,12 @@ impl Server {
     }
 }
 
+/// As git names a content.
+fn git_hash(content: &[u8]) -> String {
+    let hash = Sha1::new_with_prefix(format!("blob {}\0", content.len())).chain_update(content);
+    format!("{:x}", hash.finalize())
+}
+
 /// Serves from now on; the address. `store` is the server of large files, `None` for itself.
 fn serve(state: Arc<State>, store: Option<String>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -115,7 +122,7 @@ fn answer(state: &State, store: Option<&str>, stream: &TcpStream) -> std::io::Re
     state.seen.lock().unwrap().push(seen);
     let from: usize =
         range.map_or(0, |r| r.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap());
-    let mut reply = |status: u16, headers: &str, length: usize, body: &[u8]| {
+    let reply = |status: u16, headers: &str, length: usize, body: &[u8]| {
         let mut out = stream;
         let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n{headers}\r\n");
         out.write_all(head.as_bytes())?;
@@ -157,8 +164,7 @@ fn answer(state: &State, store: Option<&str>, stream: &TcpStream) -> std::io::Re
     let Some(content) = state.files.get(&name) else {
         return reply(404, "x-error-code: EntryNotFound\r\n", 0, &[]);
     };
-    let hash = sha256(content);
-    let tag = if is_large(&name) { hash } else { hash[..40].to_string() };
+    let tag = if is_large(&name) { sha256(content) } else { git_hash(content) };
     if let (true, Some(store)) = (is_large(&name), store) {
         let size = content.len();
         let headers =
