@@ -1,9 +1,9 @@
 //! The cache on disk, in the layout of `huggingface_hub`:
 //!
 //! ```text
-//! models--owner--name/refs/main             the commit that the branch was
-//! models--owner--name/snapshots/COMMIT/...  the files, links to
-//! models--owner--name/blobs/HASH            their contents
+//! models--OWNER--NAME/refs/main             the commit that the branch was
+//! models--OWNER--NAME/snapshots/COMMIT/...  the files, links to
+//! models--OWNER--NAME/blobs/HASH            their contents
 //! ```
 
 use std::fs;
@@ -89,7 +89,7 @@ pub fn is_hex(text: &str, digits: usize) -> bool {
 /// Downloads of this program are checked against that name. What changed in the cache afterwards is not
 /// noticed.
 pub fn hash_of(file: &Path) -> Option<String> {
-    // Only a link that the cache itself has: models--x/snapshots/COMMIT/.../file -> models--x/blobs/HASH.
+    // Only a link that the cache itself has: models--X/snapshots/COMMIT/.../file -> models--X/blobs/HASH.
     let target = fs::read_link(file).ok()?;
     let name = target.file_name()?.to_str()?;
     let blobs = target.parent()?;
@@ -107,7 +107,8 @@ pub fn hash_of(file: &Path) -> Option<String> {
     (of_cache && same).then(|| name.to_string())
 }
 
-#[cfg(all(test, unix))]
+#[cfg(unix)]
+#[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
 
@@ -125,7 +126,7 @@ mod tests {
             fs::write(folder.join("blobs").join(&hash), "x").unwrap();
             snapshot
         };
-        let good = tree("models--o--n");
+        let good = tree("models--O--N");
         let link = |folder: &Path, name: &str, target: String| {
             symlink(target, folder.join(name)).unwrap();
             hash_of(&folder.join(name))

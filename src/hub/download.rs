@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::cache::{Cache, is_commit, is_hex};
 use super::http::{About, Client, Failure, Revision, TRIES, pause};
 use super::name::is_path;
-use super::{Missing, Progress, Snapshot};
+use super::snapshot::{Missing, Progress, Snapshot};
 use crate::error::{Error, Result};
 
 /// Bytes that are read at a time.
@@ -181,6 +181,11 @@ impl Transfer<'_> {
             }
         }
         out.sync_all().map_err(disk)?;
+        // Where locks are not honoured, as on some network disks, another process may have written too.
+        if out.metadata().map_err(disk)?.len() != about.size {
+            fs::remove_file(part).map_err(disk)?;
+            return Err(Wrong::Long);
+        }
         match sum.found() {
             Some(found) if found != about.hash => {
                 fs::remove_file(part).map_err(disk)?;

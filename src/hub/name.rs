@@ -138,8 +138,8 @@ mod tests {
             "o/n@a?b",
             "-o/n",
             "o/.n",
-            "o/n--m",
-            "o--n/m",
+            "o/N--M",
+            "O--N/m",
             "o/n..m",
         ] {
             assert_eq!(Name::parse(text), None, "{text}");

@@ -36,7 +36,7 @@ impl fmt::Debug for Token {
 /// Where the cache is, who is asked and as whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The folder with a folder `models--owner--name` for each repository.
+    /// The folder with a folder `models--OWNER--NAME` for each repository.
     pub cache: PathBuf,
     /// Address of the hub, without a slash at its end.
     pub endpoint: String,

@@ -92,9 +92,9 @@ impl SessionBuilder {
         self.machine.no_cublas = true;
         self
     }
-    /// A model folder in diffusers layout, or a checkpoint in a single file; where there is none of this name,
-    /// `owner/name[@revision]` of a repository on the hub ([`Hub`]) or `owner/name[@revision]/file` of a
-    /// file in one; else the embedded model.
+    /// A model folder in diffusers layout, or a checkpoint in a single file; where there is none of this
+    /// name, `owner/name[@revision]` of a repository on the hub ([`Hub`]) or `owner/name[@revision]/file` of
+    /// a file in one; else the embedded model.
     pub fn model(mut self, path: impl Into<PathBuf>) -> SessionBuilder {
         self.model = Some(path.into());
         self

@@ -169,6 +169,27 @@ fn a_listener_ends_a_download_that_goes_on_later() {
     assert!(world.server.seen().iter().any(|s| s.range.as_deref() == Some(&*format!("bytes={there}-"))));
 }
 
+/// As another process does where locks are not honoured.
+#[test]
+fn a_file_that_somebody_else_writes_to_never_gets_its_name() {
+    struct Write(PathBuf);
+    impl Progress for Write {
+        fn at(&self, file: &str, bytes: u64, total: u64) -> Result<()> {
+            if file == LARGE && bytes == total {
+                let mut part = fs::OpenOptions::new().append(true).open(&self.0).unwrap();
+                std::io::Write::write_all(&mut part, b"x").unwrap();
+            }
+            Ok(())
+        }
+    }
+    let world = World::new();
+    let part = world.blobs().join(format!("{}.incomplete", sha256(&world.large)));
+    let hub = Hub::new(world.settings()).with_progress(Write(part));
+    let error = hub.locate(Path::new(REPOSITORY), &missing).unwrap_err().to_string();
+    assert!(error.contains(LARGE) && error.contains("there is more than"), "{error}");
+    world.whole(&world.get(REPOSITORY).unwrap());
+}
+
 #[test]
 fn a_wrong_content_never_gets_its_name() {
     let world = World::new();
