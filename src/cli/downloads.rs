@@ -13,6 +13,9 @@ use crate::hub::{Hub, Progress, Settings};
 /// Shortest time between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
+/// Least bytes of a file that a plain line tells of.
+const TOLD_OF: u64 = 100_000;
+
 /// The hub that the environment describes.
 pub fn hub(offline: bool, quiet: bool) -> Hub {
     let mut settings = Settings::from_env();
@@ -61,7 +64,9 @@ fn megabytes(bytes: u64) -> f64 {
 fn begin(file: &str, bytes: u64, total: u64) -> Shown {
     if !std::io::stderr().is_terminal() {
         let from = if bytes > 0 { format!(", from {:.1} on", megabytes(bytes)) } else { String::new() };
-        output::note(format_args!("downloading {file}, {:.1} MB{from}", megabytes(total)));
+        if total >= TOLD_OF {
+            output::note(format_args!("downloading {file}, {:.1} MB{from}", megabytes(total)));
+        }
         return Shown::Lines(Instant::now());
     }
     let style = ProgressStyle::with_template("{bar:32} {bytes}/{total_bytes}  {eta} left  {wide_msg}")

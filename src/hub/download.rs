@@ -311,10 +311,15 @@ fn place(blob: &Path, made: &Path, _: &str) -> io::Result<()> {
 
 /// An error of the cache's disk.
 fn on_disk(e: io::Error, path: &Path) -> Error {
-    let full = matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-    let (what, fix) = match full {
-        true => ("the disk is full", "make room, or set HF_HUB_CACHE to a folder on another disk"),
-        false => ("cannot be written", "let this user write there, or set HF_HUB_CACHE to another folder"),
+    use io::ErrorKind as Kind;
+    let (what, fix) = match e.kind() {
+        Kind::StorageFull | Kind::QuotaExceeded => {
+            ("the disk is full", "make room, or set HF_HUB_CACHE to a folder on another disk")
+        }
+        Kind::AlreadyExists | Kind::IsADirectory | Kind::NotADirectory => {
+            ("cannot be written", "remove what is in its place, or set HF_HUB_CACHE to another folder")
+        }
+        _ => ("cannot be written", "let this user write there, or set HF_HUB_CACHE to another folder"),
     };
     Error::io(format!("{}: {what}", path.display())).because(e).advice(fix)
 }

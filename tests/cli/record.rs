@@ -54,7 +54,7 @@ const DECIDING: [&str; 33] = [
 ];
 
 /// All fields of `run.json` besides.
-const REST: [&str; 36] = [
+const REST: [&str; 38] = [
     "schema",
     "status",
     "program",
@@ -80,6 +80,7 @@ const REST: [&str; 36] = [
     "graph",
     "cublas",
     "threads",
+    "offline",
     "scheduler",
     "chains",
     "alpha",
@@ -87,6 +88,7 @@ const REST: [&str; 36] = [
     "model_files",
     "reward_files",
     "latents_sha256",
+    "repositories",
     "started",
     "seconds",
     "result",
