@@ -1,5 +1,6 @@
 //! Networks and their files.
 
+pub mod blip;
 mod block;
 pub mod checkpoint;
 pub mod clip;
@@ -7,9 +8,11 @@ pub mod config;
 pub mod families;
 pub mod files;
 pub mod folder;
+mod layers;
 pub mod parts;
 pub mod pipeline;
 pub mod tokenizer;
 mod transformer;
 pub mod unet;
 pub mod vae;
+pub mod wordpiece;

@@ -1,13 +1,16 @@
 //! The rewards there are: a line for each file.
 
 use super::kind::RewardKind;
-use super::{aesthetic, checker, clip, gold, incompressibility, jpeg, pickscore};
+use super::{aesthetic, checker, clip, gold, hpsv2, imagereward, incompressibility, jpeg, pickscore};
 
 /// All rewards, in the order of lists.
 pub static REWARDS: &[&RewardKind] = &[
     &aesthetic::REWARD,
     &clip::REWARD,
     &pickscore::REWARD,
+    &hpsv2::V2,
+    &hpsv2::V2_1,
+    &imagereward::REWARD,
     &jpeg::REWARD,
     &incompressibility::REWARD,
     &gold::REWARD,
