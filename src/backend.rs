@@ -42,6 +42,11 @@ pub trait Backend: Send + Sync {
     /// For records: `cpu`, `cuda:0 NVIDIA H200`, `meter`.
     fn name(&self) -> String;
 
+    /// Whether tensors have elements. Where they have none, nothing is asked of other programs either.
+    fn computes(&self) -> bool {
+        true
+    }
+
     /// Runs `f` on `inputs` and returns its results. A device may record the work at one of the first calls
     /// with this `record` and replay it at later ones instead of calling `f`. Therefore `f` must do the same
     /// operations whenever the record is the same, and its results must depend on `inputs` and on nothing

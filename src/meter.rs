@@ -263,6 +263,10 @@ impl Backend for Meter {
         "meter".into()
     }
 
+    fn computes(&self) -> bool {
+        false
+    }
+
     fn upload(&self, shape: Shape, data: HostSlice<'_>) -> Result<Tensor> {
         assert_eq!(shape.len(), data.len(), "upload of {shape}");
         let stored = if matches!(data, HostSlice::F32(_)) { 4 } else { 2 };

@@ -58,6 +58,22 @@ impl Picture {
             })
     }
 
+    /// The picture as a PNG file in memory.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) for a picture that PNG cannot hold, such as one of no pixels.
+    pub fn png(&self) -> Result<Vec<u8>> {
+        use image::ImageEncoder;
+        let mut file = Vec::new();
+        let (width, height) = (self.width as u32, self.height as u32);
+        image::codecs::png::PngEncoder::new(&mut file)
+            .write_image(&self.rgb, width, height, image::ExtendedColorType::Rgb8)
+            .map_err(|e| {
+                Error::io(format!("a picture of {width}x{height} cannot be written as PNG")).because(e)
+            })?;
+        Ok(file)
+    }
+
     /// Reads a PNG, JPEG or WebP file, whatever its name says. Grey becomes RGB, 16 bits become 8, an alpha
     /// channel is dropped.
     ///

@@ -287,6 +287,8 @@ impl<'a> Diffusion<'a> {
                         batch.len()
                     ));
                 }
+                // Of a scorer that failed, which knows images but not whose they are.
+                Err(e) if e.kind() == ErrorKind::Model => return Err(e.context(place(&ids[batch]))),
                 Err(e) => return Err(e),
             }
         }
@@ -299,6 +301,21 @@ impl<'a> Diffusion<'a> {
             [one] => Ok((*one).clone()),
             parts => self.backend.stack(parts),
         }
+    }
+}
+
+/// The particles of a micro-batch, in words.
+fn place(ids: &[ParticleId]) -> String {
+    let (Some(first), Some(last)) = (ids.first(), ids.last()) else { return "no particle".into() };
+    match ids {
+        [one] => format!("prompt {}, particle {}", one.prompt, one.particle),
+        _ if first.prompt == last.prompt => {
+            format!("prompt {}, particles {} to {}", first.prompt, first.particle, last.particle)
+        }
+        _ => format!(
+            "particle {} of prompt {} to particle {} of prompt {}",
+            first.particle, first.prompt, last.particle, last.prompt
+        ),
     }
 }
 
@@ -354,7 +371,9 @@ impl Target for Diffusion<'_> {
     }
 
     fn notes(&self) -> Vec<String> {
-        std::mem::take(&mut self.progress().notes)
+        let mut notes = std::mem::take(&mut self.progress().notes);
+        notes.extend(self.reward.notes());
+        notes
     }
 
     fn without_gradient(&self) -> Option<String> {

@@ -17,9 +17,7 @@ use das_cuda::method::{
     BestOfN, Bootstrap, Conclusion, Das, Drift, Method, Plain, Potential, StepIndex, Tds,
 };
 use das_cuda::noise::{Key, Purpose, fill_normals};
-use das_cuda::sampler::{
-    Candidates, Compat, Need, OnNan, Options, Population, PromptStep, Quantity, Sampler,
-};
+use das_cuda::sampler::{Candidates, Compat, Need, OnNan, Options, Population, Quantity, Sampler};
 use das_cuda::session::combine;
 use das_cuda::smc::{Resampler, Rules, Tempering, Weights, log_sum_exp};
 use das_cuda::tensor::{HostSlice, Shape};

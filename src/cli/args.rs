@@ -7,6 +7,7 @@ use clap::{Arg, Args, Parser, Subcommand};
 
 use super::help;
 use super::values::{Auto, Budget, Bytes, Save, Seed, Seeds, Select, device};
+use crate::ddim::Prediction;
 use crate::method::{self, METHODS, Method};
 use crate::sampler::{Compat, OnNan};
 use crate::session::{Checkpointing, Device, Dtype, Preset};
@@ -116,9 +117,20 @@ pub struct Sample {
     /// which is the empty text, or for some models of XL no text at all]
     #[arg(short, long, value_name = "TEXT", help_heading = "What to draw")]
     pub negative_prompt: Option<String>,
-    /// Model folder in diffusers layout [default: the model inside this program, `shapes`]
-    #[arg(short, long, value_name = "DIR", help_heading = "What to draw")]
+    /// Model: a folder in diffusers layout, or a checkpoint in a single file (.safetensors) of Stable
+    /// Diffusion 1.x, 2.x or XL [default: the model inside this program, `shapes`]
+    #[arg(short, long, value_name = "PATH", help_heading = "What to draw")]
     pub model: Option<PathBuf>,
+    /// Another autoencoder for the model: the folder of one (AutoencoderKL), or a single file
+    #[arg(long, value_name = "PATH", requires = "model", help_heading = "What to draw")]
+    pub vae: Option<PathBuf>,
+    /// For a model in a single file: a folder in diffusers layout whose configurations and tokenizers are
+    /// taken; its weights are not read [default: those of the family]
+    #[arg(long, value_name = "DIR", requires = "model", help_heading = "What to draw")]
+    pub model_config: Option<PathBuf>,
+    /// What the model's UNet predicts [default: what its files say]
+    #[arg(long, value_enum, requires = "model", help_heading = "What to draw")]
+    pub prediction: Option<Prediction>,
     /// Image width in pixels [default: the model's own]
     #[arg(short = 'W', long, value_name = "PX", help_heading = "What to draw")]
     pub width: Option<usize>,
@@ -164,7 +176,7 @@ pub struct Sample {
     /// Held-out rewards: reported, never optimised
     #[arg(long = "eval-reward", value_name = "R", help_heading = "Alignment")]
     pub eval_rewards: Vec<String>,
-    /// Strength of the prior, alpha in p(x) exp(r(x)/alpha) [default: the reward's own (below), 0.1 for
+    /// Strength of the prior, alpha in p(x) exp(r(x)/alpha) [default: the reward's own (below), 0.05 for
     /// the aesthetic reward of `shapes`]
     #[arg(long = "kl", visible_aliases = ["alpha", "kl-coeff"], value_name = "ALPHA", help_heading = "Alignment")]
     pub kl: Option<f64>,
@@ -217,7 +229,7 @@ pub struct Sample {
     #[arg(long, value_enum, help_heading = "Alignment")]
     pub gradient: Option<Gradient>,
     /// Compute a new gradient at every K-th guided step. Between them a particle is guided by the gradient
-    /// that it has, and is neither weighed nor resampled [default: 1; 4 for das with the aesthetic reward of
+    /// that it has, and is neither weighed nor resampled [default: 1; 8 for das with the aesthetic reward of
     /// `shapes`]
     #[arg(long, value_name = "K", help_heading = "Alignment")]
     pub gradient_every: Option<usize>,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::args::{Machine, Sample};
 use super::values::{Auto, Bytes, Save, Select};
 use super::{flags, meaning, prompts};
+use crate::ddim::Prediction;
 use crate::error::{Error, Result};
 use crate::method::{Conclusion, Method};
 use crate::reward::Spec;
@@ -23,6 +24,9 @@ pub struct Options {
     pub first_index: usize,
     /// `None`: the embedded model.
     pub model: Option<PathBuf>,
+    pub vae: Option<PathBuf>,
+    pub model_config: Option<PathBuf>,
+    pub prediction: Option<Prediction>,
     pub seed: u64,
     pub latents: Option<PathBuf>,
     pub steps: usize,
@@ -106,6 +110,9 @@ impl Options {
             count: args.count,
             first_index: args.first_index,
             model: args.model.clone(),
+            vae: args.vae.clone(),
+            model_config: args.model_config.clone(),
+            prediction: args.prediction,
             seed,
             latents: args.latents.clone(),
             steps: sample.step_count(),
@@ -160,8 +167,17 @@ fn builder(args: &Sample, rewards: &[Spec], eval_rewards: &[Spec]) -> SessionBui
     if args.machine.no_cublas {
         builder = builder.no_cublas();
     }
-    if let Some(folder) = &args.model {
-        builder = builder.model(folder);
+    if let Some(path) = &args.model {
+        builder = builder.model(path);
+    }
+    if let Some(path) = &args.vae {
+        builder = builder.vae(path);
+    }
+    if let Some(folder) = &args.model_config {
+        builder = builder.model_config(folder);
+    }
+    if let Some(prediction) = args.prediction {
+        builder = builder.prediction(prediction);
     }
     builder = rewards.iter().cloned().fold(builder, SessionBuilder::reward);
     eval_rewards.iter().cloned().fold(builder, SessionBuilder::eval_reward)

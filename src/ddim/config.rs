@@ -12,6 +12,7 @@ const CORRECT: &str = "correct this entry, or take the file from the model's own
 
 /// What the network's output means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[non_exhaustive]
 pub enum Prediction {
     /// The noise.
@@ -19,6 +20,7 @@ pub enum Prediction {
     /// The clean sample.
     Sample,
     /// `sqrt(abar) eps - sqrt(1 - abar) x0` (Salimans, Ho 2022).
+    #[cfg_attr(feature = "cli", value(name = "v_prediction"))]
     VPrediction,
 }
 

@@ -19,7 +19,7 @@ use safetensors::{Dtype, SafeTensors};
 
 pub(super) use self::find::choose;
 use self::find::{count, damaged, modern_name, nothing_chosen, some_of};
-use super::files::{Source, join, json};
+use super::files::{Part, Piece, Renaming, Source, join, json};
 use crate::error::{Error, Result};
 use crate::regular;
 use crate::tensor::{HostSlice, Shape};
@@ -34,6 +34,7 @@ pub struct Checkpoint {
     label: String,
     files: Vec<File>,
     entries: BTreeMap<String, Entry>,
+    metadata: BTreeMap<String, String>,
 }
 
 struct File {
@@ -61,6 +62,10 @@ struct Entry {
     dtype: Dtype,
     dims: Vec<usize>,
     range: Range<usize>,
+    /// To be transposed on reading; `dims` are those of the result.
+    transposed: bool,
+    /// Its name in the file, where that is another.
+    stored: Option<String>,
     read: AtomicBool,
 }
 
@@ -170,11 +175,12 @@ impl Checkpoint {
     }
 
     fn new(label: String, files: Vec<File>) -> Result<Checkpoint> {
-        let mut entries = BTreeMap::new();
+        let (mut entries, mut said) = (BTreeMap::new(), BTreeMap::new());
         for (index, file) in files.iter().enumerate() {
             let bytes = file.bytes.get();
             let (header, metadata) = SafeTensors::read_metadata(bytes)
                 .map_err(|e| damaged(bytes).because(e).context(&file.label))?;
+            said.extend(metadata.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone())));
             for (name, info) in metadata.tensors() {
                 let (start, end) = info.data_offsets;
                 let entry = Entry {
@@ -182,6 +188,8 @@ impl Checkpoint {
                     dtype: info.dtype,
                     dims: info.shape.clone(),
                     range: 8 + header + start..8 + header + end,
+                    transposed: false,
+                    stored: None,
                     read: AtomicBool::new(false),
                 };
                 let name = modern_name(&name);
@@ -193,7 +201,54 @@ impl Checkpoint {
                 }
             }
         }
-        Ok(Checkpoint { label, files, entries })
+        Ok(Checkpoint { label, files, entries, metadata: said })
+    }
+
+    /// Tensors of another file under new names; those that it lacks are left out.
+    fn renamed(renaming: &Renaming) -> Result<Checkpoint> {
+        let mut checkpoint = Checkpoint::open(&renaming.path, None)?;
+        let mut entries = BTreeMap::new();
+        for tensor in &renaming.tensors {
+            let Some(found) = checkpoint.entries.get(&tensor.stored) else { continue };
+            let (mut dims, mut range) = (found.dims.clone(), found.range.clone());
+            let wrong = |expected: &str| {
+                Err(Error::model(format!(
+                    "{}: tensor {} has shape {:?}, expected {expected}",
+                    checkpoint.label, tensor.stored, found.dims
+                ))
+                .advice("the file is damaged, or of a family that is not known: download it again"))
+            };
+            match tensor.part {
+                Part::Whole => {}
+                Part::Third(nth) => {
+                    let Some(rows) = dims.first_mut().filter(|rows| rows.is_multiple_of(3)) else {
+                        return wrong("three blocks of rows of one size");
+                    };
+                    *rows /= 3;
+                    let bytes = range.len() / 3;
+                    range = range.start + nth * bytes..range.start + (nth + 1) * bytes;
+                }
+                Part::Transposed if dims.len() == 2 => dims.reverse(),
+                Part::Transposed => return wrong("a matrix"),
+            }
+            let entry = Entry {
+                file: found.file,
+                dtype: found.dtype,
+                dims,
+                range,
+                transposed: tensor.part == Part::Transposed,
+                stored: Some(tensor.stored.clone()),
+                read: AtomicBool::new(false),
+            };
+            entries.insert(tensor.name.clone(), entry);
+        }
+        checkpoint.entries = entries;
+        Ok(checkpoint)
+    }
+
+    /// What the file's header says beside its tensors, such as `modelspec.architecture`.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
     }
 
     /// The walker at the top of the names.
@@ -276,6 +331,18 @@ impl Source {
                     None => Err(nothing_chosen(&self.describe(component), &names, variant)),
                 }
             }
+            Source::Assembled(model) => {
+                let names = self.list(component);
+                let rel = choose(&names, variant).map(|name| join(component, name));
+                match rel.as_ref().and_then(|rel| model.0.piece(rel)) {
+                    Some(Piece::Weights(renaming)) => Checkpoint::renamed(renaming),
+                    Some(Piece::File(path)) => Checkpoint::open(path, None),
+                    Some(Piece::Made(_)) | None => match (&rel, &model.0.base) {
+                        (Some(_), Some(base)) => Checkpoint::open(&base.join(component), variant),
+                        _ => Err(nothing_chosen(&self.describe(component), &names, variant)),
+                    },
+                }
+            }
         }
     }
 }
@@ -332,7 +399,10 @@ impl<'a> Weights<'a> {
             return Err(self.missing(&full));
         };
         let file = &self.checkpoint.files[entry.file];
-        let place = || format!("{}: tensor {full}", file.label);
+        let place = || match &entry.stored {
+            Some(stored) => format!("{}: tensor {stored} ({full})", file.label),
+            None => format!("{}: tensor {full}", file.label),
+        };
         if squeezed(&entry.dims) != squeezed(dims) {
             return Err(Error::model(format!(
                 "{} has shape {:?} of {:?}, expected {dims:?}",
@@ -361,6 +431,12 @@ impl<'a> Weights<'a> {
                 "the file is damaged or was saved after an overflow: use another copy or the fp32 weights",
             ));
         }
+        let data = match (&data, entry.dims.as_slice()) {
+            (Elements::F32(x), &[rows, c]) if entry.transposed => Elements::F32(turned(x, rows, c)),
+            (Elements::F16(x), &[rows, c]) if entry.transposed => Elements::F16(turned(x, rows, c)),
+            (Elements::BF16(x), &[rows, c]) if entry.transposed => Elements::BF16(turned(x, rows, c)),
+            _ => data,
+        };
         entry.read.store(true, Ordering::Relaxed);
         Ok(TensorView { dims: dims.to_vec(), data })
     }
@@ -491,6 +567,11 @@ fn squeezed(dims: &[usize]) -> &[usize] {
 fn cast<T: bytemuck::Pod>(bytes: &[u8]) -> Cow<'_, [T]> {
     bytemuck::try_cast_slice(bytes)
         .map_or_else(|_| Cow::Owned(bytemuck::pod_collect_to_vec(bytes)), Cow::Borrowed)
+}
+
+/// The matrix of `rows` rows of `c` whose transpose `x` is.
+fn turned<T: Copy>(x: &[T], rows: usize, c: usize) -> Cow<'static, [T]> {
+    Cow::Owned((0..rows).flat_map(|row| (0..c).map(move |at| x[at * rows + row])).collect())
 }
 
 /// `(out, in, k)` to `(out, k, in)`.

@@ -1,7 +1,9 @@
 //! What every reader of model files stands on: where files are, and the JSON that tools write.
 
+mod assembled;
 pub(crate) mod json;
 mod source;
 
+pub(crate) use assembled::{Assembled, Part, Piece, Renamed, Renaming};
 pub(crate) use source::join;
-pub use source::{FileHash, Source};
+pub use source::{AssembledModel, FileHash, Source};

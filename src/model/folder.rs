@@ -1,4 +1,5 @@
-//! What to load: a diffusers folder, read through its `model_index.json`, on disk or inside the program.
+//! What to load: a diffusers folder, read through its `model_index.json`, on disk or inside the program; or a
+//! checkpoint in a single file, presented as one (`model::original`).
 //! Finds the family of the model, and says what is wrong with any other folder.
 
 use std::fmt;
@@ -11,6 +12,7 @@ use serde_json::Value;
 use super::checkpoint::Checkpoint;
 use super::families::{FAMILIES, Family};
 use super::files::{FileHash, Source, json};
+use super::original::{self, Choices};
 use super::parts::Parts;
 use super::pipeline::Pipeline;
 use super::tokenizer::Tokenizer;
@@ -25,20 +27,38 @@ const INDEX: &str = "model_index.json";
 pub struct ModelFolder {
     parts: Parts,
     family: &'static Family,
+    notes: Vec<String>,
 }
 
 impl ModelFolder {
-    /// Opens the diffusers folder at `path`. `variant` chooses weight files such as `fp16`, as in
-    /// [`Checkpoint::open`].
+    /// Opens the diffusers folder or the single-file checkpoint at `path`. `variant` chooses weight files
+    /// such as `fp16`, as in [`Checkpoint::open`].
     ///
     /// # Errors
-    /// [`ErrorKind::Model`](crate::ErrorKind::Model): not a diffusers folder, a pipeline or a component that
-    /// cannot be run, a component that is missing. Always with what was expected.
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model): no model of a family that can be run, a component that
+    /// cannot be run or that is missing. Always with what was expected.
     pub fn open(path: &Path, variant: Option<&str>) -> Result<ModelFolder> {
-        if !path.join("model_index.json").is_file() {
+        ModelFolder::open_with(path, variant, &Choices::default())
+    }
+
+    /// As [`ModelFolder::open`], with what the user says of the model.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::open`]; [`ErrorKind::Usage`](crate::ErrorKind::Usage) for a choice that does not go
+    /// with a folder.
+    pub fn open_with(path: &Path, variant: Option<&str>, choices: &Choices) -> Result<ModelFolder> {
+        if path.is_file() && is_weights(path) && folder_of(path).is_none() {
+            let (source, notes) = original::open(path, choices)?;
+            return Ok(ModelFolder { notes, ..ModelFolder::from_source(source, None)? });
+        }
+        if !path.join(INDEX).is_file() {
             return Err(not_a_model(path));
         }
-        ModelFolder::from_source(Source::Dir(path.to_path_buf()), variant)
+        let source = match *choices == Choices::default() {
+            true => Source::Dir(path.to_path_buf()),
+            false => original::replace(path, choices)?,
+        };
+        ModelFolder::from_source(source, variant)
     }
 
     /// As [`ModelFolder::open`], for any source.
@@ -58,7 +78,8 @@ impl ModelFolder {
                 .advice(format!("use a model of one of these pipelines: {}", known.join(", "))));
         };
         let Value::Object(index) = index else { unreachable!("it has a _class_name") };
-        Ok(ModelFolder { parts: Parts::new(source, variant, index, family.components)?, family })
+        let parts = Parts::new(source, variant, index, family.components)?;
+        Ok(ModelFolder { parts, family, notes: Vec::new() })
     }
 
     /// The family of the model, by the pipeline that its index names.
@@ -107,7 +128,9 @@ impl Pipeline {
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the file and what is wrong in it.
     pub fn load(backend: &dyn Backend, folder: &ModelFolder) -> Result<Pipeline> {
-        (folder.family.build)(&folder.parts, backend)
+        let mut pipeline = (folder.family.build)(&folder.parts, backend)?;
+        pipeline.notes.splice(0..0, folder.notes.iter().cloned());
+        Ok(pipeline)
     }
 }
 
@@ -139,8 +162,8 @@ fn known_as(class: &str) -> String {
 fn unlisted(path: &Path, e: io::Error) -> Error {
     let shown = path.display();
     match e.kind() {
-        io::ErrorKind::NotFound => Error::model(format!("{shown}: there is no such folder")).advice(
-            "give the folder that contains model_index.json; models are not downloaded: fetch one first",
+        io::ErrorKind::NotFound => Error::model(format!("{shown}: there is no such file or folder")).advice(
+            "give a single file, or the folder that contains model_index.json; models are not downloaded: fetch one first",
         ),
         io::ErrorKind::NotADirectory => Error::model(format!("{shown}: this is no folder"))
             .advice("give the folder that contains model_index.json"),
@@ -151,30 +174,36 @@ fn unlisted(path: &Path, e: io::Error) -> Error {
     }
 }
 
+/// Whether a file's name is that of weights.
+fn is_weights(path: &Path) -> bool {
+    let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    ["safetensors", "ckpt", "pt", "pth", "bin"].contains(&ending.as_str())
+}
+
+/// The diffusers folder that a file belongs to: as its index, or as a file in one of its parts.
+fn folder_of(path: &Path) -> Option<PathBuf> {
+    let mut above = path.parent().into_iter().flat_map(Path::ancestors).take(2);
+    let folder = above.find(|folder| folder.join(INDEX).is_file())?;
+    let in_top = path.parent() == Some(folder);
+    // Repositories have single files beside the folders of the same model.
+    (!in_top || !is_weights(path)).then(|| folder.to_path_buf())
+}
+
 /// Why `path` is no diffusers folder, and what to do about it.
 fn not_a_model(path: &Path) -> Error {
     let shown = path.display();
-    let single = |file: &Path| {
-        Error::model(format!("{}: a single-file checkpoint; a diffusers folder is expected", file.display())).advice(
-            "convert it: load it with from_single_file in diffusers and write it with save_pretrained, then give that folder",
-        )
-    };
     if path.is_file() {
-        // Of a folder, its index or a file in one of its parts.
-        let mut above = path.parent().into_iter().flat_map(Path::ancestors).take(2);
-        if let Some(folder) = above.find(|folder| folder.join(INDEX).is_file()) {
-            let name = if folder == Path::new("") { Path::new(".") } else { folder };
+        if let Some(folder) = folder_of(path) {
+            let name = if folder == Path::new("") { Path::new(".") } else { &folder };
             return Error::model(format!("{shown}: a file of a model; its folder is expected"))
                 .option("model")
                 .advice(format!("give `model` {}", name.display()));
         }
-        let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-        return match ["safetensors", "ckpt", "pt", "pth", "bin"].contains(&ending.as_str()) {
-            true => single(path),
-            false => Error::model(format!("{shown}: a file; a diffusers folder is expected"))
-                .option("model")
-                .advice(format!("give `model` the folder that contains {INDEX}")),
-        };
+        return Error::model(format!(
+            "{shown}: a file, but no weights; a checkpoint or a folder is expected"
+        ))
+        .option("model")
+        .advice(format!("give `model` a .safetensors file, or the folder that contains {INDEX}"));
     }
     let listing = match fs::read_dir(path) {
         Ok(listing) => listing,
@@ -193,7 +222,9 @@ fn not_a_model(path: &Path) -> Error {
     let weights: Vec<&PathBuf> =
         files.iter().filter(|f| f.extension().is_some_and(|e| e == "safetensors" || e == "ckpt")).collect();
     if let [file] = weights.as_slice() {
-        return single(file);
+        return Error::model(format!("{shown}: no {INDEX}, but one file of weights"))
+            .option("model")
+            .advice(format!("give `model` the file: {}", file.display()));
     }
     Error::model(format!("{shown}: not a diffusers folder: model_index.json is missing")).advice(
         "give a folder that contains model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/",

@@ -169,7 +169,7 @@ impl Parts {
             files.extend(text.map(|n| join(component, n)));
             if let Some(name) = checkpoint::choose(&names, self.variant.as_deref()) {
                 files.push(join(component, name));
-                if let (true, Source::Dir(_)) = (name.ends_with(".json"), &self.source) {
+                if name.ends_with(".json") && !matches!(self.source, Source::Embedded(_)) {
                     let opened = self.checkpoint(component)?;
                     let shards = opened
                         .paths()
@@ -179,8 +179,11 @@ impl Parts {
                 }
             }
         }
-        files.sort();
-        let hashes = files.into_par_iter().map(|path| self.source.hash(&path)).collect::<Result<Vec<_>>>()?;
+        // Each file once, however many components are in it.
+        let files: BTreeMap<String, String> =
+            files.into_iter().map(|rel| (self.source.recorded(&rel), rel)).collect();
+        let files: Vec<String> = files.into_values().collect();
+        let hashes = files.into_par_iter().map(|rel| self.source.hash(&rel)).collect::<Result<Vec<_>>>()?;
         Ok(self.hashes.get_or_init(|| hashes))
     }
 }

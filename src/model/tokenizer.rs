@@ -5,6 +5,7 @@
 mod bpe;
 mod files;
 
+pub(super) use bpe::byte_names;
 pub use bpe::{Dropped, Tokenizer, Tokens};
 
 #[cfg(test)]

@@ -8,10 +8,13 @@ mod aesthetic;
 mod checker;
 mod clip;
 mod cosine;
+mod exec;
+mod external;
 mod gold;
 mod head;
 mod host;
 mod hpsv2;
+mod http;
 mod imagereward;
 mod incompressibility;
 mod jpeg;
@@ -132,6 +135,11 @@ pub trait Reward: Send + Sync {
 
     /// What the user should know after `prepare`, such as prompts cut at the text tower's length.
     fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// What happened since the last call that the user should know, such as a scorer that was started again.
+    fn notes(&self) -> Vec<String> {
         Vec::new()
     }
 }

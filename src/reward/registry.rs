@@ -1,7 +1,9 @@
 //! The rewards there are: a line for each file.
 
 use super::kind::RewardKind;
-use super::{aesthetic, checker, clip, gold, hpsv2, imagereward, incompressibility, jpeg, pickscore};
+use super::{
+    aesthetic, checker, clip, exec, gold, hpsv2, http, imagereward, incompressibility, jpeg, pickscore,
+};
 
 /// All rewards, in the order of lists.
 pub static REWARDS: &[&RewardKind] = &[
@@ -15,4 +17,6 @@ pub static REWARDS: &[&RewardKind] = &[
     &incompressibility::REWARD,
     &gold::REWARD,
     &checker::REWARD,
+    &exec::REWARD,
+    &http::REWARD,
 ];

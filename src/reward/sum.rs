@@ -140,4 +140,8 @@ impl Reward for Sum {
     fn warnings(&self) -> Vec<String> {
         self.parts.iter().flat_map(|(_, r)| r.warnings()).collect()
     }
+
+    fn notes(&self) -> Vec<String> {
+        self.parts.iter().flat_map(|(_, r)| r.notes()).collect()
+    }
 }

@@ -8,11 +8,11 @@ use super::device::{Device, Dtype, Machine};
 use super::options::{Preset, SampleOptions, Tuned};
 use crate::assets::SHAPES;
 use crate::backend::Backend;
-#[cfg(not(feature = "shapes"))]
-use crate::error::Error;
-use crate::error::Result;
+use crate::ddim::Prediction;
+use crate::error::{Error, Result};
 use crate::model::files::Source;
 use crate::model::folder::ModelFolder;
+use crate::model::original::Choices;
 use crate::reward::{self, Reward, Spec, Sum};
 use crate::target::Gradient;
 
@@ -24,13 +24,13 @@ pub(super) type OpenReward = Arc<dyn Fn(&dyn Backend) -> Result<Box<dyn Reward>>
 
 /// Alpha for the aesthetic head of the embedded model, whose ratings spread wider than those of the head that
 /// the reward's own default was made for (docs/what-was-tried.md).
-const SHAPES_ALPHA: f64 = 0.1;
+const SHAPES_ALPHA: f64 = 0.05;
 
 /// For the same head: the gradient at the clean latent is cheap, may be held for a few steps and acts late in
 /// the chain, resampling by noisy predictions costs more roots than it gains reward, and a bound of this size
 /// takes little from the guidance (docs/what-was-tried.md).
 const SHAPES_TUNED: Tuned =
-    Tuned { ess_threshold: 0.0, max_shift: 4.0, gradient: Gradient::Clean, gradient_every: 4 };
+    Tuned { ess_threshold: 0.0, max_shift: 4.0, gradient: Gradient::Clean, gradient_every: 8 };
 
 /// Alpha of the paper's aesthetic experiments.
 const PAPER_AESTHETIC: f64 = 0.01;
@@ -44,6 +44,7 @@ pub struct SessionBuilder {
     pub(super) dtype: Option<Dtype>,
     pub(super) machine: Machine,
     pub(super) model: Option<PathBuf>,
+    pub(super) choices: Choices,
     pub(super) rewards: Vec<Spec>,
     pub(super) custom: Vec<(f64, OpenReward)>,
     pub(super) eval_rewards: Vec<Spec>,
@@ -88,9 +89,25 @@ impl SessionBuilder {
         self.machine.no_cublas = true;
         self
     }
-    /// A model folder in diffusers layout; else the embedded model.
-    pub fn model(mut self, folder: impl Into<PathBuf>) -> SessionBuilder {
-        self.model = Some(folder.into());
+    /// A model folder in diffusers layout, or a checkpoint in a single file; else the embedded model.
+    pub fn model(mut self, path: impl Into<PathBuf>) -> SessionBuilder {
+        self.model = Some(path.into());
+        self
+    }
+    /// Another autoencoder for the model: the folder of one, or a single file.
+    pub fn vae(mut self, path: impl Into<PathBuf>) -> SessionBuilder {
+        self.choices.vae = Some(path.into());
+        self
+    }
+    /// A folder in diffusers layout whose configurations and tokenizers are taken for a model in a single
+    /// file.
+    pub fn model_config(mut self, folder: impl Into<PathBuf>) -> SessionBuilder {
+        self.choices.config = Some(folder.into());
+        self
+    }
+    /// What the model's UNet predicts; else what its files say.
+    pub fn prediction(mut self, prediction: Prediction) -> SessionBuilder {
+        self.choices.prediction = Some(prediction);
         self
     }
     /// Adds a reward to align to, such as `"clip=0.5".parse()?`; the sum of all counts.
@@ -193,7 +210,18 @@ impl SessionBuilder {
     /// The model's folder, or the embedded one.
     pub(super) fn folder(&self) -> Result<ModelFolder> {
         match &self.model {
-            Some(path) => ModelFolder::open(path, None),
+            Some(path) => ModelFolder::open_with(path, None, &self.choices),
+            None if self.choices != Choices::default() => {
+                let Choices { vae, config, .. } = &self.choices;
+                let option = match (vae, config) {
+                    (Some(_), _) => "vae",
+                    (None, Some(_)) => "model_config",
+                    (None, None) => "prediction",
+                };
+                Err(Error::usage("the model inside the program has its own parts")
+                    .option(option)
+                    .advice(format!("give `model`, or leave out `{option}`")))
+            }
             None => ModelFolder::from_source(embedded()?, None),
         }
     }

@@ -135,7 +135,7 @@ fn checkpointing_is_decided_when_left_open() {
         succeeds(sample(&out, &["-p", "a", "--checkpointing", "auto", "--proposal", proposal]));
         assert_eq!(record_of(&only_folder(&out))["checkpointing"], "off");
     }
-    let das = ["-p", "a", "--steps", "2", "--particles", "2", "--candidates", "1", "--checkpointing"];
+    let das = ["-p", "a", "--steps", "2", "--particles", "2", "--checkpointing"];
     let peak = |how: &str| plan(&[&das[..], &[how]].concat())["peak_bytes"].as_u64().expect("bytes");
     assert_eq!(peak("auto"), peak("off"));
     assert!(peak("on") < peak("off"));

@@ -17,11 +17,14 @@ fn keys(object: &Value) -> Vec<&str> {
 }
 
 /// Options that decide the particles and which of them is returned.
-const DECIDING: [&str; 30] = [
+const DECIDING: [&str; 33] = [
     "prompt",
     "negative_prompt",
     "index",
     "model",
+    "vae",
+    "model_config",
+    "prediction",
     "width",
     "height",
     "seed",
@@ -344,7 +347,7 @@ fn the_record_in_a_picture_repeats_the_run() {
         &["-p", "a ring", "--proposal", "none", "-n", "red", "--cfg-scale", "2.5", "--on-nan", "abort"],
         &["-p", "a ring", "--proposal", "bootstrap", "--tempering", "adaptive", "--resample", "multinomial"],
         &["-p", "a ring", "--populations", "2", "--select", "draw"],
-        &["-p", "a ring", "--candidates", "1"],
+        &["-p", "a ring", "--gradient", "state"],
         &[
             "-p",
             "a ring",
@@ -465,7 +468,7 @@ fn a_preset_is_recorded_by_what_it_stands_for() {
         ["kl", "ess_threshold", "max_shift", "select", "gradient", "gradient_every"]
             .map(|key| record[key].clone())
     };
-    let model = [json!(0.1), json!(0.0), json!(4.0), json!("reward"), json!("clean"), json!(4)];
+    let model = [json!(0.05), json!(0.0), json!(4.0), json!("reward"), json!("clean"), json!(8)];
     assert_eq!(settings("model", &[]), model);
     let paper = [json!(0.01), json!(0.5), json!("inf"), json!("argmax"), json!("state"), json!(1)];
     assert_eq!(settings("paper", &["--preset", "paper", "--on-nan", "drop"]), paper);

@@ -96,6 +96,8 @@ fn the_program_tells_about_itself() {
         "incompressibility",
         "gold",
         "checker",
+        "exec",
+        "http",
     ] {
         assert_eq!(
             rewards.lines().filter(|line| line.starts_with(&format!("  {reward} "))).count(),

@@ -161,10 +161,10 @@ fn where_memory_does_not_suffice_the_micro_batch_is_halved() {
     device::stand_in_only("the memory of a GPU cannot be made small");
     let dir = TempDir::new().unwrap();
     let plenty = program();
-    // The peak of the first step is that of the run where there are no candidates.
-    let run =
-        ["--steps", "2", "--device", "cuda", "--dtype", "fp32", "--micro-batch", "2", "--candidates", "1"];
-    let run = [&WHOLE[..], &run].concat();
+    // Activations are most where the UNet is differentiated, and every step is alike.
+    let gradients = ["--gradient", "state", "--gradient-every", "1"];
+    let run = ["--steps", "2", "--device", "cuda", "--dtype", "fp32", "--micro-batch", "2"];
+    let run = [&WHOLE[..], &run, &gradients].concat();
     let flags = [&run[..], &["--no-graph"]].concat();
     let whole = Run::new(plenty, &dir.path().join("whole"), &flags);
     assert!(!whole.stderr.contains("memory"), "{}", whole.stderr);

@@ -65,8 +65,8 @@ pub fn damaged(bytes: &[u8]) -> Error {
             .advice("fetch the file: git lfs pull");
     }
     if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02") {
-        return Error::model("pickled weights under a safetensors name")
-            .advice("convert them to safetensors");
+        return Error::model("pickled weights; they can run code and are not read")
+            .advice("convert them to safetensors, or download the .safetensors file");
     }
     if bytes.first() == Some(&b'<') {
         return Error::model("a web page, not weights").advice("download the file itself");

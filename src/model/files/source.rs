@@ -3,8 +3,10 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::assembled::{Assembled, Piece};
 use crate::error::{Error, Result};
 use crate::hash::{sha256, sha256_of_file};
 use crate::regular;
@@ -20,7 +22,14 @@ pub enum Source {
     Dir(PathBuf),
     /// A table inside the program: paths relative to the model, with `/` between their parts, and contents.
     Embedded(&'static [(&'static str, &'static [u8])]),
+    /// Files from several places: a checkpoint in a single file, or a folder with parts replaced.
+    Assembled(AssembledModel),
 }
+
+/// A model whose files come from several places, as
+/// [`ModelFolder::open_with`](crate::model::folder::ModelFolder::open_with) puts it together.
+#[derive(Clone)]
+pub struct AssembledModel(pub(crate) Arc<Assembled>);
 
 /// One file of a model and its hash, for the record of a run.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -46,6 +55,12 @@ impl Source {
                 .find(|(name, _)| *name == rel)
                 .map(|(_, bytes)| Cow::Borrowed(*bytes))
                 .ok_or_else(|| std::io::ErrorKind::NotFound.into()),
+            Source::Assembled(model) => match (model.0.piece(rel), model.0.in_base(rel)) {
+                (Some(Piece::Made(content)), _) => Ok(content.clone()),
+                (Some(Piece::File(path)), _) => regular::read(path, MOST_BYTES).map(Cow::Owned),
+                (None, Some(path)) => regular::read(&path, MOST_BYTES).map(Cow::Owned),
+                (Some(Piece::Weights(_)) | None, _) => Err(std::io::ErrorKind::NotFound.into()),
+            },
         };
         found.map_err(|e| {
             let usual = "the download is incomplete: fetch this file, or correct the path of the model";
@@ -59,6 +74,9 @@ impl Source {
         match self {
             Source::Dir(dir) => dir.join(rel).is_file(),
             Source::Embedded(files) => files.iter().any(|(name, _)| *name == rel),
+            Source::Assembled(model) => {
+                model.0.piece(rel).is_some() || model.0.in_base(rel).is_some_and(|path| path.is_file())
+            }
         }
     }
 
@@ -67,25 +85,34 @@ impl Source {
         match self {
             Source::Dir(dir) => dir.join(rel).display().to_string(),
             Source::Embedded(_) => format!("built-in:{rel}"),
+            Source::Assembled(model) => match (model.0.piece(rel), model.0.in_base(rel)) {
+                (Some(Piece::File(path)), _) => path.display().to_string(),
+                (Some(Piece::Weights(renaming)), _) => renaming.path.display().to_string(),
+                (None, Some(path)) => path.display().to_string(),
+                (Some(Piece::Made(_)) | None, _) => format!("{}:{rel}", model.0.name),
+            },
         }
     }
 
     /// Names of the files in the folder `component` (`""` is the top), sorted; empty where there is no such
     /// folder.
     pub fn list(&self, component: &str) -> Vec<String> {
+        let on_disk = |dir: &Path| {
+            let listing = fs::read_dir(dir.join(component)).into_iter().flatten();
+            listing.filter_map(|e| Some(e.ok()?.file_name().to_string_lossy().into_owned())).collect()
+        };
+        let prefix = join(component, "");
+        let here = |name: &str| {
+            let rest = name.strip_prefix(prefix.as_str())?;
+            (!rest.contains('/')).then(|| rest.to_string())
+        };
         let mut names: Vec<String> = match self {
-            Source::Dir(dir) => fs::read_dir(dir.join(component))
-                .map(|listing| {
-                    listing
-                        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
-                        .collect()
-                })
-                .unwrap_or_default(),
-            Source::Embedded(files) => {
-                let prefix = join(component, "");
-                let below = files.iter().filter_map(|(name, _)| name.strip_prefix(prefix.as_str()));
-                below.filter(|rest| !rest.contains('/')).map(str::to_string).collect()
-            }
+            Source::Dir(dir) => on_disk(dir),
+            Source::Embedded(files) => files.iter().filter_map(|(name, _)| here(name)).collect(),
+            Source::Assembled(model) => match &model.0.base {
+                Some(base) if !model.0.has_component(component) => on_disk(base),
+                _ => model.0.pieces.keys().filter_map(|name| here(name)).collect(),
+            },
         };
         names.sort();
         names
@@ -96,18 +123,39 @@ impl Source {
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the file.
     pub fn hash(&self, rel: &str) -> Result<FileHash> {
-        let (bytes, sha256) = match self {
-            Source::Dir(dir) => sha256_of_file(&dir.join(rel)).map_err(|e| {
+        let path = match self {
+            Source::Dir(dir) => Some(dir.join(rel)),
+            Source::Embedded(_) => None,
+            Source::Assembled(model) => match model.0.piece(rel) {
+                Some(Piece::File(path)) => Some(path.clone()),
+                Some(Piece::Weights(renaming)) => Some(renaming.path.clone()),
+                Some(Piece::Made(_)) => None,
+                None => model.0.in_base(rel),
+            },
+        };
+        let (bytes, sha256) = match path {
+            Some(path) => sha256_of_file(&path).map_err(|e| {
                 let usual = "fetch this file again, and leave the model in place while it is in use";
                 let fix = regular::fix(&e, usual);
                 Error::model(format!("{}: cannot be read", self.describe(rel))).because(e).advice(fix)
             })?,
-            Source::Embedded(_) => {
+            None => {
                 let content = self.read(rel)?;
                 (content.len() as u64, sha256(&content))
             }
         };
-        Ok(FileHash { path: rel.to_string(), bytes, sha256 })
+        Ok(FileHash { path: self.recorded(rel), bytes, sha256 })
+    }
+
+    /// The path of `rel` in records: several components may be in one file.
+    pub(crate) fn recorded(&self, rel: &str) -> String {
+        match self {
+            Source::Assembled(model) => match model.0.piece(rel) {
+                Some(Piece::Weights(renaming)) => renaming.recorded.clone(),
+                _ => rel.to_string(),
+            },
+            Source::Dir(_) | Source::Embedded(_) => rel.to_string(),
+        }
     }
 }
 
@@ -116,6 +164,7 @@ impl fmt::Debug for Source {
         match self {
             Source::Dir(dir) => write!(f, "Source({})", dir.display()),
             Source::Embedded(files) => write!(f, "Source(built-in, {} files)", files.len()),
+            Source::Assembled(model) => write!(f, "Source({}, assembled)", model.0.name),
         }
     }
 }

@@ -172,17 +172,14 @@ fn a_folder_that_is_no_model_says_what_it_is() {
     write(dir.path(), "notes.txt", b"hello");
     fails(
         ModelFolder::open(&dir.path().join("notes.txt"), None),
-        &["notes.txt: a file;", "model_index.json"],
+        &["notes.txt: a file, but no weights", "model_index.json"],
     );
     fails(ModelFolder::open(&dir.path().join("notes.txt/below"), None), &["below: this is no folder"]);
-    fails(ModelFolder::open(&dir.path().join("absent"), None), &["no such folder", "not downloaded"]);
+    fails(ModelFolder::open(&dir.path().join("absent"), None), &["no such file or folder", "not downloaded"]);
     write(dir.path(), "sd15.safetensors", &weights());
-    fails(
-        ModelFolder::open(dir.path(), None),
-        &["sd15.safetensors: a single-file checkpoint", "from_single_file"],
-    );
+    fails(ModelFolder::open(dir.path(), None), &["one file of weights", "sd15.safetensors"]);
     let file = dir.path().join("sd15.safetensors");
-    fails(ModelFolder::open(&file, None), &["sd15.safetensors: a single-file checkpoint", "convert"]);
+    fails(ModelFolder::open(&file, None), &["sd15.safetensors: this is no checkpoint that is known"]);
     write(dir.path(), "config.json", b"{}");
     fails(ModelFolder::open(dir.path(), None), &["one component", "the folder above"]);
     write(dir.path(), "snapshots/0/x", b"");

@@ -238,7 +238,7 @@ pub(super) fn normalize(text: &str) -> String {
 
 /// The printable character that stands for each byte in vocabularies: itself where it is one, else one from
 /// 256 on.
-pub(super) fn byte_names() -> [char; 256] {
+pub(crate) fn byte_names() -> [char; 256] {
     let mut spare = 256;
     std::array::from_fn(|byte| {
         let printable = matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);

@@ -1,0 +1,241 @@
+//! Checkpoints in a single file, in the layouts of the original programs: presented as the folder that
+//! diffusers would make of them. Weights stay where they are in the file and are read under new names; the
+//! configurations are made from the sizes of the tensors and from what the family was published with.
+
+mod kind;
+mod pool;
+mod scheduler;
+mod text;
+mod tokenizer;
+mod unet;
+mod vae;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use self::kind::{Texts, UNET, VAE};
+use self::pool::Pool;
+use super::checkpoint::{self, Checkpoint};
+use super::files::{Assembled, AssembledModel, Piece, Renaming, Source, join};
+use crate::ddim::Prediction;
+use crate::error::{Error, Result};
+
+/// File names of weights, as a folder has them.
+const UNET_FILE: &str = "unet/diffusion_pytorch_model.safetensors";
+const VAE_FILE: &str = "vae/diffusion_pytorch_model.safetensors";
+
+/// What a user may say of a model beside where it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choices {
+    /// Another autoencoder: the folder of one, or a single file.
+    pub vae: Option<PathBuf>,
+    /// A folder in diffusers layout whose configurations and tokenizers are taken for a single file.
+    pub config: Option<PathBuf>,
+    /// What the UNet predicts.
+    pub prediction: Option<Prediction>,
+}
+
+/// A checkpoint in a single file as a folder, and what the user should know of it.
+///
+/// # Errors
+/// [`ErrorKind::Model`](crate::ErrorKind::Model): a file of another kind, named; parts that are missing.
+pub fn open(path: &Path, choices: &Choices) -> Result<(Source, Vec<String>)> {
+    let file = Checkpoint::open(path, None)?;
+    let texts = kind::recognise(&file)?;
+    let name = path.display().to_string();
+    let recorded = file_name(path);
+    let mut model = Assembled { name: name.clone(), base: None, pieces: BTreeMap::new() };
+    let place =
+        |tensors| Piece::Weights(Renaming { path: path.to_path_buf(), recorded: recorded.clone(), tensors });
+
+    let predicts = scheduler::predicts(&file, texts, choices.prediction)?;
+    let mut pool = Pool::new(&file, UNET);
+    let mut config = unet::rename(&mut pool, &name)?;
+    model.pieces.insert(UNET_FILE.to_string(), place(pool.finish()));
+    config["sample_size"] = json!(match (texts, predicts.prediction) {
+        (Texts::Both, _) => 128,
+        (Texts::OpenClip, Prediction::VPrediction) => 96,
+        _ => 64,
+    });
+    make(&mut model, "unet/config.json", &config);
+    make(&mut model, "scheduler/scheduler_config.json", &scheduler::config(texts, &predicts));
+
+    for (nth, prefix) in texts.prefixes().iter().enumerate() {
+        let mut pool = Pool::new(&file, prefix);
+        let open_clip = prefix.ends_with(".model.");
+        let config = match open_clip {
+            true => text::rename_open_clip(&mut pool, texts == Texts::Both),
+            false => text::rename_clip(&mut pool),
+        };
+        let config = config.ok_or_else(|| {
+            Error::model(format!("{name}: the text encoder at {prefix}* is not complete"))
+                .advice("the file is damaged or was pruned: download it again")
+        })?;
+        let suffix = if nth == 0 { "" } else { "_2" };
+        let component = format!("text_encoder{suffix}");
+        make(&mut model, &format!("{component}/config.json"), &config);
+        model.pieces.insert(format!("{component}/model.safetensors"), place(pool.finish()));
+        let padding = if open_clip { tokenizer::Padding::Zero } else { tokenizer::Padding::End };
+        tokenizer::add(&mut model, &format!("tokenizer{suffix}"), padding)?;
+    }
+
+    let scaling_factor = if texts == Texts::Both { 0.13025 } else { 0.18215 };
+    match &choices.vae {
+        Some(vae) => add_vae(&mut model, vae, scaling_factor)?,
+        None => {
+            let mut pool = Pool::new(&file, VAE);
+            if !pool.any("decoder.") {
+                return Err(Error::model(format!("{name}: the checkpoint holds no autoencoder"))
+                    .option("vae")
+                    .advice("give `vae` the folder or the file of one, such as sd-vae-ft-mse or sdxl-vae"));
+            }
+            let config = vae::rename(&mut pool, &name, scaling_factor)?;
+            make(&mut model, "vae/config.json", &config);
+            model.pieces.insert(VAE_FILE.to_string(), place(pool.finish()));
+        }
+    }
+    make(&mut model, "model_index.json", &index(texts));
+    if let Some(folder) = &choices.config {
+        take_configurations(&mut model, folder, choices)?;
+    }
+
+    let mut notes = kind::notes(&file, &[&[UNET, VAE], texts.prefixes()].concat());
+    notes.extend(predicts.note.filter(|_| choices.config.is_none()));
+    Ok((Source::Assembled(AssembledModel(Arc::new(model))), notes))
+}
+
+/// The folder `path`, whose index is `index`, with the parts that `choices` replace.
+///
+/// # Errors
+/// As [`open`]; [`ErrorKind::Usage`](crate::ErrorKind::Usage) for a choice that is for single files.
+pub fn replace(path: &Path, choices: &Choices) -> Result<Source> {
+    if choices.config.is_some() {
+        return Err(Error::usage(format!("{}: a folder has its own configurations", path.display()))
+            .option("model_config")
+            .advice("leave out `model_config`: it is for checkpoints in a single file"));
+    }
+    let source = Source::Dir(path.to_path_buf());
+    let name = path.display().to_string();
+    let mut model = Assembled { name, base: Some(path.to_path_buf()), pieces: BTreeMap::new() };
+    if let Some(vae) = &choices.vae {
+        let own =
+            source.exists("vae/config.json").then(|| super::config::AutoencoderConfig::open(&source, "vae"));
+        let scaling_factor = own.transpose()?.map_or(0.18215, |own| f64::from(own.scaling_factor));
+        add_vae(&mut model, vae, scaling_factor)?;
+    }
+    if let Some(prediction) = choices.prediction {
+        let rel = "scheduler/scheduler_config.json";
+        let mut config = super::files::json::read(&source, rel)?;
+        if !config.is_object() {
+            return Err(Error::model(format!("{}: not a JSON object", source.describe(rel)))
+                .advice("download the file again"));
+        }
+        config["prediction_type"] = json!(scheduler::prediction_name(prediction));
+        make(&mut model, rel, &config);
+    }
+    Ok(Source::Assembled(AssembledModel(Arc::new(model))))
+}
+
+fn make(model: &mut Assembled, rel: &str, value: &Value) {
+    model.make(rel, value.to_string().into_bytes());
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+fn class(texts: Texts) -> &'static str {
+    match texts {
+        Texts::Clip | Texts::OpenClip => "StableDiffusionPipeline",
+        Texts::Both => "StableDiffusionXLPipeline",
+    }
+}
+
+/// `model_index.json`.
+fn index(texts: Texts) -> Value {
+    let mut index = json!({
+        "_class_name": class(texts),
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+    });
+    if texts == Texts::Both {
+        index["text_encoder_2"] = json!(["transformers", "CLIPTextModelWithProjection"]);
+        index["tokenizer_2"] = json!(["transformers", "CLIPTokenizer"]);
+        index["force_zeros_for_empty_prompt"] = json!(true);
+    }
+    index
+}
+
+/// The autoencoder at `path`, in the place of the model's own: its folder, the folder of a model that has
+/// one, or a file.
+fn add_vae(model: &mut Assembled, path: &Path, scaling_factor: f64) -> Result<()> {
+    if path.is_dir() {
+        let whole = path.join("vae");
+        let folder = if whole.join("config.json").is_file() { whole } else { path.to_path_buf() };
+        let source = Source::Dir(folder.clone());
+        let names = source.list("");
+        let weights = checkpoint::choose(&names, None).filter(|_| source.exists("config.json"));
+        let Some(weights) = weights else {
+            return Err(Error::model(format!(
+                "{}: no config.json with diffusion_pytorch_model.safetensors of an autoencoder",
+                folder.display()
+            ))
+            .option("vae")
+            .advice("give `vae` the folder or the file of an AutoencoderKL"));
+        };
+        for name in ["config.json", weights] {
+            model.pieces.insert(join("vae", name), Piece::File(folder.join(name)));
+        }
+        return Ok(());
+    }
+    let file = Checkpoint::open(path, None).map_err(|e| e.option("vae"))?;
+    let prefix = if file.names().any(|name| name.starts_with(VAE)) { VAE } else { "" };
+    let mut pool = Pool::new(&file, prefix);
+    let config = vae::rename(&mut pool, &path.display().to_string(), scaling_factor)?;
+    make(model, "vae/config.json", &config);
+    let recorded = join("vae", &file_name(path));
+    let renaming = Renaming { path: path.to_path_buf(), recorded, tensors: pool.finish() };
+    model.pieces.insert(VAE_FILE.to_string(), Piece::Weights(renaming));
+    Ok(())
+}
+
+/// Configurations and tokenizers of a folder in diffusers layout take the place of those made here.
+fn take_configurations(model: &mut Assembled, folder: &Path, choices: &Choices) -> Result<()> {
+    let source = Source::Dir(folder.to_path_buf());
+    let mut found = false;
+    let components = ["unet", "vae", "text_encoder", "text_encoder_2"].map(|c| (c, "config.json"));
+    let single = [("", "model_index.json"), ("scheduler", "scheduler_config.json")];
+    for (component, name) in components.into_iter().chain(single) {
+        let rel = join(component, name);
+        let kept = (component == "vae" && choices.vae.is_some())
+            || (component == "scheduler" && choices.prediction.is_some());
+        if source.exists(&rel) && !kept && model.piece(&rel).is_some() {
+            model.pieces.insert(rel.clone(), Piece::File(folder.join(&rel)));
+            found = true;
+        }
+    }
+    for component in ["tokenizer", "tokenizer_2"] {
+        let names = source.list(component);
+        if names.iter().any(|n| n == "tokenizer.json" || n == "vocab.json") && model.has_component(component)
+        {
+            model.pieces.retain(|rel, _| rel.rsplit_once('/').is_none_or(|(folder, _)| folder != component));
+            for name in names {
+                let rel = join(component, &name);
+                model.pieces.insert(rel.clone(), Piece::File(folder.join(&rel)));
+            }
+            found = true;
+        }
+    }
+    match found {
+        true => Ok(()),
+        false => Err(Error::model(format!("{}: no configuration of a model is there", folder.display()))
+            .option("model_config")
+            .advice("give `model_config` a folder with unet/config.json, scheduler/, tokenizer/ and so on")),
+    }
+}

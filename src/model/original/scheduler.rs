@@ -1,0 +1,122 @@
+//! The noise schedule of a checkpoint in a single file, which holds none: that of its family, and what its
+//! UNet predicts.
+
+use serde_json::{Value, json};
+
+use super::kind::{Texts, UNET};
+use crate::ddim::Prediction;
+use crate::error::{Error, Result};
+use crate::model::checkpoint::Checkpoint;
+
+/// What the UNet predicts, and how that is known.
+pub struct Predicts {
+    /// What.
+    pub prediction: Prediction,
+    /// Whether the schedule ends in pure noise.
+    pub zero_snr: bool,
+    /// What the user should know of it.
+    pub note: Option<String>,
+}
+
+/// Standard deviation of [`norm_of_last_block`] above which a UNet of Stable Diffusion 2.x predicts
+/// velocities: a rule of thumb, which the user is told of.
+const SPREAD_OF_VELOCITY: f64 = 0.09;
+
+/// What the UNet of `file` predicts: what the user says; else what the file says; else, for 2.x, what its
+/// weights suggest.
+///
+/// # Errors
+/// [`ErrorKind::Model`](crate::ErrorKind::Model) for a prediction that cannot be computed, and of the weights
+/// that are looked at.
+pub fn predicts(file: &Checkpoint, texts: Texts, asked: Option<Prediction>) -> Result<Predicts> {
+    let has = |name: &str| file.root().has(name);
+    let zero_snr = has("ztsnr");
+    let known = |prediction| Predicts { prediction, zero_snr, note: None };
+    if let Some(prediction) = asked {
+        return Ok(known(prediction));
+    }
+    if has("v_pred") {
+        return Ok(known(Prediction::VPrediction));
+    }
+    let said = |key: &str| file.metadata().get(key).map(String::as_str);
+    match said("modelspec.prediction_type") {
+        Some("v" | "v_prediction" | "v-prediction") => return Ok(known(Prediction::VPrediction)),
+        Some("epsilon") => return Ok(known(Prediction::Epsilon)),
+        Some(other) => {
+            return Err(Error::model(format!(
+                "{}: modelspec.prediction_type is {other:?}, expected \"epsilon\" or \"v\"",
+                file.label()
+            ))
+            .option("prediction")
+            .advice("say by `prediction` what the UNet predicts"));
+        }
+        None => {}
+    }
+    if texts != Texts::OpenClip {
+        return Ok(known(Prediction::Epsilon));
+    }
+    match said("modelspec.architecture") {
+        Some("stable-diffusion-v2-768-v") => return Ok(known(Prediction::VPrediction)),
+        Some("stable-diffusion-v2-512") => return Ok(known(Prediction::Epsilon)),
+        _ => {}
+    }
+    let velocity = norm_of_last_block(file)?.is_none_or(|spread| spread > SPREAD_OF_VELOCITY);
+    let (prediction, found, other) = match velocity {
+        true => (Prediction::VPrediction, "v_prediction", "epsilon"),
+        false => (Prediction::Epsilon, "epsilon", "v_prediction"),
+    };
+    let note = format!(
+        "{}: the file does not say what its UNet predicts; its weights suggest {found} (give `prediction` {other} if \
+         the pictures are noise)",
+        file.label()
+    );
+    Ok(Predicts { note: Some(note), ..known(prediction) })
+}
+
+/// The standard deviation of the bias of the first norm in the last transformer of the UNet.
+fn norm_of_last_block(file: &Checkpoint) -> Result<Option<f64>> {
+    let name = |i: usize| format!("{UNET}output_blocks.{i}.1.transformer_blocks.0.norm1.bias");
+    let blocks =
+        (0..).take_while(|i| file.root().has(&format!("{UNET}output_blocks.{i}.0.in_layers.0.weight")));
+    let Some(name) = blocks.map(name).filter(|name| file.root().has(name)).last() else { return Ok(None) };
+    let root = file.root();
+    let dims = root.dims(&name).unwrap_or_default();
+    let bias = root.tensor(&name, dims)?;
+    let bias: Vec<f64> = bias.data().to_f32().iter().map(|&b| f64::from(b)).collect();
+    let n = bias.len().max(1) as f64;
+    let mean = bias.iter().sum::<f64>() / n;
+    Ok(Some((bias.iter().map(|b| (b - mean) * (b - mean)).sum::<f64>() / n).sqrt()))
+}
+
+/// A prediction as `scheduler_config.json` writes it.
+pub fn prediction_name(prediction: Prediction) -> &'static str {
+    match prediction {
+        Prediction::Epsilon => "epsilon",
+        Prediction::Sample => "sample",
+        Prediction::VPrediction => "v_prediction",
+    }
+}
+
+/// `scheduler/scheduler_config.json` as the family was published with, which is what diffusers'
+/// `from_single_file` takes.
+pub fn config(texts: Texts, predicts: &Predicts) -> Value {
+    let class = match texts {
+        Texts::Clip => "PNDMScheduler",
+        Texts::OpenClip => "DDIMScheduler",
+        Texts::Both => "EulerDiscreteScheduler",
+    };
+    json!({
+        "_class_name": class,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "num_train_timesteps": 1000,
+        "clip_sample": false,
+        "set_alpha_to_one": false,
+        "steps_offset": 1,
+        "prediction_type": prediction_name(predicts.prediction),
+        // A schedule that ends in pure noise must begin there.
+        "timestep_spacing": if predicts.zero_snr { "trailing" } else { "leading" },
+        "rescale_betas_zero_snr": predicts.zero_snr,
+    })
+}

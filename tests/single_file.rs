@@ -1,0 +1,502 @@
+//! Checkpoints in a single file. The tables of `tests/golden/single_file` say how the original programs name
+//! the tensors of the small pipelines; diffusers' `from_single_file` was held against them
+//! (`tools/golden/single_file.py`), so a file made by a table must be, bit for bit, the folder it is made of.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use das_cuda::backend::Backend;
+use das_cuda::cpu::Cpu;
+use das_cuda::ddim::{Prediction, SchedulerConfig};
+use das_cuda::meter::Meter;
+use das_cuda::model::checkpoint::Checkpoint;
+use das_cuda::model::config::UNetConfig;
+use das_cuda::model::files::FileHash;
+use das_cuda::model::folder::ModelFolder;
+use das_cuda::model::original::Choices;
+use das_cuda::model::pipeline::{Pipeline, Prompt};
+use das_cuda::tape::Tape;
+use das_cuda::tensor::{HostSlice, Shape};
+use das_cuda::{ErrorKind, Result};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde_json::json;
+
+fn golden(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(path)
+}
+
+/// A tensor to be written.
+#[derive(Clone)]
+struct Stored {
+    name: String,
+    dtype: Dtype,
+    dims: Vec<usize>,
+    data: Vec<u8>,
+}
+
+fn zeros(name: &str, dims: &[usize]) -> Stored {
+    let data = vec![0; 2 * dims.iter().product::<usize>()];
+    Stored { name: name.to_string(), dtype: Dtype::F16, dims: dims.to_vec(), data }
+}
+
+fn write(path: &Path, tensors: &[Stored]) {
+    let views = tensors
+        .iter()
+        .map(|t| (&t.name, TensorView::new(t.dtype, t.dims.clone(), &t.data).expect("a tensor")));
+    safetensors::serialize_to_file(views, None, path).expect("written");
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let to = to.join(path.file_name().expect("a name"));
+        if path.is_dir() { copy(&path, &to) } else { fs::copy(&path, &to).map(drop).expect("copied") }
+    }
+}
+
+/// A folder of the tests with the tokenizer of the shipped model, and the tensors of the single file that
+/// `table` makes of it.
+struct Model {
+    dir: tempfile::TempDir,
+    tensors: Vec<Stored>,
+}
+
+impl Model {
+    fn new(name: &str, table: &str) -> Model {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        copy(&golden("models").join(name), dir.path());
+        let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/shapes/tokenizer");
+        copy(&tokenizer, &dir.path().join("tokenizer"));
+        if name.ends_with("xl") {
+            copy(&tokenizer, &dir.path().join("tokenizer_2"));
+        }
+        let text = fs::read_to_string(golden("single_file").join(table)).expect("a table");
+        let mut tensors: Vec<Stored> = Vec::new();
+        for line in text.lines() {
+            let [component, name, stored, how] = *line.split('\t').collect::<Vec<_>>() else {
+                panic!("{line}")
+            };
+            let mut tensor = read(&dir.path().join(component), name);
+            tensor.name = stored.to_string();
+            if how == "transposed" {
+                let [rows, c] = *tensor.dims else { panic!("{line}") };
+                let size = tensor.data.len() / (rows * c);
+                let at = |i: usize| tensor.data[i * size..(i + 1) * size].to_vec();
+                tensor.data = (0..c).flat_map(|x| (0..rows).flat_map(move |y| at(y * c + x))).collect();
+                tensor.dims = vec![c, rows];
+            }
+            // As ldm's autoencoder has them.
+            if stored.contains(".attn_1.") && tensor.dims.len() == 2 {
+                tensor.dims.extend([1, 1]);
+            }
+            match tensors.iter_mut().find(|t| t.name == stored) {
+                // Rows of a fused matrix, in the order of the table: key, query, value by name.
+                Some(fused) => {
+                    fused.dims[0] += tensor.dims[0];
+                    let third: usize = how.strip_prefix("third ").expect(line).parse().expect(line);
+                    let at = (third * tensor.data.len()).min(fused.data.len());
+                    fused.data.splice(at..at, tensor.data);
+                }
+                None => tensors.push(tensor),
+            }
+        }
+        assert!(tensors.len() > 300, "{}", tensors.len());
+        Model { dir, tensors }
+    }
+
+    /// The single file with these changes, opened with the folder's configurations.
+    fn single(&self, change: impl FnOnce(&mut Vec<Stored>)) -> Result<ModelFolder> {
+        self.single_with(change, Choices::default())
+    }
+
+    fn single_with(&self, change: impl FnOnce(&mut Vec<Stored>), choices: Choices) -> Result<ModelFolder> {
+        let mut tensors = self.tensors.clone();
+        change(&mut tensors);
+        let path = self.dir.path().join("file.safetensors");
+        write(&path, &tensors);
+        let config = Some(self.dir.path().to_path_buf());
+        ModelFolder::open_with(&path, None, &Choices { config, ..choices })
+    }
+
+    fn folder(&self) -> ModelFolder {
+        ModelFolder::open(self.dir.path(), None).expect("a folder")
+    }
+}
+
+fn read(folder: &Path, name: &str) -> Stored {
+    let file = ["diffusion_pytorch_model.safetensors", "model.safetensors"].map(|n| folder.join(n));
+    let bytes = fs::read(file.iter().find(|f| f.is_file()).expect("weights")).expect("read");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+    let tensor = file.tensor(name).expect(name);
+    let (dtype, dims) = (tensor.dtype(), tensor.shape().to_vec());
+    Stored { name: name.to_string(), dtype, dims, data: tensor.data().to_vec() }
+}
+
+/// Bits of the guided noise and of the decoded image, and the notes.
+fn drawn(folder: &ModelFolder) -> (Vec<u32>, Vec<String>) {
+    let cpu = Cpu::new();
+    let pipeline = Pipeline::load(&cpu, folder).expect("a pipeline");
+    let size = pipeline.size(Some(12), Some(20)).expect("a size");
+    let values: Vec<f32> = (0..size.latent.len()).map(|i| (i as f32 * 0.7).sin()).collect();
+    let x = cpu.upload(size.latent, HostSlice::F32(&values)).expect("latents");
+    let prompts = [Prompt { text: "a large red star", negative: Some("blurry") }];
+    let encoded = pipeline.encode(&cpu, &prompts, size, 4.0).expect("encoded");
+    let tape = Tape::off(&cpu);
+    let rows = encoded.rows(&[0], true);
+    let eps =
+        pipeline.unet.forward(&tape, &x.clone().into(), 500.0, &encoded.conditioning, &rows).expect("noise");
+    let image = pipeline.decoder.decode(&tape, &x.into()).expect("an image");
+    let values = [eps.value(), image.value()].map(|v| cpu.download(v).expect("values"));
+    assert!(values.iter().flatten().all(|v| v.is_finite()));
+    let bits = values.iter().flatten().map(|v| v.to_bits()).collect();
+    (bits, pipeline.notes)
+}
+
+const TABLES: [(&str, &str); 3] = [
+    ("pipeline_sd", "pipeline_sd.tsv"),
+    ("pipeline_sd", "pipeline_sd2.tsv"),
+    ("pipeline_sdxl", "pipeline_sdxl.tsv"),
+];
+
+#[test]
+fn a_single_file_is_the_folder_bit_for_bit() {
+    for (name, table) in TABLES {
+        let model = Model::new(name, table);
+        let folder = drawn(&model.folder()).0;
+        let single = model.single(|_| {}).expect(table);
+        assert!(drawn(&single).0 == folder, "{table}");
+        // Of other weights something else comes.
+        let other = model.single(|tensors| {
+            let bias = tensors.iter_mut().find(|t| t.name.ends_with("out.2.bias")).expect("a bias");
+            bias.data = vec![0; bias.data.len()];
+        });
+        assert!(drawn(&other.expect(table)).0 != folder, "{table}");
+    }
+}
+
+#[test]
+fn what_real_files_carry_beside_a_model_changes_nothing() {
+    for (name, table) in TABLES {
+        let model = Model::new(name, table);
+        let (expected, before) = drawn(&model.single(|_| {}).expect(table));
+        let extra = |tensors: &mut Vec<Stored>| {
+            let text = tensors.iter().find(|t| t.name.contains("token_embedding")).expect("a text encoder");
+            let (prefix, _) = text.name.split_once("token_embedding").expect("a prefix");
+            let prefix = prefix.to_string();
+            match prefix.strip_suffix("text_model.embeddings.") {
+                Some(_) => tensors.push(zeros(&format!("{prefix}position_ids"), &[1, 32])),
+                None => tensors.push(zeros(&format!("{prefix}logit_scale"), &[])),
+            }
+            tensors.extend([
+                zeros("alphas_cumprod", &[1000]),
+                zeros("model_ema.diffusion_modelout2bias", &[4]),
+                zeros("first_stage_model.loss.logvar", &[]),
+                zeros("optimizer_states.0.step", &[1]),
+                zeros("mystery.weight", &[2, 2]),
+            ]);
+        };
+        let (found, notes) = drawn(&model.single(extra).expect(table));
+        assert!(found == expected, "{table}");
+        let new: Vec<&String> = notes.iter().filter(|note| !before.contains(note)).collect();
+        assert_eq!(new.len(), 2, "{new:?}");
+        assert!(new[0].contains("1 averaged weights (model_ema) are not read"), "{new:?}");
+        assert!(new[1].contains("1 of its tensors, such as mystery.weight"), "{new:?}");
+    }
+}
+
+#[test]
+fn clip_without_the_outer_name_is_the_same_encoder() {
+    let model = Model::new("pipeline_sd", "pipeline_sd.tsv");
+    let old = model.single(|tensors| {
+        tensors.iter_mut().for_each(|t| t.name = t.name.replace(".transformer.text_model.", ".transformer."));
+    });
+    assert!(drawn(&old.expect("opened")).0 == drawn(&model.folder()).0);
+}
+
+#[test]
+fn another_autoencoder_takes_the_place_of_the_own_one_or_of_none() {
+    let model = Model::new("pipeline_sd", "pipeline_sd.tsv");
+    let expected = drawn(&model.folder()).0;
+    let without = |tensors: &mut Vec<Stored>| tensors.retain(|t| !t.name.starts_with("first_stage_model."));
+    let error = model.single(without).expect_err("no autoencoder");
+    assert_eq!((error.kind(), error.option_name()), (ErrorKind::Model, Some("vae")));
+    assert!(error.to_string().contains("holds no autoencoder"), "{error}");
+
+    // Its folder, the folder of a model, a file in either layout, a checkpoint that has one.
+    let own: Vec<Stored> =
+        model.tensors.iter().filter(|t| t.name.starts_with("first_stage_model.")).cloned().collect();
+    let bare: Vec<Stored> =
+        own.iter().map(|t| Stored { name: t.name.replace("first_stage_model.", ""), ..t.clone() }).collect();
+    write(&model.dir.path().join("whole.safetensors"), &own);
+    write(&model.dir.path().join("bare.safetensors"), &bare);
+    for vae in ["vae", ""] {
+        let choices = Choices { vae: Some(model.dir.path().join(vae)), ..Choices::default() };
+        assert!(drawn(&model.single_with(without, choices).expect(vae)).0 == expected, "{vae}");
+    }
+    // A file has no configuration: 32 groups, which this small one is too narrow for.
+    for vae in ["whole.safetensors", "bare.safetensors", "vae/diffusion_pytorch_model.safetensors"] {
+        let choices = Choices { vae: Some(model.dir.path().join(vae)), ..Choices::default() };
+        let opened = model.single_with(without, choices).expect(vae);
+        let checkpoint = opened.checkpoint("vae").expect(vae);
+        let names: Vec<&str> = checkpoint.names().collect();
+        let folder = model.folder().checkpoint("vae").expect("weights");
+        assert_eq!(names, folder.names().collect::<Vec<_>>(), "{vae}");
+        let error = opened.parts().vae_config().expect_err("8 channels are no multiple of 32 groups");
+        assert!(error.to_string().contains("norm_num_groups 32"), "{error}");
+    }
+    let tiny = model.dir.path().join("tiny.safetensors");
+    write(&tiny, &[zeros("decoder.layers.0.weight", &[4, 4, 3, 3])]);
+    let choices = Choices { vae: Some(tiny), ..Choices::default() };
+    let error = model.single_with(without, choices).expect_err("no AutoencoderKL").to_string();
+    assert!(error.contains("tiny autoencoder (TAESD)"), "{error}");
+
+    // In a folder too.
+    let choices = Choices { vae: Some(model.dir.path().join("vae")), ..Choices::default() };
+    let replaced = ModelFolder::open_with(model.dir.path(), None, &choices).expect("a folder");
+    assert!(drawn(&replaced).0 == expected);
+    let choices = Choices { config: Some(model.dir.path().to_path_buf()), ..Choices::default() };
+    let error = ModelFolder::open_with(model.dir.path(), None, &choices).expect_err("of a folder");
+    assert_eq!((error.kind(), error.option_name()), (ErrorKind::Usage, Some("model_config")));
+}
+
+/// What the schedule says that the UNet of `model` predicts.
+fn predicts(model: &Result<ModelFolder>) -> Prediction {
+    let model = model.as_ref().expect("a model");
+    model.parts().scheduler().expect("a scheduler").config.prediction_type
+}
+
+#[test]
+fn what_the_unet_predicts_is_told_by_the_user_or_by_the_file() {
+    let xl = Model::new("pipeline_sdxl", "pipeline_sdxl.tsv");
+    let own = |change: fn(&mut Vec<Stored>), prediction| {
+        let mut tensors = xl.tensors.clone();
+        change(&mut tensors);
+        let path = xl.dir.path().join("own.safetensors");
+        write(&path, &tensors);
+        ModelFolder::open_with(&path, None, &Choices { prediction, ..Choices::default() })
+    };
+    assert_eq!(predicts(&own(|_| {}, None)), Prediction::Epsilon);
+    assert_eq!(predicts(&own(|_| {}, Some(Prediction::VPrediction))), Prediction::VPrediction);
+    let velocity = own(|t| t.push(zeros("v_pred", &[0])), None);
+    assert_eq!(predicts(&velocity), Prediction::VPrediction);
+    let zero_snr = own(|t| t.extend([zeros("v_pred", &[0]), zeros("ztsnr", &[0])]), None).expect("a model");
+    assert!(zero_snr.parts().scheduler().expect("a scheduler").config.rescale_betas_zero_snr);
+
+    // For 2.x the weights are asked, and the user is told.
+    let two = Model::new("pipeline_sd", "pipeline_sd2.tsv");
+    for (spread, expected) in [(0.01f32, Prediction::Epsilon), (1.0, Prediction::VPrediction)] {
+        let mut tensors = two.tensors.clone();
+        let last = |t: &&mut Stored| {
+            t.name == "model.diffusion_model.output_blocks.1.1.transformer_blocks.0.norm1.bias"
+        };
+        let bias = tensors.iter_mut().find(last).expect("the last transformer");
+        let sign = |i: usize| half::f16::from_f32(if i.is_multiple_of(2) { spread } else { -spread });
+        bias.data = (0..bias.dims[0]).flat_map(|i| sign(i).to_le_bytes()).collect();
+        let path = two.dir.path().join("own.safetensors");
+        write(&path, &tensors);
+        assert_eq!(predicts(&ModelFolder::open(&path, None)), expected);
+    }
+    // In a folder.
+    let choices = Choices { prediction: Some(Prediction::Epsilon), ..Choices::default() };
+    assert_eq!(predicts(&Ok(two.folder())), Prediction::VPrediction);
+    assert_eq!(predicts(&ModelFolder::open_with(two.dir.path(), None, &choices)), Prediction::Epsilon);
+}
+
+#[test]
+fn a_file_of_another_kind_is_refused_by_its_name() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("x.safetensors");
+    let refused = |tensors: &[Stored], what: &str| {
+        write(&path, tensors);
+        let error = ModelFolder::open(&path, None).expect_err(what);
+        assert_eq!((error.kind(), error.option_name()), (ErrorKind::Model, Some("model")));
+        assert!(error.to_string().contains(what), "{error}");
+    };
+    let unet = "model.diffusion_model.";
+    for (name, what) in [
+        ("double_blocks.0.img_attn.norm.key_norm.scale", "this is a Flux checkpoint"),
+        ("model.diffusion_model.double_blocks.0.img_attn.qkv.weight", "this is a Flux checkpoint"),
+        ("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "a Stable Diffusion 3 checkpoint"),
+        ("lora_unet_down_blocks_0_attentions_0.lora_down.weight", "a LoRA"),
+        ("unet.down_blocks.0.attentions.0.to_q.lora_A.weight", "a LoRA"),
+        ("control_model.time_embed.0.weight", "a ControlNet"),
+        ("clip_txt_mapper.weight", "a Stable Cascade checkpoint"),
+        ("encoder.conv_in.weight", "an autoencoder, no whole model"),
+        ("emb_params", "a textual inversion"),
+        ("model.diffusion_model.head.modulation", "a Wan checkpoint"),
+        ("model_ema.diffusion_modelout2bias", "averaged weights (EMA) without the ordinary ones"),
+        ("who.knows", "no checkpoint that is known; it holds who.knows"),
+    ] {
+        refused(&[zeros(name, &[2, 2])], what);
+    }
+    let first = |channels: usize| zeros(&format!("{unet}input_blocks.0.0.weight"), &[8, channels, 3, 3]);
+    refused(&[first(9)], "an inpainting checkpoint");
+    refused(&[first(8)], "InstructPix2Pix");
+    refused(&[first(4)], "a UNet without its text encoder");
+    refused(&[first(4), zeros("conditioner.embedders.0.model.ln_final.bias", &[4])], "the refiner of SDXL");
+    refused(&[first(4), zeros("edm_mean", &[4])], "Playground v2.5");
+}
+
+/// Opens the names and shapes of a published family, without its bytes: a file with a hole.
+fn published(family: &str, dir: &Path) -> PathBuf {
+    let packed = fs::read(golden("single_file").join(format!("{family}.txt.gz"))).expect("a list");
+    let mut list = String::new();
+    flate2::read::GzDecoder::new(&packed[..]).read_to_string(&mut list).expect("text");
+    let mut header = serde_json::Map::new();
+    let mut end = 0;
+    for line in list.lines() {
+        let (name, dims) = line.split_once(' ').expect("a name and sizes");
+        let dims: Vec<usize> =
+            dims.split('x').filter(|d| !d.is_empty()).map(|d| d.parse().expect(line)).collect();
+        let begin = end;
+        end += 2 * dims.iter().product::<usize>();
+        header.insert(name.into(), json!({"dtype": "F16", "shape": dims, "data_offsets": [begin, end]}));
+    }
+    assert!(header.len() > 1000);
+    let header = serde_json::Value::Object(header).to_string().into_bytes();
+    let path = dir.join(format!("{family}.safetensors"));
+    let mut file = File::create(&path).expect("a file");
+    file.write_all(&(header.len() as u64).to_le_bytes()).expect("written");
+    file.write_all(&header).expect("written");
+    file.set_len((8 + header.len() + end) as u64).expect("a hole");
+    path
+}
+
+#[test]
+fn published_families_have_their_published_configurations() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let two = json!({
+        "block_out_channels": [320, 640, 1280, 1280], "cross_attention_dim": 1024,
+        "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": true, "sample_size": 64
+    });
+    for (family, unet, widths, layers, scaling) in [
+        (
+            "sd1",
+            json!({"block_out_channels": [320, 640, 1280, 1280], "cross_attention_dim": 768, "attention_head_dim": 8,
+                "sample_size": 64}),
+            vec![(768, 12, 12, 3072)],
+            2,
+            0.18215,
+        ),
+        ("sd2", two, vec![(1024, 23, 16, 4096)], 2, 0.18215),
+        (
+            "sdxl",
+            json!({
+                "block_out_channels": [320, 640, 1280], "cross_attention_dim": 2048,
+                "attention_head_dim": [5, 10, 20], "use_linear_projection": true, "sample_size": 128,
+                "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+                "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+                "transformer_layers_per_block": [1, 2, 10], "addition_embed_type": "text_time",
+                "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816
+            }),
+            vec![(768, 12, 12, 3072), (1280, 32, 20, 5120)],
+            2,
+            0.13025,
+        ),
+    ] {
+        let path = published(family, dir.path());
+        let folder = ModelFolder::open(&path, None).expect(family);
+        let expected =
+            UNetConfig::parse("config.json", unet.to_string().as_bytes()).expect("a configuration");
+        assert_eq!(folder.parts().unet_config().expect(family), expected);
+        let vae = folder.parts().vae_config().expect(family);
+        assert_eq!((vae.block_out_channels, vae.layers_per_block), (vec![128, 256, 512, 512], layers));
+        assert_eq!(vae.scaling_factor, scaling as f32);
+        for (nth, &(width, layers, heads, inner)) in widths.iter().enumerate() {
+            let component = ["text_encoder", "text_encoder_2"][nth];
+            let text = folder.parts().text_config(component).expect(family);
+            assert_eq!(
+                (text.hidden_size, text.layers, text.heads, text.intermediate_size),
+                (width, layers, heads, inner)
+            );
+            assert_eq!((text.vocab_size, text.max_positions), (49408, 77));
+        }
+        let scheduler = folder.parts().scheduler().expect(family);
+        let stable = SchedulerConfig::stable_diffusion();
+        assert_eq!(scheduler.config, SchedulerConfig { set_alpha_to_one: false, ..stable }, "{family}");
+        // Every tensor has its place: the networks find all, and nothing is left over.
+        let text = folder.checkpoint("text_encoder").expect(family);
+        assert!(text.names().all(|name| name.starts_with("text_model.")), "{family}");
+    }
+}
+
+#[test]
+fn the_tokenizer_inside_the_program_is_that_of_clip() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let folder = ModelFolder::open(&published("sdxl", dir.path()), None).expect("a model");
+    // Known from OpenAI's program and from transformers.
+    let cat = [49406, 320, 1125, 539, 320, 2368, 49407];
+    for (component, padding) in [("tokenizer", 49407), ("tokenizer_2", 0)] {
+        let tokenizer = folder.tokenizer(component, 77).expect("a tokenizer");
+        let ids = tokenizer.encode("a photo of a cat").ids;
+        assert_eq!(ids[..7], cat);
+        assert!(ids.len() == 77 && ids[7..].iter().all(|&id| id == padding), "{ids:?}");
+        assert_eq!(tokenizer.largest_id(), 49407);
+    }
+}
+
+#[test]
+fn the_file_is_hashed_once_with_what_was_made_for_it() {
+    let model = Model::new("pipeline_sdxl", "pipeline_sdxl.tsv");
+    let folder = model.single(|_| {}).expect("a model");
+    let hashes = folder.hashes().expect("hashes");
+    let file = |name: &str| -> Vec<&FileHash> { hashes.iter().filter(|h| h.path == name).collect() };
+    let length = fs::metadata(model.dir.path().join("file.safetensors")).expect("a file").len();
+    assert_eq!(file("file.safetensors").len(), 1);
+    assert_eq!(file("file.safetensors")[0].bytes, length);
+    assert_eq!((file("unet/config.json").len(), file("tokenizer_2/vocab.json").len()), (1, 1));
+    assert!(hashes.iter().all(|h| h.path == "file.safetensors" || !h.path.ends_with(".safetensors")));
+}
+
+#[test]
+fn damaged_layouts_say_what_is_wrong() {
+    let xl = Model::new("pipeline_sdxl", "pipeline_sdxl.tsv");
+    let fails = |change: &dyn Fn(&mut Vec<Stored>), words: &[&str]| {
+        let opened = xl.single(|tensors| change(tensors));
+        let error = opened.and_then(|folder| Pipeline::load(&Meter::new(), &folder).map(drop));
+        let text = error.expect_err(words[0]).to_string();
+        words.iter().for_each(|word| assert!(text.contains(word), "{word:?} is not in: {text}"));
+    };
+    let second = "conditioner.embedders.1.model.";
+    let without = |name: String| move |tensors: &mut Vec<Stored>| tensors.retain(|t| t.name != name);
+    fails(&without(format!("{second}token_embedding.weight")), &["text encoder", second, "not complete"]);
+    fails(
+        &without("model.diffusion_model.middle_block.0.in_layers.2.weight".into()),
+        &["file.safetensors", "mid_block.resnets.0.conv1"],
+    );
+    fails(
+        &|tensors| tensors.push(zeros("model.diffusion_model.adapter.weight", &[2])),
+        &["1 tensor that the network does not have", "adapter.weight"],
+    );
+    fails(
+        &|tensors| {
+            let fused = format!("{second}transformer.resblocks.0.attn.in_proj_bias");
+            let bias = tensors.iter_mut().find(|t| t.name == fused).expect("a bias");
+            *bias = zeros(&fused, &[bias.dims[0] - 1]);
+        },
+        &["in_proj_bias", "three blocks of rows"],
+    );
+    fails(
+        &|tensors| {
+            let conv = "model.diffusion_model.input_blocks.0.0.weight";
+            let weight = tensors.iter_mut().find(|t| t.name == conv).expect("a convolution");
+            weight.data[..2].copy_from_slice(&[0, 0x7c]);
+        },
+        &["input_blocks.0.0.weight (conv_in.weight)", "inf"],
+    );
+}
+
+/// No more than the header of a file is read to open it, and weights are not copied whole.
+#[test]
+fn tensors_of_a_single_file_are_borrowed_from_it() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let folder = ModelFolder::open(&published("sd1", dir.path()), None).expect("a model");
+    let checkpoint: Checkpoint = folder.checkpoint("unet").expect("weights");
+    let root = checkpoint.root();
+    let view = root.tensor("conv_out.weight", &[4, 320, 3, 3]).expect("a tensor");
+    assert_eq!(view.shape(), Shape::new(4, 320, 3, 3));
+    assert!(matches!(view.data(), HostSlice::F16(_)));
+}
