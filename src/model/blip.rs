@@ -1,6 +1,6 @@
 //! BLIP as a judge of image and text: a ViT reads the image, and a BERT whose layers attend to the image as
-//! well reads the text. The state of its first token stands for the pair (Li et al. 2022; docs/spec.md 7.6). The
-//! image side runs on the tape, through the keys and values that the text attends to.
+//! well reads the text. The state of its first token stands for the pair (Li et al. 2022; docs/spec.md 7.6).
+//! The image side runs on the tape, through the keys and values that the text attends to.
 
 use super::block::{Conv2d, Linear, Loader, Norm};
 use super::checkpoint::{Checkpoint, Weights};

@@ -39,8 +39,8 @@ impl WordPiece {
     /// begin and end.
     ///
     /// # Errors
-    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the file: missing, no text, without BERT's special
-    /// tokens.
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the file: missing, no text, without BERT's
+    /// special tokens.
     pub fn open(source: &Source, context: usize) -> Result<WordPiece> {
         let advice = "put vocab.txt of bert-base-uncased there";
         if !source.exists(FILE) {
