@@ -8,7 +8,7 @@ pub(super) static REWARD: RewardKind = RewardKind {
     name: "clip",
     about: "20 x cosine of image and prompt",
     needs: Needs {
-        files: Some("the folder of a CLIP model, or an OpenCLIP file beside open_clip_config.json"),
+        files: Some("the folder of a CLIP model, or an OpenCLIP file with its configuration"),
         prompt: true,
         gradient: true,
     },

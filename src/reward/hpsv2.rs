@@ -9,7 +9,7 @@ pub(super) static V2: RewardKind = RewardKind {
     name: "hpsv2",
     about: "cosine of image and prompt",
     needs: Needs {
-        files: Some("HPS_v2_compressed as safetensors, or a folder with it as open_clip_model.safetensors"),
+        files: Some("HPS_v2_compressed.safetensors, or a folder of OpenCLIP files"),
         prompt: true,
         gradient: true,
     },
@@ -23,7 +23,7 @@ pub(super) static V2: RewardKind = RewardKind {
 pub(super) static V2_1: RewardKind = RewardKind {
     name: "hpsv2.1",
     needs: Needs {
-        files: Some("HPS_v2.1_compressed as safetensors, or a folder with it as open_clip_model.safetensors"),
+        files: Some("HPS_v2.1_compressed.safetensors, or a folder of OpenCLIP files"),
         ..V2.needs
     },
     ..V2

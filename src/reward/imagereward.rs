@@ -20,9 +20,7 @@ pub(super) static REWARD: RewardKind = RewardKind {
     name: "imagereward",
     about: "how people would like the image for its prompt, in standard deviations",
     needs: Needs {
-        files: Some(
-            "ImageReward as safetensors, or a folder with ImageReward.safetensors; vocab.txt beside it",
-        ),
+        files: Some("ImageReward.safetensors, or its folder; vocab.txt of BERT beside it"),
         prompt: true,
         gradient: true,
     },
