@@ -40,9 +40,9 @@ pub fn rewards() -> String {
         let described = kind.line();
         let mut lines: Vec<&str> = described.split("; ").collect();
         lines.extend(kind.needs.prompt.then_some("reads the prompt"));
-        if let Some(usual) = kind.usual_path() {
+        if let Some(published) = kind.published() {
             lines.push("without PATH, and where the model has none, from the hub:");
-            lines.extend(usual.split_inclusive(','));
+            lines.extend(published.split_inclusive(','));
         }
         let alpha = format!("--kl {} unless given ({})", kind.default_alpha, kind.source);
         lines.push(&alpha);

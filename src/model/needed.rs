@@ -114,6 +114,14 @@ pub fn of_processor(snapshot: Snapshot<'_>) -> Result<Vec<String>> {
     })
 }
 
+/// What lacks of `required`, and of those of `beside` that the hub has.
+pub fn of_files(snapshot: Snapshot<'_>, required: &[&str], beside: &[&str]) -> Vec<String> {
+    let Snapshot { folder, listing } = snapshot;
+    let listed = |file: &String| listing.is_some_and(|all| all.contains(file));
+    let beside = lacking(folder, "", beside).into_iter().filter(listed);
+    beside.chain(lacking(folder, "", required)).collect()
+}
+
 /// A tokenizer is one file, or two.
 fn tokenizer(folder: &Path, component: &str) -> &'static [&'static str] {
     match folder.join(join(component, "tokenizer.json")).is_file() {

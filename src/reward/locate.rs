@@ -3,43 +3,68 @@
 use std::path::{Path, PathBuf};
 
 use super::aesthetic;
+use super::imagereward;
 use super::kind::RewardKind;
 use super::spec::Spec;
+use super::towers::OPEN_CLIP;
 use crate::error::Result;
 use crate::hub::{Hub, Snapshot};
 use crate::model::files::Source;
-use crate::model::needed;
+use crate::model::{needed, wordpiece};
 
-/// Where a reward is published, as its PATH.
-struct Usual {
+/// A reward that reads files.
+struct Files {
     reward: &'static str,
-    path: &'static str,
-    /// What it reads beside the towers where its PATH is a folder alone.
-    beside: &'static [&'static str],
-    /// Whether a model may bring files of its own, which then are meant instead.
+    /// Where it is published, as its PATH.
+    published: Option<&'static str>,
+    /// Whether a model may bring files of its own, which then are meant where no PATH is given.
     of_model: bool,
+    /// What it reads of the repository that its PATH names.
+    missing: fn(Snapshot<'_>) -> Result<Vec<String>>,
 }
 
-/// Rewards whose files are on the hub.
-static USUAL: &[Usual] = &[
-    Usual {
+static FILES: &[Files] = &[
+    Files {
         reward: "aesthetic",
-        path: "openai/clip-vit-large-patch14,\
-               shunk031/aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE/model.safetensors",
-        beside: &[aesthetic::HEAD],
+        published: Some(
+            "openai/clip-vit-large-patch14,\
+             shunk031/aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE/model.safetensors",
+        ),
         of_model: true,
+        missing: |snapshot| {
+            let head = needed::of_files(snapshot, &[aesthetic::HEAD], &[]);
+            Ok([head, needed::of_tower(snapshot)?].concat())
+        },
     },
-    Usual { reward: "clip", path: "openai/clip-vit-large-patch14", beside: &[], of_model: true },
-    Usual {
+    Files {
+        reward: "clip",
+        published: Some("openai/clip-vit-large-patch14"),
+        of_model: true,
+        missing: needed::of_clip,
+    },
+    Files {
         reward: "pickscore",
-        path: "yuvalkirstain/PickScore_v1,laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
-        beside: &[],
+        published: Some("yuvalkirstain/PickScore_v1,laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
         of_model: false,
+        missing: needed::of_clip,
+    },
+    Files { reward: "hpsv2", published: None, of_model: false, missing: of_open_clip },
+    Files { reward: "hpsv2.1", published: None, of_model: false, missing: of_open_clip },
+    Files {
+        reward: "imagereward",
+        published: None,
+        of_model: false,
+        missing: |snapshot| Ok(needed::of_files(snapshot, &[wordpiece::FILE, imagereward::FILE], &[])),
     },
 ];
 
-fn usual(kind: &RewardKind) -> Option<&'static Usual> {
-    USUAL.iter().find(|usual| usual.reward == kind.name)
+fn of_open_clip(snapshot: Snapshot<'_>) -> Result<Vec<String>> {
+    let beside = ["open_clip_config.json", "vocab.json", "merges.txt"];
+    Ok(needed::of_files(snapshot, &[OPEN_CLIP], &beside))
+}
+
+fn files(kind: &RewardKind) -> Option<&'static Files> {
+    FILES.iter().find(|files| files.reward == kind.name)
 }
 
 impl Spec {
@@ -47,7 +72,7 @@ impl Spec {
     /// some.
     pub fn uses_model(&self, model: &Source) -> bool {
         self.path.is_none()
-            && usual(self.kind).is_some_and(|usual| usual.of_model)
+            && files(self.kind).is_some_and(|files| files.of_model)
             && model.exists("clip/config.json")
     }
 }
@@ -55,29 +80,24 @@ impl Spec {
 impl RewardKind {
     /// The repositories where it is published, as its PATH: read where none is given and the model brings no
     /// files for it.
-    pub fn usual_path(&self) -> Option<&'static str> {
-        usual(self).map(|usual| usual.path)
+    pub fn published(&self) -> Option<&'static str> {
+        files(self)?.published
     }
 }
 
 /// The path of `spec` on disk, what is not there downloaded; `None` for a reward that reads no file or the
 /// model's own. What is no path of files, such as a command, stays as it is.
 pub(super) fn locate(spec: &Spec, model: &Source, hub: &Hub) -> Result<Option<PathBuf>> {
-    let Some(usual) = usual(spec.kind) else { return Ok(spec.path.clone()) };
-    let given = match &spec.path {
-        Some(path) => path.as_path(),
-        None if spec.uses_model(model) => return Ok(None),
-        None => Path::new(usual.path),
+    let Some(files) = files(spec.kind) else { return Ok(spec.path.clone()) };
+    let given = match (&spec.path, files.published) {
+        (Some(path), _) => path.as_path(),
+        (None, Some(published)) if !spec.uses_model(model) => Path::new(published),
+        (None, _) => return Ok(None),
     };
     // Two paths, unless there is one that has the comma in its name.
     let two = given.to_str().filter(|_| !given.exists()).and_then(|text| text.rsplit_once(','));
     let Some((folder, second)) = two else {
-        let missing = |snapshot: Snapshot<'_>| {
-            let of_towers = if spec.kind.needs.prompt { needed::of_clip } else { needed::of_tower };
-            let beside = usual.beside.iter().filter(|file| !snapshot.folder.join(file).is_file());
-            Ok([beside.map(|file| file.to_string()).collect(), of_towers(snapshot)?].concat())
-        };
-        return hub.locate(given, &missing).map(Some);
+        return hub.locate(given, &files.missing).map(Some);
     };
     // Of a head, the name has the file.
     let nothing = |_: Snapshot<'_>| Ok(Vec::new());

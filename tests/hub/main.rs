@@ -284,12 +284,29 @@ fn paths_out_of_the_repository_are_refused() {
 
 #[test]
 fn a_reward_is_read_from_a_repository_of_towers_and_its_head() {
-    let dir = tempfile::tempdir().unwrap();
     let files = SHAPES_FILES.iter().filter_map(|(name, content)| {
         let head = name.starts_with("aesthetic/").then_some("aesthetic.safetensors");
         Some((name.strip_prefix("clip/").or(head)?, content.to_vec()))
     });
     let server = Server::new(files.chain([("other.safetensors", vec![1])]));
+    opens_once(&server, "aesthetic");
+}
+
+#[test]
+fn scorers_are_read_from_a_repository_with_what_lies_beside_them() {
+    for (reward, folder) in [("imagereward", "imagereward_tiny"), ("hpsv2", "hpsv2_tiny")] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(folder);
+        let files = fs::read_dir(folder).unwrap().map(|entry| {
+            let entry = entry.unwrap();
+            (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())
+        });
+        opens_once(&Server::new(files.chain([("other.safetensors".into(), vec![1])])), reward);
+    }
+}
+
+/// A reward of the repository opens, and once more without the hub; other files are not fetched.
+fn opens_once(server: &Server, reward: &str) {
+    let dir = tempfile::tempdir().unwrap();
     let open = |offline| {
         let settings = Settings {
             cache: dir.path().to_path_buf(),
@@ -298,7 +315,7 @@ fn a_reward_is_read_from_a_repository_of_towers_and_its_head() {
             offline,
         };
         let builder = Session::builder().device(Device::Cpu).hub(Hub::new(settings));
-        builder.reward(format!("aesthetic:{REPOSITORY}").parse().unwrap()).open()
+        builder.reward(format!("{reward}:{REPOSITORY}").parse().unwrap()).open()
     };
     let session = open(false).unwrap();
     assert_eq!(session.repositories().len(), 1);
