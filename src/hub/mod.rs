@@ -71,8 +71,8 @@ impl Hub {
     /// revision, or the one file where the name has one; then `missing` is not asked.
     ///
     /// # Errors
-    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the repository, the file and what helps: files
-    /// that are neither in the cache nor can be downloaded. Those of `missing` and of the listener.
+    /// [`ErrorKind::Model`], naming the repository, the file and what helps: files that are neither in the
+    /// cache nor can be downloaded. Those of `missing` and of the listener.
     pub fn locate(&self, given: &Path, missing: Missing<'_>) -> Result<PathBuf> {
         let Some(name) = Name::of(given) else { return Ok(given.to_path_buf()) };
         self.find(&name, missing).map_err(|e| e.context(&name))

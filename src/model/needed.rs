@@ -85,9 +85,9 @@ fn components(Snapshot { folder, listing }: Snapshot<'_>) -> Result<Option<Vec<&
 /// As [`of_pipeline`].
 pub fn of_clip(snapshot: Snapshot<'_>) -> Result<Vec<String>> {
     let mut files = of_processor(snapshot)?;
-    files.extend(of_tower(snapshot)?);
-    files.dedup();
-    Ok(files)
+    let tower = of_tower(snapshot)?;
+    files.retain(|file| !tower.contains(file));
+    Ok([files, tower].concat())
 }
 
 /// What a CLIP model lacks whose tokenizer is of no use or elsewhere.
@@ -294,6 +294,10 @@ mod tests {
         };
         says(of_pipeline, &["xl.safetensors"], "it has xl.safetensors");
         says(of_pipeline, &["README.md"], "no model_index.json");
+        let all = ["config.json", "merges.txt", "model.safetensors", "vocab.json"].map(String::from);
+        let mut clip = of_clip(Snapshot { folder: dir.path(), listing: Some(&all) }).unwrap();
+        clip.sort();
+        assert_eq!(clip, all);
         says(of_clip, &["config.json", "pytorch_model.bin"], "pickled");
     }
 }
