@@ -1,6 +1,7 @@
 //! Weights by name. A checkpoint is one or more files of safetensors or of `torch.save`, memory-mapped or
-//! embedded in the program; a [`Weights`] walks the names, and each fetch checks element type, shape and finiteness. Nothing is copied
-//! but what must be: unaligned files, f64, and convolutions, which change from OIHW to OHWI on the way.
+//! embedded in the program; a [`Weights`] walks the names, and each fetch checks element type, shape and
+//! finiteness. Nothing is copied but what must be: unaligned files, f64, and convolutions, which change from
+//! OIHW to OHWI on the way.
 
 mod find;
 mod pickle;
@@ -21,6 +22,7 @@ use safetensors::{Dtype, SafeTensors};
 
 pub(super) use self::find::choose;
 use self::find::{count, damaged, modern_name, nothing_chosen, some_of};
+use self::torch::Found;
 use super::files::{Part, Piece, Renaming, Source, join, json};
 use crate::error::{Error, Result};
 use crate::regular;
@@ -69,15 +71,6 @@ struct Entry {
     /// Its name in the file, where that is another.
     stored: Option<String>,
     read: AtomicBool,
-}
-
-/// A tensor in the bytes of a file.
-struct Found {
-    dtype: Dtype,
-    dims: Vec<usize>,
-    range: Range<usize>,
-    /// As in [`Entry`].
-    strides: Option<Vec<usize>>,
 }
 
 impl Checkpoint {

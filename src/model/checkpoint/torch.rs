@@ -1,5 +1,5 @@
-//! Files of `torch.save`: a pickle that names the tensors, and their storages beside it, in a zip archive (since
-//! PyTorch 1.6) or one after another (before).
+//! Files of `torch.save`: a pickle that names the tensors, and their storages beside it, in a zip archive
+//! (since PyTorch 1.6) or one after another (before).
 
 use std::collections::HashMap;
 use std::io::Cursor;
@@ -8,7 +8,6 @@ use std::ops::Range;
 use safetensors::Dtype;
 use zip::{CompressionMethod, ZipArchive};
 
-use super::Found;
 use super::pickle::{Id, Node, Pickle};
 use crate::error::{Error, Result};
 
@@ -19,6 +18,18 @@ const DEEPEST: usize = 8;
 const STATES: [&str; 4] = ["state_dict", "model_state_dict", "model", "params"];
 
 const AGAIN: &str = "download the file again, or take its .safetensors";
+
+/// A tensor in the bytes of a file.
+pub struct Found {
+    /// Type of its elements.
+    pub dtype: Dtype,
+    /// Its sizes.
+    pub dims: Vec<usize>,
+    /// From its first element to behind its last.
+    pub range: Range<usize>,
+    /// Elements from one index to the next in each of `dims`, where they do not lie in order.
+    pub strides: Option<Vec<usize>>,
+}
 
 /// Whether a file begins as one of `torch.save` does.
 pub fn is_torch(bytes: &[u8]) -> bool {
