@@ -117,10 +117,10 @@ pub struct Sample {
     /// which is the empty text, or for some models of XL no text at all]
     #[arg(short, long, value_name = "TEXT", help_heading = "What to draw")]
     pub negative_prompt: Option<String>,
-    /// Model: a folder in diffusers layout, a checkpoint in a single file (.safetensors) of Stable Diffusion
-    /// 1.x, 2.x or XL, or OWNER/NAME[@REVISION][/FILE] of a repository on the Hugging Face Hub or a file in
-    /// one: what its cache lacks is downloaded. A path that exists here is meant before a repository of that
-    /// name [default: the model inside this program, `shapes`]
+    /// Model: a folder in diffusers layout, a checkpoint in a single file (.safetensors, .ckpt) of Stable
+    /// Diffusion 1.x, 2.x or XL, or OWNER/NAME[@REVISION][/FILE] of a repository on the Hugging Face Hub or a
+    /// file in one: what its cache lacks is downloaded. A path that exists here is meant before a repository
+    /// of that name [default: the model inside this program, `shapes`]
     #[arg(short, long, value_name = "MODEL", help_heading = "What to draw")]
     pub model: Option<PathBuf>,
     /// Another autoencoder for the model: the folder of one (AutoencoderKL), a single file, or a name as of

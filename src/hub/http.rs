@@ -12,7 +12,7 @@ use ureq::http::{Method, Request, Response, Uri};
 use ureq::{Agent, Body};
 
 use super::cache::is_commit;
-use super::name::{Name, is_part};
+use super::name::{Name, is_part, is_weights};
 use super::settings::Settings;
 use crate::error::{Error, Result};
 
@@ -161,9 +161,9 @@ impl Client {
     /// The error of a file that the repository lacks.
     pub fn lacks(&self, commit: &str, file: &str, files: &[String]) -> Error {
         let alike: Vec<&str> =
-            files.iter().map(String::as_str).filter(|name| name.ends_with(".safetensors")).take(8).collect();
+            files.iter().map(String::as_str).filter(|name| is_weights(name)).take(8).collect();
         let alike = match alike.is_empty() {
-            true => "it has no .safetensors file at all".to_string(),
+            true => "it has no file of weights at all".to_string(),
             false => format!("its weights are {}", alike.join(", ")),
         };
         Error::model(format!("the repository has no file {file} at commit {commit}")).advice(alike)

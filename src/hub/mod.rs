@@ -79,12 +79,6 @@ impl Hub {
     }
 
     fn find(&self, name: &Name, missing: Missing<'_>) -> Result<PathBuf> {
-        if let Some(file) = name.file.as_ref().filter(|file| !file.ends_with(".safetensors")) {
-            return Err(Error::model(format!("{file}: pickled weights; they can run code and are not read"))
-                .advice(
-                    "name a .safetensors file of the repository, or convert this one and give its path",
-                ));
-        }
         let the_file = |snapshot: Snapshot<'_>| match &name.file {
             Some(file) if !snapshot.folder.join(file).is_file() => Ok(vec![file.clone()]),
             _ => Ok(Vec::new()),

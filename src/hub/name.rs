@@ -36,15 +36,11 @@ impl Name {
             None => (MAIN, rest.strip_prefix('/')),
             Some(rest) => revision_and_file(rest),
         };
-        let is_file = |path: &str| {
-            let path = path.to_ascii_lowercase();
-            WEIGHTS.iter().any(|end| path.ends_with(end))
-        };
         let good = is_part(owner)
             && is_part(name)
-            && !is_file(name)
+            && !is_weights(name)
             && is_path(revision)
-            && file.is_none_or(|file| is_path(file) && is_file(file));
+            && file.is_none_or(|file| is_path(file) && is_weights(file));
         good.then(|| Name {
             repository: format!("{owner}/{name}"),
             revision: revision.to_string(),
@@ -60,6 +56,12 @@ fn revision_and_file(text: &str) -> (&str, Option<&str>) {
         Some((at, _)) => (&text[..at], Some(&text[at + 1..])),
         None => (text, None),
     }
+}
+
+/// Whether a file's name is that of weights.
+pub fn is_weights(path: &str) -> bool {
+    let path = path.to_ascii_lowercase();
+    WEIGHTS.iter().any(|end| path.ends_with(end))
 }
 
 /// Whether `part` can be an owner, a name or a file's: it leads to no other folder and hides nothing.

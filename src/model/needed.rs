@@ -30,7 +30,7 @@ const TEXTS: [&str; 9] = [
 ///
 /// # Errors
 /// [`ErrorKind::Model`](crate::ErrorKind::Model): not in diffusers layout, an index that cannot be read, a
-/// component without safetensors weights.
+/// component without weights.
 pub fn of_pipeline(snapshot: Snapshot<'_>) -> Result<Vec<String>> {
     let Some(components) = components(snapshot)? else { return Ok(vec![INDEX.to_string()]) };
     let mut files: Vec<String> = components.iter().flat_map(|name| texts_of(snapshot, name)).collect();
@@ -114,6 +114,17 @@ pub fn of_processor(snapshot: Snapshot<'_>) -> Result<Vec<String>> {
     })
 }
 
+/// The first of `names` that the hub has, unless one of them is there.
+pub fn of_one(snapshot: Snapshot<'_>, names: &[&str]) -> Vec<String> {
+    let Snapshot { folder, listing } = snapshot;
+    let lacking = lacking(folder, "", names);
+    if lacking.len() < names.len() {
+        return Vec::new();
+    }
+    let listed = |file: &&String| listing.is_none_or(|all| all.contains(file));
+    lacking.iter().find(listed).or(lacking.first()).cloned().into_iter().collect()
+}
+
 /// What lacks of `required`, and of those of `beside` that the hub has.
 pub fn of_files(snapshot: Snapshot<'_>, required: &[&str], beside: &[&str]) -> Vec<String> {
     let Snapshot { folder, listing } = snapshot;
@@ -180,11 +191,15 @@ fn weights_of(Snapshot { folder, listing }: Snapshot<'_>, component: &str) -> Re
 
 /// A repository that is no pipeline, and what it may have instead.
 fn no_pipeline(all: &[String]) -> Error {
-    let single: Vec<&str> =
-        all.iter().map(String::as_str).filter(|f| f.ends_with(".safetensors")).take(8).collect();
+    let single: Vec<&str> = all
+        .iter()
+        .map(String::as_str)
+        .filter(|f| [".safetensors", ".ckpt"].iter().any(|end| f.ends_with(end)))
+        .take(8)
+        .collect();
     let error = Error::model(format!("not in diffusers layout: the repository has no {INDEX}"));
     match single.is_empty() {
-        true => error.advice("use a repository with a model in diffusers layout and safetensors weights"),
+        true => error.advice("use a repository with a model in diffusers layout"),
         false => error.advice(format!(
             "use a repository in diffusers layout, or name one file of it, OWNER/NAME/FILE: it has {}",
             single.join(", ")
@@ -298,6 +313,6 @@ mod tests {
         let mut clip = of_clip(Snapshot { folder: dir.path(), listing: Some(&all) }).unwrap();
         clip.sort();
         assert_eq!(clip, all);
-        says(of_clip, &["config.json", "pytorch_model.bin"], "pickled");
+        says(of_clip, &["config.json", "other.bin"], "other.bin");
     }
 }

@@ -12,55 +12,82 @@ use crate::hub::{Hub, Snapshot};
 use crate::model::files::Source;
 use crate::model::{needed, wordpiece};
 
+/// What lacks of the files that a reward reads.
+type Lacks = fn(Snapshot<'_>) -> Result<Vec<String>>;
+
 /// A reward that reads files.
 struct Files {
     reward: &'static str,
     /// Where it is published, as its PATH.
-    published: Option<&'static str>,
+    published: &'static str,
     /// Whether a model may bring files of its own, which then are meant where no PATH is given.
     of_model: bool,
-    /// What it reads of the repository that its PATH names.
-    missing: fn(Snapshot<'_>) -> Result<Vec<String>>,
+    /// Of the repository that its PATH names.
+    whole: Lacks,
+    /// Of the two where its PATH names two, parted by a comma.
+    parts: [Lacks; 2],
 }
 
 static FILES: &[Files] = &[
     Files {
         reward: "aesthetic",
-        published: Some(
-            "openai/clip-vit-large-patch14,\
-             shunk031/aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE/model.safetensors",
-        ),
+        published: "openai/clip-vit-large-patch14,trl-lib/ddpo-aesthetic-predictor/aesthetic-model.pth",
         of_model: true,
-        missing: |snapshot| {
-            let head = needed::of_files(snapshot, &[aesthetic::HEAD], &[]);
+        whole: |snapshot| {
+            let head = needed::of_one(snapshot, &aesthetic::HEADS);
             Ok([head, needed::of_tower(snapshot)?].concat())
         },
+        // The name of a head has the file.
+        parts: [needed::of_tower, |_| Ok(Vec::new())],
     },
     Files {
         reward: "clip",
-        published: Some("openai/clip-vit-large-patch14"),
+        published: "openai/clip-vit-large-patch14",
         of_model: true,
-        missing: needed::of_clip,
+        whole: needed::of_clip,
+        parts: [needed::of_tower, needed::of_processor],
     },
     Files {
         reward: "pickscore",
-        published: Some("yuvalkirstain/PickScore_v1,laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
+        published: "yuvalkirstain/PickScore_v1,laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
         of_model: false,
-        missing: needed::of_clip,
+        whole: needed::of_clip,
+        parts: [needed::of_tower, needed::of_processor],
     },
-    Files { reward: "hpsv2", published: None, of_model: false, missing: of_open_clip },
-    Files { reward: "hpsv2.1", published: None, of_model: false, missing: of_open_clip },
+    Files {
+        reward: "hpsv2",
+        published: "xswu/HPSv2/HPS_v2_compressed.pt",
+        of_model: false,
+        whole: of_open_clip,
+        parts: [of_open_clip, needed::of_processor],
+    },
+    Files {
+        reward: "hpsv2.1",
+        published: "xswu/HPSv2/HPS_v2.1_compressed.pt",
+        of_model: false,
+        whole: of_open_clip,
+        parts: [of_open_clip, needed::of_processor],
+    },
     Files {
         reward: "imagereward",
-        published: None,
+        published: "THUDM/ImageReward/ImageReward.pt,google-bert/bert-base-uncased",
         of_model: false,
-        missing: |snapshot| Ok(needed::of_files(snapshot, &[wordpiece::FILE, imagereward::FILE], &[])),
+        whole: |snapshot| Ok([of_vocabulary(snapshot)?, of_blip(snapshot)?].concat()),
+        parts: [of_blip, of_vocabulary],
     },
 ];
 
 fn of_open_clip(snapshot: Snapshot<'_>) -> Result<Vec<String>> {
-    let beside = ["open_clip_config.json", "vocab.json", "merges.txt"];
-    Ok(needed::of_files(snapshot, &[OPEN_CLIP], &beside))
+    let beside = needed::of_files(snapshot, &[], &["open_clip_config.json", "vocab.json", "merges.txt"]);
+    Ok([beside, needed::of_one(snapshot, &OPEN_CLIP)].concat())
+}
+
+fn of_blip(snapshot: Snapshot<'_>) -> Result<Vec<String>> {
+    Ok(needed::of_one(snapshot, &imagereward::FILES))
+}
+
+fn of_vocabulary(snapshot: Snapshot<'_>) -> Result<Vec<String>> {
+    Ok(needed::of_files(snapshot, &[wordpiece::FILE], &[]))
 }
 
 fn files(kind: &RewardKind) -> Option<&'static Files> {
@@ -81,7 +108,7 @@ impl RewardKind {
     /// The repositories where it is published, as its PATH: read where none is given and the model brings no
     /// files for it.
     pub fn published(&self) -> Option<&'static str> {
-        files(self)?.published
+        files(self).map(|files| files.published)
     }
 }
 
@@ -89,23 +116,16 @@ impl RewardKind {
 /// model's own. What is no path of files, such as a command, stays as it is.
 pub(super) fn locate(spec: &Spec, model: &Source, hub: &Hub) -> Result<Option<PathBuf>> {
     let Some(files) = files(spec.kind) else { return Ok(spec.path.clone()) };
-    let given = match (&spec.path, files.published) {
-        (Some(path), _) => path.as_path(),
-        (None, Some(published)) if !spec.uses_model(model) => Path::new(published),
-        (None, _) => return Ok(None),
+    let given = match &spec.path {
+        Some(path) => path.as_path(),
+        None if spec.uses_model(model) => return Ok(None),
+        None => Path::new(files.published),
     };
     // Two paths, unless there is one that has the comma in its name.
     let two = given.to_str().filter(|_| !given.exists()).and_then(|text| text.rsplit_once(','));
-    let Some((folder, second)) = two else {
-        return hub.locate(given, &files.missing).map(Some);
-    };
-    // Of a head, the name has the file.
-    let nothing = |_: Snapshot<'_>| Ok(Vec::new());
-    let second = match spec.kind.needs.prompt {
-        true => hub.locate(Path::new(second), &needed::of_processor)?,
-        false => hub.locate(Path::new(second), &nothing)?,
-    };
-    let mut path = hub.locate(Path::new(folder), &needed::of_tower)?.into_os_string();
+    let Some((first, second)) = two else { return hub.locate(given, &files.whole).map(Some) };
+    let second = hub.locate(Path::new(second), &files.parts[1])?;
+    let mut path = hub.locate(Path::new(first), &files.parts[0])?.into_os_string();
     path.push(",");
     path.push(second);
     Ok(Some(path.into()))
