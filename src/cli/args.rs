@@ -119,6 +119,9 @@ pub struct Sample {
     /// Model folder in diffusers layout [default: the model inside this program, `shapes`]
     #[arg(short, long, value_name = "DIR", help_heading = "What to draw")]
     pub model: Option<PathBuf>,
+    /// LoRA file to merge into the model, repeatable: PATH or PATH=WEIGHT, for UNet and text encoders
+    #[arg(long = "lora", value_name = "PATH[=WEIGHT]", help_heading = "What to draw")]
+    pub loras: Vec<String>,
     /// Image width in pixels [default: the model's own]
     #[arg(short = 'W', long, value_name = "PX", help_heading = "What to draw")]
     pub width: Option<usize>,

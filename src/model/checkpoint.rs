@@ -5,7 +5,7 @@
 mod find;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Display};
 use std::fs;
 use std::ops::Range;
@@ -17,8 +17,8 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 
-pub(super) use self::find::choose;
-use self::find::{count, damaged, modern_name, nothing_chosen, some_of};
+pub(super) use self::find::{choose, count, some_of};
+use self::find::{damaged, modern_name, nothing_chosen};
 use super::files::{Source, join, json};
 use crate::error::{Error, Result};
 use crate::regular;
@@ -34,12 +34,18 @@ pub struct Checkpoint {
     label: String,
     files: Vec<File>,
     entries: BTreeMap<String, Entry>,
+    patches: BTreeMap<String, Vec<Patch>>,
 }
+
+/// Changes the elements of a tensor, in the file's order, on their way out of it.
+pub(super) type Patch = Box<dyn Fn(&mut [f32]) -> Result<()> + Send + Sync>;
 
 struct File {
     label: String,
     path: Option<PathBuf>,
     bytes: Bytes,
+    /// What the header says besides the tensors.
+    metadata: HashMap<String, String>,
 }
 
 enum Bytes {
@@ -102,7 +108,12 @@ impl Checkpoint {
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model) where the bytes are no safetensors file.
     pub fn embedded(label: &str, bytes: &'static [u8]) -> Result<Checkpoint> {
-        let file = File { label: label.to_string(), path: None, bytes: Bytes::Static(bytes) };
+        let file = File {
+            label: label.to_string(),
+            path: None,
+            bytes: Bytes::Static(bytes),
+            metadata: HashMap::new(),
+        };
         Checkpoint::new(label.to_string(), vec![file])
     }
 
@@ -112,7 +123,7 @@ impl Checkpoint {
             .map(|path| {
                 let label = path.display().to_string();
                 let bytes = Bytes::Mapped(map(path).map_err(|e| e.context(&label))?);
-                Ok(File { label, path: Some(path.clone()), bytes })
+                Ok(File { label, path: Some(path.clone()), bytes, metadata: HashMap::new() })
             })
             .collect::<Result<Vec<_>>>()?;
         Checkpoint::new(label.display().to_string(), files)
@@ -169,9 +180,9 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    fn new(label: String, files: Vec<File>) -> Result<Checkpoint> {
+    fn new(label: String, mut files: Vec<File>) -> Result<Checkpoint> {
         let mut entries = BTreeMap::new();
-        for (index, file) in files.iter().enumerate() {
+        for (index, file) in files.iter_mut().enumerate() {
             let bytes = file.bytes.get();
             let (header, metadata) = SafeTensors::read_metadata(bytes)
                 .map_err(|e| damaged(bytes).because(e).context(&file.label))?;
@@ -192,8 +203,20 @@ impl Checkpoint {
                         ));
                 }
             }
+            file.metadata = metadata.metadata().clone().unwrap_or_default();
         }
-        Ok(Checkpoint { label, files, entries })
+        Ok(Checkpoint { label, files, entries, patches: BTreeMap::new() })
+    }
+
+    /// Lets `patch` change the tensor `name` wherever it is read, after the patches that it has: widened to
+    /// f32, and rounded to its type behind the last.
+    pub(super) fn patch(&mut self, name: &str, patch: Patch) {
+        self.patches.entry(name.to_string()).or_default().push(patch);
+    }
+
+    /// What the header of the file says under `key`, besides the tensors.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.files.iter().find_map(|file| file.metadata.get(key)).map(String::as_str)
     }
 
     /// The walker at the top of the names.
@@ -361,6 +384,10 @@ impl<'a> Weights<'a> {
                 "the file is damaged or was saved after an overflow: use another copy or the fp32 weights",
             ));
         }
+        let data = match self.checkpoint.patches.get(&full) {
+            Some(patches) => patched(data, patches)?,
+            None => data,
+        };
         entry.read.store(true, Ordering::Relaxed);
         Ok(TensorView { dims: dims.to_vec(), data })
     }
@@ -481,7 +508,25 @@ fn map(path: &Path) -> Result<Mmap> {
     unsafe { Mmap::map(&file) }.map_err(failed("cannot be mapped into memory"))
 }
 
-fn squeezed(dims: &[usize]) -> &[usize] {
+/// The elements changed by patches in f32, in their own type again.
+fn patched<'a>(data: Elements<'a>, patches: &[Patch]) -> Result<Elements<'a>> {
+    let mut wide = data.slice().to_f32().into_owned();
+    patches.iter().try_for_each(|patch| patch(&mut wide))?;
+    let data = match data {
+        Elements::F32(_) => Elements::F32(Cow::Owned(wide)),
+        Elements::F16(_) => Elements::F16(wide.iter().map(|&x| f16::from_f32(x)).collect()),
+        Elements::BF16(_) => Elements::BF16(wide.iter().map(|&x| bf16::from_f32(x)).collect()),
+    };
+    match not_finite(data.slice()) {
+        None => Ok(data),
+        Some((index, _)) => {
+            Err(Error::model(format!("element {index} leaves the range of the weights' type")))
+        }
+    }
+}
+
+/// Sizes without trailing ones.
+pub(super) fn squeezed(dims: &[usize]) -> &[usize] {
     let kept = dims.iter().rposition(|&d| d != 1).map_or(0, |last| last + 1);
     &dims[..kept]
 }

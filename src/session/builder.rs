@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::model::files::Source;
 use crate::model::folder::ModelFolder;
+use crate::model::lora::{self, Lora};
 use crate::reward::{self, Reward, Spec, Sum};
 use crate::target::Gradient;
 
@@ -44,6 +45,7 @@ pub struct SessionBuilder {
     pub(super) dtype: Option<Dtype>,
     pub(super) machine: Machine,
     pub(super) model: Option<PathBuf>,
+    pub(super) loras: Vec<lora::Spec>,
     pub(super) rewards: Vec<Spec>,
     pub(super) custom: Vec<(f64, OpenReward)>,
     pub(super) eval_rewards: Vec<Spec>,
@@ -55,6 +57,7 @@ impl fmt::Debug for SessionBuilder {
             .field("device", &self.device)
             .field("dtype", &self.dtype)
             .field("model", &self.model)
+            .field("loras", &self.loras)
             .field("rewards", &self.rewards)
             .field("custom", &self.custom.len())
             .field("eval_rewards", &self.eval_rewards)
@@ -91,6 +94,11 @@ impl SessionBuilder {
     /// A model folder in diffusers layout; else the embedded model.
     pub fn model(mut self, folder: impl Into<PathBuf>) -> SessionBuilder {
         self.model = Some(folder.into());
+        self
+    }
+    /// Merges a LoRA file into the model, `weight` times, behind those that were added before.
+    pub fn lora(mut self, path: impl Into<PathBuf>, weight: f64) -> SessionBuilder {
+        self.loras.push(lora::Spec { path: path.into(), weight });
         self
     }
     /// Adds a reward to align to, such as `"clip=0.5".parse()?`; the sum of all counts.
@@ -190,12 +198,13 @@ impl SessionBuilder {
         self.dtype.unwrap_or(self.device.default_dtype())
     }
 
-    /// The model's folder, or the embedded one.
+    /// The model's folder, or the embedded one, with the LoRA files.
     pub(super) fn folder(&self) -> Result<ModelFolder> {
-        match &self.model {
-            Some(path) => ModelFolder::open(path, None),
-            None => ModelFolder::from_source(embedded()?, None),
-        }
+        let folder = match &self.model {
+            Some(path) => ModelFolder::open(path, None)?,
+            None => ModelFolder::from_source(embedded()?, None)?,
+        };
+        folder.with_loras(self.loras.iter().map(Lora::open).collect::<Result<_>>()?)
     }
 
     /// The rewards to align to, on a backend.
