@@ -2,7 +2,7 @@
 //! checkpoint is read, in f32, and rounded to the checkpoint's type. No second copy of a model is held.
 //!
 //! The names and rules are those of the programs that write such files: diffusers, PEFT and kohya's trainer
-//! (docs/spec.md 2.4).
+//! (docs/spec.md 2.8).
 
 mod merge;
 mod names;

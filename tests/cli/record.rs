@@ -17,11 +17,12 @@ fn keys(object: &Value) -> Vec<&str> {
 }
 
 /// Options that decide the particles and which of them is returned.
-const DECIDING: [&str; 30] = [
+const DECIDING: [&str; 31] = [
     "prompt",
     "negative_prompt",
     "index",
     "model",
+    "loras",
     "width",
     "height",
     "seed",
@@ -318,6 +319,12 @@ fn flags_of(das: &Value) -> Vec<String> {
         match key.as_str() {
             "schema" | "version" | "result" | "model" => {}
             "index" => flags.extend(["--first-index".into(), plain(value)]),
+            "loras" => {
+                for lora in value.as_array().expect("a list") {
+                    let file = format!("{}={}", plain(&lora["path"]), lora["weight"]);
+                    flags.extend(["--lora".into(), file]);
+                }
+            }
             "rewards" | "eval_rewards" => {
                 for reward in value.as_array().expect("a list") {
                     let weight = reward.get("weight").map(|w| format!("={w}")).unwrap_or_default();
