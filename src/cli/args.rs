@@ -131,6 +131,9 @@ pub struct Sample {
     /// What the model's UNet predicts [default: what its files say]
     #[arg(long, value_enum, requires = "model", help_heading = "What to draw")]
     pub prediction: Option<Prediction>,
+    /// LoRA file to merge into the model, repeatable: PATH or PATH=WEIGHT, for UNet and text encoders
+    #[arg(long = "lora", value_name = "PATH[=WEIGHT]", help_heading = "What to draw")]
+    pub loras: Vec<String>,
     /// Image width in pixels [default: the model's own]
     #[arg(short = 'W', long, value_name = "PX", help_heading = "What to draw")]
     pub width: Option<usize>,

@@ -9,6 +9,7 @@ use super::{flags, meaning, prompts};
 use crate::ddim::Prediction;
 use crate::error::{Error, Result};
 use crate::method::{Conclusion, Method};
+use crate::model::lora;
 use crate::reward::Spec;
 use crate::sampler::{Compat, OnNan};
 use crate::session::{Device, Dtype, Preset, Prompt, SampleOptions, Session, SessionBuilder};
@@ -96,7 +97,8 @@ impl Options {
         let eval_rewards = Spec::parse_all("eval_reward", &args.eval_rewards)?;
         let rewards = Spec::parse_all("reward", &args.rewards)?;
         meaning::check(args, &eval_rewards)?;
-        let (builder, note) = builder(args, &rewards, &eval_rewards).resolve_device();
+        let loras = lora::Spec::parse_all(&args.loras)?;
+        let (builder, note) = builder(args, &loras, &rewards, &eval_rewards).resolve_device();
         let device = builder.device_choice();
         let sample = sample(args, &builder)?;
         sample.check()?;
@@ -152,8 +154,8 @@ impl Options {
     }
 }
 
-/// Device, model and rewards.
-fn builder(args: &Sample, rewards: &[Spec], eval_rewards: &[Spec]) -> SessionBuilder {
+/// Device, model with its LoRA files, and rewards.
+fn builder(args: &Sample, loras: &[lora::Spec], rewards: &[Spec], eval_rewards: &[Spec]) -> SessionBuilder {
     let mut builder = Session::builder().device(args.device);
     if let Some(dtype) = args.dtype {
         builder = builder.dtype(dtype);
@@ -179,6 +181,7 @@ fn builder(args: &Sample, rewards: &[Spec], eval_rewards: &[Spec]) -> SessionBui
     if let Some(prediction) = args.prediction {
         builder = builder.prediction(prediction);
     }
+    builder = loras.iter().fold(builder, |builder, lora| builder.lora(&lora.path, lora.weight));
     builder = rewards.iter().cloned().fold(builder, SessionBuilder::reward);
     eval_rewards.iter().cloned().fold(builder, SessionBuilder::eval_reward)
 }

@@ -17,8 +17,8 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 
-pub(super) use self::find::choose;
-use self::find::{count, damaged, modern_name, nothing_chosen, some_of};
+pub(super) use self::find::{choose, count, some_of};
+use self::find::{damaged, modern_name, nothing_chosen};
 use super::files::{Part, Piece, Renaming, Source, join, json};
 use crate::error::{Error, Result};
 use crate::regular;
@@ -35,7 +35,11 @@ pub struct Checkpoint {
     files: Vec<File>,
     entries: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
+    patches: BTreeMap<String, Vec<Patch>>,
 }
+
+/// Changes the elements of a tensor, in the file's order, on their way out of it.
+pub(super) type Patch = Box<dyn Fn(&mut [f32]) -> Result<()> + Send + Sync>;
 
 struct File {
     label: String,
@@ -201,7 +205,7 @@ impl Checkpoint {
                 }
             }
         }
-        Ok(Checkpoint { label, files, entries, metadata: said })
+        Ok(Checkpoint { label, files, entries, metadata: said, patches: BTreeMap::new() })
     }
 
     /// Tensors of another file under new names; those that it lacks are left out.
@@ -244,6 +248,12 @@ impl Checkpoint {
         }
         checkpoint.entries = entries;
         Ok(checkpoint)
+    }
+
+    /// Lets `patch` change the tensor `name` wherever it is read, after the patches that it has: widened to
+    /// f32, and rounded to its type behind the last.
+    pub(super) fn patch(&mut self, name: &str, patch: Patch) {
+        self.patches.entry(name.to_string()).or_default().push(patch);
     }
 
     /// What the file's header says beside its tensors, such as `modelspec.architecture`.
@@ -437,6 +447,10 @@ impl<'a> Weights<'a> {
             (Elements::BF16(x), &[rows, c]) if entry.transposed => Elements::BF16(turned(x, rows, c)),
             _ => data,
         };
+        let data = match self.checkpoint.patches.get(&full) {
+            Some(patches) => patched(data, patches)?,
+            None => data,
+        };
         entry.read.store(true, Ordering::Relaxed);
         Ok(TensorView { dims: dims.to_vec(), data })
     }
@@ -557,7 +571,25 @@ fn map(path: &Path) -> Result<Mmap> {
     unsafe { Mmap::map(&file) }.map_err(failed("cannot be mapped into memory"))
 }
 
-fn squeezed(dims: &[usize]) -> &[usize] {
+/// The elements changed by patches in f32, in their own type again.
+fn patched<'a>(data: Elements<'a>, patches: &[Patch]) -> Result<Elements<'a>> {
+    let mut wide = data.slice().to_f32().into_owned();
+    patches.iter().try_for_each(|patch| patch(&mut wide))?;
+    let data = match data {
+        Elements::F32(_) => Elements::F32(Cow::Owned(wide)),
+        Elements::F16(_) => Elements::F16(wide.iter().map(|&x| f16::from_f32(x)).collect()),
+        Elements::BF16(_) => Elements::BF16(wide.iter().map(|&x| bf16::from_f32(x)).collect()),
+    };
+    match not_finite(data.slice()) {
+        None => Ok(data),
+        Some((index, _)) => {
+            Err(Error::model(format!("element {index} leaves the range of the weights' type")))
+        }
+    }
+}
+
+/// Sizes without trailing ones.
+pub(super) fn squeezed(dims: &[usize]) -> &[usize] {
     let kept = dims.iter().rposition(|&d| d != 1).map_or(0, |last| last + 1);
     &dims[..kept]
 }

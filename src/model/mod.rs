@@ -7,6 +7,7 @@ pub mod config;
 pub mod families;
 pub mod files;
 pub mod folder;
+pub mod lora;
 pub mod original;
 pub mod parts;
 pub mod pipeline;

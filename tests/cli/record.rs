@@ -17,7 +17,7 @@ fn keys(object: &Value) -> Vec<&str> {
 }
 
 /// Options that decide the particles and which of them is returned.
-const DECIDING: [&str; 33] = [
+const DECIDING: [&str; 34] = [
     "prompt",
     "negative_prompt",
     "index",
@@ -25,6 +25,7 @@ const DECIDING: [&str; 33] = [
     "vae",
     "model_config",
     "prediction",
+    "loras",
     "width",
     "height",
     "seed",
@@ -321,6 +322,12 @@ fn flags_of(das: &Value) -> Vec<String> {
         match key.as_str() {
             "schema" | "version" | "result" | "model" => {}
             "index" => flags.extend(["--first-index".into(), plain(value)]),
+            "loras" => {
+                for lora in value.as_array().expect("a list") {
+                    let file = format!("{}={}", plain(&lora["path"]), lora["weight"]);
+                    flags.extend(["--lora".into(), file]);
+                }
+            }
             "rewards" | "eval_rewards" => {
                 for reward in value.as_array().expect("a list") {
                     let weight = reward.get("weight").map(|w| format!("={w}")).unwrap_or_default();

@@ -12,7 +12,8 @@ use crate::smc::Tempering;
 
 /// The flags that decide the session, which all arms share.
 pub fn of_the_session(sample: &Sample) -> impl PartialEq + '_ {
-    (&sample.model, &sample.rewards, &sample.eval_rewards, sample.device, sample.dtype, &sample.machine)
+    let Sample { model, loras, rewards, eval_rewards, device, dtype, machine, .. } = sample;
+    (model, loras, rewards, eval_rewards, device, dtype, machine)
 }
 
 /// What the chain of an arm depends on, besides prompt, model and rewards: estimates of Z are of the same Z
