@@ -289,7 +289,9 @@ impl<'a> Sampler<'a> {
         if let Some(held) = &mut self.held
             && !report.weighed.is_empty()
         {
-            held.grad = self.backend.gather(&held.grad, &report.ancestors(self.ids.len()))?;
+            if report.weighed.iter().any(|weighed| weighed.resampled) {
+                held.grad = self.backend.gather(&held.grad, &report.ancestors(self.ids.len()))?;
+            }
             held.lambdas = report.weighed.iter().map(|weighed| weighed.lambda_next).collect();
         }
         Ok(())

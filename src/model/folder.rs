@@ -177,8 +177,8 @@ fn known_as(class: &str) -> String {
 fn unlisted(path: &Path, e: io::Error) -> Error {
     let shown = path.display();
     match e.kind() {
-        io::ErrorKind::NotFound => Error::model(format!("{shown}: there is no such folder")).advice(
-            "give the folder that contains model_index.json; models are not downloaded: fetch one first",
+        io::ErrorKind::NotFound => Error::model(format!("{shown}: there is no such file or folder")).advice(
+            "give a single file, or the folder that contains model_index.json; models are not downloaded: fetch one first",
         ),
         io::ErrorKind::NotADirectory => Error::model(format!("{shown}: this is no folder"))
             .advice("give the folder that contains model_index.json"),

@@ -53,6 +53,13 @@ impl Pool {
         }
     }
 
+    /// Takes layers of the block `from`, each under its new name in the block `to`.
+    pub fn layers(&mut self, from: &str, to: &str, parts: &[(&str, &str)]) {
+        for (part, name) in parts {
+            self.layer(&format!("{from}.{part}"), &format!("{to}.{name}"));
+        }
+    }
+
     /// Takes a part of the tensor `from` as `to`. A tensor may be taken in parts.
     pub fn tensor(&mut self, from: &str, to: &str, part: Part) {
         let known = self.left.remove(from).is_some();

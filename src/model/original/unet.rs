@@ -181,14 +181,13 @@ fn block(pool: &mut Pool, from: &str, to: &str, level: &mut Level) {
 }
 
 fn residual(pool: &mut Pool, from: &str, to: &str) {
-    for (part, name) in [
+    let parts = [
         ("in_layers.0", "norm1"),
         ("in_layers.2", "conv1"),
         ("emb_layers.1", "time_emb_proj"),
         ("out_layers.0", "norm2"),
         ("out_layers.3", "conv2"),
         ("skip_connection", "conv_shortcut"),
-    ] {
-        pool.layer(&format!("{from}.{part}"), &format!("{to}.{name}"));
-    }
+    ];
+    pool.layers(from, to, &parts);
 }

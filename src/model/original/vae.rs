@@ -90,25 +90,21 @@ fn named_originally(pool: &mut Pool) -> Vec<(usize, usize)> {
     for side in ["encoder", "decoder"] {
         residual(pool, &format!("{side}.mid.block_1"), &format!("{side}.mid_block.resnets.0"));
         residual(pool, &format!("{side}.mid.block_2"), &format!("{side}.mid_block.resnets.1"));
-        for (part, name) in
-            [("norm", "group_norm"), ("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("proj_out", "to_out.0")]
-        {
-            let to = format!("{side}.mid_block.attentions.0.{name}");
-            pool.layer(&format!("{side}.mid.attn_1.{part}"), &to);
-        }
+        let parts =
+            [("norm", "group_norm"), ("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("proj_out", "to_out.0")];
+        pool.layers(&format!("{side}.mid.attn_1"), &format!("{side}.mid_block.attentions.0"), &parts);
         pool.layer(&format!("{side}.norm_out"), &format!("{side}.conv_norm_out"));
     }
     levels
 }
 
 fn residual(pool: &mut Pool, from: &str, to: &str) {
-    for (part, name) in [
+    let parts = [
         ("norm1", "norm1"),
         ("conv1", "conv1"),
         ("norm2", "norm2"),
         ("conv2", "conv2"),
         ("nin_shortcut", "conv_shortcut"),
-    ] {
-        pool.layer(&format!("{from}.{part}"), &format!("{to}.{name}"));
-    }
+    ];
+    pool.layers(from, to, &parts);
 }
