@@ -1,5 +1,5 @@
-//! LoRA files against diffusers: what it fuses (`tools/golden/lora.py`) is what is read here, weight for weight,
-//! and no other weight changes. Every file that does not fit is refused with its name and the tensor's.
+//! LoRA files against diffusers: what it fuses (`tools/golden/lora.py`) is what is read here, weight for
+//! weight, and no other weight changes. Every file that does not fit is refused with its name and the tensor's.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -159,6 +159,35 @@ fn of_one_layer(down: [usize; 2], up: [usize; 2]) -> Vec<Tensor> {
     vec![tensor("lora_down.weight", down), tensor("lora_up.weight", up)]
 }
 
+/// The factor of a layer is its own alpha by its rank, whatever the other layers have.
+#[test]
+fn every_layer_counts_by_its_own_alpha() {
+    let sd = model("pipeline_sd", true);
+    let merged = |tensors: &[Tensor], weight| {
+        let file = sd.path().join("alphas.safetensors");
+        write(&file, tensors);
+        weights(sd.path(), vec![open(&file, weight).unwrap()]).unwrap()
+    };
+    let layer = |place: &str, rank: usize, alpha: Option<f32>| {
+        let renamed = |(name, dims, values): Tensor| (name.replace("attn2_to_k", place), dims, values);
+        let mut tensors: Vec<Tensor> =
+            of_one_layer([rank, 12], [16, rank]).into_iter().map(renamed).collect();
+        let name = format!("{TO_K}.alpha").replace("attn2_to_k", place);
+        tensors.extend(alpha.map(|alpha| (name, Vec::new(), vec![alpha])));
+        tensors
+    };
+    let both = [layer("attn2_to_k", 2, Some(0.5)), layer("attn2_to_v", 4, Some(2.0))].concat();
+    let both = merged(&both, 1.0);
+    // Powers of two: a factor is exact wherever it is multiplied in.
+    for (place, rank, factor) in [("attn2_to_k", 2, 0.25), ("attn2_to_v", 4, 0.5)] {
+        let alone = merged(&layer(place, rank, None), factor);
+        let end = place.replace('_', ".").replacen("to.", "to_", 1);
+        let key = format!("unet/down_blocks.1.attentions.0.transformer_blocks.0.{end}.weight");
+        assert_eq!(both[&key], alone[&key], "{key}");
+        assert_ne!(both[&key], weights(sd.path(), Vec::new()).unwrap()[&key], "{key}");
+    }
+}
+
 /// What loading says of these tensors.
 fn refused(dir: &Path, tensors: &[Tensor], said: &[&str]) {
     let file = dir.join("bad.safetensors");
@@ -235,8 +264,18 @@ fn what_does_not_fit_is_refused_with_file_and_tensor() {
 #[test]
 fn a_lora_of_another_family_is_named() {
     let sd = model("pipeline_sd", true);
-    refused_file(sd.path(), &golden("lora/kohya_xl.safetensors"), &["made for", "28 features", "12"]);
-    refused(sd.path(), &of_one_layer([2, 2048], [16, 2]), &["made for Stable Diffusion XL", "2048 features"]);
+    let of_xl = golden("lora/kohya_xl.safetensors");
+    refused_file(
+        sd.path(),
+        &of_xl,
+        &["made for Stable Diffusion XL: ", "attn2_to_v", "28 features", "have 12"],
+    );
+    let wide = of_one_layer([2, 2048], [16, 2]);
+    refused(sd.path(), &wide, &["made for Stable Diffusion XL: ", "attn2_to_k", "2048 features", "have 12"]);
+    let xl = model("pipeline_sdxl", true);
+    let narrow = of_one_layer([2, 768], [16, 2]);
+    let families = "made for Stable Diffusion 1.x, and this model is Stable Diffusion XL: ";
+    refused(xl.path(), &narrow, &[families, "768 features"]);
     let second = |end: &str, dims: [usize; 2]| {
         let name = format!("lora_te2_text_model_encoder_layers_0_self_attn_q_proj.{end}");
         (name, dims.to_vec(), vec![1.0; dims[0] * dims[1]])

@@ -448,7 +448,7 @@ impl<'a> Weights<'a> {
             _ => data,
         };
         let data = match self.checkpoint.patches.get(&full) {
-            Some(patches) => patched(data, patches)?,
+            Some(patches) => patched(data, patches).map_err(|e| e.context(place()))?,
             None => data,
         };
         entry.read.store(true, Ordering::Relaxed);
@@ -583,7 +583,10 @@ fn patched<'a>(data: Elements<'a>, patches: &[Patch]) -> Result<Elements<'a>> {
     match not_finite(data.slice()) {
         None => Ok(data),
         Some((index, _)) => {
-            Err(Error::model(format!("element {index} leaves the range of the weights' type")))
+            let what = format!("element {index} leaves the range of the weights' type by what is merged in");
+            Err(Error::model(what)
+                .option("lora")
+                .advice("give `lora` a smaller weight, or take the fp32 weights"))
         }
     }
 }

@@ -211,31 +211,29 @@ impl Lora {
     /// [`ErrorKind::Model`](crate::ErrorKind::Model), with what the file is made for.
     pub fn check_family(&self, has: impl Fn(&str) -> bool, context: Option<usize>) -> Result<()> {
         let of_a_text = self.layers.iter().find_map(|((component, name), layer)| {
-            let reads_text = *component == "unet" && name.contains("attn2") && name.ends_with("_to_k");
-            let down = layer.down.as_deref().filter(|_| reads_text)?;
+            let reads_text = name.contains("attn2") && (name.ends_with("_to_k") || name.ends_with("_to_v"));
+            let down = layer.down.as_deref().filter(|_| *component == "unet" && reads_text)?;
             Some((down, *self.file.root().dims(down)?.get(1)?))
         });
-        if let (Some((name, width)), Some(context)) = (of_a_text, context)
-            && width != context
-        {
-            return Err(self
-                .refuse(format!(
-                    "made for {}: {name} takes texts of {width} features, and those of this model have {context}{}",
-                    family(width).unwrap_or("another kind of model"),
-                    family(context).map_or(String::new(), |name| format!(" ({name})"))
-                ))
-                .advice("use a LoRA that was trained for this model's family"));
-        }
-        match self.layers.iter().find(|((component, _), _)| !has(component)) {
-            None => Ok(()),
-            Some(((component, _), layer)) => Err(self
-                .refuse(format!(
-                    "made for {}: {} is of the {component}, which this model does not have",
-                    if *component == "text_encoder_2" { XL } else { "another kind of model" },
-                    layer.names().next().unwrap_or_default()
-                ))
-                .advice("use a LoRA that was trained for this model's family")),
-        }
+        let lacking = self.layers.iter().find(|((component, _), _)| !has(component));
+        let differs = of_a_text.zip(context).filter(|((_, width), context)| width != context);
+        let reason = match (differs, lacking) {
+            (Some(((name, width), context)), _) => {
+                format!("{name} takes texts of {width} features, and those of this model have {context}")
+            }
+            (None, Some(((component, _), layer))) => {
+                let name = layer.names().next().unwrap_or_default();
+                format!("{name} is of the {component}, which this model does not have")
+            }
+            (None, None) => return Ok(()),
+        };
+        // The second text encoder tells XL where the sizes are those of no published model.
+        let named = |width: Option<usize>, two: bool| width.and_then(family).or(two.then_some(XL));
+        let two = self.layers.keys().any(|(component, _)| *component == "text_encoder_2");
+        let theirs = named(of_a_text.map(|(_, width)| width), two).unwrap_or("another kind of model");
+        let ours = named(context, has("text_encoder_2"));
+        let ours = ours.map_or(String::new(), |name| format!(", and this model is {name}"));
+        Err(self.refuse(format!("made for {theirs}{ours}: {reason}")).advice(OF_ITS_FAMILY))
     }
 
     /// Hangs the layers for `component` onto the tensors of `model`, its weights.
@@ -271,7 +269,7 @@ impl Lora {
                     model.label(),
                     some_of(&unknown)
                 ))
-                .advice("use a LoRA that was trained for this model's family"));
+                .advice(OF_ITS_FAMILY));
         }
         for (tensor, layer) in fitted {
             let lora = self.clone();
@@ -309,7 +307,7 @@ impl Lora {
                         of(name),
                         model.label()
                     ))
-                    .advice("use a LoRA that was trained for this model's family"));
+                    .advice(OF_ITS_FAMILY));
             }
         }
         let place = |e: Error| e.option("lora");
@@ -372,6 +370,9 @@ impl fmt::Debug for Lora {
 
 const XL: &str = "Stable Diffusion XL";
 
+/// What to do about a LoRA that does not fit.
+const OF_ITS_FAMILY: &str = "use a LoRA that was trained for this model's family";
+
 /// The family whose UNet takes texts of this many features.
 fn family(context: usize) -> Option<&'static str> {
     match context {
@@ -426,14 +427,23 @@ impl Settings {
         let mut alpha = at("lora_alpha").map(|value| ("lora_alpha", value));
         if let Some(patterns) = at("alpha_pattern") {
             let map = patterns.as_object().ok_or_else(|| wrong("alpha_pattern", patterns))?;
-            let plain = |name: &str| name.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '_'));
+            let plain = |name: &str| {
+                let name = name.strip_prefix('^').unwrap_or(name);
+                name.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '_'))
+            };
             if !map.keys().all(|name| plain(name)) {
                 return Err(wrong("alpha_pattern", patterns));
             }
             let meant = |name: &str| {
                 let outer = format!("text_model.{layer}");
                 [layer, &outer].iter().any(|layer| {
-                    layer.strip_suffix(name).is_some_and(|head| head.is_empty() || head.ends_with('.'))
+                    // PEFT's patterns are ends of names; behind a ^ whole names.
+                    match name.strip_prefix('^') {
+                        Some(whole) => **layer == *whole,
+                        None => layer
+                            .strip_suffix(name)
+                            .is_some_and(|head| head.is_empty() || head.ends_with('.')),
+                    }
                 })
             };
             let own = map.iter().find(|(name, _)| meant(name));

@@ -62,14 +62,16 @@ const COMPONENTS: [(&str, &str); 7] = [
 /// Files of the first attention processors name no component.
 const OF_THE_UNET: [&str; 3] = ["down_blocks.", "mid_block.", "up_blocks."];
 
-/// What a name contains that is of another method than LoRA, or of a form of it that is not computed here.
-const OTHER_METHODS: [(&str, &str); 11] = [
+/// What a name with a full stop behind it contains that is of another method than LoRA, or of a form of it that
+/// is not computed here.
+const OTHER_METHODS: [(&str, &str); 12] = [
     (".hada_", "LoHa (Hadamard products)"),
     (".lokr_", "LoKr (Kronecker products)"),
     (".lora_mid.", "a convolution in Tucker form (lora_mid)"),
     (".oft_", "OFT (rotations)"),
     (".boft_", "BOFT (rotations)"),
-    (".diff", "whole differences of weights (diff)"),
+    (".diff.", "whole differences of weights (diff)"),
+    (".diff_b.", "whole differences of biases (diff_b)"),
     (".on_input", "IA3 (factors)"),
     (".b1.weight", "GLoRA"),
     (".lora_B.bias", "a LoRA with biases"),
@@ -88,6 +90,10 @@ const OTHER_MODELS: [(&str, &str); 7] = [
     ("diffusion_model.", "a diffusion transformer"),
 ];
 
+/// How the names of a whole model in a single file begin.
+const WHOLE_MODELS: [&str; 4] =
+    ["model.diffusion_model.", "cond_stage_model.", "conditioner.embedders.", "first_stage_model."];
+
 impl Key {
     /// Takes `name` apart.
     ///
@@ -95,11 +101,16 @@ impl Key {
     /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the tensor: of another method, of another kind
     /// of model, or of none that is known.
     pub fn read(name: &str) -> Result<Key> {
+        if WHOLE_MODELS.iter().any(|start| name.starts_with(start)) {
+            return Err(Error::model(format!("{name}: a tensor of a whole model, not of a LoRA"))
+                .advice("give this file to `model`, and a LoRA to `lora`"));
+        }
         if let Some((_, model)) = OTHER_MODELS.iter().find(|(part, _)| name.contains(part)) {
             return Err(Error::model(format!("{name}: this adapter is made for {model}"))
                 .advice("use an adapter made for Stable Diffusion 1.x, 2.x or XL"));
         }
-        if let Some((_, method)) = OTHER_METHODS.iter().find(|(part, _)| name.contains(part)) {
+        let ended = format!("{name}.");
+        if let Some((_, method)) = OTHER_METHODS.iter().find(|(part, _)| ended.contains(part)) {
             return Err(Error::model(format!("{name}: this is {method}, which is not supported")).advice(
                 "use a LoRA of plain matrices (lora_down and lora_up, or lora_A and lora_B), or merge it into the model \
                  with the program that made it",
@@ -273,11 +284,15 @@ mod tests {
             ("lora_unet_mid_block_attentions_0_proj_in.hada_w1_a", "LoHa"),
             ("lora_unet_mid_block_attentions_0_proj_in.lokr_w1", "LoKr"),
             ("lora_unet_mid_block_resnets_0_conv1.lora_mid.weight", "Tucker"),
-            ("lora_unet_mid_block_resnets_0_conv1.diff_b", "whole differences"),
+            ("lora_unet_mid_block_resnets_0_conv1.diff", "whole differences of weights"),
+            ("lora_unet_mid_block_resnets_0_conv1.diff_b", "whole differences of biases"),
             ("unet.mid_block.attentions.0.proj_in.lora_B.bias", "biases"),
             ("lora_unet_double_blocks_0_img_attn_proj.lora_down.weight", "made for Flux"),
             ("transformer.transformer_blocks.0.attn.to_q.lora_A.weight", "Stable Diffusion 3"),
             ("base_model.model.mid_block.attentions.0.proj_in.lora_A.weight", "adapter_config.json"),
+            ("diffusion_model.blocks.0.self_attn.q.lora_A.weight", "a diffusion transformer"),
+            ("model.diffusion_model.input_blocks.0.0.weight", "a whole model"),
+            ("first_stage_model.decoder.conv_in.weight", "a whole model"),
             ("model.diffusion_model", "not the name"),
             ("lora_te3_encoder.lora_down.weight", "not the name"),
             ("", "not the name"),

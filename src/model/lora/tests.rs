@@ -31,6 +31,9 @@ fn the_header_says_alphas() {
     assert_eq!(scale("unet", "mid_block.attn1.to_k.weight"), Ok(Some(2.0)));
     assert_eq!(scale("unet", "mid_block.xattn1.to_q.weight"), Ok(Some(2.0)), "whole parts of names");
     assert_eq!(scale("text_encoder", "encoder.layers.0.mlp.fc1.weight"), Ok(Some(1.5)));
+    let whole = Settings::read(Some(r#"{"unet.alpha_pattern": {"^mid.to_q": 2}}"#)).expect("settings");
+    let of = |tensor| whole.scale("unet", tensor, 4).ok().flatten();
+    assert_eq!((of("mid.to_q.weight"), of("a.mid.to_q.weight")), (Some(0.5), None), "a whole name");
     let patterns = scale("text_encoder_2", "q.weight").expect_err("a pattern");
     assert!(patterns.contains("text_encoder_2.alpha_pattern"), "{patterns}");
     let none = Settings::read(None).expect("none");
