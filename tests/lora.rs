@@ -1,5 +1,6 @@
 //! LoRA files against diffusers: what it fuses (`tools/golden/lora.py`) is what is read here, weight for
-//! weight, and no other weight changes. Every file that does not fit is refused with its name and the tensor's.
+//! weight, and no other weight changes. Every file that does not fit is refused with its name and the
+//! tensor's.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -62,8 +62,8 @@ const COMPONENTS: [(&str, &str); 7] = [
 /// Files of the first attention processors name no component.
 const OF_THE_UNET: [&str; 3] = ["down_blocks.", "mid_block.", "up_blocks."];
 
-/// What a name with a full stop behind it contains that is of another method than LoRA, or of a form of it that
-/// is not computed here.
+/// What a name with a full stop behind it contains that is of another method than LoRA, or of a form of it
+/// that is not computed here.
 const OTHER_METHODS: [(&str, &str); 12] = [
     (".hada_", "LoHa (Hadamard products)"),
     (".lokr_", "LoKr (Kronecker products)"),
