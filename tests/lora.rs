@@ -227,7 +227,9 @@ fn what_does_not_fit_is_refused_with_file_and_tensor() {
         &["lora_down.weight has shape [0, 12]", "a rank of at least 1"],
     );
     refused(dir, &with("alpha", &[], vec![f32::NAN]), &["alpha", "NaN"]);
-    refused(dir, &with("alpha", &[2], vec![1.0; 2]), &["alpha", "shape [2]"]);
+    refused(dir, &with("alpha", &[2], vec![1.0; 2]), &["alpha", "shape [2]", "one number"]);
+    write(&dir.join("listed.safetensors"), &with("alpha", &[1], vec![1.0]));
+    weights(dir, vec![open(&dir.join("listed.safetensors"), 1.0).unwrap()]).unwrap();
     refused(dir, &with("dora_scale", &[16, 1], vec![f32::INFINITY; 16]), &["dora_scale", "inf"]);
     refused(dir, &with("dora_scale", &[1, 12], vec![1.0; 12]), &["dora_scale has shape [1, 12]"]);
     refused(dir, &with("lora_mid.weight", &[2, 2], vec![1.0; 4]), &["lora_mid", "Tucker"]);
@@ -237,6 +239,10 @@ fn what_does_not_fit_is_refused_with_file_and_tensor() {
     let mut overflowing = of_one_layer([2, 12], [16, 2]);
     overflowing.iter_mut().for_each(|(_, _, values)| values.fill(f32::MAX));
     refused(dir, &overflowing, &["weights that are not finite"]);
+    // Finite in f32, and beyond the f16 of the model.
+    let narrow = model("pipeline_sd", false);
+    overflowing.iter_mut().for_each(|(_, _, values)| values.fill(1e3));
+    refused(narrow.path(), &overflowing, &["bad.safetensors: merged into", "attn2.to_k.weight", "too large"]);
     let mut poisoned = of_one_layer([2, 12], [16, 2]);
     poisoned[0].2[5] = f32::NAN;
     refused(dir, &poisoned, &["lora_down.weight", "NaN (element 5)"]);

@@ -39,7 +39,12 @@ pub struct Checkpoint {
 }
 
 /// Changes the elements of a tensor, in the file's order, on their way out of it.
-pub(super) type Patch = Box<dyn Fn(&mut [f32]) -> Result<()> + Send + Sync>;
+pub(super) struct Patch {
+    /// Names the file that the change is from.
+    pub label: String,
+    /// The change.
+    pub change: Box<dyn Fn(&mut [f32]) -> Result<()> + Send + Sync>,
+}
 
 struct File {
     label: String,
@@ -448,7 +453,7 @@ impl<'a> Weights<'a> {
             _ => data,
         };
         let data = match self.checkpoint.patches.get(&full) {
-            Some(patches) => patched(data, patches).map_err(|e| e.context(place()))?,
+            Some(patches) => patched(data, patches, &place)?,
             None => data,
         };
         entry.read.store(true, Ordering::Relaxed);
@@ -572,9 +577,9 @@ fn map(path: &Path) -> Result<Mmap> {
 }
 
 /// The elements changed by patches in f32, in their own type again.
-fn patched<'a>(data: Elements<'a>, patches: &[Patch]) -> Result<Elements<'a>> {
+fn patched<'a>(data: Elements<'a>, patches: &[Patch], place: &dyn Fn() -> String) -> Result<Elements<'a>> {
     let mut wide = data.slice().to_f32().into_owned();
-    patches.iter().try_for_each(|patch| patch(&mut wide))?;
+    patches.iter().try_for_each(|patch| (patch.change)(&mut wide))?;
     let data = match data {
         Elements::F32(_) => Elements::F32(Cow::Owned(wide)),
         Elements::F16(_) => Elements::F16(wide.iter().map(|&x| f16::from_f32(x)).collect()),
@@ -583,10 +588,11 @@ fn patched<'a>(data: Elements<'a>, patches: &[Patch]) -> Result<Elements<'a>> {
     match not_finite(data.slice()) {
         None => Ok(data),
         Some((index, _)) => {
-            let what = format!("element {index} leaves the range of the weights' type by what is merged in");
-            Err(Error::model(what)
+            let labels: Vec<&str> = patches.iter().map(|patch| patch.label.as_str()).collect();
+            let what = format!("merged into {}, makes element {index} too large for its type", place());
+            Err(Error::model(format!("{}: {what}", labels.join(", ")))
                 .option("lora")
-                .advice("give `lora` a smaller weight, or take the fp32 weights"))
+                .advice("give `lora` a smaller weight, or use the fp32 weights of the model"))
         }
     }
 }

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use self::merge::Update;
 use self::names::{Key, Role};
-use super::checkpoint::{Checkpoint, count, some_of, squeezed};
+use super::checkpoint::{Checkpoint, Patch, TensorView, count, some_of, squeezed};
 use super::files::json;
 use crate::error::{Error, Result};
 use crate::hash::sha256_of_file;
@@ -72,7 +72,8 @@ impl Spec {
         let mut specs: Vec<Spec> = Vec::new();
         for text in texts {
             let spec: Spec = text.parse()?;
-            if specs.iter().any(|other| other.path == spec.path) {
+            let whole = |spec: &Spec| spec.path.canonicalize().unwrap_or_else(|_| spec.path.clone());
+            if specs.iter().any(|other| whole(other) == whole(&spec)) {
                 return Err(Error::usage(format!("{}: given twice", spec.path.display()))
                     .option("lora")
                     .advice("give it once, with the sum of the weights"));
@@ -273,7 +274,8 @@ impl Lora {
         }
         for (tensor, layer) in fitted {
             let lora = self.clone();
-            model.patch(&tensor, Box::new(move |w| lora.merge(&layer, w)));
+            let change = Box::new(move |w: &mut [f32]| lora.merge(&layer, w));
+            model.patch(&tensor, Patch { label: self.file.label().to_string(), change });
         }
         Ok(())
     }
@@ -310,17 +312,18 @@ impl Lora {
                     .advice(OF_ITS_FAMILY));
             }
         }
-        let place = |e: Error| e.option("lora");
         let alpha = match &layer.alpha {
-            Some(name) => {
-                let alpha = self.file.root().tensor(name, &[]).map_err(place)?;
-                let value = alpha.data().to_f32().first().copied().unwrap_or(0.0);
-                Some(f64::from(value) / rank as f64)
-            }
+            Some(name) => match *self.tensor(name)?.data().to_f32() {
+                [alpha] => Some(f64::from(alpha) / rank as f64),
+                _ => {
+                    let what = format!("{name} has shape {:?}: one number is expected", of(name));
+                    return Err(self.refuse(what).advice("the file is damaged: download it again"));
+                }
+            },
             None => self
                 .settings
                 .scale(component, tensor, rank)
-                .map_err(|e| place(e.context(self.file.label())))?,
+                .map_err(|e| e.context(self.file.label()).option("lora"))?,
         };
         Ok(Fitted {
             down: down.clone(),
@@ -333,13 +336,8 @@ impl Lora {
 
     /// Merges a layer into `w`, its weights.
     fn merge(&self, layer: &Fitted, w: &mut [f32]) -> Result<()> {
-        let root = self.file.root();
-        let read = |name: &str| {
-            let dims = root.dims(name).unwrap_or_default();
-            root.tensor(name, dims).map_err(|e| e.option("lora"))
-        };
-        let (up, down) = (read(&layer.up)?, read(&layer.down)?);
-        let magnitude = layer.magnitude.as_deref().map(read).transpose()?;
+        let (up, down) = (self.tensor(&layer.up)?, self.tensor(&layer.down)?);
+        let magnitude = layer.magnitude.as_deref().map(|name| self.tensor(name)).transpose()?;
         let magnitude = magnitude.as_ref().map(|view| view.data().to_f32());
         let update = Update {
             up: &up.data().to_f32(),
@@ -355,6 +353,14 @@ impl Lora {
         Err(self
             .refuse(format!("{} and {} make weights that are not finite", layer.up, layer.down))
             .advice("give `lora` a smaller weight, or use another copy of the file"))
+    }
+
+    /// A tensor of the file as it is there.
+    fn tensor(&self, name: &str) -> Result<TensorView<'_>> {
+        let root = self.file.root();
+        root.tensor(name, root.dims(name).unwrap_or_default()).map_err(|e| {
+            e.option("lora").advice("use another copy of the file, of finite numbers in F32, F16 or BF16")
+        })
     }
 
     fn refuse(&self, what: impl fmt::Display) -> Error {

@@ -17,6 +17,8 @@ fn a_path_may_have_a_weight_behind_it() {
     let text = path.display().to_string();
     assert_eq!(read(&text).ok(), Some((text.clone(), 1.0)));
     assert_eq!(read(&format!("{text}=2")).ok(), Some((text, 2.0)));
+    let other = format!("{}/./x=y=3", dir.path().display());
+    assert!(Spec::parse_all(&[path.display().to_string(), other]).is_err(), "one file by two paths");
     let twice = Spec::parse_all(&["a".into(), "a=0.5".into()]).expect_err("twice");
     assert!(twice.message().contains("given twice"), "{twice}");
 }
