@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::args::{Machine, Sample};
 use super::values::{Auto, Bytes, Save, Select};
 use super::{flags, meaning, prompts};
-use crate::ddim::Prediction;
+use crate::ddim::{Chain, Prediction};
 use crate::error::{Error, Result};
 use crate::method::{Conclusion, Method};
 use crate::model::lora;
@@ -28,6 +28,7 @@ pub struct Options {
     pub vae: Option<PathBuf>,
     pub model_config: Option<PathBuf>,
     pub prediction: Option<Prediction>,
+    pub scheduler: Option<Chain>,
     pub seed: u64,
     pub latents: Option<PathBuf>,
     pub steps: usize,
@@ -115,6 +116,7 @@ impl Options {
             vae: args.vae.clone(),
             model_config: args.model_config.clone(),
             prediction: args.prediction,
+            scheduler: args.scheduler,
             seed,
             latents: args.latents.clone(),
             steps: sample.step_count(),
@@ -180,6 +182,9 @@ fn builder(args: &Sample, loras: &[lora::Spec], rewards: &[Spec], eval_rewards: 
     }
     if let Some(prediction) = args.prediction {
         builder = builder.prediction(prediction);
+    }
+    if let Some(chain) = args.scheduler {
+        builder = builder.scheduler(chain);
     }
     builder = loras.iter().fold(builder, |builder, lora| builder.lora(&lora.path, lora.weight));
     builder = rewards.iter().cloned().fold(builder, SessionBuilder::reward);

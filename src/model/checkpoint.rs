@@ -38,12 +38,15 @@ pub struct Checkpoint {
     patches: BTreeMap<String, Vec<Patch>>,
 }
 
-/// Changes the elements of a tensor, in the file's order, on their way out of it.
+/// Changes the elements of a tensor, in the file's order.
+type Change = dyn Fn(&mut [f32]) -> Result<()> + Send + Sync;
+
+/// What is merged into a tensor on its way out of the file.
 pub(super) struct Patch {
     /// Names the file that the change is from.
     pub label: String,
     /// The change.
-    pub change: Box<dyn Fn(&mut [f32]) -> Result<()> + Send + Sync>,
+    pub change: Box<Change>,
 }
 
 struct File {

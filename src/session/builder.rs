@@ -8,7 +8,7 @@ use super::device::{Device, Dtype, Machine};
 use super::options::{Preset, SampleOptions, Tuned};
 use crate::assets::SHAPES;
 use crate::backend::Backend;
-use crate::ddim::Prediction;
+use crate::ddim::{Chain, Prediction};
 use crate::error::{Error, Result};
 use crate::model::files::Source;
 use crate::model::folder::ModelFolder;
@@ -111,6 +111,11 @@ impl SessionBuilder {
     /// What the model's UNet predicts; else what its files say.
     pub fn prediction(mut self, prediction: Prediction) -> SessionBuilder {
         self.choices.prediction = Some(prediction);
+        self
+    }
+    /// Samples by this chain; else by that of the model's files.
+    pub fn scheduler(mut self, chain: Chain) -> SessionBuilder {
+        self.choices.scheduler = Some(chain);
         self
     }
     /// Merges a LoRA file into the model, `weight` times, behind those that were added before.
@@ -220,11 +225,12 @@ impl SessionBuilder {
         let folder = match &self.model {
             Some(path) => ModelFolder::open_with(path, None, &self.choices)?,
             None if self.choices != Choices::default() => {
-                let Choices { vae, config, .. } = &self.choices;
-                let option = match (vae, config) {
-                    (Some(_), _) => "vae",
-                    (None, Some(_)) => "model_config",
-                    (None, None) => "prediction",
+                let Choices { vae, config, prediction, scheduler: _ } = &self.choices;
+                let option = match (vae, config, prediction) {
+                    (Some(_), ..) => "vae",
+                    (None, Some(_), _) => "model_config",
+                    (None, None, Some(_)) => "prediction",
+                    (None, None, None) => "scheduler",
                 };
                 return Err(Error::usage("the model inside the program has its own parts")
                     .option(option)
