@@ -10,7 +10,7 @@ use das_cuda::backend::Backend;
 use das_cuda::cpu::Cpu;
 use das_cuda::model::files::Source;
 use das_cuda::pixels::Picture;
-use das_cuda::reward::{Preprocess, Reward, Spec, Sum, gold_score, jpeg_size, open};
+use das_cuda::reward::{Fit, Preprocess, Reward, Spec, Sum, gold_score, jpeg_size, open};
 use das_cuda::tape::{Tape, Var};
 use das_cuda::tensor::{HostSlice, Shape, Tensor};
 use das_cuda::{ErrorKind, Result};
@@ -205,7 +205,7 @@ fn images_reach_the_tower_as_torchvision_would_send_them() {
     let preprocess = Preprocess::open(&folder, "", 32, &backend).unwrap();
     for size in ["wide", "tall"] {
         let images = upload(&backend, &tensor(&file, &format!("clip.{size}.images")));
-        let pixels = preprocess.apply(&Tape::off(&backend), &Var::from(images)).unwrap();
+        let pixels = preprocess.apply(&Tape::off(&backend), &Var::from(images), Fit::Centre).unwrap();
         assert_eq!(pixels.shape(), Shape::new(3, 32, 32, 3));
         let (_, expected) = tensor(&file, &format!("clip.{size}.pixels"));
         let found = backend.download(pixels.value()).unwrap();
@@ -213,6 +213,94 @@ fn images_reach_the_tower_as_torchvision_would_send_them() {
         // Pixels are at most 2.2, weights and sums carry a few roundings of 2^-24 each. Measured 6e-7.
         assert!(worst <= 2e-6, "{size}: {worst:.1e}");
     }
+}
+
+/// A golden model of `tools/golden/scorers.py`.
+fn scorer(kind: &str) -> String {
+    let folder = if kind == "imagereward" { "imagereward_tiny" } else { "hpsv2_tiny" };
+    format!("{kind}:{}", golden_path(folder).display())
+}
+
+#[test]
+fn scorers_and_their_gradients_are_those_of_their_packages() {
+    let bytes = golden("scorers.safetensors");
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let backend = Cpu::new();
+    let seed = [1.0, -0.5, 2.0];
+    for (reward, key) in [("hpsv2", "hpsv2"), ("hpsv2.1", "hpsv2"), ("imagereward", "imagereward")] {
+        let reward = load(&[&scorer(reward)], &SHAPES, &backend).unwrap();
+        assert!(reward.differentiable() && reward.reads_prompt());
+        for size in ["wide", "tall", "square"] {
+            let images = upload(&backend, &tensor(&file, &format!("{size}.images")));
+            let (scores, gradient) = value_and_gradient(&backend, &reward, &images, &seed);
+            let expect = |what: &str| tensor(&file, &format!("{size}.{key}.{what}")).1;
+            let (score, slope) =
+                (nmse(&scores, &expect("score")), nmse(&gradient.unwrap(), &expect("gradient")));
+            println!("{} of {size}: scores {score:.1e}, gradients {slope:.1e}", reward.name());
+            // Relative 1e-5 and 1e-4, squared. Measured: at most 3.7e-12 and 2.8e-12.
+            assert!(score <= 1e-10, "{} of {size}: {score:.1e}", reward.name());
+            assert!(slope <= 1e-8, "{} gradient of {size}: {slope:.1e}", reward.name());
+        }
+    }
+}
+
+#[test]
+fn one_openclip_file_is_loaded_once_and_serves_clip_too() {
+    let bytes = golden("scorers.safetensors");
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let backend = Cpu::new();
+    let before = backend.memory().live;
+    let one = load(&[&scorer("hpsv2")], &SHAPES, &backend).unwrap();
+    let alone = backend.memory().live - before;
+    drop(one);
+    let weights = golden_path("hpsv2_tiny/open_clip_model.safetensors");
+    let by_file = format!("clip:{}", weights.display());
+    let sum = load(&[&scorer("hpsv2"), &by_file], &SHAPES, &backend).unwrap();
+    let both = backend.memory().live - before;
+    assert!(both < alone + 1024, "{both} bytes for two rewards, {alone} for hpsv2");
+    // Square images of the tower's size are prepared alike.
+    let images = upload(&backend, &tensor(&file, "square.images"));
+    let scores = sum.part_scores(&backend, &images, &PROMPT_OF).unwrap();
+    for (hps, clip) in scores[0].1.iter().zip(&scores[1].1) {
+        assert!((20.0 * hps - clip).abs() < 1e-5, "{hps} and {clip}");
+    }
+}
+
+#[test]
+fn a_file_of_another_scorer_is_refused_by_what_it_is() {
+    let backend = Cpu::new();
+    let folder = tempfile::tempdir().unwrap();
+    let says = |text: &str, kind: ErrorKind, what: &[&str]| {
+        let error = load(&[text], &SHAPES, &backend).err().expect("an error");
+        let text = error.to_string();
+        assert_eq!(error.kind(), kind, "{text}");
+        what.iter().for_each(|what| assert!(text.contains(what), "`{what}` in: {text}"));
+    };
+    let clip = golden_path("clip_tiny");
+    let of_transformers = clip.join("model.safetensors");
+    says("hpsv2", ErrorKind::Usage, &["hpsv2:PATH"]);
+    says("imagereward", ErrorKind::Usage, &["imagereward:PATH"]);
+    says(&format!("hpsv2:{}", clip.display()), ErrorKind::Model, &["transformers", "OpenCLIP", "fix:"]);
+    says(&format!("hpsv2:{}", of_transformers.display()), ErrorKind::Model, &["fix:"]);
+    says(&format!("imagereward:{}", of_transformers.display()), ErrorKind::Model, &["transformers", "fix:"]);
+    says(
+        &format!("clip:{}", of_transformers.display()),
+        ErrorKind::Model,
+        &["open_clip_config.json", "fix:"],
+    );
+
+    // Without its configuration the file must be what was published: the first tensor that is not says so.
+    let lone = folder.path().join("hps.safetensors");
+    fs::copy(golden_path("hpsv2_tiny/open_clip_model.safetensors"), &lone).unwrap();
+    for name in ["vocab.json", "merges.txt"] {
+        fs::copy(golden_path("hpsv2_tiny").join(name), folder.path().join(name)).unwrap();
+    }
+    says(&format!("hpsv2:{}", lone.display()), ErrorKind::Model, &["vocabulary of 49408", "vocab.json"]);
+    says(&format!("imagereward:{}", lone.display()), ErrorKind::Model, &["an OpenCLIP file", "fix:"]);
+    let judge = folder.path().join("ImageReward.safetensors");
+    fs::copy(golden_path("imagereward_tiny/ImageReward.safetensors"), judge).unwrap();
+    says(&format!("imagereward:{}", folder.path().display()), ErrorKind::Model, &["vocab.txt", "fix:"]);
+    says("imagereward:model.pt", ErrorKind::Model, &["pickled", "safetensors"]);
 }
 
 /// Directional derivative by central differences, with the leading error removed (Richardson).

@@ -1,10 +1,13 @@
 //! CLIP: the text transformer that conditions the UNet, and both towers of a model that compares texts with
 //! images. The text side is constant; the image side runs on the tape.
 
+mod open_clip;
+
 use super::block::{Linear, Loader, Norm};
 use super::checkpoint::Checkpoint;
-use super::config::{self, ClipConfig, ClipTextConfig, ClipVisionConfig, Pooling};
-use crate::backend::{Activation, Attention, Backend, Conv, Epilogue};
+use super::config::{ClipConfig, ClipTextConfig, ClipVisionConfig, Pooling};
+use super::layers::{Layers, Names, Sizes};
+use crate::backend::{Backend, Conv};
 use crate::error::{Error, Result};
 use crate::tape::{Tape, Var};
 use crate::tensor::{Shape, Tensor};
@@ -12,91 +15,27 @@ use crate::tensor::{Shape, Tensor};
 /// Tensors that files of some ages and exports carry beside the weights of a tower.
 const BESIDE: [&str; 2] = ["*position_ids", "logit_scale"];
 
-/// A pre-norm transformer layer.
-struct Layer {
-    norm1: Norm,
-    qkv: Linear,
-    out: Linear,
-    norm2: Norm,
-    fc1: Linear,
-    fc2: Linear,
+fn text_sizes(config: &ClipTextConfig) -> Sizes {
+    Sizes {
+        layers: config.layers,
+        width: config.hidden_size,
+        inner: config.intermediate_size,
+        heads: config.heads,
+        activation: config.activation.into(),
+        eps: config.layer_norm_eps,
+        causal: true,
+    }
 }
 
-/// A stack of layers.
-struct Layers {
-    layers: Vec<Layer>,
-    attention: Attention,
-    activation: Activation,
-    eps: f32,
-}
-
-impl Layers {
-    #[allow(clippy::too_many_arguments)]
-    fn load(
-        from: &Loader<'_>,
-        count: usize,
-        c: usize,
-        inner: usize,
-        heads: usize,
-        activation: config::Activation,
-        eps: f32,
-        causal: bool,
-    ) -> Result<Layers> {
-        let layer = |i: usize| -> Result<Layer> {
-            let at = from.at("encoder").at("layers").at(i);
-            let own = at.at("self_attn");
-            Ok(Layer {
-                norm1: at.norm("layer_norm1", c)?,
-                qkv: own.stacked(&["q_proj", "k_proj", "v_proj"], c, c, true)?,
-                out: own.linear("out_proj", c, c)?,
-                norm2: at.norm("layer_norm2", c)?,
-                fc1: at.at("mlp").linear("fc1", inner, c)?,
-                fc2: at.at("mlp").linear("fc2", c, inner)?,
-            })
-        };
-        Ok(Layers {
-            layers: (0..count).map(layer).collect::<Result<_>>()?,
-            attention: Attention { heads, scale: ((c / heads) as f32).sqrt().recip(), causal },
-            activation: match activation {
-                config::Activation::Gelu => Activation::Gelu,
-                config::Activation::QuickGelu => Activation::QuickGelu,
-            },
-            eps,
-        })
-    }
-
-    fn run(&self, tape: &Tape<'_>, layers: &[Layer], mut x: Var) -> Result<Var> {
-        for (i, layer) in layers.iter().enumerate() {
-            let _range = tape.range(format_args!("layer {i}"));
-            let h = self.attend(tape, layer, &x)?;
-            x = self.finish(tape, layer, h, x)?;
-        }
-        Ok(x)
-    }
-
-    /// All layers, but of the last one only the first token, which is all that is read of it: `(n, 1, 1, c)`.
-    fn run_to_first_token(&self, tape: &Tape<'_>, x: Var) -> Result<Var> {
-        let at = vec![0; x.shape().n];
-        let Some((last, before)) = self.layers.split_last() else { return tape.take_token(&x, &at) };
-        let x = self.run(tape, before, x)?;
-        let h = self.attend(tape, last, &x)?;
-        let (h, x) = (tape.take_token(&h, &at)?, tape.take_token(&x, &at)?);
-        self.finish(tape, last, h, x)
-    }
-
-    /// The heads' outputs.
-    fn attend(&self, tape: &Tape<'_>, layer: &Layer, x: &Var) -> Result<Var> {
-        let mut h = layer.norm1.layer(tape, x, self.eps)?;
-        h = layer.qkv.run(tape, &h, None)?;
-        tape.self_attention(&h, self.attention)
-    }
-
-    /// What a layer does behind its attention, token by token.
-    fn finish(&self, tape: &Tape<'_>, layer: &Layer, h: Var, x: Var) -> Result<Var> {
-        let x = layer.out.run(tape, &h, Some(&x))?;
-        let mut h = layer.norm2.layer(tape, &x, self.eps)?;
-        h = layer.fc1.run_with(tape, &h, Epilogue::Activate(self.activation))?;
-        layer.fc2.run(tape, &h, Some(&x))
+fn vision_sizes(config: &ClipVisionConfig) -> Sizes {
+    Sizes {
+        layers: config.layers,
+        width: config.hidden_size,
+        inner: config.intermediate_size,
+        heads: config.heads,
+        activation: config.activation.into(),
+        eps: config.layer_norm_eps,
+        causal: false,
     }
 }
 
@@ -138,16 +77,7 @@ impl ClipText {
         Ok(ClipText {
             tokens: embeddings.at("token_embedding").matrix("weight", config.vocab_size, c)?,
             positions,
-            layers: Layers::load(
-                &from,
-                config.layers,
-                c,
-                config.intermediate_size,
-                config.heads,
-                config.activation,
-                config.layer_norm_eps,
-                true,
-            )?,
+            layers: Layers::load(&from, Names::Transformers, &text_sizes(config))?,
             norm: from.norm("final_layer_norm", c)?,
             projection: match projection {
                 true => Some(root.plain_linear("text_projection", config.projection_dim, c)?),
@@ -192,15 +122,8 @@ impl ClipText {
             true => self.positions.clone(),
             false => backend.gather(&self.positions, &first)?,
         };
-        let mut x = tape.embed(&x.into(), None, &positions.reshape(Shape::new(1, 1, tokens, hidden_size)))?;
-        let (penultimate, last) = match self.layers.layers.split_last() {
-            Some((last, before)) => {
-                x = self.layers.run(&tape, before, x)?;
-                let y = self.layers.run(&tape, std::slice::from_ref(last), x.clone())?;
-                (x, y)
-            }
-            None => (x.clone(), x),
-        };
+        let x = tape.embed(&x.into(), None, &positions.reshape(Shape::new(1, 1, tokens, hidden_size)))?;
+        let (penultimate, last) = self.layers.run_all_but_last_and_all(&tape, x)?;
         let last = self.norm.layer(&tape, &last, self.config.layer_norm_eps)?;
         let ends = ids.iter().map(|text| end(text, self.config.pooling)).collect();
         Ok(TextStates { model: self, penultimate: penultimate.into_value(), last: last.into_value(), ends })
@@ -289,16 +212,7 @@ impl ClipVision {
             positions: positions.reshape(Shape::new(1, 1, tokens, c)),
             // The name is misspelt in every file there is.
             pre_norm: from.norm("pre_layrnorm", c)?,
-            layers: Layers::load(
-                &from,
-                config.layers,
-                c,
-                config.intermediate_size,
-                config.heads,
-                config.activation,
-                config.layer_norm_eps,
-                false,
-            )?,
+            layers: Layers::load(&from, Names::Transformers, &vision_sizes(config))?,
             post_norm: from.norm("post_layernorm", c)?,
             projection: root.plain_linear("visual_projection", config.projection_dim, c)?,
             config: config.clone(),

@@ -4,11 +4,13 @@
 //! has no meaning to the Python classes either: it is named in `unknown_keys`, so that the user is told.
 
 mod clip;
+mod open_clip;
 mod scheduler;
 mod unet;
 mod vae;
 
 pub use clip::{Activation, ClipConfig, ClipTextConfig, ClipVisionConfig, Pooling};
+pub use open_clip::OpenClipConfig;
 pub use scheduler::SchedulerFile;
 pub use unet::{Attention, Level, Mid, TextTime, UNetConfig};
 pub use vae::AutoencoderConfig;

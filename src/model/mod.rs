@@ -1,5 +1,6 @@
 //! Networks and their files.
 
+pub mod blip;
 mod block;
 pub mod checkpoint;
 pub mod clip;
@@ -7,6 +8,7 @@ pub mod config;
 pub mod families;
 pub mod files;
 pub mod folder;
+mod layers;
 pub mod lora;
 pub mod original;
 pub mod parts;
@@ -15,3 +17,4 @@ pub mod tokenizer;
 mod transformer;
 pub mod unet;
 pub mod vae;
+pub mod wordpiece;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Reward;
 use super::head::Head;
 use super::kind::{Needs, RewardKind};
+use super::preprocess::Fit;
 use super::tower::Tower;
 use super::towers::Towers;
 use crate::backend::Backend;
@@ -96,11 +97,11 @@ impl Reward for Aesthetic {
         Ok(())
     }
     fn score<'a>(&'a self, tape: &Tape<'a>, images: &Var, _: &[u32]) -> Result<Var> {
-        let embedding = self.tower.images(tape, images)?;
+        let embedding = self.tower.images(tape, images, Fit::Centre)?;
         tape.linear(&embedding, &self.weight, Some(&self.bias), None)
     }
     fn embed(&self, backend: &dyn Backend, images: &Tensor) -> Result<Option<Tensor>> {
-        self.tower.embed(backend, images).map(Some)
+        self.tower.embed(backend, images, Fit::Centre).map(Some)
     }
     fn default_alpha(&self) -> f64 {
         REWARD.default_alpha

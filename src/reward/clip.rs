@@ -2,16 +2,21 @@
 
 use super::cosine::Cosine;
 use super::kind::{Needs, RewardKind};
+use super::preprocess::Fit;
 
 pub(super) static REWARD: RewardKind = RewardKind {
     name: "clip",
     about: "20 x cosine of image and prompt",
-    needs: Needs { files: Some("the folder of a CLIP model"), prompt: true, gradient: true },
+    needs: Needs {
+        files: Some("the folder of a CLIP model, or an OpenCLIP file with its configuration"),
+        prompt: true,
+        gradient: true,
+    },
     default_alpha: 0.01,
     source: "docs/spec.md 7.2",
     open: |towers, name, path| {
         let tower = towers.clip(path)?;
-        Ok(Box::new(Cosine::new(name, FACTOR, REWARD.default_alpha, tower)))
+        Ok(Box::new(Cosine::new(name, FACTOR, Fit::Centre, REWARD.default_alpha, tower)))
     },
 };
 

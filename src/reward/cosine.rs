@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Reward;
+use super::preprocess::Fit;
 use super::tower::Tower;
 use crate::backend::Backend;
 use crate::error::Result;
@@ -13,6 +14,7 @@ use crate::tensor::{Shape, Tensor};
 pub(super) struct Cosine {
     name: String,
     factor: f32,
+    fit: Fit,
     default_alpha: f64,
     tower: Arc<Tower>,
     /// `(prompts, 1, 1, d)`, times `factor`.
@@ -21,8 +23,9 @@ pub(super) struct Cosine {
 }
 
 impl Cosine {
-    pub fn new(name: &str, factor: f32, default_alpha: f64, tower: Arc<Tower>) -> Cosine {
-        Cosine { name: name.to_string(), factor, default_alpha, tower, prompts: None, warnings: Vec::new() }
+    pub fn new(name: &str, factor: f32, fit: Fit, default_alpha: f64, tower: Arc<Tower>) -> Cosine {
+        let (name, warnings) = (name.to_string(), Vec::new());
+        Cosine { name, factor, fit, default_alpha, tower, prompts: None, warnings }
     }
 }
 
@@ -48,11 +51,11 @@ impl Reward for Cosine {
         let Some(prompts) = &self.prompts else { panic!("reward {}: score before prepare", self.name) };
         let (n, m) = (images.shape().n, prompts.shape().n);
         assert!(prompt_of.len() == n && prompt_of.iter().all(|p| (*p as usize) < m), "{prompt_of:?} of {m}");
-        let all = tape.linear(&self.tower.images(tape, images)?, prompts, None, None)?;
+        let all = tape.linear(&self.tower.images(tape, images, self.fit)?, prompts, None, None)?;
         tape.take_token(&all.reshape(Shape::new(n, 1, m, 1)), prompt_of)
     }
     fn embed(&self, backend: &dyn Backend, images: &Tensor) -> Result<Option<Tensor>> {
-        self.tower.embed(backend, images).map(Some)
+        self.tower.embed(backend, images, self.fit).map(Some)
     }
     fn default_alpha(&self) -> f64 {
         self.default_alpha

@@ -21,10 +21,19 @@ impl Head {
     /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming file and tensor: neither layout, layers that do
     /// not fit each other, another width, tensors left over.
     pub fn load(file: &Checkpoint, width: usize) -> Result<Head> {
-        let root = file.root();
-        let layers: Vec<Weights<'_>> = match numbers(file) {
+        let head = Head::read(file, &file.root(), width)?;
+        file.finish(&[])?;
+        Ok(head)
+    }
+
+    /// The same from the place `root` of a file that holds more.
+    ///
+    /// # Errors
+    /// As [`Head::load`], but for tensors left over.
+    pub(super) fn read(file: &Checkpoint, root: &Weights<'_>, width: usize) -> Result<Head> {
+        let layers: Vec<Weights<'_>> = match numbers(file, &root.full("layers.")) {
             numbers if !numbers.is_empty() => numbers.iter().map(|n| root.at("layers").at(n)).collect(),
-            _ if root.has("weight") => vec![root],
+            _ if root.has("weight") => vec![root.clone()],
             _ => {
                 let names: Vec<&str> = file.names().take(4).collect();
                 return Err(Error::model(format!(
@@ -62,15 +71,14 @@ impl Head {
             let sum = sum + row.iter().zip(bias.iter()).map(|(r, b)| r * f64::from(*b)).sum::<f64>();
             composed = Some((next, sum));
         }
-        file.finish(&[])?;
         let (weight, bias) = composed.unwrap_or_default();
         Ok(Head { weight, bias })
     }
 }
 
-/// The numbers in `layers.N.weight`, ascending.
-fn numbers(file: &Checkpoint) -> Vec<u32> {
-    let number = |name: &str| name.strip_prefix("layers.")?.strip_suffix(".weight")?.parse().ok();
+/// The numbers in `layers.N.weight`, ascending; `layers` is the prefix `layers.` of the full names.
+fn numbers(file: &Checkpoint, layers: &str) -> Vec<u32> {
+    let number = |name: &str| name.strip_prefix(layers)?.strip_suffix(".weight")?.parse().ok();
     let mut numbers: Vec<u32> = file.names().filter_map(number).collect();
     numbers.sort_unstable();
     numbers

@@ -2,6 +2,7 @@
 
 use super::cosine::Cosine;
 use super::kind::{Needs, RewardKind};
+use super::preprocess::Fit;
 
 pub(super) static REWARD: RewardKind = RewardKind {
     name: "pickscore",
@@ -11,6 +12,6 @@ pub(super) static REWARD: RewardKind = RewardKind {
     source: "docs/spec.md 7.3",
     open: |towers, name, path| {
         let tower = towers.named(path)?;
-        Ok(Box::new(Cosine::new(name, 1.0, REWARD.default_alpha, tower)))
+        Ok(Box::new(Cosine::new(name, 1.0, Fit::Centre, REWARD.default_alpha, tower)))
     },
 };

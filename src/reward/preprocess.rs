@@ -1,5 +1,5 @@
-//! From an image to what a CLIP tower sees, on the tape (docs/spec.md 7, the tensor path): the shorter side
-//! resized to the tower's size with an antialiased triangle filter, the centre kept, channels normalised.
+//! From an image to what an image tower sees, on the tape (docs/spec.md 7, the tensor path): resized to the
+//! tower's size with an antialiased filter, made square, channels normalised.
 
 use serde_json::Value;
 
@@ -12,6 +12,18 @@ use crate::tensor::{HostSlice, Shape, Tensor};
 /// CLIP's own statistics.
 const MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
 const STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
+
+/// How an image becomes a square of the tower's size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// The shorter side resized by a triangle filter, the centre kept: aesthetic, CLIP and PickScore.
+    Centre,
+    /// The shorter side resized by a cubic filter, the centre kept as torchvision's `CenterCrop` does, whose
+    /// odd margins are rounded to the even number: ImageReward.
+    CubicCentre,
+    /// The longer side resized by a cubic filter, black around the image: HPSv2.
+    CubicWhole,
+}
 
 /// Resize, crop and normalise for one tower.
 pub struct Preprocess {
@@ -34,6 +46,23 @@ impl Preprocess {
         } else {
             (MEAN, STD)
         };
+        Preprocess::new(side, mean, std, backend)
+    }
+
+    /// For square inputs of `side` pixels; CLIP's own mean and deviation where none are given.
+    ///
+    /// # Errors
+    /// Of the backend.
+    pub fn with(
+        side: usize,
+        mean: Option<[f64; 3]>,
+        std: Option<[f64; 3]>,
+        backend: &dyn Backend,
+    ) -> Result<Preprocess> {
+        Preprocess::new(side, mean.unwrap_or(MEAN), std.unwrap_or(STD), backend)
+    }
+
+    fn new(side: usize, mean: [f64; 3], std: [f64; 3], backend: &dyn Backend) -> Result<Preprocess> {
         let gain = std.map(|s| (1.0 / s) as f32);
         let shift = [0, 1, 2].map(|c| (-mean[c] / std[c]) as f32);
         Ok(Preprocess {
@@ -48,16 +77,23 @@ impl Preprocess {
     /// # Errors
     /// Of the backend.
     #[track_caller]
-    pub fn apply(&self, tape: &Tape<'_>, images: &Var) -> Result<Var> {
+    pub fn apply(&self, tape: &Tape<'_>, images: &Var, fit: Fit) -> Result<Var> {
         let Shape { h, w, c, .. } = images.shape();
         assert_eq!(c, 3, "images are (n, h, w, 3), got {}", images.shape());
-        let (tall, wide) = resized(h, w, self.side);
-        let x = if (tall, wide) == (h, w) {
-            images.clone()
-        } else {
-            tape.resize(images, tall, wide, Filter::Bilinear)?
+        let (tall, wide) = match fit {
+            Fit::Centre | Fit::CubicCentre => resized(h, w, self.side),
+            Fit::CubicWhole => resized_whole(h, w, self.side),
         };
-        let x = crop(tape, &x, self.side)?;
+        let filter = if fit == Fit::Centre { Filter::Bilinear } else { Filter::Bicubic };
+        let x =
+            if (tall, wide) == (h, w) { images.clone() } else { tape.resize(images, tall, wide, filter)? };
+        let x = match fit {
+            Fit::Centre => crop(tape, &x, self.side, |margin| margin / 2)?,
+            Fit::CubicCentre => {
+                crop(tape, &x, self.side, |margin| margin / 2 + (margin % 2) * (margin / 2 % 2))?
+            }
+            Fit::CubicWhole => surround(tape, &x, self.side)?,
+        };
         tape.channel_affine(&x, &self.gain, Some(&self.shift))
     }
 }
@@ -69,20 +105,57 @@ fn resized(h: usize, w: usize, side: usize) -> (usize, usize) {
     if h <= w { (side, side * w / h) } else { (side * h / w, side) }
 }
 
-/// The central `side` x `side` pixels; where the margin is odd, one more is cut at the end. Rows and columns
-/// are runs of channels under other shapes.
-fn crop(tape: &Tape<'_>, x: &Var, side: usize) -> Result<Var> {
+/// The longer side becomes `side`, the shorter keeps the proportion, rounded to the even number at a half (as
+/// Python rounds) and at least one pixel.
+fn resized_whole(h: usize, w: usize, side: usize) -> (usize, usize) {
+    let scale = side as f64 / h.max(w) as f64;
+    let scaled = |length: usize| ((length as f64 * scale).round_ties_even() as usize).max(1);
+    (scaled(h), scaled(w))
+}
+
+/// The central `side` x `side` pixels; `before` says how much of a margin is cut at the beginning. Rows and
+/// columns are runs of channels under other shapes.
+fn crop(tape: &Tape<'_>, x: &Var, side: usize, before: fn(usize) -> usize) -> Result<Var> {
     let Shape { n, h, w, c } = x.shape();
     let mut x = x.clone();
     if w > side {
         let rows = x.reshape(Shape::rows(n * h, w * c));
-        x = tape.slice(&rows, (w - side) / 2 * c, side * c)?;
+        x = tape.slice(&rows, before(w - side) * c, side * c)?;
     }
     if h > side {
         let images = x.reshape(Shape::rows(n, h * side * c));
-        x = tape.slice(&images, (h - side) / 2 * side * c, side * side * c)?;
+        x = tape.slice(&images, before(h - side) * side * c, side * side * c)?;
     }
     Ok(x.reshape(Shape::new(n, side, side, c)))
+}
+
+/// The image in the middle of `side` x `side` black pixels; where the margin is odd, one more is at the end.
+fn surround(tape: &Tape<'_>, x: &Var, side: usize) -> Result<Var> {
+    let Shape { n, h, w, c } = x.shape();
+    let x = pad(tape, &x.reshape(Shape::rows(n * h, w * c)), w, side, c)?;
+    let x = pad(tape, &x.reshape(Shape::rows(n, h * side * c)), h, side, c)?;
+    Ok(x.reshape(Shape::new(n, side, side, c)))
+}
+
+/// Zeros before and behind each sample of `x`, which is `length` runs of pixels of `c` channels, to make
+/// `side` runs of it.
+fn pad(tape: &Tape<'_>, x: &Var, length: usize, side: usize, c: usize) -> Result<Var> {
+    let Shape { n, c: all, .. } = x.shape();
+    let run = all / length;
+    let zeros = |count: usize| -> Result<Var> {
+        // Made as pixels, so that they are kept in the precision of pixels.
+        let zeros = tape.backend().zeros(Shape::new(n, 1, count * run / c, c))?;
+        Ok(Var::from(zeros).reshape(Shape::rows(n, count * run)))
+    };
+    let (before, behind) = ((side - length) / 2, (side - length).div_ceil(2));
+    let mut x = x.clone();
+    if before > 0 {
+        x = tape.concat(&zeros(before)?, &x)?;
+    }
+    if behind > 0 {
+        x = tape.concat(&x, &zeros(behind)?)?;
+    }
+    Ok(x)
 }
 
 /// Mean and deviation of each channel. What else the file says is what is done here, or is refused; but for
@@ -144,6 +217,14 @@ mod tests {
         assert_eq!(resized(40, 53, 32), (32, 42)); // 42.4
         assert_eq!(resized(45, 24, 32), (60, 32));
         assert_eq!(resized(64, 64, 64), (64, 64));
+    }
+
+    #[test]
+    fn the_longer_side_decides_where_the_whole_image_is_kept() {
+        assert_eq!(resized_whole(512, 512, 224), (224, 224));
+        assert_eq!(resized_whole(40, 53, 32), (24, 32)); // 24.15
+        assert_eq!(resized_whole(64, 5, 32), (32, 2)); // 2.5
+        assert_eq!(resized_whole(1000, 1, 32), (32, 1)); // 0.03
     }
 
     #[test]

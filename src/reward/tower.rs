@@ -1,7 +1,7 @@
 //! The CLIP model through which several rewards see images and prompts. Embeddings are divided by their
 //! length.
 
-use super::preprocess::Preprocess;
+use super::preprocess::{Fit, Preprocess};
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::model::clip::{ClipText, ClipVision};
@@ -9,7 +9,7 @@ use crate::model::tokenizer::Tokenizer;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
-/// A CLIP folder: images, and where a reward asks for it prompts, to unit vectors.
+/// A CLIP model: images, and where a reward asks for it prompts, to unit vectors.
 pub(super) struct Tower {
     /// What the image tower wants done to images.
     pub preprocess: Preprocess,
@@ -24,8 +24,8 @@ impl Tower {
     ///
     /// # Errors
     /// Of the backend.
-    pub fn images<'a>(&'a self, tape: &Tape<'a>, images: &Var) -> Result<Var> {
-        let pixels = self.preprocess.apply(tape, images)?;
+    pub fn images<'a>(&'a self, tape: &Tape<'a>, images: &Var, fit: Fit) -> Result<Var> {
+        let pixels = self.preprocess.apply(tape, images, fit)?;
         tape.l2_norm(&self.vision.embed(tape, &pixels)?)
     }
 
@@ -33,8 +33,8 @@ impl Tower {
     ///
     /// # Errors
     /// Of the backend.
-    pub fn embed(&self, backend: &dyn Backend, images: &Tensor) -> Result<Tensor> {
-        Ok(self.images(&Tape::off(backend), &images.clone().into())?.into_value())
+    pub fn embed(&self, backend: &dyn Backend, images: &Tensor, fit: Fit) -> Result<Tensor> {
+        Ok(self.images(&Tape::off(backend), &images.clone().into(), fit)?.into_value())
     }
 
     /// Embeddings `(prompts, 1, 1, d)`, and a warning of the reward `who` for each prompt that did not fit.

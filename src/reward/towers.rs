@@ -1,4 +1,4 @@
-//! The CLIP folders of rewards, each loaded once, however many rewards look through it.
+//! The CLIP models of rewards, each loaded once, however many rewards look through it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::clip::{Clip, ClipVision};
-use crate::model::config::ClipConfig;
+use crate::model::config::{ClipConfig, OpenClipConfig};
 use crate::model::files::Source;
 use crate::model::tokenizer::Tokenizer;
 
@@ -18,13 +18,17 @@ use crate::model::tokenizer::Tokenizer;
 const CLIP: &str = "clip";
 const TOKENIZER: &str = "tokenizer";
 
-/// Opens CLIP folders for rewards.
+/// Files of the OpenCLIP package in a folder.
+const OPEN_CLIP: &str = "open_clip_model.safetensors";
+const OPEN_CLIP_CONFIG: &str = "open_clip_config.json";
+
+/// Opens CLIP models for rewards.
 pub(super) struct Towers<'a> {
     model: &'a Source,
     backend: &'a dyn Backend,
     /// The folders whose text tower a reward reads.
     reading: Vec<Option<PathBuf>>,
-    /// By folder; the model's own is `None`.
+    /// By folder or OpenCLIP file; the model's own is `None`.
     open: HashMap<Option<PathBuf>, Arc<Tower>>,
     /// What was read, for the hashes.
     files: Vec<(Source, String)>,
@@ -74,6 +78,10 @@ impl<'a> Towers<'a> {
     /// As [`Towers::check`]; [`ErrorKind::Model`](crate::ErrorKind::Model) for files that are missing or
     /// damaged.
     pub fn clip(&mut self, path: Option<&Path>) -> Result<Arc<Tower>> {
+        if let Some(path) = path.filter(|path| is_open_clip(path)) {
+            let config = open_clip_config(path)?.ok_or_else(|| no_config(path))?;
+            return self.open_clip(path, &config);
+        }
         let place = self.place(path)?;
         self.tower(&place)
     }
@@ -89,6 +97,65 @@ impl<'a> Towers<'a> {
             Some(_) => self.clip(path),
             None => Err(Error::usage("no path is given")),
         }
+    }
+
+    /// The towers of HPSv2 in the OpenCLIP file `path`, or in the folder `path` under OpenCLIP's name for it.
+    ///
+    /// # Errors
+    /// As [`Towers::named`].
+    pub fn hps(&mut self, path: Option<&Path>) -> Result<Arc<Tower>> {
+        let Some(path) = path else { return Err(Error::usage("no path is given")) };
+        if path.is_dir() && !is_open_clip(path) {
+            let what = match path.join("config.json").exists() {
+                true => "a folder of transformers (config.json), where an OpenCLIP file is expected",
+                false => "no open_clip_model.safetensors in this folder",
+            };
+            return Err(Error::model(format!("{}: {what}", path.display())).advice(HPS_FILE));
+        }
+        let config = match open_clip_config(path)? {
+            Some(config) => config,
+            // What the published files are.
+            None => OpenClipConfig::parse("ViT-H-14", OpenClipConfig::VIT_H_14.as_bytes())?,
+        };
+        self.open_clip(path, &config)
+    }
+
+    /// The towers in an OpenCLIP file, or in a folder that holds one.
+    fn open_clip(&mut self, path: &Path, config: &OpenClipConfig) -> Result<Arc<Tower>> {
+        let path = if path.is_dir() { path.join(OPEN_CLIP) } else { path.to_path_buf() };
+        let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
+        // A reward names the file or its folder.
+        let reads = self.reading.contains(&key(&path)) || self.reading.contains(&key(&folder));
+        let place = Place { source: Source::Dir(folder), component: "", key: key(&path) };
+        if let Some(tower) = self.open.get(&place.key) {
+            return Ok(tower.clone());
+        }
+        if path.extension().is_some_and(|e| e == "pt" || e == "pth" || e == "bin") {
+            let label = path.display();
+            return Err(Error::model(format!("{label}: pickled weights are not read")).advice(HPS_FILE));
+        }
+        let file = Checkpoint::open(&path, None)?;
+        let (vision, text) = if reads {
+            let tokenizer = self.tokenizer(&place, config.clip.text.max_positions)?;
+            let (ids, vocabulary) = (tokenizer.largest_id() as usize + 1, config.clip.text.vocab_size);
+            if ids != vocabulary {
+                return Err(Error::model(format!(
+                    "{}: a vocabulary of {vocabulary}, and a tokenizer of {ids}",
+                    file.label()
+                ))
+                .advice("put vocab.json and merges.txt of openai/clip-vit-large-patch14 beside this file"));
+            }
+            let Clip { vision, text } = Clip::load_open_clip(self.backend, &file, &config.clip)?;
+            (vision, Some((tokenizer, text)))
+        } else {
+            (ClipVision::load_open_clip(self.backend, &file, &config.clip.vision)?, None)
+        };
+        self.remember(&file, "");
+        let side = config.clip.vision.image_size;
+        let preprocess = Preprocess::with(side, config.mean, config.std, self.backend)?;
+        let tower = Arc::new(Tower { preprocess, vision, text });
+        self.open.insert(place.key, tower.clone());
+        Ok(tower)
     }
 
     fn place(&self, path: Option<&Path>) -> Result<Place> {
@@ -156,7 +223,37 @@ impl<'a> Towers<'a> {
     }
 }
 
-/// One key for one folder, however its path is written.
+/// What makes a published file of HPSv2 readable.
+const HPS_FILE: &str = "hpsv2 and hpsv2.1 take the OpenCLIP file of xswu/HPSv2; make safetensors of it: python -c \
+     \"import torch, safetensors.torch as s; s.save_file(torch.load('HPS_v2_compressed.pt')['state_dict'], \
+     'HPS_v2.safetensors')\"";
+
+/// Whether `path` is an OpenCLIP file or a folder that holds one.
+fn is_open_clip(path: &Path) -> bool {
+    path.is_file() || (path.join(OPEN_CLIP).is_file() && !path.join("config.json").is_file())
+}
+
+/// What `open_clip_config.json` in or beside `path` says, where there is one.
+fn open_clip_config(path: &Path) -> Result<Option<OpenClipConfig>> {
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+    let source = Source::Dir(folder.to_path_buf());
+    match source.exists(OPEN_CLIP_CONFIG) {
+        true => {
+            let bytes = source.read(OPEN_CLIP_CONFIG)?;
+            OpenClipConfig::parse(&source.describe(OPEN_CLIP_CONFIG), &bytes).map(Some)
+        }
+        false => Ok(None),
+    }
+}
+
+fn no_config(path: &Path) -> Error {
+    Error::model(format!("{}: no {OPEN_CLIP_CONFIG} beside this file", path.display())).advice(
+        "weights do not tell the number of heads nor the activation: put open_clip_config.json of the model's \
+         repository there, or the model's file of OpenCLIP's model_configs under this name",
+    )
+}
+
+/// One key for one folder or file, however its path is written.
 fn key(path: &Path) -> Option<PathBuf> {
     Some(path.canonicalize().unwrap_or_else(|_| path.to_path_buf()))
 }

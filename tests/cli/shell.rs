@@ -85,9 +85,20 @@ fn the_program_tells_about_itself() {
 
     let help = succeeds(run(&["sample", "--help"]));
     let rewards = succeeds(run(&["rewards"]));
-    for reward in
-        ["aesthetic", "clip", "pickscore", "jpeg", "incompressibility", "gold", "checker", "exec", "http"]
-    {
+    for reward in [
+        "aesthetic",
+        "clip",
+        "pickscore",
+        "hpsv2",
+        "hpsv2.1",
+        "imagereward",
+        "jpeg",
+        "incompressibility",
+        "gold",
+        "checker",
+        "exec",
+        "http",
+    ] {
         assert_eq!(
             rewards.lines().filter(|line| line.starts_with(&format!("  {reward} "))).count(),
             1,

@@ -1,0 +1,33 @@
+//! `hpsv2` and `hpsv2.1`: which image people would prefer for a prompt (Wu et al. 2023), by the two published
+//! files of one model.
+
+use super::cosine::Cosine;
+use super::kind::{Needs, RewardKind};
+use super::preprocess::Fit;
+
+pub(super) static V2: RewardKind = RewardKind {
+    name: "hpsv2",
+    about: "cosine of image and prompt",
+    needs: Needs {
+        files: Some("HPS_v2_compressed.safetensors, or a folder of OpenCLIP files"),
+        prompt: true,
+        gradient: true,
+    },
+    default_alpha: ALPHA,
+    source: "docs/spec.md 7.4",
+    open: |towers, name, path| {
+        Ok(Box::new(Cosine::new(name, 1.0, Fit::CubicWhole, ALPHA, towers.hps(path)?)))
+    },
+};
+
+pub(super) static V2_1: RewardKind = RewardKind {
+    name: "hpsv2.1",
+    needs: Needs {
+        files: Some("HPS_v2.1_compressed.safetensors, or a folder of OpenCLIP files"),
+        ..V2.needs
+    },
+    ..V2
+};
+
+/// The scale of PickScore, which is the cosine of the same kind of model.
+const ALPHA: f64 = 1e-4;

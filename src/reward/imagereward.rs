@@ -1,0 +1,157 @@
+//! `imagereward`: how well people would like an image for its prompt (Xu et al. 2023), by BLIP and an affine
+//! map of the state that it ends in.
+
+use std::path::Path;
+
+use super::Reward;
+use super::head::Head;
+use super::kind::{Needs, RewardKind};
+use super::preprocess::{Fit, Preprocess};
+use crate::backend::Backend;
+use crate::error::{Error, Result};
+use crate::model::blip::{Blip, BlipTexts};
+use crate::model::checkpoint::Checkpoint;
+use crate::model::files::Source;
+use crate::model::wordpiece::WordPiece;
+use crate::tape::{Tape, Var};
+use crate::tensor::{HostSlice, Shape, Tensor};
+
+pub(super) static REWARD: RewardKind = RewardKind {
+    name: "imagereward",
+    about: "how people would like the image for its prompt, in standard deviations",
+    needs: Needs {
+        files: Some("ImageReward.safetensors, or its folder; vocab.txt of BERT beside it"),
+        prompt: true,
+        gradient: true,
+    },
+    default_alpha: 0.01,
+    source: "docs/spec.md 7.6",
+    open: |towers, name, path| {
+        let Some(path) = path else { return Err(Error::usage("no path is given")) };
+        let path = if path.is_dir() { path.join(FILE) } else { path.to_path_buf() };
+        let file = open_file(&path)?;
+        towers.remember(&file, "");
+        let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
+        Ok(Box::new(ImageReward::load(name, &file, &Source::Dir(folder), towers.backend())?))
+    },
+};
+
+/// The weights in a folder given as PATH.
+const FILE: &str = "ImageReward.safetensors";
+/// Most tokens of a prompt.
+const CONTEXT: usize = 35;
+/// The published mean and deviation of what the head says.
+const MEAN: f64 = 0.16717362830052426;
+const STD: f64 = 1.0333394966054072;
+/// What the file holds beside: projections for the loss that BLIP was trained with, and counters.
+const BESIDE: [&str; 4] =
+    ["blip.vision_proj.*", "blip.text_proj.*", "blip.text_encoder.pooler.*", "*position_ids"];
+
+struct ImageReward {
+    name: String,
+    preprocess: Preprocess,
+    blip: Blip,
+    tokenizer: WordPiece,
+    weight: Tensor,
+    bias: Tensor,
+    prompts: Option<BlipTexts>,
+    warnings: Vec<String>,
+}
+
+const CONVERT: &str = "imagereward takes ImageReward.pt of THUDM/ImageReward; make safetensors of it: python -c \
+     \"import torch, safetensors.torch as s; s.save_file(torch.load('ImageReward.pt'), 'ImageReward.safetensors')\"";
+
+fn open_file(path: &Path) -> Result<Checkpoint> {
+    let label = path.display();
+    if path.extension().is_some_and(|e| e == "pt" || e == "pth") {
+        return Err(Error::model(format!("{label}: pickled weights are not read")).advice(CONVERT));
+    }
+    if !path.is_file() {
+        return Err(Error::model(format!("{label}: missing")).advice(CONVERT));
+    }
+    let file = Checkpoint::open(path, None)?;
+    let root = file.root();
+    if !root.at("blip").at("visual_encoder").any() {
+        let found = match () {
+            () if root.at("visual").any() => "an OpenCLIP file",
+            () if root.at("vision_model").any() => "a model of transformers",
+            () if root.at("visual_encoder").any() => "BLIP alone, without the head that ImageReward has",
+            () => "another model: there is no blip.visual_encoder",
+        };
+        return Err(Error::model(format!("{label}: this is {found}")).advice(CONVERT));
+    }
+    Ok(file)
+}
+
+impl ImageReward {
+    fn load(name: &str, file: &Checkpoint, folder: &Source, backend: &dyn Backend) -> Result<ImageReward> {
+        let blip = Blip::load(backend, file)?;
+        let head = Head::read(file, &file.root().at("mlp"), blip.width())?;
+        file.finish(&BESIDE)?;
+        let tokenizer = WordPiece::open(folder, CONTEXT.min(blip.longest()))?;
+        if tokenizer.size() != blip.vocabulary() {
+            return Err(Error::model(format!(
+                "{}: a vocabulary of {}, and a tokenizer of {}",
+                file.label(),
+                blip.vocabulary(),
+                tokenizer.size()
+            ))
+            .advice("put vocab.txt of bert-base-uncased beside this file"));
+        }
+        let weight: Vec<f32> = head.weight.iter().map(|w| (w / STD) as f32).collect();
+        let bias = ((head.bias - MEAN) / STD) as f32;
+        Ok(ImageReward {
+            name: name.to_string(),
+            preprocess: Preprocess::with(blip.side(), None, None, backend)?,
+            weight: backend.upload(Shape::vector(weight.len()), HostSlice::F32(&weight))?,
+            bias: backend.upload(Shape::vector(1), HostSlice::F32(&[bias]))?,
+            blip,
+            tokenizer,
+            prompts: None,
+            warnings: Vec::new(),
+        })
+    }
+}
+
+impl Reward for ImageReward {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+    fn differentiable(&self) -> bool {
+        true
+    }
+    fn reads_prompt(&self) -> bool {
+        true
+    }
+    fn prepare(&mut self, backend: &dyn Backend, prompts: &[String]) -> Result<()> {
+        self.warnings.clear();
+        let mut ids = Vec::with_capacity(prompts.len());
+        for prompt in prompts {
+            let tokens = self.tokenizer.encode(prompt);
+            if let Some(dropped) = &tokens.dropped {
+                self.warnings.push(format!(
+                    "reward {} reads only {} tokens of a prompt; not read: {:?}",
+                    self.name,
+                    self.tokenizer.context(),
+                    dropped.text
+                ));
+            }
+            ids.push(tokens.ids);
+        }
+        self.prompts = Some(self.blip.texts(backend, &ids)?);
+        Ok(())
+    }
+    #[track_caller]
+    fn score<'a>(&'a self, tape: &Tape<'a>, images: &Var, prompt_of: &[u32]) -> Result<Var> {
+        let Some(prompts) = &self.prompts else { panic!("reward {}: score before prepare", self.name) };
+        let pixels = self.preprocess.apply(tape, images, Fit::CubicCentre)?;
+        let states = self.blip.states(tape, &pixels, prompts, prompt_of)?;
+        tape.linear(&states, &self.weight, Some(&self.bias), None)
+    }
+    fn default_alpha(&self) -> f64 {
+        REWARD.default_alpha
+    }
+    fn warnings(&self) -> Vec<String> {
+        self.warnings.clone()
+    }
+}
