@@ -300,7 +300,7 @@ fn a_file_of_another_scorer_is_refused_by_what_it_is() {
     let judge = folder.path().join("ImageReward.safetensors");
     fs::copy(golden_path("imagereward_tiny/ImageReward.safetensors"), judge).unwrap();
     says(&format!("imagereward:{}", folder.path().display()), ErrorKind::Model, &["vocab.txt", "fix:"]);
-    says("imagereward:model.pt", ErrorKind::Model, &["pickled", "safetensors"]);
+    says("imagereward:model.pt", ErrorKind::Model, &["model.pt: missing", "ImageReward.pt"]);
 }
 
 /// Directional derivative by central differences, with the leading error removed (Richardson).
@@ -525,7 +525,7 @@ fn a_reward_without_its_files_says_what_it_needs() {
         &["reward clip", "/nowhere/at/all", "config.json"],
     );
 
-    // Towers without a head, a head that is a pickle, a head for other towers.
+    // Towers without a head, a head that is not there, a head for other towers.
     let path = |name: &str| empty.path().join(name);
     for name in ["config.json", "model.safetensors", "vocab.json", "merges.txt"] {
         fs::copy(golden_path("clip_tiny").join(name), path(name)).unwrap();
@@ -533,8 +533,8 @@ fn a_reward_without_its_files_says_what_it_needs() {
     let folder = empty.path().display();
     let aesthetic = format!("aesthetic:{folder}");
     says(&[&aesthetic], &SHAPES, ErrorKind::Model, &["reward aesthetic", "aesthetic.safetensors", "fix:"]);
-    let pickled = format!("aesthetic:{folder},{folder}/head.pth");
-    says(&[&pickled], &SHAPES, ErrorKind::Model, &["head.pth", "pickled", "safetensors"]);
+    let missing = format!("aesthetic:{folder},{folder}/head.pth");
+    says(&[&missing], &SHAPES, ErrorKind::Model, &["head.pth", "missing", "HEAD.pth"]);
     let foreign = path("foreign.safetensors");
     fs::write(&foreign, SHAPES_FILES.iter().find(|f| f.0 == "aesthetic/model.safetensors").unwrap().1)
         .unwrap();

@@ -117,7 +117,7 @@ pub struct Sample {
     /// which is the empty text, or for some models of XL no text at all]
     #[arg(short, long, value_name = "TEXT", help_heading = "What to draw")]
     pub negative_prompt: Option<String>,
-    /// Model: a folder in diffusers layout, or a checkpoint in a single file (.safetensors) of Stable
+    /// Model: a folder in diffusers layout, or a checkpoint in a single file (.safetensors, .ckpt) of Stable
     /// Diffusion 1.x, 2.x or XL [default: the model inside this program, `shapes`]
     #[arg(short, long, value_name = "PATH", help_heading = "What to draw")]
     pub model: Option<PathBuf>,

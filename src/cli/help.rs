@@ -12,7 +12,7 @@ Examples:
   das-cuda sample --prompts list.txt --count 4 --seed -1 --json > results.jsonl
       every prompt of a list four times, with a seed that is drawn and recorded
   das-cuda sample -p \"a photo of a cat\" -m stable-diffusion-v1-5 --steps 50 --particles 8 \\
-      --reward aesthetic:clip-vit-large-patch14,head.safetensors \\
+      --reward aesthetic:clip-vit-large-patch14,head.pth \\
       --reward clip=0.5:clip-vit-large-patch14
       another model, a weighted sum of rewards";
 

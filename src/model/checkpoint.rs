@@ -1,8 +1,11 @@
-//! Weights by name. A checkpoint is one or more safetensors files, memory-mapped or embedded in the program;
-//! a [`Weights`] walks the names, and each fetch checks element type, shape and finiteness. Nothing is copied
-//! but what must be: unaligned files, f64, and convolutions, which change from OIHW to OHWI on the way.
+//! Weights by name. A checkpoint is one or more files of safetensors or of `torch.save`, memory-mapped or
+//! embedded in the program; a [`Weights`] walks the names, and each fetch checks element type, shape and
+//! finiteness. Nothing is copied but what must be: unaligned files, f64, and convolutions, which change from
+//! OIHW to OHWI on the way.
 
 mod find;
+mod pickle;
+mod torch;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -19,6 +22,7 @@ use safetensors::{Dtype, SafeTensors};
 
 pub(super) use self::find::{choose, count, some_of};
 use self::find::{damaged, modern_name, nothing_chosen};
+use self::torch::Found;
 use super::files::{Part, Piece, Renaming, Source, join, json};
 use crate::error::{Error, Result};
 use crate::regular;
@@ -74,15 +78,15 @@ struct Entry {
     dtype: Dtype,
     dims: Vec<usize>,
     range: Range<usize>,
-    /// To be transposed on reading; `dims` are those of the result.
-    transposed: bool,
+    /// Elements from one index to the next in each of `dims`, where they do not lie in order.
+    strides: Option<Vec<usize>>,
     /// Its name in the file, where that is another.
     stored: Option<String>,
     read: AtomicBool,
 }
 
 impl Checkpoint {
-    /// Opens a safetensors file, or the weights in a component's folder:
+    /// Opens a file of weights, or the weights in a component's folder:
     /// `diffusion_pytorch_model.safetensors` or `model.safetensors`, whole or in shards with an index.
     /// `variant` asks for one such as `fp16` (`model.fp16.safetensors`); without it the plain file is taken,
     /// and a variant only where there is no plain file.
@@ -189,21 +193,11 @@ impl Checkpoint {
     fn new(label: String, files: Vec<File>) -> Result<Checkpoint> {
         let (mut entries, mut said) = (BTreeMap::new(), BTreeMap::new());
         for (index, file) in files.iter().enumerate() {
-            let bytes = file.bytes.get();
-            let (header, metadata) = SafeTensors::read_metadata(bytes)
-                .map_err(|e| damaged(bytes).because(e).context(&file.label))?;
-            said.extend(metadata.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone())));
-            for (name, info) in metadata.tensors() {
-                let (start, end) = info.data_offsets;
-                let entry = Entry {
-                    file: index,
-                    dtype: info.dtype,
-                    dims: info.shape.clone(),
-                    range: 8 + header + start..8 + header + end,
-                    transposed: false,
-                    stored: None,
-                    read: AtomicBool::new(false),
-                };
+            for (name, Found { dtype, dims, range, strides }) in
+                tensors(file.bytes.get(), &mut said).map_err(|e| e.context(&file.label))?
+            {
+                let (stored, read) = (None, AtomicBool::new(false));
+                let entry = Entry { file: index, dtype, dims, range, strides, stored, read };
                 let name = modern_name(&name);
                 if entries.insert(name.clone(), entry).is_some() {
                     return Err(Error::model(format!("{}: the tensor {name} is there twice", file.label))
@@ -222,7 +216,8 @@ impl Checkpoint {
         let mut entries = BTreeMap::new();
         for tensor in &renaming.tensors {
             let Some(found) = checkpoint.entries.get(&tensor.stored) else { continue };
-            let (mut dims, mut range) = (found.dims.clone(), found.range.clone());
+            let (mut dims, mut range, mut strides) =
+                (found.dims.clone(), found.range.clone(), found.strides.clone());
             let wrong = |expected: &str| {
                 Err(Error::model(format!(
                     "{}: tensor {} has shape {:?}, expected {expected}",
@@ -237,18 +232,29 @@ impl Checkpoint {
                         return wrong("three blocks of rows of one size");
                     };
                     *rows /= 3;
-                    let bytes = range.len() / 3;
-                    range = range.start + nth * bytes..range.start + (nth + 1) * bytes;
+                    let rows = *rows;
+                    match &strides {
+                        Some(strides) => range.start += nth * rows * strides[0] * found.dtype.bitsize() / 8,
+                        None => {
+                            let bytes = range.len() / 3;
+                            range = range.start + nth * bytes..range.start + (nth + 1) * bytes;
+                        }
+                    }
                 }
-                Part::Transposed if dims.len() == 2 => dims.reverse(),
-                Part::Transposed => return wrong("a matrix"),
+                Part::Transposed => {
+                    let &[_, c] = dims.as_slice() else { return wrong("a matrix") };
+                    let mut turned = strides.unwrap_or_else(|| vec![c, 1]);
+                    dims.reverse();
+                    turned.reverse();
+                    strides = Some(turned);
+                }
             }
             let entry = Entry {
                 file: found.file,
                 dtype: found.dtype,
                 dims,
                 range,
-                transposed: tensor.part == Part::Transposed,
+                strides,
                 stored: Some(tensor.stored.clone()),
                 read: AtomicBool::new(false),
             };
@@ -444,17 +450,17 @@ impl<'a> Weights<'a> {
                 .advice("save the model in one of these types; quantised weights cannot be used"));
             }
         };
+        let data = match (&data, &entry.strides) {
+            (Elements::F32(x), Some(strides)) => Elements::F32(in_order(x, &entry.dims, strides)),
+            (Elements::F16(x), Some(strides)) => Elements::F16(in_order(x, &entry.dims, strides)),
+            (Elements::BF16(x), Some(strides)) => Elements::BF16(in_order(x, &entry.dims, strides)),
+            (_, None) => data,
+        };
         if let Some((index, value)) = not_finite(data.slice()) {
             return Err(Error::model(format!("{} contains {value} (element {index})", place())).advice(
                 "the file is damaged or was saved after an overflow: use another copy or the fp32 weights",
             ));
         }
-        let data = match (&data, entry.dims.as_slice()) {
-            (Elements::F32(x), &[rows, c]) if entry.transposed => Elements::F32(turned(x, rows, c)),
-            (Elements::F16(x), &[rows, c]) if entry.transposed => Elements::F16(turned(x, rows, c)),
-            (Elements::BF16(x), &[rows, c]) if entry.transposed => Elements::BF16(turned(x, rows, c)),
-            _ => data,
-        };
         let data = match self.checkpoint.patches.get(&full) {
             Some(patches) => patched(data, patches, &place)?,
             None => data,
@@ -563,6 +569,21 @@ impl TensorView<'_> {
     }
 }
 
+/// The tensors in the bytes of a file; what its header says beside them is added to `said`.
+fn tensors(bytes: &[u8], said: &mut BTreeMap<String, String>) -> Result<Vec<(String, Found)>> {
+    if torch::is_torch(bytes) {
+        return torch::read(bytes);
+    }
+    let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| damaged(bytes).because(e))?;
+    said.extend(metadata.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone())));
+    let found = |(name, info): (String, &safetensors::tensor::TensorInfo)| {
+        let (start, end) = info.data_offsets;
+        let range = 8 + header + start..8 + header + end;
+        (name, Found { dtype: info.dtype, dims: info.shape.clone(), range, strides: None })
+    };
+    Ok(metadata.tensors().into_iter().map(found).collect())
+}
+
 #[allow(unsafe_code)]
 fn map(path: &Path) -> Result<Mmap> {
     let failed = |what| {
@@ -613,9 +634,25 @@ fn cast<T: bytemuck::Pod>(bytes: &[u8]) -> Cow<'_, [T]> {
         .map_or_else(|_| Cow::Owned(bytemuck::pod_collect_to_vec(bytes)), Cow::Borrowed)
 }
 
-/// The matrix of `rows` rows of `c` whose transpose `x` is.
-fn turned<T: Copy>(x: &[T], rows: usize, c: usize) -> Cow<'static, [T]> {
-    Cow::Owned((0..rows).flat_map(|row| (0..c).map(move |at| x[at * rows + row])).collect())
+/// The elements of a tensor in the order of its indices, the last fastest. `x` holds them from the first on.
+fn in_order<T: Copy>(x: &[T], dims: &[usize], strides: &[usize]) -> Cow<'static, [T]> {
+    let count = dims.iter().product();
+    let mut y = Vec::with_capacity(count);
+    let mut index = vec![0; dims.len()];
+    let mut at = 0;
+    while y.len() < count {
+        y.push(x[at]);
+        for (index, (&dim, &stride)) in index.iter_mut().zip(dims.iter().zip(strides)).rev() {
+            *index += 1;
+            at += stride;
+            if *index < dim {
+                break;
+            }
+            at -= dim * stride;
+            *index = 0;
+        }
+    }
+    Cow::Owned(y)
 }
 
 /// `(out, in, k)` to `(out, k, in)`.

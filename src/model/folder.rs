@@ -218,7 +218,7 @@ fn not_a_model(path: &Path) -> Error {
             "{shown}: a file, but no weights; a checkpoint or a folder is expected"
         ))
         .option("model")
-        .advice(format!("give `model` a .safetensors file, or the folder that contains {INDEX}"));
+        .advice(format!("give `model` a .safetensors or .ckpt file, or the folder that contains {INDEX}"));
     }
     let listing = match fs::read_dir(path) {
         Ok(listing) => listing,

@@ -6,7 +6,7 @@ mod kind;
 mod pool;
 mod scheduler;
 mod text;
-mod tokenizer;
+pub(crate) mod tokenizer;
 mod unet;
 mod vae;
 

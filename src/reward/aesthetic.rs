@@ -18,7 +18,11 @@ use crate::tensor::{HostSlice, Shape, Tensor};
 pub(super) static REWARD: RewardKind = RewardKind {
     name: "aesthetic",
     about: "CLIP image embedding and a linear or MLP head",
-    needs: Needs { files: Some("FOLDER or FOLDER,HEAD.safetensors"), prompt: false, gradient: true },
+    needs: Needs {
+        files: Some("FOLDER or FOLDER,HEAD.pth (or .safetensors)"),
+        prompt: false,
+        gradient: true,
+    },
     default_alpha: 0.005,
     source: "docs/spec.md 7.1",
     open: |towers, name, path| {
@@ -37,31 +41,28 @@ pub(super) static REWARD: RewardKind = RewardKind {
 
 /// The folder of a model that holds its own head, where it has one.
 const FOLDER: &str = "aesthetic";
-/// The head beside the towers in a folder given as PATH.
-const HEAD: &str = "aesthetic.safetensors";
+/// The head beside the towers in a folder given as PATH: as converted, or as LAION published it.
+const HEADS: [&str; 2] = ["aesthetic.safetensors", "sac+logos+ava1-l14-linearMSE.pth"];
 
 /// `FOLDER` or `FOLDER,HEAD`: a folder whose name has a comma wins over the split.
 fn folder_and_head(path: &Path) -> (PathBuf, PathBuf) {
     let text = path.to_string_lossy();
     match text.rsplit_once(',') {
         Some((folder, head)) if !path.is_dir() => (PathBuf::from(folder), PathBuf::from(head)),
-        _ => (path.to_path_buf(), path.join(HEAD)),
+        _ => {
+            let heads = HEADS.map(|name| path.join(name));
+            let found = heads.iter().find(|head| head.exists()).unwrap_or(&heads[0]).clone();
+            (path.to_path_buf(), found)
+        }
     }
 }
 
 /// The head in `path`, or the model's own.
 fn open_head(towers: &Towers<'_>, path: Option<PathBuf>) -> Result<Checkpoint> {
     let Some(path) = path else { return towers.model().checkpoint(FOLDER, None) };
-    if path.extension().is_some_and(|e| e == "pth" || e == "pt") {
-        return Err(Error::model(format!("{}: pickled weights are not read", path.display())).advice(
-            "convert them: python -c \"import torch, safetensors.torch as s; \
-             s.save_file(torch.load('HEAD.pth'), 'HEAD.safetensors')\"",
-        ));
-    }
     if !path.exists() {
-        return Err(Error::model(format!("{}: the aesthetic head is missing", path.display())).advice(
-            format!("put the head there, or write aesthetic:FOLDER,HEAD.safetensors; {}", REWARD.line()),
-        ));
+        return Err(Error::model(format!("{}: the aesthetic head is missing", path.display()))
+            .advice(format!("put the head there, or write aesthetic:FOLDER,HEAD.pth; {}", REWARD.line())));
     }
     Checkpoint::open(&path, None)
 }

@@ -9,22 +9,22 @@ pub(super) static V2: RewardKind = RewardKind {
     name: "hpsv2",
     about: "cosine of image and prompt",
     needs: Needs {
-        files: Some("HPS_v2_compressed.safetensors, or a folder of OpenCLIP files"),
+        files: Some("HPS_v2_compressed.pt (or .safetensors), or its folder"),
         prompt: true,
         gradient: true,
     },
     default_alpha: ALPHA,
     source: "docs/spec.md 7.4",
     open: |towers, name, path| {
-        Ok(Box::new(Cosine::new(name, 1.0, Fit::CubicWhole, ALPHA, towers.hps(path)?)))
+        Ok(Box::new(Cosine::new(name, 1.0, Fit::CubicWhole, ALPHA, towers.hps(path, "HPS_v2_compressed")?)))
     },
 };
 
 pub(super) static V2_1: RewardKind = RewardKind {
     name: "hpsv2.1",
-    needs: Needs {
-        files: Some("HPS_v2.1_compressed.safetensors, or a folder of OpenCLIP files"),
-        ..V2.needs
+    needs: Needs { files: Some("HPS_v2.1_compressed.pt (or .safetensors), or its folder"), ..V2.needs },
+    open: |towers, name, path| {
+        Ok(Box::new(Cosine::new(name, 1.0, Fit::CubicWhole, ALPHA, towers.hps(path, "HPS_v2.1_compressed")?)))
     },
     ..V2
 };

@@ -20,7 +20,7 @@ pub(super) static REWARD: RewardKind = RewardKind {
     name: "imagereward",
     about: "how people would like the image for its prompt, in standard deviations",
     needs: Needs {
-        files: Some("ImageReward.safetensors, or its folder; vocab.txt of BERT beside it"),
+        files: Some("ImageReward.pt (or .safetensors), or its folder; vocab.txt of BERT beside it"),
         prompt: true,
         gradient: true,
     },
@@ -28,7 +28,8 @@ pub(super) static REWARD: RewardKind = RewardKind {
     source: "docs/spec.md 7.6",
     open: |towers, name, path| {
         let Some(path) = path else { return Err(Error::usage("no path is given")) };
-        let path = if path.is_dir() { path.join(FILE) } else { path.to_path_buf() };
+        let in_folder = || FILES.iter().map(|name| path.join(name)).find(|file| file.is_file());
+        let path = in_folder().unwrap_or_else(|| path.to_path_buf());
         let file = open_file(&path)?;
         towers.remember(&file, "");
         let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
@@ -37,7 +38,7 @@ pub(super) static REWARD: RewardKind = RewardKind {
 };
 
 /// The weights in a folder given as PATH.
-const FILE: &str = "ImageReward.safetensors";
+const FILES: [&str; 2] = ["ImageReward.safetensors", "ImageReward.pt"];
 /// Most tokens of a prompt.
 const CONTEXT: usize = 35;
 /// The published mean and deviation of what the head says.
@@ -58,16 +59,14 @@ struct ImageReward {
     warnings: Vec<String>,
 }
 
-const CONVERT: &str = "imagereward takes ImageReward.pt of THUDM/ImageReward; make safetensors of it: python -c \
-     \"import torch, safetensors.torch as s; s.save_file(torch.load('ImageReward.pt'), 'ImageReward.safetensors')\"";
+const PUBLISHED: &str =
+    "give ImageReward.pt of the repository THUDM/ImageReward, or the folder that holds it";
 
 fn open_file(path: &Path) -> Result<Checkpoint> {
     let label = path.display();
-    if path.extension().is_some_and(|e| e == "pt" || e == "pth") {
-        return Err(Error::model(format!("{label}: pickled weights are not read")).advice(CONVERT));
-    }
     if !path.is_file() {
-        return Err(Error::model(format!("{label}: missing")).advice(CONVERT));
+        let what = if path.is_dir() { "no ImageReward.pt here" } else { "missing" };
+        return Err(Error::model(format!("{label}: {what}")).advice(PUBLISHED));
     }
     let file = Checkpoint::open(path, None)?;
     let root = file.root();
@@ -78,7 +77,7 @@ fn open_file(path: &Path) -> Result<Checkpoint> {
             () if root.at("visual_encoder").any() => "BLIP alone, without the head that ImageReward has",
             () => "another model: there is no blip.visual_encoder",
         };
-        return Err(Error::model(format!("{label}: this is {found}")).advice(CONVERT));
+        return Err(Error::model(format!("{label}: this is {found}")).advice(PUBLISHED));
     }
     Ok(file)
 }

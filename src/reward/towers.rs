@@ -10,8 +10,9 @@ use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::clip::{Clip, ClipVision};
-use crate::model::config::{ClipConfig, OpenClipConfig};
+use crate::model::config::{ClipConfig, ClipTextConfig, OpenClipConfig};
 use crate::model::files::Source;
+use crate::model::original::tokenizer;
 use crate::model::tokenizer::Tokenizer;
 
 /// The folder of a model that holds towers of its own, where it has some.
@@ -19,7 +20,7 @@ const CLIP: &str = "clip";
 const TOKENIZER: &str = "tokenizer";
 
 /// Files of the OpenCLIP package in a folder.
-const OPEN_CLIP: &str = "open_clip_model.safetensors";
+const OPEN_CLIP: [&str; 2] = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"];
 const OPEN_CLIP_CONFIG: &str = "open_clip_config.json";
 
 /// Opens CLIP models for rewards.
@@ -78,9 +79,9 @@ impl<'a> Towers<'a> {
     /// As [`Towers::check`]; [`ErrorKind::Model`](crate::ErrorKind::Model) for files that are missing or
     /// damaged.
     pub fn clip(&mut self, path: Option<&Path>) -> Result<Arc<Tower>> {
-        if let Some(path) = path.filter(|path| is_open_clip(path)) {
-            let config = open_clip_config(path)?.ok_or_else(|| no_config(path))?;
-            return self.open_clip(path, &config);
+        if let Some(file) = path.and_then(open_clip_file) {
+            let config = open_clip_config(&file)?.ok_or_else(|| no_config(&file))?;
+            return self.open_clip(&file, &config);
         }
         let place = self.place(path)?;
         self.tower(&place)
@@ -99,51 +100,52 @@ impl<'a> Towers<'a> {
         }
     }
 
-    /// The towers of HPSv2 in the OpenCLIP file `path`, or in the folder `path` under OpenCLIP's name for it.
+    /// The towers of HPSv2 in the file `path`, or in the folder `path` under the published name `stem` or
+    /// OpenCLIP's.
     ///
     /// # Errors
     /// As [`Towers::named`].
-    pub fn hps(&mut self, path: Option<&Path>) -> Result<Arc<Tower>> {
+    pub fn hps(&mut self, path: Option<&Path>, stem: &str) -> Result<Arc<Tower>> {
         let Some(path) = path else { return Err(Error::usage("no path is given")) };
-        if path.is_dir() && !is_open_clip(path) {
+        let published = ["safetensors", "pt"].map(|ending| path.join(format!("{stem}.{ending}")));
+        let found = published.into_iter().find(|file| file.is_file()).or_else(|| open_clip_file(path));
+        let Some(file) = found else {
             let what = match path.join("config.json").exists() {
-                true => "a folder of transformers (config.json), where an OpenCLIP file is expected",
-                false => "no open_clip_model.safetensors in this folder",
+                true => {
+                    "a folder of transformers (config.json), where an OpenCLIP file is expected".to_string()
+                }
+                false => format!("no {stem}.pt here"),
             };
-            return Err(Error::model(format!("{}: {what}", path.display())).advice(HPS_FILE));
-        }
-        let config = match open_clip_config(path)? {
+            return Err(Error::model(format!("{}: {what}", path.display()))
+                .advice(format!("give {stem}.pt of the repository xswu/HPSv2, or its folder")));
+        };
+        let config = match open_clip_config(&file)? {
             Some(config) => config,
             // What the published files are.
             None => OpenClipConfig::parse("ViT-H-14", OpenClipConfig::VIT_H_14.as_bytes())?,
         };
-        self.open_clip(path, &config)
+        self.open_clip(&file, &config)
     }
 
-    /// The towers in an OpenCLIP file, or in a folder that holds one.
+    /// The towers in an OpenCLIP file.
     fn open_clip(&mut self, path: &Path, config: &OpenClipConfig) -> Result<Arc<Tower>> {
-        let path = if path.is_dir() { path.join(OPEN_CLIP) } else { path.to_path_buf() };
         let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
         // A reward names the file or its folder.
-        let reads = self.reading.contains(&key(&path)) || self.reading.contains(&key(&folder));
-        let place = Place { source: Source::Dir(folder), component: "", key: key(&path) };
+        let reads = self.reading.contains(&key(path)) || self.reading.contains(&key(&folder));
+        let place = Place { source: Source::Dir(folder), component: "", key: key(path) };
         if let Some(tower) = self.open.get(&place.key) {
             return Ok(tower.clone());
         }
-        if path.extension().is_some_and(|e| e == "pt" || e == "pth" || e == "bin") {
-            let label = path.display();
-            return Err(Error::model(format!("{label}: pickled weights are not read")).advice(HPS_FILE));
-        }
-        let file = Checkpoint::open(&path, None)?;
+        let file = Checkpoint::open(path, None)?;
         let (vision, text) = if reads {
-            let tokenizer = self.tokenizer(&place, config.clip.text.max_positions)?;
+            let tokenizer = self.tokenizer(&place, &config.clip.text)?;
             let (ids, vocabulary) = (tokenizer.largest_id() as usize + 1, config.clip.text.vocab_size);
             if ids != vocabulary {
                 return Err(Error::model(format!(
                     "{}: a vocabulary of {vocabulary}, and a tokenizer of {ids}",
                     file.label()
                 ))
-                .advice("put vocab.json and merges.txt of openai/clip-vit-large-patch14 beside this file"));
+                .advice("take the vocab.json and merges.txt beside this file away, or put those there that belong to it"));
             }
             let Clip { vision, text } = Clip::load_open_clip(self.backend, &file, &config.clip)?;
             (vision, Some((tokenizer, text)))
@@ -178,7 +180,7 @@ impl<'a> Towers<'a> {
         let config = ClipConfig::open(source, component)?;
         let file = source.checkpoint(component, None)?;
         let (vision, text) = if self.reading.contains(folder) {
-            let tokenizer = self.tokenizer(place, config.text.max_positions)?;
+            let tokenizer = self.tokenizer(place, &config.text)?;
             if tokenizer.largest_id() as usize >= config.text.vocab_size {
                 return Err(Error::model(format!(
                     "{}: a vocabulary of {} does not hold the tokenizer's id {}",
@@ -212,31 +214,31 @@ impl<'a> Towers<'a> {
         self.files.extend(on_disk.iter().map(|path| (here(), path.display().to_string())));
     }
 
-    /// The tokenizer beside the towers, or the model's.
-    fn tokenizer(&self, place: &Place, max_positions: usize) -> Result<Tokenizer> {
+    /// The tokenizer beside the towers; without one, CLIP's for a vocabulary of its size, else the model's.
+    fn tokenizer(&self, place: &Place, text: &ClipTextConfig) -> Result<Tokenizer> {
         let files = place.source.list(place.component);
         if files.iter().any(|name| name == "vocab.json" || name == "tokenizer.json") {
-            Tokenizer::open(&place.source, place.component, max_positions)
+            Tokenizer::open(&place.source, place.component, text.max_positions)
+        } else if text.vocab_size == tokenizer::VOCABULARY {
+            Tokenizer::open(&tokenizer::alone(TOKENIZER)?, TOKENIZER, text.max_positions)
         } else {
-            Tokenizer::open(self.model, TOKENIZER, max_positions)
+            Tokenizer::open(self.model, TOKENIZER, text.max_positions)
         }
     }
 }
 
-/// What makes a published file of HPSv2 readable.
-const HPS_FILE: &str = "hpsv2 and hpsv2.1 take the OpenCLIP file of xswu/HPSv2; make safetensors of it: python -c \
-     \"import torch, safetensors.torch as s; s.save_file(torch.load('HPS_v2_compressed.pt')['state_dict'], \
-     'HPS_v2.safetensors')\"";
-
-/// Whether `path` is an OpenCLIP file or a folder that holds one.
-fn is_open_clip(path: &Path) -> bool {
-    path.is_file() || (path.join(OPEN_CLIP).is_file() && !path.join("config.json").is_file())
+/// The OpenCLIP file that `path` is or, as a folder, holds; folders of transformers hold none.
+fn open_clip_file(path: &Path) -> Option<PathBuf> {
+    if path.is_file() {
+        return Some(path.to_path_buf());
+    }
+    let here = OPEN_CLIP.iter().map(|name| path.join(name)).find(|file| file.is_file());
+    here.filter(|_| !path.join("config.json").is_file())
 }
 
-/// What `open_clip_config.json` in or beside `path` says, where there is one.
-fn open_clip_config(path: &Path) -> Result<Option<OpenClipConfig>> {
-    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
-    let source = Source::Dir(folder.to_path_buf());
+/// What `open_clip_config.json` beside `file` says, where there is one.
+fn open_clip_config(file: &Path) -> Result<Option<OpenClipConfig>> {
+    let source = Source::Dir(file.parent().unwrap_or(Path::new("")).to_path_buf());
     match source.exists(OPEN_CLIP_CONFIG) {
         true => {
             let bytes = source.read(OPEN_CLIP_CONFIG)?;

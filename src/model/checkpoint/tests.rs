@@ -68,6 +68,9 @@ fn the_plain_file_comes_before_variants_unless_one_is_asked_for() {
     assert_eq!(name(&both[..1], None).as_deref(), Some("model.fp16.safetensors"));
     assert_eq!(name(&both[1..], Some("fp16")), None);
     assert_eq!(name(&["model.bin"], None), None);
+    let pickled = ["pytorch_model.bin", "model.fp16.safetensors"];
+    assert_eq!(name(&pickled, None).as_deref(), Some("model.fp16.safetensors"));
+    assert_eq!(name(&pickled[..1], None).as_deref(), Some("pytorch_model.bin"));
     let index = ["diffusion_pytorch_model.safetensors.index.fp16.json"];
     assert_eq!(name(&index, None).as_deref(), Some(index[0]));
 }
@@ -137,7 +140,8 @@ fn what_is_not_safetensors_is_recognised() {
     for (bytes, word) in [
         (&b"version https://git-lfs.github.com/spec/v1\noid sha256:0"[..], "git lfs pull"),
         (b"<!doctype html><html></html>", "web page"),
-        (b"PK\x03\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", "pickled"),
+        (b"PK\x03\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", "a damaged zip archive"),
+        (b"\x80\x04\x95\0\0\0\0\0\0\0\0", "a pickle, but not one that torch.save wrote"),
         (b"\xff\xff\xff\xff\xff\xff\xff\xffxxxxxxxxxx", "cut short or damaged"),
     ] {
         let dir = folder(&[("model.safetensors", bytes)]);
@@ -146,12 +150,9 @@ fn what_is_not_safetensors_is_recognised() {
 }
 
 #[test]
-fn pickled_weights_are_refused_with_the_way_out() {
-    let dir = folder(&[("diffusion_pytorch_model.bin", b"x")]);
-    fails(
-        Checkpoint::open(dir.path(), None),
-        &["diffusion_pytorch_model.bin", "convert them to safetensors"],
-    );
+fn a_folder_without_weights_says_what_it_holds() {
+    let dir = folder(&[("weights.bin", b"x")]);
+    fails(Checkpoint::open(dir.path(), None), &["weights.bin", "full path"]);
     let dir = folder(&[("unet.safetensors", &small())]);
     fails(Checkpoint::open(dir.path(), None), &["unet.safetensors", "full path"]);
     let dir = folder(&[]);

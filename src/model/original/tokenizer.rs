@@ -1,13 +1,14 @@
 //! The files of CLIP's tokenizer, which no checkpoint in a single file brings: made from the merges inside
 //! the program (`assets/clip/README.md`).
 
+use std::collections::BTreeMap;
 use std::io::Read;
 
 use flate2::read::GzDecoder;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use crate::model::files::Assembled;
+use crate::model::files::{Assembled, AssembledModel, Source};
 use crate::model::tokenizer::byte_names;
 
 static MERGES: &[u8] = include_bytes!("../../../assets/clip/merges.txt.gz");
@@ -19,6 +20,21 @@ pub enum Padding {
     End,
     /// The token `!`, whose id is 0, as for OpenCLIP.
     Zero,
+}
+
+/// Tokens that CLIP's tokenizer has.
+pub const VOCABULARY: usize = 49408;
+
+/// A place whose folder `component` holds CLIP's tokenizer, for towers that come without one.
+///
+/// # Errors
+/// As [`add`].
+pub fn alone(component: &str) -> Result<Source> {
+    let (name, base, pieces) =
+        ("the tokenizer of CLIP inside this program".to_string(), None, BTreeMap::new());
+    let mut model = Assembled { name, base, pieces };
+    add(&mut model, component, Padding::End)?;
+    Ok(Source::Assembled(AssembledModel(model.into())))
 }
 
 /// Adds the files of the tokenizer `component`.

@@ -1,0 +1,303 @@
+//! Files of `torch.save`: a pickle that names the tensors, and their storages beside it, in a zip archive
+//! (since PyTorch 1.6) or one after another (before).
+
+use std::collections::HashMap;
+use std::io::Cursor;
+use std::ops::Range;
+
+use safetensors::Dtype;
+use zip::{CompressionMethod, ZipArchive};
+
+use super::pickle::{Id, Node, Pickle};
+use crate::error::{Error, Result};
+
+/// Dictionaries and lists in each other, below which no tensor is looked for.
+const DEEPEST: usize = 8;
+
+/// Keys under which training programs keep the weights, beside what else they keep.
+const STATES: [&str; 4] = ["state_dict", "model_state_dict", "model", "params"];
+
+const AGAIN: &str = "download the file again, or take its .safetensors";
+
+/// A tensor in the bytes of a file.
+pub struct Found {
+    /// Type of its elements.
+    pub dtype: Dtype,
+    /// Its sizes.
+    pub dims: Vec<usize>,
+    /// From its first element to behind its last.
+    pub range: Range<usize>,
+    /// Elements from one index to the next in each of `dims`, where they do not lie in order.
+    pub strides: Option<Vec<usize>>,
+}
+
+/// Whether a file begins as one of `torch.save` does.
+pub fn is_torch(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02\x8a\x0a")
+}
+
+/// The tensors in the bytes of a file, by name. A dictionary of dictionaries gives names with dots; what is
+/// no tensor is left out. Nothing that the pickle names is imported or called.
+///
+/// # Errors
+/// [`ErrorKind::Model`](crate::ErrorKind::Model): damaged, compressed, of a big-endian machine, a whole
+/// pickled network, a tensor whose elements lie outside its storage, a call that weights have no use for.
+pub fn read(bytes: &[u8]) -> Result<Vec<(String, Found)>> {
+    if bytes.starts_with(b"PK") { archive(bytes) } else { legacy(bytes) }
+}
+
+/// Where the bytes of each storage lie, by its key.
+type Storages = HashMap<String, Range<usize>>;
+
+fn archive(bytes: &[u8]) -> Result<Vec<(String, Found)>> {
+    let broken = |e| Error::model("a damaged zip archive").because(e).advice(AGAIN);
+    let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(broken)?;
+    let (mut files, mut top) = (HashMap::new(), None);
+    for index in 0..archive.len() {
+        let file = archive.by_index_raw(index).map_err(broken)?;
+        let name = file.name().map_err(broken)?.into_owned();
+        let damaged = || Error::model(format!("a damaged zip archive, at {name}")).advice(AGAIN);
+        if file.compression() != CompressionMethod::Stored || file.encrypted() {
+            return Err(Error::model(format!("a zip archive whose {name} is compressed or encrypted"))
+                .advice("give a file as torch.save writes it, or .safetensors"));
+        }
+        let start = file.data_start().and_then(|at| usize::try_from(at).ok()).ok_or_else(damaged)?;
+        let end = usize::try_from(file.size()).ok().and_then(|size| start.checked_add(size));
+        let range = start..end.filter(|end| *end <= bytes.len()).ok_or_else(damaged)?;
+        if let Some(folder) = name.strip_suffix("data.pkl") {
+            top = Some(folder.to_string());
+        }
+        files.insert(name, range);
+    }
+    let Some(top) = top else {
+        return Err(Error::model("a zip archive without data.pkl: not of torch.save")
+            .advice("give a file of weights; an archive of several files has to be unpacked first"));
+    };
+    if files.contains_key(&format!("{top}constants.pkl")) {
+        return Err(Error::model("a TorchScript program, not a file of weights")
+            .advice("save its state_dict(), as .safetensors"));
+    }
+    if let Some(order) = files.get(&format!("{top}byteorder"))
+        && &bytes[order.clone()] != b"little"
+    {
+        return Err(big_endian());
+    }
+    let pickle = Pickle::read(&bytes[files[&format!("{top}data.pkl")].clone()])?;
+    let prefix = format!("{top}data/");
+    let storages: Storages = files
+        .into_iter()
+        .filter_map(|(name, range)| Some((name.strip_prefix(&prefix)?.to_string(), range)))
+        .collect();
+    Tensors { pickle: &pickle, storages }.all()
+}
+
+fn legacy(bytes: &[u8]) -> Result<Vec<(String, Found)>> {
+    let mut at = 0;
+    let mut next = || {
+        let pickle = Pickle::read(&bytes[at..])?;
+        at += pickle.length;
+        Ok::<_, Error>((pickle, at))
+    };
+    let (_magic, (version, _), (machine, _)) = (next()?, next()?, next()?);
+    if version.size(version.root) != Some(1001) {
+        return Err(Error::model("a file of torch.save of an unknown version").advice(AGAIN));
+    }
+    let little = machine.get(machine.root, "little_endian").map(|id| machine.node(id));
+    if little == Some(&Node::Bool(false)) {
+        return Err(big_endian());
+    }
+    let (pickle, _) = next()?;
+    let (keys, mut at) = next()?;
+    let mut storages = Storages::new();
+    let widths = Tensors { pickle: &pickle, storages: Storages::new() }.widths();
+    for id in keys.list(keys.root).unwrap_or_default() {
+        let key = keys.text(*id).unwrap_or_default();
+        let cut_short = || Error::model(format!("cut short in the storage {key}")).advice(AGAIN);
+        let Some(width) = widths.get(key) else {
+            let what = format!("a storage {key} that no tensor names, of unknown size");
+            return Err(Error::model(what).advice(AGAIN));
+        };
+        let (count, rest) =
+            bytes.get(at..).and_then(|rest| rest.split_first_chunk::<8>()).ok_or_else(cut_short)?;
+        let length = usize::try_from(u64::from_le_bytes(*count)).ok().and_then(|n| n.checked_mul(*width));
+        let length = length.filter(|length| *length <= rest.len()).ok_or_else(cut_short)?;
+        storages.insert(key.to_string(), at + 8..at + 8 + length);
+        at += 8 + length;
+    }
+    Tensors { pickle: &pickle, storages }.all()
+}
+
+struct Tensors<'a> {
+    pickle: &'a Pickle<'a>,
+    storages: Storages,
+}
+
+impl Tensors<'_> {
+    fn all(&self) -> Result<Vec<(String, Found)>> {
+        let pickle = self.pickle;
+        let mut root = pickle.root;
+        // Some programs put the weights into a dictionary in a dictionary.
+        while let Some(state) = STATES.iter().find_map(|key| pickle.get(root, key))
+            && matches!(pickle.node(state), Node::Dict(_))
+            && state != root
+        {
+            root = state;
+        }
+        if let Node::Opaque(class) = pickle.node(root)
+            && let Node::Global(class) = pickle.node(*class)
+        {
+            return Err(Error::model(format!(
+                "a pickled object of the class {class}, not a file of weights"
+            ))
+            .advice("save its state_dict(), as .safetensors"));
+        }
+        let mut found = Vec::new();
+        let mut looked_at = 0;
+        // Places still to look at: name, value, depth.
+        let mut open = vec![(String::new(), root, 0)];
+        while let Some((name, id, depth)) = open.pop() {
+            looked_at += 1;
+            // Each value takes a byte of the pickle or more, so that only one that holds itself gets here.
+            if looked_at > pickle.length {
+                return Err(Error::model(format!("a pickle that holds itself, at {name}")).advice(AGAIN));
+            }
+            if depth > DEEPEST {
+                continue;
+            }
+            let below = |key: &str| if name.is_empty() { key.to_string() } else { format!("{name}.{key}") };
+            match pickle.node(id) {
+                Node::Tensor { storage, offset, dims, strides } => {
+                    let tensor = self.tensor(&name, *storage, [*offset, *dims, *strides])?;
+                    found.push((name, tensor));
+                }
+                Node::Dict(items) => {
+                    for (key, value) in items {
+                        let Some(key) = pickle.text(*key) else { continue };
+                        open.push((below(key), *value, depth + 1));
+                    }
+                }
+                Node::List(items) => {
+                    let items = items.iter().enumerate();
+                    open.extend(items.map(|(i, id)| (below(&i.to_string()), *id, depth + 1)));
+                }
+                _ => {}
+            }
+        }
+        if found.is_empty() {
+            return Err(Error::model("a pickle without tensors").advice("give a file of weights"));
+        }
+        without_module(&mut found);
+        Ok(found)
+    }
+
+    /// What one tensor is.
+    fn tensor(&self, name: &str, storage: Id, [offset, dims, strides]: [Id; 3]) -> Result<Found> {
+        let pickle = self.pickle;
+        let wrong = |what: &str| Error::model(format!("tensor {name}: {what}")).advice(AGAIN);
+        let (class, key, view) =
+            self.storage(storage).ok_or_else(|| wrong("a storage of an unknown kind"))?;
+        let dtype = dtype(class).ok_or_else(|| {
+            Error::model(format!("tensor {name} is of {class}, expected floats of 16, 32 or 64 bits"))
+                .advice("save the model in one of these types; quantised weights cannot be used")
+        })?;
+        let bytes = self.storages.get(key).ok_or_else(|| wrong(&format!("its storage {key} is missing")))?;
+        let (Some(offset), Some(dims), Some(strides)) =
+            (pickle.size(offset), pickle.sizes(dims), pickle.sizes(strides))
+        else {
+            return Err(wrong("sizes that are no numbers"));
+        };
+        let outside = || wrong("its elements lie outside its storage");
+        if dims.len() != strides.len() {
+            return Err(wrong("as many strides as sizes are expected"));
+        }
+        let width = dtype.bitsize() / 8;
+        let offset = offset.checked_add(view).ok_or_else(outside)?;
+        // One behind the last element.
+        let reach = dims.iter().zip(&strides).try_fold(1usize, |reach, (dim, stride)| {
+            reach.checked_add(dim.saturating_sub(1).checked_mul(*stride)?)
+        });
+        let elements = dims.iter().try_fold(1usize, |product, dim| product.checked_mul(*dim));
+        let (Some(reach), Some(elements)) = (reach, elements) else { return Err(outside()) };
+        let reach = if elements == 0 { 0 } else { reach };
+        // More elements than lie there are one element many times, which no file of weights has.
+        if elements > reach {
+            return Err(wrong("elements that overlap: save a copy of it (.contiguous()), as .safetensors"));
+        }
+        let place = |at: usize| at.checked_mul(width)?.checked_add(bytes.start);
+        let start = place(offset).ok_or_else(outside)?;
+        let end = offset.checked_add(reach).and_then(place).filter(|end| *end <= bytes.end);
+        let range = start..end.ok_or_else(outside)?;
+        let strides = (!is_contiguous(&dims, &strides)).then_some(strides);
+        Ok(Found { dtype, dims, range, strides })
+    }
+
+    /// Class and key of a storage, and the elements before its view.
+    fn storage(&self, id: Id) -> Option<(&str, &str, usize)> {
+        let Node::Persistent(id) = self.pickle.node(id) else { return None };
+        let parts = self.pickle.list(*id)?;
+        let [kind, class, key, _location, _elements, rest @ ..] = parts else { return None };
+        let Node::Global(class) = self.pickle.node(*class) else { return None };
+        // Old files have storages that are parts of others: key, first element, elements.
+        let view = match rest.first().and_then(|view| self.pickle.list(*view)) {
+            Some(&[_, first, _]) => self.pickle.size(first)?,
+            Some(_) => return None,
+            None => 0,
+        };
+        (self.pickle.text(*kind)? == "storage").then_some((class, self.pickle.text(*key)?, view))
+    }
+
+    /// Bytes of an element, by the key of its storage.
+    fn widths(&self) -> HashMap<String, usize> {
+        let of = |id| {
+            let (class, key, _) = self.storage(id)?;
+            Some((key.to_string(), width(class)?))
+        };
+        (0..self.pickle.count()).filter_map(of).collect()
+    }
+}
+
+/// Whole models wrapped for training on several GPUs have every name below `module.`.
+fn without_module(found: &mut [(String, Found)]) {
+    if found.iter().all(|(name, _)| name.starts_with("module.")) {
+        for (name, _) in found {
+            name.drain(.."module.".len());
+        }
+    }
+}
+
+fn is_contiguous(dims: &[usize], strides: &[usize]) -> bool {
+    let mut next = 1;
+    dims.iter().zip(strides).rev().all(|(&dim, &stride)| {
+        let fits = dim <= 1 || stride == next;
+        next *= dim;
+        fits
+    })
+}
+
+/// The type of a class of storages; `None` for one that safetensors have no name for.
+fn dtype(class: &str) -> Option<Dtype> {
+    Some(match class {
+        "torch.FloatStorage" => Dtype::F32,
+        "torch.HalfStorage" => Dtype::F16,
+        "torch.BFloat16Storage" => Dtype::BF16,
+        "torch.DoubleStorage" => Dtype::F64,
+        "torch.LongStorage" => Dtype::I64,
+        "torch.IntStorage" => Dtype::I32,
+        "torch.ShortStorage" => Dtype::I16,
+        "torch.CharStorage" => Dtype::I8,
+        "torch.ByteStorage" => Dtype::U8,
+        "torch.BoolStorage" => Dtype::BOOL,
+        _ => return None,
+    })
+}
+
+fn width(class: &str) -> Option<usize> {
+    dtype(class).map(|dtype| dtype.bitsize() / 8)
+}
+
+fn big_endian() -> Error {
+    Error::model("a file of a big-endian machine").advice("save it as .safetensors")
+}
+
+#[cfg(test)]
+mod tests;

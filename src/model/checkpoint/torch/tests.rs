@@ -1,0 +1,219 @@
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use zip::ZipWriter;
+use zip::write::SimpleFileOptions;
+
+use super::super::Checkpoint;
+use super::*;
+use crate::tensor::HostSlice;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/torch").join(name)
+}
+
+/// A zip archive as `torch.save` makes it, with a storage `0` of four floats.
+fn archive(pickle: &[u8]) -> Vec<u8> {
+    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+    let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+    for (name, bytes) in [("a/data.pkl", pickle), ("a/byteorder", b"little"), ("a/data/0", &[0; 16])] {
+        zip.start_file(name, stored).unwrap();
+        zip.write_all(bytes).unwrap();
+    }
+    zip.finish().unwrap().into_inner()
+}
+
+#[track_caller]
+fn fails(bytes: &[u8], words: &[&str]) {
+    let error = read(bytes).map(|found| found.len()).expect_err("must fail");
+    let text = error.to_string();
+    assert!(words.iter().all(|word| text.contains(word)), "{words:?} in {text}");
+    assert!(text.contains("fix:"), "{text}");
+}
+
+/// A dictionary that holds one tensor `x` of storage, offset, sizes and strides as pickled.
+fn tensor(class: &str, key: &str, offset: &[u8], dims: &[u8], strides: &[u8]) -> Vec<u8> {
+    let text = |text: &str| [&[0x8c, text.len() as u8], text.as_bytes()].concat();
+    [
+        b"\x80\x02}",
+        text("x").as_slice(),
+        b"ctorch._utils\n_rebuild_tensor_v2\n((",
+        &text("storage"),
+        format!("ctorch\n{class}\n").as_bytes(),
+        &text(key),
+        &text("cpu"),
+        b"K\x04tQ",
+        offset,
+        dims,
+        strides,
+        b"\x89}tRs.",
+    ]
+    .concat()
+}
+
+#[test]
+fn every_way_of_saving_gives_the_same_tensors() {
+    for name in ["zip.pt", "protocol4.pt", "legacy.pt", "checkpoint.ckpt", "module.pt"] {
+        let file = Checkpoint::open(&golden(name), None).unwrap();
+        let names: Vec<&str> = file.names().collect();
+        let expected = [
+            "conv",
+            "double",
+            "empty",
+            "half.bias",
+            "half.weight",
+            "part",
+            "scalar",
+            "steps",
+            "tied",
+            "trained",
+            "turned",
+            "whole",
+        ];
+        assert_eq!(names, expected, "{name}");
+        let root = file.root();
+        for (tensor, dims) in [
+            ("whole", &[3, 4][..]),
+            ("half.weight", &[2, 3]),
+            ("half.bias", &[3]),
+            ("double", &[2]),
+            ("turned", &[3, 4]),
+            ("conv", &[2, 3, 2, 2]),
+            ("part", &[3, 4]),
+            ("tied", &[3, 4]),
+            ("trained", &[2]),
+            ("scalar", &[]),
+            ("empty", &[0, 4]),
+        ] {
+            let found = root.tensor(tensor, dims).unwrap();
+            let expected: Vec<f32> = (0..dims.iter().product()).map(|i: usize| i as f32 - 3.0).collect();
+            assert_eq!(&*found.data().to_f32(), expected, "{tensor} of {name}");
+        }
+        // In the type of the file, and no copy where none is needed.
+        assert!(matches!(root.tensor("half.weight", &[2, 3]).unwrap().data(), HostSlice::F16(_)));
+        assert!(matches!(root.tensor("half.bias", &[3]).unwrap().data(), HostSlice::BF16(_)));
+        let steps = root.tensor("steps", &[2]).unwrap_err().to_string();
+        assert!(steps.contains("I64") && steps.contains(name), "{steps}");
+    }
+}
+
+#[test]
+fn a_pickled_network_is_named() {
+    let bytes = std::fs::read(golden("network.pt")).unwrap();
+    fails(&bytes, &["torch.nn.modules.linear.Linear", "state_dict()"]);
+}
+
+#[test]
+fn what_a_pickle_would_run_is_named_and_not_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let mark = folder.path().join("mark");
+    let command = format!("touch {}", mark.display());
+    let text = [&[b'X'][..], &(command.len() as u32).to_le_bytes(), command.as_bytes()].concat();
+    for (name, call) in [
+        ("os.system", [b"\x80\x02cos\nsystem\n", text.as_slice(), b"\x85R."].concat()),
+        ("posix.system", [b"\x80\x04\x8c\x05posix\x8c\x06system\x93", text.as_slice(), b"\x85R."].concat()),
+        ("builtins.exec", [b"\x80\x02}\x8c\x01xcbuiltins\nexec\n", text.as_slice(), b"\x85Rs."].concat()),
+        ("subprocess.Popen", [b"\x80\x02csubprocess\nPopen\n", text.as_slice(), b"\x85R."].concat()),
+    ] {
+        let error = read(&archive(&call)).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(!mark.exists(), "{name} was run");
+        assert!(error.contains(name) && error.contains("nothing of it was run"), "{error}");
+    }
+}
+
+#[test]
+fn a_tensor_that_is_not_in_its_storage_is_refused() {
+    let good = tensor("FloatStorage", "0", b"K\x00", b"K\x02K\x02\x86", b"K\x02K\x01\x86");
+    let found = read(&archive(&good)).unwrap();
+    assert_eq!((found[0].0.as_str(), found[0].1.dims.as_slice()), ("x", &[2, 2][..]));
+
+    let (none, two, ones) = (b"K\x00", b"K\x02K\x02\x86", b"K\x02K\x01\x86");
+    let float = "FloatStorage";
+    let huge = [&b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f"[..], b"K\x02\x86"].concat();
+    for (pickle, word) in [
+        (tensor(float, "0", b"K\x01", two, ones), "outside"),
+        (tensor(float, "0", none, b"K\x03K\x02\x86", ones), "outside"),
+        (tensor(float, "0", none, two, b"K\x03K\x01\x86"), "outside"),
+        (tensor(float, "0", none, &huge, ones), "outside"),
+        (tensor(float, "0", none, two, &huge), "outside"),
+        (tensor(float, "0", b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f", two, ones), "outside"),
+        (tensor(float, "0", b"J\xff\xff\xff\xff", two, ones), "no numbers"),
+        (tensor(float, "0", none, b"J\xff\xff\xff\xff\x85", b"K\x01\x85"), "no numbers"),
+        (tensor(float, "0", none, two, b"K\x01\x85"), "as many strides"),
+        (tensor(float, "0", none, b"K\x7fK\x7f\x86", b"K\x00K\x00\x86"), "overlap"),
+        (tensor(float, "1", none, two, ones), "storage 1 is missing"),
+        (tensor("QInt8Storage", "0", none, two, ones), "torch.QInt8Storage"),
+    ] {
+        fails(&archive(&pickle), &["tensor x", word]);
+    }
+}
+
+#[test]
+fn no_input_makes_the_reader_recurse_or_grow() {
+    // A dictionary that holds itself, lists in lists, and lists of the same list: each short, each endless to
+    // who follows it.
+    fails(&archive(b"\x80\x02}q\x00\x8c\x01ah\x00s."), &["without tensors"]);
+    let deep = [&b"\x80\x02"[..], &b"]".repeat(1 << 20), &b"a".repeat((1 << 20) - 1), b"."].concat();
+    fails(&archive(&deep), &["without tensors"]);
+    let mut wide = b"\x80\x02(".to_vec();
+    wide.extend(b"N".repeat(100));
+    wide.extend(b"lq\x00");
+    for _ in 0..7 {
+        wide.extend(b"0(");
+        wide.extend(b"h\x00".repeat(100));
+        wide.extend(b"lq\x00");
+    }
+    wide.push(b'.');
+    fails(&archive(&wide), &["holds itself"]);
+    // A name for each of a thousand ordered dictionaries of one list of a thousand pairs.
+    let mut copies = b"\x80\x02((NN\x86q\x01".to_vec();
+    copies.extend(b"h\x01".repeat(999));
+    copies.extend(b"lq\x00ccollections\nOrderedDict\nq\x02");
+    copies.extend(b"h\x02h\x00\x85R".repeat(1000));
+    copies.extend(b"t.");
+    fails(&archive(&copies), &["without tensors"]);
+}
+
+#[test]
+fn damage_is_an_error_and_never_a_panic() {
+    for name in ["zip.pt", "legacy.pt", "checkpoint.ckpt"] {
+        let whole = std::fs::read(golden(name)).unwrap();
+        for length in 0..whole.len() {
+            assert!(read(&whole[..length]).is_err(), "{name} cut to {length}");
+        }
+        let mut bytes = whole.clone();
+        for at in 0..whole.len() {
+            for value in [0, 1, 0x28, 0x52, 0x7f, 0x80, 0xff] {
+                bytes[at] = value;
+                if let Ok(found) = read(&bytes) {
+                    assert!(found.iter().all(|(_, tensor)| tensor.range.end <= bytes.len()));
+                }
+            }
+            bytes[at] = whole[at];
+        }
+    }
+}
+
+#[test]
+fn other_archives_are_named() {
+    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+    zip.start_file(
+        "word/document.xml",
+        SimpleFileOptions::default().compression_method(CompressionMethod::Stored),
+    )
+    .unwrap();
+    fails(&zip.finish().unwrap().into_inner(), &["data.pkl"]);
+    fails(b"PK\x03\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", &["zip"]);
+    // An index of tensors of a machine of the other order, and a program.
+    let with = |name: &str, content: &[u8]| {
+        let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+        let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+        for (name, bytes) in [("a/data.pkl", &b"\x80\x02}."[..]), (name, content)] {
+            zip.start_file(name, stored).unwrap();
+            zip.write_all(bytes).unwrap();
+        }
+        zip.finish().unwrap().into_inner()
+    };
+    fails(&with("a/byteorder", b"big"), &["big-endian"]);
+    fails(&with("a/constants.pkl", b""), &["TorchScript"]);
+}
