@@ -8,10 +8,11 @@ use super::device::{Device, Dtype, Machine};
 use super::options::{Preset, SampleOptions, Tuned};
 use crate::assets::SHAPES;
 use crate::backend::Backend;
-use crate::ddim::Prediction;
+use crate::ddim::{Chain, Prediction};
 use crate::error::{Error, Result};
 use crate::model::files::Source;
 use crate::model::folder::ModelFolder;
+use crate::model::lora::{self, Lora};
 use crate::model::original::Choices;
 use crate::reward::{self, Reward, Spec, Sum};
 use crate::target::Gradient;
@@ -45,6 +46,7 @@ pub struct SessionBuilder {
     pub(super) machine: Machine,
     pub(super) model: Option<PathBuf>,
     pub(super) choices: Choices,
+    pub(super) loras: Vec<lora::Spec>,
     pub(super) rewards: Vec<Spec>,
     pub(super) custom: Vec<(f64, OpenReward)>,
     pub(super) eval_rewards: Vec<Spec>,
@@ -56,6 +58,7 @@ impl fmt::Debug for SessionBuilder {
             .field("device", &self.device)
             .field("dtype", &self.dtype)
             .field("model", &self.model)
+            .field("loras", &self.loras)
             .field("rewards", &self.rewards)
             .field("custom", &self.custom.len())
             .field("eval_rewards", &self.eval_rewards)
@@ -108,6 +111,16 @@ impl SessionBuilder {
     /// What the model's UNet predicts; else what its files say.
     pub fn prediction(mut self, prediction: Prediction) -> SessionBuilder {
         self.choices.prediction = Some(prediction);
+        self
+    }
+    /// Samples by this chain; else by that of the model's files.
+    pub fn scheduler(mut self, chain: Chain) -> SessionBuilder {
+        self.choices.scheduler = Some(chain);
+        self
+    }
+    /// Merges a LoRA file into the model, `weight` times, behind those that were added before.
+    pub fn lora(mut self, path: impl Into<PathBuf>, weight: f64) -> SessionBuilder {
+        self.loras.push(lora::Spec { path: path.into(), weight });
         self
     }
     /// Adds a reward to align to, such as `"clip=0.5".parse()?`; the sum of all counts.
@@ -207,23 +220,25 @@ impl SessionBuilder {
         self.dtype.unwrap_or(self.device.default_dtype())
     }
 
-    /// The model's folder, or the embedded one.
+    /// The model's folder, or the embedded one, with the LoRA files.
     pub(super) fn folder(&self) -> Result<ModelFolder> {
-        match &self.model {
-            Some(path) => ModelFolder::open_with(path, None, &self.choices),
+        let folder = match &self.model {
+            Some(path) => ModelFolder::open_with(path, None, &self.choices)?,
             None if self.choices != Choices::default() => {
-                let Choices { vae, config, .. } = &self.choices;
-                let option = match (vae, config) {
-                    (Some(_), _) => "vae",
-                    (None, Some(_)) => "model_config",
-                    (None, None) => "prediction",
+                let Choices { vae, config, prediction, scheduler: _ } = &self.choices;
+                let option = match (vae, config, prediction) {
+                    (Some(_), ..) => "vae",
+                    (None, Some(_), _) => "model_config",
+                    (None, None, Some(_)) => "prediction",
+                    (None, None, None) => "scheduler",
                 };
-                Err(Error::usage("the model inside the program has its own parts")
+                return Err(Error::usage("the model inside the program has its own parts")
                     .option(option)
-                    .advice(format!("give `model`, or leave out `{option}`")))
+                    .advice(format!("give `model`, or leave out `{option}`")));
             }
-            None => ModelFolder::from_source(embedded()?, None),
-        }
+            None => ModelFolder::from_source(embedded()?, None)?,
+        };
+        folder.with_loras(self.loras.iter().map(Lora::open).collect::<Result<_>>()?)
     }
 
     /// The rewards to align to, on a backend.
