@@ -13,7 +13,7 @@
 
 mod config;
 
-pub use config::{BetaSchedule, ChainKind, Prediction, SchedulerConfig, Spacing};
+pub use config::{BetaSchedule, Chain, ChainKind, Prediction, SchedulerConfig, Spacing};
 
 use crate::error::{Error, Result};
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use das_cuda::backend::Backend;
 use das_cuda::cpu::Cpu;
-use das_cuda::ddim::{Prediction, SchedulerConfig};
+use das_cuda::ddim::{Chain, Prediction, Schedule, SchedulerConfig, Spacing};
 use das_cuda::hub::{Hub, Settings};
 use das_cuda::meter::Meter;
 use das_cuda::model::checkpoint::Checkpoint;
@@ -304,6 +304,35 @@ fn what_the_unet_predicts_is_told_by_the_user_or_by_the_file() {
     let choices = Choices { prediction: Some(Prediction::Epsilon), ..Choices::default() };
     assert_eq!(predicts(&Ok(two.folder())), Prediction::VPrediction);
     assert_eq!(predicts(&ModelFolder::open_with(two.dir.path(), None, &choices)), Prediction::Epsilon);
+}
+
+/// The chains by which distillations are sampled are those that tests/golden/ddim.json compares with
+/// diffusers, for a file and for a folder.
+#[test]
+fn a_chain_that_is_asked_for_takes_the_place_of_the_files_own() {
+    let one = Model::new("pipeline_sd", "pipeline_sd.tsv");
+    let path = one.dir.path().join("own.safetensors");
+    write(&path, &one.tensors);
+    for path in [path.as_path(), one.dir.path()] {
+        let config = |scheduler| {
+            let choices = Choices { scheduler, ..Choices::default() };
+            let model = ModelFolder::open_with(path, None, &choices).expect("a model");
+            model.parts().scheduler().expect("a scheduler").config
+        };
+        let chain = |config: &SchedulerConfig| Schedule::new(config, 4, 1.0).expect("a chain");
+        let own = config(None);
+        let lcm = config(Some(Chain::Lcm));
+        let expected = SchedulerConfig { kind: SchedulerConfig::lcm().kind, ..own.clone() };
+        assert_eq!(chain(&lcm), chain(&expected), "{}", path.display());
+        assert_eq!(chain(&lcm).timesteps(), [999, 759, 499, 259]);
+        if path.is_file() {
+            assert_eq!(chain(&lcm), chain(&SchedulerConfig::lcm()), "the betas of Stable Diffusion");
+        }
+        let trailing = config(Some(Chain::DdimTrailing));
+        assert_eq!(trailing, SchedulerConfig { timestep_spacing: Spacing::Trailing, ..own.clone() });
+        assert_eq!(chain(&trailing).timesteps(), [999, 749, 499, 249]);
+        assert_ne!(chain(&own), chain(&trailing));
+    }
 }
 
 #[test]

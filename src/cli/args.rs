@@ -7,7 +7,7 @@ use clap::{Arg, Args, Parser, Subcommand};
 
 use super::help;
 use super::values::{Auto, Budget, Bytes, Save, Seed, Seeds, Select, device};
-use crate::ddim::Prediction;
+use crate::ddim::{Chain, Prediction};
 use crate::method::{self, METHODS, Method};
 use crate::sampler::{Compat, OnNan};
 use crate::session::{Checkpointing, Device, Dtype, Preset};
@@ -134,6 +134,13 @@ pub struct Sample {
     /// What the model's UNet predicts [default: what its files say]
     #[arg(long, value_enum, requires = "model", help_heading = "What to draw")]
     pub prediction: Option<Prediction>,
+    /// Chain to sample a distilled model by: lcm, for LCM-LoRA, or ddim-trailing, for Hyper-SD, Lightning and
+    /// Turbo [default: what its files say]
+    #[arg(long, value_enum, requires = "model", help_heading = "What to draw", hide_possible_values = true)]
+    pub scheduler: Option<Chain>,
+    /// LoRA file to merge into the model, repeatable: PATH or PATH=WEIGHT, for UNet and text encoders
+    #[arg(long = "lora", value_name = "PATH[=WEIGHT]", help_heading = "What to draw")]
+    pub loras: Vec<String>,
     /// Image width in pixels [default: the model's own]
     #[arg(short = 'W', long, value_name = "PX", help_heading = "What to draw")]
     pub width: Option<usize>,

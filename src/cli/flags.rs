@@ -17,6 +17,7 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("resampler", "--resample"),
     ("reward", "--reward"),
     ("eval_reward", "--eval-reward"),
+    ("lora", "--lora"),
     ("prompt", "-p"),
     ("model", "-m"),
     ("output", "-o"),

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use super::args::{Machine, Sample};
 use super::values::{Auto, Bytes, Save, Select};
 use super::{downloads, flags, meaning, prompts};
-use crate::ddim::Prediction;
+use crate::ddim::{Chain, Prediction};
 use crate::error::{Error, Result};
 use crate::method::{Conclusion, Method};
+use crate::model::lora;
 use crate::reward::Spec;
 use crate::sampler::{Compat, OnNan};
 use crate::session::{Device, Dtype, Preset, Prompt, SampleOptions, Session, SessionBuilder};
@@ -27,6 +28,7 @@ pub struct Options {
     pub vae: Option<PathBuf>,
     pub model_config: Option<PathBuf>,
     pub prediction: Option<Prediction>,
+    pub scheduler: Option<Chain>,
     pub seed: u64,
     pub latents: Option<PathBuf>,
     pub steps: usize,
@@ -97,7 +99,8 @@ impl Options {
         let eval_rewards = Spec::parse_all("eval_reward", &args.eval_rewards)?;
         let rewards = Spec::parse_all("reward", &args.rewards)?;
         meaning::check(args, &eval_rewards)?;
-        let (builder, note) = builder(args, &rewards, &eval_rewards).resolve_device();
+        let loras = lora::Spec::parse_all(&args.loras)?;
+        let (builder, note) = builder(args, &loras, &rewards, &eval_rewards).resolve_device();
         let device = builder.device_choice();
         let sample = sample(args, &builder)?;
         sample.check()?;
@@ -114,6 +117,7 @@ impl Options {
             vae: args.vae.clone(),
             model_config: args.model_config.clone(),
             prediction: args.prediction,
+            scheduler: args.scheduler,
             seed,
             latents: args.latents.clone(),
             steps: sample.step_count(),
@@ -154,8 +158,8 @@ impl Options {
     }
 }
 
-/// Device, model and rewards.
-fn builder(args: &Sample, rewards: &[Spec], eval_rewards: &[Spec]) -> SessionBuilder {
+/// Device, model with its LoRA files, and rewards.
+fn builder(args: &Sample, loras: &[lora::Spec], rewards: &[Spec], eval_rewards: &[Spec]) -> SessionBuilder {
     let mut builder = Session::builder().device(args.device).hub(downloads::hub(args.offline, args.quiet));
     if let Some(dtype) = args.dtype {
         builder = builder.dtype(dtype);
@@ -181,6 +185,10 @@ fn builder(args: &Sample, rewards: &[Spec], eval_rewards: &[Spec]) -> SessionBui
     if let Some(prediction) = args.prediction {
         builder = builder.prediction(prediction);
     }
+    if let Some(chain) = args.scheduler {
+        builder = builder.scheduler(chain);
+    }
+    builder = loras.iter().fold(builder, |builder, lora| builder.lora(&lora.path, lora.weight));
     builder = rewards.iter().cloned().fold(builder, SessionBuilder::reward);
     eval_rewards.iter().cloned().fold(builder, SessionBuilder::eval_reward)
 }

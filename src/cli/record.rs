@@ -9,6 +9,7 @@ use super::values::{Bytes, typed};
 use crate::error::Result;
 use crate::method::Conclusion;
 use crate::model::files::FileHash;
+use crate::model::lora::Lora;
 use crate::reward::Spec;
 use crate::run::sha256_file;
 use crate::session::{Checkpointing, Prompt, Session};
@@ -45,6 +46,7 @@ impl Choices {
             vae,
             model_config,
             prediction,
+            scheduler,
             latents,
             steps,
             cfg_scale,
@@ -90,6 +92,8 @@ impl Choices {
             "vae": vae.as_ref().map(|path| path.to_string_lossy()),
             "model_config": model_config.as_ref().map(|path| path.to_string_lossy()),
             "prediction": prediction.map(typed),
+            "chain": scheduler.map(typed),
+            "loras": session.folder().loras().iter().map(|lora| merged(lora)).collect::<Result<Vec<_>>>()?,
             "width": size.width,
             "height": size.height,
             "seed": draw.seed,
@@ -152,6 +156,17 @@ pub fn object(value: Value) -> Map<String, Value> {
 
 fn named(spec: &Spec) -> Value {
     json!({"name": spec.kind.name, "path": spec.path.as_ref().map(|path| path.to_string_lossy())})
+}
+
+/// A LoRA file by its content, since the path may hold another one tomorrow.
+fn merged(lora: &Lora) -> Result<Value> {
+    let spec = lora.spec();
+    Ok(json!({
+        "name": lora.name(),
+        "path": spec.path.to_string_lossy(),
+        "weight": spec.weight,
+        "sha256": lora.sha256()?,
+    }))
 }
 
 fn weighted(spec: &Spec) -> Value {

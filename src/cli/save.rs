@@ -168,6 +168,7 @@ impl OnePrompt<'_> {
         ];
         fields.extend(self.model_hash().map(|hash| ("Model hash", hash)));
         fields.push(("Model", model_label(options)));
+        fields.extend(self.lora_hashes().map(|hashes| ("Lora hashes", hashes)));
         fields.push(("Version", format!("das-cuda {}", env!("CARGO_PKG_VERSION"))));
         options.metadata.then(|| Parameters {
             prompt: self.prompt.text.clone(),
@@ -184,6 +185,15 @@ impl OnePrompt<'_> {
         let weights = |name: &&String| name.starts_with("unet/") && name.ends_with(".safetensors");
         let first = files.keys().filter(weights).min()?;
         files[first].as_str()?.get(..10).map(String::from)
+    }
+
+    /// Names of the LoRA files with the first ten digits of their SHA-256, as other programs name them.
+    fn lora_hashes(&self) -> Option<String> {
+        let loras = self.choices.deciding.get("loras")?.as_array().filter(|loras| !loras.is_empty())?;
+        let named = |lora: &Value| {
+            Some(format!("{}: {}", lora["name"].as_str()?, lora["sha256"].as_str()?.get(..10)?))
+        };
+        Some(loras.iter().filter_map(named).collect::<Vec<_>>().join(", "))
     }
 
     /// What goes to standard output of what was saved in `folder`.

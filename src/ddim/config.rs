@@ -48,6 +48,17 @@ pub enum Spacing {
     Linspace,
 }
 
+/// A chain in the place of the one that a model's files stand for: what a distillation is sampled by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[non_exhaustive]
+pub enum Chain {
+    /// A latent consistency model, by the defaults of diffusers' `LCMScheduler`: LCM-LoRA.
+    Lcm,
+    /// DDIM from the last training step on (`trailing`): Hyper-SD, SDXL-Lightning, SD-Turbo, SDXL-Turbo.
+    DdimTrailing,
+}
+
 /// Which transition kernel the chain has.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ChainKind {

@@ -20,8 +20,8 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 
-pub(super) use self::find::{choose, nothing_chosen};
-use self::find::{count, damaged, modern_name, some_of};
+pub(super) use self::find::{choose, count, nothing_chosen, some_of};
+use self::find::{damaged, modern_name};
 use self::torch::Found;
 use super::files::{Part, Piece, Renaming, Source, join, json};
 use crate::error::{Error, Result};
@@ -39,6 +39,18 @@ pub struct Checkpoint {
     files: Vec<File>,
     entries: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
+    patches: BTreeMap<String, Vec<Patch>>,
+}
+
+/// Changes the elements of a tensor, in the file's order.
+type Change = dyn Fn(&mut [f32]) -> Result<()> + Send + Sync;
+
+/// What is merged into a tensor on its way out of the file.
+pub(super) struct Patch {
+    /// Names the file that the change is from.
+    pub label: String,
+    /// The change.
+    pub change: Box<Change>,
 }
 
 struct File {
@@ -195,7 +207,7 @@ impl Checkpoint {
                 }
             }
         }
-        Ok(Checkpoint { label, files, entries, metadata: said })
+        Ok(Checkpoint { label, files, entries, metadata: said, patches: BTreeMap::new() })
     }
 
     /// Tensors of another file under new names; those that it lacks are left out.
@@ -250,6 +262,12 @@ impl Checkpoint {
         }
         checkpoint.entries = entries;
         Ok(checkpoint)
+    }
+
+    /// Lets `patch` change the tensor `name` wherever it is read, after the patches that it has: widened to
+    /// f32, and rounded to its type behind the last.
+    pub(super) fn patch(&mut self, name: &str, patch: Patch) {
+        self.patches.entry(name.to_string()).or_default().push(patch);
     }
 
     /// What the file's header says beside its tensors, such as `modelspec.architecture`.
@@ -443,6 +461,10 @@ impl<'a> Weights<'a> {
                 "the file is damaged or was saved after an overflow: use another copy or the fp32 weights",
             ));
         }
+        let data = match self.checkpoint.patches.get(&full) {
+            Some(patches) => patched(data, patches, &place)?,
+            None => data,
+        };
         entry.read.store(true, Ordering::Relaxed);
         Ok(TensorView { dims: dims.to_vec(), data })
     }
@@ -578,7 +600,29 @@ fn map(path: &Path) -> Result<Mmap> {
     unsafe { Mmap::map(&file) }.map_err(failed("cannot be mapped into memory"))
 }
 
-fn squeezed(dims: &[usize]) -> &[usize] {
+/// The elements changed by patches in f32, in their own type again.
+fn patched<'a>(data: Elements<'a>, patches: &[Patch], place: &dyn Fn() -> String) -> Result<Elements<'a>> {
+    let mut wide = data.slice().to_f32().into_owned();
+    patches.iter().try_for_each(|patch| (patch.change)(&mut wide))?;
+    let data = match data {
+        Elements::F32(_) => Elements::F32(Cow::Owned(wide)),
+        Elements::F16(_) => Elements::F16(wide.iter().map(|&x| f16::from_f32(x)).collect()),
+        Elements::BF16(_) => Elements::BF16(wide.iter().map(|&x| bf16::from_f32(x)).collect()),
+    };
+    match not_finite(data.slice()) {
+        None => Ok(data),
+        Some((index, _)) => {
+            let labels: Vec<&str> = patches.iter().map(|patch| patch.label.as_str()).collect();
+            let what = format!("merged into {}, makes element {index} too large for its type", place());
+            Err(Error::model(format!("{}: {what}", labels.join(", ")))
+                .option("lora")
+                .advice("give `lora` a smaller weight, or use the fp32 weights of the model"))
+        }
+    }
+}
+
+/// Sizes without trailing ones.
+pub(super) fn squeezed(dims: &[usize]) -> &[usize] {
     let kept = dims.iter().rposition(|&d| d != 1).map_or(0, |last| last + 1);
     &dims[..kept]
 }

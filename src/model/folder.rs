@@ -6,12 +6,14 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::checkpoint::Checkpoint;
 use super::families::{FAMILIES, Family};
 use super::files::{FileHash, Source, json};
+use super::lora::Lora;
 use super::original::{self, Choices};
 use super::parts::Parts;
 use super::pipeline::Pipeline;
@@ -82,6 +84,14 @@ impl ModelFolder {
         Ok(ModelFolder { parts, family, notes: Vec::new() })
     }
 
+    /// As [`Parts::with_loras`].
+    ///
+    /// # Errors
+    /// As [`Parts::with_loras`].
+    pub fn with_loras(self, loras: Vec<Lora>) -> Result<ModelFolder> {
+        Ok(ModelFolder { parts: self.parts.with_loras(loras)?, ..self })
+    }
+
     /// The family of the model, by the pipeline that its index names.
     pub fn family(&self) -> &'static Family {
         self.family
@@ -90,6 +100,11 @@ impl ModelFolder {
     /// The parts of the model.
     pub fn parts(&self) -> &Parts {
         &self.parts
+    }
+
+    /// As [`Parts::loras`].
+    pub fn loras(&self) -> &[Arc<Lora>] {
+        self.parts.loras()
     }
 
     /// Where the files are.

@@ -9,6 +9,7 @@ pub mod families;
 pub mod files;
 pub mod folder;
 mod layers;
+pub mod lora;
 pub mod needed;
 pub mod original;
 pub mod parts;

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::checkpoint;
 use super::families::FAMILIES;
 use super::files::{Source, join, json};
+use super::lora;
 use crate::error::{Error, Result};
 use crate::hub::Snapshot;
 
@@ -61,6 +62,14 @@ pub fn of_autoencoder(snapshot: Snapshot<'_>) -> Result<Vec<String>> {
     let mut files = lacking(snapshot.folder, component, &["config.json"]);
     files.extend(weights_of(snapshot, component)?);
     Ok(files)
+}
+
+/// What lacks of a LoRA: a file that is named is there already.
+///
+/// # Errors
+/// None now.
+pub fn of_lora(snapshot: Snapshot<'_>) -> Result<Vec<String>> {
+    Ok(of_one(snapshot, &[lora::IN_FOLDER]))
 }
 
 /// The components that the index names and a family reads; `None` without an index.

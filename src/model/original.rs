@@ -20,12 +20,13 @@ use self::kind::{Texts, UNET, VAE};
 use self::pool::Pool;
 use super::checkpoint::{self, Checkpoint};
 use super::files::{Assembled, AssembledModel, Piece, Renaming, Source, join};
-use crate::ddim::Prediction;
+use crate::ddim::{Chain, Prediction};
 use crate::error::{Error, Result};
 
 /// File names of weights, as a folder has them.
 const UNET_FILE: &str = "unet/diffusion_pytorch_model.safetensors";
 const VAE_FILE: &str = "vae/diffusion_pytorch_model.safetensors";
+const SCHEDULER_FILE: &str = "scheduler/scheduler_config.json";
 
 /// What a user may say of a model beside where it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,6 +37,15 @@ pub struct Choices {
     pub config: Option<PathBuf>,
     /// What the UNet predicts.
     pub prediction: Option<Prediction>,
+    /// By which chain it is sampled.
+    pub scheduler: Option<Chain>,
+}
+
+impl Choices {
+    /// Whether they change the scheduler's file.
+    fn of_the_noise(&self) -> bool {
+        self.prediction.is_some() || self.scheduler.is_some()
+    }
 }
 
 /// A checkpoint in a single file as a folder, and what the user should know of it.
@@ -61,7 +71,9 @@ pub fn open(path: &Path, choices: &Choices) -> Result<(Source, Vec<String>)> {
         _ => 64,
     });
     make(&mut model, "unet/config.json", &config);
-    make(&mut model, "scheduler/scheduler_config.json", &scheduler::config(texts, &predicts));
+    let mut noise = scheduler::config(texts, &predicts);
+    scheduler::choose(&mut noise, choices.prediction, choices.scheduler);
+    make(&mut model, SCHEDULER_FILE, &noise);
 
     for (nth, prefix) in texts.prefixes().iter().enumerate() {
         let mut pool = Pool::new(&file, prefix);
@@ -126,17 +138,22 @@ pub fn replace(path: &Path, choices: &Choices) -> Result<Source> {
         let scaling_factor = own.transpose()?.map_or(0.18215, |own| f64::from(own.scaling_factor));
         add_vae(&mut model, vae, scaling_factor)?;
     }
-    if let Some(prediction) = choices.prediction {
-        let rel = "scheduler/scheduler_config.json";
-        let mut config = super::files::json::read(&source, rel)?;
-        if !config.is_object() {
-            return Err(Error::model(format!("{}: not a JSON object", source.describe(rel)))
-                .advice("download the file again"));
-        }
-        config["prediction_type"] = json!(scheduler::prediction_name(prediction));
-        make(&mut model, rel, &config);
+    if choices.of_the_noise() {
+        choose_noise(&mut model, &source, choices)?;
     }
     Ok(Source::Assembled(AssembledModel(Arc::new(model))))
+}
+
+/// The scheduler's file of `source` as `choices` change it.
+fn choose_noise(model: &mut Assembled, source: &Source, choices: &Choices) -> Result<()> {
+    let mut config = super::files::json::read(source, SCHEDULER_FILE)?;
+    if !config.is_object() {
+        return Err(Error::model(format!("{}: not a JSON object", source.describe(SCHEDULER_FILE)))
+            .advice("download the file again"));
+    }
+    scheduler::choose(&mut config, choices.prediction, choices.scheduler);
+    make(model, SCHEDULER_FILE, &config);
+    Ok(())
 }
 
 fn make(model: &mut Assembled, rel: &str, value: &Value) {
@@ -214,7 +231,7 @@ fn take_configurations(model: &mut Assembled, folder: &Path, choices: &Choices) 
     for (component, name) in components.into_iter().chain(single) {
         let rel = join(component, name);
         let kept = (component == "vae" && choices.vae.is_some())
-            || (component == "scheduler" && choices.prediction.is_some());
+            || (component == "scheduler" && choices.of_the_noise());
         if source.exists(&rel) && !kept && model.piece(&rel).is_some() {
             model.pieces.insert(rel.clone(), Piece::File(folder.join(&rel)));
             found = true;

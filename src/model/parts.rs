@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 use serde_json::{Map, Value};
@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use super::checkpoint::{self, Checkpoint};
 use super::config::{AutoencoderConfig, ClipTextConfig, SchedulerFile, UNetConfig};
 use super::files::{FileHash, Source, join};
+use super::lora::Lora;
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 
@@ -30,6 +31,7 @@ pub struct Parts {
     variant: Option<String>,
     index: Map<String, Value>,
     classes: BTreeMap<String, String>,
+    loras: Vec<Arc<Lora>>,
     hashes: OnceLock<Vec<FileHash>>,
 }
 
@@ -69,7 +71,28 @@ impl Parts {
             }
             classes.insert(name.to_string(), found.to_string());
         }
-        Ok(Parts { source, variant: variant.map(str::to_string), index, classes, hashes: OnceLock::new() })
+        let (variant, loras, hashes) = (variant.map(str::to_string), Vec::new(), OnceLock::new());
+        Ok(Parts { source, variant, index, classes, loras, hashes })
+    }
+
+    /// Adds LoRA files, which change the weights of components wherever these are read, in this order.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model) for one that is made for another family of models.
+    pub fn with_loras(mut self, loras: Vec<Lora>) -> Result<Parts> {
+        if !loras.is_empty() {
+            let context = self.unet_config()?.context_dim();
+            loras
+                .iter()
+                .try_for_each(|lora| lora.check_family(|name| self.class(name).is_some(), context))?;
+        }
+        self.loras = loras.into_iter().map(Arc::new).collect();
+        Ok(self)
+    }
+
+    /// The LoRA files that are merged into the weights.
+    pub fn loras(&self) -> &[Arc<Lora>] {
+        &self.loras
     }
 
     /// Where the files are.
@@ -103,12 +126,14 @@ impl Parts {
         }
     }
 
-    /// Opens the weights of `unet`, `vae`, `text_encoder` or `text_encoder_2`.
+    /// Opens the weights of `unet`, `vae`, `text_encoder` or `text_encoder_2`, changed by the LoRA files.
     ///
     /// # Errors
-    /// As [`Checkpoint::open`].
+    /// As [`Checkpoint::open`]; and for a LoRA that does not fit.
     pub fn checkpoint(&self, component: &str) -> Result<Checkpoint> {
-        self.source.checkpoint(component, self.variant.as_deref())
+        let mut checkpoint = self.source.checkpoint(component, self.variant.as_deref())?;
+        self.loras.iter().try_for_each(|lora| lora.adapt(component, &mut checkpoint))?;
+        Ok(checkpoint)
     }
 
     /// The configuration of `unet`.

@@ -8,11 +8,12 @@ use super::device::{Device, Dtype, Machine};
 use super::options::{Preset, SampleOptions, Tuned};
 use crate::assets::SHAPES;
 use crate::backend::Backend;
-use crate::ddim::Prediction;
+use crate::ddim::{Chain, Prediction};
 use crate::error::{Error, Result};
 use crate::hub::{Hub, Missing, Repository};
 use crate::model::files::Source;
 use crate::model::folder::ModelFolder;
+use crate::model::lora::{self, Lora};
 use crate::model::needed;
 use crate::model::original::Choices;
 use crate::reward::{self, Reward, Spec, Sum};
@@ -47,6 +48,7 @@ pub struct SessionBuilder {
     pub(super) machine: Machine,
     pub(super) model: Option<PathBuf>,
     pub(super) choices: Choices,
+    pub(super) loras: Vec<lora::Spec>,
     pub(super) rewards: Vec<Spec>,
     pub(super) custom: Vec<(f64, OpenReward)>,
     pub(super) eval_rewards: Vec<Spec>,
@@ -59,6 +61,7 @@ impl fmt::Debug for SessionBuilder {
             .field("device", &self.device)
             .field("dtype", &self.dtype)
             .field("model", &self.model)
+            .field("loras", &self.loras)
             .field("rewards", &self.rewards)
             .field("custom", &self.custom.len())
             .field("eval_rewards", &self.eval_rewards)
@@ -114,6 +117,16 @@ impl SessionBuilder {
     /// What the model's UNet predicts; else what its files say.
     pub fn prediction(mut self, prediction: Prediction) -> SessionBuilder {
         self.choices.prediction = Some(prediction);
+        self
+    }
+    /// Samples by this chain; else by that of the model's files.
+    pub fn scheduler(mut self, chain: Chain) -> SessionBuilder {
+        self.choices.scheduler = Some(chain);
+        self
+    }
+    /// Merges a LoRA file into the model, `weight` times, behind those that were added before.
+    pub fn lora(mut self, path: impl Into<PathBuf>, weight: f64) -> SessionBuilder {
+        self.loras.push(lora::Spec { path: path.into(), weight });
         self
     }
     /// Adds a reward to align to, such as `"clip=0.5".parse()?`; the sum of all counts.
@@ -225,26 +238,32 @@ impl SessionBuilder {
         self.dtype.unwrap_or(self.device.default_dtype())
     }
 
-    /// The model's folder, or the embedded one.
+    /// The model's folder, or the embedded one, with the LoRA files.
     pub(super) fn folder(&self) -> Result<ModelFolder> {
-        match &self.model {
+        let folder = match &self.model {
             Some(path) => {
                 let (path, choices) = self.located(path)?;
-                ModelFolder::open_with(&path, None, &choices)
+                ModelFolder::open_with(&path, None, &choices)?
             }
             None if self.choices != Choices::default() => {
-                let Choices { vae, config, .. } = &self.choices;
-                let option = match (vae, config) {
-                    (Some(_), _) => "vae",
-                    (None, Some(_)) => "model_config",
-                    (None, None) => "prediction",
+                let Choices { vae, config, prediction, scheduler: _ } = &self.choices;
+                let option = match (vae, config, prediction) {
+                    (Some(_), ..) => "vae",
+                    (None, Some(_), _) => "model_config",
+                    (None, None, Some(_)) => "prediction",
+                    (None, None, None) => "scheduler",
                 };
-                Err(Error::usage("the model inside the program has its own parts")
+                return Err(Error::usage("the model inside the program has its own parts")
                     .option(option)
-                    .advice(format!("give `model`, or leave out `{option}`")))
+                    .advice(format!("give `model`, or leave out `{option}`")));
             }
-            None => ModelFolder::from_source(embedded()?, None),
-        }
+            None => ModelFolder::from_source(embedded()?, None)?,
+        };
+        let open = |spec: &lora::Spec| {
+            let path = self.hub.locate(&spec.path, &needed::of_lora).map_err(|e| e.option("lora"))?;
+            Lora::open(&lora::Spec { path, weight: spec.weight })
+        };
+        folder.with_loras(self.loras.iter().map(open).collect::<Result<_>>()?)
     }
 
     /// Where the model at `path` and what was chosen for it are on disk; repositories are downloaded.
@@ -252,14 +271,14 @@ impl SessionBuilder {
         let find = |option, path: &Path, missing: Missing<'_>| {
             self.hub.locate(path, missing).map_err(|e| e.option(option))
         };
-        let Choices { vae, config, prediction } = &self.choices;
+        let Choices { vae, config, prediction, scheduler } = self.choices.clone();
         let vae = vae.as_deref().map(|path| find("vae", path, &needed::of_autoencoder)).transpose()?;
         let config = config
             .as_deref()
             .map(|path| find("model_config", path, &needed::of_configurations))
             .transpose()?;
         let path = find("model", path, &needed::of_pipeline)?;
-        Ok((path, Choices { vae, config, prediction: *prediction }))
+        Ok((path, Choices { vae, config, prediction, scheduler }))
     }
 
     /// The rewards to align to, on a backend.

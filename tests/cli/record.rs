@@ -6,6 +6,7 @@ use std::path::Path;
 
 use das_cuda::assets::SHAPES_FILES;
 use das_cuda::run::{sha256, sha256_file};
+use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -17,7 +18,7 @@ fn keys(object: &Value) -> Vec<&str> {
 }
 
 /// Options that decide the particles and which of them is returned.
-const DECIDING: [&str; 33] = [
+const DECIDING: [&str; 35] = [
     "prompt",
     "negative_prompt",
     "index",
@@ -25,6 +26,8 @@ const DECIDING: [&str; 33] = [
     "vae",
     "model_config",
     "prediction",
+    "chain",
+    "loras",
     "width",
     "height",
     "seed",
@@ -315,6 +318,38 @@ fn pictures_say_how_they_were_made_in_the_layout_that_viewers_read() {
     }
 }
 
+/// A LoRA for one layer of the model inside the program.
+fn write_lora(path: &Path) {
+    let layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_v";
+    let values = [0.2_f32; 128].map(f32::to_le_bytes).concat();
+    let view = |dims: [usize; 2]| TensorView::new(Dtype::F32, dims.to_vec(), &values).expect("a tensor");
+    let down = (format!("{layer}.lora_down.weight"), view([1, 128]));
+    let up = (format!("{layer}.lora_up.weight"), view([128, 1]));
+    serialize_to_file([down, up], None, path).expect("a file");
+}
+
+#[test]
+fn a_lora_changes_the_picture_and_is_recorded_by_its_content() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let lora = dir.path().join("style.safetensors");
+    write_lora(&lora);
+    let drawn = |name: &str, more: &[&str]| {
+        let out = dir.path().join(name);
+        let plain = ["-p", "a star", "--proposal", "none"];
+        succeeds(sample(&out, &[&plain[..], more].concat()));
+        only_folder(&out)
+    };
+    let (plain, changed) = (drawn("plain", &[]), drawn("changed", &["--lora", text(&lora)]));
+    let picture = |run: &Path| fs::read(run.join("best.png")).expect("best.png");
+    assert!(picture(&plain) != picture(&changed));
+    assert_eq!(record_of(&plain)["loras"], json!([]));
+    let hash = sha256_file(&lora).expect("a hash");
+    let expected = json!([{"name": "style", "path": text(&lora), "weight": 1.0, "sha256": hash}]);
+    assert_eq!(record_of(&changed)["loras"], expected);
+    let (parameters, _) = chunk(&changed.join("best.png"), "parameters");
+    assert!(parameters.contains(&format!("Lora hashes: \"style: {}\"", &hash[..10])), "{parameters}");
+}
+
 /// The command line that a picture's record stands for.
 fn flags_of(das: &Value) -> Vec<String> {
     let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
@@ -322,7 +357,14 @@ fn flags_of(das: &Value) -> Vec<String> {
     for (key, value) in das.as_object().expect("an object").iter().filter(|(_, value)| !value.is_null()) {
         match key.as_str() {
             "schema" | "version" | "result" | "model" => {}
+            "chain" => flags.extend(["--scheduler".into(), plain(value)]),
             "index" => flags.extend(["--first-index".into(), plain(value)]),
+            "loras" => {
+                for lora in value.as_array().expect("a list") {
+                    let file = format!("{}={}", plain(&lora["path"]), lora["weight"]);
+                    flags.extend(["--lora".into(), file]);
+                }
+            }
             "rewards" | "eval_rewards" => {
                 for reward in value.as_array().expect("a list") {
                     let weight = reward.get("weight").map(|w| format!("={w}")).unwrap_or_default();
@@ -339,7 +381,11 @@ fn flags_of(das: &Value) -> Vec<String> {
 #[test]
 fn the_record_in_a_picture_repeats_the_run() {
     let dir = TempDir::new().expect("a temporary folder");
+    let lora = dir.path().join("style.safetensors");
+    write_lora(&lora);
+    let lora = format!("{}=0.5", text(&lora));
     let runs: &[&[&str]] = &[
+        &["-p", "a star", "--proposal", "none", "--lora", &lora],
         &[
             "-p", "a star", "--gamma", "0.3", "--kl", "0.7", "--eta", "0.8", "--seed", "-1", "--select",
             "draw",

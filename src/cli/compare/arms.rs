@@ -12,7 +12,12 @@ use crate::smc::Tempering;
 
 /// The flags that decide the session, which all arms share.
 pub fn of_the_session(sample: &Sample) -> impl PartialEq + '_ {
-    (&sample.model, &sample.rewards, &sample.eval_rewards, sample.device, sample.dtype, &sample.machine)
+    let Sample { model, vae, model_config, prediction, scheduler, loras, .. } = sample;
+    let Sample { rewards, eval_rewards, device, dtype, machine, .. } = sample;
+    (
+        (model, vae, model_config, prediction, scheduler, loras),
+        (rewards, eval_rewards, device, dtype, machine),
+    )
 }
 
 /// What the chain of an arm depends on, besides prompt, model and rewards: estimates of Z are of the same Z

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::kind::{Texts, UNET};
-use crate::ddim::Prediction;
+use crate::ddim::{Chain, Prediction};
 use crate::error::{Error, Result};
 use crate::model::checkpoint::Checkpoint;
 
@@ -88,8 +88,27 @@ fn norm_of_last_block(file: &Checkpoint) -> Result<Option<f64>> {
     Ok(Some((bias.iter().map(|b| (b - mean) * (b - mean)).sum::<f64>() / n).sqrt()))
 }
 
+/// Changes a `scheduler_config.json`, an object, as diffusers' `from_config` with other arguments does.
+pub fn choose(config: &mut Value, prediction: Option<Prediction>, chain: Option<Chain>) {
+    if let Some(prediction) = prediction {
+        config["prediction_type"] = json!(prediction_name(prediction));
+    }
+    match chain {
+        None => {}
+        Some(Chain::Lcm) => config["_class_name"] = json!("LCMScheduler"),
+        Some(Chain::DdimTrailing) => {
+            config["_class_name"] = json!("DDIMScheduler");
+            config["timestep_spacing"] = json!("trailing");
+            // A file that is silent does not clip latents because it is read as one of this class.
+            if config.get("clip_sample").is_none_or(Value::is_null) {
+                config["clip_sample"] = json!(false);
+            }
+        }
+    }
+}
+
 /// A prediction as `scheduler_config.json` writes it.
-pub fn prediction_name(prediction: Prediction) -> &'static str {
+fn prediction_name(prediction: Prediction) -> &'static str {
     match prediction {
         Prediction::Epsilon => "epsilon",
         Prediction::Sample => "sample",
