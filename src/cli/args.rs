@@ -138,7 +138,8 @@ pub struct Sample {
     /// Turbo [default: what its files say]
     #[arg(long, value_enum, requires = "model", help_heading = "What to draw", hide_possible_values = true)]
     pub scheduler: Option<Chain>,
-    /// LoRA file to merge into the model, repeatable: PATH or PATH=WEIGHT, for UNet and text encoders
+    /// LoRA file to merge into the model, repeatable: PATH or PATH=WEIGHT, for UNet and text encoders; PATH
+    /// may be a name on the hub, as for --model
     #[arg(long = "lora", value_name = "PATH[=WEIGHT]", help_heading = "What to draw")]
     pub loras: Vec<String>,
     /// Image width in pixels [default: the model's own]

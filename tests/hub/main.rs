@@ -12,6 +12,8 @@ use das_cuda::assets::SHAPES_FILES;
 use das_cuda::hash::sha256;
 use das_cuda::hub::{Hub, Progress, Settings, Snapshot, Token};
 use das_cuda::{Device, Error, ErrorKind, Result, Session};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use server::{COMMIT, Fault, REPOSITORY, Server};
 use tempfile::TempDir;
 
@@ -362,6 +364,42 @@ fn a_session_reads_its_model_from_the_hub_and_only_what_it_needs() {
     assert!(hashes.len() > 5);
     open(true).unwrap();
     assert!(server.seen().is_empty());
+}
+
+#[test]
+fn a_lora_is_found_by_the_name_of_its_repository_or_file() {
+    let unet = "unet/diffusion_pytorch_model.safetensors";
+    let unet = SHAPES_FILES.iter().find(|(name, _)| *name == unet).unwrap().1;
+    let unet = SafeTensors::deserialize(unet).unwrap();
+    let (name, view) = unet.iter().find(|(name, _)| name.ends_with("attn2.to_q.weight")).unwrap();
+    let layer = format!("unet.{}", name.strip_suffix(".weight").unwrap());
+    let &[out, input] = view.shape() else { panic!("{:?}", view.shape()) };
+    let zeros = vec![0; 4 * out.max(input)];
+    let tensor =
+        |dims: [usize; 2]| TensorView::new(Dtype::F32, dims.to_vec(), &zeros[..4 * dims[0] * dims[1]]);
+    let tensors = [
+        (format!("{layer}.lora_A.weight"), tensor([1, input]).unwrap()),
+        (format!("{layer}.lora_B.weight"), tensor([out, 1]).unwrap()),
+    ];
+    let lora = safetensors::serialize(tensors, None).unwrap();
+    let files = ["pytorch_lora_weights.safetensors", "style.safetensors"].map(|name| (name, lora.clone()));
+    let server = Server::new(files);
+    let file = format!("{REPOSITORY}/style.safetensors");
+    for (path, fetched) in [(REPOSITORY, "pytorch_lora"), (&*file, "style")] {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            cache: dir.path().to_path_buf(),
+            endpoint: server.address.clone(),
+            token: None,
+            offline: false,
+        };
+        let builder = Session::builder().device(Device::Cpu).hub(Hub::new(settings)).lora(path, 0.5);
+        let session = builder.reward("jpeg".parse().unwrap()).open().unwrap();
+        assert_eq!(session.repositories().len(), 1);
+        let seen = server.seen();
+        let weights = || seen.iter().filter(|s| s.path.contains("safetensors"));
+        assert!(weights().count() > 0 && weights().all(|s| s.path.contains(fetched)), "{seen:?}");
+    }
 }
 
 #[test]
