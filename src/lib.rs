@@ -34,6 +34,7 @@
 //!
 //! - `cli`: the program `das-cuda`, and what only a program needs.
 //! - `cuda`: the backend on NVIDIA GPUs. build.rs compiles its kernels where it finds an nvcc.
+//! - `hub`: downloads from the Hugging Face Hub; without it, its cache on disk is still read.
 //! - `shapes`: the small model inside the library, 19 MB.
 
 #![deny(unsafe_code)]
@@ -50,6 +51,7 @@ pub mod ddim;
 pub mod engine;
 pub mod error;
 pub mod hash;
+pub mod hub;
 pub mod meter;
 pub mod method;
 pub mod model;

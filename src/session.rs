@@ -24,6 +24,7 @@ use crate::backend::Backend;
 use crate::ddim::Schedule;
 use crate::engine::EngineBackend;
 use crate::error::Result;
+use crate::hub::Repository;
 use crate::model::folder::ModelFolder;
 use crate::model::pipeline::{Pipeline, Size};
 use crate::reward::Sum;
@@ -194,6 +195,11 @@ impl Session {
     /// `shapes` for the embedded model, else the path of its folder.
     pub fn model_name(&self) -> String {
         self.builder.model_name()
+    }
+
+    /// The repositories that the model and the rewards were read from.
+    pub fn repositories(&self) -> Vec<Repository> {
+        self.builder.repositories()
     }
 
     /// The chain that the options ask for.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use das_cuda::backend::Backend;
 use das_cuda::cpu::Cpu;
 use das_cuda::ddim::{Chain, Prediction, Schedule, SchedulerConfig, Spacing};
+use das_cuda::hub::{Hub, Settings};
 use das_cuda::meter::Meter;
 use das_cuda::model::checkpoint::Checkpoint;
 use das_cuda::model::config::UNetConfig;
@@ -18,7 +19,7 @@ use das_cuda::model::original::Choices;
 use das_cuda::model::pipeline::{Pipeline, Prompt};
 use das_cuda::tape::Tape;
 use das_cuda::tensor::{HostSlice, Shape};
-use das_cuda::{ErrorKind, Result};
+use das_cuda::{Device, ErrorKind, Result, Session};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::json;
@@ -478,6 +479,47 @@ fn the_file_is_hashed_once_with_what_was_made_for_it() {
     assert_eq!(file("file.safetensors")[0].bytes, length);
     assert_eq!((file("unet/config.json").len(), file("tokenizer_2/vocab.json").len()), (1, 1));
     assert!(hashes.iter().all(|h| h.path == "file.safetensors" || !h.path.ends_with(".safetensors")));
+}
+
+/// As a download of the hub lies in its cache.
+#[test]
+fn a_file_in_a_repository_is_a_single_file() {
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+    let model = Model::new("pipeline_sd", "pipeline_sd.tsv");
+    let cache = tempfile::tempdir().expect("a temporary folder");
+    let repository = |name: &str| {
+        let folder = cache.path().join(name);
+        fs::create_dir_all(folder.join("refs")).expect("a folder");
+        fs::write(folder.join("refs/main"), COMMIT).expect("written");
+        folder.join("snapshots").join(COMMIT)
+    };
+    copy(model.dir.path(), &repository("models--tiny--folder"));
+    copy(&model.dir.path().join("vae"), &repository("models--tiny--vae"));
+    let single = repository("models--tiny--single");
+    fs::create_dir_all(&single).expect("a folder");
+    write(&single.join("file.safetensors"), &model.tensors);
+    let hub = || {
+        let cache = cache.path().to_path_buf();
+        Hub::new(Settings { cache, endpoint: String::new(), token: None, offline: true })
+    };
+    let open = |model: &str, vae: &str| {
+        let builder =
+            Session::builder().device(Device::Cpu).hub(hub()).reward("jpeg".parse().expect("a reward"));
+        builder.model(model).vae(vae).model_config("tiny/folder").open()
+    };
+    for vae in ["tiny/vae", "tiny/folder"] {
+        let session = open("tiny/single/file.safetensors", vae).expect(vae);
+        assert_eq!(drawn(session.folder()).0, drawn(&model.folder()).0, "{vae}");
+        let names: Vec<String> = session.repositories().into_iter().map(|used| used.name).collect();
+        assert!(names.contains(&"tiny/single".into()) && names.contains(&"tiny/folder".into()), "{names:?}");
+    }
+    let fails = |vae: &str, says: &str| {
+        let error = open("tiny/single/file.safetensors", vae).err().expect(vae).to_string();
+        assert!(error.contains(says), "{says} is not in: {error}");
+    };
+    fails("tiny/absent", "tiny/absent: there is no such file or folder here");
+    // A configuration made for an autoencoder by itself has the groups of the published ones.
+    fails("tiny/single/file.safetensors", "is no multiple of norm_num_groups");
 }
 
 #[test]

@@ -117,15 +117,18 @@ pub struct Sample {
     /// which is the empty text, or for some models of XL no text at all]
     #[arg(short, long, value_name = "TEXT", help_heading = "What to draw")]
     pub negative_prompt: Option<String>,
-    /// Model: a folder in diffusers layout, or a checkpoint in a single file (.safetensors, .ckpt) of Stable
-    /// Diffusion 1.x, 2.x or XL [default: the model inside this program, `shapes`]
-    #[arg(short, long, value_name = "PATH", help_heading = "What to draw")]
+    /// Model: a folder in diffusers layout, a checkpoint in a single file (.safetensors, .ckpt) of Stable
+    /// Diffusion 1.x, 2.x or XL, or OWNER/NAME[@REVISION][/FILE] of a repository on the Hugging Face Hub or a
+    /// file in one: what its cache lacks is downloaded. A path that exists here is meant before a repository
+    /// of that name [default: the model inside this program, `shapes`]
+    #[arg(short, long, value_name = "MODEL", help_heading = "What to draw")]
     pub model: Option<PathBuf>,
-    /// Another autoencoder for the model: the folder of one (AutoencoderKL), or a single file
+    /// Another autoencoder for the model: the folder of one (AutoencoderKL), a single file, or a name as of
+    /// `-m`
     #[arg(long, value_name = "PATH", requires = "model", help_heading = "What to draw")]
     pub vae: Option<PathBuf>,
-    /// For a model in a single file: a folder in diffusers layout whose configurations and tokenizers are
-    /// taken; its weights are not read [default: those of the family]
+    /// For a model in a single file: a folder in diffusers layout, or the name of a repository, whose
+    /// configurations and tokenizers are taken; its weights are not read [default: those of the family]
     #[arg(long, value_name = "DIR", requires = "model", help_heading = "What to draw")]
     pub model_config: Option<PathBuf>,
     /// What the model's UNet predicts [default: what its files say]
@@ -135,7 +138,8 @@ pub struct Sample {
     /// Turbo [default: what its files say]
     #[arg(long, value_enum, requires = "model", help_heading = "What to draw", hide_possible_values = true)]
     pub scheduler: Option<Chain>,
-    /// LoRA file to merge into the model, repeatable: PATH or PATH=WEIGHT, for UNet and text encoders
+    /// LoRA file to merge into the model, repeatable: PATH or PATH=WEIGHT, for UNet and text encoders; PATH
+    /// may be a name on the hub, as for --model
     #[arg(long = "lora", value_name = "PATH[=WEIGHT]", help_heading = "What to draw")]
     pub loras: Vec<String>,
     /// Image width in pixels [default: the model's own]
@@ -301,6 +305,9 @@ pub struct Sample {
     /// CPU threads [default: one per processor]
     #[arg(long, value_name = "N", help_heading = "Machine")]
     pub threads: Option<usize>,
+    /// Use no network: what the cache of the Hugging Face Hub lacks is an error (also HF_HUB_OFFLINE=1)
+    #[arg(long, help_heading = "Machine")]
+    pub offline: bool,
 }
 
 #[derive(Args, Debug)]
@@ -359,9 +366,9 @@ pub struct Score {
     /// Reward, repeatable: NAME[=WEIGHT][:PATH]
     #[arg(long = "reward", value_name = "R", required = true)]
     pub rewards: Vec<String>,
-    /// Model whose towers judge where a reward names no path [default: the model inside this program,
-    /// `shapes`]
-    #[arg(short, long, value_name = "DIR")]
+    /// Model whose towers judge where a reward names no path: a folder or a repository, as of `sample`
+    /// [default: the model inside this program, `shapes`]
+    #[arg(short, long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
     /// Prompt for rewards that compare with text [default: the prompt in the PNG's metadata]
     #[arg(short, long, value_name = "TEXT")]
@@ -376,4 +383,7 @@ pub struct Score {
     /// CPU threads [default: one per processor]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+    /// Use no network: what the cache of the Hugging Face Hub lacks is an error (also HF_HUB_OFFLINE=1)
+    #[arg(long)]
+    pub offline: bool,
 }

@@ -61,7 +61,10 @@ pub fn report(error: &Error) -> String {
         text = format!("{text}\n  fix: {}", named(advice));
     }
     match error.option_name().and_then(flag) {
-        Some(flag) if !text.contains(&flag) => format!("{flag}: {text}"),
+        // Not as a part of a path.
+        Some(flag) if !text.split(|c: char| !c.is_alphanumeric() && c != '-').any(|word| word == flag) => {
+            format!("{flag}: {text}")
+        }
         _ => text,
     }
 }

@@ -11,10 +11,9 @@ Examples:
       a second call numbers on
   das-cuda sample --prompts list.txt --count 4 --seed -1 --json > results.jsonl
       every prompt of a list four times, with a seed that is drawn and recorded
-  das-cuda sample -p \"a photo of a cat\" -m stable-diffusion-v1-5 --steps 50 --particles 8 \\
-      --reward aesthetic:clip-vit-large-patch14,head.pth \\
-      --reward clip=0.5:clip-vit-large-patch14
-      another model, a weighted sum of rewards";
+  das-cuda sample -p \"a photo of a cat\" -m stable-diffusion-v1-5/stable-diffusion-v1-5 --steps 50 \\
+      --particles 8 --reward aesthetic:clip-vit-large-patch14,head.pth --reward pickscore=0.5
+      another model, from the Hugging Face Hub; a weighted sum of rewards, one of files, one from the hub";
 
 pub const AFTER_COMPARE: &str = "\
 Examples:
@@ -41,6 +40,10 @@ pub fn rewards() -> String {
         let described = kind.line();
         let mut lines: Vec<&str> = described.split("; ").collect();
         lines.extend(kind.needs.prompt.then_some("reads the prompt"));
+        if let Some(published) = kind.published() {
+            lines.push("without PATH, and where the model has none, from the hub:");
+            lines.extend(published.split_inclusive(','));
+        }
         let alpha = format!("--kl {} unless given ({})", kind.default_alpha, kind.source);
         lines.push(&alpha);
         let names = std::iter::once(kind.name).chain(std::iter::repeat(""));

@@ -4,6 +4,7 @@
 mod args;
 mod compare;
 mod doctor;
+mod downloads;
 mod flags;
 mod gpus;
 mod help;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::args::{Machine, Sample};
 use super::values::{Auto, Bytes, Save, Select};
-use super::{flags, meaning, prompts};
+use super::{downloads, flags, meaning, prompts};
 use crate::ddim::{Chain, Prediction};
 use crate::error::{Error, Result};
 use crate::method::{Conclusion, Method};
@@ -62,6 +62,7 @@ pub struct Options {
     pub device: Device,
     pub dtype: Dtype,
     pub machine: Machine,
+    pub offline: bool,
     /// Device, model and rewards.
     pub builder: SessionBuilder,
     /// How each draw is made, but for its number and seed.
@@ -149,6 +150,7 @@ impl Options {
             device,
             dtype: args.dtype.unwrap_or(device.default_dtype()),
             machine: args.machine.clone(),
+            offline: args.offline,
             builder,
             sample,
             notes,
@@ -158,7 +160,7 @@ impl Options {
 
 /// Device, model with its LoRA files, and rewards.
 fn builder(args: &Sample, loras: &[lora::Spec], rewards: &[Spec], eval_rewards: &[Spec]) -> SessionBuilder {
-    let mut builder = Session::builder().device(args.device);
+    let mut builder = Session::builder().device(args.device).hub(downloads::hub(args.offline, args.quiet));
     if let Some(dtype) = args.dtype {
         builder = builder.dtype(dtype);
     }

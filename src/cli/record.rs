@@ -74,6 +74,7 @@ impl Choices {
             device: _,
             dtype,
             machine,
+            offline,
             builder: _,
             sample,
             notes: _,
@@ -140,6 +141,7 @@ impl Choices {
             "max_vram": machine.max_vram.map(|Bytes(bytes)| bytes),
             "graph": !machine.no_graph,
             "cublas": !machine.no_cublas,
+            "offline": offline,
             "threads": rayon::current_num_threads(),
         });
         Ok(Choices { deciding: object(deciding), rest: object(rest) })
@@ -199,6 +201,7 @@ pub fn files(options: &Options, session: &Session) -> Result<Map<String, Value>>
         "model_files": by_path(session.folder().hashes()?),
         "reward_files": by_path(&rewards),
         "latents_sha256": options.latents.as_deref().map(sha256_file).transpose()?,
+        "repositories": session.repositories(),
     })))
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::args::Score;
-use super::output;
+use super::{downloads, output};
 use crate::assets::SHAPES;
 use crate::error::{Error, Result};
 use crate::pixels::Picture;
@@ -17,7 +17,7 @@ use crate::session::{Session, SessionBuilder};
 /// Of the rewards, and of the first image that cannot be read; lines of the images before it are printed.
 pub fn run(args: &Score) -> Result<()> {
     let specs = Spec::parse_all("reward", &args.rewards)?;
-    let mut builder = Session::builder().device(args.device);
+    let mut builder = Session::builder().device(args.device).hub(downloads::hub(args.offline, false));
     if let Some(dtype) = args.dtype {
         builder = builder.dtype(dtype);
     }
@@ -25,7 +25,7 @@ pub fn run(args: &Score) -> Result<()> {
         builder = builder.model(folder);
     }
     let mut scorer = specs.iter().cloned().fold(builder, SessionBuilder::reward).open_scorer()?;
-    let by_default = specs.iter().find(|spec| spec.kind.needs.files.is_some() && spec.path.is_none());
+    let by_default = specs.iter().find(|spec| spec.uses_model(scorer.model()));
     if let (None, Some(spec)) = (&args.model, by_default) {
         let name = spec.kind.name;
         output::note(format_args!(

@@ -20,8 +20,8 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 
-pub(super) use self::find::{choose, count, some_of};
-use self::find::{damaged, modern_name, nothing_chosen};
+pub(super) use self::find::{choose, count, nothing_chosen, some_of};
+use self::find::{damaged, modern_name};
 use self::torch::Found;
 use super::files::{Part, Piece, Renaming, Source, join, json};
 use crate::error::{Error, Result};

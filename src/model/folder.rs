@@ -178,8 +178,9 @@ fn unlisted(path: &Path, e: io::Error) -> Error {
     let shown = path.display();
     match e.kind() {
         io::ErrorKind::NotFound => Error::model(format!("{shown}: there is no such file or folder")).advice(
-            "give a single file, or the folder that contains model_index.json; models are not downloaded: fetch one first",
-        ),
+            "give a single file, the folder that contains model_index.json, or OWNER/NAME of a repository on the \
+             Hugging Face Hub",
+        ).option("model"),
         io::ErrorKind::NotADirectory => Error::model(format!("{shown}: this is no folder"))
             .advice("give the folder that contains model_index.json"),
         _ => {

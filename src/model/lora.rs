@@ -24,7 +24,7 @@ use crate::hash::sha256_of_file;
 use crate::regular;
 
 /// Name of the file that diffusers writes into a folder.
-const IN_FOLDER: &str = "pytorch_lora_weights.safetensors";
+pub const IN_FOLDER: &str = "pytorch_lora_weights.safetensors";
 
 /// Entry of the file's header in which diffusers keeps ranks and alphas, as JSON.
 const METADATA: &str = "lora_adapter_metadata";

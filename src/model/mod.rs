@@ -10,6 +10,7 @@ pub mod files;
 pub mod folder;
 mod layers;
 pub mod lora;
+pub mod needed;
 pub mod original;
 pub mod parts;
 pub mod pipeline;

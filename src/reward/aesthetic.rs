@@ -42,7 +42,7 @@ pub(super) static REWARD: RewardKind = RewardKind {
 /// The folder of a model that holds its own head, where it has one.
 const FOLDER: &str = "aesthetic";
 /// The head beside the towers in a folder given as PATH: as converted, or as LAION published it.
-const HEADS: [&str; 2] = ["aesthetic.safetensors", "sac+logos+ava1-l14-linearMSE.pth"];
+pub(super) const HEADS: [&str; 2] = ["aesthetic.safetensors", "sac+logos+ava1-l14-linearMSE.pth"];
 
 /// `FOLDER` or `FOLDER,HEAD`: a folder whose name has a comma wins over the split.
 fn folder_and_head(path: &Path) -> (PathBuf, PathBuf) {

@@ -22,7 +22,8 @@ impl Head {
     /// not fit each other, another width, tensors left over.
     pub fn load(file: &Checkpoint, width: usize) -> Result<Head> {
         let head = Head::read(file, &file.root(), width)?;
-        file.finish(&[])?;
+        // Repositories of heads may have the tower that looks at the images in the same file.
+        file.finish(&["vision_model.*", "visual_projection.*"])?;
         Ok(head)
     }
 

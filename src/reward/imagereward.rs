@@ -1,7 +1,7 @@
 //! `imagereward`: how well people would like an image for its prompt (Xu et al. 2023), by BLIP and an affine
 //! map of the state that it ends in.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Reward;
 use super::head::Head;
@@ -20,7 +20,9 @@ pub(super) static REWARD: RewardKind = RewardKind {
     name: "imagereward",
     about: "how people would like the image for its prompt, in standard deviations",
     needs: Needs {
-        files: Some("ImageReward.pt (or .safetensors), or its folder; vocab.txt of BERT beside it"),
+        files: Some(
+            "ImageReward.pt (or .safetensors), or its folder; vocab.txt of BERT beside it, or PATH,FOLDER",
+        ),
         prompt: true,
         gradient: true,
     },
@@ -28,17 +30,23 @@ pub(super) static REWARD: RewardKind = RewardKind {
     source: "docs/spec.md 7.6",
     open: |towers, name, path| {
         let Some(path) = path else { return Err(Error::usage("no path is given")) };
+        // Two paths, unless there is one that has the comma in its name.
+        let two = path.to_str().filter(|_| !path.exists()).and_then(|text| text.rsplit_once(','));
+        let (path, vocabulary) = match two {
+            Some((path, vocabulary)) => (Path::new(path), Some(PathBuf::from(vocabulary))),
+            None => (path, None),
+        };
         let in_folder = || FILES.iter().map(|name| path.join(name)).find(|file| file.is_file());
         let path = in_folder().unwrap_or_else(|| path.to_path_buf());
         let file = open_file(&path)?;
         towers.remember(&file, "");
-        let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
+        let folder = vocabulary.unwrap_or_else(|| path.parent().unwrap_or(Path::new("")).to_path_buf());
         Ok(Box::new(ImageReward::load(name, &file, &Source::Dir(folder), towers.backend())?))
     },
 };
 
 /// The weights in a folder given as PATH.
-const FILES: [&str; 2] = ["ImageReward.safetensors", "ImageReward.pt"];
+pub(super) const FILES: [&str; 2] = ["ImageReward.safetensors", "ImageReward.pt"];
 /// Most tokens of a prompt.
 const CONTEXT: usize = 35;
 /// The published mean and deviation of what the head says.

@@ -7,7 +7,11 @@ use super::preprocess::Fit;
 pub(super) static REWARD: RewardKind = RewardKind {
     name: "pickscore",
     about: "cosine of image and prompt",
-    needs: Needs { files: Some("the folder of PickScore_v1"), prompt: true, gradient: true },
+    needs: Needs {
+        files: Some("the folder of PickScore_v1, or FOLDER,PROCESSOR"),
+        prompt: true,
+        gradient: true,
+    },
     default_alpha: 1e-4,
     source: "docs/spec.md 7.3",
     open: |towers, name, path| {

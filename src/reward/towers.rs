@@ -20,7 +20,7 @@ const CLIP: &str = "clip";
 const TOKENIZER: &str = "tokenizer";
 
 /// Files of the OpenCLIP package in a folder.
-const OPEN_CLIP: [&str; 2] = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"];
+pub(super) const OPEN_CLIP: [&str; 2] = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"];
 const OPEN_CLIP_CONFIG: &str = "open_clip_config.json";
 
 /// Opens CLIP models for rewards.
@@ -38,6 +38,8 @@ pub(super) struct Towers<'a> {
 /// A CLIP folder: where, and which component there.
 struct Place {
     source: Source,
+    /// Where its tokenizer and the statistics of its images are, if not there.
+    processor: Option<Source>,
     component: &'static str,
     key: Option<PathBuf>,
 }
@@ -132,7 +134,7 @@ impl<'a> Towers<'a> {
         let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
         // A reward names the file or its folder.
         let reads = self.reading.contains(&key(path)) || self.reading.contains(&key(&folder));
-        let place = Place { source: Source::Dir(folder), component: "", key: key(path) };
+        let place = Place { source: Source::Dir(folder), processor: None, component: "", key: key(path) };
         if let Some(tower) = self.open.get(&place.key) {
             return Ok(tower.clone());
         }
@@ -162,21 +164,26 @@ impl<'a> Towers<'a> {
 
     fn place(&self, path: Option<&Path>) -> Result<Place> {
         if let Some(path) = path {
-            return Ok(Place { key: key(path), source: Source::Dir(path.to_path_buf()), component: "" });
+            let two = path.to_str().filter(|_| !path.exists()).and_then(|text| text.rsplit_once(','));
+            let (folder, processor) = match two {
+                Some((folder, processor)) => (folder.into(), Some(Source::Dir(processor.into()))),
+                None => (path.to_path_buf(), None),
+            };
+            return Ok(Place { key: key(path), source: Source::Dir(folder), processor, component: "" });
         }
         if !self.model.exists(&format!("{CLIP}/config.json")) {
             let folder = self.model.describe(CLIP);
             let why = format!("no path is given, and the model brings no CLIP of its own ({folder})");
             return Err(Error::usage(why));
         }
-        Ok(Place { source: self.model.clone(), component: CLIP, key: None })
+        Ok(Place { source: self.model.clone(), processor: None, component: CLIP, key: None })
     }
 
     fn tower(&mut self, place: &Place) -> Result<Arc<Tower>> {
         if let Some(tower) = self.open.get(&place.key) {
             return Ok(tower.clone());
         }
-        let Place { source, component, key: folder } = place;
+        let Place { source, processor, component, key: folder } = place;
         let config = ClipConfig::open(source, component)?;
         let file = source.checkpoint(component, None)?;
         let (vision, text) = if self.reading.contains(folder) {
@@ -196,7 +203,12 @@ impl<'a> Towers<'a> {
             (ClipVision::load(self.backend, &file, &config.vision)?, None)
         };
         self.remember(&file, component);
-        let preprocess = Preprocess::open(source, component, config.vision.image_size, self.backend)?;
+        let preprocess = Preprocess::open(
+            processor.as_ref().unwrap_or(source),
+            component,
+            config.vision.image_size,
+            self.backend,
+        )?;
         let tower = Arc::new(Tower { preprocess, vision, text });
         self.open.insert(folder.clone(), tower.clone());
         Ok(tower)
@@ -216,9 +228,10 @@ impl<'a> Towers<'a> {
 
     /// The tokenizer beside the towers; without one, CLIP's for a vocabulary of its size, else the model's.
     fn tokenizer(&self, place: &Place, text: &ClipTextConfig) -> Result<Tokenizer> {
-        let files = place.source.list(place.component);
+        let source = place.processor.as_ref().unwrap_or(&place.source);
+        let files = source.list(place.component);
         if files.iter().any(|name| name == "vocab.json" || name == "tokenizer.json") {
-            Tokenizer::open(&place.source, place.component, text.max_positions)
+            Tokenizer::open(source, place.component, text.max_positions)
         } else if text.vocab_size == tokenizer::VOCABULARY {
             Tokenizer::open(&tokenizer::alone(TOKENIZER)?, TOKENIZER, text.max_positions)
         } else {

@@ -1,7 +1,7 @@
 //! What a session is made of.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::device::{Device, Dtype, Machine};
@@ -10,9 +10,11 @@ use crate::assets::SHAPES;
 use crate::backend::Backend;
 use crate::ddim::{Chain, Prediction};
 use crate::error::{Error, Result};
+use crate::hub::{Hub, Missing, Repository};
 use crate::model::files::Source;
 use crate::model::folder::ModelFolder;
 use crate::model::lora::{self, Lora};
+use crate::model::needed;
 use crate::model::original::Choices;
 use crate::reward::{self, Reward, Spec, Sum};
 use crate::target::Gradient;
@@ -50,6 +52,7 @@ pub struct SessionBuilder {
     pub(super) rewards: Vec<Spec>,
     pub(super) custom: Vec<(f64, OpenReward)>,
     pub(super) eval_rewards: Vec<Spec>,
+    pub(super) hub: Hub,
 }
 
 impl fmt::Debug for SessionBuilder {
@@ -92,18 +95,21 @@ impl SessionBuilder {
         self.machine.no_cublas = true;
         self
     }
-    /// A model folder in diffusers layout, or a checkpoint in a single file; else the embedded model.
+    /// A model folder in diffusers layout, or a checkpoint in a single file; where there is none of this
+    /// name, `owner/name[@revision]` of a repository on the hub ([`Hub`]) or `owner/name[@revision]/file` of
+    /// a file in one; else the embedded model.
     pub fn model(mut self, path: impl Into<PathBuf>) -> SessionBuilder {
         self.model = Some(path.into());
         self
     }
-    /// Another autoencoder for the model: the folder of one, or a single file.
+    /// Another autoencoder for the model: the folder of one, a single file, or a name as of
+    /// [`SessionBuilder::model`].
     pub fn vae(mut self, path: impl Into<PathBuf>) -> SessionBuilder {
         self.choices.vae = Some(path.into());
         self
     }
-    /// A folder in diffusers layout whose configurations and tokenizers are taken for a model in a single
-    /// file.
+    /// A folder in diffusers layout, or the name of a repository, whose configurations and tokenizers are
+    /// taken for a model in a single file.
     pub fn model_config(mut self, folder: impl Into<PathBuf>) -> SessionBuilder {
         self.choices.config = Some(folder.into());
         self
@@ -143,6 +149,18 @@ impl SessionBuilder {
     pub fn eval_reward(mut self, reward: Spec) -> SessionBuilder {
         self.eval_rewards.push(reward);
         self
+    }
+
+    /// Where repositories are found that the model or a reward names; else as the environment says
+    /// ([`Settings::from_env`](crate::hub::Settings::from_env)), and downloads are silent.
+    pub fn hub(mut self, hub: Hub) -> SessionBuilder {
+        self.hub = hub;
+        self
+    }
+
+    /// The repositories that the model and the rewards were read from so far.
+    pub fn repositories(&self) -> Vec<Repository> {
+        self.hub.used()
     }
 
     /// Where to compute.
@@ -223,7 +241,10 @@ impl SessionBuilder {
     /// The model's folder, or the embedded one, with the LoRA files.
     pub(super) fn folder(&self) -> Result<ModelFolder> {
         let folder = match &self.model {
-            Some(path) => ModelFolder::open_with(path, None, &self.choices)?,
+            Some(path) => {
+                let (path, choices) = self.located(path)?;
+                ModelFolder::open_with(&path, None, &choices)?
+            }
             None if self.choices != Choices::default() => {
                 let Choices { vae, config, prediction, scheduler: _ } = &self.choices;
                 let option = match (vae, config, prediction) {
@@ -238,21 +259,40 @@ impl SessionBuilder {
             }
             None => ModelFolder::from_source(embedded()?, None)?,
         };
-        folder.with_loras(self.loras.iter().map(Lora::open).collect::<Result<_>>()?)
+        let open = |spec: &lora::Spec| {
+            let path = self.hub.locate(&spec.path, &needed::of_lora).map_err(|e| e.option("lora"))?;
+            Lora::open(&lora::Spec { path, weight: spec.weight })
+        };
+        folder.with_loras(self.loras.iter().map(open).collect::<Result<_>>()?)
+    }
+
+    /// Where the model at `path` and what was chosen for it are on disk; repositories are downloaded.
+    fn located(&self, path: &Path) -> Result<(PathBuf, Choices)> {
+        let find = |option, path: &Path, missing: Missing<'_>| {
+            self.hub.locate(path, missing).map_err(|e| e.option(option))
+        };
+        let Choices { vae, config, prediction, scheduler } = self.choices.clone();
+        let vae = vae.as_deref().map(|path| find("vae", path, &needed::of_autoencoder)).transpose()?;
+        let config = config
+            .as_deref()
+            .map(|path| find("model_config", path, &needed::of_configurations))
+            .transpose()?;
+        let path = find("model", path, &needed::of_pipeline)?;
+        Ok((path, Choices { vae, config, prediction, scheduler }))
     }
 
     /// The rewards to align to, on a backend.
     pub(super) fn open_rewards(&self, model: &Source, backend: &dyn Backend) -> Result<Sum> {
         let specs = self.reward_specs()?;
         if self.custom.is_empty() {
-            return reward::open(&specs, model, backend);
+            return reward::open_named(&specs, model, backend, &self.hub);
         }
         let custom = self.custom.iter().map(|(weight, open)| Ok((*weight, open(backend)?)));
         let custom: Vec<(f64, Box<dyn Reward>)> = custom.collect::<Result<_>>()?;
         if specs.is_empty() {
             return Ok(Sum::new(custom));
         }
-        let named = reward::open(&specs, model, backend)?;
+        let named = reward::open_named(&specs, model, backend, &self.hub)?;
         Ok(custom.into_iter().fold(named, |sum, (weight, reward)| sum.with(weight, reward)))
     }
 }
@@ -267,5 +307,5 @@ fn embedded() -> Result<Source> {
 fn embedded() -> Result<Source> {
     Err(Error::usage("no model is given, and this program was built without the embedded one")
         .option("model")
-        .advice("give `model` a folder in diffusers layout, or build with the feature shapes"))
+        .advice("give `model` a folder in diffusers layout or the name of a repository, or build with the feature shapes"))
 }

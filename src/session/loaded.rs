@@ -42,7 +42,7 @@ impl Loaded {
         let reward = builder.open_rewards(folder.source(), backend)?;
         let eval = match builder.eval_rewards.as_slice() {
             [] => None,
-            specs => Some(reward::open(specs, folder.source(), backend)?),
+            specs => Some(reward::open_named(specs, folder.source(), backend, &builder.hub)?),
         };
         Ok(Loaded { folder, pipeline, reward, eval })
     }

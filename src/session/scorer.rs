@@ -4,6 +4,7 @@ use super::builder::SessionBuilder;
 use super::device::Opened;
 use crate::engine::EngineBackend;
 use crate::error::Result;
+use crate::model::files::Source;
 use crate::pixels::Picture;
 use crate::reward::{Reward, Sum};
 
@@ -12,6 +13,7 @@ pub struct Scorer {
     // Tensors go before the device that they are on.
     reward: Sum,
     backend: Box<dyn EngineBackend>,
+    model: Source,
 }
 
 /// What images are worth.
@@ -34,8 +36,9 @@ impl SessionBuilder {
     pub fn open_scorer(self) -> Result<Scorer> {
         let (builder, _) = self.resolve_device();
         let Opened { backend, .. } = builder.device.open(builder.resolved_dtype(), builder.machine)?;
-        let reward = builder.open_rewards(builder.folder()?.source(), &*backend)?;
-        Ok(Scorer { reward, backend })
+        let model = builder.folder()?.source().clone();
+        let reward = builder.open_rewards(&model, &*backend)?;
+        Ok(Scorer { reward, backend, model })
     }
 }
 
@@ -43,6 +46,11 @@ impl Scorer {
     /// The rewards.
     pub fn reward(&self) -> &Sum {
         &self.reward
+    }
+
+    /// The model whose towers judge where a reward names no path.
+    pub fn model(&self) -> &Source {
+        &self.model
     }
 
     /// Scores pictures, which may have any sizes, of one prompt.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use das_cuda::assets::SHAPES_FILES;
 use das_cuda::run::SCHEMA;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -142,6 +143,22 @@ fn the_files_of_runs_are_as_documented() {
     assert!(!sample(&lost, &["-p", "a star", "--kl", "1e-40", "--max-shift", "inf"]).status.success());
     runs.check(&record_of(&only_folder(&lost)));
     lines(&only_folder(&lost).join("trace.jsonl")).iter().for_each(|line| trace.check(line));
+
+    // A model in the cache of the hub.
+    let (cache, out) = (dir.path().join("cache"), dir.path().join("cached"));
+    let (repository, commit) = (cache.join("models--tiny--model"), "01".repeat(20));
+    let file = |path: &Path, content: &[u8]| {
+        fs::create_dir_all(path.parent().expect("a folder")).expect("it can be made");
+        fs::write(path, content).expect("it can be written");
+    };
+    file(&repository.join("refs/main"), commit.as_bytes());
+    let snapshot = repository.join("snapshots").join(&commit);
+    SHAPES_FILES.iter().for_each(|(name, content)| file(&snapshot.join(name), content));
+    let cached =
+        ["sample", "-m", "tiny/model", "--offline", "-p", "a star", "--particles", "2", "--steps", "2"];
+    let cached = program().env("HF_HUB_CACHE", &cache).args(cached).args(["-o", text(&out)]).output();
+    succeeds(cached.expect("the program starts"));
+    runs.check(&record_of(&only_folder(&out)));
 
     let mut plans = section("### plan --json");
     plans.check(&json(&succeeds(run(&["plan", "--json", "-p", "a star", "--steps", "2"]))));

@@ -57,7 +57,7 @@ const DECIDING: [&str; 35] = [
 ];
 
 /// All fields of `run.json` besides.
-const REST: [&str; 36] = [
+const REST: [&str; 38] = [
     "schema",
     "status",
     "program",
@@ -83,6 +83,7 @@ const REST: [&str; 36] = [
     "graph",
     "cublas",
     "threads",
+    "offline",
     "scheduler",
     "chains",
     "alpha",
@@ -90,6 +91,7 @@ const REST: [&str; 36] = [
     "model_files",
     "reward_files",
     "latents_sha256",
+    "repositories",
     "started",
     "seconds",
     "result",

@@ -131,9 +131,9 @@ def files():
         layers.append(("lora_te_text_model_" + layer.replace(".", "_"), "text_encoder", at + layer, 2, 4))
     yield "kohya", "sd", kohya(layers, pipe, g), None, 0.8
 
-    # diffusers 0.42 renames the layers of attention on the way, and then does not find their alphas again: in a UNet
-    # these layers get the alpha that most layers have. So here they have that one, 1; above too, 2. That every layer
-    # counts by its own alpha, as kohya's trainer defines it, is a test of tests/lora.rs.
+    # diffusers 0.42 renames the layers of attention on the way, and then does not find their alphas again: in
+    # a UNet these layers get the alpha that most layers have. So here they have that one, 1; above too, 2.
+    # That every layer counts by its own alpha, as kohya's trainer defines it, is a test of tests/lora.rs.
     pipe, g = load("sdxl"), torch.Generator().manual_seed(6)
     layers = [(f"lora_unet_{original}", "unet", layer, rank, alpha) for original, layer, rank, alpha in (
         ("input_blocks_1_0_in_layers_2", "down_blocks.0.resnets.0.conv1", 2, 1),

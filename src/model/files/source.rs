@@ -3,12 +3,14 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::assembled::{Assembled, Piece};
 use crate::error::{Error, Result};
 use crate::hash::{sha256, sha256_of_file};
+use crate::hub::hash_of;
 use crate::regular;
 
 /// Most bytes of a file that is read whole: configurations and vocabularies have a few. Weights are mapped.
@@ -118,7 +120,8 @@ impl Source {
         names
     }
 
-    /// Size and SHA-256 of the file at `rel`.
+    /// Size and SHA-256 of the file at `rel`; of a large file in the cache of the hub, the hash that it is
+    /// kept under ([`hash_of`]).
     ///
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the file.
@@ -134,7 +137,7 @@ impl Source {
             },
         };
         let (bytes, sha256) = match path {
-            Some(path) => sha256_of_file(&path).map_err(|e| {
+            Some(path) => sha256_or_name(&path).map_err(|e| {
                 let usual = "fetch this file again, and leave the model in place while it is in use";
                 let fix = regular::fix(&e, usual);
                 Error::model(format!("{}: cannot be read", self.describe(rel))).because(e).advice(fix)
@@ -156,6 +159,14 @@ impl Source {
             },
             Source::Dir(_) | Source::Embedded(_) => rel.to_string(),
         }
+    }
+}
+
+/// Length and SHA-256 of a file, read only where the cache of the hub does not say it.
+fn sha256_or_name(path: &Path) -> io::Result<(u64, String)> {
+    match hash_of(path) {
+        Some(hash) => Ok((regular::open(path)?.metadata()?.len(), hash)),
+        None => sha256_of_file(path),
     }
 }
 

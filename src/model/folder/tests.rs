@@ -175,7 +175,7 @@ fn a_folder_that_is_no_model_says_what_it_is() {
         &["notes.txt: a file, but no weights", "model_index.json"],
     );
     fails(ModelFolder::open(&dir.path().join("notes.txt/below"), None), &["below: this is no folder"]);
-    fails(ModelFolder::open(&dir.path().join("absent"), None), &["no such file or folder", "not downloaded"]);
+    fails(ModelFolder::open(&dir.path().join("absent"), None), &["no such file or folder", "OWNER/NAME"]);
     write(dir.path(), "sd15.safetensors", &weights());
     fails(ModelFolder::open(dir.path(), None), &["one file of weights", "sd15.safetensors"]);
     let file = dir.path().join("sd15.safetensors");
