@@ -335,6 +335,84 @@ fn a_chain_that_is_asked_for_takes_the_place_of_the_files_own() {
     }
 }
 
+/// What is chosen changes the scheduler's file of the folder that gives the configurations; it does not take
+/// its place.
+#[test]
+fn a_choice_changes_the_configuration_that_was_given() {
+    let one = Model::new("pipeline_sd", "pipeline_sd.tsv");
+    let path = one.dir.path().join("own.safetensors");
+    write(&path, &one.tensors);
+    let scheduler = |path: &Path, choices: Choices| {
+        let model = ModelFolder::open_with(path, None, &choices).expect("a model");
+        model.parts().scheduler().expect("a scheduler").config
+    };
+    // Betas that no family has.
+    let file = one.dir.path().join("scheduler/scheduler_config.json");
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&fs::read(&file).expect("read")).expect("JSON");
+    config["beta_end"] = json!(0.015);
+    config["prediction_type"] = json!("v_prediction");
+    config["rescale_betas_zero_snr"] = json!(true);
+    fs::write(&file, config.to_string()).expect("written");
+    let choices = [
+        (Some(Prediction::Epsilon), None),
+        (None, Some(Chain::Lcm)),
+        (None, Some(Chain::DdimTrailing)),
+        (Some(Prediction::Sample), Some(Chain::Lcm)),
+        (None, None),
+    ];
+    for (prediction, chain) in choices {
+        let of = |config| Choices { prediction, scheduler: chain, config, ..Choices::default() };
+        let single = scheduler(&path, of(Some(one.dir.path().to_path_buf())));
+        assert_eq!(single, scheduler(one.dir.path(), of(None)), "{prediction:?} {chain:?}");
+        assert!(single.beta_end == 0.015 && single.rescale_betas_zero_snr);
+    }
+}
+
+/// Trainers mark what a file predicts in the file itself: a configuration that was made for another one is
+/// overruled, and the user is told.
+#[test]
+fn what_a_file_says_of_itself_counts_before_a_configuration() {
+    let one = Model::new("pipeline_sd", "pipeline_sd.tsv");
+    let file = one.dir.path().join("scheduler/scheduler_config.json");
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&fs::read(&file).expect("read")).expect("JSON");
+    let mut opened = |theirs: &str, marks: &[&str], prediction| {
+        config["prediction_type"] = json!(theirs);
+        fs::write(&file, config.to_string()).expect("written");
+        let mark = |tensors: &mut Vec<Stored>| tensors.extend(marks.iter().map(|name| zeros(name, &[0])));
+        let model = one.single_with(mark, Choices { prediction, ..Choices::default() }).expect("a model");
+        let notes = Pipeline::load(&Meter::new(), &model).expect("a pipeline").notes;
+        (model.parts().scheduler().expect("a scheduler").config, notes)
+    };
+    let usual = opened("epsilon", &[], None).1;
+    let mut told = |theirs: &str, marks: &[&str], prediction| {
+        let (config, notes) = opened(theirs, marks, prediction);
+        let new: Vec<String> = notes.into_iter().filter(|note| !usual.contains(note)).collect();
+        (config, new)
+    };
+    let (config, notes) = told("epsilon", &["v_pred"], None);
+    assert_eq!((config.prediction_type, config.rescale_betas_zero_snr), (Prediction::VPrediction, false));
+    let [note] = notes.as_slice() else { panic!("{notes:?}") };
+    for word in
+        ["file.safetensors: v_pred", "v_prediction", "scheduler_config.json says epsilon", "`prediction`"]
+    {
+        assert!(note.contains(word), "{word} is not in: {note}");
+    }
+    let (config, notes) = told("epsilon", &["v_pred", "ztsnr"], None);
+    assert_eq!((config.prediction_type, config.rescale_betas_zero_snr), (Prediction::VPrediction, true));
+    assert_eq!((config.timestep_spacing, notes.len()), (Spacing::Trailing, 2));
+    assert!(notes[1].contains("ztsnr") && notes[1].contains("rescale_betas_zero_snr true"), "{notes:?}");
+    // The user knows best; and where both say the same, nothing is to be told.
+    let (config, notes) = told("epsilon", &["v_pred"], Some(Prediction::Epsilon));
+    assert_eq!((config.prediction_type, notes.len()), (Prediction::Epsilon, 0), "{notes:?}");
+    let (config, notes) = told("v_prediction", &["v_pred"], None);
+    assert_eq!((config.prediction_type, notes.len()), (Prediction::VPrediction, 0), "{notes:?}");
+    // A file that says nothing overrules nothing.
+    let (config, notes) = told("v_prediction", &[], None);
+    assert_eq!((config.prediction_type, notes.len()), (Prediction::VPrediction, 0), "{notes:?}");
+}
+
 #[test]
 fn a_file_of_another_kind_is_refused_by_its_name() {
     let dir = tempfile::tempdir().expect("a temporary folder");

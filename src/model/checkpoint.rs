@@ -361,7 +361,7 @@ impl Source {
                 match rel.as_ref().and_then(|rel| model.0.piece(rel)) {
                     Some(Piece::Weights(renaming)) => Checkpoint::renamed(renaming),
                     Some(Piece::File(path)) => Checkpoint::open(path, None),
-                    Some(Piece::Made(_)) | None => match (&rel, &model.0.base) {
+                    Some(Piece::Made(_) | Piece::Changed { .. }) | None => match (&rel, &model.0.base) {
                         (Some(_), Some(base)) => Checkpoint::open(&base.join(component), variant),
                         _ => Err(nothing_chosen(&self.describe(component), &names, variant)),
                     },

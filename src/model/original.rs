@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use self::kind::{Texts, UNET, VAE};
 use self::pool::Pool;
+use self::scheduler::Predicts;
 use super::checkpoint::{self, Checkpoint};
 use super::files::{Assembled, AssembledModel, Piece, Renaming, Source, join};
 use crate::ddim::{Chain, Prediction};
@@ -110,12 +111,14 @@ pub fn open(path: &Path, choices: &Choices) -> Result<(Source, Vec<String>)> {
         }
     }
     make(&mut model, "model_index.json", &index(texts));
+    let mut warnings = Vec::new();
     if let Some(folder) = &choices.config {
-        take_configurations(&mut model, folder, choices)?;
+        warnings = take_configurations(&mut model, folder, choices, &predicts)?;
     }
 
     let mut notes = kind::notes(&file, &[&[UNET, VAE], texts.prefixes()].concat());
     notes.extend(predicts.note.filter(|_| choices.config.is_none()));
+    notes.extend(warnings);
     Ok((Source::Assembled(AssembledModel(Arc::new(model))), notes))
 }
 
@@ -139,21 +142,34 @@ pub fn replace(path: &Path, choices: &Choices) -> Result<Source> {
         add_vae(&mut model, vae, scaling_factor)?;
     }
     if choices.of_the_noise() {
-        choose_noise(&mut model, &source, choices)?;
+        take_scheduler(&mut model, path, choices, None)?;
     }
     Ok(Source::Assembled(AssembledModel(Arc::new(model))))
 }
 
-/// The scheduler's file of `source` as `choices` change it.
-fn choose_noise(model: &mut Assembled, source: &Source, choices: &Choices) -> Result<()> {
-    let mut config = super::files::json::read(source, SCHEDULER_FILE)?;
+/// The scheduler's file of `folder` as `choices` change it, and before them what a checkpoint in a single file
+/// says of itself. Returns what of it is overruled.
+fn take_scheduler(
+    model: &mut Assembled,
+    folder: &Path,
+    choices: &Choices,
+    predicts: Option<&Predicts>,
+) -> Result<Vec<String>> {
+    let from = folder.join(SCHEDULER_FILE);
+    let place = from.display().to_string();
+    let mut config = super::files::json::read(&Source::Dir(folder.to_path_buf()), SCHEDULER_FILE)?;
     if !config.is_object() {
-        return Err(Error::model(format!("{}: not a JSON object", source.describe(SCHEDULER_FILE)))
-            .advice("download the file again"));
+        return Err(Error::model(format!("{place}: not a JSON object")).advice("download the file again"));
     }
+    let before = config.clone();
+    let warnings = predicts.map(|predicts| predicts.settle(&mut config, &model.name, &place));
     scheduler::choose(&mut config, choices.prediction, choices.scheduler);
-    make(model, SCHEDULER_FILE, &config);
-    Ok(())
+    let piece = match config == before {
+        true => Piece::File(from),
+        false => Piece::Changed { from, content: config.to_string().into_bytes() },
+    };
+    model.pieces.insert(SCHEDULER_FILE.to_string(), piece);
+    Ok(warnings.unwrap_or_default())
 }
 
 fn make(model: &mut Assembled, rel: &str, value: &Value) {
@@ -223,15 +239,22 @@ fn add_vae(model: &mut Assembled, path: &Path, scaling_factor: f64) -> Result<()
 }
 
 /// Configurations and tokenizers of a folder in diffusers layout take the place of those made here.
-fn take_configurations(model: &mut Assembled, folder: &Path, choices: &Choices) -> Result<()> {
+/// Returns what they are overruled in.
+fn take_configurations(
+    model: &mut Assembled,
+    folder: &Path,
+    choices: &Choices,
+    predicts: &Predicts,
+) -> Result<Vec<String>> {
     let source = Source::Dir(folder.to_path_buf());
-    let mut found = false;
-    let components = ["unet", "vae", "text_encoder", "text_encoder_2"].map(|c| (c, "config.json"));
-    let single = [("", "model_index.json"), ("scheduler", "scheduler_config.json")];
-    for (component, name) in components.into_iter().chain(single) {
-        let rel = join(component, name);
-        let kept = (component == "vae" && choices.vae.is_some())
-            || (component == "scheduler" && choices.of_the_noise());
+    let (mut found, mut warnings) = (false, Vec::new());
+    if source.exists(SCHEDULER_FILE) {
+        warnings = take_scheduler(model, folder, choices, Some(predicts))?;
+        found = true;
+    }
+    let components = ["unet", "vae", "text_encoder", "text_encoder_2"].map(|c| join(c, "config.json"));
+    for rel in components.into_iter().chain(["model_index.json".to_string()]) {
+        let kept = rel.starts_with("vae/") && choices.vae.is_some();
         if source.exists(&rel) && !kept && model.piece(&rel).is_some() {
             model.pieces.insert(rel.clone(), Piece::File(folder.join(&rel)));
             found = true;
@@ -250,7 +273,7 @@ fn take_configurations(model: &mut Assembled, folder: &Path, choices: &Choices) 
         }
     }
     match found {
-        true => Ok(()),
+        true => Ok(warnings),
         false => Err(Error::model(format!("{}: no configuration of a model is there", folder.display()))
             .option("model_config")
             .advice("give `model_config` a folder with unet/config.json, scheduler/, tokenizer/ and so on")),

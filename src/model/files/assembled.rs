@@ -19,6 +19,13 @@ pub struct Assembled {
 pub enum Piece {
     /// Made by this program.
     Made(Cow<'static, [u8]>),
+    /// A file on disk as this program changes it.
+    Changed {
+        /// The file.
+        from: PathBuf,
+        /// What is read in its place.
+        content: Vec<u8>,
+    },
     /// As it is on disk.
     File(PathBuf),
     /// Tensors of another file under new names.

@@ -59,6 +59,7 @@ impl Source {
                 .ok_or_else(|| std::io::ErrorKind::NotFound.into()),
             Source::Assembled(model) => match (model.0.piece(rel), model.0.in_base(rel)) {
                 (Some(Piece::Made(content)), _) => Ok(content.clone()),
+                (Some(Piece::Changed { content, .. }), _) => Ok(Cow::Owned(content.clone())),
                 (Some(Piece::File(path)), _) => regular::read(path, MOST_BYTES).map(Cow::Owned),
                 (None, Some(path)) => regular::read(&path, MOST_BYTES).map(Cow::Owned),
                 (Some(Piece::Weights(_)) | None, _) => Err(std::io::ErrorKind::NotFound.into()),
@@ -88,7 +89,9 @@ impl Source {
             Source::Dir(dir) => dir.join(rel).display().to_string(),
             Source::Embedded(_) => format!("built-in:{rel}"),
             Source::Assembled(model) => match (model.0.piece(rel), model.0.in_base(rel)) {
-                (Some(Piece::File(path)), _) => path.display().to_string(),
+                (Some(Piece::File(path) | Piece::Changed { from: path, .. }), _) => {
+                    path.display().to_string()
+                }
                 (Some(Piece::Weights(renaming)), _) => renaming.path.display().to_string(),
                 (None, Some(path)) => path.display().to_string(),
                 (Some(Piece::Made(_)) | None, _) => format!("{}:{rel}", model.0.name),
@@ -132,7 +135,7 @@ impl Source {
             Source::Assembled(model) => match model.0.piece(rel) {
                 Some(Piece::File(path)) => Some(path.clone()),
                 Some(Piece::Weights(renaming)) => Some(renaming.path.clone()),
-                Some(Piece::Made(_)) => None,
+                Some(Piece::Made(_) | Piece::Changed { .. }) => None,
                 None => model.0.in_base(rel),
             },
         };
