@@ -20,7 +20,7 @@ use self::kind::{Texts, UNET, VAE};
 use self::pool::Pool;
 use self::scheduler::Predicts;
 use super::checkpoint::{self, Checkpoint};
-use super::files::{Assembled, AssembledModel, Piece, Renaming, Source, join};
+use super::files::{Assembled, AssembledModel, Piece, Source, join};
 use crate::ddim::{Chain, Prediction};
 use crate::error::{Error, Result};
 
@@ -59,18 +59,18 @@ pub fn open(path: &Path, choices: &Choices) -> Result<(Source, Vec<String>)> {
     let name = path.display().to_string();
     let recorded = file_name(path);
     let mut model = Assembled { name: name.clone(), base: None, pieces: BTreeMap::new() };
-    let place =
-        |tensors| Piece::Weights(Renaming { path: path.to_path_buf(), recorded: recorded.clone(), tensors });
+    let place = |pool: Pool| Piece::Weights(pool.finish(path, recorded.clone()));
 
     let predicts = scheduler::predicts(&file, texts, choices.prediction)?;
     let mut pool = Pool::new(&file, UNET);
     let mut config = unet::rename(&mut pool, &name)?;
-    model.pieces.insert(UNET_FILE.to_string(), place(pool.finish()));
+    model.pieces.insert(UNET_FILE.to_string(), place(pool));
     config["sample_size"] = json!(match (texts, predicts.prediction) {
         (Texts::Both, _) => 128,
         (Texts::OpenClip, Prediction::VPrediction) => 96,
         _ => 64,
     });
+    let context = config["cross_attention_dim"].clone();
     make(&mut model, "unet/config.json", &config);
     let mut noise = scheduler::config(texts, &predicts);
     scheduler::choose(&mut noise, choices.prediction, choices.scheduler);
@@ -90,7 +90,7 @@ pub fn open(path: &Path, choices: &Choices) -> Result<(Source, Vec<String>)> {
         let suffix = if nth == 0 { "" } else { "_2" };
         let component = format!("text_encoder{suffix}");
         make(&mut model, &format!("{component}/config.json"), &config);
-        model.pieces.insert(format!("{component}/model.safetensors"), place(pool.finish()));
+        model.pieces.insert(format!("{component}/model.safetensors"), place(pool));
         let padding = if open_clip { tokenizer::Padding::Zero } else { tokenizer::Padding::End };
         tokenizer::add(&mut model, &format!("tokenizer{suffix}"), padding)?;
     }
@@ -107,12 +107,14 @@ pub fn open(path: &Path, choices: &Choices) -> Result<(Source, Vec<String>)> {
             }
             let config = vae::rename(&mut pool, &name, scaling_factor)?;
             make(&mut model, "vae/config.json", &config);
-            model.pieces.insert(VAE_FILE.to_string(), place(pool.finish()));
+            model.pieces.insert(VAE_FILE.to_string(), place(pool));
         }
     }
     make(&mut model, "model_index.json", &index(texts));
     let mut warnings = Vec::new();
     if let Some(folder) = &choices.config {
+        let source = Source::Dir(folder.clone());
+        check_configurations(folder, &source, texts, &context)?;
         warnings = take_configurations(&mut model, folder, choices, &predicts)?;
     }
 
@@ -233,8 +235,50 @@ fn add_vae(model: &mut Assembled, path: &Path, scaling_factor: f64) -> Result<()
     let config = vae::rename(&mut pool, &path.display().to_string(), scaling_factor)?;
     make(model, "vae/config.json", &config);
     let recorded = join("vae", &file_name(path));
-    let renaming = Renaming { path: path.to_path_buf(), recorded, tensors: pool.finish() };
-    model.pieces.insert(VAE_FILE.to_string(), Piece::Weights(renaming));
+    model.pieces.insert(VAE_FILE.to_string(), Piece::Weights(pool.finish(path, recorded)));
+    Ok(())
+}
+
+/// Refuses what is no folder, and the configurations of another family than that of the checkpoint.
+fn check_configurations(folder: &Path, source: &Source, texts: Texts, context: &Value) -> Result<()> {
+    let shown = folder.display();
+    let refused = |e: Error| Err(e.option("model_config"));
+    if let Some(e) = checkpoint::unusable(folder) {
+        return refused(e);
+    }
+    if folder.is_file() {
+        return refused(Error::model(format!("{shown}: this is a file, where a folder is expected")).advice(
+            "give `model_config` the folder that contains unet/config.json, scheduler/, tokenizer/ and so on",
+        ));
+    }
+    let read = |rel: &str| match source.exists(rel) {
+        true => super::files::json::read(source, rel),
+        false => Ok(Value::Null),
+    };
+    let fix = "give `model_config` the folder of a model of the checkpoint's family";
+    let index = read("model_index.json")?;
+    let theirs = match index["_class_name"].as_str() {
+        Some(name) if name == class(Texts::Both) => (texts != Texts::Both).then(|| Texts::Both.family()),
+        Some(name) if name == class(Texts::Clip) => {
+            (texts == Texts::Both).then_some("Stable Diffusion 1.x or 2.x")
+        }
+        // Whoever opens the model knows which others there are.
+        _ => None,
+    };
+    if let Some(theirs) = theirs {
+        let what = format!("{shown}: a configuration of {theirs} for a checkpoint of {}", texts.family());
+        return refused(Error::model(what).advice(fix));
+    }
+    let unet = read("unet/config.json")?;
+    if let (Some(theirs), Some(ours)) = (unet["cross_attention_dim"].as_u64(), context.as_u64())
+        && theirs != ours
+    {
+        let what = format!(
+            "{shown}: a configuration for texts of {theirs} features, and the UNet of the checkpoint ({}) takes {ours}",
+            texts.family()
+        );
+        return refused(Error::model(what).advice(fix));
+    }
     Ok(())
 }
 

@@ -41,6 +41,17 @@ pub struct Renaming {
     pub recorded: String,
     /// Those that are used.
     pub tensors: Vec<Renamed>,
+    /// Where all of the model should be, for messages about what is not there.
+    pub origins: Vec<Origin>,
+}
+
+/// A layer or a tensor of a model, and its name in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// In the model.
+    pub name: String,
+    /// In the file.
+    pub stored: String,
 }
 
 /// A tensor under a new name.

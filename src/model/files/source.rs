@@ -83,6 +83,14 @@ impl Source {
         }
     }
 
+    /// Whether this program makes the file at `rel`, for a checkpoint that holds none.
+    pub(crate) fn is_made(&self, rel: &str) -> bool {
+        match self {
+            Source::Assembled(model) => matches!(model.0.piece(rel), Some(Piece::Made(_))),
+            Source::Dir(_) | Source::Embedded(_) => false,
+        }
+    }
+
     /// The path of `rel` for people to read.
     pub fn describe(&self, rel: &str) -> String {
         match self {
