@@ -540,7 +540,11 @@ impl<'a> Weights<'a> {
                 break here;
             }
         };
-        let place = if parent.is_empty() { "the file".to_string() } else { format!("{parent:?}") };
+        let place = if parent.is_empty() {
+            "the file".to_string()
+        } else {
+            format!("{:?}", self.checkpoint.stored(parent))
+        };
         let stored = self.checkpoint.stored(full);
         let wanted = if stored == full { stored } else { format!("{stored} ({full})") };
         let near: Vec<String> = near.into_iter().map(|name| self.checkpoint.stored(name)).collect();

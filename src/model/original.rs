@@ -149,8 +149,8 @@ pub fn replace(path: &Path, choices: &Choices) -> Result<Source> {
     Ok(Source::Assembled(AssembledModel(Arc::new(model))))
 }
 
-/// The scheduler's file of `folder` as `choices` change it, and before them what a checkpoint in a single file
-/// says of itself. Returns what of it is overruled.
+/// The scheduler's file of `folder` as what a checkpoint in a single file says of itself changes it, and then
+/// `choices`. Returns what of it is overruled.
 fn take_scheduler(
     model: &mut Assembled,
     folder: &Path,
