@@ -164,7 +164,7 @@ impl Meter {
     }
 
     fn block(&self, shape: Shape, element: u64, parameter: bool) -> Tensor {
-        let element = if self.packets && !shape.c.is_multiple_of(8) { F32 } else { element };
+        let element = if self.packets && !shape.in_packets() { F32 } else { element };
         let bytes = shape.len() as u64 * element;
         let mut state = lock(&self.state);
         state.take(bytes);

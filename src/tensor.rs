@@ -23,7 +23,15 @@ pub struct Shape {
     pub c: usize,
 }
 
+/// Channels of a packet: 16 bytes of 16-bit numbers.
+pub const PACKET: usize = 8;
+
 impl Shape {
+    /// Whether rows are whole packets. Where a device computes in 16 bits, tensors of such shapes are of 16
+    /// bits, and all others, such as latents, pictures and scores, are f32.
+    pub const fn in_packets(self) -> bool {
+        self.c.is_multiple_of(PACKET)
+    }
     /// `(n, h, w, c)`.
     pub const fn new(n: usize, h: usize, w: usize, c: usize) -> Shape {
         Shape { n, h, w, c }

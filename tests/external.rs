@@ -2,6 +2,8 @@
 //! what is wrong is told, with the scorer, the prompt and the fix. The scorer is this test binary itself
 //! (`external/scorer.rs`), so that nothing else need be installed.
 
+#[path = "external/ends.rs"]
+mod ends;
 #[path = "common/harness.rs"]
 mod harness;
 #[path = "external/scorer.rs"]
@@ -20,6 +22,7 @@ use das_cuda::method::Bootstrap;
 use das_cuda::model::files::Source;
 use das_cuda::pixels::Picture;
 use das_cuda::reward::{Reward, Spec, Sum, open};
+use das_cuda::sampler::OnNan;
 use das_cuda::tape::{Tape, Var};
 use das_cuda::tensor::{HostSlice, Shape, Tensor};
 use das_cuda::{Device, ErrorKind, Result, SampleOptions, Session, SessionBuilder};
@@ -33,7 +36,7 @@ fn main() -> ExitCode {
         scorer::run(kind, log);
         return ExitCode::SUCCESS;
     }
-    harness::main(&[TESTS, server::TESTS], None)
+    harness::main(&[TESTS, ends::TESTS, server::TESTS], None)
 }
 
 /// The first argument of this binary as a scorer.
@@ -243,31 +246,48 @@ fn what_is_no_number_is_nan() {
     let lost: usize = run.by_ref().map(|step| step.expect("a step").non_finite.len()).sum();
     assert!(lost > 0, "a particle without a score is reported");
     assert!(run.conclude().expect("samples").swap_remove(0).population.rewards.iter().any(|r| r.is_finite()));
+    let mut run = session.sample(PROMPTS[0], &options.on_nan(OnNan::Abort)).expect("a run");
+    let error = run.find_map(Result::err).expect("it is aborted").to_string();
+    for says in ["the reward is not finite", "the scorer gave no number (null) for 1 image", "fix:"] {
+        assert!(error.contains(says), "{says}: {error}");
+    }
+    for (kind, says) in [("null", "gave no number (null) for 1 image"), ("huge", "gave a score of 1e300")] {
+        let scorer = Scorer::new(kind);
+        let picture = picture(scorer.folder.path());
+        let output = program(&["score", &picture, "-p", "a star", "--reward", &scorer.spec()]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && error.contains(says), "{error}");
+        assert!(error.contains("exec gave no finite number") && !error.contains("--kl"), "{error}");
+    }
 }
 
 fn what_a_scorer_does_wrong_is_told() {
     let cpu = Cpu::new();
     let (mute, chatty) = (Scorer::new("mute"), Scorer::new("chatty"));
-    for (scorer, says) in [(mute, "exit status: 3"), (chatty, "Loading checkpoint shards")] {
+    let protect = "das_cuda.protect_stdout()";
+    for (scorer, says, fix) in
+        [(mute, "exit status: 3", "by itself"), (chatty, "Loading checkpoint shards", protect)]
+    {
         let error = open_reward(&scorer.spec(), &cpu).err().expect("no hello").to_string();
-        assert!(error.contains(says) && error.contains(scorer.kind) && error.contains("fix:"), "{error}");
+        let (_, advice) = error.split_once("fix:").expect("advice");
+        assert!(error.contains(says) && error.contains(scorer.kind) && advice.contains(fix), "{error}");
         assert!(!scorer.is_there(), "{}", scorer.kind);
     }
-    for (kind, says) in [
-        ("nan", "JSON has no NaN"),
-        ("few", "1 score for 2 images"),
-        ("garbage", "step 3: loss 0.2"),
-        ("other", "request 1000"),
-        ("flat", "3 bytes for image 0, which needs 240"),
-        ("fails", "says: no such file: weights.pt"),
-        ("floods", "xxx"),
+    for (kind, says, fix) in [
+        ("nan", "JSON has no NaN", "with one line"),
+        ("few", "1 score for 2 images", "with one line"),
+        ("garbage", "step 3: loss 0.2", "with one line"),
+        ("other", "request 1000", "with one line"),
+        ("flat", "3 bytes for image 0, which needs 240", "with one line"),
+        ("fails", "says: no such file: weights.pt", "see what the scorer says"),
+        ("floods", "xxx", "write nothing but its hello"),
     ] {
         let scorer = Scorer::new(kind);
         let reward = open_reward(&scorer.spec(), &cpu).expect(kind);
         let error = graded(&reward, &cpu).expect_err(kind);
         assert_eq!(error.kind(), ErrorKind::Model);
         let error = error.to_string();
-        for says in [says, kind, "2 images", r#""a \"ring\",\na cross""#, "fix:"] {
+        for says in [says, kind, "2 images", r#""a \"ring\",\na cross""#, "fix: ", fix] {
             assert!(error.contains(says), "{kind}: {says}: {error}");
         }
         assert!(!scorer.is_there(), "{kind}");
@@ -291,11 +311,18 @@ fn a_command_that_is_none_is_refused() {
         ("http", "no address", ErrorKind::Usage),
         ("http:host", "no address", ErrorKind::Usage),
         ("http:https://host/", "encrypted", ErrorKind::Usage),
+        ("http://127.0.0.1:99999/ok", "a port that is none", ErrorKind::Usage),
+        ("http://127.0.0.1:/ok", "a port that is none", ErrorKind::Usage),
+        ("http://[::1]:x/ok", "a port that is none", ErrorKind::Usage),
+        ("http:///ok", "no address of a server", ErrorKind::Usage),
+        ("http://host/a b", "no address of a server", ErrorKind::Usage),
+        ("http=2://user:secret@host/", "the address of host has a user's name", ErrorKind::Usage),
     ] {
         let error = open_reward(spec, &cpu).err().expect(spec);
         assert_eq!(error.kind(), kind, "{spec}: {error}");
         let error = error.to_string();
         assert!(error.contains(says) && error.contains("fix:"), "{spec}: {error}");
+        assert!(!error.contains("secret"), "{error}");
     }
 }
 
@@ -325,6 +352,19 @@ fn a_scorer_that_never_answers_is_given_up() {
     }
 }
 
+/// What a scorer writes about is not taken for an option of the program, and a wrong time keeps its own fix.
+fn what_the_program_says_is_its_own() {
+    let scorer = Scorer::new("mute");
+    let picture = picture(scorer.folder.path());
+    let args = ["score", &picture, "-p", "a `steps` star", "--reward", &scorer.spec()];
+    let error = String::from_utf8_lossy(&program(&args).stderr).into_owned();
+    assert!(error.contains("no module called 'steps'") && !error.contains("--steps"), "{error}");
+    let mut command = assert_cmd::Command::cargo_bin("das-cuda").expect("the program");
+    let output = command.env("DAS_REWARD_TIMEOUT", "soon").args(args).output().expect("the program starts");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("fix: set it to a number above 0"), "{error}");
+}
+
 /// Counting what a run costs starts a scorer at most once, to hear what it is, and asks it nothing.
 fn a_plan_asks_nothing() {
     let scorer = Scorer::new("smooth");
@@ -349,5 +389,6 @@ tests![
     a_scorer_that_changes_is_refused,
     a_command_that_is_none_is_refused,
     a_scorer_that_never_answers_is_given_up,
+    what_the_program_says_is_its_own,
     a_plan_asks_nothing,
 ];

@@ -10,16 +10,22 @@ import sys
 import traceback
 
 _VERSION = 1
+_requests = None
 _answers = None
 
 
 def protect_stdout():
     """From here on, whatever this process prints goes to standard error; standard output is for answers.
 
-    `serve` does this by itself. Call it earlier, before the imports that print while they load a model.
+    Standard input is for requests in the same way: whatever else reads it, `input()` or a child process,
+    finds it empty. `serve` does this by itself. Call it earlier, before the imports that print while they load
+    a model.
     """
-    global _answers
+    global _requests, _answers
     if _answers is None:
+        _requests = os.fdopen(os.dup(0), encoding="utf-8")
+        with open(os.devnull) as nothing:
+            os.dup2(nothing.fileno(), 0)
         sys.stdout.flush()
         _answers = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
         # The descriptor too, which libraries of C and child processes write to.
@@ -61,7 +67,7 @@ def serve(f, *, gradient=True, images=None, name=None, alpha=None, prompts=True)
     if alpha is not None:
         hello["alpha"] = alpha
     _write(_answers, hello)
-    for line in sys.stdin:
+    for line in _requests:
         _write(_answers, _answer(f, images, json.loads(line)))
 
 

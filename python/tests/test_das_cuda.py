@@ -68,6 +68,24 @@ class Serve(unittest.TestCase):
         for text in ["while loading", "from Python", "from below", "from a child"]:
             self.assertIn(text, errors)
 
+    def test_requests_are_read_by_nothing_else(self):
+        program = """
+            import subprocess, sys
+            from das_cuda import serve
+            def f(images, prompts):
+                child = "import sys; print(len(sys.stdin.read()))"
+                left = int(subprocess.run([sys.executable, "-c", child], capture_output=True, text=True).stdout)
+                if images[0] == b"ask":
+                    input("which? ")
+                return [float(left)]
+            serve(f, gradient=False, images="png")
+        """
+        lines, _, status = talk(program, request(0, [b"x"]), request(1, [b"ask"]), request(2, [b"x"]))
+        self.assertEqual(lines[1], {"id": 0, "scores": [0.0]})
+        self.assertEqual(lines[2], {"id": 1, "error": "EOFError: EOF when reading a line"})
+        self.assertEqual(lines[3], {"id": 2, "scores": [0.0]})
+        self.assertEqual(status, 0)
+
     def test_what_is_wrong_is_said(self):
         program = """
             from das_cuda import serve

@@ -39,8 +39,9 @@ const RUNS: &str = "runs.jsonl";
 /// Of the options, the model, the output directory; [`ErrorKind::Interrupted`] after a signal, with
 /// everything finished kept.
 pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
-    let mut design = Design::resolve(args)?;
     let folder = &args.output;
+    signals::listen(format!("stopping; what is finished is kept in {}", folder.display()));
+    let mut design = Design::resolve(args)?;
     let mut session = design.builder.clone().open()?;
     session.check(&design.prompts, &design.arms[0].options)?;
     design.settle(&session)?;
@@ -53,7 +54,6 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
     let mut results = read(&path, &design)?;
     missing_pictures(folder, &results);
     let done: BTreeSet<String> = results.iter().map(RunResult::key).collect();
-    signals::listen(format!("stopping; what is finished is kept in {}", folder.display()));
     let mut lines = Lines::append(&path)?;
     let runs = design.runs();
     let total = runs.len();

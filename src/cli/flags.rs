@@ -37,11 +37,16 @@ pub fn flag(option: &str) -> Option<String> {
     Cli::command().get_subcommands().find_map(long)
 }
 
-/// A message of the library, with flags where it names options in backticks.
+/// A message of the library, with flags where it names options in backticks. What it quotes is not its own,
+/// and stays as it is.
 pub fn named(text: &str) -> String {
-    static NAME: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new("`([a-z][a-z0-9_]*)`").ok());
+    static NAME: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r#""(?:[^"\\]|\\.)*"|`([a-z][a-z0-9_]*)`"#).ok());
     let Some(name) = &*NAME else { return text.to_string() };
-    let printed = |found: &Captures<'_>| flag(&found[1]).unwrap_or_else(|| found[0].to_string());
+    let printed = |found: &Captures<'_>| {
+        let option = found.get(1).and_then(|option| flag(option.as_str()));
+        option.unwrap_or_else(|| found[0].to_string())
+    };
     name.replace_all(text, printed).into_owned()
 }
 
@@ -98,6 +103,11 @@ mod tests {
         assert_eq!(named("`alpha` 0 is small"), "--kl 0 is small");
         assert_eq!(named("`unheard_of` and `steps`"), "`unheard_of` and --steps");
         assert_eq!(named("one ` and `steps"), "one ` and `steps");
+        assert_eq!(
+            named(r#"`steps` of "a `steps` \" `steps`" and `seed`"#),
+            r#"--steps of "a `steps` \" `steps`" and --seed"#
+        );
+        assert_eq!(named("an inch is 1\", `steps`"), "an inch is 1\", --steps");
         assert_eq!(named("plain"), "plain");
         assert_eq!(named(""), "");
     }

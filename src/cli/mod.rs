@@ -73,10 +73,12 @@ fn command(command: Command) -> Result<()> {
         }
         Command::Plan(args) => {
             threads::start(args.threads)?;
+            signals::end_scorers_first();
             plan::run(Options::resolve(&args)?)
         }
         Command::Score(args) => {
             threads::start(args.threads)?;
+            signals::end_scorers_first();
             score::run(&args)
         }
         Command::Rewards => output::bytes(help::rewards().as_bytes()),

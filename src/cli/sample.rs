@@ -132,8 +132,8 @@ impl DrawInProgress {
 fn all_lost(step: usize) -> String {
     format!(
         "step {step}: every particle was lost to values that are not finite; the weights were made equal again, \
-         and log Z is minus infinity. Give `alpha` a larger number or `reward` a smaller weight; `dtype` fp32 has \
-         more range"
+         and log Z is minus infinity. Where a reward gave no number, see why; else give `alpha` a larger number or \
+         `reward` a smaller weight; `dtype` fp32 has more range"
     )
 }
 

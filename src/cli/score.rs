@@ -46,11 +46,14 @@ pub fn run(args: &Score) -> Result<()> {
         scores.warnings.iter().for_each(|w| output::note(format_args!("warning: {w}")));
         let target = scores.target[0];
         if !target.is_finite() {
-            output::note(format_args!(
-                "warning: {}: the weighted sum of the rewards is not finite, and \"target\" is null; give --reward \
-                 smaller weights",
-                path.display()
-            ));
+            let without = scores.rewards.iter().filter(|(_, v)| !v[0].is_finite()).map(|(name, _)| &**name);
+            let why = match without.collect::<Vec<_>>().join(" and ") {
+                names if names.is_empty() => {
+                    "the weighted sum of the rewards is not finite; give --reward smaller weights".to_string()
+                }
+                names => format!("{names} gave no finite number"),
+            };
+            output::note(format_args!("warning: {}: \"target\" is null: {why}", path.display()));
         }
         let rewards: Map<String, Value> =
             scores.rewards.iter().map(|(name, v)| (name.clone(), json!(v[0]))).collect();

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::output;
+use crate::reward;
 
 /// How long the step under way may take to end after the first signal.
 const GRACE: Duration = Duration::from_secs(3);
@@ -75,6 +76,7 @@ fn end(signals: &Receiver<()>) {
         thread::sleep(GRACE);
     }
     let mut in_hand = locked();
+    reward::end_scorers();
     if let Some(conclude) = in_hand.take() {
         conclude();
     }
@@ -83,6 +85,30 @@ fn end(signals: &Receiver<()>) {
 
 #[cfg(unix)]
 fn hear(what: String, sender: Sender<()>) {
+    on_each(move |signal| {
+        if signalled(128 + signal as u8, &sender) {
+            let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
+            let most = GRACE.as_secs();
+            output::note(format_args!("{name}: {what}, within {most} s (at once if it comes again)"));
+        }
+    });
+}
+
+/// For commands that keep nothing: from now on a signal ends the scorers, and then the program as it does by
+/// itself.
+#[cfg(unix)]
+pub fn end_scorers_first() {
+    on_each(|signal| {
+        reward::end_scorers();
+        let _ = signal_hook::low_level::emulate_default_handler(signal);
+        // Where that cannot be done.
+        exit(128 + signal);
+    });
+}
+
+/// Does that for each signal from now on.
+#[cfg(unix)]
+fn on_each(mut answer: impl FnMut(i32) + Send + 'static) {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     use signal_hook::iterator::Signals;
     let heard: Vec<i32> = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !ignored(*signal)).collect();
@@ -91,13 +117,7 @@ fn hear(what: String, sender: Sender<()>) {
         let Ok(mut signals) = Signals::new(heard) else { return };
         // The receiver waits for it.
         let _ = ready.send(());
-        for signal in &mut signals {
-            if signalled(128 + signal as u8, &sender) {
-                let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
-                let most = GRACE.as_secs();
-                output::note(format_args!("{name}: {what}, within {most} s (at once if it comes again)"));
-            }
-        }
+        signals.forever().for_each(&mut answer);
     };
     if thread::Builder::new().name("signals".into()).spawn(listener).is_ok() {
         // An error means that the listener has ended, and signals do what they do by themselves.
@@ -147,6 +167,10 @@ fn hear(what: String, sender: Sender<()>) {
         }
     });
 }
+
+/// Scorers are run on Unix only.
+#[cfg(not(unix))]
+pub fn end_scorers_first() {}
 
 #[cfg(not(unix))]
 fn exit(code: i32) {

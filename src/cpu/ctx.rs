@@ -21,7 +21,8 @@ impl Cpu {
         Cpu::default()
     }
 
-    /// Every uploaded tensor and every result rounded to 16 bits; statistics and sums stay f32.
+    /// Uploaded tensors and results rounded to 16 bits where a GPU keeps them so: those whose rows are whole
+    /// packets ([`Shape::in_packets`]). Statistics and sums stay f32.
     pub fn with_rounding(round: Option<Round>) -> Cpu {
         Cpu { round, ..Cpu::default() }
     }
@@ -48,9 +49,9 @@ impl Cpu {
         Pool::alloc(&self.pool, shape.len())
     }
 
-    /// A finished result, rounded if this backend rounds.
+    /// A finished result, rounded if this backend rounds tensors of its shape.
     pub(super) fn wrap(&self, shape: Shape, mut y: Buffer) -> Tensor {
-        if let Some(round) = self.round {
+        if let Some(round) = self.round.filter(|_| shape.in_packets()) {
             round.apply(y.elements_mut());
         }
         self.keep(shape, y)

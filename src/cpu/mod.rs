@@ -1,5 +1,6 @@
 //! The backend that computes on the host, in f32. It is the reference for the others, and with
-//! [`Cpu::with_rounding`] also their yardstick: every result rounded to 16 bits, everything else exact.
+//! [`Cpu::with_rounding`] also their yardstick: results rounded to 16 bits as a GPU keeps them, all else
+//! exact.
 //!
 //! Threads come from rayon's global pool. Results do not depend on the number of threads.
 

@@ -4,14 +4,14 @@
 //! their first argument. It is the one place in `cuda` where imports go both ways.
 
 use super::attention::{by_products, flash};
-use super::device::{Act, Buffer, Device, Elem, Form, In, Out, PACKET};
+use super::device::{Act, Buffer, Device, Elem, Form, In, Out};
 use super::launch::Image;
 use super::matmul::autotune::Autotuner;
 use super::matmul::{simt, tensor_core, tile};
 use super::ops::{conv, image, norm, pointwise};
 use super::smc::{particle, resample, weigh};
 use crate::error::Result;
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::{PACKET, Shape, Tensor};
 
 /// All kernels over one element type.
 pub struct Kernels {
@@ -139,7 +139,7 @@ impl Cuda {
 
     /// The element type of a network's tensor of this shape.
     pub(super) fn elem_of(&self, shape: Shape) -> Elem {
-        if shape.c.is_multiple_of(PACKET) { self.act().elem } else { Elem::F32 }
+        if shape.in_packets() { self.act().elem } else { Elem::F32 }
     }
 
     #[track_caller]

@@ -2,6 +2,7 @@
 //! scorer can, gradients with respect to the pixels come back.
 
 pub(super) mod channel;
+mod failure;
 #[cfg(unix)]
 pub(super) mod process;
 mod protocol;
@@ -17,12 +18,21 @@ use crate::error::{Error, Result};
 use crate::pixels::Picture;
 use crate::tape::{Tape, Var};
 use crate::tensor::{HostSlice, Shape, Tensor};
-use channel::{Channel, Failure};
+use channel::Channel;
+use failure::{Failure, shown, told};
 pub(super) use protocol::Hello;
-use protocol::{Answer, ImageForm, Request, encoded, encoded_floats, s, shown};
+use protocol::{Answer, ImageForm, Request, encoded, encoded_floats, s};
 
 /// The alpha of scores of which nothing is known.
 pub(super) const DEFAULT_ALPHA: f64 = 0.1;
+
+/// Kills the scorers of `exec` rewards and what they started, for a program that is about to end without
+/// destructors, as on a signal. From then on none is started any more: a thread that would start or end one
+/// waits for ever.
+pub fn end_scorers() {
+    #[cfg(unix)]
+    process::end_all();
+}
 
 /// A reward that another program computes.
 pub(super) struct External {
@@ -42,6 +52,30 @@ struct Asked {
     channel: Box<dyn Channel>,
     /// Of the next request.
     id: u64,
+    /// Images that got no number since the notes were read last.
+    unscored: usize,
+    /// A score since then that f32 does not reach.
+    too_large: Option<f64>,
+}
+
+impl Asked {
+    fn new(channel: Box<dyn Channel>) -> Asked {
+        Asked { channel, id: 0, unscored: 0, too_large: None }
+    }
+
+    /// What happened since the last call that the user should know.
+    fn notes(&mut self) -> Vec<String> {
+        let mut notes = self.channel.notes();
+        if let count @ 1.. = std::mem::take(&mut self.unscored) {
+            notes.push(format!("gave no number (null) for {count} image{}", s(count)));
+        }
+        if let Some(score) = self.too_large.take() {
+            notes.push(format!(
+                "gave a score of {score:e}, which is infinite in float32; let it scale its scores"
+            ));
+        }
+        notes
+    }
 }
 
 impl Scorer {
@@ -73,12 +107,12 @@ impl External {
                     Some(hello) => hello,
                     None => channel.hello().map_err(|failure| error(&shown(key.as_bytes()), failure))?,
                 };
-                let scorer = Arc::new(Scorer(Mutex::new(Asked { channel, id: 0 })));
+                let scorer = Arc::new(Scorer(Mutex::new(Asked::new(channel))));
                 known.insert(key.to_string(), (hello.clone(), Arc::downgrade(&scorer)));
                 (hello, scorer)
             }
         };
-        let called = hello.name.as_ref().map_or(String::new(), |name| format!(" ({name})"));
+        let called = hello.name.as_ref().map_or(String::new(), |name| format!(" ({})", told(name, 80)));
         let who = format!("{}{called}", shown(key.as_bytes()));
         Ok(External { name: name.to_string(), who, hello, scorer, prompts: Vec::new() })
     }
@@ -111,16 +145,15 @@ impl External {
             .map_err(|e| Error::model(format!("{}: the request cannot be written", place())).because(e))?;
         let answer =
             asked.channel.ask(&line, request.longest_answer()).map_err(|failure| error(&place(), failure))?;
-        request.answered(&answer, asked.channel.names_requests()).map_err(|what| {
-            let what = format!("{what}{}", asked.channel.give_up());
-            error(&place(), Failure::new(what, ANSWER))
-        })
+        let answer = request.answered(&answer, asked.channel.names_requests()).map_err(|failure| {
+            let what = format!("{}{}", failure.what, asked.channel.give_up());
+            error(&place(), Failure::new(what, failure.fix))
+        })?;
+        asked.unscored += answer.scores.iter().filter(|score| score.is_nan()).count();
+        asked.too_large = asked.too_large.or(answer.too_large);
+        Ok(answer)
     }
 }
-
-const ANSWER: &str = "let the scorer answer each request with one line, {\"id\": the request's, \"scores\": [one number \
-                      or null per image]}, and \"gradients\" where they are asked for (docs/reward-protocol.md); \
-                      messages belong to its standard error";
 
 /// The error of a scorer.
 fn error(who: &str, failure: Failure) -> Error {
@@ -200,7 +233,7 @@ impl Reward for External {
     }
 
     fn notes(&self) -> Vec<String> {
-        let notes = self.scorer.lock().channel.notes();
+        let notes = self.scorer.lock().notes();
         notes.into_iter().map(|note| format!("{}: the scorer {note}", self.who)).collect()
     }
 }

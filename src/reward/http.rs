@@ -26,17 +26,23 @@ fn address(path: Option<&Path>) -> Result<String> {
     match path.to_str() {
         Some(rest) if rest.starts_with("//") => Ok(format!("http:{rest}")),
         Some(whole) if whole.starts_with("http://") => Ok(whole.to_string()),
-        Some(whole) if whole.starts_with("https:") => Err(Error::usage(format!(
-            "{whole}: encrypted connections are not made; put a tunnel or a proxy on this machine in front of it"
-        ))),
+        Some(whole) if whole.starts_with("https:") => Err(encrypted()),
         _ => Err(Error::usage(format!("\"{}\" is no address of a server", path.display()))),
     }
+}
+
+/// An address that begins with `https:`.
+pub(super) fn encrypted() -> Error {
+    Error::usage("encrypted connections are not made, so there is no https")
+        .advice("put a tunnel or a proxy on this machine in front of the server, and give http://localhost:PORT/PLACE")
 }
 
 #[cfg(feature = "http")]
 fn connect(url: &str, _: Option<Hello>) -> Result<Box<dyn Channel>> {
     use super::external::channel::timeout;
-    Ok(Box::new(super::external::server::Server::new(url, timeout()?)))
+    use super::external::server::{Server, check};
+    check(url)?;
+    Ok(Box::new(Server::new(url, timeout()?)))
 }
 
 #[cfg(not(feature = "http"))]

@@ -31,6 +31,7 @@ mod tower;
 mod towers;
 
 pub use checker::checker_score;
+pub use external::end_scorers;
 pub use gold::gold_score;
 pub use head::Head;
 pub use host::HostReward;

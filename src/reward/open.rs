@@ -55,7 +55,9 @@ fn open_at(specs: &[Spec], paths: &[Option<PathBuf>], model: &Source, backend: &
         let reward = (spec.kind.open)(&mut towers, &name, at.as_deref()).map_err(|e| {
             let e = e.context(format!("reward {name}"));
             match e.kind() {
-                ErrorKind::Usage => e.advice(format!("{}:PATH; {}", spec.kind.name, spec.kind.line())),
+                ErrorKind::Usage if e.advice_text().is_none() => {
+                    e.advice(format!("{}:PATH; {}", spec.kind.name, spec.kind.line()))
+                }
                 _ => e,
             }
         });

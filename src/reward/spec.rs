@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::http::encrypted;
 use super::kind::RewardKind;
 use super::registry::REWARDS;
 use crate::error::{Error, Result};
@@ -31,6 +32,9 @@ impl FromStr for Spec {
             None => (head, None),
         };
         let name = name.trim().to_ascii_lowercase();
+        if name == "https" {
+            return Err(encrypted().context(format!("reward \"{text}\"")));
+        }
         let Some(kind) = REWARDS.iter().copied().find(|kind| kind.name == name) else {
             return Err(unknown(text, &name));
         };
@@ -128,6 +132,7 @@ mod tests {
             ("aesthetic=inf", "finite"),
             ("aesthetic=0", "`eval_reward` aesthetic"),
             ("clip:", "no path"),
+            ("https://host/score", "tunnel"),
             ("jpeg:/tmp", "needs no file"),
         ] {
             let error = parse(text).expect_err(text).to_string();

@@ -69,9 +69,15 @@ impl Sampler<'_> {
             (OnNan::Abort, [first, ..]) => {
                 let more = non_finite.len() - 1;
                 let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
-                Err(Error::numerical(format!("{first}{more}")).option("on_nan").advice(
-                    "`on_nan` drop goes on without the particles concerned; `dtype` fp32 has more range",
-                ))
+                let notes: String = self.target.notes().iter().map(|note| format!("; {note}")).collect();
+                let advice = match first.quantity {
+                    Quantity::Reward => {
+                        "`on_nan` drop goes on without the particles concerned; see why the reward gave no number \
+                         for that image; `dtype` fp32 has more range"
+                    }
+                    _ => "`on_nan` drop goes on without the particles concerned; `dtype` fp32 has more range",
+                };
+                Err(Error::numerical(format!("{first}{more}{notes}")).option("on_nan").advice(advice))
             }
             _ => Ok(()),
         }

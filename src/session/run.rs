@@ -176,7 +176,10 @@ impl<'s> Run<'s> {
 fn lost(prompt: u32) -> Error {
     Error::numerical(format!("prompt {prompt}: every particle was lost to values that are not finite"))
         .option("alpha")
-        .advice("give `alpha` a larger number (the guidance is divided by it); `dtype` fp32 has more range")
+        .advice(
+            "where a reward gave no number, see why; where the latent was lost first, give `alpha` a larger number \
+             (the guidance is divided by it); `dtype` fp32 has more range",
+        )
 }
 
 impl Iterator for Run<'_> {

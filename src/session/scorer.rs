@@ -24,7 +24,8 @@ pub struct Scores {
     pub target: Vec<f64>,
     /// Every reward by name, unweighted.
     pub rewards: Vec<(String, Vec<f32>)>,
-    /// What the user should know, such as words of the prompt that no encoder reads.
+    /// What the user should know, such as words of the prompt that no encoder reads, or a scorer that was
+    /// started again.
     pub warnings: Vec<String>,
 }
 
@@ -63,6 +64,7 @@ impl Scorer {
         let weights: Vec<f64> = self.reward.parts().map(|(weight, _)| weight).collect();
         let target = |i: usize| weights.iter().zip(&rewards).map(|(w, (_, v))| w * f64::from(v[i])).sum();
         let target = (0..pictures.len()).map(target).collect();
-        Ok(Scores { target, rewards, warnings: self.reward.warnings() })
+        let warnings = [self.reward.warnings(), self.reward.notes()].concat();
+        Ok(Scores { target, rewards, warnings })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, Write, stdin, stdout};
-use std::process::exit;
+use std::process::{Command, Stdio, exit};
 use std::thread::park;
 
 use base64::Engine;
@@ -61,6 +61,18 @@ pub fn answer(request: &Value, gradient: bool) -> Value {
     }
 }
 
+fn wait_for_ever() {
+    loop {
+        park();
+    }
+}
+
+/// A process that ends when it is killed.
+fn sleeper(pipe: fn() -> Stdio) -> std::process::Child {
+    let mut sleep = Command::new("sleep");
+    sleep.arg("1000000").stdin(Stdio::null()).stdout(pipe()).stderr(pipe()).spawn().expect("sleep starts")
+}
+
 /// A scorer of that kind, until its input ends. What it does is noted in the file `log`, a line each.
 pub fn run(kind: &str, log: &str) {
     let note = |line: &str| {
@@ -70,10 +82,13 @@ pub fn run(kind: &str, log: &str) {
     let before = fs::read_to_string(log).unwrap_or_default();
     note(&format!("start {}", std::process::id()));
     let again = !before.is_empty();
-    let gradient = !matches!(kind, "bytes" | "null");
+    let gradient = !matches!(kind, "bytes" | "null" | "huge");
     match kind {
-        "mute" => exit(3),
-        "hangs" => park(),
+        "mute" => {
+            eprintln!("no module called `steps`");
+            exit(3)
+        }
+        "hangs" => wait_for_ever(),
         "chatty" => println!("Loading checkpoint shards: 100%"),
         "fickle" if again => println!(r#"{{"das_cuda_reward": 1}}"#),
         _ => {
@@ -107,7 +122,16 @@ pub fn run(kind: &str, log: &str) {
             "other" => right["id"] = json!(1000),
             "flat" => right["gradients"] = json!(["AAAA", "AAAA"]),
             "fails" => right = json!({"id": request["id"], "error": "no such file: weights.pt"}),
-            "sleeps" => park(),
+            "sleeps" => wait_for_ever(),
+            "killed" if count == 1 && !again => {
+                // A process that it started keeps its pipes open.
+                note(&format!("child {}", sleeper(Stdio::inherit).id()));
+                let me = std::process::id().to_string();
+                Command::new("kill").args(["-9", &me]).status().expect("kill starts");
+                wait_for_ever();
+            }
+            "parent" if count == 0 => note(&format!("child {}", sleeper(Stdio::null).id())),
+            "huge" => right["scores"][0] = json!(1e300),
             "floods" => loop {
                 if stdout().write_all(&[b'x'; 1 << 16]).is_err() {
                     exit(0);

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{PROMPTS, Smooth, apart, graded, images, open_reward, picture, program, scorer};
 
-/// What a server answers: a status and a body.
+/// What a server answers: a status and a body, or where to go instead.
 type Answers = fn(Option<Value>) -> (u16, String);
 
 /// Serves until the test ends; the address. A GET has no body.
@@ -44,7 +44,9 @@ fn exchange(stream: TcpStream, answers: Answers) {
     if status == 0 {
         thread::park();
     }
-    let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", text.len());
+    let place = if (300..400).contains(&status) { format!("location: {text}\r\n") } else { String::new() };
+    let length = text.len();
+    let head = format!("HTTP/1.1 {status} X\r\n{place}content-length: {length}\r\nconnection: close\r\n\r\n");
     // The other side may have had enough.
     let _ = (&stream).write_all((head + &text).as_bytes());
 }
@@ -83,11 +85,13 @@ fn a_server_of_scores_alone_is_understood() {
 
 fn what_a_server_does_wrong_is_told() {
     let cpu = Cpu::new();
-    let cases: [(Answers, &str); 4] = [
+    let cases: [(Answers, &str); 6] = [
         (|_| (500, "{\"detail\": \"CUDA error\"}".into()), "status 500"),
         (|_| (200, "<html>".into()), "<html>"),
         (|_| (200, "{\"scores\": [1]}".into()), "1 score for 2 images"),
         (|_| (200, "{\"error\": \"busy\"}".into()), "says: busy"),
+        (|_| (302, "/login".into()), "redirects to \"/login\" (status 302)"),
+        (|_| (200, "x".repeat(3 << 20)), "an answer of more than the"),
     ];
     for (answers, says) in cases {
         let url = serve(answers);
@@ -101,7 +105,13 @@ fn what_a_server_does_wrong_is_told() {
     }
     let wrong = serve(|_| (200, "{\"das_cuda_reward\": 1, \"gradients\": true}".into()));
     let error = open_reward(&wrong, &cpu).err().expect("a wrong hello").to_string();
-    assert!(error.contains("unknown field `gradients`"), "{error}");
+    assert!(error.contains("unknown field 'gradients'"), "{error}");
+    let moved = serve(|_| (307, "http://127.0.0.1/there/".into()));
+    let error = open_reward(&moved, &cpu).err().expect("a server elsewhere").to_string();
+    assert!(
+        error.contains("redirects to \"http://127.0.0.1/there/\"") && error.contains("give that"),
+        "{error}"
+    );
     let nobody = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
     let error = open_reward(&format!("http://{nobody}/"), &cpu).err().expect("nobody is there").to_string();
     assert!(error.contains("check the address"), "{error}");

@@ -51,6 +51,15 @@ def main():
     torch.save(weights, OUT / "zip.pt")
     torch.save(weights, OUT / "protocol4.pt", pickle_protocol=4)
     torch.save(weights, OUT / "legacy.pt", _use_new_zipfile_serialization=False)
+    torch.save(weights, OUT / "legacy4.pt", _use_new_zipfile_serialization=False, pickle_protocol=4)
+    # Attributes of Python's make a tensor one of another kind.
+    noted = tensors()
+    for tensor in noted.values():
+        tensor.note = "of the file"
+    torch.save(noted, OUT / "attributes.pt")
+    torch.save({"a.weight": torch.zeros(2, 2).to(torch.float8_e4m3fn)}, OUT / "float8.pt")
+    torch.save({"a.weight": numbers(2, 2).numpy()}, OUT / "numpy.pt")
+    torch.save({"a.lora_down.weight": numbers(2, 2), "a.alpha": 4.0}, OUT / "alpha.pt")
     torch.save(checkpoint, OUT / "checkpoint.ckpt")
     torch.save({f"module.{name}": tensor for name, tensor in weights.items()}, OUT / "module.pt")
     torch.save(torch.nn.Linear(2, 2), OUT / "network.pt")

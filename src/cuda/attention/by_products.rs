@@ -2,9 +2,10 @@
 
 use super::params::{AttentionParams, Operands, ScoresParams};
 use crate::cuda::ctx::{Cuda, Kernels};
-use crate::cuda::device::{Act, Buffer, Elem, In, Out, PACKET};
+use crate::cuda::device::{Act, Buffer, Elem, In, Out};
 use crate::cuda::launch::{Launch, kernels};
 use crate::error::Result;
+use crate::tensor::PACKET;
 
 kernels! {
     /// The kernels of attention.cu.

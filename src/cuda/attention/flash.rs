@@ -3,9 +3,10 @@
 
 use super::params::{AttentionParams, Operands};
 use crate::cuda::ctx::{Cuda, Kernels};
-use crate::cuda::device::{Act, Buffer, In, Out, PACKET};
+use crate::cuda::device::{Act, Buffer, In, Out};
 use crate::cuda::launch::{Image, Launch, kernels};
 use crate::error::Result;
+use crate::tensor::PACKET;
 
 kernels! {
     /// The kernels of flash.cu, in the order of [`FORWARD`].

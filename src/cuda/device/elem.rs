@@ -1,8 +1,5 @@
 //! Element types of device memory.
 
-/// Channels in a packet of `act.cuh`.
-pub const PACKET: usize = 8;
-
 /// Element type in device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Elem {

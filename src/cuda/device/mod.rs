@@ -13,7 +13,7 @@ mod pointer;
 
 pub use buffer::{Buffer, Form};
 pub use capture::Captured;
-pub use elem::{Elem, PACKET};
+pub use elem::Elem;
 pub use gpu::{Device, GpuInfo, Limits, count, driver_version, info};
 pub use pinned::Pinned;
 pub use pointer::{Act, In, Out};

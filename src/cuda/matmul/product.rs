@@ -9,7 +9,6 @@ use super::tensor_core::Table;
 use super::tile::{Plan, TILES};
 use crate::backend::Epilogue;
 use crate::cuda::ctx::Cuda;
-use crate::cuda::device::PACKET;
 use crate::error::Result;
 use crate::tensor::Tensor;
 
@@ -63,7 +62,7 @@ impl Product<'_> {
     pub fn run_epilogue(self, cuda: &Cuda, epilogue: Epilogue, keep: bool) -> Result<Output> {
         assert!(!self.transposed && !self.f32_output, "an epilogue belongs to a forward product");
         let epilogue = Some((epilogue, keep));
-        if output_shape(self.out, epilogue).c.is_multiple_of(PACKET) {
+        if output_shape(self.out, epilogue).in_packets() {
             self.dispatch(cuda, epilogue)
         } else {
             epilogue_pass(cuda, self.run(cuda)?, epilogue)
@@ -84,7 +83,7 @@ impl Product<'_> {
         let columns = if self.transposed { w.c } else { w.n };
         let depth = if self.transposed { w.n } else { w.c };
         assert!(columns >= out.c && depth <= x.c, "a product of {x} and {w} for {out}");
-        let packets = x.c.is_multiple_of(PACKET) && w.c.is_multiple_of(PACKET);
+        let packets = x.in_packets() && w.in_packets();
         let taps = self.gather.classes.iter().flat_map(|c| c.taps).max().unwrap_or(0);
         match &cuda.tensor {
             Some(table) if packets && taps <= TAPS && self.gather.classes.len() <= CLASSES => {

@@ -5,10 +5,10 @@ use super::problem::{
     CLASSES, FinishParams, Fused, Output, Product, ProductParams, epilogue_code, read, small,
 };
 use crate::cuda::ctx::Cuda;
-use crate::cuda::device::{Act, Buffer, Elem, In, Out, PACKET};
+use crate::cuda::device::{Act, Buffer, Elem, In, Out};
 use crate::cuda::launch::{Launch, kernels};
 use crate::error::Result;
-use crate::tensor::Tensor;
+use crate::tensor::{PACKET, Tensor};
 
 /// Rows and columns of a tile of the kernel `simt`.
 const TILE: usize = 64;

@@ -4,12 +4,12 @@
 
 use crate::backend::Conv;
 use crate::cuda::ctx::Cuda;
-use crate::cuda::device::{Act, Elem, Form, In, Out, PACKET};
+use crate::cuda::device::{Act, Elem, Form, In, Out};
 use crate::cuda::launch::{Launch, kernels, params};
 use crate::cuda::matmul::Product;
 use crate::cuda::matmul::gather::{Gather, point};
 use crate::error::Result;
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::{PACKET, Shape, Tensor};
 
 /// Threads per block.
 const BLOCK: u32 = 256;

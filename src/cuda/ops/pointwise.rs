@@ -3,10 +3,10 @@
 use super::layout::{BLOCK, IN_FLIGHT, RowLayout, access, flat};
 use crate::backend::{Activation, AffineClamp};
 use crate::cuda::ctx::{Cuda, Kernels};
-use crate::cuda::device::{Act, Buffer, Elem, In, Out, PACKET};
+use crate::cuda::device::{Act, Buffer, Elem, In, Out};
 use crate::cuda::launch::{Launch, kernels, params};
 use crate::error::Result;
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::{PACKET, Shape, Tensor};
 
 /// Words that one launch of `put` carries: a kernel's parameters end at 4 KiB.
 const WORDS: usize = 960;

@@ -38,6 +38,8 @@ pub enum Node {
     Tensor { storage: Id, offset: Id, dims: Id, strides: Id },
     /// Something that is made by calling this name, and is of no interest.
     Opaque(Id),
+    /// A tensor of a kind that is not read: the name of its type, or of what makes it.
+    Unread(Id),
 }
 
 /// A pickle that was read.
@@ -79,12 +81,17 @@ impl<'b> Pickle<'b> {
         self.nodes.len()
     }
 
-    /// A text; `None` for any other value.
-    pub fn text(&self, id: Id) -> Option<&'b str> {
+    /// The bytes of a text, which may be no UTF-8; `None` for any other value.
+    pub fn bytes_of_text(&self, id: Id) -> Option<&'b [u8]> {
         match self.node(id) {
-            Node::Text(range) => std::str::from_utf8(&self.bytes[range.clone()]).ok(),
+            Node::Text(range) => Some(&self.bytes[range.clone()]),
             _ => None,
         }
+    }
+
+    /// A text; `None` for any other value.
+    pub fn text(&self, id: Id) -> Option<&'b str> {
+        std::str::from_utf8(self.bytes_of_text(id)?).ok()
     }
 
     /// A whole number from 0; `None` for any other value.
@@ -103,15 +110,25 @@ impl<'b> Pickle<'b> {
         }
     }
 
-    /// A list of whole numbers from 0.
-    pub fn sizes(&self, id: Id) -> Option<Vec<usize>> {
-        self.list(id)?.iter().map(|&id| self.size(id)).collect()
+    /// A list of at most `most` whole numbers from 0.
+    pub fn sizes(&self, id: Id, most: usize) -> Option<Vec<usize>> {
+        let list = self.list(id).filter(|list| list.len() <= most)?;
+        list.iter().map(|&id| self.size(id)).collect()
+    }
+
+    /// A name of something in a module; `None` for any other value.
+    pub fn global(&self, id: Id) -> Option<&str> {
+        match self.node(id) {
+            Node::Global(name) => Some(name),
+            _ => None,
+        }
     }
 
     /// The last value of a key that is a text, in a dictionary.
     pub fn get(&self, id: Id, key: &str) -> Option<Id> {
         let Node::Dict(items) = self.node(id) else { return None };
-        items.iter().rev().find(|(k, _)| self.text(*k) == Some(key)).map(|(_, value)| *value)
+        let is_key = |id: Id| self.bytes_of_text(id) == Some(key.as_bytes());
+        items.iter().rev().find(|(k, _)| is_key(*k)).map(|(_, value)| *value)
     }
 }
 
@@ -289,6 +306,10 @@ impl Machine<'_> {
                 }
                 // BUILD: the state of an object. Such as a dictionary has are of no interest.
                 b'b' => drop(self.pop()?),
+                b'p' | b'g' | b'V' | b'S' | b'P' | b'i' => {
+                    return Err(Error::model("a pickle of protocol 0; 1 to 5 are read")
+                        .advice("save it again without pickle_protocol=0, or as .safetensors"));
+                }
                 _ => {
                     let what = format!("byte {op:#04x} at {at} of a pickle, which no file of tensors has");
                     return Err(Error::model(what).advice(AGAIN));
@@ -319,6 +340,14 @@ impl Machine<'_> {
                 self.stack.push(itself);
                 return Ok(());
             }
+            // A tensor with attributes of Python's: what makes it, its class, and what it is made of.
+            ("torch._tensor._rebuild_from_type_v2", &[function, _, with, ..])
+                if self.nodes[function] != Node::Global(name.clone()) =>
+            {
+                return self.call(function, with);
+            }
+            ("torch._utils._rebuild_tensor_v3", &[_, _, _, _, _, _, dtype, ..]) => Node::Unread(dtype),
+            (name, _) if makes_a_tensor(name) => Node::Unread(function),
             ("collections.OrderedDict", &[]) | ("collections.defaultdict", _) => Node::Dict(Vec::new()),
             ("collections.OrderedDict", &[items]) => return self.ordered(items),
             (name, _) if is_harmless(name) => return self.opaque(function),
@@ -501,6 +530,13 @@ impl Machine<'_> {
 fn is_harmless(name: &str) -> bool {
     let module = name.split('.').next().unwrap_or("");
     HARMLESS.contains(&module) || HARMLESS_NAMES.contains(&name)
+}
+
+/// Whether calling `name` makes a tensor or an array.
+fn makes_a_tensor(name: &str) -> bool {
+    let function = name.rsplit('.').next().unwrap_or_default();
+    name.starts_with("torch.") && function.starts_with("_rebuild")
+        || name.starts_with("numpy.") && matches!(function, "_reconstruct" | "_frombuffer")
 }
 
 fn pairs(items: &[Id]) -> Option<Vec<(Id, Id)>> {

@@ -14,6 +14,15 @@ use crate::error::{Error, Result};
 /// Dictionaries and lists in each other, below which no tensor is looked for.
 const DEEPEST: usize = 8;
 
+/// Most sizes of a tensor.
+const MOST_SIZES: usize = 8;
+
+/// Bytes that all names together may take, for each of the pickle: those above them are repeated.
+const NAMES_PER_BYTE: usize = 16;
+
+/// The first number of a file of torch.save before PyTorch 1.6, as each protocol writes it.
+const MAGIC: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
+
 /// Keys under which training programs keep the weights, beside what else they keep.
 const STATES: [&str; 4] = ["state_dict", "model_state_dict", "model", "params"];
 
@@ -33,7 +42,11 @@ pub struct Found {
 
 /// Whether a file begins as one of `torch.save` does.
 pub fn is_torch(bytes: &[u8]) -> bool {
-    bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02\x8a\x0a")
+    // Later protocols tell the length before the number.
+    let legacy = || {
+        bytes.iter().take(16).count() == 16 && bytes[2..].windows(MAGIC.len()).take(10).any(|w| w == MAGIC)
+    };
+    bytes.starts_with(b"PK\x03\x04") || (bytes.starts_with(b"\x80") && legacy())
 }
 
 /// The tensors in the bytes of a file, by name. A dictionary of dictionaries gives names with dots; what is
@@ -47,7 +60,7 @@ pub fn read(bytes: &[u8]) -> Result<Vec<(String, Found)>> {
 }
 
 /// Where the bytes of each storage lie, by its key.
-type Storages = HashMap<String, Range<usize>>;
+type Storages<'a> = HashMap<&'a str, Range<usize>>;
 
 fn archive(bytes: &[u8]) -> Result<Vec<(String, Found)>> {
     let broken = |e| Error::model("a damaged zip archive").because(e).advice(AGAIN);
@@ -57,17 +70,14 @@ fn archive(bytes: &[u8]) -> Result<Vec<(String, Found)>> {
         let file = archive.by_index_raw(index).map_err(broken)?;
         let name = file.name().map_err(broken)?.into_owned();
         let damaged = || Error::model(format!("a damaged zip archive, at {name}")).advice(AGAIN);
-        if file.compression() != CompressionMethod::Stored || file.encrypted() {
-            return Err(Error::model(format!("a zip archive whose {name} is compressed or encrypted"))
-                .advice("give a file as torch.save writes it, or .safetensors"));
-        }
+        let stored = file.compression() == CompressionMethod::Stored && !file.encrypted();
         let start = file.data_start().and_then(|at| usize::try_from(at).ok()).ok_or_else(damaged)?;
         let end = usize::try_from(file.size()).ok().and_then(|size| start.checked_add(size));
         let range = start..end.filter(|end| *end <= bytes.len()).ok_or_else(damaged)?;
         if let Some(folder) = name.strip_suffix("data.pkl") {
             top = Some(folder.to_string());
         }
-        files.insert(name, range);
+        files.insert(name, (range, stored));
     }
     let Some(top) = top else {
         return Err(Error::model("a zip archive without data.pkl: not of torch.save")
@@ -77,16 +87,22 @@ fn archive(bytes: &[u8]) -> Result<Vec<(String, Found)>> {
         return Err(Error::model("a TorchScript program, not a file of weights")
             .advice("save its state_dict(), as .safetensors"));
     }
-    if let Some(order) = files.get(&format!("{top}byteorder"))
+    let prefix = format!("{top}data/");
+    let pickled = format!("{top}data.pkl");
+    let is_read = |name: &str| name == pickled || name.starts_with(&prefix);
+    if let Some((name, _)) = files.iter().find(|(name, (_, stored))| is_read(name) && !stored) {
+        return Err(Error::model(format!("a zip archive whose {name} is compressed or encrypted"))
+            .advice("give a file as torch.save writes it, or .safetensors"));
+    }
+    if let Some((order, _)) = files.get(&format!("{top}byteorder"))
         && &bytes[order.clone()] != b"little"
     {
         return Err(big_endian());
     }
-    let pickle = Pickle::read(&bytes[files[&format!("{top}data.pkl")].clone()])?;
-    let prefix = format!("{top}data/");
-    let storages: Storages = files
-        .into_iter()
-        .filter_map(|(name, range)| Some((name.strip_prefix(&prefix)?.to_string(), range)))
+    let pickle = Pickle::read(&bytes[files[&pickled].0.clone()])?;
+    let storages: Storages<'_> = files
+        .iter()
+        .filter_map(|(name, (range, _))| Some((name.strip_prefix(&prefix)?, range.clone())))
         .collect();
     Tensors { pickle: &pickle, storages }.all()
 }
@@ -109,7 +125,8 @@ fn legacy(bytes: &[u8]) -> Result<Vec<(String, Found)>> {
     let (pickle, _) = next()?;
     let (keys, mut at) = next()?;
     let mut storages = Storages::new();
-    let widths = Tensors { pickle: &pickle, storages: Storages::new() }.widths();
+    let without_storages = Tensors { pickle: &pickle, storages: Storages::new() };
+    let widths = without_storages.widths();
     for id in keys.list(keys.root).unwrap_or_default() {
         let key = keys.text(*id).unwrap_or_default();
         let cut_short = || Error::model(format!("cut short in the storage {key}")).advice(AGAIN);
@@ -121,7 +138,7 @@ fn legacy(bytes: &[u8]) -> Result<Vec<(String, Found)>> {
             bytes.get(at..).and_then(|rest| rest.split_first_chunk::<8>()).ok_or_else(cut_short)?;
         let length = usize::try_from(u64::from_le_bytes(*count)).ok().and_then(|n| n.checked_mul(*width));
         let length = length.filter(|length| *length <= rest.len()).ok_or_else(cut_short)?;
-        storages.insert(key.to_string(), at + 8..at + 8 + length);
+        storages.insert(key, at + 8..at + 8 + length);
         at += 8 + length;
     }
     Tensors { pickle: &pickle, storages }.all()
@@ -129,7 +146,7 @@ fn legacy(bytes: &[u8]) -> Result<Vec<(String, Found)>> {
 
 struct Tensors<'a> {
     pickle: &'a Pickle<'a>,
-    storages: Storages,
+    storages: Storages<'a>,
 }
 
 impl Tensors<'_> {
@@ -137,48 +154,64 @@ impl Tensors<'_> {
         let pickle = self.pickle;
         let mut root = pickle.root;
         // Some programs put the weights into a dictionary in a dictionary.
-        while let Some(state) = STATES.iter().find_map(|key| pickle.get(root, key))
-            && matches!(pickle.node(state), Node::Dict(_))
-            && state != root
-        {
-            root = state;
+        for _ in 0..DEEPEST {
+            let state = STATES.iter().find_map(|key| pickle.get(root, key));
+            match state.filter(|state| matches!(pickle.node(*state), Node::Dict(_))) {
+                Some(state) => root = state,
+                None => break,
+            }
         }
-        if let Node::Opaque(class) = pickle.node(root)
-            && let Node::Global(class) = pickle.node(*class)
-        {
-            return Err(Error::model(format!(
-                "a pickled object of the class {class}, not a file of weights"
-            ))
-            .advice("save its state_dict(), as .safetensors"));
+        let no_weights =
+            |what: String| Err(Error::model(what).advice("save its state_dict(), as .safetensors"));
+        match pickle.node(root) {
+            Node::Opaque(class) => {
+                let class = pickle.global(*class).unwrap_or("an unknown class");
+                return no_weights(format!("a pickled object of {class}, not a file of weights"));
+            }
+            Node::Tensor { .. } | Node::Unread(_) => {
+                return no_weights("one tensor without a name, not a file of weights".to_string());
+            }
+            _ => {}
         }
         let mut found = Vec::new();
-        let mut looked_at = 0;
-        // Places still to look at: name, value, depth.
-        let mut open = vec![(String::new(), root, 0)];
-        while let Some((name, id, depth)) = open.pop() {
-            looked_at += 1;
-            // Each value takes a byte of the pickle or more, so that only one that holds itself gets here.
-            if looked_at > pickle.length {
-                return Err(Error::model(format!("a pickle that holds itself, at {name}")).advice(AGAIN));
-            }
-            if depth > DEEPEST {
-                continue;
-            }
-            let below = |key: &str| if name.is_empty() { key.to_string() } else { format!("{name}.{key}") };
+        let mut names = Names { pickle, places: vec![Place::TOP], bytes: 0 };
+        // Places still to look at: which, value, depth.
+        let mut open = vec![(0, root, 0)];
+        while let Some((place, id, depth)) = open.pop() {
             match pickle.node(id) {
                 Node::Tensor { storage, offset, dims, strides } => {
+                    let name = names.full(place)?;
                     let tensor = self.tensor(&name, *storage, [*offset, *dims, *strides])?;
                     found.push((name, tensor));
                 }
-                Node::Dict(items) => {
+                Node::Unread(kind) => {
+                    let kind = pickle.global(*kind).unwrap_or("an unknown kind");
+                    let name = names.full(place)?;
+                    return Err(unreadable(&name, kind));
+                }
+                Node::Dict(items) if depth < DEEPEST => {
                     for (key, value) in items {
-                        let Some(key) = pickle.text(*key) else { continue };
-                        open.push((below(key), *value, depth + 1));
+                        let Node::Text(_) = pickle.node(*key) else { continue };
+                        open.push((
+                            names.add(Place { above: place, part: Part::Key(*key) })?,
+                            *value,
+                            depth + 1,
+                        ));
                     }
                 }
-                Node::List(items) => {
-                    let items = items.iter().enumerate();
-                    open.extend(items.map(|(i, id)| (below(&i.to_string()), *id, depth + 1)));
+                Node::List(items) if depth < DEEPEST => {
+                    for (i, value) in items.iter().enumerate() {
+                        open.push((
+                            names.add(Place { above: place, part: Part::Index(i) })?,
+                            *value,
+                            depth + 1,
+                        ));
+                    }
+                }
+                Node::Plain | Node::Int(_) if names.is_alpha(place) => {
+                    let name = names.full(place)?;
+                    return Err(Error::model(format!("{name} is a number, and a tensor is expected"))
+                        .advice("save it as torch.tensor(alpha)"));
                 }
                 _ => {}
             }
@@ -196,15 +229,14 @@ impl Tensors<'_> {
         let wrong = |what: &str| Error::model(format!("tensor {name}: {what}")).advice(AGAIN);
         let (class, key, view) =
             self.storage(storage).ok_or_else(|| wrong("a storage of an unknown kind"))?;
-        let dtype = dtype(class).ok_or_else(|| {
-            Error::model(format!("tensor {name} is of {class}, expected floats of 16, 32 or 64 bits"))
-                .advice("save the model in one of these types; quantised weights cannot be used")
-        })?;
+        let dtype = dtype(class).ok_or_else(|| unreadable(name, class))?;
         let bytes = self.storages.get(key).ok_or_else(|| wrong(&format!("its storage {key} is missing")))?;
         let (Some(offset), Some(dims), Some(strides)) =
-            (pickle.size(offset), pickle.sizes(dims), pickle.sizes(strides))
+            (pickle.size(offset), pickle.sizes(dims, MOST_SIZES), pickle.sizes(strides, MOST_SIZES))
         else {
-            return Err(wrong("sizes that are no numbers"));
+            return Err(wrong(&format!(
+                "offset, sizes or strides that are no whole numbers, or more than {MOST_SIZES}"
+            )));
         };
         let outside = || wrong("its elements lie outside its storage");
         if dims.len() != strides.len() {
@@ -216,9 +248,11 @@ impl Tensors<'_> {
         let reach = dims.iter().zip(&strides).try_fold(1usize, |reach, (dim, stride)| {
             reach.checked_add(dim.saturating_sub(1).checked_mul(*stride)?)
         });
-        let elements = dims.iter().try_fold(1usize, |product, dim| product.checked_mul(*dim));
+        // Sizes of 0 count as 1, so that no order of multiplying the others overflows later.
+        let elements = dims.iter().try_fold(1usize, |product, dim| product.checked_mul((*dim).max(1)));
         let (Some(reach), Some(elements)) = (reach, elements) else { return Err(outside()) };
-        let reach = if elements == 0 { 0 } else { reach };
+        let empty = dims.contains(&0);
+        let (reach, elements) = if empty { (0, 0) } else { (reach, elements) };
         // More elements than lie there are one element many times, which no file of weights has.
         if elements > reach {
             return Err(wrong("elements that overlap: save a copy of it (.contiguous()), as .safetensors"));
@@ -247,13 +281,87 @@ impl Tensors<'_> {
     }
 
     /// Bytes of an element, by the key of its storage.
-    fn widths(&self) -> HashMap<String, usize> {
+    fn widths(&self) -> HashMap<&str, usize> {
         let of = |id| {
             let (class, key, _) = self.storage(id)?;
-            Some((key.to_string(), width(class)?))
+            Some((key, width(class)?))
         };
         (0..self.pickle.count()).filter_map(of).collect()
     }
+}
+
+/// Where a value lies: in what, and under which key or number.
+struct Place {
+    above: usize,
+    part: Part,
+}
+
+enum Part {
+    Top,
+    Key(Id),
+    Index(usize),
+}
+
+impl Place {
+    const TOP: Place = Place { above: 0, part: Part::Top };
+}
+
+/// The places that were come by, and their names.
+struct Names<'a> {
+    pickle: &'a Pickle<'a>,
+    places: Vec<Place>,
+    /// Of all names that were made.
+    bytes: usize,
+}
+
+impl Names<'_> {
+    /// Another place. Each takes a byte of the pickle or more, but in one that holds itself.
+    fn add(&mut self, place: Place) -> Result<usize> {
+        if self.places.len() > self.pickle.length {
+            return Err(Error::model("a pickle that holds itself").advice(AGAIN));
+        }
+        self.places.push(place);
+        Ok(self.places.len() - 1)
+    }
+
+    /// Whether the key of a place is a LoRA's alpha.
+    fn is_alpha(&self, place: usize) -> bool {
+        match self.places[place].part {
+            Part::Key(id) => self.pickle.bytes_of_text(id).is_some_and(|key| key.ends_with(b".alpha")),
+            _ => false,
+        }
+    }
+
+    /// Keys and numbers from the top, parted by dots.
+    fn full(&mut self, mut place: usize) -> Result<String> {
+        let mut parts = Vec::new();
+        loop {
+            let Place { above, part } = &self.places[place];
+            match part {
+                Part::Top => break,
+                Part::Key(id) => {
+                    // Before it is read: a key may be long, and many tensors may have it.
+                    self.bytes += self.pickle.bytes_of_text(*id).map_or(0, <[u8]>::len);
+                    if self.bytes > NAMES_PER_BYTE * self.pickle.length {
+                        return Err(Error::model("a pickle that is names for the most part").advice(AGAIN));
+                    }
+                    let key = self.pickle.text(*id).ok_or_else(|| {
+                        Error::model("a pickle with a name that is not UTF-8").advice(AGAIN)
+                    })?;
+                    parts.push(key.to_string());
+                }
+                Part::Index(i) => parts.push(i.to_string()),
+            }
+            place = *above;
+        }
+        parts.reverse();
+        Ok(parts.join("."))
+    }
+}
+
+fn unreadable(name: &str, kind: &str) -> Error {
+    Error::model(format!("tensor {name} is of {kind}, expected floats of 16, 32 or 64 bits in order"))
+        .advice("save it as a plain tensor of one of these types; quantised weights cannot be used")
 }
 
 /// Whole models wrapped for training on several GPUs have every name below `module.`.

@@ -2,22 +2,9 @@
 
 use std::time::Duration;
 
+use super::failure::Failure;
 use super::protocol::Hello;
 use crate::error::{Error, Result};
-
-/// What failed, and what would fix it.
-pub struct Failure {
-    /// After the scorer's name: `wrote "..."`.
-    pub what: String,
-    /// The advice.
-    pub fix: String,
-}
-
-impl Failure {
-    pub fn new(what: impl Into<String>, fix: impl Into<String>) -> Failure {
-        Failure { what: what.into(), fix: fix.into() }
-    }
-}
 
 /// The way to a scorer.
 pub trait Channel: Send {

@@ -1,16 +1,41 @@
 //! A scorer as a process of its own: started once, asked over its standard input and output, started once
-//! more after a crash.
+//! more after a crash. Each has a process group of its own, which is killed at its end.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::channel::{Channel, Failure, TIMEOUT};
-use super::protocol::{Hello, shown};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+
+use super::channel::{Channel, TIMEOUT};
+use super::failure::{Failure, shown, told};
+use super::protocol::Hello;
+
+/// The groups of the scorers that run. Locked while one is started or killed, and for ever after [`end_all`].
+static GROUPS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// A list is whole even after a panic.
+fn groups() -> MutexGuard<'static, Vec<Pid>> {
+    GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Kills every scorer and what it started, for a process that ends at once. A thread that would start another
+/// waits from now on.
+pub fn end_all() {
+    let groups = groups();
+    groups.iter().for_each(|group| kill(*group));
+    std::mem::forget(groups);
+}
+
+fn kill(group: Pid) {
+    // Where all of them have ended, there is nothing to do.
+    let _ = kill_process_group(group, Signal::KILL);
+}
 
 /// A command that scores.
 pub struct Process {
@@ -37,7 +62,7 @@ impl Process {
         if self.live.is_none() {
             let mut live = Live::start(&self.words)?;
             let line = live.line(self.timeout, LONGEST_HELLO)?;
-            let hello = Hello::parse(&line).map_err(|what| live.fault(what, OUTPUT))?;
+            let hello = Hello::parse(&line).map_err(|failure| live.fault(failure.what, failure.fix))?;
             match &self.known {
                 Some(known) if *known != hello => {
                     let what = format!("says in its hello {}, and said something else before", shown(&line));
@@ -92,7 +117,7 @@ impl Channel for Process {
 
     fn give_up(&mut self) -> String {
         self.live.take().map_or(String::new(), |mut live| {
-            live.kill();
+            live.end();
             live.last_words()
         })
     }
@@ -114,6 +139,8 @@ fn again(failure: Failure) -> Failure {
 const LONGEST_HELLO: usize = 1 << 16;
 /// How long a process that has nothing more to read may take to end by itself.
 const GRACE: Duration = Duration::from_secs(2);
+/// How often is looked whether a process that is silent has ended.
+const GLANCE: Duration = Duration::from_millis(50);
 /// How much of its standard error is kept, from the end.
 const KEPT: usize = 2048;
 
@@ -149,6 +176,7 @@ struct Live {
     errors: Arc<Mutex<Vec<u8>>>,
     /// Nothing is sent; closed once standard error is.
     silent: Receiver<()>,
+    /// Whether its group has been killed.
     ended: bool,
 }
 
@@ -158,12 +186,14 @@ impl Live {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // In a group of its own: Ctrl-C is for this program, which ends the scorer when it needs it no more.
-        #[cfg(unix)]
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        command.process_group(0);
+        let mut running = groups();
         let mut child = command.spawn().map_err(|e| Ended {
             failure: Failure::new(format!("cannot be started: {program:?}: {e}"), WORDS),
             crashed: false,
         })?;
+        running.push(Pid::from_child(&child));
+        drop(running);
         let limit = Arc::new(AtomicUsize::new(LONGEST_HELLO));
         let errors = Arc::new(Mutex::new(Vec::new()));
         let (requests, to_write) = channel::<String>();
@@ -205,7 +235,7 @@ impl Live {
 
     /// The next line.
     fn line(&mut self, timeout: Duration, most: usize) -> Result<Vec<u8>, Ended> {
-        match self.lines.recv_timeout(timeout) {
+        match self.said(timeout) {
             Ok(Said::Line(line)) => Ok(line),
             Ok(Said::TooLong(line)) => {
                 let what =
@@ -228,42 +258,62 @@ impl Live {
         }
     }
 
+    /// What comes within that time. The end of the process is seen even where one that it started holds the
+    /// pipe open, and what it wrote before is read.
+    fn said(&mut self, timeout: Duration) -> Result<Said, RecvTimeoutError> {
+        let began = Instant::now();
+        loop {
+            let left = timeout.saturating_sub(began.elapsed());
+            match self.lines.recv_timeout(left.min(GLANCE)) {
+                Err(RecvTimeoutError::Timeout) if self.has_ended() => {
+                    self.end();
+                    return self.lines.recv_timeout(GRACE).map_err(|_| RecvTimeoutError::Disconnected);
+                }
+                Err(RecvTimeoutError::Timeout) if left > GLANCE => {}
+                said => return said,
+            }
+        }
+    }
+
     /// Ends the process, because of what it did.
     fn fault(&mut self, what: impl std::fmt::Display, fix: impl Into<String>) -> Ended {
-        self.kill();
+        self.end();
         let what = format!("{what}{}", self.last_words());
         Ended { failure: Failure::new(what, fix), crashed: false }
     }
 
-    /// Waits for an end that is near; the process is killed if it is not. How it ended, if by itself.
+    /// Waits for an end that is near, and kills what is left then. How it ended, if by itself.
     fn wait(&mut self) -> Option<ExitStatus> {
         self.requests = None;
-        let until = Instant::now() + GRACE;
-        while Instant::now() < until {
-            if let Ok(Some(status)) = self.child.try_wait() {
-                self.ended = true;
-                return Some(status);
-            }
+        let began = Instant::now();
+        while !self.has_ended() && began.elapsed() < GRACE {
             thread::sleep(Duration::from_millis(2));
         }
-        self.kill();
-        None
+        let by_itself = self.has_ended();
+        let status = self.end();
+        status.filter(|_| by_itself)
     }
 
-    /// Ends the process and those that it started.
-    fn kill(&mut self) {
-        if std::mem::replace(&mut self.ended, true) {
-            return;
+    /// Whether the process has ended. It is left as a zombie, so that the number of its group stays its own.
+    fn has_ended(&self) -> bool {
+        let asked = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        // An error says that there is no such child: one that has been waited for.
+        self.ended || !matches!(waitid(WaitId::Pid(Pid::from_child(&self.child)), asked), Ok(None))
+    }
+
+    /// Ends the process and those that it started, also those that are left when it has ended by itself.
+    fn end(&mut self) -> Option<ExitStatus> {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.requests = None;
+            let group = Pid::from_child(&self.child);
+            let mut running = groups();
+            kill(group);
+            running.retain(|other| *other != group);
+            drop(running);
+            // Also where it went to another group.
+            let _ = self.child.kill();
         }
-        self.requests = None;
-        #[cfg(unix)]
-        {
-            use rustix::process::{Pid, Signal, kill_process_group};
-            // Where they have ended already, there is nothing to do.
-            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.child.wait().ok()
     }
 
     /// After its end: what it wrote to its standard error last, in words that go behind a message.
@@ -273,7 +323,9 @@ impl Live {
         let kept = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
         match String::from_utf8_lossy(&kept).trim() {
             "" => String::new(),
-            text => format!("; its standard error ends with:\n    {}", text.replace('\n', "\n    ")),
+            text => {
+                format!("; its standard error ends with:\n    {}", told(text, KEPT).replace('\n', "\n    "))
+            }
         }
     }
 }

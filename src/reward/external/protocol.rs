@@ -7,6 +7,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::failure::{Failure, shown, told};
+
 /// The version of the protocol that is spoken here.
 const VERSION: u64 = 1;
 
@@ -43,6 +45,20 @@ pub struct Hello {
     pub alpha: Option<f64>,
 }
 
+/// Characters of another program's reason that are printed.
+const LONGEST_REASON: usize = 300;
+/// Characters that are printed of what a scorer says of its failure.
+const LONGEST_ERROR: usize = 1000;
+
+const BEFORE_HELLO: &str = "let it write nothing to standard output but its hello and its answers, each a JSON object \
+                            in one line (docs/reward-protocol.md). In Python, call das_cuda.protect_stdout() before \
+                            whatever prints while it loads, then das_cuda.serve";
+const ANSWER: &str = "let the scorer answer each request with one line, {\"id\": the request's, \"scores\": [one number \
+                      or null per image]}, and \"gradients\" where they are asked for (docs/reward-protocol.md); \
+                      messages belong to its standard error";
+const REPORTED: &str = "see what the scorer says: it understood the request, and failed at it; its own code, files or \
+                        memory are to be mended";
+
 fn yes() -> bool {
     true
 }
@@ -56,25 +72,37 @@ impl Hello {
     }
 
     /// Whether a line is meant as a hello.
-    #[cfg(feature = "http")]
     pub fn is_meant(line: &[u8]) -> bool {
         serde_json::from_slice::<Value>(line).is_ok_and(|value| value.get("das_cuda_reward").is_some())
     }
 
     /// Reads the line of a hello; else says what is wrong with it.
-    pub fn parse(line: &[u8]) -> Result<Hello, String> {
-        let hello: Hello = object(line)
-            .map_err(|e| format!("{} is no hello ({e}), where a hello must come first", shown(line)))?;
+    pub fn parse(line: &[u8]) -> Result<Hello, Failure> {
+        let hello: Hello = object(line).map_err(|e| {
+            let e = told(&e.to_string(), LONGEST_REASON);
+            match Hello::is_meant(line) {
+                true => Failure::new(
+                    format!("wrote {}, which is no hello of this protocol: {e}", shown(line)),
+                    "let its hello have the keys of docs/reward-protocol.md, and no others",
+                ),
+                false => Failure::new(
+                    format!("wrote {}, which is no hello ({e}), where a hello must come first", shown(line)),
+                    BEFORE_HELLO,
+                ),
+            }
+        })?;
         if hello.das_cuda_reward != VERSION {
-            return Err(format!(
-                "speaks version {} of the protocol, this program version {VERSION}",
-                hello.das_cuda_reward
+            let other = hello.das_cuda_reward;
+            return Err(Failure::new(
+                format!("speaks version {other} of the protocol, and this program version {VERSION}"),
+                "use a scorer and a das-cuda that speak the same version",
             ));
         }
         match hello.alpha {
-            Some(alpha) if !(alpha.is_finite() && alpha > 0.0) => {
-                Err(format!("its hello has alpha {alpha}, which is not above 0"))
-            }
+            Some(alpha) if !(alpha.is_finite() && alpha > 0.0) => Err(Failure::new(
+                format!("says in its hello that alpha is {alpha}, which is not above 0"),
+                "let its hello give an alpha above 0 or none: serve(..., alpha=0.1) in Python",
+            )),
             _ => Ok(hello),
         }
     }
@@ -100,8 +128,10 @@ pub struct Request<'a> {
 /// The scores of a request, and the gradients where they were asked for.
 #[derive(Debug, PartialEq)]
 pub struct Answer {
-    /// NaN where a score is null.
+    /// NaN where a score is null, infinite where it is beyond the range of f32.
     pub scores: Vec<f32>,
+    /// The first score that is beyond that range.
+    pub too_large: Option<f64>,
     /// Of all images one after another, `(n, h, w, 3)`; empty where none were asked for.
     pub gradients: Vec<f32>,
 }
@@ -135,17 +165,26 @@ impl Request<'_> {
 
     /// Reads the line of an answer to this; else says what is wrong with it. Only where `named` must it
     /// repeat the id.
-    pub fn answered(&self, line: &[u8], named: bool) -> Result<Answer, String> {
+    pub fn answered(&self, line: &[u8], named: bool) -> Result<Answer, Failure> {
         let written: Written = object(line).map_err(|e| {
             let hint = match has_nan(line) {
                 true => "; JSON has no NaN, a score that is not a number is null",
                 false => "",
             };
-            format!("wrote {}, which is no answer ({e}){hint}", shown(line))
+            let e = told(&e.to_string(), LONGEST_REASON);
+            Failure::new(format!("wrote {}, which is no answer ({e}){hint}", shown(line)), ANSWER)
         })?;
-        if let Some(error) = written.error.filter(|error| !error.is_null()) {
-            return Err(format!("says: {}", error.as_str().map_or(error.to_string(), String::from)));
+        match written.error.as_ref().filter(|error| !error.is_null()) {
+            None => self.read(line, written, named).map_err(|what| Failure::new(what, ANSWER)),
+            Some(error) => {
+                let error = error.as_str().map_or(error.to_string(), String::from);
+                Err(Failure::new(format!("says: {}", told(&error, LONGEST_ERROR)), REPORTED))
+            }
         }
+    }
+
+    /// The numbers of an answer.
+    fn read(&self, line: &[u8], written: Written, named: bool) -> Result<Answer, String> {
         match written.id {
             None if !named => {}
             Some(id) if id == self.id => {}
@@ -159,9 +198,10 @@ impl Request<'_> {
         if found != wanted {
             return Err(format!("gave {found} score{} for {wanted} image{}", s(found), s(wanted)));
         }
+        let too_large = scores.iter().flatten().copied().find(|score| (*score as f32).is_infinite());
         let scores = scores.into_iter().map(|score| score.map_or(f32::NAN, |x| x as f32)).collect();
         let gradients = if self.gradient { self.gradients(written.gradients)? } else { Vec::new() };
-        Ok(Answer { scores, gradients })
+        Ok(Answer { scores, too_large, gradients })
     }
 
     fn gradients(&self, written: Option<Vec<String>>) -> Result<Vec<f32>, String> {
@@ -212,17 +252,6 @@ fn has_nan(line: &[u8]) -> bool {
     text.split(|c: char| !c.is_alphanumeric()).any(|word| matches!(word, "NaN" | "nan" | "Infinity" | "inf"))
 }
 
-/// The beginning of a line, in quotes.
-pub fn shown(line: &[u8]) -> String {
-    const MOST: usize = 160;
-    let text = String::from_utf8_lossy(line);
-    let mut short: String = text.chars().take(MOST).collect();
-    if short.len() < text.len() {
-        short.push_str(" ...");
-    }
-    format!("{short:?}")
-}
-
 /// The ending of a plural.
 pub fn s(count: usize) -> &'static str {
     if count == 1 { "" } else { "s" }
@@ -231,6 +260,7 @@ pub fn s(count: usize) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn request(gradient: bool) -> Request<'static> {
         Request {
@@ -256,11 +286,14 @@ mod tests {
             ("Loading the model", "\"Loading the model\""),
             ("[1]", "no hello"),
             (r#"{"das_cuda_reward": 2}"#, "version 2"),
-            (r#"{"das_cuda_reward": 1, "gradients": true}"#, "unknown field `gradients`"),
+            (
+                r#"{"das_cuda_reward": 1, "gradients": true}"#,
+                "unknown field 'gradients', expected one of 'das_",
+            ),
             (r#"{"das_cuda_reward": 1, "images": "jpeg"}"#, "jpeg"),
-            (r#"{"das_cuda_reward": 1, "alpha": 0}"#, "alpha 0"),
+            (r#"{"das_cuda_reward": 1, "alpha": 0}"#, "alpha is 0, which is not above 0"),
         ] {
-            let error = Hello::parse(line.as_bytes()).unwrap_err();
+            let error = Hello::parse(line.as_bytes()).unwrap_err().what;
             assert!(error.contains(says), "{line}: {error}");
         }
     }
@@ -269,6 +302,7 @@ mod tests {
     fn an_answer_is_read() {
         let answer = request(false).answered(br#"{"id": 7, "scores": [0.5, null]}"#, true).unwrap();
         assert!(answer.scores[0] == 0.5 && answer.scores[1].is_nan() && answer.gradients.is_empty());
+        assert_eq!(answer.too_large, None);
         let gradients: Vec<f32> = (0..12).map(|i| i as f32).collect();
         let line = format!(
             r#"{{"id": 7, "scores": [1, 2], "gradients": ["{}", "{}"]}}"#,
@@ -300,7 +334,28 @@ mod tests {
             (short.as_str(), true, "20 bytes for image 0, which needs 24: 1 x 2 x 3"),
         ] {
             let error = request(gradient).answered(line.as_bytes(), true).unwrap_err();
-            assert!(error.contains(says), "{line}: {error}");
+            assert!(error.what.contains(says), "{line}: {error:?}");
+            assert_eq!(error.fix.contains("each request with one line"), !says.contains("says"), "{error:?}");
         }
+    }
+
+    #[test]
+    fn the_words_of_a_scorer_are_cut_and_name_no_option() {
+        let long = "x`steps` ".repeat(100_000);
+        let error = json!({"id": 7, "error": long}).to_string();
+        let error = request(false).answered(error.as_bytes(), true).unwrap_err().what;
+        assert!(
+            error.len() < 1100 && error.starts_with("says: x'steps' ") && error.ends_with(" ..."),
+            "{error}"
+        );
+        let hello = json!({"das_cuda_reward": 1, long: 1}).to_string();
+        let error = Hello::parse(hello.as_bytes()).unwrap_err().what;
+        assert!(error.len() < 700 && error.contains("unknown field 'x'steps' "), "{error}");
+    }
+
+    #[test]
+    fn a_score_beyond_the_range_is_known() {
+        let answer = request(false).answered(br#"{"id": 7, "scores": [1, -1e300]}"#, true).unwrap();
+        assert_eq!((answer.scores[1], answer.too_large), (f32::NEG_INFINITY, Some(-1e300)));
     }
 }

@@ -53,7 +53,9 @@ fn tensor(class: &str, key: &str, offset: &[u8], dims: &[u8], strides: &[u8]) ->
 
 #[test]
 fn every_way_of_saving_gives_the_same_tensors() {
-    for name in ["zip.pt", "protocol4.pt", "legacy.pt", "checkpoint.ckpt", "module.pt"] {
+    for name in
+        ["zip.pt", "protocol4.pt", "legacy.pt", "legacy4.pt", "checkpoint.ckpt", "module.pt", "attributes.pt"]
+    {
         let file = Checkpoint::open(&golden(name), None).unwrap();
         let names: Vec<&str> = file.names().collect();
         let expected = [
@@ -98,6 +100,14 @@ fn every_way_of_saving_gives_the_same_tensors() {
 }
 
 #[test]
+fn nothing_that_may_be_a_tensor_is_left_out_in_silence() {
+    let fails = |name: &str, words: &[&str]| fails(&std::fs::read(golden(name)).unwrap(), words);
+    fails("float8.pt", &["tensor a.weight", "torch.float8_e4m3fn"]);
+    fails("numpy.pt", &["tensor a.weight", "numpy"]);
+    fails("alpha.pt", &["a.alpha is a number", "torch.tensor(alpha)"]);
+}
+
+#[test]
 fn a_pickled_network_is_named() {
     let bytes = std::fs::read(golden("network.pt")).unwrap();
     fails(&bytes, &["torch.nn.modules.linear.Linear", "state_dict()"]);
@@ -136,9 +146,19 @@ fn a_tensor_that_is_not_in_its_storage_is_refused() {
         (tensor(float, "0", none, two, b"K\x03K\x01\x86"), "outside"),
         (tensor(float, "0", none, &huge, ones), "outside"),
         (tensor(float, "0", none, two, &huge), "outside"),
+        (
+            tensor(
+                float,
+                "0",
+                none,
+                &[b"(K\x00", &huge[..10], &huge[..10], b"t"].concat(),
+                b"(K\x00K\x00K\x00t",
+            ),
+            "outside",
+        ),
         (tensor(float, "0", b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f", two, ones), "outside"),
-        (tensor(float, "0", b"J\xff\xff\xff\xff", two, ones), "no numbers"),
-        (tensor(float, "0", none, b"J\xff\xff\xff\xff\x85", b"K\x01\x85"), "no numbers"),
+        (tensor(float, "0", b"J\xff\xff\xff\xff", two, ones), "no whole numbers"),
+        (tensor(float, "0", none, b"J\xff\xff\xff\xff\x85", b"K\x01\x85"), "no whole numbers"),
         (tensor(float, "0", none, two, b"K\x01\x85"), "as many strides"),
         (tensor(float, "0", none, b"K\x7fK\x7f\x86", b"K\x00K\x00\x86"), "overlap"),
         (tensor(float, "1", none, two, ones), "storage 1 is missing"),
@@ -165,6 +185,19 @@ fn no_input_makes_the_reader_recurse_or_grow() {
     }
     wide.push(b'.');
     fails(&archive(&wide), &["holds itself"]);
+    // Two dictionaries each of which says that the weights are in the other.
+    fails(&archive(b"\x80\x02}q\x00\x8c\x05modelq\x01}q\x02h\x01h\x00ss."), &["without tensors"]);
+    // A list of itself, many times.
+    let itself = [&b"\x80\x02]q\x00("[..], &b"h\x00".repeat(1 << 19), b"e."].concat();
+    fails(&archive(&itself), &["holds itself"]);
+    // A long key of many tensors, and many sizes of one.
+    let one = tensor("FloatStorage", "0", b"K\x00", b"K\x02\x85", b"K\x01\x85");
+    let key = [&b"X"[..], &100_000u32.to_le_bytes(), &vec![b'k'; 100_000], b"q\x00"].concat();
+    let same =
+        [&one[..2], b"}(", &key, &one[6..one.len() - 2], b"q\x01", &b"h\x00h\x01".repeat(50_000), b"u."];
+    fails(&archive(&same.concat()), &["names for the most part"]);
+    let sizes = [&b"("[..], &b"K\x01".repeat(1 << 19), b"t"].concat();
+    fails(&archive(&tensor("FloatStorage", "0", b"K\x00", &sizes, &sizes)), &["more than 8"]);
     // A name for each of a thousand ordered dictionaries of one list of a thousand pairs.
     let mut copies = b"\x80\x02((NN\x86q\x01".to_vec();
     copies.extend(b"h\x01".repeat(999));
