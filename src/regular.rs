@@ -34,6 +34,12 @@ pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {} MiB", most >> 20)))
 }
 
+/// What is at `path`, if that is neither a regular file nor a folder.
+pub fn special(path: &Path) -> Option<&'static str> {
+    let kind = fs::metadata(path).ok()?.file_type();
+    (!kind.is_file() && !kind.is_dir()).then(|| name(kind))
+}
+
 #[cfg(unix)]
 fn name(kind: fs::FileType) -> &'static str {
     use std::os::unix::fs::FileTypeExt;
@@ -98,6 +104,8 @@ mod tests {
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         assert_eq!(open(&link).unwrap_err().to_string(), "this is a device, not a regular file");
         assert_eq!(open(&socket).unwrap_err().to_string(), "this is a socket, not a regular file");
+        assert_eq!((special(&link), special(&socket)), (Some("a device"), Some("a socket")));
+        assert_eq!((special(dir.path()), special(&dir.path().join("absent"))), (None, None));
     }
 
     #[cfg(unix)]

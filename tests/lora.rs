@@ -252,10 +252,22 @@ fn what_does_not_fit_is_refused_with_file_and_tensor() {
         .collect();
     refused(dir, &elsewhere, &["2 tensors of layers", "down_blocks_7_attentions_0"]);
     refused(dir, &[], &["no tensors"]);
-    refused_file(dir, &dir.join("absent.safetensors"), &["no such LoRA file"]);
+    refused_file(dir, &dir.join("absent.safetensors"), &["absent.safetensors: there is no such file"]);
+    let folder = dir.join("folder");
+    fs::create_dir(&folder).unwrap();
+    refused_file(
+        dir,
+        &folder,
+        &["folder: a folder without pytorch_lora_weights.safetensors", "`lora` a file"],
+    );
+    fs::write(folder.join("style.safetensors"), "").unwrap();
+    refused_file(dir, &folder, &["a folder without", "style.safetensors"]);
+    if cfg!(unix) {
+        refused_file(dir, Path::new("/dev/zero"), &["this is a device, not a regular file"]);
+    }
     let empty = dir.join("empty.safetensors");
     fs::write(&empty, "").unwrap();
-    refused_file(dir, &empty, &["0 bytes"]);
+    refused_file(dir, &empty, &["an empty file"]);
     // A header that promises more than the file has.
     let header = format!(
         r#"{{"{TO_K}.lora_down.weight":{{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,16]}}}}"#

@@ -300,7 +300,24 @@ fn a_file_of_another_scorer_is_refused_by_what_it_is() {
     let judge = folder.path().join("ImageReward.safetensors");
     fs::copy(golden_path("imagereward_tiny/ImageReward.safetensors"), judge).unwrap();
     says(&format!("imagereward:{}", folder.path().display()), ErrorKind::Model, &["vocab.txt", "fix:"]);
-    says("imagereward:model.pt", ErrorKind::Model, &["model.pt: missing", "ImageReward.pt"]);
+    // The two files of HPSv2 are of one shape, and only their names tell them apart.
+    let other = folder.path().join("HPS_v2_compressed.pt");
+    fs::copy(&lone, &other).unwrap();
+    says(&format!("hpsv2.1:{}", other.display()), ErrorKind::Model, &["the weights of hpsv2,", "hpsv2:PATH"]);
+    let newer = folder.path().join("HPS_v2.1_compressed.safetensors");
+    fs::copy(&lone, &newer).unwrap();
+    says(
+        &format!("hpsv2:{}", newer.display()),
+        ErrorKind::Model,
+        &["the weights of hpsv2.1,", "hpsv2.1:PATH"],
+    );
+    for kind in ["clip", "pickscore", "hpsv2", "imagereward"] {
+        let nowhere = "nowhere: there is no such file or folder";
+        says(&format!("{kind}:nowhere"), ErrorKind::Model, &[nowhere, "fix:"]);
+        if cfg!(unix) {
+            says(&format!("{kind}:/dev/zero"), ErrorKind::Model, &["this is a device", "fix:"]);
+        }
+    }
 }
 
 /// Directional derivative by central differences, with the leading error removed (Richardson).
@@ -522,7 +539,7 @@ fn a_reward_without_its_files_says_what_it_needs() {
         &["clip:/nowhere/at/all"],
         &model,
         ErrorKind::Model,
-        &["reward clip", "/nowhere/at/all", "config.json"],
+        &["reward clip", "/nowhere/at/all: there is no such file or folder", "fix:"],
     );
 
     // Towers without a head, a head that is not there, a head for other towers.

@@ -246,7 +246,8 @@ fn another_autoencoder_takes_the_place_of_the_own_one_or_of_none() {
         let folder = model.folder().checkpoint("vae").expect("weights");
         assert_eq!(names, folder.names().collect::<Vec<_>>(), "{vae}");
         let error = opened.parts().vae_config().expect_err("8 channels are no multiple of 32 groups");
-        assert!(error.to_string().contains("norm_num_groups 32"), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("norm_num_groups 32") && text.contains("`vae` the folder of one"), "{error}");
     }
     let tiny = model.dir.path().join("tiny.safetensors");
     write(&tiny, &[zeros("decoder.layers.0.weight", &[4, 4, 3, 3])]);
@@ -335,6 +336,84 @@ fn a_chain_that_is_asked_for_takes_the_place_of_the_files_own() {
     }
 }
 
+/// What is chosen changes the scheduler's file of the folder that gives the configurations; it does not take
+/// its place.
+#[test]
+fn a_choice_changes_the_configuration_that_was_given() {
+    let one = Model::new("pipeline_sd", "pipeline_sd.tsv");
+    let path = one.dir.path().join("own.safetensors");
+    write(&path, &one.tensors);
+    let scheduler = |path: &Path, choices: Choices| {
+        let model = ModelFolder::open_with(path, None, &choices).expect("a model");
+        model.parts().scheduler().expect("a scheduler").config
+    };
+    // Betas that no family has.
+    let file = one.dir.path().join("scheduler/scheduler_config.json");
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&fs::read(&file).expect("read")).expect("JSON");
+    config["beta_end"] = json!(0.015);
+    config["prediction_type"] = json!("v_prediction");
+    config["rescale_betas_zero_snr"] = json!(true);
+    fs::write(&file, config.to_string()).expect("written");
+    let choices = [
+        (Some(Prediction::Epsilon), None),
+        (None, Some(Chain::Lcm)),
+        (None, Some(Chain::DdimTrailing)),
+        (Some(Prediction::Sample), Some(Chain::Lcm)),
+        (None, None),
+    ];
+    for (prediction, chain) in choices {
+        let of = |config| Choices { prediction, scheduler: chain, config, ..Choices::default() };
+        let single = scheduler(&path, of(Some(one.dir.path().to_path_buf())));
+        assert_eq!(single, scheduler(one.dir.path(), of(None)), "{prediction:?} {chain:?}");
+        assert!(single.beta_end == 0.015 && single.rescale_betas_zero_snr);
+    }
+}
+
+/// Trainers mark what a file predicts in the file itself: a configuration that was made for another one is
+/// overruled, and the user is told.
+#[test]
+fn what_a_file_says_of_itself_counts_before_a_configuration() {
+    let one = Model::new("pipeline_sd", "pipeline_sd.tsv");
+    let file = one.dir.path().join("scheduler/scheduler_config.json");
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&fs::read(&file).expect("read")).expect("JSON");
+    let mut opened = |theirs: &str, marks: &[&str], prediction| {
+        config["prediction_type"] = json!(theirs);
+        fs::write(&file, config.to_string()).expect("written");
+        let mark = |tensors: &mut Vec<Stored>| tensors.extend(marks.iter().map(|name| zeros(name, &[0])));
+        let model = one.single_with(mark, Choices { prediction, ..Choices::default() }).expect("a model");
+        let notes = Pipeline::load(&Meter::new(), &model).expect("a pipeline").notes;
+        (model.parts().scheduler().expect("a scheduler").config, notes)
+    };
+    let usual = opened("epsilon", &[], None).1;
+    let mut told = |theirs: &str, marks: &[&str], prediction| {
+        let (config, notes) = opened(theirs, marks, prediction);
+        let new: Vec<String> = notes.into_iter().filter(|note| !usual.contains(note)).collect();
+        (config, new)
+    };
+    let (config, notes) = told("epsilon", &["v_pred"], None);
+    assert_eq!((config.prediction_type, config.rescale_betas_zero_snr), (Prediction::VPrediction, false));
+    let [note] = notes.as_slice() else { panic!("{notes:?}") };
+    for word in
+        ["file.safetensors: v_pred", "v_prediction", "scheduler_config.json says epsilon", "`prediction`"]
+    {
+        assert!(note.contains(word), "{word} is not in: {note}");
+    }
+    let (config, notes) = told("epsilon", &["v_pred", "ztsnr"], None);
+    assert_eq!((config.prediction_type, config.rescale_betas_zero_snr), (Prediction::VPrediction, true));
+    assert_eq!((config.timestep_spacing, notes.len()), (Spacing::Trailing, 2));
+    assert!(notes[1].contains("ztsnr") && notes[1].contains("rescale_betas_zero_snr true"), "{notes:?}");
+    // The user knows best; and where both say the same, nothing is to be told.
+    let (config, notes) = told("epsilon", &["v_pred"], Some(Prediction::Epsilon));
+    assert_eq!((config.prediction_type, notes.len()), (Prediction::Epsilon, 0), "{notes:?}");
+    let (config, notes) = told("v_prediction", &["v_pred"], None);
+    assert_eq!((config.prediction_type, notes.len()), (Prediction::VPrediction, 0), "{notes:?}");
+    // A file that says nothing overrules nothing.
+    let (config, notes) = told("v_prediction", &[], None);
+    assert_eq!((config.prediction_type, notes.len()), (Prediction::VPrediction, 0), "{notes:?}");
+}
+
 #[test]
 fn a_file_of_another_kind_is_refused_by_its_name() {
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -368,6 +447,79 @@ fn a_file_of_another_kind_is_refused_by_its_name() {
     refused(&[first(4)], "a UNet without its text encoder");
     refused(&[first(4), zeros("conditioner.embedders.0.model.ln_final.bias", &[4])], "the refiner of SDXL");
     refused(&[first(4), zeros("edm_mean", &[4])], "Playground v2.5");
+
+    // Parts beside each other: what is missing is said, not what is there.
+    let part = |name: &str| zeros(name, &[4]);
+    let vae = || part("first_stage_model.decoder.conv_in.weight");
+    let text = || part("cond_stage_model.transformer.text_model.final_layer_norm.bias");
+    let averaged = || part("model_ema.diffusion_modelinput_blocks00weight");
+    refused(&[first(4), vae()], "a UNet without its text encoder");
+    refused(&[first(4), vae(), averaged()], "a UNet without its text encoder");
+    refused(&[vae(), text(), averaged()], "averaged weights (EMA) without the ordinary ones");
+    refused(&[vae(), text()], "an autoencoder, no whole model");
+    refused(&[vae(), part("input_blocks.0.0.weight")], "a UNet without its text encoder");
+    let bare = [vae(), text(), part("input_blocks.0.0.weight")];
+    refused(&bare, "a checkpoint whose UNet has other names than model.diffusion_model.input_blocks.*");
+    let [one, two] = ["0.transformer", "1.model"].map(|at| part(&format!("conditioner.embedders.{at}.bias")));
+    refused(&[first(4), vae(), one], "Stable Diffusion XL without its second text encoder");
+    refused(&[first(4), vae(), two], "Stable Diffusion XL without its first text encoder");
+    let other = part("cond_stage_model.roberta.bias");
+    refused(&[first(4), vae(), other], "a UNet with a text encoder that is not known");
+
+    // Any name is bearable.
+    refused(&[zeros("", &[4])], "it holds one tensor without a name");
+    let long = "x".repeat(200_000);
+    write(&path, &[zeros(&long, &[4])]);
+    let error = ModelFolder::open(&path, None).expect_err("a name").to_string();
+    assert!(error.contains("it holds xxx") && error.contains("x...") && error.len() < 1000, "{error}");
+}
+
+#[test]
+fn configurations_of_another_family_are_refused() {
+    let one = Model::new("pipeline_sd", "pipeline_sd.tsv");
+    let xl = Model::new("pipeline_sdxl", "pipeline_sdxl.tsv");
+    let file = one.dir.path().join("own.safetensors");
+    write(&file, &one.tensors);
+    let refused = |config: &Path, words: &[&str]| {
+        let choices = Choices { config: Some(config.to_path_buf()), ..Choices::default() };
+        let error = ModelFolder::open_with(&file, None, &choices).expect_err(words[0]);
+        assert_eq!((error.kind(), error.option_name()), (ErrorKind::Model, Some("model_config")), "{error}");
+        words.iter().for_each(|word| assert!(error.to_string().contains(word), "{word} is not in: {error}"));
+    };
+    let said = "a configuration of Stable Diffusion XL for a checkpoint of Stable Diffusion 1.x";
+    refused(xl.dir.path(), &[said, "`model_config`"]);
+    refused(&one.dir.path().join("nowhere"), &["nowhere: there is no such file or folder"]);
+    refused(&file, &["own.safetensors: this is a file, where a folder is expected"]);
+    refused(&one.dir.path().join("tokenizer"), &["no configuration of a model is there"]);
+    let unet = one.dir.path().join("unet/config.json");
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&fs::read(&unet).expect("read")).expect("JSON");
+    config["cross_attention_dim"] = json!(1024);
+    fs::write(&unet, config.to_string()).expect("written");
+    refused(one.dir.path(), &["for texts of 1024 features", "(Stable Diffusion 1.x) takes 12"]);
+}
+
+/// A method that draws the model's own samples records some reward; the default one is not always there.
+#[test]
+fn a_default_reward_that_is_not_there_has_another_in_its_place() {
+    let model = Model::new("pipeline_sd", "pipeline_sd.tsv");
+    let cache = tempfile::tempdir().expect("a temporary folder");
+    let open = |reward: Option<&str>| {
+        let settings = Settings {
+            cache: cache.path().to_path_buf(),
+            endpoint: String::new(),
+            token: None,
+            offline: true,
+        };
+        let builder = Session::builder().device(Device::Cpu).hub(Hub::new(settings)).model(model.dir.path());
+        let reward = reward.map(|reward| reward.parse().expect("a reward"));
+        reward.into_iter().fold(builder, |builder, reward| builder.reward(reward)).open()
+    };
+    let error = open(None).err().expect("no towers").to_string();
+    assert!(error.contains("aesthetic") && error.contains("`reward` jpeg needs no file"), "{error}");
+    let error = open(Some("aesthetic")).err().expect("no towers").to_string();
+    assert!(error.contains("aesthetic") && !error.contains("jpeg"), "{error}");
+    open(Some("jpeg")).expect("a session");
 }
 
 /// Opens the names and shapes of a published family, without its bytes: a file with a hole.
@@ -536,11 +688,16 @@ fn damaged_layouts_say_what_is_wrong() {
     fails(&without(format!("{second}token_embedding.weight")), &["text encoder", second, "not complete"]);
     fails(
         &without("model.diffusion_model.middle_block.0.in_layers.2.weight".into()),
-        &["file.safetensors", "mid_block.resnets.0.conv1"],
+        &[
+            "file.safetensors",
+            "no tensor model.diffusion_model.middle_block.0.in_layers.2.weight (mid_block.resnets.0.conv1.weight)",
+            "holds model.diffusion_model.middle_block.0.",
+            "fix: the file is damaged",
+        ],
     );
     fails(
         &|tensors| tensors.push(zeros("model.diffusion_model.adapter.weight", &[2])),
-        &["1 tensor that the network does not have", "adapter.weight"],
+        &["1 tensor that the network does not have: model.diffusion_model.adapter.weight", "fix: the file"],
     );
     fails(
         &|tensors| {

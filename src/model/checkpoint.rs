@@ -20,10 +20,11 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 
-pub(super) use self::find::{choose, count, nothing_chosen, some_of};
+pub(crate) use self::find::unusable;
+pub(super) use self::find::{choose, count, cut, nothing_chosen, some_of};
 use self::find::{damaged, modern_name};
 use self::torch::Found;
-use super::files::{Part, Piece, Renaming, Source, join, json};
+use super::files::{Origin, Part, Piece, Renaming, Source, join, json};
 use crate::error::{Error, Result};
 use crate::regular;
 use crate::tensor::{HostSlice, Shape};
@@ -39,6 +40,8 @@ pub struct Checkpoint {
     files: Vec<File>,
     entries: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
+    /// Where the tensors of this place in a model are in the file, where that is another.
+    origins: Vec<Origin>,
     patches: BTreeMap<String, Vec<Patch>>,
 }
 
@@ -101,11 +104,12 @@ impl Checkpoint {
                 false => Checkpoint::from_files(path, &[path.to_path_buf()]),
             };
         }
+        if let Some(e) = unusable(path) {
+            return Err(e);
+        }
         let listing = fs::read_dir(path).map_err(|e| {
-            Error::model(format!("{}: no weights here", path.display())).because(e).advice(
-                "give the folder of a diffusers model component, or a .safetensors file; check the path and that the \
-                 download is complete",
-            )
+            let fix = regular::fix(&e, "let this user list the folder and read its files");
+            Error::model(format!("{}: the folder cannot be listed", path.display())).because(e).advice(fix)
         })?;
         let mut names: Vec<String> = listing
             .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
@@ -200,14 +204,17 @@ impl Checkpoint {
                 let entry = Entry { file: index, dtype, dims, range, strides, stored, read };
                 let name = modern_name(&name);
                 if entries.insert(name.clone(), entry).is_some() {
-                    return Err(Error::model(format!("{}: the tensor {name} is there twice", file.label))
-                        .advice(
-                            "keep the shards of one model only in the folder, or download the model again",
-                        ));
+                    return Err(Error::model(format!(
+                        "{}: the tensor {} is there twice",
+                        file.label,
+                        cut(&name)
+                    ))
+                    .advice("keep the shards of one model only in the folder, or download the model again"));
                 }
             }
         }
-        Ok(Checkpoint { label, files, entries, metadata: said, patches: BTreeMap::new() })
+        let (origins, patches) = (Vec::new(), BTreeMap::new());
+        Ok(Checkpoint { label, files, entries, metadata: said, origins, patches })
     }
 
     /// Tensors of another file under new names; those that it lacks are left out.
@@ -261,7 +268,38 @@ impl Checkpoint {
             entries.insert(tensor.name.clone(), entry);
         }
         checkpoint.entries = entries;
+        checkpoint.origins = renaming.origins.clone();
         Ok(checkpoint)
+    }
+
+    /// The name in the file of what the model calls `name`, whether it is there or not.
+    fn stored(&self, name: &str) -> String {
+        if let Some(stored) = self.entries.get(name).and_then(|entry| entry.stored.as_ref()) {
+            return stored.clone();
+        }
+        let rest = |origin: &Origin| {
+            let rest = name.strip_prefix(&origin.name)?;
+            (rest.is_empty() || rest.starts_with('.')).then(|| format!("{}{rest}", origin.stored))
+        };
+        let mut places: Vec<&Origin> = self.origins.iter().collect();
+        places.sort_by_key(|origin| std::cmp::Reverse(origin.name.len()));
+        places.into_iter().find_map(rest).unwrap_or_else(|| name.to_string())
+    }
+
+    /// What to do about weights that are not those of the network.
+    fn misfit(&self) -> &'static str {
+        let described = |path: &Path| path.parent().is_some_and(|dir| dir.join("config.json").is_file());
+        match self.files.first().and_then(|file| file.path.as_deref()) {
+            _ if !self.origins.is_empty() => {
+                "the file is damaged or of a kind that is not known: download it again; a configuration given by \
+                 `model_config` must be that of this model"
+            }
+            Some(path) if !described(path) => "the file is damaged or of another model: download it again",
+            _ => {
+                "config.json does not describe these weights, or the download is incomplete: take both from the \
+                  same model"
+            }
+        }
     }
 
     /// Lets `patch` change the tensor `name` wherever it is read, after the patches that it has: widened to
@@ -318,7 +356,7 @@ impl Checkpoint {
             .entries
             .iter()
             .filter(|(name, entry)| !entry.read.load(Ordering::Relaxed) && !ignored(name))
-            .map(|(name, _)| name.as_str())
+            .map(|(name, entry)| entry.stored.as_ref().unwrap_or(name).as_str())
             .collect();
         if surplus.is_empty() {
             return Ok(());
@@ -329,7 +367,7 @@ impl Checkpoint {
             count(surplus.len(), "tensor"),
             some_of(&surplus)
         ))
-        .advice("config.json does not describe these weights: take both from the same model"))
+        .advice(self.misfit()))
     }
 }
 
@@ -361,7 +399,7 @@ impl Source {
                 match rel.as_ref().and_then(|rel| model.0.piece(rel)) {
                     Some(Piece::Weights(renaming)) => Checkpoint::renamed(renaming),
                     Some(Piece::File(path)) => Checkpoint::open(path, None),
-                    Some(Piece::Made(_)) | None => match (&rel, &model.0.base) {
+                    Some(Piece::Made(_) | Piece::Changed { .. }) | None => match (&rel, &model.0.base) {
                         (Some(_), Some(base)) => Checkpoint::open(&base.join(component), variant),
                         _ => Err(nothing_chosen(&self.describe(component), &names, variant)),
                     },
@@ -434,7 +472,7 @@ impl<'a> Weights<'a> {
                 entry.dims,
                 entry.dtype
             ))
-            .advice("config.json does not describe these weights: take both from the same model"));
+            .advice(self.checkpoint.misfit()));
         }
         let bytes = &file.bytes.get()[entry.range.clone()];
         let data = match entry.dtype {
@@ -502,13 +540,21 @@ impl<'a> Weights<'a> {
                 break here;
             }
         };
-        let place = if parent.is_empty() { "the file".to_string() } else { format!("{parent:?}") };
+        let place = if parent.is_empty() {
+            "the file".to_string()
+        } else {
+            format!("{:?}", self.checkpoint.stored(parent))
+        };
+        let stored = self.checkpoint.stored(full);
+        let wanted = if stored == full { stored } else { format!("{stored} ({full})") };
+        let near: Vec<String> = near.into_iter().map(|name| self.checkpoint.stored(name)).collect();
+        let near: Vec<&str> = near.iter().map(String::as_str).collect();
         Error::model(format!(
-            "{}: no tensor {full}; {place} holds {}",
+            "{}: no tensor {wanted}; {place} holds {}",
             self.checkpoint.label,
             if near.is_empty() { "nothing".to_string() } else { some_of(&near) }
         ))
-        .advice("config.json does not describe these weights, or the download is incomplete")
+        .advice(self.checkpoint.misfit())
     }
 }
 
@@ -574,7 +620,7 @@ fn tensors(bytes: &[u8], said: &mut BTreeMap<String, String>) -> Result<Vec<(Str
     if torch::is_torch(bytes) {
         return torch::read(bytes);
     }
-    let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| damaged(bytes).because(e))?;
+    let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| damaged(bytes, e))?;
     said.extend(metadata.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone())));
     let found = |(name, info): (String, &safetensors::tensor::TensorInfo)| {
         let (start, end) = info.data_offsets;

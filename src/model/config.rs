@@ -34,6 +34,11 @@ struct Keys<'a> {
     seen: RefCell<BTreeSet<String>>,
 }
 
+/// What to do about a configuration that is in no file.
+const MADE: &str = "this configuration was made for weights that come without one: give `model_config` the folder of a \
+                    model with the same sizes (for an autoencoder `vae` the folder of one); else the file is \
+                    damaged or of a kind that is not known";
+
 /// Reads `component/name` and hands its keys to `parse`.
 fn open<T>(
     source: &Source,
@@ -42,7 +47,10 @@ fn open<T>(
     parse: impl FnOnce(&Keys<'_>) -> Result<T>,
 ) -> Result<T> {
     let rel = join(component, name);
-    parse_bytes(&source.describe(&rel), &source.read(&rel)?, parse)
+    parse_bytes(&source.describe(&rel), &source.read(&rel)?, parse).map_err(|e| match source.is_made(&rel) {
+        true => e.advice(MADE),
+        false => e,
+    })
 }
 
 fn parse_bytes<T>(file: &str, bytes: &[u8], parse: impl FnOnce(&Keys<'_>) -> Result<T>) -> Result<T> {

@@ -4,6 +4,6 @@ mod assembled;
 pub(crate) mod json;
 mod source;
 
-pub(crate) use assembled::{Assembled, Part, Piece, Renamed, Renaming};
+pub(crate) use assembled::{Assembled, Origin, Part, Piece, Renamed, Renaming};
 pub(crate) use source::join;
 pub use source::{AssembledModel, FileHash, Source};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, unusable};
 use super::families::{FAMILIES, Family};
 use super::files::{FileHash, Source, json};
 use super::lora::Lora;
@@ -183,9 +183,12 @@ fn unlisted(path: &Path, e: io::Error) -> Error {
         ).option("model"),
         io::ErrorKind::NotADirectory => Error::model(format!("{shown}: this is no folder"))
             .advice("give the folder that contains model_index.json"),
+        io::ErrorKind::PermissionDenied => Error::model(format!("{shown}: the folder cannot be listed"))
+            .because(e)
+            .advice("let this user list the folder and read its files"),
         _ => {
-            let fix = regular::fix(&e, "let this user list the folder and read its files");
-            Error::model(format!("{shown}: the folder cannot be listed")).because(e).advice(fix)
+            let fix = regular::fix(&e, "correct the path, or the links in it");
+            Error::model(format!("{shown}: cannot be opened")).because(e).advice(fix).option("model")
         }
     }
 }
@@ -193,16 +196,21 @@ fn unlisted(path: &Path, e: io::Error) -> Error {
 /// Whether a file's name is that of weights.
 fn is_weights(path: &Path) -> bool {
     let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-    ["safetensors", "ckpt", "pt", "pth", "bin"].contains(&ending.as_str())
+    // A GGUF file is refused by its content.
+    ["safetensors", "ckpt", "pt", "pth", "bin", "gguf"].contains(&ending.as_str())
 }
 
-/// The diffusers folder that a file belongs to: as its index, or as a file in one of its parts.
+/// The diffusers folder that a file belongs to: as its index, or as a file in one of the parts that the index
+/// names.
 fn folder_of(path: &Path) -> Option<PathBuf> {
-    let mut above = path.parent().into_iter().flat_map(Path::ancestors).take(2);
-    let folder = above.find(|folder| folder.join(INDEX).is_file())?;
-    let in_top = path.parent() == Some(folder);
-    // Repositories have single files beside the folders of the same model.
-    (!in_top || !is_weights(path)).then(|| folder.to_path_buf())
+    let parent = path.parent()?;
+    if parent.join(INDEX).is_file() {
+        // Repositories have single files beside the folders of the same model.
+        return (!is_weights(path)).then(|| parent.to_path_buf());
+    }
+    let (component, above) = (parent.file_name()?.to_str()?, parent.parent()?);
+    let index = json::read(&Source::Dir(above.to_path_buf()), INDEX).ok()?;
+    index[component].is_array().then(|| above.to_path_buf())
 }
 
 /// Why `path` is no diffusers folder, and what to do about it.
@@ -220,6 +228,11 @@ fn not_a_model(path: &Path) -> Error {
         ))
         .option("model")
         .advice(format!("give `model` a .safetensors or .ckpt file, or the folder that contains {INDEX}"));
+    }
+    if regular::special(path).is_some()
+        && let Some(e) = unusable(path)
+    {
+        return e.option("model");
     }
     let listing = match fs::read_dir(path) {
         Ok(listing) => listing,

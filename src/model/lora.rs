@@ -18,7 +18,7 @@ use serde_json::Value;
 use self::merge::Update;
 use self::names::{Key, Role};
 use super::checkpoint::{Checkpoint, Patch, TensorView, count, some_of, squeezed};
-use super::files::json;
+use super::files::{Source, json};
 use crate::error::{Error, Result};
 use crate::hash::sha256_of_file;
 use crate::regular;
@@ -135,15 +135,11 @@ impl Lora {
     /// nothing in it, of another method or model, a layer that lacks one of its two matrices.
     pub fn open(spec: &Spec) -> Result<Lora> {
         let path = match spec.path.is_dir() {
-            true => spec.path.join(IN_FOLDER),
+            true => in_folder(&spec.path).map_err(|e| e.option("lora"))?,
             false => spec.path.clone(),
         };
         let label = path.display().to_string();
         let place = |e: Error| e.context(&label).option("lora");
-        if !path.is_file() {
-            return Err(place(Error::model("there is no such LoRA file"))
-                .advice("give `lora` the path of a .safetensors file"));
-        }
         let file = Checkpoint::open(&path, None).map_err(|e| e.option("lora"))?;
         let mut layers: BTreeMap<(&'static str, String), Layer> = BTreeMap::new();
         for name in file.names() {
@@ -366,6 +362,21 @@ impl Lora {
     fn refuse(&self, what: impl fmt::Display) -> Error {
         Error::model(format!("{}: {what}", self.file.label())).option("lora")
     }
+}
+
+/// The file that diffusers wrote into `folder`.
+fn in_folder(folder: &Path) -> Result<PathBuf> {
+    let path = folder.join(IN_FOLDER);
+    if path.is_file() {
+        return Ok(path);
+    }
+    let names = Source::Dir(folder.to_path_buf()).list("");
+    let weights: Vec<&String> = names.iter().filter(|name| name.ends_with(".safetensors")).collect();
+    let error = Error::model(format!("{}: a folder without {IN_FOLDER}", folder.display()));
+    Err(match weights.as_slice() {
+        [one] => error.advice(format!("give `lora` the file in it: {}", folder.join(one).display())),
+        _ => error.advice(format!("give `lora` a file, or a folder that diffusers wrote {IN_FOLDER} into")),
+    })
 }
 
 impl fmt::Debug for Lora {

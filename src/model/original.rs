@@ -18,8 +18,9 @@ use serde_json::{Value, json};
 
 use self::kind::{Texts, UNET, VAE};
 use self::pool::Pool;
+use self::scheduler::Predicts;
 use super::checkpoint::{self, Checkpoint};
-use super::files::{Assembled, AssembledModel, Piece, Renaming, Source, join};
+use super::files::{Assembled, AssembledModel, Piece, Source, join};
 use crate::ddim::{Chain, Prediction};
 use crate::error::{Error, Result};
 
@@ -58,18 +59,18 @@ pub fn open(path: &Path, choices: &Choices) -> Result<(Source, Vec<String>)> {
     let name = path.display().to_string();
     let recorded = file_name(path);
     let mut model = Assembled { name: name.clone(), base: None, pieces: BTreeMap::new() };
-    let place =
-        |tensors| Piece::Weights(Renaming { path: path.to_path_buf(), recorded: recorded.clone(), tensors });
+    let place = |pool: Pool| Piece::Weights(pool.finish(path, recorded.clone()));
 
     let predicts = scheduler::predicts(&file, texts, choices.prediction)?;
     let mut pool = Pool::new(&file, UNET);
     let mut config = unet::rename(&mut pool, &name)?;
-    model.pieces.insert(UNET_FILE.to_string(), place(pool.finish()));
+    model.pieces.insert(UNET_FILE.to_string(), place(pool));
     config["sample_size"] = json!(match (texts, predicts.prediction) {
         (Texts::Both, _) => 128,
         (Texts::OpenClip, Prediction::VPrediction) => 96,
         _ => 64,
     });
+    let context = config["cross_attention_dim"].clone();
     make(&mut model, "unet/config.json", &config);
     let mut noise = scheduler::config(texts, &predicts);
     scheduler::choose(&mut noise, choices.prediction, choices.scheduler);
@@ -89,7 +90,7 @@ pub fn open(path: &Path, choices: &Choices) -> Result<(Source, Vec<String>)> {
         let suffix = if nth == 0 { "" } else { "_2" };
         let component = format!("text_encoder{suffix}");
         make(&mut model, &format!("{component}/config.json"), &config);
-        model.pieces.insert(format!("{component}/model.safetensors"), place(pool.finish()));
+        model.pieces.insert(format!("{component}/model.safetensors"), place(pool));
         let padding = if open_clip { tokenizer::Padding::Zero } else { tokenizer::Padding::End };
         tokenizer::add(&mut model, &format!("tokenizer{suffix}"), padding)?;
     }
@@ -106,16 +107,20 @@ pub fn open(path: &Path, choices: &Choices) -> Result<(Source, Vec<String>)> {
             }
             let config = vae::rename(&mut pool, &name, scaling_factor)?;
             make(&mut model, "vae/config.json", &config);
-            model.pieces.insert(VAE_FILE.to_string(), place(pool.finish()));
+            model.pieces.insert(VAE_FILE.to_string(), place(pool));
         }
     }
     make(&mut model, "model_index.json", &index(texts));
+    let mut warnings = Vec::new();
     if let Some(folder) = &choices.config {
-        take_configurations(&mut model, folder, choices)?;
+        let source = Source::Dir(folder.clone());
+        check_configurations(folder, &source, texts, &context)?;
+        warnings = take_configurations(&mut model, folder, choices, &predicts)?;
     }
 
     let mut notes = kind::notes(&file, &[&[UNET, VAE], texts.prefixes()].concat());
     notes.extend(predicts.note.filter(|_| choices.config.is_none()));
+    notes.extend(warnings);
     Ok((Source::Assembled(AssembledModel(Arc::new(model))), notes))
 }
 
@@ -139,21 +144,34 @@ pub fn replace(path: &Path, choices: &Choices) -> Result<Source> {
         add_vae(&mut model, vae, scaling_factor)?;
     }
     if choices.of_the_noise() {
-        choose_noise(&mut model, &source, choices)?;
+        take_scheduler(&mut model, path, choices, None)?;
     }
     Ok(Source::Assembled(AssembledModel(Arc::new(model))))
 }
 
-/// The scheduler's file of `source` as `choices` change it.
-fn choose_noise(model: &mut Assembled, source: &Source, choices: &Choices) -> Result<()> {
-    let mut config = super::files::json::read(source, SCHEDULER_FILE)?;
+/// The scheduler's file of `folder` as what a checkpoint in a single file says of itself changes it, and then
+/// `choices`. Returns what of it is overruled.
+fn take_scheduler(
+    model: &mut Assembled,
+    folder: &Path,
+    choices: &Choices,
+    predicts: Option<&Predicts>,
+) -> Result<Vec<String>> {
+    let from = folder.join(SCHEDULER_FILE);
+    let place = from.display().to_string();
+    let mut config = super::files::json::read(&Source::Dir(folder.to_path_buf()), SCHEDULER_FILE)?;
     if !config.is_object() {
-        return Err(Error::model(format!("{}: not a JSON object", source.describe(SCHEDULER_FILE)))
-            .advice("download the file again"));
+        return Err(Error::model(format!("{place}: not a JSON object")).advice("download the file again"));
     }
+    let before = config.clone();
+    let warnings = predicts.map(|predicts| predicts.settle(&mut config, &model.name, &place));
     scheduler::choose(&mut config, choices.prediction, choices.scheduler);
-    make(model, SCHEDULER_FILE, &config);
-    Ok(())
+    let piece = match config == before {
+        true => Piece::File(from),
+        false => Piece::Changed { from, content: config.to_string().into_bytes() },
+    };
+    model.pieces.insert(SCHEDULER_FILE.to_string(), piece);
+    Ok(warnings.unwrap_or_default())
 }
 
 fn make(model: &mut Assembled, rel: &str, value: &Value) {
@@ -217,21 +235,70 @@ fn add_vae(model: &mut Assembled, path: &Path, scaling_factor: f64) -> Result<()
     let config = vae::rename(&mut pool, &path.display().to_string(), scaling_factor)?;
     make(model, "vae/config.json", &config);
     let recorded = join("vae", &file_name(path));
-    let renaming = Renaming { path: path.to_path_buf(), recorded, tensors: pool.finish() };
-    model.pieces.insert(VAE_FILE.to_string(), Piece::Weights(renaming));
+    model.pieces.insert(VAE_FILE.to_string(), Piece::Weights(pool.finish(path, recorded)));
+    Ok(())
+}
+
+/// Refuses what is no folder, and the configurations of another family than that of the checkpoint.
+fn check_configurations(folder: &Path, source: &Source, texts: Texts, context: &Value) -> Result<()> {
+    let shown = folder.display();
+    let refused = |e: Error| Err(e.option("model_config"));
+    if let Some(e) = checkpoint::unusable(folder) {
+        return refused(e);
+    }
+    if folder.is_file() {
+        return refused(Error::model(format!("{shown}: this is a file, where a folder is expected")).advice(
+            "give `model_config` the folder that contains unet/config.json, scheduler/, tokenizer/ and so on",
+        ));
+    }
+    let read = |rel: &str| match source.exists(rel) {
+        true => super::files::json::read(source, rel),
+        false => Ok(Value::Null),
+    };
+    let fix = "give `model_config` the folder of a model of the checkpoint's family";
+    let index = read("model_index.json")?;
+    let theirs = match index["_class_name"].as_str() {
+        Some(name) if name == class(Texts::Both) => (texts != Texts::Both).then(|| Texts::Both.family()),
+        Some(name) if name == class(Texts::Clip) => {
+            (texts == Texts::Both).then_some("Stable Diffusion 1.x or 2.x")
+        }
+        // Whoever opens the model knows which others there are.
+        _ => None,
+    };
+    if let Some(theirs) = theirs {
+        let what = format!("{shown}: a configuration of {theirs} for a checkpoint of {}", texts.family());
+        return refused(Error::model(what).advice(fix));
+    }
+    let unet = read("unet/config.json")?;
+    if let (Some(theirs), Some(ours)) = (unet["cross_attention_dim"].as_u64(), context.as_u64())
+        && theirs != ours
+    {
+        let what = format!(
+            "{shown}: a configuration for texts of {theirs} features, and the UNet of the checkpoint ({}) takes {ours}",
+            texts.family()
+        );
+        return refused(Error::model(what).advice(fix));
+    }
     Ok(())
 }
 
 /// Configurations and tokenizers of a folder in diffusers layout take the place of those made here.
-fn take_configurations(model: &mut Assembled, folder: &Path, choices: &Choices) -> Result<()> {
+/// Returns what they are overruled in.
+fn take_configurations(
+    model: &mut Assembled,
+    folder: &Path,
+    choices: &Choices,
+    predicts: &Predicts,
+) -> Result<Vec<String>> {
     let source = Source::Dir(folder.to_path_buf());
-    let mut found = false;
-    let components = ["unet", "vae", "text_encoder", "text_encoder_2"].map(|c| (c, "config.json"));
-    let single = [("", "model_index.json"), ("scheduler", "scheduler_config.json")];
-    for (component, name) in components.into_iter().chain(single) {
-        let rel = join(component, name);
-        let kept = (component == "vae" && choices.vae.is_some())
-            || (component == "scheduler" && choices.of_the_noise());
+    let (mut found, mut warnings) = (false, Vec::new());
+    if source.exists(SCHEDULER_FILE) {
+        warnings = take_scheduler(model, folder, choices, Some(predicts))?;
+        found = true;
+    }
+    let components = ["unet", "vae", "text_encoder", "text_encoder_2"].map(|c| join(c, "config.json"));
+    for rel in components.into_iter().chain(["model_index.json".to_string()]) {
+        let kept = rel.starts_with("vae/") && choices.vae.is_some();
         if source.exists(&rel) && !kept && model.piece(&rel).is_some() {
             model.pieces.insert(rel.clone(), Piece::File(folder.join(&rel)));
             found = true;
@@ -250,7 +317,7 @@ fn take_configurations(model: &mut Assembled, folder: &Path, choices: &Choices) 
         }
     }
     match found {
-        true => Ok(()),
+        true => Ok(warnings),
         false => Err(Error::model(format!("{}: no configuration of a model is there", folder.display()))
             .option("model_config")
             .advice("give `model_config` a folder with unet/config.json, scheduler/, tokenizer/ and so on")),

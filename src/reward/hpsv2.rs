@@ -4,6 +4,7 @@
 use super::cosine::Cosine;
 use super::kind::{Needs, RewardKind};
 use super::preprocess::Fit;
+use super::towers::HPS;
 
 pub(super) static V2: RewardKind = RewardKind {
     name: "hpsv2",
@@ -16,7 +17,7 @@ pub(super) static V2: RewardKind = RewardKind {
     default_alpha: ALPHA,
     source: "docs/spec.md 7.4",
     open: |towers, name, path| {
-        Ok(Box::new(Cosine::new(name, 1.0, Fit::CubicWhole, ALPHA, towers.hps(path, "HPS_v2_compressed")?)))
+        Ok(Box::new(Cosine::new(name, 1.0, Fit::CubicWhole, ALPHA, towers.hps(path, HPS[0].1)?)))
     },
 };
 
@@ -24,7 +25,7 @@ pub(super) static V2_1: RewardKind = RewardKind {
     name: "hpsv2.1",
     needs: Needs { files: Some("HPS_v2.1_compressed.pt (or .safetensors), or its folder"), ..V2.needs },
     open: |towers, name, path| {
-        Ok(Box::new(Cosine::new(name, 1.0, Fit::CubicWhole, ALPHA, towers.hps(path, "HPS_v2.1_compressed")?)))
+        Ok(Box::new(Cosine::new(name, 1.0, Fit::CubicWhole, ALPHA, towers.hps(path, HPS[1].1)?)))
     },
     ..V2
 };

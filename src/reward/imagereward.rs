@@ -10,7 +10,7 @@ use super::preprocess::{Fit, Preprocess};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::model::blip::{Blip, BlipTexts};
-use crate::model::checkpoint::Checkpoint;
+use crate::model::checkpoint::{Checkpoint, unusable};
 use crate::model::files::Source;
 use crate::model::wordpiece::WordPiece;
 use crate::tape::{Tape, Var};
@@ -72,9 +72,11 @@ const PUBLISHED: &str =
 
 fn open_file(path: &Path) -> Result<Checkpoint> {
     let label = path.display();
-    if !path.is_file() {
-        let what = if path.is_dir() { "no ImageReward.pt here" } else { "missing" };
-        return Err(Error::model(format!("{label}: {what}")).advice(PUBLISHED));
+    if let Some(e) = unusable(path) {
+        return Err(e);
+    }
+    if path.is_dir() {
+        return Err(Error::model(format!("{label}: no ImageReward.pt here")).advice(PUBLISHED));
     }
     let file = Checkpoint::open(path, None)?;
     let root = file.root();

@@ -8,7 +8,7 @@ use super::preprocess::Preprocess;
 use super::tower::Tower;
 use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::model::checkpoint::Checkpoint;
+use crate::model::checkpoint::{Checkpoint, unusable};
 use crate::model::clip::{Clip, ClipVision};
 use crate::model::config::{ClipConfig, ClipTextConfig, OpenClipConfig};
 use crate::model::files::Source;
@@ -111,7 +111,18 @@ impl<'a> Towers<'a> {
         let Some(path) = path else { return Err(Error::usage("no path is given")) };
         let published = ["safetensors", "pt"].map(|ending| path.join(format!("{stem}.{ending}")));
         let found = published.into_iter().find(|file| file.is_file()).or_else(|| open_clip_file(path));
+        if let Some(other) = found.as_deref().and_then(|file| other_hps(file, stem)) {
+            return Err(Error::model(format!(
+                "{}: the weights of {other}, by the name of the file; their scores cannot be compared with those of this \
+                 reward",
+                found.unwrap_or_default().display()
+            ))
+            .advice(format!("write {other}:PATH for this file, or give {stem}.pt of the repository xswu/HPSv2")));
+        }
         let Some(file) = found else {
+            if let Some(e) = unusable(path) {
+                return Err(e);
+            }
             let what = match path.join("config.json").exists() {
                 true => {
                     "a folder of transformers (config.json), where an OpenCLIP file is expected".to_string()
@@ -169,6 +180,9 @@ impl<'a> Towers<'a> {
                 Some((folder, processor)) => (folder.into(), Some(Source::Dir(processor.into()))),
                 None => (path.to_path_buf(), None),
             };
+            if let Some(e) = unusable(&folder) {
+                return Err(e);
+            }
             return Ok(Place { key: key(path), source: Source::Dir(folder), processor, component: "" });
         }
         if !self.model.exists(&format!("{CLIP}/config.json")) {
@@ -238,6 +252,16 @@ impl<'a> Towers<'a> {
             Tokenizer::open(self.model, TOKENIZER, text.max_positions)
         }
     }
+}
+
+/// The published files of HPSv2 without their endings, and the rewards that read them.
+pub(super) const HPS: [(&str, &str); 2] =
+    [("hpsv2", "HPS_v2_compressed"), ("hpsv2.1", "HPS_v2.1_compressed")];
+
+/// The reward that reads `file`, where its name is that of another than the file `stem`.
+fn other_hps(file: &Path, stem: &str) -> Option<&'static str> {
+    let name = file.file_stem()?;
+    HPS.iter().find(|(_, of)| *of != stem && name == *of).map(|(reward, _)| *reward)
 }
 
 /// The OpenCLIP file that `path` is or, as a folder, holds; folders of transformers hold none.

@@ -9,7 +9,7 @@ use super::options::{Preset, SampleOptions, Tuned};
 use crate::assets::SHAPES;
 use crate::backend::Backend;
 use crate::ddim::{Chain, Prediction};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Hub, Missing, Repository};
 use crate::model::files::Source;
 use crate::model::folder::ModelFolder;
@@ -285,7 +285,10 @@ impl SessionBuilder {
     pub(super) fn open_rewards(&self, model: &Source, backend: &dyn Backend) -> Result<Sum> {
         let specs = self.reward_specs()?;
         if self.custom.is_empty() {
-            return reward::open_named(&specs, model, backend, &self.hub);
+            return reward::open_named(&specs, model, backend, &self.hub).map_err(|e| match e.kind() {
+                ErrorKind::Usage | ErrorKind::Model if self.rewards.is_empty() => without_default(e),
+                _ => e,
+            });
         }
         let custom = self.custom.iter().map(|(weight, open)| Ok((*weight, open(backend)?)));
         let custom: Vec<(f64, Box<dyn Reward>)> = custom.collect::<Result<_>>()?;
@@ -295,6 +298,15 @@ impl SessionBuilder {
         let named = reward::open_named(&specs, model, backend, &self.hub)?;
         Ok(custom.into_iter().fold(named, |sum, (weight, reward)| sum.with(weight, reward)))
     }
+}
+
+/// The error of the default reward, which nobody asked for: with a method that only records rewards any other
+/// will do.
+fn without_default(e: Error) -> Error {
+    const OTHER: &str = "no `reward` was given, and this is the default; `reward` jpeg needs no file, and with \
+                         `proposal` none it changes no picture";
+    let fix = e.advice_text().map_or(OTHER.to_string(), |fix| format!("{fix}; {OTHER}"));
+    e.advice(fix)
 }
 
 /// The embedded model.

@@ -1,6 +1,14 @@
 //! Which file of a folder holds the weights, under which names, and what is wrong where there is none.
 
+use std::borrow::Cow;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use safetensors::SafeTensorError;
+
 use crate::error::Error;
+use crate::regular;
 
 /// File names that diffusers and transformers give to the weights of one component.
 const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
@@ -55,8 +63,41 @@ pub fn nothing_chosen(folder: &str, names: &[String], variant: Option<&str>) -> 
         .advice("the download is incomplete: fetch the .safetensors files of this folder")
 }
 
-/// What bytes that are no file of weights probably are.
-pub fn damaged(bytes: &[u8]) -> Error {
+/// Why there is nothing to read at `path`; `None` for a regular file or a folder.
+pub fn unusable(path: &Path) -> Option<Error> {
+    let shown = path.display();
+    let e = match fs::metadata(path) {
+        Ok(_) => {
+            let what = format!("{shown}: this is {}, not a regular file", regular::special(path)?);
+            let fix = "give a regular file: weights are not read in the order in which a pipe brings them";
+            return Some(Error::model(what).advice(fix));
+        }
+        Err(e) => e,
+    };
+    let fix = "check the path, and that the download is complete";
+    Some(match e.kind() {
+        io::ErrorKind::NotFound => {
+            Error::model(format!("{shown}: there is no such file or folder")).advice(fix)
+        }
+        io::ErrorKind::PermissionDenied => Error::model(format!("{shown}: cannot be opened"))
+            .because(e)
+            .advice("let this user read the file and list the folders above it"),
+        _ => {
+            let fix = regular::fix(&e, "correct the path, or the links in it");
+            Error::model(format!("{shown}: cannot be opened")).because(e).advice(fix)
+        }
+    })
+}
+
+/// What bytes that are no file of weights probably are; `e` says why they are no safetensors file.
+pub fn damaged(bytes: &[u8], e: SafeTensorError) -> Error {
+    if bytes.is_empty() {
+        return Error::model("an empty file").advice("the download did not begin: download it again");
+    }
+    if bytes.starts_with(b"GGUF") {
+        return Error::model("a GGUF file, whose quantised weights are not read")
+            .advice("give the same weights as .safetensors, in F32, F16 or BF16");
+    }
     if bytes.starts_with(b"version https://git-lfs") {
         return Error::model("a pointer to the weights, not the weights")
             .advice("fetch the file: git lfs pull");
@@ -69,6 +110,7 @@ pub fn damaged(bytes: &[u8]) -> Error {
         return Error::model("a web page, not weights").advice("download the file itself");
     }
     Error::model(format!("not a whole safetensors file ({} bytes)", bytes.len()))
+        .because(e)
         .advice("the file is cut short or damaged: download it again")
 }
 
@@ -95,9 +137,17 @@ pub fn count(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
+/// A name for messages: at most 120 characters of it. No model has a name so long.
+pub fn cut(name: &str) -> Cow<'_, str> {
+    match name.char_indices().nth(120) {
+        None => Cow::Borrowed(name),
+        Some((end, _)) => Cow::Owned(format!("{}...", &name[..end])),
+    }
+}
+
 /// Up to eight names, and how many more there are.
 pub fn some_of(names: &[&str]) -> String {
-    let shown = names.iter().take(8).copied().collect::<Vec<_>>().join(", ");
+    let shown = names.iter().take(8).map(|name| cut(name)).collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(8) {
         0 => shown,
         more => format!("{shown} and {more} more"),

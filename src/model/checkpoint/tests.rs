@@ -142,11 +142,41 @@ fn what_is_not_safetensors_is_recognised() {
         (b"<!doctype html><html></html>", "web page"),
         (b"PK\x03\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", "a damaged zip archive"),
         (b"\x80\x04\x95\0\0\0\0\0\0\0\0", "a pickle, but not one that torch.save wrote"),
-        (b"\xff\xff\xff\xff\xff\xff\xff\xffxxxxxxxxxx", "cut short or damaged"),
+        (b"", "an empty file"),
+        (b"GGUF\x03\0\0\0\0\0\0\0", "a GGUF file"),
     ] {
         let dir = folder(&[("model.safetensors", bytes)]);
-        fails(Checkpoint::open(dir.path(), None), &["model.safetensors", word]);
+        let error = Checkpoint::open(dir.path(), None).expect_err(word);
+        // Who knows what it is has no use for why it is no safetensors file.
+        let safetensors = |e: &(dyn std::error::Error + 'static)| e.is::<safetensors::SafeTensorError>();
+        assert!(!std::error::Error::source(&error).is_some_and(safetensors), "{word}: {error:?}");
+        fails(Err::<Checkpoint, _>(error), &["model.safetensors", word]);
     }
+    let dir = folder(&[("model.safetensors", b"\xff\xff\xff\xff\xff\xff\xff\xffxxxxxxxxxx")]);
+    let error = Checkpoint::open(dir.path(), None).expect_err("no weights");
+    assert!(std::error::Error::source(&error).is_some(), "{error:?}");
+    fails(Err::<Checkpoint, _>(error), &["model.safetensors", "cut short or damaged"]);
+}
+
+#[test]
+fn lists_of_names_stay_short() {
+    let long = "ä".repeat(1000);
+    let names = vec![long.as_str(); 30];
+    let text = some_of(&names);
+    assert!(text.chars().count() < 8 * 130 && text.ends_with("ä... and 22 more"), "{text}");
+    assert_eq!(cut("down_blocks.0"), "down_blocks.0");
+}
+
+#[test]
+fn the_advice_about_weights_that_do_not_fit_knows_where_they_are_from() {
+    let dir = folder(&[("model.safetensors", &small())]);
+    let advice = || {
+        let error = Checkpoint::open(dir.path(), None).unwrap().finish(&[]).unwrap_err();
+        error.advice_text().unwrap_or_default().to_string()
+    };
+    assert!(advice().starts_with("the file is damaged or of another model"), "{}", advice());
+    std::fs::write(dir.path().join("config.json"), "{}").unwrap();
+    assert!(advice().starts_with("config.json does not describe these weights"), "{}", advice());
 }
 
 #[test]

@@ -19,6 +19,13 @@ pub struct Assembled {
 pub enum Piece {
     /// Made by this program.
     Made(Cow<'static, [u8]>),
+    /// A file on disk as this program changes it.
+    Changed {
+        /// The file.
+        from: PathBuf,
+        /// What is read in its place.
+        content: Vec<u8>,
+    },
     /// As it is on disk.
     File(PathBuf),
     /// Tensors of another file under new names.
@@ -34,6 +41,17 @@ pub struct Renaming {
     pub recorded: String,
     /// Those that are used.
     pub tensors: Vec<Renamed>,
+    /// Where all of the model should be, for messages about what is not there.
+    pub origins: Vec<Origin>,
+}
+
+/// A layer or a tensor of a model, and its name in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// In the model.
+    pub name: String,
+    /// In the file.
+    pub stored: String,
 }
 
 /// A tensor under a new name.

@@ -59,6 +59,7 @@ impl Source {
                 .ok_or_else(|| std::io::ErrorKind::NotFound.into()),
             Source::Assembled(model) => match (model.0.piece(rel), model.0.in_base(rel)) {
                 (Some(Piece::Made(content)), _) => Ok(content.clone()),
+                (Some(Piece::Changed { content, .. }), _) => Ok(Cow::Owned(content.clone())),
                 (Some(Piece::File(path)), _) => regular::read(path, MOST_BYTES).map(Cow::Owned),
                 (None, Some(path)) => regular::read(&path, MOST_BYTES).map(Cow::Owned),
                 (Some(Piece::Weights(_)) | None, _) => Err(std::io::ErrorKind::NotFound.into()),
@@ -82,13 +83,23 @@ impl Source {
         }
     }
 
+    /// Whether this program makes the file at `rel`, for a checkpoint that holds none.
+    pub(crate) fn is_made(&self, rel: &str) -> bool {
+        match self {
+            Source::Assembled(model) => matches!(model.0.piece(rel), Some(Piece::Made(_))),
+            Source::Dir(_) | Source::Embedded(_) => false,
+        }
+    }
+
     /// The path of `rel` for people to read.
     pub fn describe(&self, rel: &str) -> String {
         match self {
             Source::Dir(dir) => dir.join(rel).display().to_string(),
             Source::Embedded(_) => format!("built-in:{rel}"),
             Source::Assembled(model) => match (model.0.piece(rel), model.0.in_base(rel)) {
-                (Some(Piece::File(path)), _) => path.display().to_string(),
+                (Some(Piece::File(path) | Piece::Changed { from: path, .. }), _) => {
+                    path.display().to_string()
+                }
                 (Some(Piece::Weights(renaming)), _) => renaming.path.display().to_string(),
                 (None, Some(path)) => path.display().to_string(),
                 (Some(Piece::Made(_)) | None, _) => format!("{}:{rel}", model.0.name),
@@ -132,7 +143,7 @@ impl Source {
             Source::Assembled(model) => match model.0.piece(rel) {
                 Some(Piece::File(path)) => Some(path.clone()),
                 Some(Piece::Weights(renaming)) => Some(renaming.path.clone()),
-                Some(Piece::Made(_)) => None,
+                Some(Piece::Made(_) | Piece::Changed { .. }) => None,
                 None => model.0.in_base(rel),
             },
         };

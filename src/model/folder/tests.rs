@@ -169,6 +169,12 @@ fn a_folder_that_is_no_model_says_what_it_is() {
         let error = ModelFolder::open(&whole.path().join(file), None).expect_err(file).to_string();
         assert!(error.contains(file) && error.ends_with(&folder), "{error}");
     }
+    // A folder that is no part of the model may have models of its own.
+    write(whole.path(), "checkpoints/other.safetensors", &weights());
+    fails(
+        ModelFolder::open(&whole.path().join("checkpoints/other.safetensors"), None),
+        &["other.safetensors: this is no checkpoint that is known"],
+    );
     write(dir.path(), "notes.txt", b"hello");
     fails(
         ModelFolder::open(&dir.path().join("notes.txt"), None),
@@ -176,6 +182,13 @@ fn a_folder_that_is_no_model_says_what_it_is() {
     );
     fails(ModelFolder::open(&dir.path().join("notes.txt/below"), None), &["below: this is no folder"]);
     fails(ModelFolder::open(&dir.path().join("absent"), None), &["no such file or folder", "OWNER/NAME"]);
+    fails(
+        ModelFolder::open(&dir.path().join("x".repeat(300)), None),
+        &["cannot be opened", "correct the path"],
+    );
+    write(dir.path(), "quantised.gguf", b"GGUF\x03\0\0\0");
+    fails(ModelFolder::open(&dir.path().join("quantised.gguf"), None), &["a GGUF file", ".safetensors"]);
+    fs::remove_file(dir.path().join("quantised.gguf")).unwrap();
     write(dir.path(), "sd15.safetensors", &weights());
     fails(ModelFolder::open(dir.path(), None), &["one file of weights", "sd15.safetensors"]);
     let file = dir.path().join("sd15.safetensors");
@@ -258,4 +271,26 @@ fn shards_are_hashed_with_their_index() {
     let folder = ModelFolder::open(dir.path(), None).unwrap();
     let has = |path: &str| folder.hashes().unwrap().iter().any(|h| h.path == path);
     assert!(has("unet/part-1.safetensors") && has("unet/diffusion_pytorch_model.safetensors.index.json"));
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_is_refused_by_its_name() {
+    let dir = TempDir::new().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    std::os::unix::fs::symlink("/dev/zero", at("zero.safetensors")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", at("zero")).unwrap();
+    std::os::unix::fs::symlink(at("loop.safetensors"), at("loop.safetensors")).unwrap();
+    let _listener = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    for (name, what) in [
+        ("zero.safetensors", "this is a device, not a regular file"),
+        ("zero", "this is a device, not a regular file"),
+        ("socket", "this is a socket, not a regular file"),
+        ("loop.safetensors", "cannot be opened"),
+    ] {
+        fails(ModelFolder::open(&at(name), None), &[name, what]);
+        fails(Checkpoint::open(&at(name), None), &[name, what]);
+    }
+    let vae = Choices { vae: Some(at("zero")), ..Choices::default() };
+    fails(ModelFolder::open_with(model(&index()).path(), None, &vae), &["zero: this is a device"]);
 }

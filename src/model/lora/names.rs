@@ -2,6 +2,7 @@
 //! names of a layer are compared with `_` in the place of `.`, as kohya's trainer writes them.
 
 use crate::error::{Error, Result};
+use crate::model::checkpoint::cut;
 
 /// What a tensor is to its layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,29 +102,30 @@ impl Key {
     /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the tensor: of another method, of another kind
     /// of model, or of none that is known.
     pub fn read(name: &str) -> Result<Key> {
+        let shown = cut(name);
         if WHOLE_MODELS.iter().any(|start| name.starts_with(start)) {
-            return Err(Error::model(format!("{name}: a tensor of a whole model, not of a LoRA"))
+            return Err(Error::model(format!("{shown}: a tensor of a whole model, not of a LoRA"))
                 .advice("give this file to `model`, and a LoRA to `lora`"));
         }
         if let Some((_, model)) = OTHER_MODELS.iter().find(|(part, _)| name.contains(part)) {
-            return Err(Error::model(format!("{name}: this adapter is made for {model}"))
+            return Err(Error::model(format!("{shown}: this adapter is made for {model}"))
                 .advice("use an adapter made for Stable Diffusion 1.x, 2.x or XL"));
         }
         let ended = format!("{name}.");
         if let Some((_, method)) = OTHER_METHODS.iter().find(|(part, _)| ended.contains(part)) {
-            return Err(Error::model(format!("{name}: this is {method}, which is not supported")).advice(
+            return Err(Error::model(format!("{shown}: this is {method}, which is not supported")).advice(
                 "use a LoRA of plain matrices (lora_down and lora_up, or lora_A and lora_B), or merge it into the model \
                  with the program that made it",
             ));
         }
         if name.starts_with("base_model.model.") {
             return Err(Error::model(format!(
-                "{name}: a PEFT adapter without the name of its component; its alpha is in adapter_config.json"
+                "{shown}: a PEFT adapter without the name of its component; its alpha is in adapter_config.json"
             ))
             .advice("save it with save_lora_weights of the pipeline in diffusers"));
         }
         let unknown = || {
-            Error::model(format!("{name}: not the name of a tensor of a LoRA"))
+            Error::model(format!("{shown}: not the name of a tensor of a LoRA"))
                 .advice("use a file that diffusers, PEFT or kohya's trainer wrote")
         };
         // The longest ending is the one that was meant.

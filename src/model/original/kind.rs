@@ -2,7 +2,7 @@
 //! else that people have under the same ending.
 
 use crate::error::{Error, Result};
-use crate::model::checkpoint::Checkpoint;
+use crate::model::checkpoint::{Checkpoint, cut, some_of};
 
 /// Where the UNet is in every checkpoint of Stable Diffusion.
 pub const UNET: &str = "model.diffusion_model.";
@@ -22,6 +22,15 @@ pub enum Texts {
 }
 
 impl Texts {
+    /// The family, by the name that people know.
+    pub fn family(self) -> &'static str {
+        match self {
+            Texts::Clip => "Stable Diffusion 1.x",
+            Texts::OpenClip => "Stable Diffusion 2.x",
+            Texts::Both => "Stable Diffusion XL",
+        }
+    }
+
     /// The prefixes of the text encoders.
     pub fn prefixes(self) -> &'static [&'static str] {
         match self {
@@ -31,6 +40,12 @@ impl Texts {
         }
     }
 }
+
+/// Averaged weights alone. Their names have no dots, and so are those of no layers.
+const AVERAGED: &str = "a checkpoint of averaged weights (EMA) without the ordinary ones";
+
+/// A UNet alone, or with an autoencoder.
+const NO_TEXT: &str = "a UNet without its text encoder";
 
 /// Beginnings of names that tell a kind of file, and what it is. The first that is found counts.
 const OTHERS: [(&[&str], &str); 31] = [
@@ -65,15 +80,15 @@ const OTHERS: [(&[&str], &str); 31] = [
     (&["depth_model."], "a depth-to-image checkpoint, which is conditioned on images"),
     (&["edm_mean"], "a Playground v2.5 checkpoint, whose noise levels (EDM) are not supported"),
     (&["decoder.layers.", "taesd_decoder."], "a tiny autoencoder (TAESD), no whole model"),
+    (&["input_blocks.", "down_blocks.", "model.diffusion_model."], NO_TEXT),
     (
         &["encoder.conv_in.", "decoder.conv_in.", "first_stage_model.decoder."],
         "an autoencoder, no whole model",
     ),
-    (&["input_blocks.", "down_blocks.", "model.diffusion_model."], "a UNet without its text encoder"),
     (&["text_model.", "embeddings.token_embedding.", "cond_stage_model."], "a text encoder, no whole model"),
     (&["visual.", "vision_model."], "a CLIP, no model that draws"),
     (&["layers."], "a head of a reward, no model that draws"),
-    (&["model_ema."], "a checkpoint of averaged weights (EMA) without the ordinary ones"),
+    (&["model_ema."], AVERAGED),
 ];
 
 /// Which text encoders the checkpoint has, if it is one that can be run.
@@ -107,17 +122,31 @@ pub fn recognise(file: &Checkpoint) -> Result<Texts> {
             return Err(refused("a latent consistency checkpoint, which is run from its folder only"));
         }
         let [first, second] = ["conditioner.embedders.0.", "conditioner.embedders.1."].map(any);
-        if second {
-            return Ok(Texts::Both);
-        }
-        if first && any("conditioner.embedders.0.model.") {
-            return Err(refused("the refiner of SDXL, which improves the latents of another model"));
+        match (first, second) {
+            (true, true) => return Ok(Texts::Both),
+            (false, true) => return Err(refused("Stable Diffusion XL without its first text encoder")),
+            (true, false) if any("conditioner.embedders.0.model.") => {
+                return Err(refused("the refiner of SDXL, which improves the latents of another model"));
+            }
+            (true, false) => return Err(refused("Stable Diffusion XL without its second text encoder")),
+            (false, false) => {}
         }
         for texts in [Texts::OpenClip, Texts::Clip] {
             if texts.prefixes().iter().all(|prefix| any(prefix)) {
                 return Ok(texts);
             }
         }
+        return Err(refused(match any("cond_stage_model.") || any("conditioner.") {
+            true => "a UNet with a text encoder that is not known",
+            false => NO_TEXT,
+        }));
+    }
+    // Its text encoder and autoencoder have their usual names, by which it would be taken for one of them.
+    if any("model_ema.diffusion_model") && !any(UNET) {
+        return Err(refused(AVERAGED));
+    }
+    if any("input_blocks.") && (any("cond_stage_model.") || any("conditioner.")) {
+        return Err(refused(&format!("a checkpoint whose UNet has other names than {UNET}input_blocks.*")));
     }
     for (starts, what) in OTHERS {
         if starts.iter().any(|start| any(start) || below_unet(start)) {
@@ -128,8 +157,12 @@ pub fn recognise(file: &Checkpoint) -> Result<Texts> {
     {
         return Err(refused(OTHERS[0].1));
     }
-    let names: Vec<&str> = file.names().take(4).collect();
-    let held = if names.is_empty() { "nothing".to_string() } else { format!("{} ...", names.join(", ")) };
+    let names: Vec<&str> = file.names().collect();
+    let held = match names.as_slice() {
+        [] => "nothing".to_string(),
+        [""] => "one tensor without a name".to_string(),
+        names => some_of(names),
+    };
     Err(refused(&format!("no checkpoint that is known; it holds {held}")))
 }
 
@@ -185,9 +218,10 @@ pub fn notes(file: &Checkpoint, read: &[&str]) -> Vec<String> {
         .collect();
     if let Some(first) = other.first() {
         notes.push(format!(
-            "{}: {} of its tensors, such as {first}, are no part of the model and are not read",
+            "{}: {} of its tensors, such as {}, are no part of the model and are not read",
             file.label(),
-            other.len()
+            other.len(),
+            cut(first)
         ));
     }
     notes

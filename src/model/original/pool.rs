@@ -1,15 +1,17 @@
 //! The tensors of a part of a checkpoint, taken out one layer after another and given the names of a folder.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use crate::model::checkpoint::Checkpoint;
-use crate::model::files::{Part, Renamed};
+use crate::model::files::{Origin, Part, Renamed, Renaming};
 
 /// Tensors whose names begin with a prefix, without it, and what was made of those taken so far.
 pub struct Pool {
     prefix: String,
     left: BTreeMap<String, Vec<usize>>,
     taken: Vec<Renamed>,
+    origins: Vec<Origin>,
 }
 
 impl Pool {
@@ -20,7 +22,8 @@ impl Pool {
             let rest = name.strip_prefix(prefix)?;
             Some((rest.to_string(), root.dims(name)?.to_vec()))
         });
-        Pool { prefix: prefix.to_string(), left: below.collect(), taken: Vec::new() }
+        let (taken, origins) = (Vec::new(), Vec::new());
+        Pool { prefix: prefix.to_string(), left: below.collect(), taken, origins }
     }
 
     /// The sizes of a tensor that is not taken yet.
@@ -40,6 +43,7 @@ impl Pool {
 
     /// Takes the layer `from` as `to`: all tensors `from.*`.
     pub fn layer(&mut self, from: &str, to: &str) {
+        self.origin(from, to);
         let start = format!("{from}.");
         let names: Vec<String> = self
             .left
@@ -49,8 +53,12 @@ impl Pool {
             .collect();
         for name in names {
             let leaf = &name[start.len()..];
-            self.tensor(&name, &format!("{to}.{leaf}"), Part::Whole);
+            self.take(&name, &format!("{to}.{leaf}"), Part::Whole);
         }
+    }
+
+    fn origin(&mut self, from: &str, to: &str) {
+        self.origins.push(Origin { name: to.to_string(), stored: format!("{}{from}", self.prefix) });
     }
 
     /// Takes layers of the block `from`, each under its new name in the block `to`.
@@ -62,6 +70,11 @@ impl Pool {
 
     /// Takes a part of the tensor `from` as `to`. A tensor may be taken in parts.
     pub fn tensor(&mut self, from: &str, to: &str, part: Part) {
+        self.origin(from, to);
+        self.take(from, to, part);
+    }
+
+    fn take(&mut self, from: &str, to: &str, part: Part) {
         let known = self.left.remove(from).is_some();
         if known || self.taken.iter().any(|t| t.stored.strip_prefix(&self.prefix) == Some(from)) {
             let stored = format!("{}{from}", self.prefix);
@@ -74,13 +87,20 @@ impl Pool {
         self.left.retain(|name, _| !ignored(name));
     }
 
-    /// All that was taken; and what was not, under its own name: the networks say what they do not know.
-    pub fn finish(mut self) -> Vec<Renamed> {
+    /// All that was taken of the file at `path`, which records call `recorded`; and what was not, under its
+    /// own name: the networks say what they do not know.
+    pub fn finish(mut self, path: &Path, recorded: String) -> Renaming {
+        // Where names are kept below the prefix, the first parts say where.
+        if self.origins.is_empty() {
+            let first = |name: &String| name.split('.').next().unwrap_or_default().to_string();
+            let first: BTreeSet<String> = self.left.keys().map(first).collect();
+            first.iter().for_each(|part| self.origin(part, part));
+        }
         let left = self.left.into_keys().map(|name| {
             let stored = format!("{}{name}", self.prefix);
             Renamed { name, stored, part: Part::Whole }
         });
         self.taken.extend(left);
-        self.taken
+        Renaming { path: path.to_path_buf(), recorded, tensors: self.taken, origins: self.origins }
     }
 }

@@ -14,8 +14,45 @@ pub struct Predicts {
     pub prediction: Prediction,
     /// Whether the schedule ends in pure noise.
     pub zero_snr: bool,
+    /// Where the file says what it predicts; `None` where the user says it or nobody does.
+    pub stated: Option<&'static str>,
     /// What the user should know of it.
     pub note: Option<String>,
+}
+
+/// Empty tensors that trainers put into a file to say what it is.
+const V_PRED: &str = "v_pred";
+const ZERO_SNR: &str = "ztsnr";
+
+/// Entries of the file's header.
+const PREDICTION_TYPE: &str = "modelspec.prediction_type";
+const ARCHITECTURE: &str = "modelspec.architecture";
+
+impl Predicts {
+    /// Puts what `file`, the checkpoint, says of itself into `config`, an object: the scheduler's file
+    /// `place` of a folder that was given for its configurations. Returns a warning for each value that was
+    /// another there.
+    pub fn settle(&self, config: &mut Value, file: &str, place: &str) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let theirs = config["prediction_type"].as_str().unwrap_or("epsilon").to_string();
+        let ours = prediction_name(self.prediction);
+        if let Some(by) = self.stated.filter(|_| theirs != ours) {
+            warnings.push(format!(
+                "{file}: {by} in this file says that its UNet predicts {ours}, {place} says {theirs}; {ours} is \
+                 taken (give `prediction` {theirs} for the other)"
+            ));
+            config["prediction_type"] = json!(ours);
+        }
+        if self.zero_snr && config["rescale_betas_zero_snr"] != json!(true) {
+            warnings.push(format!(
+                "{file}: {ZERO_SNR} in this file says that its noise schedule ends in pure noise, {place} that it does \
+                 not; rescale_betas_zero_snr true and timestep_spacing trailing are taken"
+            ));
+            config["rescale_betas_zero_snr"] = json!(true);
+            config["timestep_spacing"] = json!("trailing");
+        }
+        warnings
+    }
 }
 
 /// Standard deviation of [`norm_of_last_block`] above which a UNet of Stable Diffusion 2.x predicts
@@ -30,21 +67,24 @@ const SPREAD_OF_VELOCITY: f64 = 0.09;
 /// that are looked at.
 pub fn predicts(file: &Checkpoint, texts: Texts, asked: Option<Prediction>) -> Result<Predicts> {
     let has = |name: &str| file.root().has(name);
-    let zero_snr = has("ztsnr");
-    let known = |prediction| Predicts { prediction, zero_snr, note: None };
+    let zero_snr = has(ZERO_SNR);
+    let known = |prediction| Predicts { prediction, zero_snr, stated: None, note: None };
+    let stated = |prediction, by| Ok(Predicts { stated: Some(by), ..known(prediction) });
     if let Some(prediction) = asked {
         return Ok(known(prediction));
     }
-    if has("v_pred") {
-        return Ok(known(Prediction::VPrediction));
+    if has(V_PRED) {
+        return stated(Prediction::VPrediction, V_PRED);
     }
     let said = |key: &str| file.metadata().get(key).map(String::as_str);
-    match said("modelspec.prediction_type") {
-        Some("v" | "v_prediction" | "v-prediction") => return Ok(known(Prediction::VPrediction)),
-        Some("epsilon") => return Ok(known(Prediction::Epsilon)),
+    match said(PREDICTION_TYPE) {
+        Some("v" | "v_prediction" | "v-prediction") => {
+            return stated(Prediction::VPrediction, PREDICTION_TYPE);
+        }
+        Some("epsilon") => return stated(Prediction::Epsilon, PREDICTION_TYPE),
         Some(other) => {
             return Err(Error::model(format!(
-                "{}: modelspec.prediction_type is {other:?}, expected \"epsilon\" or \"v\"",
+                "{}: {PREDICTION_TYPE} is {other:?}, expected \"epsilon\" or \"v\"",
                 file.label()
             ))
             .option("prediction")
@@ -55,9 +95,9 @@ pub fn predicts(file: &Checkpoint, texts: Texts, asked: Option<Prediction>) -> R
     if texts != Texts::OpenClip {
         return Ok(known(Prediction::Epsilon));
     }
-    match said("modelspec.architecture") {
-        Some("stable-diffusion-v2-768-v") => return Ok(known(Prediction::VPrediction)),
-        Some("stable-diffusion-v2-512") => return Ok(known(Prediction::Epsilon)),
+    match said(ARCHITECTURE) {
+        Some("stable-diffusion-v2-768-v") => return stated(Prediction::VPrediction, ARCHITECTURE),
+        Some("stable-diffusion-v2-512") => return stated(Prediction::Epsilon, ARCHITECTURE),
         _ => {}
     }
     let velocity = norm_of_last_block(file)?.is_none_or(|spread| spread > SPREAD_OF_VELOCITY);
