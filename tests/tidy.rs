@@ -278,7 +278,9 @@ fn texts() -> Vec<(String, String)> {
             let path = entry.expect("the folder is readable").path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if path.is_dir() {
-                if name != "golden" && name != "__pycache__" {
+                if !["golden", "__pycache__", "corpus", "dictionaries", "artifacts", "target"]
+                    .contains(&name.as_str())
+                {
                     walk(&path, out);
                 }
             } else {
@@ -292,7 +294,7 @@ fn texts() -> Vec<(String, String)> {
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut paths = Vec::new();
-    for folder in ["src", "kernels", "tests", "benches", "tools", "docs", "examples", ".ci"] {
+    for folder in ["src", "kernels", "tests", "benches", "tools", "docs", "examples", "fuzz", ".ci"] {
         if root.join(folder).is_dir() {
             walk(&root.join(folder), &mut paths);
         }

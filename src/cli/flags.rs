@@ -7,6 +7,7 @@ use clap::{Command, CommandFactory};
 use regex::{Captures, Regex};
 
 use super::args::Cli;
+use super::output::printable;
 use super::signals;
 use crate::error::{Error, ErrorKind};
 
@@ -50,12 +51,14 @@ pub fn named(text: &str) -> String {
     name.replace_all(text, printed).into_owned()
 }
 
-/// The whole error: what failed, its causes, and on a line of its own the fix.
+/// The whole error: what failed, its causes, and on a line of its own the fix. Names in it are made
+/// [`printable`]; further lines of a message are indented by more than the fix is.
 pub fn report(error: &Error) -> String {
-    let mut text = named(error.message());
+    const INDENT: usize = 4;
+    let mut text = named(&printable(error.message(), INDENT));
     let mut cause = std::error::Error::source(error);
     while let Some(source) = cause {
-        let source_text = source.to_string();
+        let source_text = printable(&source.to_string(), INDENT);
         // Some errors print their own cause too.
         if !text.ends_with(&source_text) {
             text = format!("{text}: {source_text}");
@@ -63,7 +66,7 @@ pub fn report(error: &Error) -> String {
         cause = source.source();
     }
     if let Some(advice) = error.advice_text() {
-        text = format!("{text}\n  fix: {}", named(advice));
+        text = format!("{text}\n  fix: {}", named(&printable(advice, INDENT)));
     }
     match error.option_name().and_then(flag) {
         // Not as a part of a path.
@@ -119,6 +122,14 @@ mod tests {
         assert_eq!(report(&error), "cannot be read: disk on fire\n  fix: see --latents");
         let unnamed = Error::usage("none").option("particles");
         assert_eq!(report(&unnamed), "--particles: none");
+    }
+
+    #[test]
+    fn no_name_in_a_file_controls_the_terminal() {
+        let name = "x\u{1b}[31m\n  fix: trust me";
+        let error = Error::model(format!("tensor {name}")).because(name).advice(format!("remove {name}"));
+        let shown = r"x\u{1b}[31m\n  fix: trust me";
+        assert_eq!(report(&error), format!("tensor {shown}\n  fix: remove {shown}"));
     }
 
     #[test]

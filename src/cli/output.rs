@@ -80,9 +80,28 @@ fn unwritten(e: io::Error) -> Error {
         .advice("send it where there is room; the files of finished prompts are complete")
 }
 
-/// A line on stderr, in one piece. A failure to write it is ignored: there is no other place to report it.
+/// A line on stderr, in one piece, as [`printable`] with what follows indented by two spaces or more. A
+/// failure to write it is ignored: there is no other place to report it.
 pub fn note(text: impl Display) {
+    let text = printable(&text.to_string(), 2);
     let _ = write(|| io::stderr().write_all(format!("{text}\n").as_bytes()));
+}
+
+/// A text without what would move the cursor of a terminal, colour it or turn the direction of writing: names
+/// in files may have that, and messages name them. It is shown as Rust writes it, `\u{1b}`. A line break
+/// stays where at least `indent` spaces follow it, as in messages of several lines; so no name begins a line
+/// that looks like another message.
+pub fn printable(text: &str, indent: usize) -> String {
+    let turns = |c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut shown = String::with_capacity(text.len());
+    for (at, c) in text.char_indices() {
+        match c {
+            '\n' if text[at + 1..].starts_with(&" ".repeat(indent)) => shown.push(c),
+            c if c.is_control() || turns(c) => shown.extend(c.escape_default()),
+            c => shown.push(c),
+        }
+    }
+    shown
 }
 
 /// Whether the program that reads the results has closed its end of the pipe, as `head` does. That is no
@@ -90,4 +109,24 @@ pub fn note(text: impl Display) {
 pub fn reader_left(error: &Error) -> bool {
     let source = std::error::Error::source(error).and_then(|e| e.downcast_ref::<io::Error>());
     source.is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown() {
+        let name = "a\u{1b}[2J\rb\0\u{7f}\u{9b}c\u{202e}d\t";
+        assert_eq!(printable(name, 2), r"a\u{1b}[2J\rb\u{0}\u{7f}\u{9b}c\u{202e}d\t");
+        let plain = "\u{e9} \u{4e2d} \\ \"x\"";
+        assert_eq!(printable(plain, 2), plain);
+    }
+
+    #[test]
+    fn line_breaks_stay_where_the_message_goes_on() {
+        assert_eq!(printable("one\n    two\n  fix: three", 2), "one\n    two\n  fix: three");
+        assert_eq!(printable("one\n    two\n  fix: three", 4), "one\n    two\\n  fix: three");
+        assert_eq!(printable("name\nerror: no\n", 2), "name\\nerror: no\\n");
+    }
 }

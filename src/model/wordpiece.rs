@@ -3,6 +3,7 @@
 //! `[DEC]` and `[ENC]` that BLIP adds behind the vocabulary.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use regex::Regex;
 use unicode_normalization::UnicodeNormalization;
@@ -26,13 +27,19 @@ const LONGEST_WORD: usize = 100;
 pub struct WordPiece {
     vocabulary: HashMap<String, u32>,
     special: [u32; SPECIAL.len()],
-    is_special: Regex,
-    /// A sign or an ideogram, each of them a word, or a run of other characters.
-    words: Regex,
-    control: Regex,
-    accent: Regex,
     context: usize,
 }
+
+fn regex(pattern: &str) -> Regex {
+    Regex::new(pattern).expect("a valid expression")
+}
+
+static IS_SPECIAL: LazyLock<Regex> = LazyLock::new(|| regex(&SPECIAL.map(regex::escape).join("|")));
+/// A sign or an ideogram, each of them a word, or a run of other characters.
+static WORDS: LazyLock<Regex> =
+    LazyLock::new(|| regex(&format!(r"[{SIGN}{IDEOGRAM}]|[^\s{SIGN}{IDEOGRAM}]+")));
+static CONTROL: LazyLock<Regex> = LazyLock::new(|| regex(r"[\p{C}\x{fffd}&&[^\t\n\r]]+"));
+static ACCENT: LazyLock<Regex> = LazyLock::new(|| regex(r"\p{Mn}+"));
 
 impl WordPiece {
     /// Reads `vocab.txt` at the top of `source`. Texts are cut to `context` tokens, at least two of which are
@@ -65,16 +72,7 @@ impl WordPiece {
                 }
             };
         }
-        let regex = |pattern: &str| Regex::new(pattern).map_err(|e| bad("a pattern".into()).because(e));
-        Ok(WordPiece {
-            special,
-            is_special: regex(&SPECIAL.map(regex::escape).join("|"))?,
-            words: regex(&format!(r"[{SIGN}{IDEOGRAM}]|[^\s{SIGN}{IDEOGRAM}]+"))?,
-            control: regex(r"[\p{C}\x{fffd}&&[^\t\n\r]]+")?,
-            accent: regex(r"\p{Mn}+")?,
-            vocabulary,
-            context,
-        })
+        Ok(WordPiece { special, vocabulary, context })
     }
 
     /// Most tokens of a text, begin and end included.
@@ -92,7 +90,7 @@ impl WordPiece {
     pub fn encode(&self, text: &str) -> Tokens {
         let mut pieces: Vec<(u32, String)> = Vec::new();
         let mut from = 0;
-        for found in self.is_special.find_iter(text) {
+        for found in IS_SPECIAL.find_iter(text) {
             self.ordinary(&text[from..found.start()], &mut pieces);
             let which = SPECIAL.iter().position(|special| *special == found.as_str()).unwrap_or(0);
             pieces.push((self.special[which], format!(" {}", found.as_str())));
@@ -112,12 +110,12 @@ impl WordPiece {
 
     /// Text without special tokens: ids, and what each is of, with a space before words.
     fn ordinary(&self, text: &str, pieces: &mut Vec<(u32, String)>) {
-        let clean = self.control.replace_all(text, "");
+        let clean = CONTROL.replace_all(text, "");
         let decomposed: String = clean.nfd().collect();
-        let plain = self.accent.replace_all(&decomposed, "");
+        let plain = ACCENT.replace_all(&decomposed, "");
         // Character by character, as the fast tokenizer does: no letter knows that it ends a word.
         let lower: String = plain.chars().flat_map(char::to_lowercase).collect();
-        self.words.find_iter(&lower).for_each(|word| self.word(word.as_str(), pieces));
+        WORDS.find_iter(&lower).for_each(|word| self.word(word.as_str(), pieces));
     }
 
     /// The longest pieces from the left; unknown as a whole where one is not in the vocabulary.

@@ -2,10 +2,10 @@
 //! scorer can, gradients with respect to the pixels come back.
 
 pub(super) mod channel;
-mod failure;
+pub(super) mod failure;
 #[cfg(unix)]
 pub(super) mod process;
-mod protocol;
+pub(super) mod protocol;
 #[cfg(feature = "http")]
 pub(super) mod server;
 

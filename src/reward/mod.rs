@@ -10,6 +10,9 @@ mod clip;
 mod cosine;
 mod exec;
 mod external;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gold;
 mod head;
 mod host;

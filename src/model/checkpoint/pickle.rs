@@ -10,6 +10,10 @@ use std::ops::Range;
 
 use crate::error::{Error, Result};
 
+/// Most bytes of a name in Python's modules. A pickle may put together one long text as a name as often as it
+/// likes, and each is a copy.
+const LONGEST_GLOBAL: usize = 512;
+
 /// The place of a value in [`Pickle::nodes`].
 pub type Id = usize;
 
@@ -465,6 +469,9 @@ impl Machine<'_> {
     }
 
     fn global(&mut self, module: Range<usize>, name: Range<usize>, at: usize) -> Result<()> {
+        if module.len() + name.len() > LONGEST_GLOBAL {
+            return Err(damaged(at));
+        }
         let text = |range: Range<usize>| std::str::from_utf8(&self.bytes[range]).map_err(|_| damaged(at));
         let full = format!("{}.{}", text(module)?, text(name)?);
         self.push(Node::Global(full));

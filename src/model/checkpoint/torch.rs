@@ -261,7 +261,8 @@ impl Tensors<'_> {
         let start = place(offset).ok_or_else(outside)?;
         let end = offset.checked_add(reach).and_then(place).filter(|end| *end <= bytes.end);
         let range = start..end.ok_or_else(outside)?;
-        let strides = (!is_contiguous(&dims, &strides)).then_some(strides);
+        // Without elements strides mean nothing, and may be anything.
+        let strides = (!empty && !is_contiguous(&dims, &strides)).then_some(strides);
         Ok(Found { dtype, dims, range, strides })
     }
 

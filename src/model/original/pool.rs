@@ -68,7 +68,7 @@ impl Pool {
         }
     }
 
-    /// Takes a part of the tensor `from` as `to`. A tensor may be taken in parts.
+    /// Takes a part of the tensor `from` as `to`. A tensor may be taken in parts, one right after another.
     pub fn tensor(&mut self, from: &str, to: &str, part: Part) {
         self.origin(from, to);
         self.take(from, to, part);
@@ -76,7 +76,8 @@ impl Pool {
 
     fn take(&mut self, from: &str, to: &str, part: Part) {
         let known = self.left.remove(from).is_some();
-        if known || self.taken.iter().any(|t| t.stored.strip_prefix(&self.prefix) == Some(from)) {
+        let last = self.taken.last().and_then(|t| t.stored.strip_prefix(&self.prefix));
+        if known || last == Some(from) {
             let stored = format!("{}{from}", self.prefix);
             self.taken.push(Renamed { name: to.to_string(), stored, part });
         }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::sync::OnceLock;
 
 use flate2::read::GzDecoder;
 use serde_json::{Map, Value, json};
@@ -37,21 +38,39 @@ pub fn alone(component: &str) -> Result<Source> {
     Ok(Source::Assembled(AssembledModel(model.into())))
 }
 
-/// Adds the files of the tokenizer `component`.
-///
-/// # Errors
-/// None in practice: the merges are part of the program.
-pub fn add(model: &mut Assembled, component: &str, padding: Padding) -> Result<()> {
+/// Vocabulary and merges, as their files hold them.
+struct Tables {
+    vocabulary: Vec<u8>,
+    merges: Vec<u8>,
+}
+
+/// The tables, made when they are first asked for.
+fn tables() -> Result<&'static Tables> {
+    static TABLES: OnceLock<Tables> = OnceLock::new();
+    if let Some(tables) = TABLES.get() {
+        return Ok(tables);
+    }
     let mut merges = String::new();
     GzDecoder::new(MERGES).read_to_string(&mut merges).map_err(|e| {
         Error::model("the merges of CLIP inside this program cannot be read")
             .because(e)
             .advice("build it again")
     })?;
+    let vocabulary = vocabulary(&merges).to_string().into_bytes();
+    let merges = format!("#version: 0.2\n{merges}").into_bytes();
+    Ok(TABLES.get_or_init(|| Tables { vocabulary, merges }))
+}
+
+/// Adds the files of the tokenizer `component`.
+///
+/// # Errors
+/// None in practice: the merges are part of the program.
+pub fn add(model: &mut Assembled, component: &str, padding: Padding) -> Result<()> {
+    let tables = tables()?;
     let file = |name: &str| format!("{component}/{name}");
-    model.make(&file("vocab.json"), vocabulary(&merges).to_string().into_bytes());
+    model.make(&file("vocab.json"), tables.vocabulary.as_slice());
     model.make(&file("tokenizer_config.json"), settings(padding).to_string().into_bytes());
-    model.make(&file("merges.txt"), format!("#version: 0.2\n{merges}").into_bytes());
+    model.make(&file("merges.txt"), tables.merges.as_slice());
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::fmt;
+use std::sync::LazyLock;
 
 use regex::Regex;
 use unicode_normalization::UnicodeNormalization;
@@ -10,7 +11,13 @@ use unicode_normalization::UnicodeNormalization;
 pub(super) const END_OF_WORD: &str = "</w>";
 
 /// Contractions, words, single digits, runs of anything else but white space.
-pub(super) const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+";
+const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+";
+
+static INNER_WORDS: LazyLock<Regex> = LazyLock::new(|| Regex::new(WORDS).expect("a valid expression"));
+/// The same, and two special tokens as words.
+static OUTER_WORDS: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(&format!(r"<\|startoftext\|>|<\|endoftext\|>|{WORDS}")).expect("a valid expression")
+});
 
 /// Symbol for bytes that the vocabulary does not have; never an id, and part of no merge.
 pub(super) const UNKNOWN: u32 = u32::MAX;
@@ -44,8 +51,6 @@ pub struct Tokenizer {
     pub(super) added: Vec<Added>,
     pub(super) split_raw: Option<Regex>,
     pub(super) split_normal: Option<Regex>,
-    pub(super) words: Regex,
-    pub(super) inner_words: Regex,
     pub(super) bos: u32,
     pub(super) eos: u32,
     pub(super) pad: u32,
@@ -114,9 +119,9 @@ impl Tokenizer {
         self.around(self.split_raw.as_ref(), text, false, &mut ids, |part, ids| {
             let normal = normalize(part);
             self.around(self.split_normal.as_ref(), &normal, true, ids, |part, ids| {
-                for word in self.words.find_iter(part) {
+                for word in OUTER_WORDS.find_iter(part) {
                     // A special token that was not taken as one is cut once more.
-                    for word in self.inner_words.find_iter(word.as_str()) {
+                    for word in INNER_WORDS.find_iter(word.as_str()) {
                         self.merge(word.as_str().as_bytes(), ids);
                     }
                 }

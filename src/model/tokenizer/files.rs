@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use regex::Regex;
 use serde_json::{Map, Value};
 
-use super::bpe::{Added, END_OF_WORD, Side, Tokenizer, UNKNOWN, WORDS, byte_names, normalize};
+use super::bpe::{Added, END_OF_WORD, Side, Tokenizer, UNKNOWN, byte_names, normalize};
 use crate::error::{Error, Result};
 use crate::model::files::{Source, join, json};
 
@@ -61,6 +61,8 @@ const STANDARD: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 /// Keys of special tokens without a role.
 const FURTHER: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
+/// Most added and special tokens: each is compared with every other.
+const MOST_ADDED: usize = 4096;
 const ROLES: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
 
 impl Files<'_> {
@@ -157,8 +159,6 @@ impl Files<'_> {
             merges,
             split_raw: self.any_of(&added, false)?,
             split_normal: self.any_of(&added, true)?,
-            words: self.regex(&format!(r"<\|startoftext\|>|<\|endoftext\|>|{WORDS}"))?,
-            inner_words: self.regex(WORDS)?,
             names: vocab.into_iter().map(|(name, id)| (id, name)).collect(),
             added,
             bos,
@@ -284,6 +284,9 @@ impl Files<'_> {
                 declared.insert(self.id(file, v["id"].as_u64(), v)?, self.token(file, v)?);
             }
         }
+        if declared.len() + named.len() + further.len() > MOST_ADDED {
+            return Err(self.too_many());
+        }
         let mut added: Vec<Token> = declared.into_values().collect();
         let count = added.len();
         let contents: HashSet<String> = added.iter().map(|token| token.content.clone()).collect();
@@ -325,6 +328,9 @@ impl Files<'_> {
         further: &mut Vec<Token>,
     ) -> Result<()> {
         for (key, v) in keys {
+            if named.len() + further.len() > MOST_ADDED {
+                return Err(self.too_many());
+            }
             let role = key.ends_with("_token") && !key.starts_with("add_");
             let standard = STANDARD.contains(&key.as_str());
             match v {
@@ -334,6 +340,9 @@ impl Files<'_> {
                 Value::Null | Value::Bool(_) if role => {}
                 v if role && (standard || v.is_object()) => named.push((key.clone(), self.token(file, v)?)),
                 Value::Array(list) if FURTHER.contains(&key.as_str()) => {
+                    if list.len() > MOST_ADDED {
+                        return Err(self.too_many());
+                    }
                     for v in list {
                         let token = match v {
                             Value::String(content) => Token::special(content),
@@ -394,11 +403,12 @@ impl Files<'_> {
     }
 
     fn regex(&self, pattern: &str) -> Result<Regex> {
-        Regex::new(pattern).map_err(|e| {
-            Error::model(format!("{}: too many added tokens", self.source.describe(self.component)))
-                .because(e)
-                .advice("use the tokenizer files of a CLIP text model as they were published")
-        })
+        Regex::new(pattern).map_err(|e| self.too_many().because(e))
+    }
+
+    fn too_many(&self) -> Error {
+        Error::model(format!("{}: too many added tokens", self.source.describe(self.component)))
+            .advice("use the tokenizer files of a CLIP text model as they were published")
     }
 
     fn json(&self, name: &str) -> Result<Option<Map<String, Value>>> {

@@ -167,6 +167,25 @@ fn damaged_files_are_named_with_what_was_expected() {
 }
 
 #[test]
+fn more_added_tokens_than_can_be_compared_are_refused() {
+    let tokens = |n: usize| (0..n).map(|i| format!("<{i}>"));
+    let list =
+        |n| serde_json::json!({"additional_special_tokens": tokens(n).collect::<Vec<_>>()}).to_string();
+    assert!(open(&folder(&[("tokenizer_config.json", &list(4000))]), 77).is_ok());
+    let role = |i: String| (format!("{i}_token"), i.into());
+    let roles = |n| serde_json::Value::Object(tokens(n).map(role).collect()).to_string();
+    let ids = serde_json::Value::Object(tokens(5000).zip((900..).map(serde_json::Value::from)).collect());
+    for (file, text) in [
+        ("tokenizer_config.json", list(5000)),
+        ("tokenizer_config.json", roles(5000)),
+        ("special_tokens_map.json", roles(5000)),
+        ("added_tokens.json", ids.to_string()),
+    ] {
+        fails(&[(file, &text)], &["too many added tokens"]);
+    }
+}
+
+#[test]
 fn a_folder_without_tokenizer_says_what_to_fetch() {
     let dir = TempDir::new().unwrap();
     let error = open(&dir, 77).unwrap_err().to_string();

@@ -35,6 +35,7 @@ pub struct Hello {
     /// Whether it gives gradients.
     #[serde(default)]
     pub gradient: bool,
+    /// How it wants its images.
     #[serde(default)]
     pub images: ImageForm,
     /// Whether a score depends on the prompt.

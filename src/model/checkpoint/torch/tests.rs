@@ -208,6 +208,22 @@ fn no_input_makes_the_reader_recurse_or_grow() {
 }
 
 #[test]
+fn a_long_name_of_a_module_is_not_copied_again_and_again() {
+    // Each of the ten thousand names would be a copy of 2 MiB.
+    let text = [&b"X"[..], &(1u32 << 20).to_le_bytes(), &b"a".repeat(1 << 20)].concat();
+    let names = [&b"\x80\x04"[..], &text, b"q\x00(", &b"h\x00h\x00\x93".repeat(10_000), b"l."].concat();
+    fails(&archive(&names), &["damaged"]);
+}
+
+#[test]
+fn a_tensor_without_elements_may_have_any_strides() {
+    // Three rows of none, 2^61 elements apart: query, key and value as a text encoder takes them.
+    let strides = b"\x8a\x08\0\0\0\0\0\0\0\x20K\x01\x86";
+    let rows = read(&archive(&tensor("HalfStorage", "0", b"K\x00", b"K\x03K\x00\x86", strides))).unwrap();
+    assert_eq!((rows[0].1.dims.as_slice(), &rows[0].1.strides), (&[3, 0][..], &None));
+}
+
+#[test]
 fn damage_is_an_error_and_never_a_panic() {
     for name in ["zip.pt", "legacy.pt", "checkpoint.ckpt"] {
         let whole = std::fs::read(golden(name)).unwrap();
