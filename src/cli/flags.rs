@@ -52,7 +52,7 @@ pub fn named(text: &str) -> String {
 }
 
 /// The whole error: what failed, its causes, and on a line of its own the fix. Names in it are made
-/// [`printable`]; further lines of a message are indented by more than the fix is.
+/// `printable`; further lines of a message are indented by more than the fix is.
 pub fn report(error: &Error) -> String {
     const INDENT: usize = 4;
     let mut text = named(&printable(error.message(), INDENT));
