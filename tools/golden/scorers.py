@@ -13,7 +13,8 @@ import shutil
 import sys
 import types
 
-# Packages whose own imports need more than the networks do.
+# ruff: noqa: E402
+# Packages whose own imports need more than the networks do: they must stand before the networks are imported.
 folder = importlib.util.find_spec("ImageReward").submodule_search_locations[0]
 for package in ["ImageReward", "ImageReward.models", "ImageReward.models.BLIP"]:
     sys.modules[package] = types.ModuleType(package)
