@@ -23,6 +23,7 @@ use serde::Serialize;
 use cache::Cache;
 pub use cache::hash_of;
 pub use name::Name;
+pub(crate) use name::is_weights;
 pub use settings::{Settings, Token};
 pub use snapshot::{Missing, Progress, Snapshot};
 

@@ -20,6 +20,7 @@ use super::pipeline::Pipeline;
 use super::tokenizer::Tokenizer;
 use crate::backend::Backend;
 use crate::error::{Error, Result};
+use crate::hub;
 use crate::regular;
 
 /// The file that says what a diffusers model is made of.
@@ -195,9 +196,9 @@ fn unlisted(path: &Path, e: io::Error) -> Error {
 
 /// Whether a file's name is that of weights.
 fn is_weights(path: &Path) -> bool {
-    let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     // A GGUF file is refused by its content.
-    ["safetensors", "ckpt", "pt", "pth", "bin", "gguf"].contains(&ending.as_str())
+    let gguf = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"));
+    gguf || hub::is_weights(&path.to_string_lossy())
 }
 
 /// The diffusers folder that a file belongs to: as its index, or as a file in one of the parts that the index

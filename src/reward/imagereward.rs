@@ -1,12 +1,14 @@
 //! `imagereward`: how well people would like an image for its prompt (Xu et al. 2023), by BLIP and an affine
 //! map of the state that it ends in.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::Reward;
 use super::head::Head;
 use super::kind::{Needs, RewardKind};
 use super::preprocess::{Fit, Preprocess};
+use super::tower::encoded;
+use super::two_paths::two_paths;
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::model::blip::{Blip, BlipTexts};
@@ -30,18 +32,14 @@ pub(super) static REWARD: RewardKind = RewardKind {
     source: "docs/spec.md 7.6",
     open: |towers, name, path| {
         let Some(path) = path else { return Err(Error::usage("no path is given")) };
-        // Two paths, unless there is one that has the comma in its name.
-        let two = path.to_str().filter(|_| !path.exists()).and_then(|text| text.rsplit_once(','));
-        let (path, vocabulary) = match two {
-            Some((path, vocabulary)) => (Path::new(path), Some(PathBuf::from(vocabulary))),
-            None => (path, None),
-        };
+        let (path, vocabulary) = two_paths(path).map_or((path, None), |(path, folder)| (path, Some(folder)));
         let in_folder = || FILES.iter().map(|name| path.join(name)).find(|file| file.is_file());
         let path = in_folder().unwrap_or_else(|| path.to_path_buf());
         let file = open_file(&path)?;
         towers.remember(&file, "");
-        let folder = vocabulary.unwrap_or_else(|| path.parent().unwrap_or(Path::new("")).to_path_buf());
-        Ok(Box::new(ImageReward::load(name, &file, &Source::Dir(folder), towers.backend())?))
+        let folder = vocabulary.or(path.parent()).unwrap_or(Path::new(""));
+        let source = Source::Dir(folder.to_path_buf());
+        Ok(Box::new(ImageReward::load(name, &file, &source, towers.backend())?))
     },
 };
 
@@ -133,20 +131,10 @@ impl Reward for ImageReward {
         true
     }
     fn prepare(&mut self, backend: &dyn Backend, prompts: &[String]) -> Result<()> {
-        self.warnings.clear();
-        let mut ids = Vec::with_capacity(prompts.len());
-        for prompt in prompts {
-            let tokens = self.tokenizer.encode(prompt);
-            if let Some(dropped) = &tokens.dropped {
-                self.warnings.push(format!(
-                    "reward {} reads only {} tokens of a prompt; not read: {:?}",
-                    self.name,
-                    self.tokenizer.context(),
-                    dropped.text
-                ));
-            }
-            ids.push(tokens.ids);
-        }
+        let tokenizer = &self.tokenizer;
+        let (ids, warnings) =
+            encoded(prompts, &self.name, tokenizer.context(), |text| tokenizer.encode(text));
+        self.warnings = warnings;
         self.prompts = Some(self.blip.texts(backend, &ids)?);
         Ok(())
     }

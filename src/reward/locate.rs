@@ -7,6 +7,7 @@ use super::imagereward;
 use super::kind::RewardKind;
 use super::spec::Spec;
 use super::towers::OPEN_CLIP;
+use super::two_paths::two_paths;
 use crate::error::Result;
 use crate::hub::{Hub, Snapshot};
 use crate::model::files::Source;
@@ -121,11 +122,9 @@ pub(super) fn locate(spec: &Spec, model: &Source, hub: &Hub) -> Result<Option<Pa
         None if spec.uses_model(model) => return Ok(None),
         None => Path::new(files.published),
     };
-    // Two paths, unless there is one that has the comma in its name.
-    let two = given.to_str().filter(|_| !given.exists()).and_then(|text| text.rsplit_once(','));
-    let Some((first, second)) = two else { return hub.locate(given, &files.whole).map(Some) };
-    let second = hub.locate(Path::new(second), &files.parts[1])?;
-    let mut path = hub.locate(Path::new(first), &files.parts[0])?.into_os_string();
+    let Some((first, second)) = two_paths(given) else { return hub.locate(given, &files.whole).map(Some) };
+    let second = hub.locate(second, &files.parts[1])?;
+    let mut path = hub.locate(first, &files.parts[0])?.into_os_string();
     path.push(",");
     path.push(second);
     Ok(Some(path.into()))

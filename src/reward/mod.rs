@@ -32,6 +32,7 @@ mod spec;
 mod sum;
 mod tower;
 mod towers;
+mod two_paths;
 
 pub use checker::checker_score;
 pub use external::end_scorers;

@@ -5,7 +5,7 @@ use super::preprocess::{Fit, Preprocess};
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::model::clip::{ClipText, ClipVision};
-use crate::model::tokenizer::Tokenizer;
+use crate::model::tokenizer::{Tokenizer, Tokens};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -49,20 +49,31 @@ impl Tower {
         who: &str,
     ) -> Result<(Tensor, Vec<String>)> {
         let Some((tokenizer, text)) = &self.text else { panic!("reward {who}: opened without a text tower") };
-        let mut warnings = Vec::new();
-        let mut ids = Vec::with_capacity(prompts.len());
-        for prompt in prompts {
-            let tokens = tokenizer.encode(prompt);
-            if let Some(dropped) = &tokens.dropped {
-                let context = tokenizer.context();
-                warnings.push(format!(
-                    "reward {who} reads only {context} tokens of a prompt; not read: {:?}",
-                    dropped.text
-                ));
-            }
-            ids.push(tokens.ids);
-        }
+        let (ids, warnings) = encoded(prompts, who, tokenizer.context(), |text| tokenizer.encode(text));
         let embedded = text.run(backend, &ids)?.projected(backend)?;
         Ok((backend.l2_norm(&embedded)?, warnings))
     }
+}
+
+/// The token ids of prompts, and a warning of the reward `who` for each prompt that did not fit the
+/// `context`.
+pub(super) fn encoded(
+    prompts: &[String],
+    who: &str,
+    context: usize,
+    encode: impl Fn(&str) -> Tokens,
+) -> (Vec<Vec<u32>>, Vec<String>) {
+    let mut warnings = Vec::new();
+    let mut ids = Vec::with_capacity(prompts.len());
+    for prompt in prompts {
+        let tokens = encode(prompt);
+        if let Some(dropped) = &tokens.dropped {
+            warnings.push(format!(
+                "reward {who} reads only {context} tokens of a prompt; not read: {:?}",
+                dropped.text
+            ));
+        }
+        ids.push(tokens.ids);
+    }
+    (ids, warnings)
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::preprocess::Preprocess;
 use super::tower::Tower;
+use super::two_paths::two_paths;
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::model::checkpoint::{Checkpoint, unusable};
@@ -175,15 +176,14 @@ impl<'a> Towers<'a> {
 
     fn place(&self, path: Option<&Path>) -> Result<Place> {
         if let Some(path) = path {
-            let two = path.to_str().filter(|_| !path.exists()).and_then(|text| text.rsplit_once(','));
-            let (folder, processor) = match two {
-                Some((folder, processor)) => (folder.into(), Some(Source::Dir(processor.into()))),
-                None => (path.to_path_buf(), None),
-            };
-            if let Some(e) = unusable(&folder) {
+            let (folder, processor) =
+                two_paths(path).map_or((path, None), |(folder, other)| (folder, Some(other)));
+            if let Some(e) = unusable(folder) {
                 return Err(e);
             }
-            return Ok(Place { key: key(path), source: Source::Dir(folder), processor, component: "" });
+            let source = |path: &Path| Source::Dir(path.to_path_buf());
+            let processor = processor.map(source);
+            return Ok(Place { key: key(path), source: source(folder), processor, component: "" });
         }
         if !self.model.exists(&format!("{CLIP}/config.json")) {
             let folder = self.model.describe(CLIP);

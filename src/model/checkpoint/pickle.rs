@@ -302,11 +302,11 @@ impl Machine<'_> {
                 // NEWOBJ, NEWOBJ_EX: an object of a class.
                 0x81 => {
                     let parts = self.several(2)?;
-                    self.object(parts[0])?;
+                    self.object(parts[0]);
                 }
                 0x92 => {
                     let parts = self.several(3)?;
-                    self.object(parts[0])?;
+                    self.object(parts[0]);
                 }
                 // BUILD: the state of an object. Such as a dictionary has are of no interest.
                 b'b' => drop(self.pop()?),
@@ -325,10 +325,9 @@ impl Machine<'_> {
     /// What a call makes.
     fn call(&mut self, function: Id, with: Id) -> Result<()> {
         let (Node::Global(name), Node::List(arguments)) = (&self.nodes[function], &self.nodes[with]) else {
-            return match self.nodes[function] {
-                Node::Opaque(_) => self.opaque(function),
-                _ => Err(damaged(self.at)),
-            };
+            let Node::Opaque(_) = self.nodes[function] else { return Err(damaged(self.at)) };
+            self.push(Node::Opaque(function));
+            return Ok(());
         };
         let made = match (name.as_str(), arguments.as_slice()) {
             (
@@ -354,7 +353,7 @@ impl Machine<'_> {
             (name, _) if makes_a_tensor(name) => Node::Unread(function),
             ("collections.OrderedDict", &[]) | ("collections.defaultdict", _) => Node::Dict(Vec::new()),
             ("collections.OrderedDict", &[items]) => return self.ordered(items),
-            (name, _) if is_harmless(name) => return self.opaque(function),
+            (name, _) if is_harmless(name) => Node::Opaque(function),
             (name, _) => {
                 let what = format!("pickled data that calls {name}, for which weights have no use");
                 return Err(Error::model(what).advice(
@@ -368,17 +367,11 @@ impl Machine<'_> {
     }
 
     /// An object of a class, as one that pickles itself by its parts writes it. Ordered dictionaries do.
-    fn object(&mut self, class: Id) -> Result<()> {
-        match &self.nodes[class] {
-            Node::Global(name) if name == "collections.OrderedDict" => self.push(Node::Dict(Vec::new())),
-            _ => self.push(Node::Opaque(class)),
-        }
-        Ok(())
-    }
-
-    fn opaque(&mut self, function: Id) -> Result<()> {
-        self.push(Node::Opaque(function));
-        Ok(())
+    fn object(&mut self, class: Id) {
+        self.push(match &self.nodes[class] {
+            Node::Global(name) if name == "collections.OrderedDict" => Node::Dict(Vec::new()),
+            _ => Node::Opaque(class),
+        });
     }
 
     /// An ordered dictionary of a dictionary, or of a list of pairs, which it takes with it: as much as a

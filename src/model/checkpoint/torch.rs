@@ -43,10 +43,8 @@ pub struct Found {
 /// Whether a file begins as one of `torch.save` does.
 pub fn is_torch(bytes: &[u8]) -> bool {
     // Later protocols tell the length before the number.
-    let legacy = || {
-        bytes.iter().take(16).count() == 16 && bytes[2..].windows(MAGIC.len()).take(10).any(|w| w == MAGIC)
-    };
-    bytes.starts_with(b"PK\x03\x04") || (bytes.starts_with(b"\x80") && legacy())
+    let is_legacy = |rest: &[u8]| rest.windows(MAGIC.len()).take(11).any(|number| number == MAGIC);
+    bytes.starts_with(b"PK\x03\x04") || bytes.strip_prefix(b"\x80").is_some_and(is_legacy)
 }
 
 /// The tensors in the bytes of a file, by name. A dictionary of dictionaries gives names with dots; what is
@@ -174,7 +172,7 @@ impl Tensors<'_> {
             _ => {}
         }
         let mut found = Vec::new();
-        let mut names = Names { pickle, places: vec![Place::TOP], bytes: 0 };
+        let mut names = Names { pickle, places: vec![Place { above: 0, part: Part::Top }], bytes: 0 };
         // Places still to look at: which, value, depth.
         let mut open = vec![(0, root, 0)];
         while let Some((place, id, depth)) = open.pop() {
@@ -192,20 +190,12 @@ impl Tensors<'_> {
                 Node::Dict(items) if depth < DEEPEST => {
                     for (key, value) in items {
                         let Node::Text(_) = pickle.node(*key) else { continue };
-                        open.push((
-                            names.add(Place { above: place, part: Part::Key(*key) })?,
-                            *value,
-                            depth + 1,
-                        ));
+                        open.push((names.add(place, Part::Key(*key))?, *value, depth + 1));
                     }
                 }
                 Node::List(items) if depth < DEEPEST => {
                     for (i, value) in items.iter().enumerate() {
-                        open.push((
-                            names.add(Place { above: place, part: Part::Index(i) })?,
-                            *value,
-                            depth + 1,
-                        ));
+                        open.push((names.add(place, Part::Index(i))?, *value, depth + 1));
                     }
                 }
                 Node::Plain | Node::Int(_) if names.is_alpha(place) => {
@@ -285,7 +275,7 @@ impl Tensors<'_> {
     fn widths(&self) -> HashMap<&str, usize> {
         let of = |id| {
             let (class, key, _) = self.storage(id)?;
-            Some((key, width(class)?))
+            Some((key, dtype(class)?.bitsize() / 8))
         };
         (0..self.pickle.count()).filter_map(of).collect()
     }
@@ -303,10 +293,6 @@ enum Part {
     Index(usize),
 }
 
-impl Place {
-    const TOP: Place = Place { above: 0, part: Part::Top };
-}
-
 /// The places that were come by, and their names.
 struct Names<'a> {
     pickle: &'a Pickle<'a>,
@@ -317,11 +303,11 @@ struct Names<'a> {
 
 impl Names<'_> {
     /// Another place. Each takes a byte of the pickle or more, but in one that holds itself.
-    fn add(&mut self, place: Place) -> Result<usize> {
+    fn add(&mut self, above: usize, part: Part) -> Result<usize> {
         if self.places.len() > self.pickle.length {
             return Err(Error::model("a pickle that holds itself").advice(AGAIN));
         }
-        self.places.push(place);
+        self.places.push(Place { above, part });
         Ok(self.places.len() - 1)
     }
 
@@ -398,10 +384,6 @@ fn dtype(class: &str) -> Option<Dtype> {
         "torch.BoolStorage" => Dtype::BOOL,
         _ => return None,
     })
-}
-
-fn width(class: &str) -> Option<usize> {
-    dtype(class).map(|dtype| dtype.bitsize() / 8)
 }
 
 fn big_endian() -> Error {
