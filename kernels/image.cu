@@ -180,17 +180,25 @@ struct EmbedParams {
   int32_t lanes;
   int32_t vectorized;
 };
-// y = [token, x] + position; blockIdx.z counts samples. Moves 2 n elements, and reads the positions from the
-// cache.
+DEVICE void store_f32(float* p, const float (&x)[1]) { *p = x[0]; }
+DEVICE void store_f32(float* p, const float (&x)[VECTOR]) {
+#if defined(ACT_F32)
+  store(p, x);
+#else
+  store8(p, x);
+#endif
+}
+// y = [token, x] + position, in f32; blockIdx.z counts samples. Moves n elements of each type, and reads the
+// positions from the cache.
 template <int W>
-DEVICE void embed(const Act* x, const Act* token, const Act* position, Act* y, const EmbedParams& p) {
+DEVICE void embed(const Act* x, const Act* token, const Act* position, float* y, const EmbedParams& p) {
   constexpr int EACH = IN_FLIGHT / 2;
   const ThreadPosition at = thread_position(p.columns, p.lanes, p.c / W);
   if (!at.inside) return;
   const int c = at.column * W;
   for (int sample = blockIdx.z; sample < p.samples; sample += gridDim.z) {
     const Act* from = x + (int64_t)sample * (p.tokens - p.head) * p.c + c;
-    Act* to = y + (int64_t)sample * p.tokens * p.c + c;
+    float* to = y + (int64_t)sample * p.tokens * p.c + c;
 #pragma unroll 1
     for (int half = 0; half < 2; half++) {
       const int first = (int)at.row + half * EACH * p.lanes;
@@ -212,14 +220,14 @@ DEVICE void embed(const Act* x, const Act* token, const Act* position, Act* y, c
         unpack(positions[u], w);
 #pragma unroll
         for (int k = 0; k < W; k++) v[k] += w[k];
-        store(to + (int64_t)t * p.c, v);
+        store_f32(to + (int64_t)t * p.c, v);
       }
     }
   }
 }
 KERNEL(embed, (384),
        (const Act* __restrict__ x, const Act* __restrict__ token, const Act* __restrict__ position,
-        Act* __restrict__ y, EmbedParams p)) {
+        float* __restrict__ y, EmbedParams p)) {
   if (sizeof(Act) == 2 || p.vectorized) return embed<VECTOR>(x, token, position, y, p);
   embed<1>(x, token, position, y, p);
 }

@@ -82,6 +82,8 @@ impl State {
 struct Block {
     bytes: u64,
     parameter: bool,
+    /// f32 although its shape is one of 16 bits.
+    wide: bool,
     state: Arc<Mutex<State>>,
 }
 
@@ -165,6 +167,10 @@ impl Meter {
 
     fn block(&self, shape: Shape, element: u64, parameter: bool) -> Tensor {
         let element = if self.packets && !shape.in_packets() { F32 } else { element };
+        self.counted(shape, element, parameter, false)
+    }
+
+    fn counted(&self, shape: Shape, element: u64, parameter: bool, wide: bool) -> Tensor {
         let bytes = shape.len() as u64 * element;
         let mut state = lock(&self.state);
         state.take(bytes);
@@ -172,7 +178,7 @@ impl Meter {
             state.parameters += bytes;
         }
         drop(state);
-        Tensor::new(shape, Block { bytes, parameter, state: self.state.clone() })
+        Tensor::new(shape, Block { bytes, parameter, wide, state: self.state.clone() })
     }
 
     fn activation(&self, shape: Shape) -> Tensor {
@@ -183,7 +189,10 @@ impl Meter {
     #[track_caller]
     fn run(&self, name: &'static str, described: Description<'_>) -> Made {
         let Description { family, output, saved, numbers, flops, excerpts, scratch, .. } = described;
-        let y = self.activation(output);
+        let y = match self.packets && described.makes_wide(|x| self.of(x).wide) {
+            true => self.counted(output, F32, false, true),
+            false => self.activation(output),
+        };
         let saved = saved.map(|saved| self.block(saved, F32, false));
         // The result is written once, and as many excerpts of its size are read.
         let written = self.bytes(&y).saturating_mul(1 + excerpts as u64);
@@ -200,9 +209,14 @@ impl Meter {
     }
 
     #[track_caller]
+    fn of<'a>(&self, x: &'a Tensor) -> &'a Block {
+        let Some(block) = x.data() else { panic!("{x:?} belongs to another backend") };
+        block
+    }
+
+    #[track_caller]
     fn bytes(&self, x: &Tensor) -> u64 {
-        let Some(block) = x.data::<Block>() else { panic!("{x:?} belongs to another backend") };
-        block.bytes
+        self.of(x).bytes
     }
 }
 

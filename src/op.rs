@@ -20,7 +20,7 @@ mod params;
 use crate::noise::Purpose;
 use crate::tensor::{Shape, Tensor};
 
-pub use description::{Description, Family};
+pub use description::{Description, Elements, Family};
 pub use params::{
     Activation, Advance, AffineClamp, Attention, Conv, Epilogue, Filter, GroupNorm, ParticleId, Particles,
 };
@@ -96,7 +96,8 @@ macro_rules! for_each_op {
         $callback! {
             linear {
                 /// `y = x w^T + b + add` over the rows of `x` `(n, h, w, in)`; `w` `(out, 1, 1, in)`, `b`
-                /// `(1|n, 1, 1, out)`, `add` as many elements as `y` `(n, h, w, out)`.
+                /// `(1|n, 1, 1, out)`, `add` as many elements as `y` `(n, h, w, out)`. If `add` is f32, so is
+                /// `y`.
                 fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, add: Option<&Tensor>) -> Tensor;
                 /// `dx = dy w`.
                 fn linear_vjp(dy: &Tensor, w: &Tensor) -> Tensor;
@@ -104,7 +105,7 @@ macro_rules! for_each_op {
             conv {
                 /// Convolution (cross-correlation, as in the field) of `x` `(n, h, w, in)` with `w`
                 /// `(out, kh, kw, in)`, plus `b` `(1|n, 1, 1, out)` and `add` of as many elements as the
-                /// result.
+                /// result, which is f32 if `add` is.
                 fn conv(
                     x: &Tensor, w: &Tensor, b: Option<&Tensor>, add: Option<&Tensor>, conv: Conv
                 ) -> Tensor;
@@ -194,7 +195,9 @@ macro_rules! for_each_op {
                 /// Batches one after another; at least one.
                 fn stack(parts: &[&Tensor]) -> Tensor;
                 /// Puts `token` `(1, 1, 1, c)` before the tokens of `x` (if given) and adds `position`
-                /// `(1, 1, tokens, c)`: `(n, h, w, c) -> (n, 1, tokens, c)`.
+                /// `(1, 1, tokens, c)`: `(n, h, w, c) -> (n, 1, tokens, c)`. f32 on every device: a sum
+                /// that grows over the layers of a transformer begins here, and in 16 bits every layer would
+                /// round all of it.
                 fn embed(x: &Tensor, token: Option<&Tensor>, position: &Tensor) -> Tensor;
                 /// Drops the class token's row, if there is one; `x` is the shape of the forward's input.
                 fn embed_vjp(dy: &Tensor, x: Shape) -> Tensor;
@@ -286,7 +289,8 @@ pub fn linear<'a>(
     let y = s.with_c(weight.n);
     check_addends(b, add, y);
     Description::new(Family::Linear, y, [x, w])
-        .also_reading([b, add])
+        .also_reading([b])
+        .adding(add)
         .products(1, &[s.positions(), weight.n, weight.c])
         .packing(weight.c, weight.n)
 }
@@ -334,7 +338,8 @@ pub fn conv<'a>(
     // One packed factor for each of the four kinds of pixels of an enlarged image.
     let kinds = if conv.upsample { 4 } else { 1 };
     Description::new(conv_family(weight), y, [x, w])
-        .also_reading([b, add])
+        .also_reading([b])
+        .adding(add)
         .products(1, &[y.positions(), weight.n, taps, weight.c])
         .packing(kinds * taps * weight.c, weight.n)
 }
@@ -626,7 +631,7 @@ pub fn concat<'a>(x: &'a Tensor, y: &'a Tensor) -> Description<'a> {
 pub fn slice(x: &Tensor, from: usize, c: usize) -> Description<'_> {
     let s = x.shape();
     assert!(from + c <= s.c, "channels {from}..{} of {s}", from + c);
-    Description::new(Family::Image, s.with_c(c), []).reading_excerpts(1)
+    Description::new(Family::Image, s.with_c(c), []).reading_excerpt_of(x)
 }
 
 /// Describes `slice_vjp`.
@@ -654,7 +659,7 @@ pub fn repeat_vjp(dy: &Tensor, times: usize) -> Description<'_> {
 #[track_caller]
 pub fn gather<'a>(x: &'a Tensor, rows: &[u32]) -> Description<'a> {
     check_rows(rows, x.shape().n);
-    Description::new(Family::Image, x.shape().with_n(rows.len()), []).reading_excerpts(1)
+    Description::new(Family::Image, x.shape().with_n(rows.len()), []).reading_excerpt_of(x)
 }
 
 /// Describes `stack`.
@@ -674,7 +679,9 @@ pub fn embed<'a>(x: &'a Tensor, token: Option<&'a Tensor>, position: &'a Tensor)
     token.into_iter().for_each(|token| check_channels("class token", token, s));
     let tokens = s.tokens() + usize::from(token.is_some());
     assert_eq!(position.shape(), Shape::new(1, 1, tokens, s.c), "positions of {s}");
-    Description::new(Family::Image, Shape::new(s.n, 1, tokens, s.c), [x, position]).also_reading([token])
+    Description::new(Family::Image, Shape::new(s.n, 1, tokens, s.c), [x, position])
+        .also_reading([token])
+        .making_f32()
 }
 
 /// Describes `embed_vjp`.
@@ -696,7 +703,7 @@ fn check_tokens(at: &[u32], x: Shape) {
 pub fn take_token<'a>(x: &'a Tensor, at: &[u32]) -> Description<'a> {
     let s = x.shape();
     check_tokens(at, s);
-    Description::new(Family::Image, Shape::rows(s.n, s.c), []).reading_excerpts(1)
+    Description::new(Family::Image, Shape::rows(s.n, s.c), []).reading_excerpt_of(x)
 }
 
 /// Describes `take_token_vjp`.

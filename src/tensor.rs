@@ -28,7 +28,9 @@ pub const PACKET: usize = 8;
 
 impl Shape {
     /// Whether rows are whole packets. Where a device computes in 16 bits, tensors of such shapes are of 16
-    /// bits, and all others, such as latents, pictures and scores, are f32.
+    /// bits, and all others, such as latents, pictures and scores, are f32; but the tokens of a transformer
+    /// that sums over its layers are f32, and what is made of them by anything but a product
+    /// ([`Elements`](crate::op::Elements)).
     pub const fn in_packets(self) -> bool {
         self.c.is_multiple_of(PACKET)
     }

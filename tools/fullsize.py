@@ -1,6 +1,7 @@
 """Models of full size with random weights, to time and compare one UNet and one VAE forward on the CPU.
 
     python tools/fullsize.py make sd15|sdxl FOLDER    # fp16 weights (2 GB, 5 GB) and inputs
+    python tools/fullsize.py make clip FOLDER         # CLIP ViT-L/14, a head and pictures: cargo bench --bench rounding
     python tools/fullsize.py run FOLDER               # diffusers, float32: time, peak memory, torch.safetensors
     cargo bench --bench fullsize -- FOLDER            # the same with das-cuda, and how far apart they are
 
@@ -15,7 +16,9 @@ import time
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import CLIPConfig, CLIPModel
 
 D, U, CD, CU = "DownBlock2D", "UpBlock2D", "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
 UNET = {
@@ -62,6 +65,40 @@ def make(kind, folder):
               folder / "inputs.safetensors")
 
 
+CLIP = dict(
+    projection_dim=768,
+    text_config=dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
+                     projection_dim=768, hidden_act="quick_gelu"),
+    vision_config=dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16,
+                       patch_size=14, projection_dim=768, hidden_act="quick_gelu"))
+
+
+def make_clip(folder):
+    """Weights whose layers neither fade nor outgrow the sum over the layers, and smooth pictures."""
+    g = torch.Generator().manual_seed(1)
+    with torch.device("meta"):
+        model = CLIPModel(CLIPConfig(**CLIP))
+    weights = {}
+    for name, p in model.state_dict().items():
+        if not p.is_floating_point():
+            continue
+        if p.ndim < 2:
+            weights[name] = torch.full(p.shape, float(name.endswith("weight"))).half()
+        else:
+            scale = 0.02 if "embed" in name else 0.7 * p[0].numel() ** -0.5
+            weights[name] = (torch.randn(p.shape, generator=g) * scale).half()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    model.config.save_pretrained(folder)
+    head = {"layers.0.weight": torch.randn(1, 768, generator=g) * 0.3, "layers.0.bias": torch.zeros(1)}
+    save_file(head, folder / "head.safetensors")
+    for i in range(8):
+        coarse = torch.rand(1, 3, 9, 9, generator=g)
+        smooth = torch.nn.functional.interpolate(coarse, size=224, mode="bicubic").clamp(0, 1)
+        pixels = (smooth[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+        Image.fromarray(pixels).save(folder / f"picture{i}.png")
+
+
 def run(folder):
     """Loads, runs twice where that is cheap, keeps the outputs."""
     torch.set_grad_enabled(False)
@@ -94,11 +131,14 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("make")
-    command.add_argument("kind", choices=UNET)
+    command.add_argument("kind", choices=[*UNET, "clip"])
     command.add_argument("folder", type=pathlib.Path)
     commands.add_parser("run").add_argument("folder", type=pathlib.Path)
     arguments = parser.parse_args()
     if arguments.command == "make":
-        make(arguments.kind, arguments.folder)
+        if arguments.kind == "clip":
+            make_clip(arguments.folder)
+        else:
+            make(arguments.kind, arguments.folder)
     else:
         run(arguments.folder)

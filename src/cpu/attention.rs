@@ -47,7 +47,7 @@ pub fn self_attention_vjp(
     let (x, shape) = (cpu.view(qkv), d.output);
     let out = shape.with_c(shape.c / 3);
     let heads = Heads::new(attention, out.c);
-    cpu.make(shape, |dx| {
+    cpu.make(d, |dx| {
         let backward = heads.backward(cpu.view(dy), out, cpu.view(y), cpu.view(saved));
         blocks(dx, shape).into_par_iter().for_each(|(n, rows, dx)| {
             for head in 0..heads.count {
@@ -70,7 +70,7 @@ pub fn cross_attention(
     attention: Attention,
 ) -> Result<Tensor> {
     let heads = Heads::new(attention, d.output.c);
-    cpu.make(d.output, |y| {
+    cpu.make(d, |y| {
         let mut lse = vec![0.0; heads.saved(q.shape()).len()];
         heads.forward(|n, head| heads.cross(cpu, q, kv, kv_of, n, head), q.shape(), y, &mut lse);
     })
@@ -88,7 +88,7 @@ pub fn cross_attention_vjp(
 ) -> Result<Tensor> {
     let shape = d.output;
     let heads = Heads::new(attention, shape.c);
-    cpu.make(shape, |dx| {
+    cpu.make(d, |dx| {
         blocks(dx, shape).into_par_iter().for_each(|(n, rows, dx)| {
             for head in 0..heads.count {
                 let [q, k, v] = heads.cross(cpu, q, kv, kv_of, n, head);

@@ -53,6 +53,8 @@ impl fmt::Display for Round {
 pub struct Buffer {
     data: Vec<f32>,
     pool: Arc<Pool>,
+    /// Whether the elements are never rounded to 16 bits, whatever the shape.
+    pub wide: bool,
 }
 
 impl Buffer {
@@ -150,7 +152,7 @@ impl Pool {
             data.fill(f32::NAN);
         }
         pool.lock().take(bytes(len));
-        Ok(Buffer { data, pool: pool.clone() })
+        Ok(Buffer { data, pool: pool.clone(), wide: false })
     }
 
     fn free(&self, data: Vec<f32>) {

@@ -33,7 +33,7 @@ pub fn conv(
     let order = Order::Columns(kernel.sample());
     let classes = classes(cpu, w, conv, step, axis, out.c, kernel.c, order)?;
     let bias = gemm::bias(cpu, b);
-    cpu.make(out, |y| gather(cpu.view(x), input, &classes, bias, cpu.view_of(add), out, y))
+    cpu.make(d, |y| gather(cpu.view(x), input, &classes, bias, cpu.view_of(add), out, y))
 }
 
 /// The cotangent of the input of shape `x`.
@@ -56,7 +56,7 @@ pub fn conv_vjp(
     let step = if conv.upsample { [1, 2] } else { [conv.stride, 1] };
     let order = Order::Rows(kernel.sample());
     let classes = classes(cpu, w, conv, step, axis, kernel.c, kernel.n, order)?;
-    cpu.make(d.output, |dx| gather(cpu.view(dy), dy.shape(), &classes, None, None, x, dx))
+    cpu.make(d, |dx| gather(cpu.view(dy), dy.shape(), &classes, None, None, x, dx))
 }
 
 /// Offsets into the input along one axis, and the kernel positions that meet there.

@@ -49,8 +49,17 @@ impl Cpu {
         Pool::alloc(&self.pool, shape.len())
     }
 
-    /// A finished result, rounded if this backend rounds tensors of its shape.
-    pub(super) fn wrap(&self, shape: Shape, mut y: Buffer) -> Tensor {
+    /// A finished result, rounded if this backend rounds tensors of its kind.
+    pub(super) fn wrap(&self, described: &Description<'_>, mut y: Buffer) -> Tensor {
+        if self.round.is_none() {
+            return self.keep(described.output, y);
+        }
+        y.wide = described.makes_wide(|x| self.buffer(x).wide);
+        if y.wide { self.keep(described.output, y) } else { self.wrap_new(described.output, y) }
+    }
+
+    /// A finished tensor that is made of no other, rounded if this backend rounds tensors of its shape.
+    fn wrap_new(&self, shape: Shape, mut y: Buffer) -> Tensor {
         if let Some(round) = self.round.filter(|_| shape.in_packets()) {
             round.apply(y.elements_mut());
         }
@@ -63,11 +72,18 @@ impl Cpu {
         Tensor::new(shape, y)
     }
 
-    /// A result of `shape` written by `f`.
-    pub(super) fn make(&self, shape: Shape, f: impl FnOnce(&mut [f32])) -> Result<Tensor> {
+    /// A tensor of `shape` that is made of no other, written by `f`.
+    pub(super) fn make_new(&self, shape: Shape, f: impl FnOnce(&mut [f32])) -> Result<Tensor> {
         let mut y = self.alloc(shape)?;
         f(y.elements_mut());
-        Ok(self.wrap(shape, y))
+        Ok(self.wrap_new(shape, y))
+    }
+
+    /// The result described, written by `f`.
+    pub(super) fn make(&self, described: Description<'_>, f: impl FnOnce(&mut [f32])) -> Result<Tensor> {
+        let mut y = self.alloc(described.output)?;
+        f(y.elements_mut());
+        Ok(self.wrap(&described, y))
     }
 
     /// A result and what its transpose will need, of the shapes described, written by `f`.
@@ -81,6 +97,6 @@ impl Cpu {
         };
         let (mut y, mut saved) = (self.alloc(output)?, self.alloc(saved_shape)?);
         f(y.elements_mut(), saved.elements_mut());
-        Ok((self.wrap(output, y), self.keep(saved_shape, saved)))
+        Ok((self.wrap(&described, y), self.keep(saved_shape, saved)))
     }
 }

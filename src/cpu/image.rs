@@ -13,7 +13,7 @@ use crate::tensor::{Shape, Tensor};
 pub fn concat(cpu: &Cpu, d: Description<'_>, x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let (cx, cy) = (x.shape().c, y.shape().c);
     let (x, y) = (cpu.view(x), cpu.view(y));
-    cpu.make(d.output, |out| {
+    cpu.make(d, |out| {
         parallel_rows(
             out,
             cx + cy,
@@ -32,7 +32,7 @@ pub fn concat(cpu: &Cpu, d: Description<'_>, x: &Tensor, y: &Tensor) -> Result<T
 /// Channels `from..from + c` of rows of `total`.
 pub fn slice(cpu: &Cpu, d: Description<'_>, x: &Tensor, from: usize, c: usize) -> Result<Tensor> {
     let (total, x) = (x.shape().c, cpu.view(x));
-    cpu.make(d.output, |out| {
+    cpu.make(d, |out| {
         parallel_rows(
             out,
             c,
@@ -49,7 +49,7 @@ pub fn slice(cpu: &Cpu, d: Description<'_>, x: &Tensor, from: usize, c: usize) -
 /// Rows of `c` placed at channel `from` of zero rows of `total`.
 pub fn slice_vjp(cpu: &Cpu, d: Description<'_>, dy: &Tensor, from: usize, total: usize) -> Result<Tensor> {
     let (c, dy) = (dy.shape().c, cpu.view(dy));
-    cpu.make(d.output, |out| {
+    cpu.make(d, |out| {
         parallel_rows(
             out,
             total,
@@ -67,7 +67,7 @@ pub fn slice_vjp(cpu: &Cpu, d: Description<'_>, dy: &Tensor, from: usize, total:
 /// `out` is `x` again and again.
 pub fn repeat(cpu: &Cpu, d: Description<'_>, x: &Tensor, _times: usize) -> Result<Tensor> {
     let x = cpu.view(x);
-    cpu.make(d.output, |out| {
+    cpu.make(d, |out| {
         for copy in out.chunks_exact_mut(x.len()) {
             copy.copy_from_slice(x);
         }
@@ -77,7 +77,7 @@ pub fn repeat(cpu: &Cpu, d: Description<'_>, x: &Tensor, _times: usize) -> Resul
 /// Sum of the copies, in order.
 pub fn repeat_vjp(cpu: &Cpu, d: Description<'_>, dy: &Tensor, _times: usize) -> Result<Tensor> {
     let dy = cpu.view(dy);
-    cpu.make(d.output, |out| {
+    cpu.make(d, |out| {
         let len = out.len();
         parallel_rows(
             out,
@@ -98,7 +98,7 @@ pub fn repeat_vjp(cpu: &Cpu, d: Description<'_>, dy: &Tensor, _times: usize) -> 
 /// Samples `rows` of `x`, each of `sample` elements.
 pub fn gather(cpu: &Cpu, d: Description<'_>, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
     let (sample, x) = (x.shape().sample(), cpu.view(x));
-    cpu.make(d.output, |out| {
+    cpu.make(d, |out| {
         for (&row, out) in rows.iter().zip(out.chunks_exact_mut(sample)) {
             out.copy_from_slice(&x[row as usize * sample..][..sample]);
         }
@@ -108,7 +108,7 @@ pub fn gather(cpu: &Cpu, d: Description<'_>, x: &Tensor, rows: &[u32]) -> Result
 /// Batches one after another.
 pub fn stack(cpu: &Cpu, d: Description<'_>, parts: &[&Tensor]) -> Result<Tensor> {
     let parts: Vec<&[f32]> = parts.iter().map(|part| cpu.view(part)).collect();
-    cpu.make(d.output, |mut out| {
+    cpu.make(d, |mut out| {
         for part in &parts {
             let (head, tail) = out.split_at_mut(part.len());
             head.copy_from_slice(part);
@@ -127,7 +127,7 @@ pub fn embed(
 ) -> Result<Tensor> {
     let (shape, x) = (x.shape(), cpu.view(x));
     let (token, position) = (cpu.view_of(token), cpu.view(position));
-    cpu.make(d.output, |out| {
+    cpu.make(d, |out| {
         let head = token.map_or(0, <[f32]>::len);
         for (x, out) in x.chunks_exact(shape.sample()).zip(out.chunks_exact_mut(shape.sample() + head)) {
             let (first, rest) = out.split_at_mut(head);
@@ -146,7 +146,7 @@ pub fn embed(
 /// Drops the class token's row, where there was one.
 pub fn embed_vjp(cpu: &Cpu, d: Description<'_>, dy: &Tensor, x: Shape) -> Result<Tensor> {
     let dy = cpu.view(dy);
-    cpu.make(d.output, |out| {
+    cpu.make(d, |out| {
         let tokens = dy.len() / x.n.max(1);
         for (dy, out) in dy.chunks_exact(tokens).zip(out.chunks_exact_mut(x.sample())) {
             out.copy_from_slice(&dy[tokens - x.sample()..]);
@@ -157,7 +157,7 @@ pub fn embed_vjp(cpu: &Cpu, d: Description<'_>, dy: &Tensor, x: Shape) -> Result
 /// Token `at[i]` of sample `i`.
 pub fn take_token(cpu: &Cpu, d: Description<'_>, x: &Tensor, at: &[u32]) -> Result<Tensor> {
     let (shape, x) = (x.shape(), cpu.view(x));
-    cpu.make(d.output, |out| {
+    cpu.make(d, |out| {
         let c = shape.c;
         for ((x, &at), out) in x.chunks_exact(shape.sample()).zip(at).zip(out.chunks_exact_mut(c)) {
             out.copy_from_slice(&x[at as usize * c..][..c]);
@@ -168,7 +168,7 @@ pub fn take_token(cpu: &Cpu, d: Description<'_>, x: &Tensor, at: &[u32]) -> Resu
 /// `dy` at token `at[i]` of zeros.
 pub fn take_token_vjp(cpu: &Cpu, d: Description<'_>, dy: &Tensor, at: &[u32], x: Shape) -> Result<Tensor> {
     let dy = cpu.view(dy);
-    cpu.make(d.output, |out| {
+    cpu.make(d, |out| {
         let c = x.c;
         for ((dy, &at), out) in dy.chunks_exact(c).zip(at).zip(out.chunks_exact_mut(x.sample())) {
             out.fill(0.0);
@@ -244,7 +244,7 @@ pub fn resize(
     let (shape, x) = (x.shape(), cpu.view(x));
     let rows = Banded::resample(shape.h, h, filter);
     let columns = Banded::resample(shape.w, w, filter);
-    cpu.make(d.output, |y| banded(x, shape, &rows, &columns, y))
+    cpu.make(d, |y| banded(x, shape, &rows, &columns, y))
 }
 
 /// The same with the transposed bands.
@@ -252,5 +252,5 @@ pub fn resize_vjp(cpu: &Cpu, d: Description<'_>, dy: &Tensor, x: Shape, filter: 
     let (shape, dy) = (dy.shape(), cpu.view(dy));
     let rows = Banded::resample(x.h, shape.h, filter).transpose(x.h);
     let columns = Banded::resample(x.w, shape.w, filter).transpose(x.w);
-    cpu.make(d.output, |dx| banded(dy, shape, &rows, &columns, dx))
+    cpu.make(d, |dx| banded(dy, shape, &rows, &columns, dx))
 }

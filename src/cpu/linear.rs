@@ -20,7 +20,7 @@ pub fn linear(
         panels.pack_sum(right, 0, shape.c, cpu.view(w), Order::Columns(shape.c), &[0]);
     })?;
     let bias = bias(cpu, b);
-    cpu.make(out, |y| {
+    cpu.make(d, |y| {
         product(cpu.view(x), shape, panels, right.elements(), bias, cpu.view_of(add), y);
     })
 }
@@ -31,7 +31,7 @@ pub fn linear_vjp(cpu: &Cpu, d: Description<'_>, dy: &Tensor, w: &Tensor) -> Res
     let (panels, right) = packed(cpu, shape.c, out.c, |panels, right| {
         panels.pack_sum(right, 0, shape.c, cpu.view(w), Order::Rows(out.c), &[0]);
     })?;
-    cpu.make(out, |dx| product(cpu.view(dy), shape, panels, right.elements(), None, None, dx))
+    cpu.make(d, |dx| product(cpu.view(dy), shape, panels, right.elements(), None, None, dx))
 }
 
 /// The rows of `x` times packed panels.

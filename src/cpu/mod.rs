@@ -60,7 +60,7 @@ impl Backend for Cpu {
     }
 
     fn upload(&self, shape: Shape, data: HostSlice<'_>) -> Result<Tensor> {
-        self.make(shape, |y| y.copy_from_slice(&data.to_f32()))
+        self.make_new(shape, |y| y.copy_from_slice(&data.to_f32()))
     }
     fn download(&self, x: &Tensor) -> Result<Vec<f32>> {
         let mut y = reserved(x.shape().len())?;
@@ -68,7 +68,7 @@ impl Backend for Cpu {
         Ok(y)
     }
     fn zeros(&self, shape: Shape) -> Result<Tensor> {
-        self.make(shape, |y| y.fill(0.0))
+        self.make_new(shape, |y| y.fill(0.0))
     }
     fn memory(&self) -> Memory {
         self.pool.memory()

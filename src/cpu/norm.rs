@@ -200,7 +200,7 @@ pub fn group_norm_vjp(
     let shape = x.shape();
     let (x, gamma, beta) = (cpu.view(x), cpu.view(gamma), cpu.view(beta));
     let (saved, dy) = (cpu.view(saved), cpu.view(dy));
-    cpu.make(d.output, |dx| {
+    cpu.make(d, |dx| {
         if x.is_empty() {
             return;
         }
@@ -347,7 +347,7 @@ pub fn layer_norm_vjp(
 ) -> Result<Tensor> {
     let (x, gamma) = (cpu.view(x), cpu.view(gamma));
     let (saved, dy) = (cpu.view(saved), cpu.view(dy));
-    cpu.make(d.output, |dx| {
+    cpu.make(d, |dx| {
         let c = gamma.len();
         parallel_rows(
             dx,
@@ -392,7 +392,7 @@ fn inverse_length(squares: f64) -> f64 {
 /// Each row of `c` divided by its length.
 pub fn l2_norm(cpu: &Cpu, d: Description<'_>, x: &Tensor) -> Result<Tensor> {
     let (x, c) = (cpu.view(x), d.output.c);
-    cpu.make(d.output, |y| {
+    cpu.make(d, |y| {
         parallel_rows(
             y,
             c,
@@ -417,7 +417,7 @@ pub fn l2_norm(cpu: &Cpu, d: Description<'_>, x: &Tensor) -> Result<Tensor> {
 /// `dx = (dy - y <y, dy>) / |x|`; rows shorter than the bound are divided by a constant.
 pub fn l2_norm_vjp(cpu: &Cpu, d: Description<'_>, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let (x, dy, c) = (cpu.view(x), cpu.view(dy), d.output.c);
-    cpu.make(d.output, |dx| {
+    cpu.make(d, |dx| {
         parallel_rows(
             dx,
             c,

@@ -23,7 +23,7 @@ pub fn normals(
     purpose: Purpose,
     ids: &[ParticleId],
 ) -> Result<Tensor> {
-    cpu.make(d.output, |out| {
+    cpu.make(d, |out| {
         out.par_chunks_exact_mut(shape.sample())
             .zip(ids)
             .for_each(|(out, &id)| fill_normals(&key(seed, step, purpose, id), out));
@@ -64,7 +64,7 @@ pub fn advance(
             transition(grad, f64::from(strength[slot]), advance, &key, out)
         })
         .collect();
-    Ok((cpu.wrap(d.output, y), ratios))
+    Ok((cpu.wrap(&d, y), ratios))
 }
 
 /// Adds drift and noise to the mean in `out`; returns `-1/2 kappa^2 v |s g|^2 - kappa sqrt(v) <s g, z>`.
@@ -110,7 +110,7 @@ pub fn squared_norms(cpu: &Cpu, _: Description<'_>, x: &Tensor) -> Result<Vec<f6
 /// `score` where that sample of `by` is finite.
 pub fn where_finite(cpu: &Cpu, d: Description<'_>, score: &Tensor, by: &Tensor) -> Result<Tensor> {
     let norms = squared_norms(cpu, d, by)?;
-    cpu.make(d.output, |y| {
+    cpu.make(d, |y| {
         for ((y, &score), norm) in y.iter_mut().zip(cpu.view(score)).zip(norms) {
             *y = if norm.is_finite() { score } else { f32::NAN };
         }

@@ -42,7 +42,7 @@ const QUICK: f32 = 1.702;
 
 pub fn activate(cpu: &Cpu, d: Description<'_>, x: &Tensor, f: Activation) -> Result<Tensor> {
     let x = cpu.view(x);
-    cpu.make(d.output, |y| match f {
+    cpu.make(d, |y| match f {
         Activation::Silu => map(
             x,
             y,
@@ -61,7 +61,7 @@ pub fn activate(cpu: &Cpu, d: Description<'_>, x: &Tensor, f: Activation) -> Res
 
 pub fn activate_vjp(cpu: &Cpu, d: Description<'_>, x: &Tensor, dy: &Tensor, f: Activation) -> Result<Tensor> {
     let (x, dy) = (cpu.view(x), cpu.view(dy));
-    cpu.make(d.output, |dx| match f {
+    cpu.make(d, |dx| match f {
         Activation::Silu => map2(
             x,
             dy,
@@ -99,7 +99,7 @@ pub fn silu_slope(x: f32) -> f32 {
 /// Rows `[a, g]` of `2c`: `y = a gelu(g)`.
 pub fn geglu(cpu: &Cpu, d: Description<'_>, x: &Tensor) -> Result<Tensor> {
     let (x, c) = (cpu.view(x), d.output.c);
-    cpu.make(d.output, |y| {
+    cpu.make(d, |y| {
         parallel_rows(
             y,
             c,
@@ -118,7 +118,7 @@ pub fn geglu(cpu: &Cpu, d: Description<'_>, x: &Tensor) -> Result<Tensor> {
 
 pub fn geglu_vjp(cpu: &Cpu, d: Description<'_>, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let (x, dy, c) = (cpu.view(x), cpu.view(dy), d.output.c / 2);
-    cpu.make(d.output, |dx| {
+    cpu.make(d, |dx| {
         parallel_rows(
             dx,
             2 * c,
@@ -142,7 +142,7 @@ pub fn geglu_vjp(cpu: &Cpu, d: Description<'_>, x: &Tensor, dy: &Tensor) -> Resu
 
 pub fn axpby(cpu: &Cpu, d: Description<'_>, a: f32, x: &Tensor, b: f32, y: &Tensor) -> Result<Tensor> {
     let (x, y) = (cpu.view(x), cpu.view(y));
-    cpu.make(d.output, |out| {
+    cpu.make(d, |out| {
         map2(
             x,
             y,
@@ -166,7 +166,7 @@ pub fn blend_vjp(cpu: &Cpu, d: Description<'_>, k: &Tensor, which: usize, dy: &T
 
 pub fn scale(cpu: &Cpu, d: Description<'_>, a: f32, x: &Tensor) -> Result<Tensor> {
     let x = cpu.view(x);
-    cpu.make(d.output, |out| {
+    cpu.make(d, |out| {
         map(
             x,
             out,
@@ -178,7 +178,7 @@ pub fn scale(cpu: &Cpu, d: Description<'_>, a: f32, x: &Tensor) -> Result<Tensor
 
 pub fn affine_clamp(cpu: &Cpu, d: Description<'_>, x: &Tensor, clamp: AffineClamp) -> Result<Tensor> {
     let x = cpu.view(x);
-    cpu.make(d.output, |y| {
+    cpu.make(d, |y| {
         let AffineClamp { a, b, lo, hi } = clamp;
         map(
             x,
@@ -202,7 +202,7 @@ pub fn affine_clamp_vjp(
     clamp: AffineClamp,
 ) -> Result<Tensor> {
     let (x, dy) = (cpu.view(x), cpu.view(dy));
-    cpu.make(d.output, |dx| {
+    cpu.make(d, |dx| {
         let AffineClamp { a, b, lo, hi } = clamp;
         map2(
             x,
@@ -226,7 +226,7 @@ pub fn channel_affine(
     shift: Option<&Tensor>,
 ) -> Result<Tensor> {
     let (x, gain, shift) = (cpu.view(x), cpu.view(gain), cpu.view_of(shift));
-    cpu.make(d.output, |y| {
+    cpu.make(d, |y| {
         let c = gain.len();
         parallel_rows(
             y,
@@ -255,7 +255,7 @@ pub fn channel_affine(
 /// `x` is `[u, c]`: `y = u + s (c - u)`.
 pub fn cfg_combine(cpu: &Cpu, d: Description<'_>, x: &Tensor, s: f32) -> Result<Tensor> {
     let x = cpu.view(x);
-    cpu.make(d.output, |y| {
+    cpu.make(d, |y| {
         let (u, c) = x.split_at(x.len() / 2);
         map2(
             u,
@@ -270,7 +270,7 @@ pub fn cfg_combine(cpu: &Cpu, d: Description<'_>, x: &Tensor, s: f32) -> Result<
 /// `[(1 - s) dy, s dy]`.
 pub fn cfg_combine_vjp(cpu: &Cpu, d: Description<'_>, dy: &Tensor, s: f32) -> Result<Tensor> {
     let dy = cpu.view(dy);
-    cpu.make(d.output, |dx| {
+    cpu.make(d, |dx| {
         let (u, c) = dx.split_at_mut(dy.len());
         map(
             dy,

@@ -43,8 +43,24 @@ pub struct Description<'a> {
     pub parts: &'a [&'a Tensor],
     /// How many times as much as the result is read of tensors of which only a part is read.
     pub excerpts: usize,
+    /// What decides the type of the result's elements.
+    pub elements: Elements<'a>,
     /// Elements of f32 scratch space that the CPU backend takes for the length of the call.
     pub scratch: usize,
+}
+
+/// What decides the type of a result's elements where a device computes in 16 bits. A tensor that is f32
+/// although its shape is one of 16 bits ([`Shape::in_packets`]) is called wide.
+#[derive(Clone, Copy, Debug)]
+pub enum Elements<'a> {
+    /// Its shape does.
+    OfShape,
+    /// They are f32: the result is wide.
+    F32,
+    /// The result is wide if this tensor is.
+    As(&'a Tensor),
+    /// The result is wide if a tensor is that is read in whole.
+    AsRead,
 }
 
 /// Columns of a packed factor are padded to whole vectors; 16 is the widest, narrower ones waste less.
@@ -63,6 +79,10 @@ impl<'a> Description<'a> {
             reads: list,
             parts: &[],
             excerpts: 0,
+            elements: match family {
+                Family::Norm | Family::Pointwise | Family::Image => Elements::AsRead,
+                _ => Elements::OfShape,
+            },
             scratch: 0,
         }
     }
@@ -93,6 +113,20 @@ impl<'a> Description<'a> {
         Description { excerpts, ..self }
     }
 
+    /// Reads of `x` as much as the result is.
+    pub(super) fn reading_excerpt_of(self, x: &'a Tensor) -> Self {
+        Description { excerpts: 1, elements: Elements::As(x), ..self }
+    }
+
+    pub(super) fn making_f32(self) -> Self {
+        Description { elements: Elements::F32, ..self }
+    }
+
+    /// Adds this to a product: with a wide addend the sum is wide.
+    pub(super) fn adding(self, add: Option<&'a Tensor>) -> Self {
+        Description { elements: add.map_or(self.elements, Elements::As), ..self }.also_reading([add])
+    }
+
     /// Two per multiply-add of a product of these sizes, `times` over. Images of the largest sizes that can
     /// be asked for need more work than 64 bits count: then it is their maximum.
     pub(super) fn products(self, times: usize, sizes: &[usize]) -> Self {
@@ -103,6 +137,16 @@ impl<'a> Description<'a> {
     /// Matrix products on the host first copy their right factor `(depth, columns)` into whole vectors.
     pub(super) fn packing(self, depth: usize, columns: usize) -> Self {
         Description { scratch: depth * columns.next_multiple_of(LANES), ..self }
+    }
+
+    /// Whether the result is wide (see [`Elements`]); `is_wide` tells it of a tensor that is read.
+    pub fn makes_wide(&self, is_wide: impl Fn(&Tensor) -> bool) -> bool {
+        match self.elements {
+            Elements::OfShape => false,
+            Elements::F32 => true,
+            Elements::As(x) => is_wide(x),
+            Elements::AsRead => self.read().any(is_wide),
+        }
     }
 
     /// Every tensor that is read in whole.

@@ -28,6 +28,7 @@ mod resample;
 mod sample;
 mod table;
 mod weigh;
+mod wide;
 
 use std::process::ExitCode;
 
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         sample::TESTS,
         table::TESTS,
         weigh::TESTS,
+        wide::TESTS,
     ];
     harness::main(&modules, device::unavailable())
 }

@@ -86,7 +86,9 @@ pub fn conv(
     let out = conv.output(input, kernel);
     let product = |gather: &Gather, x: &Tensor, w: &Tensor, out: Shape, ends: bool| {
         let (bias, add) = if ends { (b, add) } else { (None, None) };
-        Product { gather, x, w, transposed: false, bias, add, out, f32_output: !ends }.run(cuda)
+        // What is added to a sum in f32 leaves it f32.
+        let wide = add.is_some_and(|add| cuda.buffer(add).elem() == Elem::F32);
+        Product { gather, x, w, transposed: false, bias, add, out, f32_output: !ends || wide }.run(cuda)
     };
     match (packets(kernel.c), packets(kernel.n)) {
         // Few input channels: gather each pixel's patch into one row (im2col).

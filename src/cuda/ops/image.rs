@@ -3,7 +3,7 @@
 use super::layout::{BLOCK, IN_FLIGHT, RowLayout, access, flat};
 use crate::backend::Filter;
 use crate::cuda::ctx::Cuda;
-use crate::cuda::device::{Act, Buffer, In, Out};
+use crate::cuda::device::{Act, Buffer, Elem, In, Out};
 use crate::cuda::launch::{Launch, kernels, params};
 use crate::error::Result;
 use crate::resize::Banded;
@@ -74,7 +74,7 @@ kernels! {
         fn copy(x: In<Act>, rows: In<u32>, y: Out<Act>, p: CopyParams);
         fn take_token_vjp(dy: In<Act>, at: In<u32>, dx: Out<Act>, p: TokenParams);
         fn repeat_vjp(dy: In<Act>, dx: Out<Act>, p: RepeatParams);
-        fn embed(x: In<Act>, token: In<Act>, position: In<Act>, y: Out<Act>, p: EmbedParams);
+        fn embed(x: In<Act>, token: In<Act>, position: In<Act>, y: Out<f32>, p: EmbedParams);
         fn resize(x: In<Act>, rows: In<u32>, columns: In<u32>, y: Out<Act>, p: ResizeParams);
     }
 }
@@ -225,7 +225,7 @@ pub fn embed(cuda: &Cuda, x: &Tensor, token: Option<&Tensor>, position: &Tensor)
         lanes: layout.lanes as i32,
         vectorized: layout.vectorized(),
     };
-    let mut y = cuda.alloc(elem, shape)?;
+    let mut y = cuda.alloc(Elem::F32, shape)?;
     let [blocks, chunks, _] = layout.launch(tokens).grid;
     kernels.image.embed(
         &cuda.device,
@@ -233,7 +233,7 @@ pub fn embed(cuda: &Cuda, x: &Tensor, token: Option<&Tensor>, position: &Tensor)
         kernels.read(cuda.buffer(x)),
         token.as_ref().map_or(In::none(), |t| kernels.read(cuda.buffer(t))),
         kernels.read(cuda.buffer(&position)),
-        kernels.write(&mut y),
+        y.f32_mut(),
         p,
     )?;
     Ok(cuda.wrap(shape, y))
