@@ -110,6 +110,8 @@ pub struct Meter {
     activation: u64,
     /// Bytes of an uploaded element; `None` as stored: 2 for 16-bit files, 4 for f32.
     weight: Option<u64>,
+    /// Matrices of 16-bit files stay so, whatever `weight` says, as the CPU backend keeps them.
+    stored_matrices: bool,
     /// Rows that are not whole packets of eight are f32, as the GPU backend keeps them.
     packets: bool,
     /// Operations hold the scratch space that the CPU backend takes for the length of a call.
@@ -127,14 +129,15 @@ impl Default for Meter {
 }
 
 impl Meter {
-    /// Counts like the CPU backend: f32 activations and weights, and its scratch space.
+    /// Counts like the CPU backend: f32 but for matrices of 16-bit files, and its scratch space.
     pub fn new() -> Meter {
-        Meter { scratch: true, ..Meter::with_elements(4, Some(4)) }
+        Meter { scratch: true, stored_matrices: true, ..Meter::with_elements(4, Some(4)) }
     }
 
     /// Bytes per activation, and per weight (`None`: as wide as in the file); no scratch space.
     pub fn with_elements(activation: u64, weight: Option<u64>) -> Meter {
-        Meter { activation, weight, packets: false, scratch: false, state: Arc::default() }
+        let state = Arc::default();
+        Meter { activation, weight, stored_matrices: false, packets: false, scratch: false, state }
     }
 
     /// Counts like the GPU backend: weights and activations of `element` bytes, and f32 where the channels
@@ -284,7 +287,8 @@ impl Backend for Meter {
     fn upload(&self, shape: Shape, data: HostSlice<'_>) -> Result<Tensor> {
         assert_eq!(shape.len(), data.len(), "upload of {shape}");
         let stored = if matches!(data, HostSlice::F32(_)) { 4 } else { 2 };
-        Ok(self.block(shape, self.weight.unwrap_or(stored), true))
+        let fixed = self.weight.filter(|_| !(self.stored_matrices && shape.is_matrix()));
+        Ok(self.block(shape, fixed.unwrap_or(stored), true))
     }
     fn download(&self, x: &Tensor) -> Result<Vec<f32>> {
         let mut zeros = reserved(x.shape().len())?;

@@ -3,9 +3,11 @@
 
 use std::any::Any;
 use std::borrow::Cow;
+use std::collections::TryReserveError;
 use std::fmt;
 use std::sync::Arc;
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 /// Sizes of a contiguous tensor `(n, h, w, c)`, channels innermost. An image is its token sequence:
@@ -61,6 +63,10 @@ impl Shape {
     /// Elements per sample, `h * w * c`.
     pub const fn sample(self) -> usize {
         self.h * self.w * self.c
+    }
+    /// Whether it is that of a matrix or a kernel, which the CPU keeps in the type of its file.
+    pub const fn is_matrix(self) -> bool {
+        self.n > 1
     }
     /// Rows of the matrix `(n*h*w, c)`.
     pub const fn positions(self) -> usize {
@@ -134,7 +140,77 @@ pub enum HostSlice<'a> {
     BF16(&'a [bf16]),
 }
 
+/// Elements on the host that nobody else owns, in the type a file stores them in.
+#[derive(Clone, Debug)]
+pub(crate) enum OwnedSlice {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    BF16(Vec<bf16>),
+}
+
+impl OwnedSlice {
+    pub fn is_empty(&self) -> bool {
+        self.as_slice().is_empty()
+    }
+    pub fn as_slice(&self) -> HostSlice<'_> {
+        match self {
+            OwnedSlice::F32(x) => HostSlice::F32(x),
+            OwnedSlice::F16(x) => HostSlice::F16(x),
+            OwnedSlice::BF16(x) => HostSlice::BF16(x),
+        }
+    }
+}
+
+fn try_to_vec<T: Copy>(x: &[T]) -> Result<Vec<T>, TryReserveError> {
+    let mut all = Vec::new();
+    all.try_reserve_exact(x.len())?;
+    all.extend_from_slice(x);
+    Ok(all)
+}
+
 impl<'a> HostSlice<'a> {
+    /// A copy, or that there is no memory for it.
+    pub(crate) fn try_to_owned(self) -> Result<OwnedSlice, TryReserveError> {
+        Ok(match self {
+            HostSlice::F32(x) => OwnedSlice::F32(try_to_vec(x)?),
+            HostSlice::F16(x) => OwnedSlice::F16(try_to_vec(x)?),
+            HostSlice::BF16(x) => OwnedSlice::BF16(try_to_vec(x)?),
+        })
+    }
+    /// Their bytes.
+    pub fn bytes(self) -> u64 {
+        let each = if matches!(self, HostSlice::F32(_)) { 4 } else { 2 };
+        self.len() as u64 * each
+    }
+    /// All elements as f32 into `to`, which is as long.
+    pub(crate) fn write(self, to: &mut [f32]) {
+        match self {
+            HostSlice::F32(x) => to.copy_from_slice(x),
+            HostSlice::F16(x) => x.convert_to_f32_slice(to),
+            HostSlice::BF16(x) => x.convert_to_f32_slice(to),
+        }
+    }
+    /// Elements `from .. from + len`.
+    pub(crate) fn range(self, from: usize, len: usize) -> HostSlice<'a> {
+        match self {
+            HostSlice::F32(x) => HostSlice::F32(&x[from..][..len]),
+            HostSlice::F16(x) => HostSlice::F16(&x[from..][..len]),
+            HostSlice::BF16(x) => HostSlice::BF16(&x[from..][..len]),
+        }
+    }
+    /// Elements `from .. from + to.len()` in f32: a part of the slice itself, or converted into `to`.
+    pub(crate) fn part<'b>(self, from: usize, to: &'b mut [f32]) -> &'b [f32]
+    where
+        'a: 'b,
+    {
+        match self.range(from, to.len()) {
+            HostSlice::F32(x) => x,
+            narrow => {
+                narrow.write(to);
+                to
+            }
+        }
+    }
     /// Elements.
     pub fn len(self) -> usize {
         match self {

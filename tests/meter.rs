@@ -6,10 +6,33 @@ use das_cuda::cpu::Cpu;
 use das_cuda::meter::{Family, Meter};
 use das_cuda::tape::{Tape, Var};
 use das_cuda::tensor::{HostSlice, Shape, Tensor};
+use half::{bf16, f16};
 
-fn weight(backend: &dyn Backend, shape: Shape) -> Tensor {
-    let values: Vec<f32> = (0..shape.len()).map(|i| ((i * 31 % 61) as f32 - 30.0) / 300.0).collect();
-    backend.upload(shape, HostSlice::F32(&values)).unwrap()
+/// Exact in bf16, so that the type of a weight changes no result.
+fn values(len: usize) -> Vec<f32> {
+    (0..len).map(|i| ((i * 31 % 61) as f32 - 30.0) / 256.0).collect()
+}
+
+/// The type that the weights are given in.
+#[derive(Clone, Copy, PartialEq)]
+enum Given {
+    F32,
+    F16,
+    Bf16,
+}
+
+fn weight(backend: &dyn Backend, shape: Shape, given: Given) -> Tensor {
+    let x = values(shape.len());
+    match given {
+        Given::F32 => backend.upload(shape, HostSlice::F32(&x)),
+        Given::F16 => {
+            backend.upload(shape, HostSlice::F16(&x.iter().map(|&x| f16::from_f32(x)).collect::<Vec<_>>()))
+        }
+        Given::Bf16 => {
+            backend.upload(shape, HostSlice::BF16(&x.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>()))
+        }
+    }
+    .unwrap()
 }
 
 /// Weights of the network below.
@@ -29,20 +52,21 @@ struct Network {
 const C: usize = 32;
 
 impl Network {
-    fn new(backend: &dyn Backend) -> Network {
-        let conv = || weight(backend, Shape::new(C, 3, 3, C));
-        let linear = |out, c| weight(backend, Shape::rows(out, c));
+    fn new(backend: &dyn Backend, given: Given) -> Network {
+        let weight = |shape| weight(backend, shape, given);
+        let conv = || weight(Shape::new(C, 3, 3, C));
+        let linear = |out, c| weight(Shape::rows(out, c));
         Network {
             conv: conv(),
             up: conv(),
             down: conv(),
-            gamma: weight(backend, Shape::vector(C)),
+            gamma: weight(Shape::vector(C)),
             qkv: linear(3 * C, C),
             out: linear(C, C),
             query: linear(C, C),
             geglu: linear(8 * C, C),
             back: linear(C, 4 * C),
-            keys: weight(backend, Shape::new(1, 1, 7, 2 * C)),
+            keys: weight(Shape::new(1, 1, 7, 2 * C)),
         }
     }
 
@@ -87,8 +111,8 @@ impl Network {
 }
 
 /// Peak and final live bytes of two value-and-gradient passes with everything of the first let go.
-fn peaks(backend: &dyn Backend, resized: bool) -> Vec<(u64, u64)> {
-    let network = Network::new(backend);
+fn peaks(backend: &dyn Backend, resized: bool, given: Given) -> Vec<(u64, u64)> {
+    let network = Network::new(backend, given);
     let x = backend.zeros(Shape::new(2, 8, 10, C)).unwrap();
     (0..2)
         .map(|_| {
@@ -110,9 +134,45 @@ fn peaks(backend: &dyn Backend, resized: bool) -> Vec<(u64, u64)> {
 #[test]
 fn the_meter_predicts_the_peak_of_the_cpu_backend_exactly() {
     for resized in [false, true] {
-        let (predicted, measured) = (peaks(&Meter::new(), resized), peaks(&Cpu::new(), resized));
-        println!("predicted {predicted:?}, measured {measured:?}");
-        assert_eq!(predicted, measured);
+        for given in [Given::F32, Given::F16, Given::Bf16] {
+            let [predicted, measured] =
+                [&Meter::new() as &dyn Backend, &Cpu::new()].map(|backend| peaks(backend, resized, given));
+            println!("predicted {predicted:?}, measured {measured:?}");
+            assert_eq!(predicted, measured);
+        }
+    }
+}
+
+/// A weight that stays in 16 bits gives the bits that the same numbers in f32 give, forward and back.
+#[test]
+fn weights_in_the_type_of_their_file_change_no_bit() {
+    let bits = |given| {
+        let cpu = Cpu::new();
+        let (network, tape) = (Network::new(&cpu, given), Tape::new(&cpu));
+        let shape = Shape::new(2, 8, 10, C);
+        let leaf = tape.watch(cpu.upload(shape, HostSlice::F32(&values(shape.len()))).unwrap());
+        let y = network.run(&tape, &leaf, true).unwrap();
+        let (found, seed) = (cpu.download(y.value()).unwrap(), y.value().clone());
+        let gradient = tape.gradient(&y, seed, &leaf).unwrap().unwrap();
+        let all = found.into_iter().chain(cpu.download(&gradient).unwrap());
+        all.map(f32::to_bits).collect::<Vec<u32>>()
+    };
+    let truth = bits(Given::F32);
+    for given in [Given::F16, Given::Bf16] {
+        assert!(bits(given) == truth);
+    }
+    // Operations that read no product's weight take them too.
+    let cpu = Cpu::new();
+    let rows = |given| weight(&cpu, Shape::rows(6, 8), given);
+    for given in [Given::F16, Given::Bf16] {
+        for f in
+            [|cpu: &Cpu, x: &Tensor| cpu.gather(x, &[5, 0, 3]), |cpu: &Cpu, x: &Tensor| cpu.scale(1.0, x)]
+        {
+            let [found, truth] =
+                [given, Given::F32].map(|given| cpu.download(&f(&cpu, &rows(given)).unwrap()).unwrap());
+            assert_eq!(found, truth);
+        }
+        assert_eq!(cpu.download(&rows(given)).unwrap(), values(48));
     }
 }
 

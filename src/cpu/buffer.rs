@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use half::{bf16, f16};
 
 use super::parallel::parallel_rows;
 use crate::backend::{Memory, out_of_memory};
 use crate::error::Result;
+use crate::tensor::{HostSlice, OwnedSlice};
 
 /// A 16-bit type to round results to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +70,30 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         self.pool.free(std::mem::take(&mut self.data));
+    }
+}
+
+/// Elements in the 16-bit type that a file has them in.
+#[derive(Debug)]
+pub struct Stored {
+    data: OwnedSlice,
+    pool: Arc<Pool>,
+    /// In f32, for operations that read no other.
+    widened: OnceLock<Vec<f32>>,
+}
+
+impl Stored {
+    pub fn elements(&self) -> HostSlice<'_> {
+        self.data.as_slice()
+    }
+    pub fn widened(&self) -> &[f32] {
+        self.widened.get_or_init(|| self.elements().to_f32().into_owned())
+    }
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        self.pool.lock().memory.live -= self.elements().bytes();
     }
 }
 
@@ -153,6 +178,17 @@ impl Pool {
         }
         pool.lock().take(bytes(len));
         Ok(Buffer { data, pool: pool.clone(), wide: false })
+    }
+
+    /// A copy of `data` in its own type.
+    ///
+    /// # Errors
+    /// As [`Pool::alloc`].
+    pub fn store(pool: &Arc<Pool>, data: HostSlice<'_>) -> Result<Stored> {
+        let data = data.try_to_owned().map_err(|e| out_of_memory(data.len()).because(e))?;
+        let stored = Stored { data, pool: pool.clone(), widened: OnceLock::new() };
+        pool.lock().take(stored.elements().bytes());
+        Ok(stored)
     }
 
     fn free(&self, data: Vec<f32>) {

@@ -122,7 +122,7 @@ fn classes(
             for (tap, ((_, ys), (_, xs))) in taps.iter().enumerate() {
                 let pairs = ys.iter().flat_map(|y| xs.iter().map(move |x| (y, x)));
                 let from: Vec<usize> = pairs.map(|(y, x)| (y * kernel.w + x) * kernel.c).collect();
-                panels.pack_sum(right, tap * width, width, cpu.view(w), order, &from);
+                panels.pack_sum(right, tap * width, width, cpu.elements(w), order, &from);
             }
         })?;
         let taps = taps.iter().map(|(v, h)| [v.0, h.0]).collect();

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::buffer::{Buffer, Pool, Round};
+use super::buffer::{Buffer, Pool, Round, Stored};
 use crate::backend::Saved;
 use crate::error::Result;
 use crate::op::Description;
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::{HostSlice, Shape, Tensor};
 
 /// The host as a device.
 #[derive(Debug, Default)]
@@ -27,16 +27,24 @@ impl Cpu {
         Cpu { round, ..Cpu::default() }
     }
 
+    /// The elements of a tensor, in the type in which it keeps them.
     #[track_caller]
-    pub(super) fn buffer<'a>(&self, x: &'a Tensor) -> &'a Buffer {
-        let Some(buffer) = x.data::<Buffer>() else { panic!("{x:?} belongs to another backend") };
-        buffer
+    pub(super) fn elements<'a>(&self, x: &'a Tensor) -> HostSlice<'a> {
+        match (x.data::<Buffer>(), x.data::<Stored>()) {
+            (Some(buffer), _) => HostSlice::F32(buffer.elements()),
+            (_, Some(stored)) => stored.elements(),
+            _ => panic!("{x:?} belongs to another backend"),
+        }
     }
 
-    /// The elements of a tensor.
+    /// The elements of a tensor as f32.
     #[track_caller]
     pub(super) fn view<'a>(&self, x: &'a Tensor) -> &'a [f32] {
-        self.buffer(x).elements()
+        match (x.data::<Buffer>(), x.data::<Stored>()) {
+            (Some(buffer), _) => buffer.elements(),
+            (_, Some(stored)) => stored.widened(),
+            _ => panic!("{x:?} belongs to another backend"),
+        }
     }
 
     pub(super) fn view_of<'a>(&self, x: Option<&'a Tensor>) -> Option<&'a [f32]> {
@@ -54,7 +62,7 @@ impl Cpu {
         if self.round.is_none() {
             return self.keep(described.output, y);
         }
-        y.wide = described.makes_wide(|x| self.buffer(x).wide);
+        y.wide = described.makes_wide(|x| x.data::<Buffer>().is_some_and(|x| x.wide));
         if y.wide { self.keep(described.output, y) } else { self.wrap_new(described.output, y) }
     }
 
@@ -70,6 +78,15 @@ impl Cpu {
     pub(super) fn keep(&self, shape: Shape, y: Buffer) -> Tensor {
         assert_eq!(shape.len(), y.elements().len());
         Tensor::new(shape, y)
+    }
+
+    /// Elements of the host as a tensor. Matrices of 16 bits stay so: their products read them as they are.
+    pub(super) fn put(&self, shape: Shape, data: HostSlice<'_>) -> Result<Tensor> {
+        assert_eq!(shape.len(), data.len(), "upload of {shape}");
+        if self.round.is_none() && shape.is_matrix() && !matches!(data, HostSlice::F32(_)) {
+            return Ok(Tensor::new(shape, Pool::store(&self.pool, data)?));
+        }
+        self.make_new(shape, |y| data.write(y))
     }
 
     /// A tensor of `shape` that is made of no other, written by `f`.

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use super::Cpu;
 use super::buffer::Buffer;
 use crate::error::Result;
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::{HostSlice, Shape, Tensor};
 
 /// Vectors in a tile's row.
 const VECTORS: usize = 2;
@@ -159,7 +159,8 @@ impl Panels {
         Arch::new().dispatch(
             #[inline(always)]
             || {
-                panels.for_each(|(p, out)| self.pack_panel(p, out, self.depth, w, order, &[0]));
+                panels
+                    .for_each(|(p, out)| self.pack_panel(p, out, self.depth, HostSlice::F32(w), order, &[0]));
             },
         );
         out
@@ -167,7 +168,15 @@ impl Panels {
 
     /// Packs the sum of the matrices that start at `from` in `w` into depth `at .. at + depth` of all panels,
     /// on all threads.
-    pub fn pack_sum(self, out: &mut [f32], at: usize, depth: usize, w: &[f32], order: Order, from: &[usize]) {
+    pub fn pack_sum(
+        self,
+        out: &mut [f32],
+        at: usize,
+        depth: usize,
+        w: HostSlice<'_>,
+        order: Order,
+        from: &[usize],
+    ) {
         let panel = self.depth * self.wide();
         let work = |(p, out): (usize, &mut [f32])| {
             let width = self.width(p);
@@ -185,7 +194,19 @@ impl Panels {
     }
 
     #[inline(always)]
-    fn pack_panel(self, p: usize, out: &mut [f32], depth: usize, w: &[f32], order: Order, from: &[usize]) {
+    fn pack_panel(
+        self,
+        p: usize,
+        out: &mut [f32],
+        depth: usize,
+        w: HostSlice<'_>,
+        order: Order,
+        from: &[usize],
+    ) {
+        /// Elements that are converted to f32 at a time, if they are not f32: as many as stay in the
+        /// first-level cache with what they are written to.
+        const BLOCK: usize = 64;
+        let mut converted = [0.0; BLOCK];
         let (first, width) = (p * self.wide(), self.width(p));
         let columns = (self.columns - first).min(width);
         if columns < width {
@@ -195,7 +216,7 @@ impl Panels {
             match order {
                 Order::Rows(stride) => {
                     for (k, out) in out.chunks_exact_mut(width).enumerate() {
-                        let row = &w[from + k * stride + first..][..columns];
+                        let row = w.part(from + k * stride + first, &mut converted[..columns]);
                         let out = &mut out[..columns];
                         if term == 0 {
                             out.copy_from_slice(row);
@@ -204,13 +225,12 @@ impl Panels {
                         }
                     }
                 }
-                // Blocks of depth whose output stays in the first-level cache.
                 Order::Columns(stride) => {
-                    const BLOCK: usize = 64;
                     for (block, out) in out.chunks_mut(BLOCK * width).enumerate() {
                         let depth = (depth - block * BLOCK).min(BLOCK);
                         for j in 0..columns {
-                            let column = &w[from + (first + j) * stride + block * BLOCK..][..depth];
+                            let at = from + (first + j) * stride + block * BLOCK;
+                            let column = w.part(at, &mut converted[..depth]);
                             let out = out[j..].iter_mut().step_by(width);
                             if term == 0 {
                                 out.zip(column).for_each(|(o, w)| *o = *w);

@@ -97,10 +97,10 @@ pub fn repeat_vjp(cpu: &Cpu, d: Description<'_>, dy: &Tensor, _times: usize) -> 
 
 /// Samples `rows` of `x`, each of `sample` elements.
 pub fn gather(cpu: &Cpu, d: Description<'_>, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
-    let (sample, x) = (x.shape().sample(), cpu.view(x));
+    let (sample, x) = (x.shape().sample(), cpu.elements(x));
     cpu.make(d, |out| {
         for (&row, out) in rows.iter().zip(out.chunks_exact_mut(sample)) {
-            out.copy_from_slice(&x[row as usize * sample..][..sample]);
+            x.range(row as usize * sample, sample).write(out);
         }
     })
 }

@@ -17,7 +17,7 @@ pub fn linear(
 ) -> Result<Tensor> {
     let (shape, out) = (x.shape(), d.output);
     let (panels, right) = packed(cpu, shape.c, out.c, |panels, right| {
-        panels.pack_sum(right, 0, shape.c, cpu.view(w), Order::Columns(shape.c), &[0]);
+        panels.pack_sum(right, 0, shape.c, cpu.elements(w), Order::Columns(shape.c), &[0]);
     })?;
     let bias = bias(cpu, b);
     cpu.make(d, |y| {
@@ -29,7 +29,7 @@ pub fn linear(
 pub fn linear_vjp(cpu: &Cpu, d: Description<'_>, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
     let (shape, out) = (dy.shape(), d.output);
     let (panels, right) = packed(cpu, shape.c, out.c, |panels, right| {
-        panels.pack_sum(right, 0, shape.c, cpu.view(w), Order::Rows(out.c), &[0]);
+        panels.pack_sum(right, 0, shape.c, cpu.elements(w), Order::Rows(out.c), &[0]);
     })?;
     cpu.make(d, |dx| product(cpu.view(dy), shape, panels, right.elements(), None, None, dx))
 }

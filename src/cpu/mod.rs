@@ -60,11 +60,12 @@ impl Backend for Cpu {
     }
 
     fn upload(&self, shape: Shape, data: HostSlice<'_>) -> Result<Tensor> {
-        self.make_new(shape, |y| y.copy_from_slice(&data.to_f32()))
+        self.put(shape, data)
     }
     fn download(&self, x: &Tensor) -> Result<Vec<f32>> {
         let mut y = reserved(x.shape().len())?;
-        y.extend_from_slice(self.view(x));
+        y.resize(x.shape().len(), 0.0);
+        self.elements(x).write(&mut y);
         Ok(y)
     }
     fn zeros(&self, shape: Shape) -> Result<Tensor> {

@@ -4,13 +4,11 @@
 
 use std::fmt::Display;
 
-use half::{bf16, f16};
-
 use super::checkpoint::{Checkpoint, TensorView, Weights};
 use crate::backend::{self, Backend, Epilogue, GroupNorm};
 use crate::error::Result;
 use crate::tape::{Tape, Var};
-use crate::tensor::{HostSlice, Shape, Tensor};
+use crate::tensor::{HostSlice, OwnedSlice, Shape, Tensor};
 
 /// A place in a checkpoint and the backend that its tensors go to.
 pub(super) struct Loader<'a> {
@@ -94,53 +92,36 @@ impl<'a> Loader<'a> {
 /// Rows of a matrix collected on the host, in the element type of the file as long as all parts agree on it.
 pub(super) struct Rows {
     width: usize,
-    data: Owned,
-}
-
-enum Owned {
-    Empty,
-    F32(Vec<f32>),
-    F16(Vec<f16>),
-    BF16(Vec<bf16>),
+    data: OwnedSlice,
 }
 
 impl Rows {
     pub fn new(width: usize) -> Rows {
-        Rows { width, data: Owned::Empty }
+        Rows { width, data: OwnedSlice::F32(Vec::new()) }
     }
 
     pub fn push(&mut self, rows: HostSlice<'_>) {
         match (&mut self.data, rows) {
-            (data @ Owned::Empty, HostSlice::F32(x)) => *data = Owned::F32(x.to_vec()),
-            (data @ Owned::Empty, HostSlice::F16(x)) => *data = Owned::F16(x.to_vec()),
-            (data @ Owned::Empty, HostSlice::BF16(x)) => *data = Owned::BF16(x.to_vec()),
-            (Owned::F16(data), HostSlice::F16(x)) => data.extend_from_slice(x),
-            (Owned::BF16(data), HostSlice::BF16(x)) => data.extend_from_slice(x),
-            (Owned::F32(data), x) => data.extend_from_slice(&x.to_f32()),
+            (data, HostSlice::F16(x)) if data.is_empty() => *data = OwnedSlice::F16(x.to_vec()),
+            (data, HostSlice::BF16(x)) if data.is_empty() => *data = OwnedSlice::BF16(x.to_vec()),
+            (OwnedSlice::F16(data), HostSlice::F16(x)) => data.extend_from_slice(x),
+            (OwnedSlice::BF16(data), HostSlice::BF16(x)) => data.extend_from_slice(x),
+            (OwnedSlice::F32(data), x) => data.extend_from_slice(&x.to_f32()),
             (data, x) => {
-                let mut all = slice(data).to_f32().into_owned();
+                let mut all = data.as_slice().to_f32().into_owned();
                 all.extend_from_slice(&x.to_f32());
-                *data = Owned::F32(all);
+                *data = OwnedSlice::F32(all);
             }
         }
     }
 
     pub fn data(&self) -> HostSlice<'_> {
-        slice(&self.data)
+        self.data.as_slice()
     }
 
     /// `(rows, 1, 1, width)`.
     pub fn upload(&self, backend: &dyn Backend) -> Result<Tensor> {
         backend.upload(Shape::rows(self.data().len() / self.width, self.width), self.data())
-    }
-}
-
-fn slice(data: &Owned) -> HostSlice<'_> {
-    match data {
-        Owned::Empty => HostSlice::F32(&[]),
-        Owned::F32(x) => HostSlice::F32(x),
-        Owned::F16(x) => HostSlice::F16(x),
-        Owned::BF16(x) => HostSlice::BF16(x),
     }
 }
 
