@@ -160,7 +160,8 @@ impl Options {
 
 /// Device, model with its LoRA files, and rewards.
 fn builder(args: &Sample, loras: &[lora::Spec], rewards: &[Spec], eval_rewards: &[Spec]) -> SessionBuilder {
-    let mut builder = Session::builder().device(args.device).hub(downloads::hub(args.offline, args.quiet));
+    let hub = downloads::hub(args.offline, args.quiet);
+    let mut builder = Session::builder().device(args.device).hub(hub).hash_files();
     if let Some(dtype) = args.dtype {
         builder = builder.dtype(dtype);
     }

@@ -193,9 +193,9 @@ pub fn files(options: &Options, session: &Session) -> Result<Map<String, Value>>
     let by_path = |hashes: &[FileHash]| -> Map<String, Value> {
         hashes.iter().map(|h| (h.path.clone(), json!(h.sha256))).collect()
     };
-    let mut rewards = session.reward().hashes()?;
+    let mut rewards = session.reward().hashes()?.to_vec();
     if let Some(eval) = session.eval_reward() {
-        rewards.extend(eval.hashes()?);
+        rewards.extend_from_slice(eval.hashes()?);
     }
     Ok(object(json!({
         "model_files": by_path(session.folder().hashes()?),

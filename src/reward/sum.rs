@@ -1,5 +1,7 @@
 //! The weighted sum of several rewards, itself a reward.
 
+use std::sync::OnceLock;
+
 use rayon::prelude::*;
 
 use super::{Reward, term_scores};
@@ -14,6 +16,7 @@ use crate::tensor::{HostSlice, Shape, Tensor};
 pub struct Sum {
     parts: Vec<(f64, Box<dyn Reward>)>,
     files: Vec<(Source, String)>,
+    hashes: OnceLock<Vec<FileHash>>,
 }
 
 impl Sum {
@@ -21,7 +24,7 @@ impl Sum {
     #[track_caller]
     pub fn new(parts: Vec<(f64, Box<dyn Reward>)>) -> Sum {
         assert!(!parts.is_empty(), "a sum of no rewards");
-        Sum { parts, files: Vec::new() }
+        Sum { parts, files: Vec::new(), hashes: OnceLock::new() }
     }
 
     /// One more term.
@@ -36,12 +39,18 @@ impl Sum {
         Sum { files, ..self }
     }
 
-    /// The weight files of all terms and their hashes, for the record of a run. Reads them all.
+    /// The weight files of all terms and their hashes, for the record of a run. Computed when first asked
+    /// for; all of the files are read then.
     ///
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming a file that cannot be read any more.
-    pub fn hashes(&self) -> Result<Vec<FileHash>> {
-        self.files.par_iter().map(|(source, rel)| source.hash(rel)).collect()
+    pub fn hashes(&self) -> Result<&[FileHash]> {
+        if let Some(hashes) = self.hashes.get() {
+            return Ok(hashes);
+        }
+        let hashes =
+            self.files.par_iter().map(|(source, rel)| source.hash(rel)).collect::<Result<Vec<_>>>()?;
+        Ok(self.hashes.get_or_init(|| hashes))
     }
 
     /// The terms, in the order given.

@@ -53,6 +53,7 @@ pub struct SessionBuilder {
     pub(super) custom: Vec<(f64, OpenReward)>,
     pub(super) eval_rewards: Vec<Spec>,
     pub(super) hub: Hub,
+    pub(super) hash_files: bool,
 }
 
 impl fmt::Debug for SessionBuilder {
@@ -127,6 +128,12 @@ impl SessionBuilder {
     /// Merges a LoRA file into the model, `weight` times, behind those that were added before.
     pub fn lora(mut self, path: impl Into<PathBuf>, weight: f64) -> SessionBuilder {
         self.loras.push(lora::Spec { path: path.into(), weight });
+        self
+    }
+    /// Computes the hashes of all files of model and rewards, which the record of a run names, while the
+    /// files are loaded; else they are computed when they are asked for.
+    pub fn hash_files(mut self) -> SessionBuilder {
+        self.hash_files = true;
         self
     }
     /// Adds a reward to align to, such as `"clip=0.5".parse()?`; the sum of all counts.

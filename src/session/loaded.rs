@@ -1,6 +1,7 @@
 //! A model and rewards on a backend. The same code loads them for computing and, on the meter, for counting.
 
 use std::sync::Arc;
+use std::thread;
 
 use super::builder::SessionBuilder;
 use super::options::{Prompt, SampleOptions, no_negative};
@@ -38,12 +39,21 @@ pub struct Judgement {
 impl Loaded {
     pub fn open(backend: &dyn Backend, builder: &SessionBuilder) -> Result<Loaded> {
         let folder = builder.folder()?;
-        let pipeline = Pipeline::load(backend, &folder)?;
         let reward = builder.open_rewards(folder.source(), backend)?;
         let eval = match builder.eval_rewards.as_slice() {
             [] => None,
             specs => Some(reward::open_named(specs, folder.source(), backend, &builder.hub)?),
         };
+        let pipeline = thread::scope(|scope| {
+            if builder.hash_files && backend.computes() {
+                // An error is told where the hashes are read.
+                scope.spawn(|| folder.hashes().map(drop));
+                [Some(&reward), eval.as_ref()].into_iter().flatten().for_each(|sum| {
+                    scope.spawn(|| sum.hashes().map(drop));
+                });
+            }
+            Pipeline::load(backend, &folder)
+        })?;
         Ok(Loaded { folder, pipeline, reward, eval })
     }
 
