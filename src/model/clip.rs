@@ -10,7 +10,7 @@ use super::layers::{Layers, Names, Sizes};
 use crate::backend::{Backend, Conv};
 use crate::error::{Error, Result};
 use crate::tape::{Tape, Var};
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::{HostSlice, Shape, Tensor};
 
 /// Tensors that files of some ages and exports carry beside the weights of a tower.
 const BESIDE: [&str; 2] = ["*position_ids", "logit_scale"];
@@ -92,6 +92,19 @@ impl ClipText {
         &self.config
     }
 
+    /// Adds token ids behind those of the vocabulary, with their embeddings, one after another.
+    ///
+    /// # Errors
+    /// Of the backend.
+    #[track_caller]
+    pub fn learn(&mut self, backend: &dyn Backend, vectors: &[f32]) -> Result<()> {
+        let width = self.config.hidden_size;
+        assert!(!vectors.is_empty() && vectors.len().is_multiple_of(width), "{} numbers", vectors.len());
+        let more = backend.upload(Shape::rows(vectors.len() / width, width), HostSlice::F32(vectors))?;
+        self.tokens = backend.stack(&[&self.tokens, &more])?;
+        Ok(())
+    }
+
     /// Whether [`TextStates::projected`] can be asked for.
     pub fn has_projection(&self) -> bool {
         self.projection.is_some()
@@ -106,13 +119,14 @@ impl ClipText {
         let tokens = ids.first().map_or(0, Vec::len);
         assert!(tokens > 0 && ids.iter().all(|text| text.len() == tokens), "texts of one length");
         let ClipTextConfig { max_positions, vocab_size, hidden_size, .. } = self.config;
+        let known = self.tokens.shape().n;
         if tokens > max_positions {
             return Err(Error::model(format!("{tokens} tokens for a text model that takes {max_positions}"))
                 .advice("tokenizer and text model are of different models: take both from the same one"));
         }
         let flat = ids.concat();
-        if let Some(id) = flat.iter().find(|&&id| id as usize >= vocab_size) {
-            return Err(Error::model(format!("token {id} for a text model with {vocab_size} tokens"))
+        if let Some(id) = flat.iter().find(|&&id| id as usize >= known) {
+            return Err(Error::model(format!("token {id} for a text model with {known} tokens"))
                 .advice("tokenizer and text model are of different models: take both from the same one"));
         }
         let tape = Tape::off(backend);
@@ -125,18 +139,19 @@ impl ClipText {
         let x = tape.embed(&x.into(), None, &positions.reshape(Shape::new(1, 1, tokens, hidden_size)))?;
         let (penultimate, last) = self.layers.run_all_but_last_and_all(&tape, x)?;
         let last = self.norm.layer(&tape, &last, self.config.layer_norm_eps)?;
-        let ends = ids.iter().map(|text| end(text, self.config.pooling)).collect();
+        let ends = ids.iter().map(|text| end(text, self.config.pooling, vocab_size)).collect();
         Ok(TextStates { model: self, penultimate: penultimate.into_value(), last: last.into_value(), ends })
     }
 }
 
 /// Position of the token whose state stands for the whole text.
-fn end(ids: &[u32], pooling: Pooling) -> u32 {
+fn end(ids: &[u32], pooling: Pooling, vocab_size: usize) -> u32 {
     let at = match pooling {
         Pooling::First(eos) => ids.iter().position(|&id| id == eos),
-        // The first of the largest.
+        // The first of the largest of the vocabulary, which is the end: ids that were learned are larger, and
+        // transformers takes the first of those instead.
         Pooling::LargestToken => {
-            let largest = ids.iter().max();
+            let largest = ids.iter().filter(|&&id| (id as usize) < vocab_size).max();
             ids.iter().position(|id| Some(id) == largest)
         }
     };
