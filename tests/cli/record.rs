@@ -330,6 +330,11 @@ fn write_lora(path: &Path) {
     serialize_to_file([down, up], None, path).expect("a file");
 }
 
+/// What a run drew; the bytes of its pictures say with what options too.
+fn latents(run: &Path) -> Vec<u8> {
+    fs::read(run.join("latents.safetensors")).expect("latents")
+}
+
 #[test]
 fn a_lora_changes_the_picture_and_is_recorded_by_its_content() {
     let dir = TempDir::new().expect("a temporary folder");
@@ -337,13 +342,12 @@ fn a_lora_changes_the_picture_and_is_recorded_by_its_content() {
     write_lora(&lora);
     let drawn = |name: &str, more: &[&str]| {
         let out = dir.path().join(name);
-        let plain = ["-p", "a star", "--proposal", "none"];
+        let plain = ["-p", "a star", "--proposal", "none", "--save-latents"];
         succeeds(sample(&out, &[&plain[..], more].concat()));
         only_folder(&out)
     };
     let (plain, changed) = (drawn("plain", &[]), drawn("changed", &["--lora", text(&lora)]));
-    let picture = |run: &Path| fs::read(run.join("best.png")).expect("best.png");
-    assert!(picture(&plain) != picture(&changed));
+    assert!(latents(&plain) != latents(&changed));
     assert_eq!(record_of(&plain)["loras"], json!([]));
     let hash = sha256_file(&lora).expect("a hash");
     let expected = json!([{"name": "style", "path": text(&lora), "weight": 1.0, "sha256": hash}]);
@@ -367,16 +371,15 @@ fn an_embedding_changes_the_picture_and_is_recorded_by_its_content() {
     let given = format!("<odd>={}", text(&file));
     let drawn = |name: &str, more: &[&str]| {
         let out = dir.path().join(name);
-        let output = sample(&out, &[&["--proposal", "none"], more].concat());
+        let output = sample(&out, &[&["--proposal", "none", "--save-latents"], more].concat());
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         succeeds(output);
         (only_folder(&out), said)
     };
-    let picture = |run: &Path| fs::read(run.join("best.png")).expect("best.png");
     let (plain, _) = drawn("plain", &["-p", "a <odd> star", "--reward", "clip"]);
     let (learned, said) =
         drawn("learned", &["-p", "a <odd> star", "--reward", "clip", "--embedding", &given]);
-    assert!(picture(&plain) != picture(&learned));
+    assert!(latents(&plain) != latents(&learned));
     let hash = sha256_file(&file).expect("a hash");
     let expected = json!([{"name": "<odd>", "path": text(&file), "vectors": 2, "sha256": hash}]);
     let record = record_of(&learned);
@@ -391,12 +394,12 @@ fn an_embedding_changes_the_picture_and_is_recorded_by_its_content() {
     // In the negative prompt; no reward reads that.
     let negative = ["-p", "a star", "-n", "<ODD>", "--reward", "clip", "--embedding", &given];
     let (learned, _) = drawn("negative", &negative);
-    assert!(picture(&learned) != picture(&drawn("other", &negative[..6]).0));
+    assert!(latents(&learned) != latents(&drawn("other", &negative[..6]).0));
     assert_eq!(record_of(&learned)["warnings"], json!([]));
     // In neither.
     let (unused, said) = drawn("unused", &["-p", "a star", "--embedding", text(&file)]);
     assert!(said.contains("warning: the embedding \"odd\" is in no prompt and no negative prompt"), "{said}");
-    assert_eq!(picture(&unused), picture(&drawn("without", &["-p", "a star"]).0));
+    assert_eq!(latents(&unused), latents(&drawn("without", &["-p", "a star"]).0));
 }
 
 #[test]
@@ -405,13 +408,12 @@ fn a_long_prompt_is_read_in_windows_if_asked() {
     let prompt = format!("{}and a blue ring", "a red star ".repeat(12));
     let drawn = |how: &str| {
         let out = dir.path().join(how);
-        let options = ["-p", &prompt, "--proposal", "none", "--reward", "jpeg", "--long-prompts", how];
-        succeeds(sample(&out, &options));
+        let options = ["-p", &prompt, "--proposal", "none", "--reward", "jpeg", "--save-latents"];
+        succeeds(sample(&out, &[&options[..], &["--long-prompts", how]].concat()));
         only_folder(&out)
     };
     let (cut, chunk) = (drawn("cut"), drawn("chunk"));
-    let picture = |run: &Path| fs::read(run.join("best.png")).expect("best.png");
-    assert!(picture(&cut) != picture(&chunk));
+    assert!(latents(&cut) != latents(&chunk));
     assert_eq!(record_of(&chunk)["long_prompts"], "chunk");
     assert_eq!(record_of(&chunk)["warnings"], json!([]));
     let said = record_of(&cut)["warnings"][0].as_str().expect("a warning").to_string();
