@@ -5,6 +5,8 @@
 #[path = "../common/cases.rs"]
 mod cases;
 mod device;
+#[path = "../common/golden.rs"]
+mod golden;
 #[path = "../common/harness.rs"]
 mod harness;
 #[path = "../common/laws.rs"]
@@ -27,6 +29,7 @@ mod queue;
 mod resample;
 mod sample;
 mod table;
+mod texts;
 mod weigh;
 
 use std::process::ExitCode;
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         resample::TESTS,
         sample::TESTS,
         table::TESTS,
+        texts::TESTS,
         weigh::TESTS,
     ];
     harness::main(&modules, device::unavailable())
