@@ -196,8 +196,11 @@ fn every_layout_is_read() {
     assert_eq!(found.name(), "<style>");
 }
 
-/// Tensors of zeros in a file.
-fn written(dir: &TempDir, name: &str, tensors: &[(&str, &[usize])], value: f32) -> PathBuf {
+/// A tensor in a file: its name and sizes.
+type Sizes<'a> = (&'a str, &'a [usize]);
+
+/// A file of these tensors, all of whose elements are `value`.
+fn written(dir: &TempDir, name: &str, tensors: &[Sizes<'_>], value: f32) -> PathBuf {
     let bytes: Vec<Vec<u8>> =
         tensors.iter().map(|(_, dims)| value.to_le_bytes().repeat(dims.iter().product())).collect();
     let views = tensors
@@ -212,7 +215,7 @@ fn written(dir: &TempDir, name: &str, tensors: &[(&str, &[usize])], value: f32) 
 #[test]
 fn a_file_that_is_no_embedding_is_named_with_what_was_expected() {
     let dir = TempDir::new().unwrap();
-    let tensors: &[(&str, &[(&str, &[usize])], &[&str])] = &[
+    let tensors: &[(&str, &[Sizes<'_>], &[&str])] = &[
         ("empty", &[], &["no tensors"]),
         ("none", &[("<a>", &[0, 12])], &["<a> has shape [0, 12]", "at least one vector"]),
         ("narrow", &[("emb_params", &[2, 0])], &["at least one vector"]),
@@ -275,7 +278,7 @@ fn an_embedding_of_another_family_is_refused_by_its_name() {
     let xl: &[(&str, &[usize])] = &[("clip_l", &[2, 768]), ("clip_g", &[2, 1280])];
     assert_eq!(of(&[("emb_params", &[3, 768])], &[768]), Ok(()));
     assert_eq!(of(xl, &[768, 1280]), Ok(()));
-    let cases: [(&[(&str, &[usize])], &[usize], String); 5] = [
+    let cases: [(&[Sizes<'_>], &[usize], String); 5] = [
         (
             &[("emb_params", &[1, 1024])],
             &[768],

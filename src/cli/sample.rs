@@ -85,11 +85,7 @@ fn open(options: Options) -> Result<(Session, Options)> {
     }
     let session = options.builder.clone().open()?;
     session.check(&options.prompts, &options.sample)?;
-    for name in session.unused_embeddings(&options.prompts) {
-        output::note(format_args!(
-            "warning: the embedding {name:?} is in no prompt and no negative prompt, and changes nothing"
-        ));
-    }
+    meaning::unused_embeddings(&session, &options.prompts).iter().for_each(output::note);
     let (sample, notes) = session.settle(options.longest(), &options.sample)?;
     notes.iter().for_each(|note| output::note(format_args!("note: {note}")));
     let sample = match &options.latents {

@@ -308,8 +308,8 @@ impl Checkpoint {
         self.patches.entry(name.to_string()).or_default().push(patch);
     }
 
-    /// What the file says beside its tensors: the header of safetensors, such as `modelspec.architecture`, or the
-    /// `name` in a pickle.
+    /// What the file says beside its tensors: the header of safetensors, such as `modelspec.architecture`, or
+    /// the `name` in a pickle.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }

@@ -1,5 +1,5 @@
-//! Textual inversion: a new word of the prompt, and the vectors that text encoders read in its place. The files
-//! are those of diffusers and of AUTOMATIC1111's web UI (docs/spec.md 2.9).
+//! Textual inversion: a new word of the prompt, and the vectors that text encoders read in its place. The
+//! files are those of diffusers and of AUTOMATIC1111's web UI (docs/spec.md 2.9).
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -90,8 +90,9 @@ impl Embedding {
     /// Reads a file. Whether it fits a model is found when that is loaded.
     ///
     /// # Errors
-    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the file and the tensor: no file of one embedding,
-    /// no vector or too many, a value that is not finite, a name of its own that no prompt can have.
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the file and the tensor: no file of one
+    /// embedding, no vector or too many, a value that is not finite, a name of its own that no prompt can
+    /// have.
     pub fn open(spec: &Spec) -> Result<Embedding> {
         let path = match spec.path.is_dir() {
             true => in_folder(&spec.path)?,
@@ -281,7 +282,7 @@ fn part(file: &Checkpoint, tensor: &str) -> Result<Part> {
     let refused = |what: String| {
         Error::model(format!("{}: {} has shape {dims:?}: {what}", file.label(), cut(tensor)))
             .option("embedding")
-            .advice("the file is damaged or no embedding: download it again")
+            .advice("give the file of an embedding, or download it again")
     };
     let (vectors, width) = match *dims {
         [width] => (1, width),
@@ -300,7 +301,8 @@ fn part(file: &Checkpoint, tensor: &str) -> Result<Part> {
     Ok(Part { tensor: tensor.to_string(), vectors, width, values: view.data().to_f32().into_owned() })
 }
 
-/// The words of `embeddings`, each there once; as `normal` writes them, texts that are equal are the same word.
+/// The words of `embeddings`, each there once; as `normal` writes them, texts that are equal are the same
+/// word.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for two files with one word.

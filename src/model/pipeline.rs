@@ -357,9 +357,9 @@ impl Pipeline {
     }
 
     /// Conditions of `prompts`. `size` is a condition of XL. `guidance` is the guidance scale, for a model
-    /// that has it as an input (see [`Pipeline::embeds_guidance`]); all others ignore it. Prompts that are cut
-    /// are those whose texts `long` cuts; in windows, a prompt and its negative have as many as the longer of
-    /// them fills.
+    /// that has it as an input (see [`Pipeline::embeds_guidance`]); all others ignore it. Prompts that are
+    /// cut are those whose texts `long` cuts; in windows, a prompt and its negative have as many as the
+    /// longer of them fills.
     ///
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model) where the parts do not go with each other;

@@ -15,7 +15,8 @@ use crate::device;
 use crate::golden::{LEAST, SLACK, assemble, nmse};
 use crate::note;
 
-/// Normalised mean squared errors measured on the stand-in: states 3.2e-14, pooled text 8.6e-14, noise 9.2e-13.
+/// Normalised mean squared errors measured on the stand-in: states 3.2e-14, pooled text 8.6e-14, noise
+/// 9.2e-13.
 fn learned_words_and_windows_condition_as_on_the_cpu() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/embeddings/xl.safetensors");
     let dir = assemble("pipeline_sdxl");

@@ -380,8 +380,8 @@ impl Machine<'_> {
         });
     }
 
-    /// Gives the object on top its state. A dictionary of parameters takes these with it; other states, such as
-    /// an ordered dictionary has, are of no interest.
+    /// Gives the object on top its state. A dictionary of parameters takes these with it; other states, such
+    /// as an ordered dictionary has, are of no interest.
     fn build(&mut self, state: Id) -> Result<()> {
         let object = self.top()?;
         let Node::Opaque(class) = self.nodes[object] else { return Ok(()) };

@@ -51,7 +51,8 @@ pub fn is_torch(bytes: &[u8]) -> bool {
 }
 
 /// The tensors in the bytes of a file, by name. A dictionary of dictionaries gives names with dots; what is
-/// no tensor is left out, but for the text under [`NAME`], which is added to `said`. Nothing that the pickle names is imported or called.
+/// no tensor is left out, but for the text under [`NAME`], which is added to `said`. Nothing that the pickle
+/// names is imported or called.
 ///
 /// # Errors
 /// [`ErrorKind::Model`](crate::ErrorKind::Model): damaged, compressed, of a big-endian machine, a whole
@@ -164,15 +165,15 @@ impl Tensors<'_> {
                 None => break,
             }
         }
-        let no_weights =
-            |what: String| Err(Error::model(what).advice("save its state_dict(), as .safetensors"));
         match pickle.node(root) {
             Node::Opaque(class) => {
                 let class = pickle.global(*class).unwrap_or("an unknown class");
-                return no_weights(format!("a pickled object of {class}, not a file of weights"));
+                return Err(Error::model(format!("a pickled object of {class}, not a file of weights"))
+                    .advice("save its state_dict(), as .safetensors"));
             }
             Node::Tensor { .. } | Node::Unread(_) => {
-                return no_weights("one tensor without a name, not a file of weights".to_string());
+                return Err(Error::model("one tensor without a name, not a file of weights")
+                    .advice("save a dictionary of tensors by their names"));
             }
             _ => {}
         }
@@ -212,7 +213,7 @@ impl Tensors<'_> {
             }
         }
         if found.is_empty() {
-            return Err(Error::model("a pickle without tensors").advice("give a file of weights"));
+            return Err(Error::model("a pickle without tensors").advice("give a file that holds tensors"));
         }
         without_module(&mut found);
         Ok(found)

@@ -113,9 +113,9 @@ impl Tokenizer {
         self.names.keys().next_back().copied().unwrap_or(0)
     }
 
-    /// Adds a word that is found in a text as a whole, in any case, and becomes the ids from `first` on, `count`
-    /// of them: as the tokens that transformers adds to a vocabulary are found. Ids of learned words do not
-    /// count for [`Tokenizer::largest_id`].
+    /// Adds a word that is found in a text as a whole, in any case, and becomes the ids from `first` on,
+    /// `count` of them: as the tokens that transformers adds to a vocabulary are found. Ids of learned words
+    /// do not count for [`Tokenizer::largest_id`].
     ///
     /// # Errors
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for a word that is a token already.
