@@ -147,8 +147,8 @@ pub struct Sample {
     /// the hub, as for --model
     #[arg(long = "embedding", value_name = "[NAME=]PATH", help_heading = "What to draw")]
     pub embeddings: Vec<String>,
-    /// Prompts that are longer than the text encoder reads: cut them, with a warning, or chunk: encode all
-    /// of them in windows of 75 tokens and join these
+    /// Prompts that are longer than the text encoder reads (75 tokens for all families): cut, with a
+    /// warning, or chunk: encode them in windows of that length, and join these
     #[arg(
         long,
         value_enum,

@@ -116,19 +116,13 @@ impl Embedding {
             return Err(place(Error::model(what).advice("the file is damaged: download it again")));
         }
         let stem = || path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let name = match &spec.name {
-            Some(name) => name.clone(),
-            None => {
-                let name = found.name.unwrap_or_else(stem);
-                check_name(&name).map_err(|what| {
-                    place(
-                        Error::model(format!("the name {:?} of this embedding {what}", cut(&name)))
-                            .advice("give it another: `embedding` NAME=PATH"),
-                    )
-                })?;
-                name
-            }
-        };
+        let name = spec.name.clone().or(found.name).unwrap_or_else(stem);
+        check_name(&name).map_err(|what| {
+            place(
+                Error::model(format!("the name {:?} of this embedding {what}", cut(&name)))
+                    .advice("give it another: `embedding` NAME=PATH"),
+            )
+        })?;
         Ok(Embedding { path, label, name, parts, hash: OnceLock::new() })
     }
 

@@ -312,7 +312,8 @@ impl Pipeline {
         self.texts.iter().map(|encoder| encoder.tokenizer.windows(text, 1).len()).max().unwrap_or(1)
     }
 
-    /// The texts through all text encoders: cut to one context, or in `windows`, joined.
+    /// The texts through all text encoders: cut to one context, or in `windows`, joined. Each text has to fit
+    /// into so many.
     ///
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model) where the parts do not go with each other.
@@ -357,9 +358,8 @@ impl Pipeline {
     }
 
     /// Conditions of `prompts`. `size` is a condition of XL. `guidance` is the guidance scale, for a model
-    /// that has it as an input (see [`Pipeline::embeds_guidance`]); all others ignore it. Prompts that are
-    /// cut are those whose texts `long` cuts; in windows, a prompt and its negative have as many as the
-    /// longer of them fills.
+    /// that has it as an input (see [`Pipeline::embeds_guidance`]); all others ignore it. `long` says what is
+    /// done with long texts; in windows, a prompt and its negative have as many as the longer of them fills.
     ///
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model) where the parts do not go with each other;
