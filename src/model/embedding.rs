@@ -73,13 +73,13 @@ struct Part {
     tensor: String,
     vectors: usize,
     width: usize,
-    values: Vec<f32>,
 }
 
-/// An embedding that was read.
+/// An open file of an embedding.
 pub struct Embedding {
     path: PathBuf,
     label: String,
+    file: Checkpoint,
     name: String,
     /// One for each text encoder, in their order.
     parts: Vec<Part>,
@@ -87,12 +87,11 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// Reads a file. Whether it fits a model is found when that is loaded.
+    /// Opens a file. Whether it fits a model is found when that is loaded.
     ///
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the file and the tensor: no file of one
-    /// embedding, no vector or too many, a value that is not finite, a name of its own that no prompt can
-    /// have.
+    /// embedding, no vector or too many, a name that no prompt can have.
     pub fn open(spec: &Spec) -> Result<Embedding> {
         let path = match spec.path.is_dir() {
             true => in_folder(&spec.path)?,
@@ -123,7 +122,7 @@ impl Embedding {
                     .advice("give it another: `embedding` NAME=PATH"),
             )
         })?;
-        Ok(Embedding { path, label, name, parts, hash: OnceLock::new() })
+        Ok(Embedding { path, label, file, name, parts, hash: OnceLock::new() })
     }
 
     /// The word that prompts have for it.
@@ -143,9 +142,18 @@ impl Embedding {
 
     /// What the text encoder with this place in the model reads, vector after vector. Panics for one that the
     /// model of [`Embedding::check_family`] does not have.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming the file and the tensor: of another type than
+    /// floats, a value that is not finite.
     #[track_caller]
-    pub fn values(&self, encoder: usize) -> &[f32] {
-        &self.parts[encoder].values
+    pub fn values(&self, encoder: usize) -> Result<Vec<f32>> {
+        let (root, tensor) = (self.file.root(), &self.parts[encoder].tensor);
+        let view = root.tensor(tensor, root.dims(tensor).unwrap_or_default()).map_err(|e| {
+            e.option("embedding")
+                .advice("use another copy of the file, of finite numbers in F32, F16 or BF16")
+        })?;
+        Ok(view.data().to_f32().into_owned())
     }
 
     /// SHA-256 of the file, computed when first asked for.
@@ -269,10 +277,9 @@ fn is_of_a_network(name: &str) -> bool {
     name.ends_with(".weight") || name.ends_with(".bias") || name.contains("lora_")
 }
 
-/// Reads the vectors of one text encoder.
+/// The sizes of what is for one text encoder.
 fn part(file: &Checkpoint, tensor: &str) -> Result<Part> {
-    let root = file.root();
-    let dims = root.dims(tensor).unwrap_or_default();
+    let dims = file.root().dims(tensor).unwrap_or_default();
     let refused = |what: String| {
         Error::model(format!("{}: {} has shape {dims:?}: {what}", file.label(), cut(tensor)))
             .option("embedding")
@@ -289,10 +296,7 @@ fn part(file: &Checkpoint, tensor: &str) -> Result<Part> {
     if vectors > MOST_VECTORS {
         return Err(refused(format!("at most {MOST_VECTORS} vectors are expected")));
     }
-    let view = root.tensor(tensor, dims).map_err(|e| {
-        e.option("embedding").advice("use another copy of the file, of finite numbers in F32, F16 or BF16")
-    })?;
-    Ok(Part { tensor: tensor.to_string(), vectors, width, values: view.data().to_f32().into_owned() })
+    Ok(Part { tensor: tensor.to_string(), vectors, width })
 }
 
 /// The words of `embeddings`, each there once; as `normal` writes them, texts that are equal are the same

@@ -115,7 +115,7 @@ impl TextEncoder {
             tokenizer
                 .learn(embedding.name(), next, count)
                 .map_err(|e| e.context(embedding.path().display()))?;
-            vectors.extend_from_slice(embedding.values(at));
+            vectors.extend(embedding.values(at)?);
             next += count;
         }
         if !vectors.is_empty() {
