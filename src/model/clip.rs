@@ -43,6 +43,8 @@ fn vision_sizes(config: &ClipVisionConfig) -> Sizes {
 pub struct ClipText {
     config: ClipTextConfig,
     tokens: Tensor,
+    /// Of the ids behind the vocabulary.
+    learned: Option<Tensor>,
     positions: Tensor,
     layers: Layers,
     norm: Norm,
@@ -76,6 +78,7 @@ impl ClipText {
         let positions = embeddings.at("position_embedding").matrix("weight", config.max_positions, c)?;
         Ok(ClipText {
             tokens: embeddings.at("token_embedding").matrix("weight", config.vocab_size, c)?,
+            learned: None,
             positions,
             layers: Layers::load(&from, Names::Transformers, &text_sizes(config))?,
             norm: from.norm("final_layer_norm", c)?,
@@ -101,8 +104,25 @@ impl ClipText {
         let width = self.config.hidden_size;
         assert!(!vectors.is_empty() && vectors.len().is_multiple_of(width), "{} numbers", vectors.len());
         let more = backend.upload(Shape::rows(vectors.len() / width, width), HostSlice::F32(vectors))?;
-        self.tokens = backend.stack(&[&self.tokens, &more])?;
+        self.learned = Some(match &self.learned {
+            None => more,
+            Some(before) => backend.stack(&[before, &more])?,
+        });
         Ok(())
+    }
+
+    /// Embeddings of token ids, one after another. The table of the vocabulary is not copied for a few more
+    /// rows.
+    fn embedded(&self, backend: &dyn Backend, ids: &[u32]) -> Result<Tensor> {
+        let Some(learned) = &self.learned else { return backend.gather(&self.tokens, ids) };
+        let vocab_size = self.config.vocab_size as u32;
+        let of_vocabulary: Vec<u32> = ids.iter().map(|&id| if id < vocab_size { id } else { 0 }).collect();
+        let rows = backend.stack(&[&backend.gather(&self.tokens, &of_vocabulary)?, learned])?;
+        let row = |(at, &id): (usize, &u32)| match id.checked_sub(vocab_size) {
+            None => at as u32,
+            Some(behind) => ids.len() as u32 + behind,
+        };
+        backend.gather(&rows, &ids.iter().enumerate().map(row).collect::<Vec<_>>())
     }
 
     /// Whether [`TextStates::projected`] can be asked for.
@@ -119,7 +139,7 @@ impl ClipText {
         let tokens = ids.first().map_or(0, Vec::len);
         assert!(tokens > 0 && ids.iter().all(|text| text.len() == tokens), "texts of one length");
         let ClipTextConfig { max_positions, vocab_size, hidden_size, .. } = self.config;
-        let known = self.tokens.shape().n;
+        let known = vocab_size + self.learned.as_ref().map_or(0, |learned| learned.shape().n);
         if tokens > max_positions {
             return Err(Error::model(format!("{tokens} tokens for a text model that takes {max_positions}"))
                 .advice("tokenizer and text model are of different models: take both from the same one"));
@@ -130,7 +150,7 @@ impl ClipText {
                 .advice("tokenizer and text model are of different models: take both from the same one"));
         }
         let tape = Tape::off(backend);
-        let x = backend.gather(&self.tokens, &flat)?.reshape(Shape::new(ids.len(), 1, tokens, hidden_size));
+        let x = self.embedded(backend, &flat)?.reshape(Shape::new(ids.len(), 1, tokens, hidden_size));
         let first: Vec<u32> = (0..tokens as u32).collect();
         let positions = match tokens == max_positions {
             true => self.positions.clone(),
