@@ -16,7 +16,7 @@ use das_cuda::cpu::Cpu;
 use das_cuda::ddim::Schedule;
 use das_cuda::model::files::Source;
 use das_cuda::model::folder::ModelFolder;
-use das_cuda::model::pipeline::{Pipeline, Prompt};
+use das_cuda::model::pipeline::{LongPrompts, Pipeline, Prompt};
 use das_cuda::noise::Purpose;
 use das_cuda::reward::{self, Reward, Spec};
 use das_cuda::sampler::{Need, Target};
@@ -42,7 +42,7 @@ fn main() -> das_cuda::Result<()> {
     reward.prepare(&cpu, &texts)?;
     let size = pipeline.size(None, None)?;
     let inputs: Vec<Prompt<'_>> = texts.iter().map(|text| Prompt { text, negative: None }).collect();
-    let encoded = pipeline.encode(&cpu, &inputs, size, CFG_SCALE)?;
+    let encoded = pipeline.encode(&cpu, &inputs, size, CFG_SCALE, LongPrompts::Cut)?;
     let numbers: Vec<u32> = (0..texts.len() as u32).collect();
     let settings =
         Settings { cfg_scale: CFG_SCALE, micro_batch: 16, checkpointing: false, gradient: Gradient::State };

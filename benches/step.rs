@@ -10,7 +10,7 @@ use das_cuda::cpu::Cpu;
 use das_cuda::ddim::Schedule;
 use das_cuda::model::files::Source;
 use das_cuda::model::folder::ModelFolder;
-use das_cuda::model::pipeline::{Pipeline, Prompt};
+use das_cuda::model::pipeline::{LongPrompts, Pipeline, Prompt};
 use das_cuda::noise::Purpose;
 use das_cuda::reward::{self, Reward};
 use das_cuda::sampler::{Need, Target};
@@ -37,7 +37,8 @@ fn step(c: &mut Criterion) {
     for micro_batch in [1, 2, 4, 8, 16] {
         for (name, need) in [("gradient", Need::Gradient), ("reward", Need::Reward), ("noise", Need::Noise)] {
             let prompt = Prompt { text: "a star", negative: None };
-            let texts = pipeline.encode(&cpu, &[prompt], size, 5.0).expect("an encoded prompt");
+            let texts =
+                pipeline.encode(&cpu, &[prompt], size, 5.0, LongPrompts::Cut).expect("an encoded prompt");
             let settings =
                 Settings { cfg_scale: 5.0, micro_batch, checkpointing: false, gradient: Gradient::State };
             let target = Diffusion::new(&cpu, &pipeline, &reward, texts, vec![0], size, settings);

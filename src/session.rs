@@ -26,6 +26,7 @@ use crate::engine::EngineBackend;
 use crate::error::Result;
 use crate::hub::Repository;
 use crate::model::folder::ModelFolder;
+pub use crate::model::pipeline::LongPrompts;
 use crate::model::pipeline::{Pipeline, Size};
 use crate::reward::Sum;
 use device::Opened;
@@ -95,7 +96,8 @@ impl Session {
     }
 
     /// Begins to draw the particles of several prompts together: network calls then mix them. Each prompt
-    /// gets what it gets alone under its number: the first of the options, and those that follow.
+    /// gets what it gets alone under its number: the first of the options, and those that follow. With
+    /// [`LongPrompts::Chunk`] all have to fill as many windows.
     ///
     /// # Errors
     /// As [`Session::sample`].
@@ -166,6 +168,12 @@ impl Session {
         self.loaded.check_prompts(prompts, options)?;
         self.schedule(options)?;
         self.size(options).map(drop)
+    }
+
+    /// Names of the embeddings that stand in none of these prompts, negative ones included: they change
+    /// nothing.
+    pub fn unused_embeddings(&self, prompts: &[Prompt]) -> Vec<String> {
+        self.loaded.unused_embeddings(prompts)
     }
 
     /// The device.

@@ -33,7 +33,8 @@
 //! | target LCM, noise prediction | eps 1.5e-13 (2.1e-13), x0 4.3e-14 (5.4e-14) | 3.3e-13 (4.9e-13) |
 //! | target LCM, v prediction | eps 4.0e-14 (5.6e-14), x0 4.8e-14 (6.2e-14) | 4.7e-13 (6.4e-13) |
 
-use std::path::{Path, PathBuf};
+#[path = "common/golden.rs"]
+mod golden;
 
 use das_cuda::backend::{Backend, ParticleId};
 use das_cuda::cpu::Cpu;
@@ -44,7 +45,7 @@ use das_cuda::model::clip::{Clip, ClipText, ClipVision};
 use das_cuda::model::config::{AutoencoderConfig, ClipConfig, ClipTextConfig, ClipVisionConfig, UNetConfig};
 use das_cuda::model::files::Source;
 use das_cuda::model::folder::ModelFolder;
-use das_cuda::model::pipeline::{Pipeline, Prompt};
+use das_cuda::model::pipeline::{LongPrompts, Pipeline, Prompt};
 use das_cuda::model::unet::{Added, Conditioning, Unet};
 use das_cuda::model::vae::{Decoder, Encoder, to_unit};
 use das_cuda::reward::{Reward, Sum};
@@ -53,22 +54,10 @@ use das_cuda::tape::{Tape, Var};
 use das_cuda::target::{Diffusion, Gradient, Settings};
 use das_cuda::tensor::{HostSlice, Shape, Tensor};
 use das_cuda::{Error, ErrorKind, Result};
+use golden::{LEAST, SLACK, assemble, folder, nmse};
 use half::{bf16, f16};
 use safetensors::Dtype;
 use serde_json::{Value, json};
-
-/// Sums in another order have errors of another size; what is computed wrongly is further off. The smallest
-/// mistake that we know how to make, exchanging the epsilons 1e-5 and 1e-6 of a transformer's norms, gives
-/// 8e-12 to 5e-9: ten to a thousand times PyTorch's error, but below the project's bound of 1e-9 in most
-/// networks.
-const SLACK: f64 = 4.0;
-/// Rounding every element to f32 once is 1e-15 (a third of 2^-48), and thirty roundings follow one another in
-/// the smallest of these networks: where PyTorch's error is below 3e-14, roundings happened to cancel.
-const LEAST: f64 = 3e-14;
-
-fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models").join(name)
-}
 
 /// Tensors of a golden file.
 struct Golden {
@@ -113,13 +102,6 @@ impl Golden {
         println!("{:18} {name:12} {error:.1e} (bound {bound:.1e})", self.name);
         assert!(error <= bound, "{} {name}: NMSE {error:.2e} above {bound:.2e}", self.name);
     }
-}
-
-fn nmse(found: &[f32], expected: &[f32]) -> f64 {
-    assert_eq!(found.len(), expected.len());
-    let square = |x: f64| x * x;
-    let error: f64 = found.iter().zip(expected).map(|(&a, &b)| square(f64::from(a) - f64::from(b))).sum();
-    error / expected.iter().map(|&b| square(f64::from(b))).sum::<f64>()
 }
 
 /// Output and gradient of `run` for the input `x` and the cotangent `dy`.
@@ -328,29 +310,6 @@ fn text_model_with_projection_matches() {
     text_matches("text_projection", true);
 }
 
-/// A model folder of the tests: its own files and the tokenizer of the shipped model, under a new root.
-fn assemble(name: &str) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    let copy = |from: &Path, to: &Path| {
-        std::fs::create_dir_all(to).unwrap();
-        for entry in std::fs::read_dir(from).unwrap() {
-            let path = entry.unwrap().path();
-            std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
-        }
-    };
-    for entry in std::fs::read_dir(folder(name)).unwrap() {
-        let path = entry.unwrap().path();
-        let to = dir.path().join(path.file_name().unwrap());
-        if path.is_dir() { copy(&path, &to) } else { std::fs::copy(&path, &to).map(drop).unwrap() }
-    }
-    let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/shapes/tokenizer");
-    copy(&tokenizer, &dir.path().join("tokenizer"));
-    if name.ends_with("xl") {
-        copy(&tokenizer, &dir.path().join("tokenizer_2"));
-    }
-    dir
-}
-
 fn pipeline_matches(name: &str) {
     let cpu = Cpu::new();
     let golden = Golden::open(name);
@@ -365,7 +324,7 @@ fn pipeline_matches(name: &str) {
     let texts = ["a large red star", "Two rings, one BLUE circle on a very dark green background!"];
     for (label, negative) in [("", Some("blurry")), ("none.", None)] {
         let prompts = texts.map(|text| Prompt { text, negative });
-        let encoded = pipeline.encode(&cpu, &prompts, size, s).unwrap();
+        let encoded = pipeline.encode(&cpu, &prompts, size, s, LongPrompts::Cut).unwrap();
         assert_eq!(encoded.dropped, [None, None]);
         let both = pipeline
             .unet
@@ -465,7 +424,7 @@ fn guide_matches(name: &str, steps: usize, variants: &[(&str, Value)]) {
             },
         ];
         let size = pipeline.size(Some(12), Some(20)).unwrap();
-        let encoded = pipeline.encode(&cpu, &prompts, size, cfg_scale).unwrap();
+        let encoded = pipeline.encode(&cpu, &prompts, size, cfg_scale, LongPrompts::Cut).unwrap();
         let settings =
             Settings { cfg_scale, micro_batch: 2, checkpointing: false, gradient: Gradient::State };
         let target = Diffusion::new(&cpu, &pipeline, &reward, encoded, numbers.to_vec(), size, settings);

@@ -16,7 +16,7 @@ use das_cuda::model::config::UNetConfig;
 use das_cuda::model::files::FileHash;
 use das_cuda::model::folder::ModelFolder;
 use das_cuda::model::original::Choices;
-use das_cuda::model::pipeline::{Pipeline, Prompt};
+use das_cuda::model::pipeline::{LongPrompts, Pipeline, Prompt};
 use das_cuda::tape::Tape;
 use das_cuda::tensor::{HostSlice, Shape};
 use das_cuda::{Device, ErrorKind, Result, Session};
@@ -144,7 +144,7 @@ fn drawn(folder: &ModelFolder) -> (Vec<u32>, Vec<String>) {
     let values: Vec<f32> = (0..size.latent.len()).map(|i| (i as f32 * 0.7).sin()).collect();
     let x = cpu.upload(size.latent, HostSlice::F32(&values)).expect("latents");
     let prompts = [Prompt { text: "a large red star", negative: Some("blurry") }];
-    let encoded = pipeline.encode(&cpu, &prompts, size, 4.0).expect("encoded");
+    let encoded = pipeline.encode(&cpu, &prompts, size, 4.0, LongPrompts::Cut).expect("encoded");
     let tape = Tape::off(&cpu);
     let rows = encoded.rows(&[0], true);
     let eps =

@@ -11,7 +11,7 @@ use das_cuda::meter::Meter;
 use das_cuda::method::{Bootstrap, Das, Method, Plain};
 use das_cuda::model::files::Source;
 use das_cuda::model::folder::ModelFolder;
-use das_cuda::model::pipeline::{Pipeline, Prompt};
+use das_cuda::model::pipeline::{LongPrompts, Pipeline, Prompt};
 use das_cuda::noise::Purpose;
 use das_cuda::reward::{self, Reward, Spec, Sum};
 use das_cuda::sampler::{Evaluation, Need, Options, Population, Sampler, Target};
@@ -47,7 +47,10 @@ impl<'b> World<'b> {
     fn guide_with(&self, settings: Settings) -> Diffusion<'_> {
         let size = self.pipeline.size(None, None).expect("a size");
         let prompts = TEXTS.map(|text| Prompt { text, negative: (text == "a star").then_some("a ring") });
-        let encoded = self.pipeline.encode(self.backend, &prompts, size, settings.cfg_scale).expect("texts");
+        let encoded = self
+            .pipeline
+            .encode(self.backend, &prompts, size, settings.cfg_scale, LongPrompts::Cut)
+            .expect("texts");
         let numbers = vec![7, 0, 3];
         Diffusion::new(self.backend, &self.pipeline, &self.reward, encoded, numbers, size, settings)
     }

@@ -30,7 +30,7 @@ use das_cuda::backend::{Backend, ParticleId};
 use das_cuda::cuda::{Cuda, Elem};
 use das_cuda::ddim::Schedule;
 use das_cuda::model::folder::ModelFolder;
-use das_cuda::model::pipeline::{Pipeline, Prompt};
+use das_cuda::model::pipeline::{LongPrompts, Pipeline, Prompt};
 use das_cuda::noise::Purpose;
 use das_cuda::reward::{self, Reward};
 use das_cuda::sampler::{Need, Target};
@@ -120,7 +120,8 @@ fn guided_step(criterion: &mut Criterion, cuda: &Cuda) -> Result<()> {
     let schedule = Schedule::new(&pipeline.scheduler, 50, 1.0)?;
     let Some(step) = schedule.steps.get(25) else { return Err(Error::usage("a chain of 50 steps")) };
     let size = pipeline.size(None, None)?;
-    let texts = pipeline.encode(cuda, &[Prompt { text: "a star", negative: None }], size, 5.0)?;
+    let texts =
+        pipeline.encode(cuda, &[Prompt { text: "a star", negative: None }], size, 5.0, LongPrompts::Cut)?;
     let settings = Settings {
         cfg_scale: 5.0,
         micro_batch: PARTICLES as usize,

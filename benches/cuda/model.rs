@@ -6,7 +6,7 @@ use das_cuda::backend::{Backend, ParticleId};
 use das_cuda::ddim::{Schedule, Step};
 use das_cuda::model::files::Source;
 use das_cuda::model::folder::ModelFolder;
-use das_cuda::model::pipeline::{Pipeline, Prompt, Size};
+use das_cuda::model::pipeline::{LongPrompts, Pipeline, Prompt, Size};
 use das_cuda::noise::Purpose;
 use das_cuda::reward::{self, Reward, Sum};
 use das_cuda::sampler::{Evaluation, Need, Target};
@@ -48,7 +48,7 @@ impl Model {
     /// A target; `backend` may be one that watches the one that holds the weights.
     pub fn target<'a>(&'a self, backend: &'a dyn Backend, micro_batch: usize) -> Result<Diffusion<'a>> {
         let prompt = Prompt { text: PROMPT, negative: None };
-        let texts = self.pipeline.encode(backend, &[prompt], self.size, GUIDANCE)?;
+        let texts = self.pipeline.encode(backend, &[prompt], self.size, GUIDANCE, LongPrompts::Cut)?;
         let settings =
             Settings { cfg_scale: GUIDANCE, micro_batch, checkpointing: false, gradient: Gradient::State };
         Ok(Diffusion::new(backend, &self.pipeline, &self.reward, texts, vec![0], self.size, settings))

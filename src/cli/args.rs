@@ -10,7 +10,7 @@ use super::values::{Auto, Budget, Bytes, Save, Seed, Seeds, Select, device};
 use crate::ddim::{Chain, Prediction};
 use crate::method::{self, METHODS, Method};
 use crate::sampler::{Compat, OnNan};
-use crate::session::{Checkpointing, Device, Dtype, Preset};
+use crate::session::{Checkpointing, Device, Dtype, LongPrompts, Preset};
 use crate::target::Gradient;
 
 /// Test-time alignment of diffusion models: Sequential Monte Carlo with reward gradients.
@@ -142,6 +142,22 @@ pub struct Sample {
     /// may be a name on the hub, as for --model
     #[arg(long = "lora", value_name = "PATH[=WEIGHT]", help_heading = "What to draw")]
     pub loras: Vec<String>,
+    /// Textual inversion file, repeatable: the word NAME of prompts and negative prompts becomes what the
+    /// file has learned; PATH alone: by the name in the file, else by its file name. PATH may be a name on
+    /// the hub, as for --model
+    #[arg(long = "embedding", value_name = "[NAME=]PATH", help_heading = "What to draw")]
+    pub embeddings: Vec<String>,
+    /// Prompts that are longer than the text encoder reads (75 tokens for all families): cut, with a
+    /// warning, or chunk: encode them in windows of that length, and join these
+    #[arg(
+        long,
+        value_enum,
+        default_value_t = LongPrompts::Cut,
+        value_name = "cut|chunk",
+        hide_possible_values = true,
+        help_heading = "What to draw"
+    )]
+    pub long_prompts: LongPrompts,
     /// Image width in pixels [default: the model's own]
     #[arg(short = 'W', long, value_name = "PX", help_heading = "What to draw")]
     pub width: Option<usize>,

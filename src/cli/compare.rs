@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::args::Compare;
 use super::progress::Progress;
-use super::{output, signals};
+use super::{meaning, output, signals};
 use crate::error::{Error, ErrorKind, Result};
 use crate::run::{Lines, SCHEMA, lock, write_atomic};
 use design::Design;
@@ -44,6 +44,7 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
     let mut design = Design::resolve(args)?;
     let mut session = design.builder.clone().open()?;
     session.check(&design.prompts, &design.arms[0].options)?;
+    meaning::unused_embeddings(&session, &design.prompts).iter().for_each(output::note);
     design.settle(&session)?;
     design.notes().iter().for_each(|note| output::note(format!("warning: not of equal cost: {note}")));
     // Nothing is made of what is refused.

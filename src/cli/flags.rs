@@ -19,6 +19,7 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("reward", "--reward"),
     ("eval_reward", "--eval-reward"),
     ("lora", "--lora"),
+    ("embedding", "--embedding"),
     ("prompt", "-p"),
     ("model", "-m"),
     ("output", "-o"),

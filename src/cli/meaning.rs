@@ -10,7 +10,7 @@ use crate::method::{Conclusion, METHODS, Method};
 use crate::reward::Spec;
 use crate::run::probe_file;
 use crate::sampler::Compat;
-use crate::session::{Checkpointing, Device, Prompt};
+use crate::session::{Checkpointing, Device, Prompt, Session};
 
 /// The checks that need no model.
 ///
@@ -188,4 +188,12 @@ pub fn unclaimed(file: &Path, overwrite: bool) -> Result<()> {
     }
     Err(Error::usage(format!("-o {}: the file is there already", file.display()))
         .advice("choose another name with -o, or replace it with --overwrite"))
+}
+
+/// A warning for each embedding that none of the prompts has.
+pub fn unused_embeddings(session: &Session, prompts: &[Prompt]) -> Vec<String> {
+    let warning = |name: String| {
+        format!("warning: the embedding {name:?} is in no prompt and no negative prompt, and changes nothing")
+    };
+    session.unused_embeddings(prompts).into_iter().map(warning).collect()
 }

@@ -12,7 +12,7 @@ use crate::method::{Conclusion, Method};
 use crate::model::lora;
 use crate::reward::Spec;
 use crate::sampler::{Compat, OnNan};
-use crate::session::{Device, Dtype, Preset, Prompt, SampleOptions, Session, SessionBuilder};
+use crate::session::{Device, Dtype, LongPrompts, Preset, Prompt, SampleOptions, Session, SessionBuilder};
 use crate::smc::{Rules, Tempering};
 
 /// A validated `sample`.
@@ -33,6 +33,7 @@ pub struct Options {
     pub latents: Option<PathBuf>,
     pub steps: usize,
     pub cfg_scale: f64,
+    pub long_prompts: LongPrompts,
     pub eta: f64,
     pub rewards: Vec<Spec>,
     pub eval_rewards: Vec<Spec>,
@@ -100,7 +101,10 @@ impl Options {
         let rewards = Spec::parse_all("reward", &args.rewards)?;
         meaning::check(args, &eval_rewards)?;
         let loras = lora::Spec::parse_all(&args.loras)?;
-        let (builder, note) = builder(args, &loras, &rewards, &eval_rewards).resolve_device();
+        let embeddings = args.embeddings.iter().map(|text| text.parse()).collect::<Result<Vec<_>>>()?;
+        let builder = builder(args, &loras, &rewards, &eval_rewards);
+        let builder = embeddings.into_iter().fold(builder, SessionBuilder::embedding);
+        let (builder, note) = builder.resolve_device();
         let device = builder.device_choice();
         let sample = sample(args, &builder)?;
         sample.check()?;
@@ -122,6 +126,7 @@ impl Options {
             latents: args.latents.clone(),
             steps: sample.step_count(),
             cfg_scale: args.cfg_scale,
+            long_prompts: args.long_prompts,
             eta: args.eta,
             rewards: builder.reward_specs()?,
             eval_rewards,
@@ -155,6 +160,12 @@ impl Options {
             sample,
             notes,
         })
+    }
+
+    /// The prompt that takes the most memory: one that is cut takes what all others do.
+    pub fn longest(&self) -> &Prompt {
+        let bytes = |prompt: &&Prompt| prompt.text.len().max(prompt.negative.as_ref().map_or(0, String::len));
+        self.prompts.iter().max_by_key(bytes).unwrap_or(&self.prompts[0])
     }
 }
 
@@ -200,6 +211,7 @@ fn sample(args: &Sample, builder: &SessionBuilder) -> Result<SampleOptions> {
         .preset(args.preset)
         .cfg_scale(args.cfg_scale)
         .eta(args.eta)
+        .long_prompts(args.long_prompts)
         .method(args.proposal)
         .populations(args.populations)
         .tempering_start(args.tempering_start)

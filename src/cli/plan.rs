@@ -21,7 +21,8 @@ pub fn run(options: Options) -> Result<()> {
         .builder
         .available_memory()
         .map_err(|e| e.advice("say how much memory the GPU will have, --max-vram 24G, to plan without it"))?;
-    let prompt = &options.prompts[0];
+    // In windows, the longest costs the most.
+    let prompt = options.longest();
     let (sample, notes) = options.builder.settle(prompt, &options.sample, available)?;
     notes.iter().for_each(|note| output::note(format_args!("note: {note}")));
     let plan = options.builder.plan(prompt, &sample)?;

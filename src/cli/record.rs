@@ -8,6 +8,7 @@ use super::options::Options;
 use super::values::{Bytes, typed};
 use crate::error::Result;
 use crate::method::Conclusion;
+use crate::model::embedding::Embedding;
 use crate::model::files::FileHash;
 use crate::model::lora::Lora;
 use crate::reward::Spec;
@@ -50,6 +51,7 @@ impl Choices {
             latents,
             steps,
             cfg_scale,
+            long_prompts,
             eta,
             rewards,
             eval_rewards,
@@ -94,6 +96,8 @@ impl Choices {
             "prediction": prediction.map(typed),
             "chain": scheduler.map(typed),
             "loras": session.folder().loras().iter().map(|lora| merged(lora)).collect::<Result<Vec<_>>>()?,
+            "embeddings": session.folder().embeddings().iter().map(learned).collect::<Result<Vec<_>>>()?,
+            "long_prompts": typed(*long_prompts),
             "width": size.width,
             "height": size.height,
             "seed": draw.seed,
@@ -166,6 +170,16 @@ fn merged(lora: &Lora) -> Result<Value> {
         "path": spec.path.to_string_lossy(),
         "weight": spec.weight,
         "sha256": lora.sha256()?,
+    }))
+}
+
+/// An embedding by its content.
+fn learned(embedding: &Embedding) -> Result<Value> {
+    Ok(json!({
+        "name": embedding.name(),
+        "path": embedding.path().to_string_lossy(),
+        "vectors": embedding.vectors(),
+        "sha256": embedding.sha256()?,
     }))
 }
 

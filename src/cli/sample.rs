@@ -85,7 +85,8 @@ fn open(options: Options) -> Result<(Session, Options)> {
     }
     let session = options.builder.clone().open()?;
     session.check(&options.prompts, &options.sample)?;
-    let (sample, notes) = session.settle(&options.prompts[0], &options.sample)?;
+    meaning::unused_embeddings(&session, &options.prompts).iter().for_each(output::note);
+    let (sample, notes) = session.settle(options.longest(), &options.sample)?;
     notes.iter().for_each(|note| output::note(format_args!("note: {note}")));
     let sample = match &options.latents {
         Some(path) => sample.clone().latents(latents(path, &session, &sample)?),
@@ -153,7 +154,7 @@ impl OnePrompt<'_> {
         let mut record = self.record(session);
         let options = self.options.sample.clone().first_index(self.draw.index as u32).seed(self.draw.seed);
         let run = session.sample(self.prompt, &options)?;
-        let warnings = run.warnings().to_vec();
+        let warnings: Vec<String> = run.warnings().iter().map(|warning| flags::named(warning)).collect();
         record.insert("warnings".into(), json!(warnings));
         let folder = match self.options.overwrite {
             true => out.replace(number, &self.prompt.text)?,

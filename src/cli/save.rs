@@ -168,7 +168,8 @@ impl OnePrompt<'_> {
         ];
         fields.extend(self.model_hash().map(|hash| ("Model hash", hash)));
         fields.push(("Model", model_label(options)));
-        fields.extend(self.lora_hashes().map(|hashes| ("Lora hashes", hashes)));
+        fields.extend(self.hashes_of("loras").map(|hashes| ("Lora hashes", hashes)));
+        fields.extend(self.hashes_of("embeddings").map(|hashes| ("TI hashes", hashes)));
         fields.push(("Version", format!("das-cuda {}", env!("CARGO_PKG_VERSION"))));
         options.metadata.then(|| Parameters {
             prompt: self.prompt.text.clone(),
@@ -187,13 +188,14 @@ impl OnePrompt<'_> {
         files[first].as_str()?.get(..10).map(String::from)
     }
 
-    /// Names of the LoRA files with the first ten digits of their SHA-256, as other programs name them.
-    fn lora_hashes(&self) -> Option<String> {
-        let loras = self.choices.deciding.get("loras")?.as_array().filter(|loras| !loras.is_empty())?;
-        let named = |lora: &Value| {
-            Some(format!("{}: {}", lora["name"].as_str()?, lora["sha256"].as_str()?.get(..10)?))
+    /// Names of LoRA files or embeddings with the first ten digits of their SHA-256, as other programs name
+    /// them.
+    fn hashes_of(&self, key: &str) -> Option<String> {
+        let files = self.choices.deciding.get(key)?.as_array().filter(|files| !files.is_empty())?;
+        let named = |file: &Value| {
+            Some(format!("{}: {}", file["name"].as_str()?, file["sha256"].as_str()?.get(..10)?))
         };
-        Some(loras.iter().filter_map(named).collect::<Vec<_>>().join(", "))
+        Some(files.iter().filter_map(named).collect::<Vec<_>>().join(", "))
     }
 
     /// What goes to standard output of what was saved in `folder`.

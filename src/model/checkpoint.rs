@@ -308,7 +308,8 @@ impl Checkpoint {
         self.patches.entry(name.to_string()).or_default().push(patch);
     }
 
-    /// What the file's header says beside its tensors, such as `modelspec.architecture`.
+    /// What the file says beside its tensors: the header of safetensors, such as `modelspec.architecture`, or
+    /// the `name` in a pickle.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
@@ -618,7 +619,7 @@ impl TensorView<'_> {
 /// The tensors in the bytes of a file; what its header says beside them is added to `said`.
 fn tensors(bytes: &[u8], said: &mut BTreeMap<String, String>) -> Result<Vec<(String, Found)>> {
     if torch::is_torch(bytes) {
-        return torch::read(bytes);
+        return torch::read(bytes, said);
     }
     let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| damaged(bytes, e))?;
     said.extend(metadata.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone())));

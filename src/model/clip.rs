@@ -10,7 +10,7 @@ use super::layers::{Layers, Names, Sizes};
 use crate::backend::{Backend, Conv};
 use crate::error::{Error, Result};
 use crate::tape::{Tape, Var};
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::{HostSlice, Shape, Tensor};
 
 /// Tensors that files of some ages and exports carry beside the weights of a tower.
 const BESIDE: [&str; 2] = ["*position_ids", "logit_scale"];
@@ -43,6 +43,8 @@ fn vision_sizes(config: &ClipVisionConfig) -> Sizes {
 pub struct ClipText {
     config: ClipTextConfig,
     tokens: Tensor,
+    /// Of the ids behind the vocabulary.
+    learned: Option<Tensor>,
     positions: Tensor,
     layers: Layers,
     norm: Norm,
@@ -76,6 +78,7 @@ impl ClipText {
         let positions = embeddings.at("position_embedding").matrix("weight", config.max_positions, c)?;
         Ok(ClipText {
             tokens: embeddings.at("token_embedding").matrix("weight", config.vocab_size, c)?,
+            learned: None,
             positions,
             layers: Layers::load(&from, Names::Transformers, &text_sizes(config))?,
             norm: from.norm("final_layer_norm", c)?,
@@ -92,6 +95,36 @@ impl ClipText {
         &self.config
     }
 
+    /// Adds token ids behind those of the vocabulary, with their embeddings, one after another.
+    ///
+    /// # Errors
+    /// Of the backend.
+    #[track_caller]
+    pub fn learn(&mut self, backend: &dyn Backend, vectors: &[f32]) -> Result<()> {
+        let width = self.config.hidden_size;
+        assert!(!vectors.is_empty() && vectors.len().is_multiple_of(width), "{} numbers", vectors.len());
+        let more = backend.upload(Shape::rows(vectors.len() / width, width), HostSlice::F32(vectors))?;
+        self.learned = Some(match &self.learned {
+            None => more,
+            Some(before) => backend.stack(&[before, &more])?,
+        });
+        Ok(())
+    }
+
+    /// Embeddings of token ids, one after another. The table of the vocabulary is not copied for a few more
+    /// rows.
+    fn embedded(&self, backend: &dyn Backend, ids: &[u32]) -> Result<Tensor> {
+        let Some(learned) = &self.learned else { return backend.gather(&self.tokens, ids) };
+        let vocab_size = self.config.vocab_size as u32;
+        let of_vocabulary: Vec<u32> = ids.iter().map(|&id| if id < vocab_size { id } else { 0 }).collect();
+        let rows = backend.stack(&[&backend.gather(&self.tokens, &of_vocabulary)?, learned])?;
+        let row = |(at, &id): (usize, &u32)| match id.checked_sub(vocab_size) {
+            None => at as u32,
+            Some(behind) => ids.len() as u32 + behind,
+        };
+        backend.gather(&rows, &ids.iter().enumerate().map(row).collect::<Vec<_>>())
+    }
+
     /// Whether [`TextStates::projected`] can be asked for.
     pub fn has_projection(&self) -> bool {
         self.projection.is_some()
@@ -106,17 +139,18 @@ impl ClipText {
         let tokens = ids.first().map_or(0, Vec::len);
         assert!(tokens > 0 && ids.iter().all(|text| text.len() == tokens), "texts of one length");
         let ClipTextConfig { max_positions, vocab_size, hidden_size, .. } = self.config;
+        let known = vocab_size + self.learned.as_ref().map_or(0, |learned| learned.shape().n);
         if tokens > max_positions {
             return Err(Error::model(format!("{tokens} tokens for a text model that takes {max_positions}"))
                 .advice("tokenizer and text model are of different models: take both from the same one"));
         }
         let flat = ids.concat();
-        if let Some(id) = flat.iter().find(|&&id| id as usize >= vocab_size) {
-            return Err(Error::model(format!("token {id} for a text model with {vocab_size} tokens"))
+        if let Some(id) = flat.iter().find(|&&id| id as usize >= known) {
+            return Err(Error::model(format!("token {id} for a text model with {known} tokens"))
                 .advice("tokenizer and text model are of different models: take both from the same one"));
         }
         let tape = Tape::off(backend);
-        let x = backend.gather(&self.tokens, &flat)?.reshape(Shape::new(ids.len(), 1, tokens, hidden_size));
+        let x = self.embedded(backend, &flat)?.reshape(Shape::new(ids.len(), 1, tokens, hidden_size));
         let first: Vec<u32> = (0..tokens as u32).collect();
         let positions = match tokens == max_positions {
             true => self.positions.clone(),
@@ -125,18 +159,19 @@ impl ClipText {
         let x = tape.embed(&x.into(), None, &positions.reshape(Shape::new(1, 1, tokens, hidden_size)))?;
         let (penultimate, last) = self.layers.run_all_but_last_and_all(&tape, x)?;
         let last = self.norm.layer(&tape, &last, self.config.layer_norm_eps)?;
-        let ends = ids.iter().map(|text| end(text, self.config.pooling)).collect();
+        let ends = ids.iter().map(|text| end(text, self.config.pooling, vocab_size)).collect();
         Ok(TextStates { model: self, penultimate: penultimate.into_value(), last: last.into_value(), ends })
     }
 }
 
 /// Position of the token whose state stands for the whole text.
-fn end(ids: &[u32], pooling: Pooling) -> u32 {
+fn end(ids: &[u32], pooling: Pooling, vocab_size: usize) -> u32 {
     let at = match pooling {
         Pooling::First(eos) => ids.iter().position(|&id| id == eos),
-        // The first of the largest.
+        // The first of the largest of the vocabulary, which is the end: ids that were learned are larger, and
+        // transformers takes the first of those instead.
         Pooling::LargestToken => {
-            let largest = ids.iter().max();
+            let largest = ids.iter().filter(|&&id| (id as usize) < vocab_size).max();
             ids.iter().position(|id| Some(id) == largest)
         }
     };

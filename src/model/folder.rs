@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::checkpoint::{Checkpoint, unusable};
+use super::embedding::Embedding;
 use super::families::{FAMILIES, Family};
 use super::files::{FileHash, Source, json};
 use super::lora::Lora;
@@ -91,6 +92,19 @@ impl ModelFolder {
     /// As [`Parts::with_loras`].
     pub fn with_loras(self, loras: Vec<Lora>) -> Result<ModelFolder> {
         Ok(ModelFolder { parts: self.parts.with_loras(loras)?, ..self })
+    }
+
+    /// As [`Parts::with_embeddings`].
+    ///
+    /// # Errors
+    /// As [`Parts::with_embeddings`].
+    pub fn with_embeddings(self, embeddings: Vec<Embedding>) -> Result<ModelFolder> {
+        Ok(ModelFolder { parts: self.parts.with_embeddings(embeddings)?, ..self })
+    }
+
+    /// As [`Parts::embeddings`].
+    pub fn embeddings(&self) -> &[Embedding] {
+        self.parts.embeddings()
     }
 
     /// The family of the model, by the pipeline that its index names.

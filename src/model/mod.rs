@@ -5,6 +5,7 @@ mod block;
 pub mod checkpoint;
 pub mod clip;
 pub mod config;
+pub mod embedding;
 pub mod families;
 pub mod files;
 pub mod folder;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::checkpoint;
+use super::embedding;
 use super::families::FAMILIES;
 use super::files::{Source, join, json};
 use super::lora;
@@ -70,6 +71,14 @@ pub fn of_autoencoder(snapshot: Snapshot<'_>) -> Result<Vec<String>> {
 /// None now.
 pub fn of_lora(snapshot: Snapshot<'_>) -> Result<Vec<String>> {
     Ok(of_one(snapshot, &[lora::IN_FOLDER]))
+}
+
+/// What lacks of an embedding: a file that is named is there already.
+///
+/// # Errors
+/// None now.
+pub fn of_embedding(snapshot: Snapshot<'_>) -> Result<Vec<String>> {
+    Ok(of_one(snapshot, &embedding::IN_FOLDER))
 }
 
 /// The components that the index names and a family reads; `None` without an index.

@@ -10,9 +10,10 @@ use serde_json::{Map, Value};
 
 use super::checkpoint::{self, Checkpoint};
 use super::config::{AutoencoderConfig, ClipTextConfig, SchedulerFile, UNetConfig};
+use super::embedding::{self, Embedding};
 use super::files::{FileHash, Source, join};
 use super::lora::Lora;
-use super::tokenizer::Tokenizer;
+use super::tokenizer::{Tokenizer, normalize};
 use crate::error::{Error, Result};
 
 /// A part of a pipeline: the name of its folder, and the classes of it that can be run; none listed means
@@ -32,6 +33,7 @@ pub struct Parts {
     index: Map<String, Value>,
     classes: BTreeMap<String, String>,
     loras: Vec<Arc<Lora>>,
+    embeddings: Vec<Embedding>,
     hashes: OnceLock<Vec<FileHash>>,
 }
 
@@ -71,8 +73,8 @@ impl Parts {
             }
             classes.insert(name.to_string(), found.to_string());
         }
-        let (variant, loras, hashes) = (variant.map(str::to_string), Vec::new(), OnceLock::new());
-        Ok(Parts { source, variant, index, classes, loras, hashes })
+        let (variant, loras, embeddings) = (variant.map(str::to_string), Vec::new(), Vec::new());
+        Ok(Parts { source, variant, index, classes, loras, embeddings, hashes: OnceLock::new() })
     }
 
     /// Adds LoRA files, which change the weights of components wherever these are read, in this order.
@@ -93,6 +95,29 @@ impl Parts {
     /// The LoRA files that are merged into the weights.
     pub fn loras(&self) -> &[Arc<Lora>] {
         &self.loras
+    }
+
+    /// Adds embeddings: words that the tokenizers and text encoders learn.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model) for one that is made for another family of models,
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for two of one name.
+    pub fn with_embeddings(mut self, embeddings: Vec<Embedding>) -> Result<Parts> {
+        embedding::check_distinct(&embeddings, normalize)?;
+        if !embeddings.is_empty() {
+            let encoders =
+                ["text_encoder", "text_encoder_2"].into_iter().filter(|name| self.class(name).is_some());
+            let widths =
+                encoders.map(|name| Ok(self.text_config(name)?.hidden_size)).collect::<Result<Vec<_>>>()?;
+            embeddings.iter().try_for_each(|embedding| embedding.check_family(&widths))?;
+        }
+        self.embeddings = embeddings;
+        Ok(self)
+    }
+
+    /// The embeddings that the text encoders learn.
+    pub fn embeddings(&self) -> &[Embedding] {
+        &self.embeddings
     }
 
     /// Where the files are.

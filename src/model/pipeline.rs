@@ -66,20 +66,38 @@ pub enum TextStates {
     PenultimateAndPooled,
 }
 
+/// What is done with texts that are longer than a text encoder reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[non_exhaustive]
+pub enum LongPrompts {
+    /// Cut them, with a warning
+    #[default]
+    Cut,
+    /// Encode them window after window, and join the states
+    Chunk,
+}
+
+/// What the text encoders made of texts.
+pub struct Texts {
+    /// `(texts, 1, tokens, features)`, of all encoders side by side; tokens are those of all windows.
+    pub states: Tensor,
+    /// `(texts, 1, 1, features)`, for models that are conditioned on it: of the first window.
+    pub pooled: Option<Tensor>,
+    /// What did not fit, per text.
+    pub dropped: Vec<Option<Dropped>>,
+}
+
 struct TextEncoder {
     tokenizer: Tokenizer,
     model: ClipText,
 }
 
 impl TextEncoder {
-    fn load(
-        backend: &dyn Backend,
-        parts: &Parts,
-        config: &ClipTextConfig,
-        suffix: &str,
-    ) -> Result<TextEncoder> {
+    fn load(backend: &dyn Backend, parts: &Parts, config: &ClipTextConfig, at: usize) -> Result<TextEncoder> {
+        let suffix = suffix(at);
         let component = format!("text_encoder{suffix}");
-        let tokenizer = parts.tokenizer(&format!("tokenizer{suffix}"), config.max_positions)?;
+        let mut tokenizer = parts.tokenizer(&format!("tokenizer{suffix}"), config.max_positions)?;
         if tokenizer.largest_id() as usize >= config.vocab_size {
             return Err(Error::model(format!(
                 "{}: vocab_size {} is too small for the tokenizer{suffix}, whose largest id is {}",
@@ -90,9 +108,26 @@ impl TextEncoder {
             .advice("take tokenizer and text encoder from the same model"));
         }
         let projection = parts.class(&component) == Some("CLIPTextModelWithProjection");
-        let model = ClipText::load(backend, &parts.checkpoint(&component)?, config, projection)?;
+        let mut model = ClipText::load(backend, &parts.checkpoint(&component)?, config, projection)?;
+        let (mut next, mut vectors) = (config.vocab_size as u32, Vec::new());
+        for embedding in parts.embeddings() {
+            let count = embedding.vectors() as u32;
+            tokenizer
+                .learn(embedding.name(), next, count)
+                .map_err(|e| e.context(embedding.path().display()))?;
+            vectors.extend(embedding.values(at)?);
+            next += count;
+        }
+        if !vectors.is_empty() {
+            model.learn(backend, &vectors)?;
+        }
         Ok(TextEncoder { tokenizer, model })
     }
+}
+
+/// What the names of the parts of a text encoder with this place end with.
+fn suffix(at: usize) -> String {
+    if at == 0 { String::new() } else { format!("_{}", at + 1) }
 }
 
 /// Size of the images of a run, in pixels and in latents.
@@ -142,7 +177,8 @@ impl Encoded {
         let warning = |what: &str, text: &str, dropped: &Option<Dropped>| {
             dropped.as_ref().map(|dropped| {
                 format!(
-                    "the {what} \"{}\" is longer than the text encoder reads: {} tokens from \"{}\" on are ignored",
+                    "the {what} \"{}\" is longer than the text encoder reads: {} tokens from \"{}\" on are ignored \
+                     (`long_prompts` chunk reads them all)",
                     head(text),
                     dropped.tokens,
                     head(&dropped.text)
@@ -206,9 +242,8 @@ impl Pipeline {
         unknown("scheduler/scheduler_config.json", &scheduler.unknown_keys);
         let mut encoders = Vec::new();
         for (at, config) in texts.iter().enumerate() {
-            let suffix = if at == 0 { String::new() } else { format!("_{}", at + 1) };
-            unknown(&format!("text_encoder{suffix}/config.json"), &config.unknown_keys);
-            encoders.push(TextEncoder::load(backend, parts, config, &suffix)?);
+            unknown(&format!("text_encoder{}/config.json", suffix(at)), &config.unknown_keys);
+            encoders.push(TextEncoder::load(backend, parts, config, at)?);
         }
         if !scheduler.assumed.is_empty() {
             notes.push(format!(
@@ -272,17 +307,70 @@ impl Pipeline {
         Ok(Size { height, width, latent })
     }
 
-    /// Conditions of `prompts`. `size` is a condition of XL. `guidance` is the guidance scale, for a model
-    /// that has it as an input (see [`Pipeline::embeds_guidance`]); all others ignore it.
+    /// Windows of tokens that a text fills.
+    fn windows(&self, text: &str) -> usize {
+        self.texts.iter().map(|encoder| encoder.tokenizer.windows(text, 1).len()).max().unwrap_or(1)
+    }
+
+    /// The texts through all text encoders: cut to one context, or in `windows`, joined. Each text has to fit
+    /// into so many.
     ///
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model) where the parts do not go with each other.
+    #[track_caller]
+    pub fn read(&self, backend: &dyn Backend, texts: &[&str], windows: Option<usize>) -> Result<Texts> {
+        let mut states = Vec::new();
+        let mut pooled = None;
+        let mut dropped: Vec<Option<Dropped>> = vec![None; texts.len()];
+        let pools = self.text_states == TextStates::PenultimateAndPooled;
+        for encoder in &self.texts {
+            let mut ids = Vec::new();
+            for (text, dropped) in texts.iter().zip(&mut dropped) {
+                let Some(windows) = windows else {
+                    let tokens = encoder.tokenizer.encode(text);
+                    *dropped = dropped.take().or(tokens.dropped);
+                    ids.push(tokens.ids);
+                    continue;
+                };
+                let of_text = encoder.tokenizer.windows(text, windows);
+                assert_eq!(of_text.len(), windows, "windows of {text:?}");
+                ids.extend(of_text);
+            }
+            let out = encoder.model.run(backend, &ids)?;
+            let each = windows.unwrap_or(1);
+            if pools && pooled.is_none() && encoder.model.has_projection() {
+                let all = out.projected(backend)?;
+                let first: Vec<u32> = (0..ids.len() as u32).step_by(each).collect();
+                pooled = Some(if each == 1 { all } else { backend.gather(&all, &first)? });
+            }
+            let of_windows = if pools { out.penultimate } else { out.last };
+            let Shape { w, c, .. } = of_windows.shape();
+            // Windows of a text lie one after another.
+            states.push(of_windows.reshape(Shape::new(texts.len(), 1, each * w, c)));
+        }
+        Ok(Texts { states: side_by_side(backend, states)?, pooled, dropped })
+    }
+
+    /// Places of the embeddings whose words stand in a text.
+    pub fn embeddings_in(&self, text: &str) -> Vec<usize> {
+        let Some(TextEncoder { tokenizer, .. }) = self.texts.first() else { return Vec::new() };
+        tokenizer.learned_in(text)
+    }
+
+    /// Conditions of `prompts`. `size` is a condition of XL. `guidance` is the guidance scale, for a model
+    /// that has it as an input (see [`Pipeline::embeds_guidance`]); all others ignore it. `long` says what is
+    /// done with long texts; in windows, a prompt and its negative have as many as the longer of them fills.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model) where the parts do not go with each other;
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for prompts together that do not fill as many windows.
     pub fn encode(
         &self,
         backend: &dyn Backend,
         prompts: &[Prompt<'_>],
         size: Size,
         guidance: f32,
+        long: LongPrompts,
     ) -> Result<Encoded> {
         // Texts, each once; where absent ones are zeros, `None` comes last.
         let zeros = |text: Option<&str>| text.is_none() && self.zeros_for_empty_prompt;
@@ -300,23 +388,28 @@ impl Pipeline {
         };
         let rows: Vec<(u32, u32)> = prompts.iter().map(|p| (row(Some(p.text)), row(p.negative))).collect();
 
-        let mut states = Vec::new();
-        let mut pooled = None;
-        let mut cut: Vec<Option<Dropped>> = vec![None; texts.len()];
-        let pools = self.text_states == TextStates::PenultimateAndPooled;
-        for encoder in &self.texts {
-            let tokens: Vec<_> = texts.iter().map(|text| encoder.tokenizer.encode(text)).collect();
-            for (cut, tokens) in cut.iter_mut().zip(&tokens) {
-                *cut = cut.take().or_else(|| tokens.dropped.clone());
+        let windows = match long {
+            LongPrompts::Cut => 1,
+            LongPrompts::Chunk => {
+                let of = |prompt: &Prompt<'_>| {
+                    let negative = prompt.negative.unwrap_or("");
+                    self.windows(prompt.text).max(self.windows(negative))
+                };
+                let windows: Vec<usize> = prompts.iter().map(of).collect();
+                // Prompts that are drawn together get what they get alone: none is filled up for another.
+                if let Some(other) = windows.iter().find(|other| **other != windows[0]) {
+                    return Err(Error::usage(format!(
+                        "prompts of {} and {other} windows of tokens, which are not drawn together",
+                        windows[0]
+                    ))
+                    .option("long_prompts")
+                    .advice("draw these prompts one by one, or give `long_prompts` cut"));
+                }
+                windows.first().copied().unwrap_or(1)
             }
-            let ids: Vec<Vec<u32>> = tokens.into_iter().map(|t| t.ids).collect();
-            let out = encoder.model.run(backend, &ids)?;
-            if pools && pooled.is_none() && encoder.model.has_projection() {
-                pooled = Some(out.projected(backend)?);
-            }
-            states.push(if pools { out.penultimate } else { out.last });
-        }
-        let mut text = side_by_side(backend, states)?;
+        };
+        let Texts { states: mut text, mut pooled, dropped: cut } =
+            self.read(backend, &texts, (long == LongPrompts::Chunk).then_some(windows))?;
         if prompts.iter().any(|p| zeros(p.negative)) {
             text = with_zeros(backend, &text)?;
             pooled = pooled.map(|p| with_zeros(backend, &p)).transpose()?;

@@ -5,8 +5,8 @@
 mod bpe;
 mod files;
 
-pub(super) use bpe::byte_names;
 pub use bpe::{Dropped, Tokenizer, Tokens};
+pub(super) use bpe::{byte_names, normalize};
 
 #[cfg(test)]
 mod tests;

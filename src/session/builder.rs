@@ -11,6 +11,7 @@ use crate::backend::Backend;
 use crate::ddim::{Chain, Prediction};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Hub, Missing, Repository};
+use crate::model::embedding::{self, Embedding};
 use crate::model::files::Source;
 use crate::model::folder::ModelFolder;
 use crate::model::lora::{self, Lora};
@@ -49,6 +50,7 @@ pub struct SessionBuilder {
     pub(super) model: Option<PathBuf>,
     pub(super) choices: Choices,
     pub(super) loras: Vec<lora::Spec>,
+    pub(super) embeddings: Vec<embedding::Spec>,
     pub(super) rewards: Vec<Spec>,
     pub(super) custom: Vec<(f64, OpenReward)>,
     pub(super) eval_rewards: Vec<Spec>,
@@ -63,6 +65,7 @@ impl fmt::Debug for SessionBuilder {
             .field("dtype", &self.dtype)
             .field("model", &self.model)
             .field("loras", &self.loras)
+            .field("embeddings", &self.embeddings)
             .field("rewards", &self.rewards)
             .field("custom", &self.custom.len())
             .field("eval_rewards", &self.eval_rewards)
@@ -134,6 +137,12 @@ impl SessionBuilder {
     /// files are loaded; else they are computed when they are asked for.
     pub fn hash_files(mut self) -> SessionBuilder {
         self.hash_files = true;
+        self
+    }
+    /// Teaches the text encoders a word: a file of textual inversion, such as
+    /// `"<cat>=cat.safetensors".parse()?`.
+    pub fn embedding(mut self, embedding: embedding::Spec) -> SessionBuilder {
+        self.embeddings.push(embedding);
         self
     }
     /// Adds a reward to align to, such as `"clip=0.5".parse()?`; the sum of all counts.
@@ -245,7 +254,7 @@ impl SessionBuilder {
         self.dtype.unwrap_or(self.device.default_dtype())
     }
 
-    /// The model's folder, or the embedded one, with the LoRA files.
+    /// The model's folder, or the embedded one, with the LoRA files and the embeddings.
     pub(super) fn folder(&self) -> Result<ModelFolder> {
         let folder = match &self.model {
             Some(path) => {
@@ -270,7 +279,13 @@ impl SessionBuilder {
             let path = self.hub.locate(&spec.path, &needed::of_lora).map_err(|e| e.option("lora"))?;
             Lora::open(&lora::Spec { path, weight: spec.weight })
         };
-        folder.with_loras(self.loras.iter().map(open).collect::<Result<_>>()?)
+        let folder = folder.with_loras(self.loras.iter().map(open).collect::<Result<_>>()?)?;
+        let open = |spec: &embedding::Spec| {
+            let found = self.hub.locate(&spec.path, &needed::of_embedding);
+            let path = found.map_err(|e| e.option("embedding"))?;
+            Embedding::open(&embedding::Spec { name: spec.name.clone(), path })
+        };
+        folder.with_embeddings(self.embeddings.iter().map(open).collect::<Result<_>>()?)
     }
 
     /// Where the model at `path` and what was chosen for it are on disk; repositories are downloaded.

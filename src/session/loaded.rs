@@ -1,5 +1,6 @@
 //! A model and rewards on a backend. The same code loads them for computing and, on the meter, for counting.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread;
 
@@ -126,8 +127,10 @@ impl Loaded {
             .iter()
             .map(|p| pipeline::Prompt { text: &p.text, negative: p.negative.as_deref() })
             .collect();
-        let encoded = self.pipeline.encode(backend, &inputs, size, options.cfg_scale as f32)?;
+        let (scale, long) = (options.cfg_scale as f32, options.long_prompts);
+        let encoded = self.pipeline.encode(backend, &inputs, size, scale, long)?;
         warnings.extend(encoded.warnings(&inputs));
+        warnings.extend(self.unlearned(prompts));
         let settings = target::Settings {
             cfg_scale: options.cfg_scale as f32,
             micro_batch: options.micro_batch_for(size),
@@ -153,6 +156,32 @@ impl Loaded {
         let populations = options.populations;
         let setup = Setup { target, schedule: schedule.clone(), options: settings, populations };
         Ok(Run::new(backend, setup, sampler, warnings))
+    }
+
+    /// A warning for each reward and embedding where the prompt that the reward reads has the embedding's
+    /// word: rewards read it as typed.
+    fn unlearned(&self, prompts: &[Prompt]) -> Vec<String> {
+        let used: BTreeSet<usize> =
+            prompts.iter().flat_map(|prompt| self.pipeline.embeddings_in(&prompt.text)).collect();
+        let parts = self.reward.parts().chain(self.eval.iter().flat_map(Sum::parts));
+        let readers: BTreeSet<String> =
+            parts.filter(|(_, reward)| reward.reads_prompt()).map(|(_, reward)| reward.name()).collect();
+        let named = |at: usize| self.folder.embeddings()[at].name();
+        let warning = |reader: &String, at: usize| {
+            format!(
+                "reward {reader} has not learned the embedding {:?}: it reads the name as plain text",
+                named(at)
+            )
+        };
+        readers.iter().flat_map(|reader| used.iter().map(move |at| warning(reader, *at))).collect()
+    }
+
+    /// Names of the embeddings that stand in none of the prompts, negative ones included.
+    pub fn unused_embeddings(&self, prompts: &[Prompt]) -> Vec<String> {
+        let texts = prompts.iter().flat_map(|p| [Some(&p.text), p.negative.as_ref()]).flatten();
+        let used: BTreeSet<usize> = texts.flat_map(|text| self.pipeline.embeddings_in(text)).collect();
+        let all = self.folder.embeddings().iter().enumerate();
+        all.filter(|(at, _)| !used.contains(at)).map(|(_, embedding)| embedding.name().to_string()).collect()
     }
 
     pub fn judge(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::method::{Das, Method};
-use crate::model::pipeline::Size;
+use crate::model::pipeline::{LongPrompts, Size};
 use crate::sampler::{self, Candidates, Compat, OnNan};
 use crate::smc::{Resampler, Rules, Tempering};
 use crate::target::Gradient;
@@ -122,6 +122,7 @@ pub struct SampleOptions {
     pub(super) steps: usize,
     pub(super) eta: f64,
     pub(super) cfg_scale: f64,
+    pub(super) long_prompts: LongPrompts,
     pub(super) latents: Option<Arc<[f32]>>,
     pub(super) alpha: Option<f64>,
     pub(super) method: &'static dyn Method,
@@ -175,6 +176,7 @@ impl SampleOptions {
             steps: 100,
             eta: 1.0,
             cfg_scale: 5.0,
+            long_prompts: LongPrompts::Cut,
             latents: None,
             alpha: None,
             method: &Das,
@@ -250,6 +252,8 @@ impl SampleOptions {
         on_nan: OnNan => on_nan;
         /// Whose bookkeeping after a resampling.
         compat: Compat => compat;
+        /// What is done with texts that are longer than a text encoder reads.
+        long_prompts: LongPrompts => long_prompts;
         /// Particles per network call, at least 1; else decided by size and memory. Changes memory and speed,
         /// and results by no more than rounding.
         micro_batch: usize => Some(micro_batch);

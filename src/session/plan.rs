@@ -14,6 +14,7 @@ use crate::cpu::Cpu;
 use crate::error::{Error, ErrorKind, Result};
 use crate::meter::{Counts, Meter};
 use crate::method::{Bootstrap, Conclusion, Das, Method, best_of_n_at_equal_cost};
+use crate::model::pipeline::LongPrompts;
 use crate::reward::Reward;
 use crate::tensor::{HostSlice, Shape};
 
@@ -169,8 +170,14 @@ impl SessionBuilder {
             return Ok(options);
         }
         let particles = options.particles;
-        let plain =
-            SampleOptions { chains: Some(particles), populations: 1, latents: None, ..options.clone() };
+        // Of every prompt alike, however long it is.
+        let plain = SampleOptions {
+            chains: Some(particles),
+            populations: 1,
+            latents: None,
+            long_prompts: LongPrompts::Cut,
+            ..options.clone()
+        };
         let alone = SessionBuilder { eval_rewards: Vec::new(), ..self.clone() };
         let cost = alone.plan(prompt, &plain)?.sampling.flops as f64;
         let meter = self.device.meter(self.resolved_dtype());

@@ -204,6 +204,7 @@ fn arms_and_sweeps_are_read_and_what_cannot_work_is_refused() {
         (&["--arm", "a b=--proposal none", "--arm", "a_b=--kl 1"], &["two arms", "a b", "a_b"]),
         (&["--arm", "x=--help"], &["arm x", "sample --help"]),
         (&["--arm", "x=--lora a.safetensors"], &["arm x", "another model, scheduler, LoRA", "after --"]),
+        (&["--arm", "x=--embedding a.pt"], &["arm x", "LoRA, embedding", "after --"]),
         (&["--arm", "x=--max-shift nan"], &["arm x", "--max-shift NaN is no number"]),
         (&["--seeds", "5..3"], &["--seeds", "ends before it begins"]),
         (&["--seeds", "1..9000000"], &["--seeds", "more than 1000000 seeds"]),

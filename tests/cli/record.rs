@@ -18,7 +18,7 @@ fn keys(object: &Value) -> Vec<&str> {
 }
 
 /// Options that decide the particles and which of them is returned.
-const DECIDING: [&str; 35] = [
+const DECIDING: [&str; 37] = [
     "prompt",
     "negative_prompt",
     "index",
@@ -28,6 +28,8 @@ const DECIDING: [&str; 35] = [
     "prediction",
     "chain",
     "loras",
+    "embeddings",
+    "long_prompts",
     "width",
     "height",
     "seed",
@@ -328,6 +330,11 @@ fn write_lora(path: &Path) {
     serialize_to_file([down, up], None, path).expect("a file");
 }
 
+/// What a run drew; the bytes of its pictures say with what options too.
+fn latents(run: &Path) -> Vec<u8> {
+    fs::read(run.join("latents.safetensors")).expect("latents")
+}
+
 #[test]
 fn a_lora_changes_the_picture_and_is_recorded_by_its_content() {
     let dir = TempDir::new().expect("a temporary folder");
@@ -335,19 +342,92 @@ fn a_lora_changes_the_picture_and_is_recorded_by_its_content() {
     write_lora(&lora);
     let drawn = |name: &str, more: &[&str]| {
         let out = dir.path().join(name);
-        let plain = ["-p", "a star", "--proposal", "none"];
+        let plain = ["-p", "a star", "--proposal", "none", "--save-latents"];
         succeeds(sample(&out, &[&plain[..], more].concat()));
         only_folder(&out)
     };
     let (plain, changed) = (drawn("plain", &[]), drawn("changed", &["--lora", text(&lora)]));
-    let picture = |run: &Path| fs::read(run.join("best.png")).expect("best.png");
-    assert!(picture(&plain) != picture(&changed));
+    assert!(latents(&plain) != latents(&changed));
     assert_eq!(record_of(&plain)["loras"], json!([]));
     let hash = sha256_file(&lora).expect("a hash");
     let expected = json!([{"name": "style", "path": text(&lora), "weight": 1.0, "sha256": hash}]);
     assert_eq!(record_of(&changed)["loras"], expected);
     let (parameters, _) = chunk(&changed.join("best.png"), "parameters");
     assert!(parameters.contains(&format!("Lora hashes: \"style: {}\"", &hash[..10])), "{parameters}");
+}
+
+/// A word of two vectors for the model inside the program.
+fn write_embedding(path: &Path) {
+    let values: Vec<u8> = (0..256).flat_map(|i| ((i as f32) * 0.7).sin().to_le_bytes()).collect();
+    let view = TensorView::new(Dtype::F32, vec![2, 128], &values).expect("a tensor");
+    serialize_to_file([("emb_params", view)], None, path).expect("a file");
+}
+
+#[test]
+fn an_embedding_changes_the_picture_and_is_recorded_by_its_content() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let file = dir.path().join("odd.safetensors");
+    write_embedding(&file);
+    let given = format!("<odd>={}", text(&file));
+    let drawn = |name: &str, more: &[&str]| {
+        let out = dir.path().join(name);
+        let output = sample(&out, &[&["--proposal", "none", "--save-latents"], more].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        succeeds(output);
+        (only_folder(&out), said)
+    };
+    let (plain, _) = drawn("plain", &["-p", "a <odd> star", "--reward", "clip"]);
+    let (learned, said) =
+        drawn("learned", &["-p", "a <odd> star", "--reward", "clip", "--embedding", &given]);
+    assert!(latents(&plain) != latents(&learned));
+    let hash = sha256_file(&file).expect("a hash");
+    let expected = json!([{"name": "<odd>", "path": text(&file), "vectors": 2, "sha256": hash}]);
+    let record = record_of(&learned);
+    assert_eq!((&record["embeddings"], &record["long_prompts"]), (&expected, &json!("cut")));
+    assert_eq!(record_of(&plain)["embeddings"], json!([]));
+    let (parameters, _) = chunk(&learned.join("best.png"), "parameters");
+    assert!(parameters.contains(&format!("TI hashes: \"<odd>: {}\"", &hash[..10])), "{parameters}");
+    let warning = "reward clip has not learned the embedding \"<odd>\": it reads the name as plain text";
+    assert_eq!(record["warnings"], json!([warning]));
+    assert!(said.contains(warning), "{said}");
+
+    // In the negative prompt; no reward reads that.
+    let negative = ["-p", "a star", "-n", "<ODD>", "--reward", "clip", "--embedding", &given];
+    let (learned, _) = drawn("negative", &negative);
+    assert!(latents(&learned) != latents(&drawn("other", &negative[..6]).0));
+    assert_eq!(record_of(&learned)["warnings"], json!([]));
+    // In neither.
+    let (unused, said) = drawn("unused", &["-p", "a star", "--embedding", text(&file)]);
+    assert!(said.contains("warning: the embedding \"odd\" is in no prompt and no negative prompt"), "{said}");
+    assert_eq!(latents(&unused), latents(&drawn("without", &["-p", "a star"]).0));
+}
+
+#[test]
+fn a_long_prompt_is_read_in_windows_if_asked() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let prompt = format!("{}and a blue ring", "a red star ".repeat(12));
+    let drawn = |how: &str| {
+        let out = dir.path().join(how);
+        let options = ["-p", &prompt, "--proposal", "none", "--reward", "jpeg", "--save-latents"];
+        succeeds(sample(&out, &[&options[..], &["--long-prompts", how]].concat()));
+        only_folder(&out)
+    };
+    let (cut, chunk) = (drawn("cut"), drawn("chunk"));
+    assert!(latents(&cut) != latents(&chunk));
+    assert_eq!(record_of(&chunk)["long_prompts"], "chunk");
+    assert_eq!(record_of(&chunk)["warnings"], json!([]));
+    let said = record_of(&cut)["warnings"][0].as_str().expect("a warning").to_string();
+    assert!(said.contains("are ignored (--long-prompts chunk reads them all)"), "{said}");
+    // A plan of several prompts counts them as the longest.
+    let flops = |how: &str, prompts: &[&str]| {
+        let mut args = vec!["plan", "--json", "--device", "cpu", "--steps", "2", "--long-prompts", how];
+        prompts.iter().for_each(|prompt| args.extend(["-p", prompt]));
+        let plan: Value = serde_json::from_str(&succeeds(super::run(&args))).expect("JSON");
+        plan["flops"].as_u64().expect("a number")
+    };
+    assert!(flops("chunk", &[&prompt]) > flops("cut", &[&prompt]));
+    assert_eq!(flops("chunk", &["a star", &prompt]), 2 * flops("chunk", &[&prompt]));
+    assert_eq!(flops("chunk", &["a star"]), flops("cut", &["a star"]));
 }
 
 /// The command line that a picture's record stands for.
@@ -363,6 +443,12 @@ fn flags_of(das: &Value) -> Vec<String> {
                 for lora in value.as_array().expect("a list") {
                     let file = format!("{}={}", plain(&lora["path"]), lora["weight"]);
                     flags.extend(["--lora".into(), file]);
+                }
+            }
+            "embeddings" => {
+                for embedding in value.as_array().expect("a list") {
+                    let file = format!("{}={}", plain(&embedding["name"]), plain(&embedding["path"]));
+                    flags.extend(["--embedding".into(), file]);
                 }
             }
             "rewards" | "eval_rewards" => {
@@ -384,8 +470,13 @@ fn the_record_in_a_picture_repeats_the_run() {
     let lora = dir.path().join("style.safetensors");
     write_lora(&lora);
     let lora = format!("{}=0.5", text(&lora));
+    let embedding = dir.path().join("odd.safetensors");
+    write_embedding(&embedding);
+    let embedding = format!("<odd>={}", text(&embedding));
+    let long = "a <odd> star ".repeat(12);
     let runs: &[&[&str]] = &[
         &["-p", "a star", "--proposal", "none", "--lora", &lora],
+        &["-p", &long, "--proposal", "none", "--embedding", &embedding, "--long-prompts", "chunk"],
         &[
             "-p", "a star", "--gamma", "0.3", "--kl", "0.7", "--eta", "0.8", "--seed", "-1", "--select",
             "draw",

@@ -5,6 +5,8 @@
 #[path = "../common/cases.rs"]
 mod cases;
 mod device;
+#[path = "../common/golden.rs"]
+mod golden;
 #[path = "../common/harness.rs"]
 mod harness;
 #[path = "../common/laws.rs"]
@@ -27,6 +29,7 @@ mod queue;
 mod resample;
 mod sample;
 mod table;
+mod texts;
 mod weigh;
 mod wide;
 
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         resample::TESTS,
         sample::TESTS,
         table::TESTS,
+        texts::TESTS,
         weigh::TESTS,
         wide::TESTS,
     ];

@@ -13,7 +13,7 @@ use das_cuda::error::{Error, Result};
 use das_cuda::method::{BestOfN, Bootstrap, Das, Method, Plain, Tds};
 use das_cuda::model::files::Source;
 use das_cuda::model::folder::ModelFolder;
-use das_cuda::model::pipeline::{Pipeline, Prompt};
+use das_cuda::model::pipeline::{LongPrompts, Pipeline, Prompt};
 use das_cuda::reward::{self, Reward};
 use das_cuda::sampler::{Candidates, Compat, Evaluation, FinalScores, Need, OnNan, Options, Sampler, Target};
 use das_cuda::smc::{Floor, Resampler, Rules, Tempering};
@@ -217,7 +217,9 @@ fn alone_nothing_waits_between_steps() {
         let mut reward = reward::open(&["aesthetic".parse().unwrap()], folder.source(), &cuda).unwrap();
         reward.prepare(&cuda, &["a star".into()]).unwrap();
         let size = pipeline.size(Some(16), Some(16)).unwrap();
-        let texts = pipeline.encode(&cuda, &[Prompt { text: "a star", negative: None }], size, 1.0).unwrap();
+        let texts = pipeline
+            .encode(&cuda, &[Prompt { text: "a star", negative: None }], size, 1.0, LongPrompts::Cut)
+            .unwrap();
         let settings =
             Settings { cfg_scale: 1.0, micro_batch: 1, checkpointing: false, gradient: Gradient::State };
         let target = Diffusion::new(&cuda, &pipeline, &reward, texts, vec![0], size, settings);

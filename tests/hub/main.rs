@@ -403,6 +403,33 @@ fn a_lora_is_found_by_the_name_of_its_repository_or_file() {
 }
 
 #[test]
+fn an_embedding_is_found_by_the_name_of_its_repository_or_file() {
+    let values = [0; 4 * 128];
+    let tensor = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![128], &values).unwrap();
+    let learned = safetensors::serialize([("<odd>", tensor)], None).unwrap();
+    let files = ["learned_embeds.safetensors", "other.safetensors"].map(|name| (name, learned.clone()));
+    let server = Server::new(files);
+    let file = format!("<other>={REPOSITORY}/other.safetensors");
+    for (given, name, fetched) in [(REPOSITORY, "<odd>", "learned_embeds"), (&*file, "<other>", "other")] {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            cache: dir.path().to_path_buf(),
+            endpoint: server.address.clone(),
+            token: None,
+            offline: false,
+        };
+        let builder = Session::builder().device(Device::Cpu).hub(Hub::new(settings));
+        let builder = builder.embedding(given.parse().unwrap()).reward("jpeg".parse().unwrap());
+        let session = builder.open().unwrap();
+        assert_eq!(session.folder().embeddings()[0].name(), name);
+        assert_eq!(session.repositories().len(), 1);
+        let seen = server.seen();
+        let weights = || seen.iter().filter(|s| s.path.contains("safetensors"));
+        assert!(weights().count() > 0 && weights().all(|s| s.path.contains(fetched)), "{seen:?}");
+    }
+}
+
+#[test]
 fn the_command_line_downloads_plans_and_records() {
     let dir = tempfile::tempdir().unwrap();
     let server = shapes();

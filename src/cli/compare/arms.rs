@@ -12,10 +12,10 @@ use crate::smc::Tempering;
 
 /// The flags that decide the session, which all arms share.
 pub fn of_the_session(sample: &Sample) -> impl PartialEq + '_ {
-    let Sample { model, vae, model_config, prediction, scheduler, loras, .. } = sample;
+    let Sample { model, vae, model_config, prediction, scheduler, loras, embeddings, .. } = sample;
     let Sample { rewards, eval_rewards, device, dtype, machine, .. } = sample;
     (
-        (model, vae, model_config, prediction, scheduler, loras),
+        (model, vae, model_config, prediction, scheduler, loras, embeddings),
         (rewards, eval_rewards, device, dtype, machine),
     )
 }
@@ -27,8 +27,9 @@ pub fn law(sample: &Sample, options: &Options) -> Option<String> {
     let Sample { width, height, .. } = sample;
     let (steps, cfg_scale, eta) = (options.steps, options.cfg_scale, options.eta);
     let adaptive = matches!(options.rules.tempering, Tempering::Adaptive { .. });
+    let long = options.long_prompts;
     (options.compat == Compat::Paper && !adaptive)
-        .then(|| format!("{width:?} {height:?} steps {steps} guidance {cfg_scale} eta {eta}"))
+        .then(|| format!("{width:?} {height:?} steps {steps} guidance {cfg_scale} eta {eta} {long:?}"))
 }
 
 /// Labels and flags of the arms, and which of them a sweep joins.

@@ -123,7 +123,7 @@ impl Design {
             let (first, _) = shared.get_or_insert_with(|| (sample.clone(), options.builder.clone()));
             if arms::of_the_session(first) != arms::of_the_session(&sample) {
                 return Err(Error::usage(format!(
-                    "arm {label}: another model, scheduler, LoRA, reward, device or type than the first arm's"
+                    "arm {label}: another model, scheduler, LoRA, embedding, reward, device or type than the first arm's"
                 ))
                 .advice("give those flags once for all arms, after --"));
             }

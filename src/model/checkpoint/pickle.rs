@@ -177,6 +177,9 @@ const HARMLESS_NAMES: [&str; 12] = [
     "typing.Any",
 ];
 
+/// A class whose objects are dictionaries of tensors.
+const PARAMETERS: &str = "torch.nn.modules.container.ParameterDict";
+
 impl Machine<'_> {
     fn run(&mut self) -> Result<Id> {
         loop {
@@ -308,8 +311,11 @@ impl Machine<'_> {
                     let parts = self.several(3)?;
                     self.object(parts[0]);
                 }
-                // BUILD: the state of an object. Such as a dictionary has are of no interest.
-                b'b' => drop(self.pop()?),
+                // BUILD: the state of an object.
+                b'b' => {
+                    let state = self.pop()?;
+                    self.build(state)?;
+                }
                 b'p' | b'g' | b'V' | b'S' | b'P' | b'i' => {
                     return Err(Error::model("a pickle of protocol 0; 1 to 5 are read")
                         .advice("save it again without pickle_protocol=0, or as .safetensors"));
@@ -372,6 +378,26 @@ impl Machine<'_> {
             Node::Global(name) if name == "collections.OrderedDict" => Node::Dict(Vec::new()),
             _ => Node::Opaque(class),
         });
+    }
+
+    /// Gives the object on top its state. A dictionary of parameters takes these with it; other states, such
+    /// as an ordered dictionary has, are of no interest.
+    fn build(&mut self, state: Id) -> Result<()> {
+        let object = self.top()?;
+        let Node::Opaque(class) = self.nodes[object] else { return Ok(()) };
+        let Node::Dict(entries) = &self.nodes[state] else { return Ok(()) };
+        let is_key = |id: Id| match &self.nodes[id] {
+            Node::Text(text) => &self.bytes[text.clone()] == b"_parameters",
+            _ => false,
+        };
+        let parameters = entries.iter().rev().find(|(key, _)| is_key(*key)).map(|(_, value)| *value);
+        if self.nodes[class] == Node::Global(PARAMETERS.into())
+            && let Some(parameters) = parameters
+            && let Node::Dict(items) = &mut self.nodes[parameters]
+        {
+            self.nodes[object] = Node::Dict(std::mem::take(items));
+        }
+        Ok(())
     }
 
     /// An ordered dictionary of a dictionary, or of a list of pairs, which it takes with it: as much as a

@@ -1,7 +1,7 @@
 //! Files of `torch.save`: a pickle that names the tensors, and their storages beside it, in a zip archive
 //! (since PyTorch 1.6) or one after another (before).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Cursor;
 use std::ops::Range;
 
@@ -26,6 +26,9 @@ const MAGIC: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
 /// Keys under which training programs keep the weights, beside what else they keep.
 const STATES: [&str; 4] = ["state_dict", "model_state_dict", "model", "params"];
 
+/// Key at the top under which programs for textual inversion say what the file is called.
+const NAME: &str = "name";
+
 const AGAIN: &str = "download the file again, or take its .safetensors";
 
 /// A tensor in the bytes of a file.
@@ -48,19 +51,20 @@ pub fn is_torch(bytes: &[u8]) -> bool {
 }
 
 /// The tensors in the bytes of a file, by name. A dictionary of dictionaries gives names with dots; what is
-/// no tensor is left out. Nothing that the pickle names is imported or called.
+/// no tensor is left out, but for the text under [`NAME`], which is added to `said`. Nothing that the pickle
+/// names is imported or called.
 ///
 /// # Errors
 /// [`ErrorKind::Model`](crate::ErrorKind::Model): damaged, compressed, of a big-endian machine, a whole
 /// pickled network, a tensor whose elements lie outside its storage, a call that weights have no use for.
-pub fn read(bytes: &[u8]) -> Result<Vec<(String, Found)>> {
-    if bytes.starts_with(b"PK") { archive(bytes) } else { legacy(bytes) }
+pub fn read(bytes: &[u8], said: &mut BTreeMap<String, String>) -> Result<Vec<(String, Found)>> {
+    if bytes.starts_with(b"PK") { archive(bytes, said) } else { legacy(bytes, said) }
 }
 
 /// Where the bytes of each storage lie, by its key.
 type Storages<'a> = HashMap<&'a str, Range<usize>>;
 
-fn archive(bytes: &[u8]) -> Result<Vec<(String, Found)>> {
+fn archive(bytes: &[u8], said: &mut BTreeMap<String, String>) -> Result<Vec<(String, Found)>> {
     let broken = |e| Error::model("a damaged zip archive").because(e).advice(AGAIN);
     let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(broken)?;
     let (mut files, mut top) = (HashMap::new(), None);
@@ -102,10 +106,10 @@ fn archive(bytes: &[u8]) -> Result<Vec<(String, Found)>> {
         .iter()
         .filter_map(|(name, (range, _))| Some((name.strip_prefix(&prefix)?, range.clone())))
         .collect();
-    Tensors { pickle: &pickle, storages }.all()
+    Tensors { pickle: &pickle, storages }.all(said)
 }
 
-fn legacy(bytes: &[u8]) -> Result<Vec<(String, Found)>> {
+fn legacy(bytes: &[u8], said: &mut BTreeMap<String, String>) -> Result<Vec<(String, Found)>> {
     let mut at = 0;
     let mut next = || {
         let pickle = Pickle::read(&bytes[at..])?;
@@ -139,7 +143,7 @@ fn legacy(bytes: &[u8]) -> Result<Vec<(String, Found)>> {
         storages.insert(key, at + 8..at + 8 + length);
         at += 8 + length;
     }
-    Tensors { pickle: &pickle, storages }.all()
+    Tensors { pickle: &pickle, storages }.all(said)
 }
 
 struct Tensors<'a> {
@@ -148,9 +152,11 @@ struct Tensors<'a> {
 }
 
 impl Tensors<'_> {
-    fn all(&self) -> Result<Vec<(String, Found)>> {
+    fn all(&self, said: &mut BTreeMap<String, String>) -> Result<Vec<(String, Found)>> {
         let pickle = self.pickle;
         let mut root = pickle.root;
+        let name = pickle.get(root, NAME).and_then(|id| pickle.text(id));
+        said.extend(name.map(|name| (NAME.to_string(), name.to_string())));
         // Some programs put the weights into a dictionary in a dictionary.
         for _ in 0..DEEPEST {
             let state = STATES.iter().find_map(|key| pickle.get(root, key));
@@ -159,15 +165,15 @@ impl Tensors<'_> {
                 None => break,
             }
         }
-        let no_weights =
-            |what: String| Err(Error::model(what).advice("save its state_dict(), as .safetensors"));
         match pickle.node(root) {
             Node::Opaque(class) => {
                 let class = pickle.global(*class).unwrap_or("an unknown class");
-                return no_weights(format!("a pickled object of {class}, not a file of weights"));
+                return Err(Error::model(format!("a pickled object of {class}, not a file of weights"))
+                    .advice("save its state_dict(), as .safetensors"));
             }
             Node::Tensor { .. } | Node::Unread(_) => {
-                return no_weights("one tensor without a name, not a file of weights".to_string());
+                return Err(Error::model("one tensor without a name, not a file of weights")
+                    .advice("save a dictionary of tensors by their names"));
             }
             _ => {}
         }
@@ -207,7 +213,7 @@ impl Tensors<'_> {
             }
         }
         if found.is_empty() {
-            return Err(Error::model("a pickle without tensors").advice("give a file of weights"));
+            return Err(Error::model("a pickle without tensors").advice("give a file that holds tensors"));
         }
         without_module(&mut found);
         Ok(found)

@@ -68,6 +68,7 @@ fn text(root: &Loader<'_>, config: &ClipTextConfig) -> Result<ClipText> {
     let c = config.hidden_size;
     Ok(ClipText {
         tokens: from.at("token_embedding").matrix("weight", config.vocab_size, c)?,
+        learned: None,
         positions: from.matrix("positional_embedding", config.max_positions, c)?,
         layers: Layers::load(&from, Names::OpenClip, &text_sizes(config))?,
         norm: from.norm("ln_final", c)?,

@@ -1,12 +1,15 @@
 //! Byte-level BPE with an end-of-word mark.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 use std::fmt;
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use regex::Regex;
 use unicode_normalization::UnicodeNormalization;
+
+use crate::error::{Error, Result};
 
 pub(super) const END_OF_WORD: &str = "</w>";
 
@@ -72,9 +75,31 @@ pub(super) enum Side {
 pub(super) struct Added {
     pub(super) content: String,
     pub(super) id: u32,
+    /// Ids that it becomes, from `id` on; more than one only of a learned word.
+    pub(super) count: u32,
     /// Looked for after composing, collapsing and lower-casing, and so in any case; else in the text as
     /// typed.
     pub(super) normalized: bool,
+}
+
+impl Added {
+    /// What it becomes.
+    fn ids(&self) -> Range<u32> {
+        self.id..self.id + self.count
+    }
+}
+
+/// Finds any of the added tokens, the longest at each place; `None` where there are none.
+pub(super) fn any_of(added: &[Added], normalized: bool) -> Result<Option<Regex>, regex::Error> {
+    let unique: HashSet<&str> =
+        added.iter().filter(|a| a.normalized == normalized).map(|a| a.content.as_str()).collect();
+    let mut contents: Vec<&str> = unique.into_iter().collect();
+    if contents.is_empty() {
+        return Ok(None);
+    }
+    contents.sort_by_key(|c| (Reverse(c.len()), *c));
+    let alternatives: Vec<String> = contents.into_iter().map(regex::escape).collect();
+    Regex::new(&alternatives.join("|")).map(Some)
 }
 
 impl Tokenizer {
@@ -88,11 +113,51 @@ impl Tokenizer {
         self.names.keys().next_back().copied().unwrap_or(0)
     }
 
+    /// Adds a word that is found in a text as a whole, in any case, and becomes the ids from `first` on,
+    /// `count` of them: as the tokens that transformers adds to a vocabulary are found. Ids of learned words
+    /// do not count for [`Tokenizer::largest_id`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for a word that is a token already.
+    pub fn learn(&mut self, word: &str, first: u32, count: u32) -> Result<()> {
+        let content = normalize(word);
+        let taken = |name: &String| {
+            let name = name.strip_suffix(END_OF_WORD).unwrap_or(name);
+            name == word || name == content
+        };
+        if self.names.values().any(taken) || self.added.iter().any(|added| added.content == content) {
+            return Err(Error::usage(format!("{word:?} is a token of the model's vocabulary already"))
+                .option("embedding")
+                .advice("give it another name: `embedding` NAME=PATH, such as \"<name>=PATH\""));
+        }
+        self.added.push(Added { content, id: first, count, normalized: true });
+        self.split_normal = any_of(&self.added, true).map_err(|e| {
+            Error::usage(format!("{word:?} is one word too many"))
+                .option("embedding")
+                .because(e)
+                .advice("give fewer files to `embedding`")
+        })?;
+        Ok(())
+    }
+
+    /// Ids of a text of any length in windows of the context: each has begin, end and padding of its own. At
+    /// least `least` windows; those without text are as an empty one.
+    pub fn windows(&self, text: &str, least: usize) -> Vec<Vec<u32>> {
+        let all = self.tokenize(text);
+        let mut windows: Vec<_> = all.chunks(self.room()).map(|part| self.framed(part)).collect();
+        windows.resize_with(windows.len().max(least).max(1), || self.framed(&[]));
+        windows
+    }
+
+    /// Tokens of text that a context has room for.
+    fn room(&self) -> usize {
+        self.context - 2
+    }
+
     /// A prompt as ids for the text model.
     pub fn encode(&self, text: &str) -> Tokens {
         let all = self.tokenize(text);
-        let room = self.context - 2;
-        let surplus = all.len().saturating_sub(room);
+        let surplus = all.len().saturating_sub(self.room());
         let (kept, cut) = match self.truncation {
             Side::Right => all.split_at(all.len() - surplus),
             Side::Left => {
@@ -100,17 +165,28 @@ impl Tokenizer {
                 (kept, cut)
             }
         };
-        let padding = self.context - kept.len() - 2;
+        let dropped = (!cut.is_empty()).then(|| Dropped { tokens: cut.len(), text: self.decode(cut) });
+        Tokens { ids: self.framed(kept), dropped }
+    }
+
+    /// At most as many tokens as there is room for, between begin and end, filled up.
+    fn framed(&self, tokens: &[u32]) -> Vec<u32> {
         let mut ids = Vec::with_capacity(self.context);
         if self.padding == Side::Left {
-            ids.resize(padding, self.pad);
+            ids.resize(self.room() - tokens.len(), self.pad);
         }
         ids.push(self.bos);
-        ids.extend(kept);
+        ids.extend(tokens);
         ids.push(self.eos);
         ids.resize(self.context, self.pad);
-        let dropped = (!cut.is_empty()).then(|| Dropped { tokens: cut.len(), text: self.decode(cut) });
-        Tokens { ids, dropped }
+        ids
+    }
+
+    /// Which of the learned words a text has, by the order in which they were learned.
+    pub fn learned_in(&self, text: &str) -> Vec<usize> {
+        let ids: HashSet<u32> = self.tokenize(text).into_iter().collect();
+        let learned = self.added.iter().filter(|added| !self.names.contains_key(&added.id));
+        learned.enumerate().filter(|(_, added)| ids.contains(&added.id)).map(|(at, _)| at).collect()
     }
 
     /// The ids of a text of any length, without begin, end and padding.
@@ -134,8 +210,20 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[u32]) -> String {
         let mut bytes = Vec::new();
         let table: HashMap<char, u8> = byte_names().into_iter().zip(0..=255).collect();
+        let mut before = None;
         for id in ids {
-            let Some(name) = self.names.get(id) else { continue };
+            let previous = before.replace(id);
+            let Some(name) = self.names.get(id) else {
+                // A learned word is many ids, and is there once.
+                let learned = |id: &u32| self.added.iter().position(|a| a.ids().contains(id));
+                if let Some(at) = learned(id)
+                    && (*id == self.added[at].id || previous.and_then(learned) != Some(at))
+                {
+                    bytes.extend_from_slice(self.added[at].content.as_bytes());
+                    bytes.push(b' ');
+                }
+                continue;
+            };
             let (body, ends) = match name.strip_suffix(END_OF_WORD) {
                 Some(body) => (body, true),
                 None => (name.as_str(), self.added.iter().any(|a| a.id == *id)),
@@ -161,7 +249,7 @@ impl Tokenizer {
         for found in split.iter().flat_map(|regex| regex.find_iter(text)) {
             between(&text[start..found.start()], ids);
             let added = self.added.iter().find(|a| a.normalized == normalized && a.content == found.as_str());
-            ids.extend(added.map(|a| a.id));
+            ids.extend(added.into_iter().flat_map(Added::ids));
             start = found.end();
         }
         between(&text[start..], ids);
@@ -224,7 +312,7 @@ impl fmt::Debug for Tokenizer {
 }
 
 /// Composed, white space as single spaces, lower-case. Case is changed letter by letter: no final sigma.
-pub(super) fn normalize(text: &str) -> String {
+pub(crate) fn normalize(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut in_space = false;
     for c in text.nfc() {

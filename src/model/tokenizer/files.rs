@@ -1,13 +1,11 @@
 //! The files of a tokenizer: vocabulary and merges in either of two layouts, and what up to three more files
 //! say about special tokens.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use regex::Regex;
 use serde_json::{Map, Value};
 
-use super::bpe::{Added, END_OF_WORD, Side, Tokenizer, UNKNOWN, byte_names, normalize};
+use super::bpe::{Added, END_OF_WORD, Side, Tokenizer, UNKNOWN, any_of, byte_names, normalize};
 use crate::error::{Error, Result};
 use crate::model::files::{Source, join, json};
 
@@ -95,7 +93,8 @@ impl Files<'_> {
                 next - 1
             });
             if !(split_specials && token.special) {
-                added.push(Added { content: token.content.clone(), id, normalized: token.normalized });
+                let (content, normalized) = (token.content.clone(), token.normalized);
+                added.push(Added { content, id, count: 1, normalized });
             }
         }
         let ids = specials.roles.each_ref().map(|content| vocab.get(content).copied().unwrap_or(UNKNOWN));
@@ -157,8 +156,8 @@ impl Files<'_> {
             inside: names.map(|c| symbol(c.to_string())),
             at_end: names.map(|c| symbol(format!("{c}{END_OF_WORD}"))),
             merges,
-            split_raw: self.any_of(&added, false)?,
-            split_normal: self.any_of(&added, true)?,
+            split_raw: any_of(&added, false).map_err(|e| self.too_many().because(e))?,
+            split_normal: any_of(&added, true).map_err(|e| self.too_many().because(e))?,
             names: vocab.into_iter().map(|(name, id)| (id, name)).collect(),
             added,
             bos,
@@ -387,23 +386,6 @@ impl Files<'_> {
         let special = v["special"] != false;
         let normalized = v["normalized"].as_bool().unwrap_or(!special);
         Ok(Token { content: content.to_string(), normalized, special })
-    }
-
-    /// Finds any of the added tokens, the longest at each place.
-    fn any_of(&self, added: &[Added], normalized: bool) -> Result<Option<Regex>> {
-        let unique: HashSet<&str> =
-            added.iter().filter(|a| a.normalized == normalized).map(|a| a.content.as_str()).collect();
-        let mut contents: Vec<&str> = unique.into_iter().collect();
-        if contents.is_empty() {
-            return Ok(None);
-        }
-        contents.sort_by_key(|c| (Reverse(c.len()), *c));
-        let alternatives: Vec<String> = contents.into_iter().map(regex::escape).collect();
-        self.regex(&alternatives.join("|")).map(Some)
-    }
-
-    fn regex(&self, pattern: &str) -> Result<Regex> {
-        Regex::new(pattern).map_err(|e| self.too_many().because(e))
     }
 
     fn too_many(&self) -> Error {

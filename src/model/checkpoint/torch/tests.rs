@@ -23,6 +23,10 @@ fn archive(pickle: &[u8]) -> Vec<u8> {
     zip.finish().unwrap().into_inner()
 }
 
+fn read(bytes: &[u8]) -> Result<Vec<(String, Found)>> {
+    super::read(bytes, &mut BTreeMap::new())
+}
+
 #[track_caller]
 fn fails(bytes: &[u8], words: &[&str]) {
     let error = read(bytes).map(|found| found.len()).expect_err("must fail");
