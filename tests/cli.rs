@@ -6,6 +6,8 @@
 mod compare;
 #[path = "cli/formats.rs"]
 mod formats;
+#[path = "cli/normalise.rs"]
+mod normalise;
 #[path = "cli/plan.rs"]
 mod plan;
 #[path = "cli/populations.rs"]

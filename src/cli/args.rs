@@ -6,7 +6,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Arg, Args, Parser, Subcommand};
 
 use super::help;
-use super::values::{Auto, Budget, Bytes, Save, Seed, Seeds, Select, device};
+use super::values::{Auto, Budget, Bytes, Save, Scales, Seed, Seeds, Select, device};
 use crate::ddim::{Chain, Prediction};
 use crate::method::{self, METHODS, Method};
 use crate::sampler::{Compat, OnNan};
@@ -53,7 +53,7 @@ pub enum Command {
 }
 
 /// Options whose value is a number.
-const NUMBERS: [&str; 20] = [
+const NUMBERS: [&str; 21] = [
     "width",
     "height",
     "count",
@@ -71,6 +71,7 @@ const NUMBERS: [&str; 20] = [
     "ess_threshold",
     "max_shift",
     "gradient_every",
+    "normalise_pictures",
     "max_vram",
     "micro_batch",
     "threads",
@@ -162,7 +163,7 @@ pub struct Sample {
     #[arg(long, value_name = "FILE", help_heading = "What to draw")]
     pub latents: Option<PathBuf>,
 
-    /// Denoising steps [default: 50 for `shapes`, else and with --preset paper 100]
+    /// Denoising steps [default: 50 for `shapes`, else and with another --preset 100]
     #[arg(long, value_name = "N", help_heading = "Diffusion")]
     pub steps: Option<usize>,
     /// Classifier-free guidance scale; 1 or less turns guidance off
@@ -187,8 +188,19 @@ pub struct Sample {
     /// Held-out rewards: reported, never optimised
     #[arg(long = "eval-reward", value_name = "R", help_heading = "Alignment")]
     pub eval_rewards: Vec<String>,
+    /// Divide each reward by its standard deviation before its weight counts, so that weights are comparable
+    /// between scorers, and alpha (--kl) is in standard deviations. std measures them first, on plain
+    /// pictures of the model; std=SCALE,SCALE gives them, one for each --reward in order, as run.json has
+    /// them
+    #[arg(long, value_name = "std[=SCALES]", help_heading = "Alignment")]
+    pub normalise: Option<Scales>,
+    /// Plain pictures to measure --normalise std on, dealt over the prompts and drawn once, with noise of
+    /// their own; within a prompt they tell the spread [default: 32]
+    #[arg(long, value_name = "N", requires = "normalise", help_heading = "Alignment")]
+    pub normalise_pictures: Option<usize>,
     /// Strength of the prior, alpha in p(x) exp(r(x)/alpha) [default: the reward's own (below), 0.05 for
-    /// the aesthetic reward of `shapes`]
+    /// the aesthetic reward of `shapes`; with --normalise 0.01, where a standard deviation is worth 100, and
+    /// 0.12 for that of `shapes`]
     #[arg(long = "kl", visible_aliases = ["alpha", "kl-coeff"], value_name = "ALPHA", help_heading = "Alignment")]
     pub kl: Option<f64>,
     /// How particles are proposed and weighted
@@ -258,7 +270,7 @@ pub struct Sample {
     #[arg(short, long, default_value = "out", value_name = "PATH", help_heading = "Output")]
     pub output: PathBuf,
     /// Which particle is returned (best.png and standard output) [default: reward; argmax
-    /// with --preset paper, and for none, where it is the first particle]
+    /// with --preset paper and reference, and for none, where it is the first particle]
     #[arg(long, value_enum, help_heading = "Output")]
     pub select: Option<Select>,
     /// Which images are written

@@ -161,7 +161,16 @@ fn the_files_of_runs_are_as_documented() {
     runs.check(&record_of(&only_folder(&out)));
 
     let mut plans = section("### plan --json");
-    plans.check(&json(&succeeds(run(&["plan", "--json", "-p", "a star", "--steps", "2"]))));
+    plans.check(&json(&succeeds(run(&[
+        "plan",
+        "--json",
+        "-p",
+        "a star",
+        "--steps",
+        "2",
+        "--normalise",
+        "std",
+    ]))));
     let mut scores = section("### score");
     let picture = only_folder(&dir.path().join("das")).join("best.png");
     let scored = program().args(["score", "--reward", "gold", text(&picture)]).output();
