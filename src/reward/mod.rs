@@ -21,6 +21,7 @@ mod http;
 mod imagereward;
 mod incompressibility;
 mod jpeg;
+mod jpeg_proxy;
 mod jpeg_size;
 mod kind;
 mod locate;

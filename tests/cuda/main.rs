@@ -25,6 +25,7 @@ mod particle;
 mod pointwise;
 mod queue;
 mod resample;
+mod reward;
 mod sample;
 mod table;
 mod weigh;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         pointwise::TESTS,
         queue::TESTS,
         resample::TESTS,
+        reward::TESTS,
         sample::TESTS,
         table::TESTS,
         weigh::TESTS,
