@@ -4,6 +4,7 @@
 mod builder;
 mod device;
 mod loaded;
+mod measure;
 pub mod memory;
 mod normalise;
 mod options;

@@ -106,12 +106,13 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
 
 /// Takes the scales of rewards that an earlier call of the same comparison measured.
 fn adopt_scales(folder: &Path, design: &Design, session: &mut Session) -> Result<()> {
-    let there = fs::read(folder.join(DESIGN)).ok();
+    let path = folder.join(DESIGN);
+    let there = fs::read(&path).ok();
     let there: Option<Value> = there.and_then(|text| serde_json::from_slice(&text).ok());
     let own = design.record();
     let Some(there) = there.filter(|there| there["design"]["flags"] == own["flags"]) else { return Ok(()) };
     match there["design"]["normalise"].as_str().map(str::parse) {
-        Some(Ok(Scales(Some(scales)))) => session.set_scales(&scales),
+        Some(Ok(Scales(Some(scales)))) => session.set_scales(&scales).map_err(|e| e.context(path.display())),
         _ => Ok(()),
     }
 }

@@ -54,11 +54,14 @@ pub fn rewards() -> String {
     format!("{list}\nDefaults (docs/spec.md 13; other options change them):\n{}", defaults())
 }
 
+/// A column of [`defaults`]: its head in two lines, the model, the preset.
+type Column = (&'static str, &'static str, fn() -> SessionBuilder, Preset);
+
 /// The numbers that depend on the model or the preset, a column for each.
 fn defaults() -> String {
     let shapes = Session::builder;
     let other = || Session::builder().model("");
-    let columns: [(&str, &str, fn() -> SessionBuilder, Preset); 4] = [
+    let columns: [Column; 4] = [
         ("the model", "`shapes`", shapes, Preset::Model),
         ("other", "models", other, Preset::Model),
         ("--preset", "paper", other, Preset::Paper),

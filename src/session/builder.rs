@@ -272,6 +272,20 @@ impl SessionBuilder {
         }
     }
 
+    /// Refuses scales that do not fit the rewards.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the option.
+    pub fn check_normalise(&self) -> Result<()> {
+        let named = self.reward_specs()?;
+        let weights: Vec<f64> = named
+            .iter()
+            .map(|spec| spec.weight)
+            .chain(self.custom.iter().map(|(weight, _)| *weight))
+            .collect();
+        self.normalise.as_ref().map_or(Ok(()), |normalise| normalise.check(&weights))
+    }
+
     pub(super) fn resolved_dtype(&self) -> Dtype {
         self.dtype.unwrap_or(self.device.default_dtype())
     }

@@ -1,13 +1,8 @@
 //! Terms of a reward in units of their standard deviation over plain samples of the model (docs/spec.md 7.7).
 
-use super::Session;
-use super::builder::SessionBuilder;
-use super::options::{Prompt, SampleOptions};
-use super::plan::Plan;
+use super::options::SampleOptions;
 use crate::error::{Error, Result};
-use crate::meter::Counts;
 use crate::method::Plain;
-use crate::reward::Sum;
 use crate::sampler::Compat;
 
 /// Where the scales are from by which the terms of a reward are divided.
@@ -41,13 +36,24 @@ const SEED: u64 = 0x6E6F_726D_616C_6973;
 /// Pictures of each prompt, where there are prompts enough: within a prompt they tell its spread.
 const OF_A_PROMPT: usize = 4;
 
+/// Most pictures, as of a prompt's particles.
+const MOST_PICTURES: usize = 1 << 20;
+
 /// A spread of less than this part of the largest score may be the rounding of f32.
 const ROUNDING: f64 = 1.0 / (1 << 20) as f64;
 
 impl Normalise {
-    /// Refuses what cannot be a number of pictures, or scales of so many `rewards`.
-    pub(super) fn check(&self, rewards: usize) -> Result<()> {
+    /// Refuses what cannot be a number of pictures, or scales of rewards with these weights.
+    pub(super) fn check(&self, weights: &[f64]) -> Result<()> {
+        let rewards = weights.len();
         match self {
+            Normalise::Measured(pictures) if *pictures > MOST_PICTURES => {
+                Err(Error::usage(format!("`normalise_pictures` {pictures} is more than {MOST_PICTURES}"))
+                    .option("normalise_pictures")
+                    .advice(
+                        "give `normalise_pictures` a smaller number; a spread of 1000 is known to about 2 %",
+                    ))
+            }
             Normalise::Measured(pictures) if *pictures < 2 => {
                 Err(Error::usage(format!("`normalise_pictures` {pictures}: their spread is not known"))
                     .option("normalise_pictures")
@@ -61,7 +67,7 @@ impl Normalise {
                     .advice("give one for each `reward`, in their order, or none, to measure them"))
             }
             Normalise::Given(scales) => match scales.iter().find(|s| !(s.is_finite() && **s > 0.0)) {
-                None => Ok(()),
+                None => check_weights(weights, scales),
                 Some(scale) => Err(Error::usage(format!(
                     "`normalise`: the scale {scale} is not a finite number above 0"
                 ))
@@ -72,14 +78,30 @@ impl Normalise {
     }
 }
 
+/// Refuses scales that make a weight nothing, or infinite, in f32.
+pub(super) fn check_weights(weights: &[f64], scales: &[f64]) -> Result<()> {
+    let lost = |(weight, scale): &(&f64, &f64)| {
+        let divided = (*weight / *scale) as f32;
+        divided == 0.0 || !divided.is_finite()
+    };
+    match weights.iter().zip(scales).find(lost) {
+        None => Ok(()),
+        Some((weight, scale)) => Err(Error::usage(format!(
+            "`normalise`: the weight {weight} over the scale {scale} is no number of f32"
+        ))
+        .option("normalise")
+        .advice("give `reward` a weight, or `normalise` a scale, of the size of the scores")),
+    }
+}
+
 /// How many pictures of which prompts: as many prompts as get [`OF_A_PROMPT`], spread over the list.
-fn dealt(prompts: usize, pictures: usize) -> Vec<(usize, usize)> {
+pub(super) fn dealt(prompts: usize, pictures: usize) -> Vec<(usize, usize)> {
     let used = (pictures / OF_A_PROMPT).clamp(1, prompts);
     (0..used).map(|i| (i * prompts / used, pictures / used + usize::from(i < pictures % used))).collect()
 }
 
 /// The standard deviations within prompts, of each term; they pool the prompts.
-fn deviations(scores: &[PlainScores]) -> Result<Vec<f64>> {
+pub(super) fn deviations(scores: &[PlainScores]) -> Result<Vec<f64>> {
     let terms = scores.first().map_or(0, |first| first.rewards.len());
     (0..terms)
         .map(|k| {
@@ -117,7 +139,7 @@ fn unmeasurable(name: &str, lists: &[&[f64]]) -> Error {
 
 impl SampleOptions {
     /// The model's own chain, `count` times, of the prompt at `place` of the list.
-    fn plain(&self, place: usize, count: usize) -> SampleOptions {
+    pub(super) fn plain(&self, place: usize, count: usize) -> SampleOptions {
         SampleOptions {
             seed: SEED,
             first_index: place as u32,
@@ -139,130 +161,6 @@ impl SampleOptions {
             ..self.clone()
         }
     }
-}
-
-impl SessionBuilder {
-    /// Counts what measuring the scales takes, once for all of `prompts`; `None` where nothing is measured.
-    ///
-    /// # Errors
-    /// As the measurement itself.
-    pub fn plan_normalise(&self, prompts: &[Prompt], options: &SampleOptions) -> Result<Option<Plan>> {
-        let Some(Normalise::Measured(pictures)) = self.normalise else { return Ok(None) };
-        self.check_normalise()?;
-        let mut all: Option<Plan> = None;
-        for (place, count) in dealt(prompts.len(), pictures) {
-            let plan = self.plan(&prompts[place], &options.plain(place, count))?;
-            all = Some(match all {
-                None => plan,
-                Some(all) => together(all, &plan),
-            });
-        }
-        Ok(all)
-    }
-
-    /// Refuses scales that do not fit the rewards.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the option.
-    pub fn check_normalise(&self) -> Result<()> {
-        let rewards = self.reward_specs()?.len() + self.custom.len();
-        self.normalise.as_ref().map_or(Ok(()), |normalise| normalise.check(rewards))
-    }
-}
-
-/// One plan after the other.
-fn together(a: Plan, b: &Plan) -> Plan {
-    let sum = |mut a: Counts, b: &Counts| {
-        a.flops = a.flops.saturating_add(b.flops);
-        a.bytes = a.bytes.saturating_add(b.bytes);
-        a.calls += b.calls;
-        b.by_family.iter().for_each(|(family, work)| *a.by_family.entry(*family).or_default() += *work);
-        b.by_operation.iter().for_each(|(name, work)| *a.by_operation.entry(name).or_default() += *work);
-        a
-    };
-    Plan {
-        counts: sum(a.counts, &b.counts),
-        sampling: sum(a.sampling, &b.sampling),
-        peak: a.peak.max(b.peak),
-        evaluations: a.evaluations + b.evaluations,
-        gradients: a.gradients + b.gradients,
-        ..a
-    }
-}
-
-impl Session {
-    /// Draws the plain pictures that [`Normalise::Measured`] asks for, of `prompts`, along the chain of
-    /// `options`, and makes the standard deviations of each term of the reward on them its scale. `on_step`
-    /// is called after every step with the number of all steps, and may end it. Nothing is drawn, and nothing returned, where no scales are
-    /// to be measured, or they have been. [`Session::sample`] measures by itself, on its own prompts, where
-    /// this was not called; the same prompts and options give the same scales.
-    ///
-    /// # Errors
-    /// Those of [`Session::sample`] and of `on_step`; [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming
-    /// the reward, where one is constant or not finite on the pictures.
-    pub fn measure_scales(
-        &mut self,
-        prompts: &[Prompt],
-        options: &SampleOptions,
-        mut on_step: impl FnMut(u64) -> Result<()>,
-    ) -> Result<Vec<PlainScores>> {
-        let pictures = match self.builder.normalise {
-            Some(Normalise::Measured(pictures)) if self.scales().is_none() => pictures,
-            _ => return Ok(Vec::new()),
-        };
-        options.check_prompts(prompts)?;
-        let mut scores = Vec::new();
-        let dealt = dealt(prompts.len(), pictures);
-        let steps = (dealt.len() * (options.step_count() + 1)) as u64;
-        for (place, count) in dealt {
-            let options = options.plain(place, count);
-            let (options, notes) = self.settle(&prompts[place], &options)?;
-            let one = std::slice::from_ref(&prompts[place]);
-            let mut run = self.loaded.start(&*self.backend, one, &options, notes)?;
-            for step in &mut run {
-                step?;
-                on_step(steps)?;
-            }
-            let samples = run.whatever_is_left()?.swap_remove(0);
-            let held_out = self.judge(&samples, 0, &options)?.held_out;
-            let wide = |(name, list): (String, Vec<f32>)| (name, list.into_iter().map(f64::from).collect());
-            scores.push(PlainScores {
-                prompt: place,
-                rewards: samples.population.parts,
-                target: Vec::new(),
-                held_out: held_out.into_iter().map(wide).collect(),
-            });
-        }
-        self.loaded.reward.normalise(&deviations(&scores)?);
-        scores.iter_mut().for_each(|of| of.target = target(&self.loaded.reward, &of.rewards));
-        Ok(scores)
-    }
-
-    /// Divides the terms of the reward by these scales from now on, one for each, in order.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for scales that do not fit the rewards.
-    pub fn set_scales(&mut self, scales: &[f64]) -> Result<()> {
-        self.builder.normalise = Some(Normalise::Given(scales.to_vec()));
-        self.builder.check_normalise()?;
-        self.loaded.reward.normalise(scales);
-        Ok(())
-    }
-
-    /// By what the terms of the reward are divided, in their order; `None` where they are not, or it has not
-    /// been measured yet.
-    pub fn scales(&self) -> Option<&[f64]> {
-        self.loaded.reward.scales()
-    }
-}
-
-/// The weighted sum of each picture's scores.
-fn target(reward: &Sum, rewards: &[(String, Vec<f64>)]) -> Vec<f64> {
-    let weights: Vec<f64> = reward.parts().map(|(weight, _)| weight).collect();
-    let count = rewards.first().map_or(0, |(_, list)| list.len());
-    (0..count)
-        .map(|i| weights.iter().zip(rewards).map(|(weight, (_, list))| weight * list[i]).sum())
-        .collect()
 }
 
 #[cfg(test)]
@@ -297,14 +195,17 @@ mod tests {
     fn scales_that_cannot_be_meant_are_refused() {
         for (normalise, says) in [
             (Normalise::Measured(1), "spread"),
+            (Normalise::Measured(2_000_000), "more than 1048576"),
+            (Normalise::Given(vec![1.0, 1e-300]), "the weight 0.5 over the scale"),
+            (Normalise::Given(vec![1e300, 1.0]), "is no number of f32"),
             (Normalise::Given(vec![1.0]), "1 scales for 2 rewards"),
             (Normalise::Given(vec![1.0, 0.0]), "scale 0 is not"),
             (Normalise::Given(vec![1.0, -0.5]), "scale -0.5"),
             (Normalise::Given(vec![f64::NAN, 1.0]), "scale NaN"),
         ] {
-            let error = normalise.check(2).unwrap_err().to_string();
+            let error = normalise.check(&[1.0, 0.5]).unwrap_err().to_string();
             assert!(error.contains(says) && error.contains("fix:"), "{normalise:?}: {error}");
         }
-        assert!(Normalise::Given(vec![0.5, 2.0]).check(2).is_ok());
+        assert!(Normalise::Given(vec![0.5, 2.0]).check(&[1.0, 0.5]).is_ok());
     }
 }

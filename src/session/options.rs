@@ -87,7 +87,7 @@ pub enum Preset {
     /// The paper's: 100 steps, 16 particles, its alpha, resampling below half of them, no bound on the shift
     Paper,
     /// Those of the authors' program: 100 steps, 4 particles, its alphas (0.005 for aesthetic), otherwise as
-    /// the paper. For its bookkeeping too, add --compat reference; for LCM give its numbers (docs/spec.md 13)
+    /// the paper. Its bookkeeping is another option (compat); for LCM see docs/spec.md 13
     Reference,
 }
 

@@ -1,5 +1,5 @@
-//! `--normalise`: rewards in standard deviations of plain pictures, and what the plain pictures say of held-out
-//! rewards.
+//! `--normalise`: rewards in standard deviations of plain pictures, and what the plain pictures say of
+//! held-out rewards.
 
 use std::fs;
 
