@@ -373,11 +373,20 @@ pub struct Compare {
 #[derive(Args, Debug)]
 pub struct Score {
     /// Images (PNG, JPEG or WebP)
-    #[arg(required = true, value_name = "IMG")]
+    #[arg(required_unless_present = "check", conflicts_with = "check", value_name = "IMG")]
     pub images: Vec<PathBuf>,
-    /// Reward, repeatable: NAME[=WEIGHT][:PATH]
-    #[arg(long = "reward", value_name = "R", required = true)]
+    /// Reward, repeatable: NAME[=WEIGHT][:PATH]. With --check: these of the file alone, downloaded if need be
+    /// [default with --check: those of the file whose weights are here]
+    #[arg(long = "reward", value_name = "R", required_unless_present = "check")]
     pub rewards: Vec<String>,
+    /// Compare with published scores instead: a file with a JSON object per line, `image`, `prompt` (if any),
+    /// `reward`, `score`, `tolerance`, `source`. Exit code 5 where one disagrees; images and weights that are
+    /// missing are skipped and counted, and if nothing could be checked that is an error
+    #[arg(long, value_name = "PAIRS.jsonl", conflicts_with = "prompt")]
+    pub check: Option<PathBuf>,
+    /// Where the images of --check are [default: beside the file]
+    #[arg(long = "images", value_name = "DIR")]
+    pub image_dir: Option<PathBuf>,
     /// Model whose towers judge where a reward names no path: a folder or a repository, as of `sample`
     /// [default: the model inside this program, `shapes`]
     #[arg(short, long, value_name = "MODEL")]

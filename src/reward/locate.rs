@@ -106,6 +106,15 @@ impl Spec {
 }
 
 impl Spec {
+    /// Where its files are on disk, what is not there downloaded; `None` for a reward that reads no file, and
+    /// for the model's own.
+    ///
+    /// # Errors
+    /// As [`Hub::locate`].
+    pub fn find(&self, model: &Source, hub: &Hub) -> Result<Option<PathBuf>> {
+        locate(self, model, hub)
+    }
+
     /// The file of an aesthetic head that the path names, there or not; `None` for other rewards and without
     /// a path.
     pub fn head(&self) -> Option<PathBuf> {

@@ -176,6 +176,16 @@ fn the_files_of_runs_are_as_documented() {
     let scored = program().args(["score", "--reward", "gold", text(&picture)]).output();
     scores.check(&json(&succeeds(scored.expect("the program starts"))));
 
+    let mut checks = section("### score --check");
+    let pairs = dir.path().join("pairs.jsonl");
+    let pair = |image: &Path| {
+        let pair = serde_json::json!({"image": image, "reward": "gold", "score": 1, "tolerance": 9, "source": "here"});
+        format!("{pair}\n")
+    };
+    fs::write(&pairs, [pair(&picture), pair(Path::new("gone.png"))].concat()).expect("it can be written");
+    let checked = succeeds(run(&["score", "--check", text(&pairs)]));
+    checked.lines().for_each(|line| checks.check(&json(line)));
+
     let mut compared = section("### runs.jsonl of a comparison");
     let out = dir.path().join("compared");
     let mut designs = section("### compare.json");
@@ -189,7 +199,9 @@ fn the_files_of_runs_are_as_documented() {
     designs.check(&of("compare.json"));
     summaries.check(&of("summary.json"));
 
-    for section in [runs, trace, particles, pictures, answers, plans, scores, compared, designs, summaries] {
+    for section in
+        [runs, trace, particles, pictures, answers, plans, scores, checks, compared, designs, summaries]
+    {
         section.all_seen();
     }
 }
