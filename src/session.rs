@@ -4,7 +4,9 @@
 mod builder;
 mod device;
 mod loaded;
+mod measure;
 pub mod memory;
+mod normalise;
 mod options;
 mod plan;
 mod populations;
@@ -14,6 +16,7 @@ mod scorer;
 pub use builder::SessionBuilder;
 pub use device::{Device, Dtype};
 pub use loaded::Judgement;
+pub use normalise::{Normalise, PlainScores};
 pub use options::{Checkpointing, Preset, Prompt, SampleOptions};
 pub use plan::{Plan, seconds};
 pub use populations::{Combined, Estimate, combine};
@@ -103,6 +106,7 @@ impl Session {
     /// As [`Session::sample`].
     pub fn sample_together(&mut self, prompts: &[Prompt], options: &SampleOptions) -> Result<Run<'_>> {
         options.check_prompts(prompts)?;
+        self.measure_scales(prompts, options, |_| Ok(()))?;
         let (options, notes) = self.builder.settle(&prompts[0], options, self.available)?;
         self.loaded.start(&*self.backend, prompts, &options, notes)
     }

@@ -2,10 +2,14 @@
 //! file or flag and the fix, with the documented exit code, and never a panic. Here what a run computes; in
 //! `cli/` what it leaves, says, foretells and refuses.
 
+#[path = "cli/check.rs"]
+mod check;
 #[path = "cli/compare.rs"]
 mod compare;
 #[path = "cli/formats.rs"]
 mod formats;
+#[path = "cli/normalise.rs"]
+mod normalise;
 #[path = "cli/plan.rs"]
 mod plan;
 #[path = "cli/populations.rs"]

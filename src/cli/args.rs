@@ -6,7 +6,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Arg, Args, Parser, Subcommand};
 
 use super::help;
-use super::values::{Auto, Budget, Bytes, Save, Seed, Seeds, Select, device};
+use super::values::{Auto, Budget, Bytes, Save, Scales, Seed, Seeds, Select, device};
 use crate::ddim::{Chain, Prediction};
 use crate::method::{self, METHODS, Method};
 use crate::sampler::{Compat, OnNan};
@@ -53,7 +53,7 @@ pub enum Command {
 }
 
 /// Options whose value is a number.
-const NUMBERS: [&str; 20] = [
+const NUMBERS: [&str; 21] = [
     "width",
     "height",
     "count",
@@ -71,6 +71,7 @@ const NUMBERS: [&str; 20] = [
     "ess_threshold",
     "max_shift",
     "gradient_every",
+    "normalise_pictures",
     "max_vram",
     "micro_batch",
     "threads",
@@ -178,7 +179,7 @@ pub struct Sample {
     #[arg(long, value_name = "FILE", help_heading = "What to draw")]
     pub latents: Option<PathBuf>,
 
-    /// Denoising steps [default: 50 for `shapes`, else and with --preset paper 100]
+    /// Denoising steps [default: 50 for `shapes`, else and with another --preset 100]
     #[arg(long, value_name = "N", help_heading = "Diffusion")]
     pub steps: Option<usize>,
     /// Classifier-free guidance scale; 1 or less turns guidance off
@@ -203,8 +204,19 @@ pub struct Sample {
     /// Held-out rewards: reported, never optimised
     #[arg(long = "eval-reward", value_name = "R", help_heading = "Alignment")]
     pub eval_rewards: Vec<String>,
+    /// Divide each reward by its standard deviation before its weight counts, so that weights are comparable
+    /// between scorers, and alpha (--kl) is in standard deviations. std measures them first, on plain
+    /// pictures of the model; std=SCALE,SCALE gives them, one for each --reward in order, as run.json has
+    /// them
+    #[arg(long, value_name = "std[=SCALES]", help_heading = "Alignment")]
+    pub normalise: Option<Scales>,
+    /// Plain pictures to measure --normalise std on, dealt over the prompts and drawn once, with noise of
+    /// their own; within a prompt they tell the spread [default: 32]
+    #[arg(long, value_name = "N", requires = "normalise", help_heading = "Alignment")]
+    pub normalise_pictures: Option<usize>,
     /// Strength of the prior, alpha in p(x) exp(r(x)/alpha) [default: the reward's own (below), 0.05 for
-    /// the aesthetic reward of `shapes`]
+    /// the aesthetic reward of `shapes`; with --normalise 0.01, where a standard deviation is worth 100, and
+    /// 0.12 for that of `shapes`]
     #[arg(long = "kl", visible_aliases = ["alpha", "kl-coeff"], value_name = "ALPHA", help_heading = "Alignment")]
     pub kl: Option<f64>,
     /// How particles are proposed and weighted
@@ -274,7 +286,7 @@ pub struct Sample {
     #[arg(short, long, default_value = "out", value_name = "PATH", help_heading = "Output")]
     pub output: PathBuf,
     /// Which particle is returned (best.png and standard output) [default: reward; argmax
-    /// with --preset paper, and for none, where it is the first particle]
+    /// with --preset paper and reference, and for none, where it is the first particle]
     #[arg(long, value_enum, help_heading = "Output")]
     pub select: Option<Select>,
     /// Which images are written
@@ -377,11 +389,20 @@ pub struct Compare {
 #[derive(Args, Debug)]
 pub struct Score {
     /// Images (PNG, JPEG or WebP)
-    #[arg(required = true, value_name = "IMG")]
+    #[arg(required_unless_present = "check", conflicts_with = "check", value_name = "IMG")]
     pub images: Vec<PathBuf>,
-    /// Reward, repeatable: NAME[=WEIGHT][:PATH]
-    #[arg(long = "reward", value_name = "R", required = true)]
+    /// Reward, repeatable: NAME[=WEIGHT][:PATH]. With --check: these of the file alone, downloaded if need be
+    /// [default with --check: those of the file whose weights are here]
+    #[arg(long = "reward", value_name = "R", required_unless_present = "check")]
     pub rewards: Vec<String>,
+    /// Compare with published scores instead: a file with a JSON object per line, `image`, `prompt` (if any),
+    /// `reward`, `score`, `tolerance`, `source`. Exit code 5 where one disagrees; images and weights that are
+    /// missing are skipped and counted, and if nothing could be checked that is an error
+    #[arg(long, value_name = "PAIRS.jsonl", conflicts_with = "prompt")]
+    pub check: Option<PathBuf>,
+    /// Where the images of --check are [default: beside the file]
+    #[arg(long = "images", value_name = "DIR")]
+    pub image_dir: Option<PathBuf>,
     /// Model whose towers judge where a reward names no path: a folder or a repository, as of `sample`
     /// [default: the model inside this program, `shapes`]
     #[arg(short, long, value_name = "MODEL")]

@@ -20,9 +20,11 @@ use serde_json::{Value, json};
 
 use super::args::Compare;
 use super::progress::Progress;
-use super::{meaning, output, signals};
+use super::values::Scales;
+use super::{meaning, normalise, output, signals};
 use crate::error::{Error, ErrorKind, Result};
 use crate::run::{Lines, SCHEMA, lock, write_atomic};
+use crate::session::Session;
 use design::Design;
 use files::unusable;
 use report::Report;
@@ -45,6 +47,9 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
     let mut session = design.builder.clone().open()?;
     session.check(&design.prompts, &design.arms[0].options)?;
     meaning::unused_embeddings(&session, &design.prompts).iter().for_each(output::note);
+    adopt_scales(folder, &design, &mut session)?;
+    normalise::measure(&mut session, &design.prompts, &design.arms[0].options, args.quiet)?;
+    design.normalise = normalise::written(&session);
     design.settle(&session)?;
     design.notes().iter().for_each(|note| output::note(format!("warning: not of equal cost: {note}")));
     // Nothing is made of what is refused.
@@ -78,6 +83,7 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
     }
     drop(progress);
     let report = Report::new(&design, &results, typed);
+    report.warnings.iter().for_each(|warning| output::note(format_args!("warning: {warning}")));
     let mut plots = Vec::new();
     for (name, chart) in plots::charts(&design, &report) {
         let path = folder.join(&name);
@@ -97,6 +103,19 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
     write_atomic(&folder.join("table.csv"), table::csv(&report).as_bytes())?;
     write_atomic(&folder.join("summary.json"), table::json(&report).as_bytes())?;
     output::line(table.trim_end())
+}
+
+/// Takes the scales of rewards that an earlier call of the same comparison measured.
+fn adopt_scales(folder: &Path, design: &Design, session: &mut Session) -> Result<()> {
+    let path = folder.join(DESIGN);
+    let there = fs::read(&path).ok();
+    let there: Option<Value> = there.and_then(|text| serde_json::from_slice(&text).ok());
+    let own = design.record();
+    let Some(there) = there.filter(|there| there["design"]["flags"] == own["flags"]) else { return Ok(()) };
+    match there["design"]["normalise"].as_str().map(str::parse) {
+        Some(Ok(Scales(Some(scales)))) => session.set_scales(&scales).map_err(|e| e.context(path.display())),
+        _ => Ok(()),
+    }
 }
 
 /// Takes a folder for this design: a new one, or one that began with the same.

@@ -79,7 +79,7 @@ pub fn report(error: &Error) -> String {
 }
 
 /// The exit code of the program: 1 file I/O, 2 usage, 3 model or format, 4 device or memory, 5 numerical
-/// abort; 128 and the signal's number where one interrupted it (130 for Ctrl-C).
+/// abort, or scores that disagree; 128 and the signal's number where one interrupted it (130 for Ctrl-C).
 pub fn exit_code(error: &Error) -> u8 {
     match error.kind() {
         ErrorKind::Io => 1,

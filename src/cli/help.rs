@@ -2,7 +2,8 @@
 
 use std::sync::LazyLock;
 
-use crate::reward::{REWARDS, RewardKind};
+use crate::reward::{REWARDS, RewardKind, SUM_ALPHA, Spec};
+use crate::session::{Preset, SampleOptions, Session, SessionBuilder};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -49,7 +50,47 @@ pub fn rewards() -> String {
         let names = std::iter::once(kind.name).chain(std::iter::repeat(""));
         names.zip(lines).map(|(name, line)| format!("  {name:<18} {line}\n")).collect::<String>()
     };
-    REWARDS.iter().map(of_one).collect()
+    let list: String = REWARDS.iter().map(of_one).collect();
+    format!("{list}\nDefaults (docs/spec.md 13; other options change them):\n{}", defaults())
+}
+
+/// A column of [`defaults`]: its head in two lines, the model, the preset.
+type Column = (&'static str, &'static str, fn() -> SessionBuilder, Preset);
+
+/// The numbers that depend on the model or the preset, a column for each.
+fn defaults() -> String {
+    let shapes = Session::builder;
+    let other = || Session::builder().model("");
+    let columns: [Column; 4] = [
+        ("the model", "`shapes`", shapes, Preset::Model),
+        ("other", "models", other, Preset::Model),
+        ("--preset", "paper", other, Preset::Paper),
+        ("--preset", "reference", other, Preset::Reference),
+    ];
+    let line = |name: &str, cells: [String; 4]| {
+        let cells: String = cells.iter().map(|cell| format!(" {cell:>10}")).collect();
+        format!("  {name:<24}{cells}\n")
+    };
+    let of = |of: fn(&SampleOptions) -> usize| {
+        columns.map(|(.., builder, preset)| of(&builder().preset(preset)).to_string())
+    };
+    let mut text = line("", columns.map(|(first, ..)| first.into()));
+    text += &line("", columns.map(|(_, second, ..)| second.into()));
+    text += &line("--steps", of(SampleOptions::step_count));
+    text += &line("--particles", of(SampleOptions::particle_count));
+    for kind in REWARDS {
+        let Ok(spec) = kind.name.parse::<Spec>() else { continue };
+        let alpha = |builder: SessionBuilder, preset: Preset| {
+            builder.reward(spec.clone()).preset(preset).alpha_choice().unwrap_or(kind.default_alpha)
+        };
+        let alphas = columns.map(|(.., builder, preset)| alpha(builder(), preset));
+        // The others have one alpha, which stands above.
+        if alphas.iter().any(|alpha| *alpha != alphas[0]) {
+            text += &line(&format!("--kl, {}", kind.name), alphas.map(|alpha| alpha.to_string()));
+        }
+    }
+    text += &line("--kl, a sum of others", [SUM_ALPHA; 4].map(|alpha| alpha.to_string()));
+    text
 }
 
 /// For `--version`: the version, the commit, and what the kernels were compiled for.

@@ -2,14 +2,17 @@
 //! standard output, progress and warnings to stderr.
 
 mod args;
+mod check;
 mod compare;
 mod doctor;
 mod downloads;
 mod flags;
 mod gpus;
+mod held_out;
 mod help;
 mod man;
 mod meaning;
+mod normalise;
 mod one;
 mod options;
 mod output;
@@ -79,7 +82,10 @@ fn command(command: Command) -> Result<()> {
         Command::Score(args) => {
             threads::start(args.threads)?;
             signals::end_scorers_first();
-            score::run(&args)
+            match &args.check {
+                Some(pairs) => check::run(&args, pairs),
+                None => score::run(&args),
+            }
         }
         Command::Rewards => output::bytes(help::rewards().as_bytes()),
         Command::Devices => doctor::devices(),

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::options::Options;
 use super::record::{Choices, Draw};
-use crate::session::Prompt;
+use crate::session::{PlainScores, Prompt};
 
 /// One draw of a prompt.
 pub struct OnePrompt<'a> {
@@ -17,6 +17,8 @@ pub struct OnePrompt<'a> {
     pub choices: Choices,
     pub prompt: &'a Prompt,
     pub draw: Draw,
+    /// What plain pictures of this prompt are worth, where that was measured.
+    pub plain: Option<&'a PlainScores>,
 }
 
 /// A path for records, where what is no UTF-8 is shown as well as it can be.

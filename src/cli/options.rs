@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use super::args::{Machine, Sample};
-use super::values::{Auto, Bytes, Save, Select};
+use super::values::{Auto, Bytes, Save, Scales, Select};
 use super::{downloads, flags, meaning, prompts};
 use crate::ddim::{Chain, Prediction};
 use crate::error::{Error, Result};
@@ -12,7 +12,9 @@ use crate::method::{Conclusion, Method};
 use crate::model::lora;
 use crate::reward::Spec;
 use crate::sampler::{Compat, OnNan};
-use crate::session::{Device, Dtype, LongPrompts, Preset, Prompt, SampleOptions, Session, SessionBuilder};
+use crate::session::{
+    Device, Dtype, LongPrompts, Normalise, Preset, Prompt, SampleOptions, Session, SessionBuilder,
+};
 use crate::smc::{Rules, Tempering};
 
 /// A validated `sample`.
@@ -37,6 +39,7 @@ pub struct Options {
     pub eta: f64,
     pub rewards: Vec<Spec>,
     pub eval_rewards: Vec<Spec>,
+    pub normalise: Option<Normalise>,
     pub proposal: &'static dyn Method,
     /// As asked for.
     pub particles: usize,
@@ -100,10 +103,13 @@ impl Options {
         let eval_rewards = Spec::parse_all("eval_reward", &args.eval_rewards)?;
         let rewards = Spec::parse_all("reward", &args.rewards)?;
         meaning::check(args, &eval_rewards)?;
+        let normalise = normalise(args)?;
         let loras = lora::Spec::parse_all(&args.loras)?;
         let embeddings = args.embeddings.iter().map(|text| text.parse()).collect::<Result<Vec<_>>>()?;
         let builder = builder(args, &loras, &rewards, &eval_rewards);
         let builder = embeddings.into_iter().fold(builder, SessionBuilder::embedding);
+        let builder = normalise.iter().cloned().fold(builder, SessionBuilder::normalise);
+        builder.check_normalise()?;
         let (builder, note) = builder.resolve_device();
         let device = builder.device_choice();
         let sample = sample(args, &builder)?;
@@ -130,6 +136,7 @@ impl Options {
             eta: args.eta,
             rewards: builder.reward_specs()?,
             eval_rewards,
+            normalise,
             proposal: args.proposal,
             particles: sample.particle_count(),
             populations: sample.population_count(),
@@ -141,7 +148,7 @@ impl Options {
             image,
             // Of the model's own samples the best is no longer one.
             select: args.select.unwrap_or(match (args.preset, args.proposal.conclusion()) {
-                (Preset::Paper, _) | (_, Conclusion::Keep) => Select::Argmax,
+                (Preset::Paper | Preset::Reference, _) | (_, Conclusion::Keep) => Select::Argmax,
                 _ => Select::Reward,
             }),
             save: args.save,
@@ -166,6 +173,22 @@ impl Options {
     pub fn longest(&self) -> &Prompt {
         let bytes = |prompt: &&Prompt| prompt.text.len().max(prompt.negative.as_ref().map_or(0, String::len));
         self.prompts.iter().max_by_key(bytes).unwrap_or(&self.prompts[0])
+    }
+}
+
+/// Plain pictures on which scales are measured, where nothing else is said.
+const PICTURES: usize = 32;
+
+/// Where the scales of the rewards are from.
+fn normalise(args: &Sample) -> Result<Option<Normalise>> {
+    let Some(Scales(given)) = &args.normalise else { return Ok(None) };
+    match (given, args.normalise_pictures) {
+        (None, pictures) => Ok(Some(Normalise::Measured(pictures.unwrap_or(PICTURES)))),
+        (Some(scales), None) => Ok(Some(Normalise::Given(scales.clone()))),
+        (Some(_), Some(_)) => {
+            Err(Error::usage("--normalise-pictures: --normalise gives scales, and none are measured")
+                .advice("leave out --normalise-pictures, or write --normalise std"))
+        }
     }
 }
 

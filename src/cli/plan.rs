@@ -26,80 +26,113 @@ pub fn run(options: Options) -> Result<()> {
     let (sample, notes) = options.builder.settle(prompt, &options.sample, available)?;
     notes.iter().for_each(|note| output::note(format_args!("note: {note}")));
     let plan = options.builder.plan(prompt, &sample)?;
+    let normalise = options.builder.plan_normalise(&options.prompts, &sample)?;
     let options = &Options { sample, ..options.clone() };
     let prompts = (options.prompts.len() * options.count) as u64;
     let seconds = match options.device {
         // Small products say nothing about a GPU, and large ones are a benchmark.
         Device::Cuda(_) => None,
-        _ => Some(seconds(&plan.counts)? * prompts as f64),
+        _ => {
+            let once = normalise.as_ref().map_or(Ok(0.0), |once| seconds(&once.counts))?;
+            Some(seconds(&plan.counts)? * prompts as f64 + once)
+        }
     };
-    output::line(match options.json {
-        true => as_json(options, &plan, prompts, seconds),
-        false => as_text(options, &plan, prompts, seconds),
-    })
+    let whole = Whole { plan: &plan, once: normalise.as_ref(), prompts, seconds };
+    output::line(if options.json { whole.as_json(options) } else { whole.as_text(options) })
 }
 
-fn as_json(options: &Options, plan: &Plan, prompts: u64, seconds: Option<f64>) -> String {
-    let families: serde_json::Map<_, _> = plan
-        .counts
-        .by_family
-        .iter()
-        .map(|(family, work)| {
-            let work = json!({"flops": work.flops, "bytes": work.bytes, "calls": work.calls});
-            (format!("{family:?}").to_lowercase(), work)
-        })
-        .collect();
-    let line = json!({
-        "schema": SCHEMA,
-        "prompts": prompts,
-        "particles": options.sample.chains(),
-        "first_chains": options.sample.first_chains(),
-        "populations": options.populations,
-        "micro_batch": plan.micro_batch,
-        "checkpointing": options.sample.checkpoints(),
-        "unet_evaluations": plan.evaluations.saturating_mul(prompts),
-        "unet_gradients": plan.gradients.saturating_mul(prompts),
-        "gradient": options.sample.differentiates(),
-        "flops": plan.counts.flops.saturating_mul(prompts),
-        "bytes_moved": plan.counts.bytes.saturating_mul(prompts),
-        "weight_bytes": plan.weights,
-        "peak_bytes": plan.peak,
-        "seconds": seconds,
-        "per_prompt": families,
-    });
-    line.to_string()
+/// All that a command will cost.
+struct Whole<'a> {
+    /// Of one draw of a prompt.
+    plan: &'a Plan,
+    /// Of the plain pictures to normalise on, once for all prompts.
+    once: Option<&'a Plan>,
+    prompts: u64,
+    seconds: Option<f64>,
 }
 
-fn as_text(options: &Options, plan: &Plan, prompts: u64, seconds: Option<f64>) -> String {
-    let gradient = match plan.gradients {
-        0 => String::new(),
-        all if all == plan.evaluations => ", each with its gradient".to_string(),
-        some => format!(", {} of them with their gradient", some.saturating_mul(prompts)),
-    };
-    let candidates = match options.sample.first_chains() {
-        first if first == options.sample.chains() => String::new(),
-        first => format!(" from {first} candidates"),
-    };
-    let megabytes = |bytes: u64| bytes as f64 / 1e6;
-    let populations = match options.populations {
-        1 => String::new(),
-        several => format!("{several} populations of "),
-    };
-    let lines = [
-        format!("prompts            {prompts}"),
-        format!(
-            "particles          {populations}{} per prompt{candidates}, {} per network call",
-            options.sample.chains(),
-            plan.micro_batch
-        ),
-        format!("UNet evaluations   {}{gradient}", plan.evaluations.saturating_mul(prompts)),
-        format!("arithmetic         {:.3} TFLOP", plan.counts.flops.saturating_mul(prompts) as f64 / 1e12),
-        format!(
-            "peak memory        {:.0} MB, of which weights {:.0} MB",
-            megabytes(plan.peak),
-            megabytes(plan.weights)
-        ),
-    ];
-    let time = seconds.map(|s| format!("time               about {s:.0} s on this processor"));
-    lines.into_iter().chain(time).collect::<Vec<_>>().join("\n")
+impl Whole<'_> {
+    /// A number of the plan for all prompts, and what is done once.
+    fn all(&self, of: fn(&Plan) -> u64) -> u64 {
+        of(self.plan).saturating_mul(self.prompts).saturating_add(self.once.map_or(0, of))
+    }
+
+    fn peak(&self) -> u64 {
+        self.plan.peak.max(self.once.map_or(0, |once| once.peak))
+    }
+
+    fn as_json(&self, options: &Options) -> String {
+        let Whole { plan, prompts, seconds, .. } = self;
+        let families: serde_json::Map<_, _> = plan
+            .counts
+            .by_family
+            .iter()
+            .map(|(family, work)| {
+                let work = json!({"flops": work.flops, "bytes": work.bytes, "calls": work.calls});
+                (format!("{family:?}").to_lowercase(), work)
+            })
+            .collect();
+        let line = json!({
+            "schema": SCHEMA,
+            "prompts": prompts,
+            "particles": options.sample.chains(),
+            "first_chains": options.sample.first_chains(),
+            "populations": options.populations,
+            "micro_batch": plan.micro_batch,
+            "checkpointing": options.sample.checkpoints(),
+            "unet_evaluations": self.all(|plan| plan.evaluations),
+            "unet_gradients": self.all(|plan| plan.gradients),
+            "gradient": options.sample.differentiates(),
+            "flops": self.all(|plan| plan.counts.flops),
+            "bytes_moved": self.all(|plan| plan.counts.bytes),
+            "weight_bytes": plan.weights,
+            "peak_bytes": self.peak(),
+            "normalise": self.once.map(|once| json!({
+                "unet_evaluations": once.evaluations,
+                "flops": once.counts.flops,
+            })),
+            "seconds": seconds,
+            "per_prompt": families,
+        });
+        line.to_string()
+    }
+
+    fn as_text(&self, options: &Options) -> String {
+        let Whole { plan, prompts, seconds, once } = self;
+        let gradient = match plan.gradients {
+            0 => String::new(),
+            all if all == plan.evaluations => ", each with its gradient".to_string(),
+            some => format!(", {} of them with their gradient", some.saturating_mul(*prompts)),
+        };
+        let candidates = match options.sample.first_chains() {
+            first if first == options.sample.chains() => String::new(),
+            first => format!(" from {first} candidates"),
+        };
+        let megabytes = |bytes: u64| bytes as f64 / 1e6;
+        let populations = match options.populations {
+            1 => String::new(),
+            several => format!("{several} populations of "),
+        };
+        let lines = [
+            format!("prompts            {prompts}"),
+            format!(
+                "particles          {populations}{} per prompt{candidates}, {} per network call",
+                options.sample.chains(),
+                plan.micro_batch
+            ),
+            format!("UNet evaluations   {}{gradient}", self.all(|plan| plan.evaluations)),
+            format!("arithmetic         {:.3} TFLOP", self.all(|plan| plan.counts.flops) as f64 / 1e12),
+            format!(
+                "peak memory        {:.0} MB, of which weights {:.0} MB",
+                megabytes(self.peak()),
+                megabytes(plan.weights)
+            ),
+        ];
+        let once = once.map(|once| {
+            let flops = once.counts.flops as f64 / 1e12;
+            format!("to normalise       {} of the evaluations, {flops:.3} TFLOP, once", once.evaluations)
+        });
+        let time = seconds.map(|s| format!("time               about {s:.0} s on this processor"));
+        lines.into_iter().chain(once).chain(time).collect::<Vec<_>>().join("\n")
+    }
 }

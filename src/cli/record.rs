@@ -4,6 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::normalise;
 use super::options::Options;
 use super::values::{Bytes, typed};
 use crate::error::Result;
@@ -13,7 +14,7 @@ use crate::model::files::FileHash;
 use crate::model::lora::Lora;
 use crate::reward::Spec;
 use crate::run::sha256_file;
-use crate::session::{Checkpointing, Prompt, Session};
+use crate::session::{Checkpointing, Normalise, Prompt, Session};
 use crate::smc::{Floor, Rules, Tempering};
 
 /// What keys the random numbers of one draw of a prompt.
@@ -55,6 +56,7 @@ impl Choices {
             eta,
             rewards,
             eval_rewards,
+            normalise: asked,
             proposal,
             particles,
             populations,
@@ -107,6 +109,7 @@ impl Choices {
             "eta": eta,
             "rewards": rewards.iter().map(weighted).collect::<Vec<_>>(),
             "eval_rewards": eval_rewards.iter().map(named).collect::<Vec<_>>(),
+            "normalise": normalise::written(session),
             "kl": (proposal.conclusion() != Conclusion::Keep).then_some(session.alpha(&options.sample)),
             "proposal": proposal.to_string(),
             "particles": particles,
@@ -129,6 +132,10 @@ impl Choices {
         });
         let rest = json!({
             "count": count,
+            "normalise_pictures": match asked {
+                Some(Normalise::Measured(pictures)) => Some(pictures),
+                _ => None,
+            },
             "output": output.to_string_lossy(),
             "image": image.as_ref().map(|path| path.to_string_lossy()),
             "save": typed(*save),

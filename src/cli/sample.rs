@@ -13,11 +13,11 @@ use super::progress::Progress;
 use super::record::{self, Choices, Draw};
 use super::save::Saved;
 use super::summary::{Summary, compact};
-use super::{flags, meaning, output, signals, skip, trace};
+use super::{flags, meaning, normalise, output, signals, skip, trace};
 use crate::error::{Error, ErrorKind, Result};
 use crate::run::{Finished, OutDir, RunDir, Status, load_latents};
 use crate::sampler::PromptStep;
-use crate::session::{Prompt, Run, SampleOptions, Samples, Session};
+use crate::session::{PlainScores, Prompt, Run, SampleOptions, Samples, Session};
 
 /// The command, which was `typed` so.
 ///
@@ -39,7 +39,7 @@ pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
     }
     signals::listen(format!("stopping; what is finished is kept in {}", options.output.display()));
 
-    let (mut session, options) = open(options)?;
+    let (mut session, options, plain) = open(options)?;
     let files = record::files(&options, &session)?;
     let finished = if options.skip_finished { out.finished()? } else { Finished::default() };
     for record in &finished.damaged {
@@ -53,7 +53,8 @@ pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
     let mut progress = Progress::new(draws(&options).count() as u64 * steps, options.quiet);
     draws(&options).try_for_each(|(prompt, draw, number)| {
         let choices = Choices::new(&options, &session, prompt, draw)?;
-        let one = OnePrompt { options: &options, typed: &typed, files: &files, choices, prompt, draw };
+        let plain = plain.iter().find(|plain| options.first_index + plain.prompt == draw.index);
+        let one = OnePrompt { options: &options, typed: &typed, files: &files, choices, prompt, draw, plain };
         if let Some((folder, _)) = finished.runs.iter().find(|(_, record)| skip::is_same(record, &one)) {
             progress.skip(steps);
             progress.summary(&format!("{}: finished before, not drawn again", folder.display()));
@@ -79,20 +80,21 @@ fn draws(options: &Options) -> impl Iterator<Item = (&Prompt, Draw, usize)> {
 }
 
 /// Opens everything, and decides what the options left open. Whatever can be refused is refused here.
-fn open(options: Options) -> Result<(Session, Options)> {
+fn open(options: Options) -> Result<(Session, Options, Vec<PlainScores>)> {
     if options.builder.compiles_kernels() {
         output::note("compiling the kernels for this GPU, once: this takes a minute or more");
     }
-    let session = options.builder.clone().open()?;
+    let mut session = options.builder.clone().open()?;
     session.check(&options.prompts, &options.sample)?;
     meaning::unused_embeddings(&session, &options.prompts).iter().for_each(output::note);
     let (sample, notes) = session.settle(options.longest(), &options.sample)?;
     notes.iter().for_each(|note| output::note(format_args!("note: {note}")));
+    let plain = normalise::measure(&mut session, &options.prompts, &sample, options.quiet)?;
     let sample = match &options.latents {
         Some(path) => sample.clone().latents(latents(path, &session, &sample)?),
         None => sample,
     };
-    Ok((session, Options { sample, ..options }))
+    Ok((session, Options { sample, ..options }, plain))
 }
 
 /// The latents of `--latents`.
@@ -170,6 +172,9 @@ impl OnePrompt<'_> {
             .and_then(|samples| Ok((self.save(session, &samples, &current.folder)?, samples)));
         current.record.insert("seconds".into(), json!(began.elapsed().as_secs_f64()));
         let finished = saved.and_then(|(saved, samples)| {
+            for warning in &saved.warnings {
+                current.warn(progress, &flags::named(warning));
+            }
             let folder = signals::finishing(|| self.finish(&current, &saved))?;
             let returned = saved.returned_reward(self.options);
             progress.summary(&current.summary.text(&folder, &samples, returned, began.elapsed()));

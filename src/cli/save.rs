@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::meaning;
 use super::one::{OnePrompt, text};
 use super::options::Options;
 use super::record::object;
 use super::values::{Save, Select};
+use super::{held_out, meaning};
 use crate::assets::SHAPES;
 use crate::error::{Error, Result};
 use crate::pixels::Picture;
@@ -20,6 +20,8 @@ use crate::session::{Estimate, Judgement, Samples, Session};
 pub(super) struct Saved {
     /// For `run.json`.
     pub result: Map<String, Value>,
+    /// What the user should know of the rewards.
+    pub warnings: Vec<String>,
     /// The particles returned.
     returned: Vec<Returned>,
 }
@@ -76,12 +78,14 @@ impl OnePrompt<'_> {
         if let Some(e) = failed {
             return Err(e);
         }
+        let conclusion = options.proposal.conclusion();
+        let warnings = self.plain.map(|plain| held_out::warnings(samples, &judgement, plain, conclusion));
         let result = self.result(session, samples, &lines[best]);
         let returned = match options.select {
             Select::All => lines.into_iter().map(|line| (line.path.clone(), fields(&line))).collect(),
             Select::Argmax | Select::Reward | Select::Draw => vec![(shown, fields(&lines[best]))],
         };
-        Ok(Saved { result, returned })
+        Ok(Saved { result, warnings: warnings.unwrap_or_default(), returned })
     }
 
     /// Writes the selected picture and the grid; returns the name of the former.

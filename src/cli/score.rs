@@ -9,29 +9,25 @@ use crate::error::{Error, Result};
 use crate::pixels::Picture;
 use crate::reward::{Reward, Spec};
 use crate::run::{SCHEMA, read_prompt};
-use crate::session::{Session, SessionBuilder};
+use crate::session::{Scorer, Session, SessionBuilder};
 
 /// The command.
 ///
 /// # Errors
 /// Of the rewards, and of the first image that cannot be read; lines of the images before it are printed.
 pub fn run(args: &Score) -> Result<()> {
+    // Clap lets this pass, as what would be required stands against the images.
+    if let Some(folder) = &args.image_dir {
+        return Err(Error::usage(format!(
+            "--images {}: the folder of the images of --check",
+            folder.display()
+        ))
+        .advice("give --check a file of pairs, or leave out --images and name the images alone"));
+    }
     let specs = Spec::parse_all("reward", &args.rewards)?;
-    let mut builder = Session::builder().device(args.device).hub(downloads::hub(args.offline, false));
-    if let Some(dtype) = args.dtype {
-        builder = builder.dtype(dtype);
-    }
-    if let Some(folder) = &args.model {
-        builder = builder.model(folder);
-    }
+    let builder = builder(args, args.offline);
     let mut scorer = specs.iter().cloned().fold(builder, SessionBuilder::reward).open_scorer()?;
-    let by_default = specs.iter().find(|spec| spec.uses_model(scorer.model()));
-    if let (None, Some(spec)) = (&args.model, by_default) {
-        let name = spec.kind.name;
-        output::note(format_args!(
-            "note: {name} is judged by the towers of the embedded model `{SHAPES}`; for others give -m or {name}:PATH"
-        ));
-    }
+    tell_towers(args, &specs, &scorer);
     for path in &args.images {
         let picture = Picture::read(path)?;
         let prompt = match &args.prompt {
@@ -63,4 +59,27 @@ pub fn run(args: &Score) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// Device, type and model, without rewards.
+pub fn builder(args: &Score, offline: bool) -> SessionBuilder {
+    let mut builder = Session::builder().device(args.device).hub(downloads::hub(offline, false));
+    if let Some(dtype) = args.dtype {
+        builder = builder.dtype(dtype);
+    }
+    if let Some(folder) = &args.model {
+        builder = builder.model(folder);
+    }
+    builder
+}
+
+/// Says which towers judge where nobody chose them.
+pub fn tell_towers(args: &Score, specs: &[Spec], scorer: &Scorer) {
+    let by_default = specs.iter().find(|spec| spec.uses_model(scorer.model()));
+    if let (None, Some(spec)) = (&args.model, by_default) {
+        let name = spec.kind.name;
+        output::note(format_args!(
+            "note: {name} is judged by the towers of the embedded model `{SHAPES}`; for others give -m or {name}:PATH"
+        ));
+    }
 }

@@ -1,5 +1,6 @@
 //! Values of options: how each is typed, and what it then is.
 
+use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::str::FromStr;
 
@@ -128,6 +129,33 @@ impl FromStr for Seeds {
     }
 }
 
+/// What `--normalise` takes: `std`, or `std=0.5,0.01` with a scale for each reward.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scales(pub Option<Vec<f64>>);
+
+impl FromStr for Scales {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Scales, String> {
+        let wrong = || format!("expected std, or std=SCALE,SCALE with a number for each reward, not `{s}`");
+        let Some((kind, list)) = s.split_once('=') else {
+            return if s == "std" { Ok(Scales(None)) } else { Err(wrong()) };
+        };
+        let scales = list.split(',').map(|scale| scale.trim().parse::<f64>().map_err(|_| wrong()));
+        let scales: Vec<f64> = scales.collect::<Result<_, _>>()?;
+        if kind == "std" { Ok(Scales(Some(scales))) } else { Err(wrong()) }
+    }
+}
+
+impl fmt::Display for Scales {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let numbers = |list: &[f64]| list.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
+        match &self.0 {
+            None => f.write_str("std"),
+            Some(list) => write!(f, "std={}", numbers(list)),
+        }
+    }
+}
+
 /// What a comparison lets every arm cost.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Cost {
@@ -234,6 +262,20 @@ mod tests {
         {
             let error = wrong.parse::<Seeds>().expect_err(wrong);
             assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn scales_are_measured_or_given_and_written_as_they_are_read() {
+        for (text, scales) in
+            [("std", None), ("std=0.25", Some(vec![0.25])), ("std=1e-3,7", Some(vec![0.001, 7.0]))]
+        {
+            let read: Scales = text.parse().expect(text);
+            assert_eq!(read, Scales(scales));
+            assert_eq!(read.to_string().parse(), Ok(read), "{text}");
+        }
+        for wrong in ["", "mad", "std=", "std=a", "std=1,", "mad=1", "STD"] {
+            assert!(wrong.parse::<Scales>().is_err(), "{wrong}");
         }
     }
 

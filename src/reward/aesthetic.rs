@@ -45,7 +45,7 @@ const FOLDER: &str = "aesthetic";
 pub(super) const HEADS: [&str; 2] = ["aesthetic.safetensors", "sac+logos+ava1-l14-linearMSE.pth"];
 
 /// `FOLDER` or `FOLDER,HEAD`: a folder whose name has a comma wins over the split.
-fn folder_and_head(path: &Path) -> (PathBuf, PathBuf) {
+pub(super) fn folder_and_head(path: &Path) -> (PathBuf, PathBuf) {
     let text = path.to_string_lossy();
     match text.rsplit_once(',') {
         Some((folder, head)) if !path.is_dir() => (PathBuf::from(folder), PathBuf::from(head)),

@@ -105,6 +105,24 @@ impl Spec {
     }
 }
 
+impl Spec {
+    /// Where its files are on disk, what is not there downloaded; `None` for a reward that reads no file, and
+    /// for the model's own.
+    ///
+    /// # Errors
+    /// As [`Hub::locate`].
+    pub fn find(&self, model: &Source, hub: &Hub) -> Result<Option<PathBuf>> {
+        locate(self, model, hub)
+    }
+
+    /// The file of an aesthetic head that the path names, there or not; `None` for other rewards and without
+    /// a path.
+    pub fn head(&self) -> Option<PathBuf> {
+        let path = self.path.as_deref().filter(|_| self.kind == &aesthetic::REWARD)?;
+        Some(aesthetic::folder_and_head(path).1)
+    }
+}
+
 impl RewardKind {
     /// The repositories where it is published, as its PATH: read where none is given and the model brings no
     /// files for it.

@@ -21,6 +21,7 @@ mod http;
 mod imagereward;
 mod incompressibility;
 mod jpeg;
+mod jpeg_proxy;
 mod jpeg_size;
 mod kind;
 mod locate;
@@ -45,7 +46,7 @@ pub use open::{open, open_named};
 pub use preprocess::{Fit, Preprocess};
 pub use registry::REWARDS;
 pub use spec::Spec;
-pub use sum::Sum;
+pub use sum::{SUM_ALPHA, Sum};
 
 use crate::backend::Backend;
 use crate::error::Result;

@@ -2,7 +2,8 @@
 
 use super::kind::RewardKind;
 use super::{
-    aesthetic, checker, clip, exec, gold, hpsv2, http, imagereward, incompressibility, jpeg, pickscore,
+    aesthetic, checker, clip, exec, gold, hpsv2, http, imagereward, incompressibility, jpeg, jpeg_proxy,
+    pickscore,
 };
 
 /// All rewards, in the order of lists.
@@ -15,6 +16,7 @@ pub static REWARDS: &[&RewardKind] = &[
     &imagereward::REWARD,
     &jpeg::REWARD,
     &incompressibility::REWARD,
+    &jpeg_proxy::REWARD,
     &gold::REWARD,
     &checker::REWARD,
     &exec::REWARD,

@@ -15,6 +15,8 @@ use crate::tensor::{HostSlice, Shape, Tensor};
 /// `sum_k weight_k reward_k`, at least one term.
 pub struct Sum {
     parts: Vec<(f64, Box<dyn Reward>)>,
+    /// What each term is divided by before its weight counts.
+    scales: Option<Vec<f64>>,
     files: Vec<(Source, String)>,
     hashes: OnceLock<Vec<FileHash>>,
 }
@@ -24,7 +26,7 @@ impl Sum {
     #[track_caller]
     pub fn new(parts: Vec<(f64, Box<dyn Reward>)>) -> Sum {
         assert!(!parts.is_empty(), "a sum of no rewards");
-        Sum { parts, files: Vec::new(), hashes: OnceLock::new() }
+        Sum { parts, scales: None, files: Vec::new(), hashes: OnceLock::new() }
     }
 
     /// One more term.
@@ -32,6 +34,23 @@ impl Sum {
     pub fn with(mut self, weight: f64, reward: Box<dyn Reward>) -> Sum {
         self.parts.push((weight, reward));
         self
+    }
+
+    /// Divides each term by its scale before its weight counts: standard deviations make weights of terms
+    /// comparable whose units are not. Replaces scales that were given before.
+    ///
+    /// # Panics
+    /// Where there is not one scale for each term, or one is not a finite number above 0.
+    #[track_caller]
+    pub fn normalise(&mut self, scales: &[f64]) {
+        assert_eq!(scales.len(), self.parts.len(), "one scale for each term");
+        assert!(scales.iter().all(|s| s.is_finite() && *s > 0.0), "scales {scales:?}");
+        self.scales = Some(scales.to_vec());
+    }
+
+    /// What [`Sum::normalise`] was given.
+    pub fn scales(&self) -> Option<&[f64]> {
+        self.scales.as_deref()
     }
 
     /// Names the weight files that the terms were read from.
@@ -53,9 +72,12 @@ impl Sum {
         Ok(self.hashes.get_or_init(|| hashes))
     }
 
-    /// The terms, in the order given.
+    /// The terms, in the order given, each with what its score is multiplied by: its weight over its scale.
     pub fn parts(&self) -> impl Iterator<Item = (f64, &dyn Reward)> {
-        self.parts.iter().map(|(w, r)| (*w, r.as_ref()))
+        self.parts.iter().enumerate().map(|(i, (weight, reward))| {
+            let scale = self.scales.as_ref().map_or(1.0, |scales| scales[i]);
+            (weight / scale, reward.as_ref())
+        })
     }
 
     /// Unweighted scores of each term for the records: name and one number per image.
@@ -98,6 +120,13 @@ impl Sum {
     }
 }
 
+/// The default alpha of a sum of more than one reward (docs/spec.md 7.7).
+pub const SUM_ALPHA: f64 = 0.005;
+
+/// The default alpha in standard deviations: one of them is then worth 100, as of the aesthetic score at its
+/// own default.
+const NORMALISED_ALPHA: f64 = 0.01;
+
 /// Pictures scored at once: enough to fill a processor, few enough for the memory of the largest towers.
 const BATCH: usize = 8;
 
@@ -128,21 +157,24 @@ impl Reward for Sum {
     }
 
     fn score<'a>(&'a self, tape: &Tape<'a>, images: &Var, prompt_of: &[u32]) -> Result<Var> {
-        let [first, rest @ ..] = self.parts.as_slice() else { unreachable!("as Sum::new asserts") };
-        let score = first.1.score(tape, images, prompt_of)?;
-        let mut sum = if first.0 == 1.0 { score } else { tape.scale(first.0 as f32, &score)? };
-        for (weight, reward) in rest {
+        let mut parts = self.parts();
+        let Some((weight, first)) = parts.next() else { unreachable!("as Sum::new asserts") };
+        let score = first.score(tape, images, prompt_of)?;
+        let mut sum = if weight == 1.0 { score } else { tape.scale(weight as f32, &score)? };
+        for (weight, reward) in parts {
             let score = reward.score(tape, images, prompt_of)?;
-            sum = tape.axpby(1.0, &sum, *weight as f32, &score)?;
+            sum = tape.axpby(1.0, &sum, weight as f32, &score)?;
         }
         Ok(sum)
     }
 
-    /// A single term's own; 0.005 for a true sum (docs/spec.md 7.7).
+    /// A single term's own; 0.005 for a true sum, and 0.01 where standard deviations are the unit
+    /// (docs/spec.md 7.7).
     fn default_alpha(&self) -> f64 {
         match self.parts.as_slice() {
+            _ if self.scales.is_some() => NORMALISED_ALPHA,
             [(_, only)] => only.default_alpha(),
-            _ => 0.005,
+            _ => SUM_ALPHA,
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread;
 
 use super::builder::SessionBuilder;
+use super::normalise::Normalise;
 use super::options::{Prompt, SampleOptions, no_negative};
 use super::run::{Run, Samples, Setup};
 use crate::backend::Backend;
@@ -40,7 +41,11 @@ pub struct Judgement {
 impl Loaded {
     pub fn open(backend: &dyn Backend, builder: &SessionBuilder) -> Result<Loaded> {
         let folder = builder.folder()?;
-        let reward = builder.open_rewards(folder.source(), backend)?;
+        let mut reward = builder.open_rewards(folder.source(), backend)?;
+        if let Some(Normalise::Given(scales)) = &builder.normalise {
+            builder.check_normalise()?;
+            reward.normalise(scales);
+        }
         let eval = match builder.eval_rewards.as_slice() {
             [] => None,
             specs => Some(reward::open_named(specs, folder.source(), backend, &builder.hub)?),

@@ -86,6 +86,9 @@ pub enum Preset {
     Model,
     /// The paper's: 100 steps, 16 particles, its alpha, resampling below half of them, no bound on the shift
     Paper,
+    /// Those of the authors' program: 100 steps, 4 particles, its alphas (0.005 for aesthetic), otherwise as
+    /// the paper. Its bookkeeping is another option (compat); for LCM see docs/spec.md 13
+    Reference,
 }
 
 /// Where the candidates are thinned if nothing else is said: by then the picture is mostly decided
@@ -292,6 +295,11 @@ impl SampleOptions {
     /// Particles per prompt and population, as asked for.
     pub fn particle_count(&self) -> usize {
         self.particles
+    }
+
+    /// Alpha as it was given or suits the model; `None`: the reward's own holds.
+    pub fn alpha_choice(&self) -> Option<f64> {
+        self.alpha
     }
 
     /// Populations of each prompt.

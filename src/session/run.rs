@@ -135,7 +135,17 @@ impl<'s> Run<'s> {
     /// # Errors
     /// Of the remaining steps; [`ErrorKind::Numerical`](crate::ErrorKind::Numerical) where a prompt lost
     /// every particle of every population to values that are not finite.
-    pub fn conclude(mut self) -> Result<Vec<Samples>> {
+    pub fn conclude(self) -> Result<Vec<Samples>> {
+        let samples = self.whatever_is_left()?;
+        let has_reward = |of: &Samples| of.population.rewards.iter().any(|reward| reward.is_finite());
+        match samples.iter().find(|of| !has_reward(of)) {
+            Some(of) => Err(lost(of.population.prompt)),
+            None => Ok(samples),
+        }
+    }
+
+    /// As [`Run::conclude`], also where a prompt has no finite reward.
+    pub(super) fn whatever_is_left(mut self) -> Result<Vec<Samples>> {
         for step in &mut self {
             step?;
         }
@@ -143,9 +153,6 @@ impl<'s> Run<'s> {
         let (conclusion, alpha) = (self.setup.options.method.conclusion(), self.setup.options.alpha);
         let samples = |populations: Vec<Population>| {
             let (population, estimates) = merge(self.backend, populations, conclusion, alpha)?;
-            if !population.rewards.iter().any(|reward| reward.is_finite()) {
-                return Err(lost(population.prompt));
-            }
             let shape = population.images.shape();
             let values = self.backend.download(&population.images)?;
             let pictures = values.chunks(shape.sample());

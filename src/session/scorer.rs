@@ -3,10 +3,10 @@
 use super::builder::SessionBuilder;
 use super::device::Opened;
 use crate::engine::EngineBackend;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::files::Source;
 use crate::pixels::Picture;
-use crate::reward::{Reward, Sum};
+use crate::reward::{Reward, Spec, Sum};
 
 /// Rewards on a device, ready to score images.
 pub struct Scorer {
@@ -40,6 +40,18 @@ impl SessionBuilder {
         let model = builder.folder()?.source().clone();
         let reward = builder.open_rewards(&model, &*backend)?;
         Ok(Scorer { reward, backend, model })
+    }
+}
+
+impl SessionBuilder {
+    /// Why the files of `reward` cannot be found, where they are looked for and may be downloaded; `None`
+    /// where they are there, or the reward reads none. Nothing is opened.
+    ///
+    /// # Errors
+    /// Of the model.
+    pub fn missing(&self, reward: &Spec) -> Result<Option<Error>> {
+        let model = self.folder()?;
+        Ok(reward.find(model.source(), &self.hub).err())
     }
 }
 

@@ -161,11 +161,30 @@ fn the_files_of_runs_are_as_documented() {
     runs.check(&record_of(&only_folder(&out)));
 
     let mut plans = section("### plan --json");
-    plans.check(&json(&succeeds(run(&["plan", "--json", "-p", "a star", "--steps", "2"]))));
+    plans.check(&json(&succeeds(run(&[
+        "plan",
+        "--json",
+        "-p",
+        "a star",
+        "--steps",
+        "2",
+        "--normalise",
+        "std",
+    ]))));
     let mut scores = section("### score");
     let picture = only_folder(&dir.path().join("das")).join("best.png");
     let scored = program().args(["score", "--reward", "gold", text(&picture)]).output();
     scores.check(&json(&succeeds(scored.expect("the program starts"))));
+
+    let mut checks = section("### score --check");
+    let pairs = dir.path().join("pairs.jsonl");
+    let pair = |image: &Path| {
+        let pair = serde_json::json!({"image": image, "reward": "gold", "score": 1, "tolerance": 9, "source": "here"});
+        format!("{pair}\n")
+    };
+    fs::write(&pairs, [pair(&picture), pair(Path::new("gone.png"))].concat()).expect("it can be written");
+    let checked = succeeds(run(&["score", "--check", text(&pairs)]));
+    checked.lines().for_each(|line| checks.check(&json(line)));
 
     let mut compared = section("### runs.jsonl of a comparison");
     let out = dir.path().join("compared");
@@ -180,7 +199,9 @@ fn the_files_of_runs_are_as_documented() {
     designs.check(&of("compare.json"));
     summaries.check(&of("summary.json"));
 
-    for section in [runs, trace, particles, pictures, answers, plans, scores, compared, designs, summaries] {
+    for section in
+        [runs, trace, particles, pictures, answers, plans, scores, checks, compared, designs, summaries]
+    {
         section.all_seen();
     }
 }

@@ -18,7 +18,7 @@ fn keys(object: &Value) -> Vec<&str> {
 }
 
 /// Options that decide the particles and which of them is returned.
-const DECIDING: [&str; 37] = [
+const DECIDING: [&str; 38] = [
     "prompt",
     "negative_prompt",
     "index",
@@ -39,6 +39,7 @@ const DECIDING: [&str; 37] = [
     "eta",
     "rewards",
     "eval_rewards",
+    "normalise",
     "kl",
     "proposal",
     "particles",
@@ -59,7 +60,7 @@ const DECIDING: [&str; 37] = [
 ];
 
 /// All fields of `run.json` besides.
-const REST: [&str; 38] = [
+const REST: [&str; 39] = [
     "schema",
     "status",
     "program",
@@ -73,6 +74,7 @@ const REST: [&str; 38] = [
     "grid",
     "metadata",
     "count",
+    "normalise_pictures",
     "overwrite",
     "skip_finished",
     "warnings",
@@ -487,6 +489,7 @@ fn the_record_in_a_picture_repeats_the_run() {
         &["-p", "a ring", "--proposal", "bootstrap", "--tempering", "adaptive", "--resample", "multinomial"],
         &["-p", "a ring", "--populations", "2", "--select", "draw"],
         &["-p", "a ring", "--gradient", "state"],
+        &["-p", "a ring", "--normalise", "std", "--normalise-pictures", "2", "--kl", "0.7"],
         &[
             "-p",
             "a ring",
@@ -611,6 +614,8 @@ fn a_preset_is_recorded_by_what_it_stands_for() {
     assert_eq!(settings("model", &[]), model);
     let paper = [json!(0.01), json!(0.5), json!("inf"), json!("argmax"), json!("state"), json!(1)];
     assert_eq!(settings("paper", &["--preset", "paper", "--on-nan", "drop"]), paper);
+    let reference = [json!(0.005), json!(0.5), json!("inf"), json!("argmax"), json!("state"), json!(1)];
+    assert_eq!(settings("reference", &["--preset", "reference"]), reference);
     let mixed = ["--preset", "paper", "--kl", "0.3", "--select", "draw", "--max-shift", "2"];
     let mixture = [json!(0.3), json!(0.5), json!(2.0), json!("draw"), json!("state"), json!(1)];
     assert_eq!(settings("mixed", &mixed), mixture);

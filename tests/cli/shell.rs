@@ -94,6 +94,7 @@ fn the_program_tells_about_itself() {
         "imagereward",
         "jpeg",
         "incompressibility",
+        "jpeg-proxy",
         "gold",
         "checker",
         "exec",

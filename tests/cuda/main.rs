@@ -27,6 +27,7 @@ mod particle;
 mod pointwise;
 mod queue;
 mod resample;
+mod reward;
 mod sample;
 mod table;
 mod texts;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         pointwise::TESTS,
         queue::TESTS,
         resample::TESTS,
+        reward::TESTS,
         sample::TESTS,
         table::TESTS,
         texts::TESTS,

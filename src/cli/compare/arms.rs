@@ -13,10 +13,11 @@ use crate::smc::Tempering;
 /// The flags that decide the session, which all arms share.
 pub fn of_the_session(sample: &Sample) -> impl PartialEq + '_ {
     let Sample { model, vae, model_config, prediction, scheduler, loras, embeddings, .. } = sample;
-    let Sample { rewards, eval_rewards, device, dtype, machine, .. } = sample;
+    let Sample { rewards, eval_rewards, normalise, normalise_pictures, device, dtype, machine, .. } = sample;
     (
         (model, vae, model_config, prediction, scheduler, loras, embeddings),
-        (rewards, eval_rewards, device, dtype, machine),
+        (rewards, eval_rewards, normalise, normalise_pictures),
+        (device, dtype, machine),
     )
 }
 

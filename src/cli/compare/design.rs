@@ -97,6 +97,8 @@ pub struct Design {
     pub against: usize,
     /// Places of arms that differ in one flag of a sweep, in its order.
     pub sweeps: Vec<Vec<usize>>,
+    /// The scales of the rewards as `--normalise` takes them, once they are known; `None`: they have none.
+    pub normalise: Option<String>,
     /// Flags that all arms share.
     common: Vec<String>,
 }
@@ -123,7 +125,8 @@ impl Design {
             let (first, _) = shared.get_or_insert_with(|| (sample.clone(), options.builder.clone()));
             if arms::of_the_session(first) != arms::of_the_session(&sample) {
                 return Err(Error::usage(format!(
-                    "arm {label}: another model, scheduler, LoRA, embedding, reward, device or type than the first arm's"
+                    "arm {label}: another model, scheduler, LoRA, embedding, reward, scale, device or type than the \
+                     first arm's"
                 ))
                 .advice("give those flags once for all arms, after --"));
             }
@@ -198,7 +201,8 @@ impl Design {
                     .advice(format!("give one of: {}", labels.join(", ")))
             })?,
         };
-        Ok(Design { builder, prompts, seeds, budgets, arms, against, sweeps, common })
+        let normalise = None;
+        Ok(Design { builder, prompts, seeds, budgets, arms, against, sweeps, normalise, common })
     }
 
     /// Decides once what the options leave to the cost and the memory; every run would do it again.
@@ -273,6 +277,7 @@ impl Design {
             "seeds": self.seeds,
             "budgets": self.budgets.iter().map(Budget::record).collect::<Vec<_>>(),
             "flags": self.common,
+            "normalise": self.normalise,
             "arms": arms.collect::<Vec<_>>(),
         }))
     }

@@ -1,9 +1,12 @@
 //! What the runs of a comparison come to: one row for each arm and budget.
 
+use std::collections::BTreeSet;
+
 use super::design::{Arm, Design};
 use super::log_z::{Coverage, References};
 use super::result::RunResult;
 use super::statistics::{Interval, mean, over_prompts, quantile};
+use crate::method::Conclusion;
 
 /// One row: an arm at a budget.
 pub struct Row {
@@ -51,6 +54,8 @@ pub struct Report {
     pub prompts: usize,
     pub seeds: usize,
     pub notes: Vec<String>,
+    /// Held-out rewards that fall while the target rises.
+    pub warnings: Vec<String>,
     pub command: String,
 }
 
@@ -67,11 +72,22 @@ impl Report {
             arm.and_then(|arm| arm.law.as_deref())
         };
         let references = References::new(results.iter().map(|&run| (run, law(run))));
-        let mut rows = Vec::new();
+        let (mut rows, mut warnings) = (Vec::new(), Vec::new());
         for b in 0..design.budgets.len() {
-            let base = runs_of(&results, design, &design.arms[design.against], b);
-            for arm in &design.arms {
-                rows.push(row(design, arm, b, &runs_of(&results, design, arm, b), &base, &references));
+            let of = |arm: &Arm| runs_of(&results, design, arm, b);
+            let base = of(&design.arms[design.against]);
+            for (place, arm) in design.arms.iter().enumerate() {
+                rows.push(row(design, arm, b, &of(arm), &base, &references));
+                let plain = |(other, base): &(usize, &Arm)| {
+                    *other == design.against || base.conclusion == Conclusion::Keep
+                };
+                for (other, base) in design.arms.iter().enumerate().filter(plain) {
+                    if other != place && arm.conclusion != Conclusion::Keep {
+                        let pair =
+                            format!("{} against {}, budget {}", arm.label, base.label, design.budgets[b]);
+                        warnings.extend(falls(&pair, &of(arm), &of(base)));
+                    }
+                }
             }
         }
         Report {
@@ -80,6 +96,7 @@ impl Report {
             prompts: design.prompts.len(),
             seeds: design.seeds.len(),
             notes: design.notes(),
+            warnings,
             command: typed.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "),
         }
     }
@@ -96,6 +113,43 @@ fn runs_of<'a>(results: &[&'a RunResult], design: &Design, arm: &Arm, b: usize) 
     results.iter().copied().filter(|run| run.arm == arm.label && run.budget == multiple).collect()
 }
 
+/// Means of `own` minus those of `base`, paired by prompt and seed.
+fn difference(name: &str, own: &[&RunResult], base: &[&RunResult]) -> Option<Interval> {
+    over_prompts(own.iter().filter_map(|run| {
+        let other = base.iter().find(|other| (other.index, other.seed) == (run.index, run.seed))?;
+        Some((run.index, run.value(name)? - other.value(name)?))
+    }))
+}
+
+/// Of fewer prompts the bootstrap's intervals are too narrow to warn by.
+pub const FEWEST_PROMPTS: usize = 8;
+
+/// The held-out rewards that are lower in `own` than in `base` where the target is higher, both by more than
+/// their intervals; of fewer than [`FEWEST_PROMPTS`] nothing is said.
+fn falls(pair: &str, own: &[&RunResult], base: &[&RunResult]) -> Vec<String> {
+    if own.iter().map(|run| run.index).collect::<BTreeSet<_>>().len() < FEWEST_PROMPTS {
+        return Vec::new();
+    }
+    let between = |name: &str| {
+        let interval = difference(name, own, base)?;
+        Some((interval, interval.ends?))
+    };
+    let text = |(Interval { mean, .. }, (low, high)): (Interval, (f64, f64))| {
+        format!("{mean:+.3} [{low:+.3}, {high:+.3}]")
+    };
+    let Some(target) = between("target").filter(|(_, (low, _))| *low > 0.0) else { return Vec::new() };
+    let names = own.first().into_iter().flat_map(|run| run.eval_rewards.keys());
+    let fallen = names.filter_map(|name| {
+        let held_out = between(name).filter(|(_, (_, high))| *high < 0.0)?;
+        Some(format!(
+            "{pair}: the held-out reward {name} falls, {}, while the target rises, {}",
+            text(held_out),
+            text(target)
+        ))
+    });
+    fallen.collect()
+}
+
 fn row(
     design: &Design,
     arm: &Arm,
@@ -105,10 +159,6 @@ fn row(
     references: &References,
 ) -> Row {
     let reward = |name: &str| {
-        let paired = own.iter().filter_map(|run| {
-            let other = base.iter().find(|other| (other.index, other.seed) == (run.index, run.seed))?;
-            Some((run.index, run.value(name)? - other.value(name)?))
-        });
         let known: Vec<(usize, f64, f64)> =
             own.iter().filter_map(|run| Some((run.index, run.kl?, run.weighted(name)?))).collect();
         let kl = over_prompts(known.iter().map(|&(index, kl, _)| (index, kl)));
@@ -116,7 +166,8 @@ fn row(
         RewardCells {
             name: name.to_string(),
             value: over_prompts(own.iter().filter_map(|run| Some((run.index, run.value(name)?)))),
-            difference: over_prompts(paired).filter(|_| arm.label != design.arms[design.against].label),
+            difference: difference(name, own, base)
+                .filter(|_| arm.label != design.arms[design.against].label),
             against_kl: kl.zip(weighted),
         }
     };
@@ -155,5 +206,36 @@ fn quoted(word: &str) -> String {
     match !word.is_empty() && word.chars().all(plain) {
         true => word.to_string(),
         false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Runs of so many prompts; target and held-out reward of prompt `i` are `target + i` and `gold + i`.
+    fn runs(prompts: usize, target: f64, gold: f64) -> Vec<RunResult> {
+        let run = |index: usize| {
+            let eval_rewards = [("gold".to_string(), json!(gold + index as f64))].into_iter().collect();
+            RunResult { index, target: Some(target + index as f64), eval_rewards, ..RunResult::default() }
+        };
+        (0..prompts).map(run).collect()
+    }
+
+    #[test]
+    fn a_held_out_reward_that_falls_is_told_where_it_is_known() {
+        let said = |prompts: usize, target: f64, gold: f64| {
+            let (own, base) = (runs(prompts, target, gold), runs(prompts, 0.0, 0.0));
+            falls("das against none", &own.iter().collect::<Vec<_>>(), &base.iter().collect::<Vec<_>>())
+        };
+        let [warning] = &said(8, 2.0, -0.5)[..] else { panic!("no warning") };
+        let expected = "das against none: the held-out reward gold falls, -0.500 [-0.500, -0.500], while the \
+                        target rises, +2.000 [+2.000, +2.000]";
+        assert_eq!(warning, expected);
+        for (prompts, target, gold) in [(8, 2.0, 0.5), (8, -2.0, -0.5), (8, 2.0, 0.0), (7, 2.0, -0.5)] {
+            assert!(said(prompts, target, gold).is_empty(), "{prompts} {target} {gold}");
+        }
     }
 }

@@ -59,6 +59,9 @@ pub fn markdown(report: &Report, plots: &[String]) -> String {
     for note in &report.notes {
         text += &format!("\nNot of equal cost: {note}.\n");
     }
+    for warning in &report.warnings {
+        text += &format!("\n{warning}.\n");
+    }
     if !plots.is_empty() {
         text += &format!("\nPlots: {}.\n", plots.join(", "));
     }
@@ -133,6 +136,7 @@ pub fn json(report: &Report) -> String {
         "prompts": report.prompts,
         "seeds": report.seeds,
         "notes": report.notes,
+        "warnings": report.warnings,
         "rows": report.rows.iter().map(row).collect::<Vec<_>>(),
     })
     .to_string()
