@@ -48,12 +48,12 @@ fn main() -> Result<()> {
 }
 
 /// Runs, twice where that is cheap, and compares.
-fn forward(
-    cpu: &Cpu,
+fn forward<'t>(
+    cpu: &'t Cpu,
     folder: &Path,
     name: &str,
     twice: bool,
-    run: impl Fn(&Tape<'_>) -> Result<Var>,
+    run: impl Fn(&Tape<'t>) -> Result<Var>,
 ) -> Result<()> {
     cpu.reset_peak();
     let mut y = timed(&format!("{name} forward"), || run(&Tape::off(cpu)))?;

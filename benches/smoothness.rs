@@ -20,6 +20,7 @@ use das_cuda::model::pipeline::{LongPrompts, Pipeline, Prompt};
 use das_cuda::noise::Purpose;
 use das_cuda::reward::{self, Reward, Spec};
 use das_cuda::sampler::{Need, Target};
+use das_cuda::tape::Recompute;
 use das_cuda::target::{Diffusion, Gradient, Settings};
 use das_cuda::tensor::HostSlice;
 
@@ -44,8 +45,12 @@ fn main() -> das_cuda::Result<()> {
     let inputs: Vec<Prompt<'_>> = texts.iter().map(|text| Prompt { text, negative: None }).collect();
     let encoded = pipeline.encode(&cpu, &inputs, size, CFG_SCALE, LongPrompts::Cut)?;
     let numbers: Vec<u32> = (0..texts.len() as u32).collect();
-    let settings =
-        Settings { cfg_scale: CFG_SCALE, micro_batch: 16, checkpointing: false, gradient: Gradient::State };
+    let settings = Settings {
+        cfg_scale: CFG_SCALE,
+        micro_batch: 16,
+        recompute: Recompute::Nothing,
+        gradient: Gradient::State,
+    };
     let target = Diffusion::new(&cpu, &pipeline, &reward, encoded, numbers.clone(), size, settings);
     let schedule = Schedule::new(&pipeline.scheduler, STEPS, 1.0)?;
 

@@ -14,6 +14,7 @@ use das_cuda::model::pipeline::{LongPrompts, Pipeline, Prompt};
 use das_cuda::noise::Purpose;
 use das_cuda::reward::{self, Reward};
 use das_cuda::sampler::{Need, Target};
+use das_cuda::tape::Recompute;
 use das_cuda::target::{Diffusion, Gradient, Settings};
 
 const PARTICLES: usize = 16;
@@ -39,8 +40,12 @@ fn step(c: &mut Criterion) {
             let prompt = Prompt { text: "a star", negative: None };
             let texts =
                 pipeline.encode(&cpu, &[prompt], size, 5.0, LongPrompts::Cut).expect("an encoded prompt");
-            let settings =
-                Settings { cfg_scale: 5.0, micro_batch, checkpointing: false, gradient: Gradient::State };
+            let settings = Settings {
+                cfg_scale: 5.0,
+                micro_batch,
+                recompute: Recompute::Nothing,
+                gradient: Gradient::State,
+            };
             let target = Diffusion::new(&cpu, &pipeline, &reward, texts, vec![0], size, settings);
             group.bench_function(format!("{name}/micro-batch {micro_batch}"), |b| {
                 b.iter(|| {

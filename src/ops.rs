@@ -352,15 +352,12 @@ impl<'a> Tape<'a> {
     ///
     /// # Errors
     /// Of the backend.
-    pub fn checkpoint(
-        &self,
-        x: &Var,
-        f: impl for<'t> Fn(&Tape<'t>, &Var) -> Result<Var> + 'a,
-    ) -> Result<Var> {
-        let y = f(&Tape::off(self.backend()), &x.detach())?.into_value();
+    pub fn checkpoint(&self, x: &Var, f: impl Fn(&Tape<'a>, &Var) -> Result<Var> + 'a) -> Result<Var> {
+        let own = self.backend();
+        let y = f(&Tape::off(own), &x.detach())?.into_value();
         let xv = x.value().clone();
         Ok(self.unary(x, y, move |backend, dy| {
-            let tape = Tape::new(backend);
+            let tape = Tape::new(own);
             let leaf = tape.watch(xv);
             let y = f(&tape, &leaf)?;
             let shape = leaf.shape();

@@ -78,11 +78,25 @@ impl From<Tensor> for Var {
 pub(crate) type Cotangents = Vec<(usize, Tensor)>;
 type Transpose<'a> = Box<dyn FnOnce(&dyn Backend, Tensor) -> Result<Cotangents> + 'a>;
 
+/// What is computed again on the way back instead of being kept, from nothing to most. The gradient is the
+/// same to the bit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Recompute {
+    /// Nothing: inputs of non-linear operations are kept.
+    #[default]
+    Nothing,
+    /// The wide layer inside the feed-forward part of the UNet's transformer blocks.
+    FeedForward,
+    /// Everything inside residual and transformer blocks of UNet and decoder: their inputs are kept.
+    Blocks,
+}
+
 /// Records operations and runs them backwards. `'a` bounds what transposes may borrow (models, for
 /// checkpointing).
 pub struct Tape<'a> {
     backend: &'a dyn Backend,
     nodes: Option<RefCell<Vec<Option<Transpose<'a>>>>>,
+    recompute: Recompute,
     /// Where ranges begin and end among the nodes, so that the way back is named as well.
     marks: RefCell<Vec<Mark>>,
 }
@@ -109,11 +123,15 @@ impl Drop for Range<'_, '_> {
 impl<'a> Tape<'a> {
     /// A tape that records.
     pub fn new(backend: &'a dyn Backend) -> Tape<'a> {
-        Tape { backend, nodes: Some(RefCell::new(Vec::new())), marks: RefCell::default() }
+        Tape::recomputing(backend, Recompute::Nothing)
+    }
+    /// A tape that records, and keeps less than all of it: see [`Tape::section`].
+    pub fn recomputing(backend: &'a dyn Backend, recompute: Recompute) -> Tape<'a> {
+        Tape { backend, nodes: Some(RefCell::new(Vec::new())), recompute, marks: RefCell::default() }
     }
     /// Inference: the same operations, nothing kept.
     pub fn off(backend: &'a dyn Backend) -> Tape<'a> {
-        Tape { backend, nodes: None, marks: RefCell::default() }
+        Tape { backend, nodes: None, recompute: Recompute::Nothing, marks: RefCell::default() }
     }
 
     /// Names what follows for profilers, forward and, as `name'`, on the way back.
@@ -128,6 +146,30 @@ impl<'a> Tape<'a> {
         if let Some(nodes) = &self.nodes {
             self.marks.borrow_mut().push(Mark { at: nodes.borrow().len(), end_of });
         }
+    }
+
+    /// `f(x)`; where this tape recomputes sections of the kind `at` or smaller ones, as [`Tape::checkpoint`].
+    /// The gradient has the same bits in both cases: what `f` hands to `x` is added up by itself.
+    ///
+    /// # Errors
+    /// Those of `f`.
+    pub fn section(
+        &self,
+        at: Recompute,
+        x: Var,
+        f: impl Fn(&Tape<'a>, Var) -> Result<Var> + 'a,
+    ) -> Result<Var> {
+        if self.recompute >= at && self.records(&x) {
+            self.checkpoint(&x, move |tape, x| f(tape, x.clone()))
+        } else {
+            f(self, self.alias(x))
+        }
+    }
+
+    /// The same value, whose cotangents add up apart from the others of `x`.
+    fn alias(&self, x: Var) -> Var {
+        let Some(node) = x.node else { return x };
+        self.push(x.into_value(), true, |_| Box::new(move |_, dx| Ok(vec![(node, dx)])))
     }
 
     /// Whether what is made of `x` will be differentiated.

@@ -15,6 +15,8 @@ use crate::sampler::{Evaluation, FinalScores, Need, Scores, Target};
 use crate::tape::{Tape, Var};
 use crate::tensor::{HostSlice, Shape, Tensor};
 
+pub use crate::tape::Recompute;
+
 /// Which gradient of the reward guides a particle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
@@ -43,8 +45,8 @@ pub struct Settings {
     pub cfg_scale: f32,
     /// Particles per network call, at least 1.
     pub micro_batch: usize,
-    /// Recompute the activations of UNet and decoder instead of keeping them.
-    pub checkpointing: bool,
+    /// Which activations of UNet and decoder are computed again instead of being kept.
+    pub recompute: Recompute,
     /// What [`Need::Gradient`] is answered with.
     pub gradient: Gradient,
 }
@@ -133,27 +135,16 @@ impl<'a> Diffusion<'a> {
         at as u32
     }
 
-    /// `f`; with checkpointing its activations are computed again for the gradient.
-    fn section<'t>(
-        &self,
-        tape: &Tape<'t>,
-        x: &Var,
-        f: impl for<'s> Fn(&Tape<'s>, &Var) -> Result<Var> + 't,
-    ) -> Result<Var> {
-        if self.settings.checkpointing { tape.checkpoint(x, f) } else { f(tape, x) }
-    }
-
     /// Output of the UNet, guided; `rows` is the text of each sample of all branches.
     fn predict<'t>(&'t self, tape: &Tape<'t>, x: &Var, biases: &'t Tensor, rows: &'t [u32]) -> Result<Var> {
         let (unet, texts) = (&self.pipeline.unet, &self.texts.conditioning);
-        let out = self.section(tape, x, move |tape, x| unet.forward_at(tape, x, biases, texts, rows))?;
+        let out = unet.forward_at(tape, x, biases, texts, rows)?;
         if self.two_branches() { tape.cfg_combine(&out, self.settings.cfg_scale) } else { Ok(out) }
     }
 
     /// Decoded clean latents, about -1 to 1.
     fn decode<'t>(&'t self, tape: &Tape<'t>, x0: &Var) -> Result<Var> {
-        let decoder = &self.pipeline.decoder;
-        self.section(tape, x0, move |tape, x0| decoder.decode(tape, x0))
+        self.pipeline.decoder.decode(tape, x0)
     }
 
     /// One micro-batch of [`Target::evaluate`]. What changes from step to step is put into tensors first, so
@@ -204,7 +195,10 @@ impl<'a> Diffusion<'a> {
     fn work(&self, inputs: &[Tensor], work: Work<'_>) -> Result<Vec<Tensor>> {
         let [x, biases, to_eps, to_x0, seed] = inputs else { panic!("five inputs") };
         let backend = self.backend;
-        let tape = if work.need == Need::Gradient { Tape::new(backend) } else { Tape::off(backend) };
+        let tape = match work.need {
+            Need::Gradient => Tape::recomputing(backend, self.settings.recompute),
+            _ => Tape::off(backend),
+        };
         let through_unet = self.settings.gradient == Gradient::State;
         let mut leaf = if through_unet { tape.watch(x.clone()) } else { Var::from(x.clone()) };
         let out = {

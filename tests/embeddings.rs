@@ -130,8 +130,8 @@ fn long_prompts_in_windows_condition_as_by_transformers_and_diffusers() {
         let (t, s) = (read("t").data().to_f32()[0], read("s").data().to_f32()[0]);
         let encoded = pipeline.encode(&cpu, &prompts, size, s, LongPrompts::Chunk).unwrap();
         assert!(encoded.warnings(&prompts).is_empty());
-        let tape = Tape::off(&cpu);
         let rows = encoded.rows(&[0, 0], true);
+        let tape = Tape::off(&cpu);
         let both = pipeline.unet.forward(&tape, &x.into(), t, &encoded.conditioning, &rows).unwrap();
         check(&cpu, family, "long.eps", tape.cfg_combine(&both, s).unwrap().value());
 

@@ -50,7 +50,7 @@ use das_cuda::model::unet::{Added, Conditioning, Unet};
 use das_cuda::model::vae::{Decoder, Encoder, to_unit};
 use das_cuda::reward::{Reward, Sum};
 use das_cuda::sampler::{Need, Target};
-use das_cuda::tape::{Tape, Var};
+use das_cuda::tape::{Recompute, Tape, Var};
 use das_cuda::target::{Diffusion, Gradient, Settings};
 use das_cuda::tensor::{HostSlice, Shape, Tensor};
 use das_cuda::{Error, ErrorKind, Result};
@@ -105,11 +105,11 @@ impl Golden {
 }
 
 /// Output and gradient of `run` for the input `x` and the cotangent `dy`.
-fn differentiate(
-    backend: &dyn Backend,
+fn differentiate<'t>(
+    backend: &'t dyn Backend,
     x: &Tensor,
     dy: &Tensor,
-    run: impl Fn(&Tape<'_>, &Var) -> Result<Var>,
+    run: impl Fn(&Tape<'t>, &Var) -> Result<Var>,
 ) -> (Tensor, Tensor) {
     let tape = Tape::new(backend);
     let leaf = tape.watch(x.clone());
@@ -176,8 +176,8 @@ fn unets_on_latents_of_odd_sizes_match() {
         for size in ["9x7.", "5x10.", "11x6."] {
             let tensor = |key: &str| golden.tensor(&cpu, &format!("{size}{key}"));
             let t = golden.values("t")[0];
-            let run = |tape: &Tape<'_>, x: &Var| unet.forward(tape, x, t, &cond, &[0, 1]);
-            let (y, dx) = differentiate(&cpu, &tensor("x"), &tensor("dy"), run);
+            let (x, dy) = (tensor("x"), tensor("dy"));
+            let (y, dx) = differentiate(&cpu, &x, &dy, |tape, x| unet.forward(tape, x, t, &cond, &[0, 1]));
             golden.check(&cpu, &format!("{size}y"), &y);
             golden.check(&cpu, &format!("{size}dx"), &dx);
         }
@@ -320,18 +320,17 @@ fn pipeline_matches(name: &str) {
     assert_eq!(size.latent, x.shape().with_n(1));
     assert_eq!(pipeline.size(None, None).unwrap().latent, Shape::new(1, 6, 6, 4));
 
-    let tape = Tape::off(&cpu);
     let texts = ["a large red star", "Two rings, one BLUE circle on a very dark green background!"];
     for (label, negative) in [("", Some("blurry")), ("none.", None)] {
         let prompts = texts.map(|text| Prompt { text, negative });
         let encoded = pipeline.encode(&cpu, &prompts, size, s, LongPrompts::Cut).unwrap();
         assert_eq!(encoded.dropped, [None, None]);
-        let both = pipeline
-            .unet
-            .forward(&tape, &x.clone().into(), t, &encoded.conditioning, &encoded.rows(&[0, 1], true))
-            .unwrap();
+        let rows = encoded.rows(&[0, 1], true);
+        let tape = Tape::off(&cpu);
+        let both = pipeline.unet.forward(&tape, &x.clone().into(), t, &encoded.conditioning, &rows).unwrap();
         golden.check(&cpu, &format!("{label}eps"), tape.cfg_combine(&both, s).unwrap().value());
     }
+    let tape = Tape::off(&cpu);
     let image = pipeline.decoder.decode(&tape, &x.into()).unwrap();
     golden.check(&cpu, "image", to_unit(&tape, &image).unwrap().value());
 
@@ -426,7 +425,7 @@ fn guide_matches(name: &str, steps: usize, variants: &[(&str, Value)]) {
         let size = pipeline.size(Some(12), Some(20)).unwrap();
         let encoded = pipeline.encode(&cpu, &prompts, size, cfg_scale, LongPrompts::Cut).unwrap();
         let settings =
-            Settings { cfg_scale, micro_batch: 2, checkpointing: false, gradient: Gradient::State };
+            Settings { cfg_scale, micro_batch: 2, recompute: Recompute::Nothing, gradient: Gradient::State };
         let target = Diffusion::new(&cpu, &pipeline, &reward, encoded, numbers.to_vec(), size, settings);
         for need in [Need::Noise, Need::Gradient] {
             let evaluation = target.evaluate(&x, &ids, step, need).unwrap();

@@ -145,8 +145,8 @@ fn drawn(folder: &ModelFolder) -> (Vec<u32>, Vec<String>) {
     let x = cpu.upload(size.latent, HostSlice::F32(&values)).expect("latents");
     let prompts = [Prompt { text: "a large red star", negative: Some("blurry") }];
     let encoded = pipeline.encode(&cpu, &prompts, size, 4.0, LongPrompts::Cut).expect("encoded");
-    let tape = Tape::off(&cpu);
     let rows = encoded.rows(&[0], true);
+    let tape = Tape::off(&cpu);
     let eps =
         pipeline.unet.forward(&tape, &x.clone().into(), 500.0, &encoded.conditioning, &rows).expect("noise");
     let image = pipeline.decoder.decode(&tape, &x.into()).expect("an image");

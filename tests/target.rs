@@ -16,6 +16,7 @@ use das_cuda::noise::Purpose;
 use das_cuda::reward::{self, Reward, Spec, Sum};
 use das_cuda::sampler::{Evaluation, Need, Options, Population, Sampler, Target};
 use das_cuda::smc::{Resampler, Rules, Tempering};
+use das_cuda::tape::Recompute;
 use das_cuda::target::{Diffusion, Gradient, Settings};
 use das_cuda::tensor::{HostSlice, Shape, Tensor};
 
@@ -41,7 +42,12 @@ impl<'b> World<'b> {
 
     /// The three texts as prompts 7, 0 and 3 of a run.
     fn target(&self, cfg_scale: f32, micro_batch: usize) -> Diffusion<'_> {
-        self.guide_with(Settings { cfg_scale, micro_batch, checkpointing: false, gradient: Gradient::State })
+        self.guide_with(Settings {
+            cfg_scale,
+            micro_batch,
+            recompute: Recompute::Nothing,
+            gradient: Gradient::State,
+        })
     }
 
     fn guide_with(&self, settings: Settings) -> Diffusion<'_> {
@@ -167,7 +173,7 @@ fn the_clean_gradient_stops_at_the_predicted_image() {
     let directions = cpu.download(&directions).expect("elements");
     let through_unet = world.target(5.0, 5);
     let settings =
-        Settings { cfg_scale: 5.0, micro_batch: 2, checkpointing: false, gradient: Gradient::Clean };
+        Settings { cfg_scale: 5.0, micro_batch: 2, recompute: Recompute::Nothing, gradient: Gradient::Clean };
     let clean = world.guide_with(settings);
     let (mut off, mut other, mut size) = (0.0, 0.0, 0.0);
     for k in [2, 12] {
@@ -241,13 +247,13 @@ fn an_answer_depends_on_its_own_particle_alone() {
 #[test]
 fn checkpointing_changes_memory_and_nothing_else() {
     let (cpu, meter) = (Cpu::new(), Meter::new());
-    let evaluation = |backend: &dyn EngineBackend, checkpointing: bool| {
+    let evaluation = |backend: &dyn EngineBackend, recompute: Recompute| {
         let world = World::new(backend, &["aesthetic"]);
         let step = world.schedule(20).steps[10];
         let target = world.guide_with(Settings {
             cfg_scale: 5.0,
             micro_batch: 5,
-            checkpointing,
+            recompute,
             gradient: Gradient::State,
         });
         let x = world.latents(&IDS);
@@ -255,10 +261,13 @@ fn checkpointing_changes_memory_and_nothing_else() {
         let evaluation = target.evaluate(&x, &IDS, &step, Need::Gradient).expect("an evaluation");
         (evaluation_bits(backend, &evaluation), backend.memory().peak)
     };
-    assert_eq!(evaluation(&cpu, true).0, evaluation(&cpu, false).0);
-    let (with, without) = (evaluation(&meter, true).1, evaluation(&meter, false).1);
-    println!("peak {:.1} MB with, {:.1} MB without", with as f64 / 1e6, without as f64 / 1e6);
-    assert!(with < without);
+    let levels = [Recompute::Nothing, Recompute::FeedForward, Recompute::Blocks];
+    let [kept, some, all] = levels.map(|level| evaluation(&cpu, level));
+    assert!(kept.0 == some.0 && kept.0 == all.0);
+    let peaks = levels.map(|level| evaluation(&meter, level).1);
+    println!("peaks {peaks:?}");
+    assert!(peaks[0] > peaks[1] && peaks[1] > peaks[2], "{peaks:?}");
+    assert_eq!(peaks, [kept.1, some.1, all.1]);
 }
 
 fn short(prompts: &[u32], steps: usize) -> Options {

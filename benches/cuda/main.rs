@@ -34,6 +34,7 @@ use das_cuda::model::pipeline::{LongPrompts, Pipeline, Prompt};
 use das_cuda::noise::Purpose;
 use das_cuda::reward::{self, Reward};
 use das_cuda::sampler::{Need, Target};
+use das_cuda::tape::Recompute;
 use das_cuda::target::{Diffusion, Gradient, Settings};
 use das_cuda::{Error, Result};
 use serde_json::Value;
@@ -125,7 +126,7 @@ fn guided_step(criterion: &mut Criterion, cuda: &Cuda) -> Result<()> {
     let settings = Settings {
         cfg_scale: 5.0,
         micro_batch: PARTICLES as usize,
-        checkpointing: false,
+        recompute: Recompute::Nothing,
         gradient: Gradient::State,
     };
     let target = Diffusion::new(cuda, &pipeline, &reward, texts, vec![0], size, settings);

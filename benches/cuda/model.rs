@@ -10,6 +10,7 @@ use das_cuda::model::pipeline::{LongPrompts, Pipeline, Prompt, Size};
 use das_cuda::noise::Purpose;
 use das_cuda::reward::{self, Reward, Sum};
 use das_cuda::sampler::{Evaluation, Need, Target};
+use das_cuda::tape::Recompute;
 use das_cuda::target::{Diffusion, Gradient, Settings};
 use das_cuda::tensor::{Shape, Tensor};
 use das_cuda::{Error, Result};
@@ -49,8 +50,12 @@ impl Model {
     pub fn target<'a>(&'a self, backend: &'a dyn Backend, micro_batch: usize) -> Result<Diffusion<'a>> {
         let prompt = Prompt { text: PROMPT, negative: None };
         let texts = self.pipeline.encode(backend, &[prompt], self.size, GUIDANCE, LongPrompts::Cut)?;
-        let settings =
-            Settings { cfg_scale: GUIDANCE, micro_batch, checkpointing: false, gradient: Gradient::State };
+        let settings = Settings {
+            cfg_scale: GUIDANCE,
+            micro_batch,
+            recompute: Recompute::Nothing,
+            gradient: Gradient::State,
+        };
         Ok(Diffusion::new(backend, &self.pipeline, &self.reward, texts, vec![0], self.size, settings))
     }
 

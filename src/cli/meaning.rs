@@ -73,6 +73,11 @@ fn of_method(args: &Sample) -> Result<()> {
         ("--kl", args.kl.is_some(), method.conclusion() != Conclusion::Keep),
         ("--compat reference", args.compat == Compat::Reference, method.weighs()),
         ("--checkpointing on", args.checkpointing == Checkpointing::On, method.differentiates()),
+        (
+            "--checkpointing feed-forward",
+            args.checkpointing == Checkpointing::FeedForward,
+            method.differentiates(),
+        ),
     ];
     match given.into_iter().find(|(_, given, read)| *given && !read) {
         None => Ok(()),
@@ -119,7 +124,9 @@ pub fn micro_batch(args: &Sample, particles: usize) -> Option<String> {
 fn readers(flag: &str) -> String {
     let (reads, why): (fn(&'static dyn Method) -> bool, &str) = match flag {
         "--max-shift" | "--gradient" | "--gradient-every" => (|m| m.differentiates(), ""),
-        "--checkpointing on" => (|m| m.differentiates(), ", which keep activations for a gradient"),
+        "--checkpointing on" | "--checkpointing feed-forward" => {
+            (|m| m.differentiates(), ", which keep activations for a gradient")
+        }
         "--kl" => (|m| m.conclusion() != Conclusion::Keep, ""),
         _ => (|m| m.weighs(), ""),
     };

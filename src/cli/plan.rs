@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::options::Options;
 use super::output;
+use super::values::typed;
 use crate::error::Result;
 use crate::run::SCHEMA;
 use crate::session::{Device, Plan, seconds};
@@ -79,7 +80,7 @@ impl Whole<'_> {
             "first_chains": options.sample.first_chains(),
             "populations": options.populations,
             "micro_batch": plan.micro_batch,
-            "checkpointing": options.sample.checkpoints(),
+            "checkpointing": typed(options.sample.checkpointing_settled()),
             "unet_evaluations": self.all(|plan| plan.evaluations),
             "unet_gradients": self.all(|plan| plan.gradients),
             "gradient": options.sample.differentiates(),

@@ -14,7 +14,7 @@ use crate::model::files::FileHash;
 use crate::model::lora::Lora;
 use crate::reward::Spec;
 use crate::run::sha256_file;
-use crate::session::{Checkpointing, Normalise, Prompt, Session};
+use crate::session::{Normalise, Prompt, Session};
 use crate::smc::{Floor, Rules, Tempering};
 
 /// What keys the random numbers of one draw of a prompt.
@@ -84,7 +84,6 @@ impl Choices {
             notes: _,
         } = options;
         let (size, micro_batch) = (session.size(sample)?, session.micro_batch(sample)?);
-        let checkpointing = if sample.checkpoints() { Checkpointing::On } else { Checkpointing::Off };
         let weighs = proposal.weighs();
         let candidates = weighs.then(|| sample.candidates_per_particle());
         let Rules { tempering, resampler, ess_threshold, max_shift } = rules;
@@ -148,7 +147,7 @@ impl Choices {
             "quiet": quiet,
             "device": session.backend().name(),
             "micro_batch": micro_batch,
-            "checkpointing": typed(checkpointing),
+            "checkpointing": typed(sample.checkpointing_settled()),
             "max_vram": machine.max_vram.map(|Bytes(bytes)| bytes),
             "graph": !machine.no_graph,
             "cublas": !machine.no_cublas,

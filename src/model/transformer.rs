@@ -5,7 +5,7 @@
 use super::block::{Linear, Loader, Norm};
 use crate::backend::{Attention, Backend, Epilogue, GroupNorm};
 use crate::error::Result;
-use crate::tape::{Tape, Var};
+use crate::tape::{Recompute, Tape, Var};
 use crate::tensor::Tensor;
 
 /// Of the layer norms; not configurable.
@@ -23,6 +23,7 @@ pub(super) struct Transformer {
 }
 
 /// What the transformers of a UNet are run with.
+#[derive(Clone, Copy)]
 pub(super) struct Text<'a> {
     /// Keys and values of every block, `(m, 1, tokens, 2c)`, in the order in which the blocks were loaded.
     pub kv: &'a [Tensor],
@@ -59,11 +60,11 @@ impl Transformer {
     }
 
     /// `x` `(k, h, w, c)` with `k` dividing the number of texts; `(n, h, w, c)` for `n` texts.
-    pub fn run(&self, tape: &Tape<'_>, x: Var, text: &Text<'_>) -> Result<Var> {
+    pub fn run<'t>(&'t self, tape: &Tape<'t>, x: Var, text: Text<'t>) -> Result<Var> {
         let mut h = self.norm.group(tape, &x, self.group_norm)?;
         h = self.proj_in.run(tape, &h, None)?;
         for block in &self.blocks {
-            h = block.run(tape, h, text)?;
+            h = tape.section(Recompute::Blocks, h, move |tape, h| block.run(tape, h, text))?;
         }
         let x = widen(tape, x, h.shape().n)?;
         self.proj_out.run(tape, &h, Some(&x))
@@ -122,7 +123,7 @@ impl TransformerBlock {
         self.kv.apply(backend, text, None)
     }
 
-    fn run(&self, tape: &Tape<'_>, mut x: Var, text: &Text<'_>) -> Result<Var> {
+    fn run<'t>(&'t self, tape: &Tape<'t>, mut x: Var, text: Text<'t>) -> Result<Var> {
         let n = text.rows.len();
         let mut h = self.norm1.layer(tape, &x, LAYER_NORM_EPS)?;
         h = self.qkv.run(tape, &h, None)?;
@@ -136,8 +137,10 @@ impl TransformerBlock {
         x = widen(tape, x, n)?;
         x = self.out2.run(tape, &h, Some(&x))?;
 
-        h = self.norm3.layer(tape, &x, LAYER_NORM_EPS)?;
-        h = self.gated.run_with(tape, &h, Epilogue::Geglu)?;
+        h = tape.section(Recompute::FeedForward, x.clone(), move |tape, x| {
+            let h = self.norm3.layer(tape, &x, LAYER_NORM_EPS)?;
+            self.gated.run_with(tape, &h, Epilogue::Geglu)
+        })?;
         self.down.run(tape, &h, Some(&x))
     }
 }

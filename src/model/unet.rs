@@ -8,7 +8,7 @@ use super::config::{self, Mid, UNetConfig};
 use super::transformer::{Text, Transformer, widen};
 use crate::backend::{Activation, AffineClamp, Backend, Conv, Epilogue, GroupNorm};
 use crate::error::{Error, Result};
-use crate::tape::{Tape, Var};
+use crate::tape::{Recompute, Tape, Var};
 use crate::tensor::{HostSlice, Shape, Tensor};
 
 /// A UNet on a backend.
@@ -262,13 +262,13 @@ impl Unet {
     /// # Errors
     /// Of the backend.
     #[track_caller]
-    pub fn forward(
-        &self,
-        tape: &Tape<'_>,
+    pub fn forward<'t>(
+        &'t self,
+        tape: &Tape<'t>,
         x: &Var,
         t: f32,
-        cond: &Conditioning,
-        rows: &[u32],
+        cond: &'t Conditioning,
+        rows: &'t [u32],
     ) -> Result<Var> {
         let biases = self.biases_at(tape.backend(), t, cond, rows)?;
         self.forward_at(tape, x, &biases, cond, rows)
@@ -279,13 +279,13 @@ impl Unet {
     /// # Errors
     /// Of the backend.
     #[track_caller]
-    pub fn forward_at(
-        &self,
-        tape: &Tape<'_>,
+    pub fn forward_at<'t>(
+        &'t self,
+        tape: &Tape<'t>,
         x: &Var,
         biases: &Tensor,
-        cond: &Conditioning,
-        rows: &[u32],
+        cond: &'t Conditioning,
+        rows: &'t [u32],
     ) -> Result<Var> {
         let (k, n) = (x.shape().n, rows.len());
         assert!(k > 0 && n.is_multiple_of(k), "{n} texts for {k} latents");
@@ -395,15 +395,15 @@ fn guidance_embedding(scale: f32, dim: usize) -> Vec<f32> {
 }
 
 /// One call.
-struct Run<'t, 'a> {
-    tape: &'t Tape<'a>,
+struct Run<'r, 't> {
+    tape: &'r Tape<'t>,
     /// Of all residual blocks, `(1|n, 1, 1, all)`.
-    biases: &'t Tensor,
+    biases: &'r Tensor,
     text: Text<'t>,
 }
 
-impl Run<'_, '_> {
-    fn layer(&self, layer: &Layer, mut h: Var) -> Result<Var> {
+impl<'t> Run<'_, 't> {
+    fn layer(&self, layer: &'t Layer, mut h: Var) -> Result<Var> {
         let (from, c) = layer.bias;
         let bias = self.tape.backend().slice(self.biases, from, c)?;
         if bias.shape().n > 1 {
@@ -411,12 +411,12 @@ impl Run<'_, '_> {
         }
         h = {
             let _range = self.tape.range("res");
-            layer.res.run(self.tape, h, &bias)?
+            self.tape.section(Recompute::Blocks, h, move |tape, h| layer.res.run(tape, h, &bias))?
         };
         match &layer.transformer {
             Some(transformer) => {
                 let _range = self.tape.range("transformer");
-                transformer.run(self.tape, h, &self.text)
+                transformer.run(self.tape, h, self.text)
             }
             None => Ok(h),
         }

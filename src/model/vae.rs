@@ -6,7 +6,7 @@ use super::checkpoint::Checkpoint;
 use super::config::AutoencoderConfig;
 use crate::backend::{AffineClamp, Attention, Backend, Conv, GroupNorm};
 use crate::error::Result;
-use crate::tape::{Tape, Var};
+use crate::tape::{Recompute, Tape, Var};
 use crate::tensor::{HostSlice, Shape, Tensor};
 
 /// Of all group norms; not configurable.
@@ -59,8 +59,8 @@ impl Block {
             bias: from.vector("conv1.bias", out)?,
         })
     }
-    fn run(&self, tape: &Tape<'_>, x: Var) -> Result<Var> {
-        self.res.run(tape, x, &self.bias)
+    fn run<'t>(&'t self, tape: &Tape<'t>, x: Var) -> Result<Var> {
+        tape.section(Recompute::Blocks, x, |tape, x| self.res.run(tape, x, &self.bias))
     }
 }
 
@@ -99,7 +99,7 @@ impl Mid {
         })
     }
 
-    fn run(&self, tape: &Tape<'_>, x: Var) -> Result<Var> {
+    fn run<'t>(&'t self, tape: &Tape<'t>, x: Var) -> Result<Var> {
         let mut x = self.first.run(tape, x)?;
         if let Some(a) = &self.attention {
             let mut h = a.norm.group(tape, &x, a.group_norm)?;
@@ -202,7 +202,7 @@ impl Decoder {
     ///
     /// # Errors
     /// Of the backend.
-    pub fn decode(&self, tape: &Tape<'_>, latents: &Var) -> Result<Var> {
+    pub fn decode<'t>(&'t self, tape: &Tape<'t>, latents: &Var) -> Result<Var> {
         let mut h = match &self.unscale {
             Some((gain, shift)) => tape.channel_affine(latents, gain, Some(shift))?,
             None => latents.clone(),
@@ -300,7 +300,7 @@ impl Encoder {
     ///
     /// # Errors
     /// Of the backend.
-    pub fn mean(&self, tape: &Tape<'_>, images: &Var) -> Result<Var> {
+    pub fn mean<'t>(&'t self, tape: &Tape<'t>, images: &Var) -> Result<Var> {
         let mean = tape.slice(&self.moments(tape, images)?, 0, self.config.latent_channels)?;
         self.scaled(tape, mean)
     }
@@ -334,7 +334,7 @@ impl Encoder {
     }
 
     /// Means and log-variances, side by side.
-    fn moments(&self, tape: &Tape<'_>, images: &Var) -> Result<Var> {
+    fn moments<'t>(&'t self, tape: &Tape<'t>, images: &Var) -> Result<Var> {
         let mut h = self.conv_in.run(tape, images, Conv::SAME3)?;
         for level in &self.levels {
             for block in &level.blocks {

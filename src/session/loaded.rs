@@ -139,7 +139,7 @@ impl Loaded {
         let settings = target::Settings {
             cfg_scale: options.cfg_scale as f32,
             micro_batch: options.micro_batch_for(size),
-            checkpointing: options.checkpoints(),
+            recompute: options.recompute(),
             gradient: options.gradient_path(),
         };
         let numbers: Vec<u32> = (options.first_index..).take(prompts.len()).collect();

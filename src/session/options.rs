@@ -8,7 +8,7 @@ use crate::method::{Das, Method};
 use crate::model::pipeline::{LongPrompts, Size};
 use crate::sampler::{self, Candidates, Compat, OnNan};
 use crate::smc::{Resampler, Rules, Tempering};
-use crate::target::Gradient;
+use crate::target::{Gradient, Recompute};
 
 /// Most particles per prompt: ancestors and file names are made for this many.
 const MOST_PARTICLES: usize = 1 << 20;
@@ -61,18 +61,20 @@ impl Prompt {
     }
 }
 
-/// Whether activations are computed again in the backward pass instead of being kept: less memory, a third
-/// more time, the same bits.
+/// Which activations are computed again in the backward pass instead of being kept: less memory, more time,
+/// the same bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[non_exhaustive]
 pub enum Checkpointing {
-    /// Keep activations
+    /// None
     #[default]
     Off,
-    /// Compute them again
+    /// The widest of the UNet's, inside the feed-forward parts of its transformers: little more time
+    FeedForward,
+    /// All inside the blocks of UNet and decoder: a third more time
     On,
-    /// On if the predicted peak exceeds the memory that is free
+    /// The least that lets the predicted peak fit into the memory that is free
     Auto,
 }
 
@@ -369,9 +371,22 @@ impl SampleOptions {
         (factor != 1.0).then_some(Candidates { count, until: self.thinned_at() })
     }
 
-    /// Whether activations will be computed again, as far as that is settled.
-    pub fn checkpoints(&self) -> bool {
-        self.checkpointing == Checkpointing::On
+    /// Which activations will be computed again, as far as that is settled.
+    pub fn recompute(&self) -> Recompute {
+        match self.checkpointing {
+            Checkpointing::Off | Checkpointing::Auto => Recompute::Nothing,
+            Checkpointing::FeedForward => Recompute::FeedForward,
+            Checkpointing::On => Recompute::Blocks,
+        }
+    }
+
+    /// The same, as it is asked for: never [`Checkpointing::Auto`].
+    pub fn checkpointing_settled(&self) -> Checkpointing {
+        match self.recompute() {
+            Recompute::Nothing => Checkpointing::Off,
+            Recompute::FeedForward => Checkpointing::FeedForward,
+            Recompute::Blocks => Checkpointing::On,
+        }
     }
 
     /// Tempering, resampling and threshold: the method's own, changed by what was given.

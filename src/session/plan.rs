@@ -16,6 +16,7 @@ use crate::meter::{Counts, Meter};
 use crate::method::{Bootstrap, Conclusion, Das, Method, best_of_n_at_equal_cost};
 use crate::model::pipeline::LongPrompts;
 use crate::reward::Reward;
+use crate::target::Recompute;
 use crate::tensor::{HostSlice, Shape};
 
 /// The cost of one prompt.
@@ -66,17 +67,18 @@ impl SessionBuilder {
         let options = self.at_equal_cost(prompt, options.clone())?;
         let options = self.fitting(prompt, options, available)?;
         let mut notes = Vec::new();
-        let checkpointing = match options.checkpointing {
-            Checkpointing::Auto => match self.peak_above(prompt, &options, available)? {
-                Some(note) => {
-                    notes.push(note);
-                    Checkpointing::On
-                }
-                None => Checkpointing::Off,
-            },
-            given => given,
-        };
-        Ok((options.checkpointing(checkpointing), notes))
+        if options.checkpointing != Checkpointing::Auto {
+            return Ok((options, notes));
+        }
+        let mut chosen = options.clone().checkpointing(Checkpointing::Off);
+        for more in [Checkpointing::FeedForward, Checkpointing::On] {
+            let Some(note) = self.peak_above(prompt, &chosen, available)? else { break };
+            if notes.is_empty() {
+                notes.push(note);
+            }
+            chosen = options.clone().checkpointing(more);
+        }
+        Ok((chosen, notes))
     }
 
     /// Bytes that a run could take. A GPU is opened to be asked, unless [`SessionBuilder::max_memory`] says
@@ -136,7 +138,7 @@ impl SessionBuilder {
             return Ok(());
         }
         let gigabytes = |bytes: u64| bytes as f64 / 1e9;
-        let checkpointing = match options.differentiates() && !options.checkpoints() {
+        let checkpointing = match options.differentiates() && options.recompute() != Recompute::Blocks {
             true => "set `checkpointing` on, ",
             false => "",
         };
@@ -154,8 +156,7 @@ impl SessionBuilder {
     /// Most bytes alive at once in a run. Every guided step takes the same memory; a chain of one may have no
     /// noise, which guidance refuses.
     fn peak(&self, prompt: &Prompt, options: &SampleOptions) -> Result<u64> {
-        let checkpointing = if options.checkpoints() { Checkpointing::On } else { Checkpointing::Off };
-        let mut short = options.clone().steps(options.steps.min(2)).checkpointing(checkpointing);
+        let mut short = options.clone().steps(options.steps.min(2));
         if options.candidates_per_particle() != 1.0 {
             // The first step thins, the second is guided.
             short = short.thin_at(0.0);

@@ -17,6 +17,7 @@ use das_cuda::model::pipeline::{LongPrompts, Pipeline, Prompt};
 use das_cuda::reward::{self, Reward};
 use das_cuda::sampler::{Candidates, Compat, Evaluation, FinalScores, Need, OnNan, Options, Sampler, Target};
 use das_cuda::smc::{Floor, Resampler, Rules, Tempering};
+use das_cuda::tape::Recompute;
 use das_cuda::target::{Diffusion, Gradient, Settings};
 use das_cuda::tensor::{Shape, Tensor};
 
@@ -220,8 +221,12 @@ fn alone_nothing_waits_between_steps() {
         let texts = pipeline
             .encode(&cuda, &[Prompt { text: "a star", negative: None }], size, 1.0, LongPrompts::Cut)
             .unwrap();
-        let settings =
-            Settings { cfg_scale: 1.0, micro_batch: 1, checkpointing: false, gradient: Gradient::State };
+        let settings = Settings {
+            cfg_scale: 1.0,
+            micro_batch: 1,
+            recompute: Recompute::Nothing,
+            gradient: Gradient::State,
+        };
         let target = Diffusion::new(&cuda, &pipeline, &reward, texts, vec![0], size, settings);
         let schedule = Schedule::new(&pipeline.scheduler, steps, 1.0).unwrap();
         let options = Options { particles: 2, rules: Das.rules(steps), ..Options::new(3, steps) };

@@ -32,7 +32,8 @@ fn learned_words_and_windows_condition_as_on_the_cpu() {
         assert_eq!(texts.states.shape(), Shape::new(1, 1, 64, 28));
         let x: Vec<f32> = (0..240).map(|i| (i as f32 * 0.7).sin()).collect();
         let x = backend.upload(Shape::new(1, 6, 10, 4), HostSlice::F32(&x)).unwrap();
-        let (tape, rows) = (Tape::off(backend), encoded.rows(&[0], true));
+        let rows = encoded.rows(&[0], true);
+        let tape = Tape::off(backend);
         let both = pipeline.unet.forward(&tape, &x.into(), 500.0, &encoded.conditioning, &rows).unwrap();
         [&texts.states, &texts.pooled.unwrap(), both.value()].map(|found| backend.download(found).unwrap())
     };
