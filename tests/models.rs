@@ -41,7 +41,10 @@ use das_cuda::ddim::Schedule;
 use das_cuda::meter::Meter;
 use das_cuda::model::checkpoint::Checkpoint;
 use das_cuda::model::clip::{Clip, ClipText, ClipVision};
-use das_cuda::model::config::{AutoencoderConfig, ClipConfig, ClipTextConfig, ClipVisionConfig, UNetConfig};
+use das_cuda::model::config::{
+    AutoencoderConfig, ClipConfig, ClipTextConfig, ClipVisionConfig, DecoderConfig, UNetConfig,
+};
+use das_cuda::model::decoder::ImageDecoder;
 use das_cuda::model::files::Source;
 use das_cuda::model::folder::ModelFolder;
 use das_cuda::model::pipeline::{Pipeline, Prompt};
@@ -266,6 +269,20 @@ fn autoencoder_of_stable_diffusion_matches() {
 #[test]
 fn autoencoder_without_quant_convolutions_and_attention_but_with_a_shift_matches() {
     vae_matches("vae_bare");
+}
+
+#[test]
+fn tiny_autoencoder_matches() {
+    let cpu = Cpu::new();
+    let golden = Golden::open("vae_tiny");
+    let source = Source::Dir(folder("vae_tiny"));
+    let config = DecoderConfig::open(&source, "").unwrap();
+    let decoder = ImageDecoder::load(&cpu, &source.checkpoint("", None).unwrap(), &config).unwrap();
+    assert!(decoder.approximates() && decoder.scale() == 2);
+    let (z, dy) = (golden.tensor(&cpu, "z"), golden.tensor(&cpu, "dy"));
+    let (y, dz) = differentiate(&cpu, &z, &dy, |tape, z| decoder.decode(tape, z));
+    golden.check(&cpu, "y", &y);
+    golden.check(&cpu, "dz", &dz);
 }
 
 fn clip_matches(name: &str) {

@@ -90,6 +90,7 @@ impl Choices {
             "index": draw.index,
             "model": session.model_name(),
             "vae": vae.as_ref().map(|path| path.to_string_lossy()),
+            "vae_class": session.pipeline().decoder.class(),
             "model_config": model_config.as_ref().map(|path| path.to_string_lossy()),
             "prediction": prediction.map(typed),
             "chain": scheduler.map(typed),

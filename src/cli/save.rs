@@ -12,6 +12,7 @@ use super::record::object;
 use super::values::{Save, Select};
 use crate::assets::SHAPES;
 use crate::error::{Error, Result};
+use crate::model::config::AUTOENCODER_TINY;
 use crate::pixels::Picture;
 use crate::run::{Parameters, ParticleLine, RunDir, SCHEMA, grid, save_latents, write_atomic};
 use crate::session::{Estimate, Judgement, Samples, Session};
@@ -168,6 +169,9 @@ impl OnePrompt<'_> {
         ];
         fields.extend(self.model_hash().map(|hash| ("Model hash", hash)));
         fields.push(("Model", model_label(options)));
+        if self.choices.deciding["vae_class"] == AUTOENCODER_TINY {
+            fields.push(("VAE", AUTOENCODER_TINY.into()));
+        }
         fields.extend(self.lora_hashes().map(|hashes| ("Lora hashes", hashes)));
         fields.push(("Version", format!("das-cuda {}", env!("CARGO_PKG_VERSION"))));
         options.metadata.then(|| Parameters {

@@ -27,6 +27,7 @@ mod queue;
 mod resample;
 mod sample;
 mod table;
+mod tiny;
 mod weigh;
 mod wide;
 
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         resample::TESTS,
         sample::TESTS,
         table::TESTS,
+        tiny::TESTS,
         weigh::TESTS,
         wide::TESTS,
     ];
