@@ -20,6 +20,7 @@
 //! | VAE encoder, with quant conv | 3.6e-13 (3.4e-13) | 1.1e-12 (1.0e-12) |
 //! | VAE decoder, bare | 1.0e-13 (1.2e-13) | 2.5e-13 (2.5e-13) |
 //! | VAE encoder, bare | 9.0e-14 (9.7e-14) | 3.5e-13 (4.2e-13) |
+//! | tiny decoder | 3.3e-14 (3.3e-14) | 1.4e-13 (8.1e-14) |
 //! | CLIP images, quick GELU | 4.4e-14 (4.1e-14) | 5.1e-13 (7.6e-13) |
 //! | CLIP images, GELU | 1.4e-13 (2.5e-13) | 3.8e-13 (1.2e-12) |
 //! | CLIP texts | 4.7e-14 (8.2e-14) | |

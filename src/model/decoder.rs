@@ -11,9 +11,9 @@ use crate::tape::{Tape, Var};
 /// The decoder of a pipeline.
 pub enum ImageDecoder {
     /// Of an AutoencoderKL.
-    Kl(Decoder),
+    Kl(Box<Decoder>),
     /// Of an AutoencoderTiny: an approximation.
-    Tiny(TinyDecoder),
+    Tiny(Box<TinyDecoder>),
 }
 
 impl ImageDecoder {
@@ -27,9 +27,11 @@ impl ImageDecoder {
         config: &DecoderConfig,
     ) -> Result<ImageDecoder> {
         match config {
-            DecoderConfig::Kl(config) => Decoder::load(backend, checkpoint, config).map(ImageDecoder::Kl),
+            DecoderConfig::Kl(config) => {
+                Decoder::load(backend, checkpoint, config).map(Box::new).map(ImageDecoder::Kl)
+            }
             DecoderConfig::Tiny(config) => {
-                TinyDecoder::load(backend, checkpoint, config).map(ImageDecoder::Tiny)
+                TinyDecoder::load(backend, checkpoint, config).map(Box::new).map(ImageDecoder::Tiny)
             }
         }
     }

@@ -23,7 +23,7 @@ fn decoded(backend: &dyn Backend) -> [Vec<f32>; 2] {
         backend.upload(shape, HostSlice::F32(&data)).unwrap()
     };
     let tape = Tape::new(backend);
-    let leaf = tape.watch(upload(Shape::new(2, 4, 6, 4), 0.7, 4.0));
+    let leaf = tape.watch(upload(Shape::new(2, 12, 20, 4), 0.7, 4.0));
     let image = decoder.decode(&tape, &leaf).unwrap();
     let weights = upload(image.shape(), 1.3, 1.0);
     let found = backend.download(image.value()).unwrap();

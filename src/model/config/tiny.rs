@@ -42,8 +42,8 @@ const UNUSED: [&str; 8] = [
     "model_type",
 ];
 
+/// Of a file whose class is known.
 pub(super) fn parse(keys: &Keys<'_>) -> Result<TinyConfig> {
-    keys.class(super::AUTOENCODER_TINY)?;
     keys.only("act_fn", &["relu".into()])?;
     keys.only("upsample_fn", &["nearest".into()])?;
     keys.only("upsampling_scaling_factor", &[2.into()])?;

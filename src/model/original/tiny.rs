@@ -39,8 +39,8 @@ pub fn rename(file: &Checkpoint) -> Result<Option<(Pool, Value)>> {
         return Ok(Some((pool, config)));
     }
     let encoder =
-        |prefix: &&str| kernel(format!("{prefix}0.weight")) && kernel(format!("{prefix}1.conv.0.weight"));
-    match ENCODERS.iter().any(|prefix| encoder(&prefix)) {
+        |prefix: &str| kernel(format!("{prefix}0.weight")) && kernel(format!("{prefix}1.conv.0.weight"));
+    match ENCODERS.iter().any(|prefix| encoder(prefix)) {
         false => Ok(None),
         true => Err(Error::model(format!(
             "{}: this is the encoder of a tiny autoencoder (TAESD), which makes no images",
