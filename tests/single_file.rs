@@ -359,7 +359,13 @@ fn tiny_autoencoders_that_cannot_be_run_are_refused_by_what_they_are() {
         tensors
     };
     let sixteen = change("1.weight", &|t| *t = zeros("1.weight", &[8, 16, 3, 3]));
-    fails(&sixteen, &["the autoencoder has 16 latent channels, but the UNet takes and makes 4", "`vae`"]);
+    fails(
+        &sixteen,
+        &[
+            "taesd.safetensors: the autoencoder has 16 latent channels, but the UNet takes and makes 4",
+            "`vae`",
+        ],
+    );
     let gray = change("8.weight", &|t| *t = zeros("8.weight", &[1, 8, 3, 3]));
     fails(&gray, &["out_channels is 1, but images have 3"]);
     let broken = change("3.conv.2.bias", &|t| t.data[..2].copy_from_slice(&0x7e00_u16.to_le_bytes()));

@@ -90,7 +90,6 @@ impl Choices {
             "index": draw.index,
             "model": session.model_name(),
             "vae": vae.as_ref().map(|path| path.to_string_lossy()),
-            "vae_class": session.pipeline().decoder.class(),
             "model_config": model_config.as_ref().map(|path| path.to_string_lossy()),
             "prediction": prediction.map(typed),
             "chain": scheduler.map(typed),
@@ -209,6 +208,7 @@ pub fn files(options: &Options, session: &Session) -> Result<Map<String, Value>>
 /// What followed from the options before anything was drawn.
 pub fn consequences(options: &Options, session: &Session) -> Map<String, Value> {
     object(json!({
+        "vae_class": session.pipeline().decoder.class(),
         "scheduler": session.pipeline().scheduler_class,
         "chains": options.sample.chains(),
         // Of log Z, which plain samples estimate too.

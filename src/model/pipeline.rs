@@ -181,7 +181,7 @@ impl Pipeline {
         if unet.in_channels == unet.out_channels && unet.in_channels != latent {
             return Err(Error::model(format!(
                 "{}: the autoencoder has {latent} latent channels, but the UNet takes and makes {}",
-                source.describe("vae/config.json"),
+                parts.checkpoint("vae")?.label(),
                 unet.in_channels
             ))
             .option("vae")
@@ -236,16 +236,18 @@ impl Pipeline {
                 source.describe("scheduler/scheduler_config.json")
             ));
         }
-        if let DecoderConfig::Tiny(_) = vae {
+        let weights = parts.checkpoint("vae")?;
+        let decoder = ImageDecoder::load(backend, &weights, &vae)?;
+        if decoder.approximates() {
             notes.push(format!(
                 "{}: a tiny autoencoder decodes: pictures and their rewards are approximations of those of the \
                  model's own autoencoder",
-                source.describe("vae/config.json")
+                weights.label()
             ));
         }
         Ok(Pipeline {
             unet: Unet::load(backend, &parts.checkpoint("unet")?, &unet)?,
-            decoder: ImageDecoder::load(backend, &parts.checkpoint("vae")?, &vae)?,
+            decoder,
             scheduler: scheduler.config,
             scheduler_class: scheduler.class,
             notes,

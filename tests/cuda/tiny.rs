@@ -1,4 +1,5 @@
-//! The decoder of a tiny autoencoder: latents and pictures are f32, the channels between of the device's type.
+//! The decoder of a tiny autoencoder: latents and pictures are f32, and what is between is of the device's
+//! type.
 
 use std::path::Path;
 
