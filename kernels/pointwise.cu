@@ -178,6 +178,20 @@ KERNEL(affine_clamp_vjp, (256),
   });
 }
 
+struct SoftClampParams {
+  int64_t n;
+  float limit;
+};
+// y = limit tanh(x / limit), and NaN for NaN; moves 2 n elements.
+KERNEL(soft_clamp, (256), (const Act* __restrict__ x, Act* __restrict__ y, SoftClampParams p)) {
+  map<VECTOR>(x, y, p.n, [=](float v) { return p.limit * tanh_of(v / p.limit); });
+}
+// dx = (1 - tanh^2(x / limit)) dy; moves 3 n elements.
+KERNEL(soft_clamp_vjp, (256),
+       (const Act* __restrict__ x, const Act* __restrict__ dy, Act* __restrict__ dx, SoftClampParams p)) {
+  map2<VECTOR>(x, dy, dx, p.n, [=](float v, float d) { return d * tanh_slope(v / p.limit); });
+}
+
 struct CfgCombineParams {
   int64_t n;       // elements of the guided half
   float s;

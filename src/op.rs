@@ -170,6 +170,10 @@ macro_rules! for_each_op {
                 fn affine_clamp(x: &Tensor, map: AffineClamp) -> Tensor;
                 /// `a dy` where the forward was strictly inside `(lo, hi)` or on a bound exactly, else 0.
                 fn affine_clamp_vjp(x: &Tensor, dy: &Tensor, map: AffineClamp) -> Tensor;
+                /// `limit tanh(x / limit)`: the identity near 0, and never beyond `limit`, which is above 0.
+                fn soft_clamp(x: &Tensor, limit: f32) -> Tensor;
+                /// `(1 - tanh(x / limit)^2) dy`.
+                fn soft_clamp_vjp(x: &Tensor, dy: &Tensor, limit: f32) -> Tensor;
                 /// `x * gain + shift` per channel, both `(1, 1, 1, c)`. Its transpose is itself without the
                 /// shift.
                 fn channel_affine(x: &Tensor, gain: &Tensor, shift: Option<&Tensor>) -> Tensor;
@@ -592,6 +596,21 @@ pub fn affine_clamp(x: &Tensor, _map: AffineClamp) -> Description<'_> {
 /// Describes `affine_clamp_vjp`.
 #[track_caller]
 pub fn affine_clamp_vjp<'a>(x: &'a Tensor, dy: &'a Tensor, _map: AffineClamp) -> Description<'a> {
+    check_cotangent(dy, x.shape());
+    Description::new(Family::Pointwise, x.shape(), [x, dy])
+}
+
+/// Describes `soft_clamp`.
+#[track_caller]
+pub fn soft_clamp(x: &Tensor, limit: f32) -> Description<'_> {
+    assert!(limit > 0.0, "soft_clamp: the limit {limit}");
+    Description::new(Family::Pointwise, x.shape(), [x])
+}
+
+/// Describes `soft_clamp_vjp`.
+#[track_caller]
+pub fn soft_clamp_vjp<'a>(x: &'a Tensor, dy: &'a Tensor, limit: f32) -> Description<'a> {
+    assert!(limit > 0.0, "soft_clamp_vjp: the limit {limit}");
     check_cotangent(dy, x.shape());
     Description::new(Family::Pointwise, x.shape(), [x, dy])
 }

@@ -254,6 +254,16 @@ impl<'a> Tape<'a> {
         Ok(self.unary(x, y, move |b, dy| b.affine_clamp_vjp(&xv, &dy, map)))
     }
 
+    /// `limit tanh(x / limit)`. Keeps `x`. See [`Backend::soft_clamp`].
+    ///
+    /// # Errors
+    /// Of the backend.
+    pub fn soft_clamp(&self, x: &Var, limit: f32) -> Result<Var> {
+        let y = self.backend().soft_clamp(x.value(), limit)?;
+        let xv = x.value().clone();
+        Ok(self.unary(x, y, move |b, dy| b.soft_clamp_vjp(&xv, &dy, limit)))
+    }
+
     /// `x * gain + shift` per channel, both `(1, 1, 1, c)`. See [`Backend::channel_affine`].
     ///
     /// # Errors

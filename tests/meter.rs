@@ -105,6 +105,7 @@ impl Network {
         let h = tape.cfg_combine(&h, 7.5)?;
         let h = if resized { tape.resize(&h, 5, 9, Filter::Bicubic)? } else { h };
         let h = tape.affine_clamp(&h, AffineClamp { a: 0.5, b: 0.5, lo: 0.0, hi: 1.0 })?;
+        let h = tape.soft_clamp(&h, 3.0)?;
         let h = tape.activate(&h, Activation::QuickGelu)?;
         tape.l2_norm(&h)
     }

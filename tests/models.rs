@@ -20,6 +20,7 @@
 //! | VAE encoder, with quant conv | 3.6e-13 (3.4e-13) | 1.1e-12 (1.0e-12) |
 //! | VAE decoder, bare | 1.0e-13 (1.2e-13) | 2.5e-13 (2.5e-13) |
 //! | VAE encoder, bare | 9.0e-14 (9.7e-14) | 3.5e-13 (4.2e-13) |
+//! | tiny decoder | 3.3e-14 (3.3e-14) | 1.4e-13 (8.1e-14) |
 //! | CLIP images, quick GELU | 4.4e-14 (4.1e-14) | 5.1e-13 (7.6e-13) |
 //! | CLIP images, GELU | 1.4e-13 (2.5e-13) | 3.8e-13 (1.2e-12) |
 //! | CLIP texts | 4.7e-14 (8.2e-14) | |
@@ -42,7 +43,10 @@ use das_cuda::ddim::Schedule;
 use das_cuda::meter::Meter;
 use das_cuda::model::checkpoint::Checkpoint;
 use das_cuda::model::clip::{Clip, ClipText, ClipVision};
-use das_cuda::model::config::{AutoencoderConfig, ClipConfig, ClipTextConfig, ClipVisionConfig, UNetConfig};
+use das_cuda::model::config::{
+    AutoencoderConfig, ClipConfig, ClipTextConfig, ClipVisionConfig, DecoderConfig, UNetConfig,
+};
+use das_cuda::model::decoder::ImageDecoder;
 use das_cuda::model::files::Source;
 use das_cuda::model::folder::ModelFolder;
 use das_cuda::model::pipeline::{LongPrompts, Pipeline, Prompt};
@@ -248,6 +252,20 @@ fn autoencoder_of_stable_diffusion_matches() {
 #[test]
 fn autoencoder_without_quant_convolutions_and_attention_but_with_a_shift_matches() {
     vae_matches("vae_bare");
+}
+
+#[test]
+fn tiny_autoencoder_matches() {
+    let cpu = Cpu::new();
+    let golden = Golden::open("vae_tiny");
+    let source = Source::Dir(folder("vae_tiny"));
+    let config = DecoderConfig::open(&source, "").unwrap();
+    let decoder = ImageDecoder::load(&cpu, &source.checkpoint("", None).unwrap(), &config).unwrap();
+    assert!(decoder.approximates() && decoder.scale() == 2);
+    let (z, dy) = (golden.tensor(&cpu, "z"), golden.tensor(&cpu, "dy"));
+    let (y, dz) = differentiate(&cpu, &z, &dy, |tape, z| decoder.decode(tape, z));
+    golden.check(&cpu, "y", &y);
+    golden.check(&cpu, "dz", &dz);
 }
 
 fn clip_matches(name: &str) {

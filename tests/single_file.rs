@@ -249,12 +249,6 @@ fn another_autoencoder_takes_the_place_of_the_own_one_or_of_none() {
         let text = error.to_string();
         assert!(text.contains("norm_num_groups 32") && text.contains("`vae` the folder of one"), "{error}");
     }
-    let tiny = model.dir.path().join("tiny.safetensors");
-    write(&tiny, &[zeros("decoder.layers.0.weight", &[4, 4, 3, 3])]);
-    let choices = Choices { vae: Some(tiny), ..Choices::default() };
-    let error = model.single_with(without, choices).expect_err("no AutoencoderKL").to_string();
-    assert!(error.contains("tiny autoencoder (TAESD)"), "{error}");
-
     // In a folder too.
     let choices = Choices { vae: Some(model.dir.path().join("vae")), ..Choices::default() };
     let replaced = ModelFolder::open_with(model.dir.path(), None, &choices).expect("a folder");
@@ -262,6 +256,138 @@ fn another_autoencoder_takes_the_place_of_the_own_one_or_of_none() {
     let choices = Choices { config: Some(model.dir.path().to_path_buf()), ..Choices::default() };
     let error = ModelFolder::open_with(model.dir.path(), None, &choices).expect_err("of a folder");
     assert_eq!((error.kind(), error.option_name()), (ErrorKind::Usage, Some("model_config")));
+}
+
+/// The tensors of the tiny autoencoder of the tests, those of its decoder under the numbers that its author
+/// gave them, behind `prefix`: one more than those of diffusers.
+fn tiny(prefix: &str) -> Vec<Stored> {
+    let folder = golden("models/vae_tiny");
+    let file = Checkpoint::open(&folder, None).expect("weights");
+    let number = |name: &str| {
+        let (number, rest) = name.strip_prefix("decoder.layers.")?.split_once('.')?;
+        Some(format!("{prefix}{}.{rest}", number.parse::<usize>().ok()? + 1))
+    };
+    let stored = |name: &str| Some(Stored { name: number(name)?, ..read(&folder, name) });
+    file.names().filter_map(stored).collect()
+}
+
+#[test]
+fn a_tiny_autoencoder_is_the_same_under_all_its_names() {
+    let model = Model::new("pipeline_sd", "pipeline_sd.tsv");
+    let place = |name: &str| model.dir.path().join(name);
+    let folder = golden("models/vae_tiny");
+    write(&place("taesd_decoder.safetensors"), &tiny(""));
+    write(
+        &place("whole.safetensors"),
+        &[tiny("decoder."), vec![zeros("encoder.0.weight", &[8, 3, 3, 3])]].concat(),
+    );
+    let comfy = [zeros("taesd_encoder.0.weight", &[8, 3, 3, 3]), zeros("vae_scale", &[])];
+    write(&place("comfy.safetensors"), &[tiny("taesd_decoder."), comfy.to_vec()].concat());
+
+    let own = drawn(&model.folder());
+    let with = |vae: PathBuf, path: &Path| {
+        let config = path.is_file().then(|| model.dir.path().to_path_buf());
+        let choices = Choices { vae: Some(vae), config, ..Choices::default() };
+        ModelFolder::open_with(path, None, &choices).map(|folder| drawn(&folder))
+    };
+    let single = place("single.safetensors");
+    write(&single, &model.tensors);
+    let (expected, notes) = with(folder.clone(), model.dir.path()).expect("a tiny autoencoder");
+    assert!(expected != own.0);
+    let said = |notes: &[String]| notes.iter().any(|note| note.contains("approximations"));
+    assert!(said(&notes) && !said(&own.1), "{notes:?}");
+    for vae in [
+        folder.clone(),
+        folder.join("diffusion_pytorch_model.safetensors"),
+        place("taesd_decoder.safetensors"),
+        place("whole.safetensors"),
+        place("comfy.safetensors"),
+    ] {
+        for path in [model.dir.path(), &single] {
+            let (found, notes) = with(vae.clone(), path).expect("a tiny autoencoder");
+            assert!(found == expected && said(&notes), "{} in {}", vae.display(), path.display());
+        }
+    }
+
+    // As the autoencoder of a folder, where another can take its place again.
+    let other = tempfile::tempdir().expect("a temporary folder");
+    copy(model.dir.path(), other.path());
+    fs::remove_dir_all(other.path().join("vae")).expect("removed");
+    copy(&folder, &other.path().join("vae"));
+    let index = fs::read_to_string(other.path().join("model_index.json")).expect("an index");
+    fs::write(other.path().join("model_index.json"), index.replace("AutoencoderKL", "AutoencoderTiny"))
+        .expect("written");
+    let found = drawn(&ModelFolder::open(other.path(), None).expect("a folder"));
+    assert!(found.0 == expected && said(&found.1), "{:?}", found.1);
+    assert!(with(place("vae"), other.path()).expect("a folder").0 == own.0);
+    // A file of weights alone gets the factor of the family, not that of the tiny one.
+    let bare: Vec<Stored> =
+        model.tensors.iter().filter(|t| t.name.starts_with("first_stage_model.")).cloned().collect();
+    write(&place("bare.safetensors"), &bare);
+    let choices = Choices { vae: Some(place("bare.safetensors")), ..Choices::default() };
+    let opened = ModelFolder::open_with(other.path(), None, &choices).expect("a folder");
+    let config = opened.source().read("vae/config.json").expect("a configuration");
+    let config: serde_json::Value = serde_json::from_slice(&config).expect("JSON");
+    assert_eq!(config["scaling_factor"], 0.18215);
+}
+
+#[test]
+fn tiny_autoencoders_that_cannot_be_run_are_refused_by_what_they_are() {
+    let model = Model::new("pipeline_sd", "pipeline_sd.tsv");
+    let file = model.dir.path().join("taesd.safetensors");
+    let refused = |words: &[&str]| {
+        let choices = Choices { vae: Some(file.clone()), ..Choices::default() };
+        let opened = ModelFolder::open_with(model.dir.path(), None, &choices);
+        let error = opened.and_then(|folder| Pipeline::load(&Meter::new(), &folder).map(drop));
+        let error = error.expect_err(words[0]);
+        assert_eq!(error.kind(), ErrorKind::Model);
+        let text = error.to_string();
+        words.iter().for_each(|word| assert!(text.contains(word), "{word:?} is not in: {text}"));
+    };
+    let fails = |tensors: &[Stored], words: &[&str]| {
+        write(&file, tensors);
+        refused(words);
+    };
+    for prefix in ["", "encoder.", "taesd_encoder.", "encoder.layers."] {
+        let tensors =
+            ["0.weight", "1.conv.0.weight"].map(|name| zeros(&format!("{prefix}{name}"), &[8, 3, 3, 3]));
+        fails(&tensors, &["taesd.safetensors", "the encoder of a tiny autoencoder", "`vae` the decoder"]);
+    }
+    let change = |name: &str, change: &dyn Fn(&mut Stored)| {
+        let mut tensors = tiny("");
+        change(tensors.iter_mut().find(|t| t.name == name).expect(name));
+        tensors
+    };
+    let sixteen = change("1.weight", &|t| *t = zeros("1.weight", &[8, 16, 3, 3]));
+    fails(
+        &sixteen,
+        &[
+            "taesd.safetensors: the autoencoder has 16 latent channels, but the UNet takes and makes 4",
+            "`vae`",
+        ],
+    );
+    let gray = change("8.weight", &|t| *t = zeros("8.weight", &[1, 8, 3, 3]));
+    fails(&gray, &["out_channels is 1, but images have 3"]);
+    let broken = change("3.conv.2.bias", &|t| t.data[..2].copy_from_slice(&0x7e00_u16.to_le_bytes()));
+    fails(&broken, &["3.conv.2.bias", "NaN"]);
+    let narrow = change("3.conv.2.weight", &|t| *t = zeros("3.conv.2.weight", &[8, 4, 3, 3]));
+    fails(&narrow, &["3.conv.2.weight", "[8, 4, 3, 3]", "expected [8, 8, 3, 3]"]);
+    for missing in ["1.bias", "3.conv.4.weight", "6.weight", "8.weight", "8.bias"] {
+        let tensors: Vec<Stored> = tiny("").into_iter().filter(|t| t.name != missing).collect();
+        fails(&tensors, &["taesd.safetensors"]);
+    }
+    let surplus = [tiny(""), vec![zeros("40.weight", &[2, 2])]].concat();
+    fails(&surplus, &["1 tensor that the network does not have", "40.weight"]);
+    fails(&[zeros("1.weight", &[8, 4])], &["no autoencoder of Stable Diffusion", "taesd"]);
+    fails(&[zeros("1.weight", &[8, 4, 3, 3])], &["taesd.safetensors"]);
+    fails(&[zeros("1.weight", &[0, 4, 3, 3])], &["taesd.safetensors", "no autoencoder"]);
+
+    write(&file, &tiny(""));
+    let bytes = fs::read(&file).expect("read");
+    for length in [0, 7, 100, bytes.len() / 2, bytes.len() - 1] {
+        fs::write(&file, &bytes[..length]).expect("written");
+        refused(&["taesd.safetensors"]);
+    }
 }
 
 /// What the schedule says that the UNet of `model` predicts.

@@ -172,6 +172,7 @@ fn the_rest(s: &Sizes, ops: &mut Vec<Op>) {
         Op::Blend { x: latents(1) },
         Op::Scale { x: latents(1), a: 1.0 / 0.18215 },
         Op::AffineClamp { x: pictures, map: AffineClamp { a: 0.5, b: 0.5, lo: 0.0, hi: 1.0 } },
+        Op::SoftClamp { x: latents(1), limit: 3.0, scale: 1.0 },
         Op::Resize { x: pictures, h: seen, w: seen, filter: Filter::Bilinear },
         Op::ChannelAffine { x: Shape::new(s.samples(1), seen, seen, 3), shift: true },
         Op::Embed { x: s.image(1, 16, 1024), token: true },

@@ -124,8 +124,8 @@ pub struct Sample {
     /// of that name [default: the model inside this program, `shapes`]
     #[arg(short, long, value_name = "MODEL", help_heading = "What to draw")]
     pub model: Option<PathBuf>,
-    /// Another autoencoder for the model: the folder of one (AutoencoderKL), a single file, or a name as of
-    /// `-m`
+    /// Another autoencoder for the model: the folder of one (AutoencoderKL, or AutoencoderTiny: TAESD, whose
+    /// pictures and rewards are approximations), a single file, or a name as of `-m`
     #[arg(long, value_name = "PATH", requires = "model", help_heading = "What to draw")]
     pub vae: Option<PathBuf>,
     /// For a model in a single file: a folder in diffusers layout, or the name of a repository, whose

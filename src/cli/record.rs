@@ -228,6 +228,7 @@ pub fn files(options: &Options, session: &Session) -> Result<Map<String, Value>>
 /// What followed from the options before anything was drawn.
 pub fn consequences(options: &Options, session: &Session) -> Map<String, Value> {
     object(json!({
+        "vae_class": session.pipeline().decoder.class(),
         "scheduler": session.pipeline().scheduler_class,
         "chains": options.sample.chains(),
         // Of log Z, which plain samples estimate too.

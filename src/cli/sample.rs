@@ -177,7 +177,9 @@ impl OnePrompt<'_> {
             }
             let folder = signals::finishing(|| self.finish(&current, &saved))?;
             let returned = saved.returned_reward(self.options);
-            progress.summary(&current.summary.text(&folder, &samples, returned, began.elapsed()));
+            let approximate = session.pipeline().decoder.approximates();
+            let summary = &current.summary;
+            progress.summary(&summary.text(&folder, &samples, returned, approximate, began.elapsed()));
             Ok(self.answer(&folder, saved))
         });
         finished.map_err(|error| self.fail(&current, error))

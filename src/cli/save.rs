@@ -64,13 +64,13 @@ impl OnePrompt<'_> {
         if options.save == Save::All {
             for (line, picture) in lines.iter_mut().zip(pictures) {
                 let name = RunDir::particle_name(line.index);
-                let parameters = self.parameters(Some(line));
+                let parameters = self.parameters(session, Some(line));
                 line.sha256 = Some(folder.write_png(&name, picture, parameters.as_ref())?);
                 line.path = Some(name);
             }
         }
         folder.write_particles(&lines)?;
-        let shown = self.show(pictures, &lines[best], folder)?;
+        let shown = self.show(session, pictures, &lines[best], folder)?;
         if options.save_latents {
             let values = backend.download(&population.x)?;
             save_latents(&folder.path().join(LATENTS), population.x.shape(), &values)?;
@@ -89,15 +89,21 @@ impl OnePrompt<'_> {
     }
 
     /// Writes the selected picture and the grid; returns the name of the former.
-    fn show(&self, pictures: &[Picture], best: &ParticleLine, folder: &RunDir) -> Result<Option<String>> {
+    fn show(
+        &self,
+        session: &Session,
+        pictures: &[Picture],
+        best: &ParticleLine,
+        folder: &RunDir,
+    ) -> Result<Option<String>> {
         let options = self.options;
         if options.save == Save::None {
             return Ok(None);
         }
-        folder.write_png(BEST, &pictures[best.index], self.parameters(Some(best)).as_ref())?;
+        folder.write_png(BEST, &pictures[best.index], self.parameters(session, Some(best)).as_ref())?;
         if options.grid && options.save == Save::All && pictures.len() > 1 {
             let all = grid(pictures, Some(best.index));
-            folder.write_png("grid.png", &all, self.parameters(None).as_ref())?;
+            folder.write_png("grid.png", &all, self.parameters(session, None).as_ref())?;
         }
         Ok(Some(BEST.into()))
     }
@@ -147,7 +153,7 @@ impl OnePrompt<'_> {
 
     /// What a picture says about its making: that of one particle, or of all in one. `None` with
     /// `--no-metadata`.
-    fn parameters(&self, line: Option<&ParticleLine>) -> Option<Parameters> {
+    fn parameters(&self, session: &Session, line: Option<&ParticleLine>) -> Option<Parameters> {
         let options = self.options;
         let mut record = object(json!({"schema": SCHEMA}));
         record.extend(self.choices.deciding.clone());
@@ -172,6 +178,8 @@ impl OnePrompt<'_> {
         ];
         fields.extend(self.model_hash().map(|hash| ("Model hash", hash)));
         fields.push(("Model", model_label(options)));
+        let decoder = &session.pipeline().decoder;
+        fields.extend(decoder.approximates().then(|| ("VAE", decoder.class().into())));
         fields.extend(self.hashes_of("loras").map(|hashes| ("Lora hashes", hashes)));
         fields.extend(self.hashes_of("embeddings").map(|hashes| ("TI hashes", hashes)));
         fields.push(("Version", format!("das-cuda {}", env!("CARGO_PKG_VERSION"))));

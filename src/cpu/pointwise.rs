@@ -217,6 +217,31 @@ pub fn affine_clamp_vjp(
     })
 }
 
+pub fn soft_clamp(cpu: &Cpu, d: Description<'_>, x: &Tensor, limit: f32) -> Result<Tensor> {
+    let x = cpu.view(x);
+    cpu.make(d, |y| {
+        map(
+            x,
+            y,
+            #[inline(always)]
+            |x| limit * math::tanh(x / limit),
+        );
+    })
+}
+
+pub fn soft_clamp_vjp(cpu: &Cpu, d: Description<'_>, x: &Tensor, dy: &Tensor, limit: f32) -> Result<Tensor> {
+    let (x, dy) = (cpu.view(x), cpu.view(dy));
+    cpu.make(d, |dx| {
+        map2(
+            x,
+            dy,
+            dx,
+            #[inline(always)]
+            |x, dy| dy * math::tanh_slope(x / limit),
+        );
+    })
+}
+
 /// `x * gain + shift` per channel.
 pub fn channel_affine(
     cpu: &Cpu,

@@ -4,14 +4,18 @@
 //! has no meaning to the Python classes either: it is named in `unknown_keys`, so that the user is told.
 
 mod clip;
+mod decoder;
 mod open_clip;
 mod scheduler;
+mod tiny;
 mod unet;
 mod vae;
 
 pub use clip::{Activation, ClipConfig, ClipTextConfig, ClipVisionConfig, Pooling};
+pub use decoder::{AUTOENCODER_KL, AUTOENCODER_TINY, AUTOENCODERS, DecoderConfig};
 pub use open_clip::OpenClipConfig;
 pub use scheduler::SchedulerFile;
+pub use tiny::TinyConfig;
 pub use unet::{Attention, Level, Mid, TextTime, UNetConfig};
 pub use vae::AutoencoderConfig;
 

@@ -6,6 +6,7 @@ mod kind;
 mod pool;
 mod scheduler;
 mod text;
+mod tiny;
 pub(crate) mod tokenizer;
 mod unet;
 mod vae;
@@ -20,6 +21,7 @@ use self::kind::{Texts, UNET, VAE};
 use self::pool::Pool;
 use self::scheduler::Predicts;
 use super::checkpoint::{self, Checkpoint};
+use super::config::DecoderConfig;
 use super::files::{Assembled, AssembledModel, Piece, Source, join};
 use crate::ddim::{Chain, Prediction};
 use crate::error::{Error, Result};
@@ -32,7 +34,7 @@ const SCHEDULER_FILE: &str = "scheduler/scheduler_config.json";
 /// What a user may say of a model beside where it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choices {
-    /// Another autoencoder: the folder of one, or a single file.
+    /// Another autoencoder: the folder of one, or a single file; a tiny one (TAESD) too.
     pub vae: Option<PathBuf>,
     /// A folder in diffusers layout whose configurations and tokenizers are taken for a single file.
     pub config: Option<PathBuf>,
@@ -95,7 +97,7 @@ pub fn open(path: &Path, choices: &Choices) -> Result<(Source, Vec<String>)> {
         tokenizer::add(&mut model, &format!("tokenizer{suffix}"), padding)?;
     }
 
-    let scaling_factor = if texts == Texts::Both { 0.13025 } else { 0.18215 };
+    let scaling_factor = scaling_factor(texts == Texts::Both);
     match &choices.vae {
         Some(vae) => add_vae(&mut model, vae, scaling_factor)?,
         None => {
@@ -139,8 +141,12 @@ pub fn replace(path: &Path, choices: &Choices) -> Result<Source> {
     let mut model = Assembled { name, base: Some(path.to_path_buf()), pieces: BTreeMap::new() };
     if let Some(vae) = &choices.vae {
         let own =
-            source.exists("vae/config.json").then(|| super::config::AutoencoderConfig::open(&source, "vae"));
-        let scaling_factor = own.transpose()?.map_or(0.18215, |own| f64::from(own.scaling_factor));
+            source.exists("vae/config.json").then(|| DecoderConfig::open(&source, "vae")).transpose()?;
+        let scaling_factor = match own {
+            Some(DecoderConfig::Kl(own)) => f64::from(own.scaling_factor),
+            // A tiny autoencoder has no factor of its own: that of the family is meant.
+            _ => scaling_factor(super::files::json::read(&source, "model_index.json")?["_class_name"] == XL),
+        };
         add_vae(&mut model, vae, scaling_factor)?;
     }
     if choices.of_the_noise() {
@@ -182,11 +188,19 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
+/// The pipeline of Stable Diffusion XL.
+const XL: &str = "StableDiffusionXLPipeline";
+
 fn class(texts: Texts) -> &'static str {
     match texts {
         Texts::Clip | Texts::OpenClip => "StableDiffusionPipeline",
-        Texts::Both => "StableDiffusionXLPipeline",
+        Texts::Both => XL,
     }
+}
+
+/// Of the autoencoder that a family was published with.
+fn scaling_factor(xl: bool) -> f64 {
+    if xl { 0.13025 } else { 0.18215 }
 }
 
 /// `model_index.json`.
@@ -222,7 +236,9 @@ fn add_vae(model: &mut Assembled, path: &Path, scaling_factor: f64) -> Result<()
                 folder.display()
             ))
             .option("vae")
-            .advice("give `vae` the folder or the file of an AutoencoderKL"));
+            .advice(
+                "give `vae` the folder or the file of an AutoencoderKL or of an AutoencoderTiny (TAESD)",
+            ));
         };
         for name in ["config.json", weights] {
             model.pieces.insert(join("vae", name), Piece::File(folder.join(name)));
@@ -230,11 +246,16 @@ fn add_vae(model: &mut Assembled, path: &Path, scaling_factor: f64) -> Result<()
         return Ok(());
     }
     let file = Checkpoint::open(path, None).map_err(|e| e.option("vae"))?;
+    let recorded = join("vae", &file_name(path));
+    if let Some((pool, config)) = tiny::rename(&file)? {
+        make(model, "vae/config.json", &config);
+        model.pieces.insert(VAE_FILE.to_string(), Piece::Weights(pool.finish(path, recorded)));
+        return Ok(());
+    }
     let prefix = if file.names().any(|name| name.starts_with(VAE)) { VAE } else { "" };
     let mut pool = Pool::new(&file, prefix);
     let config = vae::rename(&mut pool, &path.display().to_string(), scaling_factor)?;
     make(model, "vae/config.json", &config);
-    let recorded = join("vae", &file_name(path));
     model.pieces.insert(VAE_FILE.to_string(), Piece::Weights(pool.finish(path, recorded)));
     Ok(())
 }

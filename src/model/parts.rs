@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use serde_json::{Map, Value};
 
 use super::checkpoint::{self, Checkpoint};
-use super::config::{AutoencoderConfig, ClipTextConfig, SchedulerFile, UNetConfig};
+use super::config::{AutoencoderConfig, ClipTextConfig, DecoderConfig, SchedulerFile, UNetConfig};
 use super::embedding::{self, Embedding};
 use super::files::{FileHash, Source, join};
 use super::lora::Lora;
@@ -169,7 +169,15 @@ impl Parts {
         UNetConfig::open(&self.source, "unet")
     }
 
-    /// The configuration of `vae`.
+    /// The configuration of the decoder of `vae`, whose class its own file states.
+    ///
+    /// # Errors
+    /// As all readers in [`super::config`].
+    pub fn decoder_config(&self) -> Result<DecoderConfig> {
+        DecoderConfig::open(&self.source, "vae")
+    }
+
+    /// The configuration of `vae`, an AutoencoderKL.
     ///
     /// # Errors
     /// As all readers in [`super::config`].

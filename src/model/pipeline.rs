@@ -2,11 +2,11 @@
 //! What distinguishes the families of models is in [`Recipe`]; each family makes one (`model::families`).
 
 use super::clip::ClipText;
-use super::config::{AutoencoderConfig, ClipTextConfig, SchedulerFile, UNetConfig};
+use super::config::{ClipTextConfig, DecoderConfig, SchedulerFile, UNetConfig};
+use super::decoder::ImageDecoder;
 use super::parts::Parts;
 use super::tokenizer::{Dropped, Tokenizer};
 use super::unet::{Added, Conditioning, Unet};
-use super::vae::Decoder;
 use crate::backend::Backend;
 use crate::ddim::SchedulerConfig;
 use crate::error::{Error, Result};
@@ -24,7 +24,7 @@ pub struct Pipeline {
     /// The denoiser.
     pub unet: Unet,
     /// From latents to images.
-    pub decoder: Decoder,
+    pub decoder: ImageDecoder,
     /// The noise schedule.
     pub scheduler: SchedulerConfig,
     /// The sampler whose file the schedule is from, such as `PNDMScheduler`; for records.
@@ -43,7 +43,7 @@ pub struct Recipe {
     /// Configuration of the component `unet`.
     pub unet: UNetConfig,
     /// Configuration of the component `vae`.
-    pub vae: AutoencoderConfig,
+    pub vae: DecoderConfig,
     /// Configuration of the component `scheduler`.
     pub scheduler: SchedulerFile,
     /// Configurations of the components `text_encoder`, `text_encoder_2` and so on.
@@ -213,7 +213,18 @@ impl Pipeline {
     pub fn assemble(backend: &dyn Backend, parts: &Parts, recipe: Recipe) -> Result<Pipeline> {
         let Recipe { unet, vae, scheduler, texts, text_states, zeros_for_empty_prompt, mut notes } = recipe;
         let source = parts.source();
-        let latent = vae.latent_channels;
+        let latent = vae.latent_channels();
+        if unet.in_channels == unet.out_channels && unet.in_channels != latent {
+            return Err(Error::model(format!(
+                "{}: the autoencoder has {latent} latent channels, but the UNet takes and makes {}",
+                parts.checkpoint("vae")?.label(),
+                unet.in_channels
+            ))
+            .option("vae")
+            .advice(
+                "give `vae` an autoencoder of the model's family: those of 16 channels are for other models",
+            ));
+        }
         if (unet.in_channels, unet.out_channels) != (latent, latent) {
             return Err(Error::model(format!(
                 "{}: in_channels {} and out_channels {}, but the autoencoder has {latent} latent channels",
@@ -223,11 +234,11 @@ impl Pipeline {
             ))
             .advice("use a text-to-image model: inpainting and image-conditioned models take more inputs"));
         }
-        if vae.out_channels != 3 {
+        if vae.out_channels() != 3 {
             return Err(Error::model(format!(
                 "{}: out_channels is {}, but images have 3",
                 source.describe("vae/config.json"),
-                vae.out_channels
+                vae.out_channels()
             ))
             .advice("use a model whose autoencoder makes RGB images"));
         }
@@ -238,7 +249,7 @@ impl Pipeline {
             );
         };
         unknown("unet/config.json", &unet.unknown_keys);
-        unknown("vae/config.json", &vae.unknown_keys);
+        unknown("vae/config.json", vae.unknown_keys());
         unknown("scheduler/scheduler_config.json", &scheduler.unknown_keys);
         let mut encoders = Vec::new();
         for (at, config) in texts.iter().enumerate() {
@@ -260,9 +271,18 @@ impl Pipeline {
                 source.describe("scheduler/scheduler_config.json")
             ));
         }
+        let weights = parts.checkpoint("vae")?;
+        let decoder = ImageDecoder::load(backend, &weights, &vae)?;
+        if decoder.approximates() {
+            notes.push(format!(
+                "{}: a tiny autoencoder decodes: pictures and their rewards are approximations of those of the \
+                 model's own autoencoder",
+                weights.label()
+            ));
+        }
         Ok(Pipeline {
             unet: Unet::load(backend, &parts.checkpoint("unet")?, &unet)?,
-            decoder: Decoder::load(backend, &parts.checkpoint("vae")?, &vae)?,
+            decoder,
             scheduler: scheduler.config,
             scheduler_class: scheduler.class,
             notes,
@@ -274,7 +294,7 @@ impl Pipeline {
 
     /// Pixels per latent, along one side.
     pub fn factor(&self) -> usize {
-        self.decoder.config().scale()
+        self.decoder.scale()
     }
 
     /// The size asked for, or that the model was trained for.

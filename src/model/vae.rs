@@ -116,7 +116,7 @@ const ENCODER: [&str; 2] = ["encoder.*", "quant_conv.*"];
 const DECODER: [&str; 2] = ["decoder.*", "post_quant_conv.*"];
 
 /// Gain and shift of each channel as tensors, unless they change nothing.
-fn affine(backend: &dyn Backend, gain: &[f32], shift: &[f32]) -> Result<Option<(Tensor, Tensor)>> {
+pub(super) fn affine(backend: &dyn Backend, gain: &[f32], shift: &[f32]) -> Result<Option<(Tensor, Tensor)>> {
     if gain.iter().all(|g| *g == 1.0) && shift.iter().all(|s| *s == 0.0) {
         return Ok(None);
     }

@@ -10,7 +10,7 @@ use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{fails, lines, only_folder, program, record_of, sample, succeeds, text};
+use super::{arguments, fails, lines, model, only_folder, program, record_of, sample, succeeds, text};
 
 /// The keys of an object, in order.
 fn keys(object: &Value) -> Vec<&str> {
@@ -60,7 +60,7 @@ const DECIDING: [&str; 38] = [
 ];
 
 /// All fields of `run.json` besides.
-const REST: [&str; 39] = [
+const REST: [&str; 40] = [
     "schema",
     "status",
     "program",
@@ -88,6 +88,7 @@ const REST: [&str; 39] = [
     "cublas",
     "threads",
     "offline",
+    "vae_class",
     "scheduler",
     "chains",
     "alpha",
@@ -101,6 +102,39 @@ const REST: [&str; 39] = [
     "result",
     "error",
 ];
+
+/// The approximate decoder is in the record, in what a picture says, in a warning and in the summary.
+#[test]
+fn a_run_says_which_decoder_drew() {
+    let (dir, root) = model();
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models/vae_tiny");
+    let drawn = |name: &str, vae: &[&str]| {
+        let out = dir.path().join(name);
+        let given = ["-p", "a star", "-m", text(&root), "--reward", "jpeg", "--proposal", "bootstrap"];
+        let output = program().args(arguments(&out, &[&given[..], vae].concat())).output().expect("started");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        succeeds(output);
+        (only_folder(&out), said)
+    };
+    let (run, said) = drawn("own", &[]);
+    assert_eq!(record_of(&run)["vae_class"], "AutoencoderKL");
+    assert!(!said.contains("approximat"), "{said}");
+    let (run, said) = drawn("tiny", &["--vae", text(&tiny)]);
+    let record = record_of(&run);
+    assert_eq!(record["vae_class"], "AutoencoderTiny");
+    assert_eq!(record["vae"], text(&tiny));
+    let weights = "vae/diffusion_pytorch_model.safetensors";
+    let hash = sha256_file(&tiny.join("diffusion_pytorch_model.safetensors")).expect("a hash");
+    assert_eq!(record["model_files"][weights], hash);
+    let warned = record["warnings"].to_string();
+    let says = "diffusion_pytorch_model.safetensors: a tiny autoencoder decodes: pictures and their rewards are \
+                approximations";
+    assert!(warned.contains(says), "{warned}");
+    assert!(said.contains("warning: ") && said.contains(", approximate decoder, "), "{said}");
+    let picture = fs::read(run.join("best.png")).expect("a picture");
+    let holds = |words: &[u8]| picture.windows(words.len()).any(|window| window == words);
+    assert!(holds(b"VAE: AutoencoderTiny"));
+}
 
 #[test]
 fn a_run_leaves_a_complete_record() {

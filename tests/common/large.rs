@@ -36,6 +36,7 @@ pub fn large() -> Vec<Case> {
         Op::Axpby { x: s(1, 64, 64, 320), a: 1.0, b: 1.0 },
         Op::Blend { x: s(16, 64, 64, 4) },
         Op::Scale { x: s(16, 64, 64, 4), a: 1.0 / 0.18215 },
+        Op::SoftClamp { x: s(1, 64, 64, 4), limit: 3.0, scale: 1.0 },
         Op::AffineClamp { x: s(1, 512, 512, 3), map: AffineClamp { a: 0.5, b: 0.5, lo: 0.0, hi: 1.0 } },
         Op::ChannelAffine { x: s(1, 224, 224, 3), shift: true },
         Op::Concat { x: s(1, 64, 64, 320), c: 320 },

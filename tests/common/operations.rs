@@ -88,6 +88,12 @@ pub enum Op {
         x: Shape,
         map: AffineClamp,
     },
+    /// `scale` is the size of the arguments.
+    SoftClamp {
+        x: Shape,
+        limit: f32,
+        scale: f32,
+    },
     ChannelAffine {
         x: Shape,
         shift: bool,
@@ -280,6 +286,14 @@ impl Op {
                         json!({"a": map.a, "b": map.b, "lo": map.lo, "hi": map.hi}),
                     )
             }
+            Op::SoftClamp { x, limit, scale } => {
+                Entry::new("soft_clamp", vec![Input { scale: *scale, ..of(*x) }], |b, i| {
+                    one(b.soft_clamp(&i[0], *limit))
+                })
+                .vjp(1, |b, i, _, dy| one(b.soft_clamp_vjp(&i[0], dy, *limit)))
+                .curved()
+                .torch("p['limit'] * torch.tanh(x / p['limit'])", json!({ "limit": limit }))
+            }
             Op::ChannelAffine { x, shift } => {
                 let c = Shape::vector(x.c);
                 let mut inputs = vec![of(*x), randn(c)];
@@ -463,6 +477,8 @@ pub fn small() -> Vec<Case> {
     add(Op::Blend { x: s(2, 3, 4, 5) });
     add(Op::Scale { x: s(2, 3, 4, 5), a: -1.75 });
     add(Op::AffineClamp { x: s(2, 3, 4, 5), map: AffineClamp { a: 0.5, b: 0.5, lo: 0.0, hi: 1.0 } });
+    add(Op::SoftClamp { x: s(2, 3, 4, 5), limit: 3.0, scale: 1.0 });
+    add(Op::SoftClamp { x: s(1, 1, 3, 333), limit: 3.0, scale: 5.0 });
     add(Op::ChannelAffine { x: s(2, 3, 4, 5), shift: true });
     add(Op::ChannelAffine { x: s(2, 3, 4, 3), shift: false });
     add(Op::Concat { x: s(2, 3, 4, 5), c: 2 });
@@ -510,6 +526,7 @@ pub fn small() -> Vec<Case> {
         Op::CrossAttention { q: s(2, 1, 3, 4), keys: 3, kv_of: vec![0, 1], attention: heads(2, 2) },
         Op::Geglu { y: s(1, 2, 3, 4) },
         Op::AffineClamp { x: s(1, 2, 2, 4), map: AffineClamp { a: 1.0, b: 0.0, lo: -0.55, hi: 0.55 } },
+        Op::SoftClamp { x: s(1, 1, 9, 37), limit: 0.5, scale: 2.0 },
         Op::Resize { x: s(1, 7, 5, 2), h: 4, w: 9, filter: Filter::Bilinear },
         Op::Resize { x: s(1, 7, 5, 2), h: 4, w: 9, filter: Filter::Bicubic },
         Op::Activate { x: s(1, 1, 9, 37), f: Activation::Gelu, scale: 12.0 },

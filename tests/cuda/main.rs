@@ -31,6 +31,7 @@ mod reward;
 mod sample;
 mod table;
 mod texts;
+mod tiny;
 mod weigh;
 mod wide;
 
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         sample::TESTS,
         table::TESTS,
         texts::TESTS,
+        tiny::TESTS,
         weigh::TESTS,
         wide::TESTS,
     ];

@@ -87,6 +87,7 @@ fn cases(elem: Elem) -> Vec<Case> {
             case(Op::Blend { x }),
             case(Op::Scale { x, a: -1.75 }),
             case(Op::AffineClamp { x, map: clamp }),
+            case(Op::SoftClamp { x, limit: 3.0, scale: 1.0 }),
             case(Op::ChannelAffine { x, shift: true }),
             case(Op::CfgCombine { x: x.with_n(4), s: 7.5 }),
             case(Op::Concat { x, c: 8 }),

@@ -29,6 +29,7 @@ fn maps_agree_with_the_cpu() {
         cases.push(case(Op::Blend { x }));
         cases.push(case(Op::Scale { x, a: -1.75 }));
         cases.push(case(Op::AffineClamp { x, map: clamp }));
+        cases.push(case(Op::SoftClamp { x, limit: 3.0, scale: 3.0 }));
         cases.push(case(Op::CfgCombine { x: x.with_n(2 * x.n), s: 7.5 }));
         cases.push(case(Op::ChannelAffine { x, shift: true }));
         cases.push(case(Op::ChannelAffine { x, shift: false }));
@@ -47,7 +48,9 @@ fn tails_agree_with_the_cpu() {
     let x = Shape::new(1, 1, 40, 64);
     let scales = [4.0, 12.0, 60.0, 200.0];
     let tails = scales.into_iter().flat_map(|scale| ALL.map(|f| Op::Activate { x, f, scale }));
-    let cases: Vec<Case> = tails.map(|op| Case { op, kind: Kind::Arange, large: false }).collect();
+    let clamps = scales.map(|scale| Op::SoftClamp { x, limit: 3.0, scale });
+    let cases: Vec<Case> =
+        tails.chain(clamps).map(|op| Case { op, kind: Kind::Arange, large: false }).collect();
     parity::check(&cases);
 }
 

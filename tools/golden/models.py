@@ -16,6 +16,7 @@ import warnings
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderTiny,
     DDIMScheduler,
     LatentConsistencyModelPipeline,
     LCMScheduler,
@@ -219,6 +220,23 @@ def vae(name, options, seed):
               "error.sample": [nmse(samples[1], samples[0])]}
     write(folder, {k: nhwc(v) for k, v in tensors.items()} | errors)
     return tuple(v[0] for v in errors.values())
+
+
+TINY = dict(encoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1), decoder_block_out_channels=(8, 8),
+            num_decoder_blocks=(2, 1))
+
+
+def tiny(seed):
+    """The decoder of a tiny autoencoder. Half of the latents are where its bound is felt."""
+    model = randomise(AutoencoderTiny(**TINY), seed)
+    g = torch.Generator().manual_seed(seed + 1)
+    z = 3 * torch.randn(2, 4, 4, 6, generator=g)
+    dy = torch.randn(2, 3, 8, 12, generator=g)
+    y, dz, e_y, e_dz = both(model, lambda z: model.decode(z).sample, z, dy)
+    folder = OUT / "vae_tiny"
+    save(model, folder)
+    write(folder, {k: nhwc(v) for k, v in dict(z=z, y=y, dy=dy, dz=dz).items()} | {"error.y": [e_y], "error.dz": [e_dz]})
+    return e_y, e_dz
 
 
 TEXT = dict(vocab_size=60, hidden_size=16, intermediate_size=40, num_hidden_layers=3, num_attention_heads=4,
@@ -478,6 +496,7 @@ def main():
         rows[f"unet_{name}"] = unet(name, options, 100 * (i + 1))
     for i, (name, options) in enumerate(VAES.items()):
         rows[f"vae_{name}"] = vae(name, options, 2000 + 100 * i)
+    rows["vae_tiny"] = tiny(2300)
     rows["clip_quick"] = clip("quick", {}, {}, 3000)
     rows["clip_gelu"] = clip("gelu", dict(hidden_act="gelu", eos_token_id=2), dict(hidden_act="gelu"), 3100)
     # As transformers 5 names the tensors of a lone text model, and as all versions before did.

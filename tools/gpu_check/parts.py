@@ -154,7 +154,7 @@ GROUPS = {
     "conv": "conv",
     "attention": "self_attention,cross_attention",
     "norm": "group_norm,layer_norm,l2_norm",
-    "pointwise": "activate,geglu,axpby,blend,scale,affine_clamp,channel_affine,cfg_combine",
+    "pointwise": "activate,geglu,axpby,blend,scale,affine_clamp,soft_clamp,channel_affine,cfg_combine",
     "image": "concat,slice,repeat,gather,stack,embed,take_token,resize",
     "particle": "normals,advance,squared_norms",
     "weigh": "weigh",

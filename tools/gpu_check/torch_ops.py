@@ -101,6 +101,8 @@ class Case:
             return p["a"] * x
         if self.op == "affine_clamp":
             return (p["a"] * x + p["b"]).clamp(p["lo"], p["hi"])
+        if self.op == "soft_clamp":
+            return p["limit"] * torch.tanh(x / p["limit"])
         if self.op == "channel_affine":
             return x * more[0] + more[1] if len(more) > 1 else x * more[0]
         if self.op == "concat":

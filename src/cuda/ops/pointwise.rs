@@ -39,6 +39,10 @@ params! {
         pub lo: f32,
         pub hi: f32,
     }
+    pub struct SoftClampParams {
+        pub n: i64,
+        pub limit: f32,
+    }
     /// `n` elements of the guided half.
     pub struct CfgCombineParams {
         pub n: i64,
@@ -71,6 +75,8 @@ kernels! {
         fn blend_vjp(k: In<f32>, dy: In<Act>, dx: Out<Act>, p: BlendParams);
         fn affine_clamp(x: In<Act>, y: Out<Act>, p: ClampParams);
         fn affine_clamp_vjp(x: In<Act>, dy: In<Act>, dx: Out<Act>, p: ClampParams);
+        fn soft_clamp(x: In<Act>, y: Out<Act>, p: SoftClampParams);
+        fn soft_clamp_vjp(x: In<Act>, dy: In<Act>, dx: Out<Act>, p: SoftClampParams);
         fn cfg_combine(x: In<Act>, y: Out<Act>, p: CfgCombineParams);
         fn cfg_combine_vjp(dy: In<Act>, dx: Out<Act>, p: CfgCombineParams);
         fn channel_affine(x: In<Act>, gain: In<Act>, shift: In<Act>, y: Out<Act>, p: RowMapParams);
@@ -205,6 +211,17 @@ pub fn affine_clamp_vjp(cuda: &Cuda, x: &Tensor, dy: &Tensor, by: AffineClamp) -
     let p = clamp(x.shape().len(), by);
     map2(cuda, x, dy, |kernels, x, dy, dx, grid| {
         kernels.pointwise.affine_clamp_vjp(&cuda.device, grid, x, dy, dx, p)
+    })
+}
+
+pub fn soft_clamp(cuda: &Cuda, x: &Tensor, limit: f32) -> Result<Tensor> {
+    let p = SoftClampParams { n: x.shape().len() as i64, limit };
+    map(cuda, x, |kernels, x, y, grid| kernels.pointwise.soft_clamp(&cuda.device, grid, x, y, p))
+}
+pub fn soft_clamp_vjp(cuda: &Cuda, x: &Tensor, dy: &Tensor, limit: f32) -> Result<Tensor> {
+    let p = SoftClampParams { n: x.shape().len() as i64, limit };
+    map2(cuda, x, dy, |kernels, x, dy, dx, grid| {
+        kernels.pointwise.soft_clamp_vjp(&cuda.device, grid, x, dy, dx, p)
     })
 }
 

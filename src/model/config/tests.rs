@@ -265,6 +265,55 @@ fn autoencoders_are_read() {
 }
 
 #[test]
+fn tiny_autoencoders_are_read() {
+    let decoder = |value: Value| DecoderConfig::parse("vae/config.json", value.to_string().as_bytes());
+    let taesd = json!({
+        "_class_name": "AutoencoderTiny", "act_fn": "relu", "decoder_block_out_channels": [64, 64, 64, 64],
+        "encoder_block_out_channels": [64, 64, 64, 64], "force_upcast": false, "in_channels": 3, "latent_channels": 4,
+        "latent_magnitude": 3, "latent_shift": 0.5, "num_decoder_blocks": [3, 3, 3, 1], "num_encoder_blocks": [1, 3, 3,
+        3], "out_channels": 3, "scaling_factor": 1.0, "upsampling_scaling_factor": 2
+    });
+    let DecoderConfig::Tiny(config) = decoder(taesd.clone()).unwrap() else { panic!("it is tiny") };
+    assert_eq!((config.channels, &config.blocks[..], config.scale()), (64, &[3, 3, 3, 1][..], 8));
+    assert_eq!((config.latent_channels, config.out_channels), (4, 3));
+    assert_eq!((config.scaling_factor, config.shift_factor, config.unknown_keys.len()), (1.0, 0.0, 0));
+    assert_eq!(decoder(json!({"_class_name": "AutoencoderTiny"})).unwrap(), DecoderConfig::Tiny(config));
+    assert!(matches!(decoder(json!({"block_out_channels": [32]})).unwrap(), DecoderConfig::Kl(_)));
+
+    let other = json!({"num_decoder_blocks": [0, 2], "decoder_block_out_channels": [8, 8], "scaling_factor": 0.5,
+        "shift_factor": 0.25, "tiles": 3});
+    let DecoderConfig::Tiny(config) = decoder(with(taesd.clone(), other)).unwrap() else {
+        panic!("it is tiny")
+    };
+    assert_eq!((&config.blocks[..], config.scale(), config.scaling_factor), (&[0, 2][..], 2, 0.5));
+    assert_eq!((config.shift_factor, &config.unknown_keys[..]), (0.25, &["tiles: 3".to_string()][..]));
+
+    for (changes, words) in [
+        (
+            json!({"_class_name": "AutoencoderDC"}),
+            ["AutoencoderDC", "\"AutoencoderKL\", \"AutoencoderTiny\""],
+        ),
+        (json!({"_class_name": 3}), ["_class_name is 3", "AutoencoderTiny"]),
+        (json!({"act_fn": "gelu"}), ["act_fn is \"gelu\"", "\"relu\""]),
+        (json!({"upsample_fn": "bilinear"}), ["upsample_fn is \"bilinear\"", "\"nearest\""]),
+        (json!({"upsampling_scaling_factor": 4}), ["upsampling_scaling_factor is 4", "supported: 2"]),
+        (json!({"num_decoder_blocks": [3, 1]}), ["decoder_block_out_channels has 4", "num_decoder_blocks 2"]),
+        (json!({"num_decoder_blocks": 3}), ["num_decoder_blocks is 3", "a list of integers"]),
+        (json!({"num_decoder_blocks": []}), ["num_decoder_blocks is []", "a list of integers"]),
+        (json!({"num_decoder_blocks": [1 << 20, 1, 1, 1]}), ["num_decoder_blocks", "0 to 1024"]),
+        (json!({"decoder_block_out_channels": [64, 64, 32, 64]}), ["has 64 and 32", "no layer leads"]),
+        (json!({"latent_channels": 0}), ["latent_channels is 0", "from 1"]),
+        (json!({"scaling_factor": 0}), ["scaling_factor is 0", "above 0"]),
+        (
+            json!({"decoder_block_out_channels": vec![8; 9], "num_decoder_blocks": vec![1; 9]}),
+            ["has 9 entries", "at most 8"],
+        ),
+    ] {
+        fails(decoder(with(taesd.clone(), changes)), &words);
+    }
+}
+
+#[test]
 fn text_models_are_read() {
     let sd1 = json!({
         "architectures": ["CLIPTextModel"], "bos_token_id": 0, "eos_token_id": 2, "hidden_act": "quick_gelu",

@@ -67,7 +67,7 @@ impl AutoencoderConfig {
     }
 }
 
-fn parse(keys: &Keys<'_>) -> Result<AutoencoderConfig> {
+pub(super) fn parse(keys: &Keys<'_>) -> Result<AutoencoderConfig> {
     keys.class("AutoencoderKL")?;
     keys.only("act_fn", &["silu".into(), "swish".into()])?;
     let (channels, norm_groups) = keys.levels(&[64])?;

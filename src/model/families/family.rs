@@ -2,7 +2,7 @@
 
 use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::model::config::{AutoencoderConfig, ClipTextConfig};
+use crate::model::config::{AUTOENCODERS, ClipTextConfig, DecoderConfig};
 use crate::model::parts::{Component, Parts};
 use crate::model::pipeline::Pipeline;
 
@@ -24,7 +24,7 @@ pub const TOKENIZERS: &[&str] = &["CLIPTokenizer", "CLIPTokenizerFast"];
 /// The components of a pipeline with one text encoder.
 pub const ONE_TEXT_ENCODER: [Component; 5] = [
     Component { name: "unet", classes: &["UNet2DConditionModel"] },
-    Component { name: "vae", classes: &["AutoencoderKL"] },
+    Component { name: "vae", classes: AUTOENCODERS },
     Component { name: "scheduler", classes: &[] },
     Component { name: "text_encoder", classes: &["CLIPTextModel", "CLIPTextModelWithProjection"] },
     Component { name: "tokenizer", classes: TOKENIZERS },
@@ -50,20 +50,22 @@ pub fn text_config_with_mask(parts: &Parts, component: &str) -> Result<ClipTextC
 ///
 /// # Errors
 /// Of the file.
-pub fn vae_config_scaled_only(parts: &Parts, notes: &mut Vec<String>) -> Result<AutoencoderConfig> {
-    let mut config = parts.vae_config()?;
-    if config.statistics.take().is_some() {
+pub fn vae_config_scaled_only(parts: &Parts, notes: &mut Vec<String>) -> Result<DecoderConfig> {
+    let mut config = parts.decoder_config()?;
+    if let DecoderConfig::Kl(config) = &mut config
+        && config.statistics.take().is_some()
+    {
         notes.push(without_effect(parts, "latents_mean and latents_std have"));
     }
     Ok(without_shift(parts, config, notes))
 }
 
 /// The autoencoder of a pipeline that does not read `shift_factor`: none of those here does.
-pub fn without_shift(parts: &Parts, config: AutoencoderConfig, notes: &mut Vec<String>) -> AutoencoderConfig {
-    if config.shift_factor != 0.0 {
+pub fn without_shift(parts: &Parts, mut config: DecoderConfig, notes: &mut Vec<String>) -> DecoderConfig {
+    if std::mem::take(config.shift_factor_mut()) != 0.0 {
         notes.push(without_effect(parts, "shift_factor has"));
     }
-    AutoencoderConfig { shift_factor: 0.0, ..config }
+    config
 }
 
 fn without_effect(parts: &Parts, keys_have: &str) -> String {

@@ -3,6 +3,7 @@
 use super::family::{Family, TOKENIZERS, without_shift};
 use crate::backend::Backend;
 use crate::error::Result;
+use crate::model::config::AUTOENCODERS;
 use crate::model::parts::{Component, Parts};
 use crate::model::pipeline::{Pipeline, Recipe, TextStates};
 
@@ -12,7 +13,7 @@ pub static FAMILY: Family = Family {
     about: "Stable Diffusion XL, SSD-1B, SDXL-Turbo: two text encoders, pooled text and sizes as conditions",
     components: &[
         Component { name: "unet", classes: &["UNet2DConditionModel"] },
-        Component { name: "vae", classes: &["AutoencoderKL"] },
+        Component { name: "vae", classes: AUTOENCODERS },
         Component { name: "scheduler", classes: &[] },
         Component { name: "text_encoder", classes: &["CLIPTextModel", "CLIPTextModelWithProjection"] },
         Component { name: "tokenizer", classes: TOKENIZERS },
@@ -28,7 +29,7 @@ fn build(parts: &Parts, backend: &dyn Backend) -> Result<Pipeline> {
     let mut notes = Vec::new();
     let recipe = Recipe {
         unet: parts.unet_config()?,
-        vae: without_shift(parts, parts.vae_config()?, &mut notes),
+        vae: without_shift(parts, parts.decoder_config()?, &mut notes),
         scheduler: parts.scheduler()?,
         texts: vec![parts.text_config("text_encoder")?, parts.text_config("text_encoder_2")?],
         text_states: TextStates::PenultimateAndPooled,

@@ -137,8 +137,8 @@ fn components_that_are_missing_or_of_another_class_are_named() {
     fails(change("vae", Value::Null), &["without vae"]);
     fails(change("vae", json!("x")), &["without vae"]);
     fails(
-        change("vae", json!(["diffusers", "AutoencoderTiny"])),
-        &["vae is of class AutoencoderTiny", "AutoencoderKL"],
+        change("vae", json!(["diffusers", "AutoencoderDC"])),
+        &["vae is of class AutoencoderDC", "AutoencoderKL, AutoencoderTiny"],
     );
     fails(change("tokenizer", json!(["transformers", "T5Tokenizer"])), &["T5Tokenizer", "CLIPTokenizer"]);
     let dir = model(&xl_index());

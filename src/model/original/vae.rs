@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 pub fn rename(pool: &mut Pool, file: &str, scaling_factor: f64) -> Result<Value> {
     pool.discard(|name| name.starts_with("loss.") || name.starts_with("model_ema."));
     let Some(latents) = pool.dim("decoder.conv_in.weight", 1) else {
-        return Err(not_an_autoencoder(pool, file));
+        return Err(not_an_autoencoder(file));
     };
     let images = pool.dim("decoder.conv_out.weight", 0).unwrap_or(3);
     let (quant, post) = (pool.any("quant_conv."), pool.any("post_quant_conv."));
@@ -23,7 +23,7 @@ pub fn rename(pool: &mut Pool, file: &str, scaling_factor: f64) -> Result<Value>
         false => named_originally(pool),
     };
     if levels.is_empty() {
-        return Err(not_an_autoencoder(pool, file));
+        return Err(not_an_autoencoder(file));
     }
     let (channels, layers): (Vec<usize>, Vec<usize>) = levels.into_iter().unzip();
     Ok(json!({
@@ -43,16 +43,12 @@ pub fn rename(pool: &mut Pool, file: &str, scaling_factor: f64) -> Result<Value>
     }))
 }
 
-fn not_an_autoencoder(pool: &Pool, file: &str) -> Error {
-    // The tiny autoencoder numbers its layers.
-    let tiny = ["decoder.layers.", "1.weight", "taesd_decoder."].iter().any(|start| pool.any(start));
-    let what = match tiny {
-        true => "this is a tiny autoencoder (TAESD), which cannot be run",
-        false => "no autoencoder of Stable Diffusion (AutoencoderKL) in it",
-    };
-    Error::model(format!("{file}: {what}"))
-        .option("vae")
-        .advice("give `vae` the file or the folder of an AutoencoderKL, such as sd-vae-ft-mse or sdxl-vae")
+fn not_an_autoencoder(file: &str) -> Error {
+    Error::model(format!(
+        "{file}: no autoencoder of Stable Diffusion (AutoencoderKL or AutoencoderTiny) in it"
+    ))
+    .option("vae")
+    .advice("give `vae` the file or the folder of one, such as sd-vae-ft-mse, sdxl-vae or taesd")
 }
 
 /// Channels and residual blocks per level of the decoder, at full resolution first.
