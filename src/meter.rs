@@ -134,6 +134,11 @@ impl Meter {
         Meter { scratch: true, stored_matrices: true, ..Meter::with_elements(4, Some(4)) }
     }
 
+    /// Counts like the CPU backend that rounds to 16 bits: f32 throughout, and its scratch space.
+    pub fn of_rounding() -> Meter {
+        Meter { stored_matrices: false, ..Meter::new() }
+    }
+
     /// Bytes per activation, and per weight (`None`: as wide as in the file); no scratch space.
     pub fn with_elements(activation: u64, weight: Option<u64>) -> Meter {
         let state = Arc::default();

@@ -58,6 +58,11 @@ impl Picture {
             })
     }
 
+    /// A picture of which nothing but the size is known, for backends that do not compute.
+    pub(crate) fn unseen(width: usize, height: usize) -> Picture {
+        Picture { width, height, rgb: Vec::new() }
+    }
+
     /// The picture as a PNG file in memory.
     ///
     /// # Errors
@@ -98,7 +103,15 @@ impl Picture {
             return Err(Error::io(what).advice(UNDAMAGED));
         }
         let rgb = image::load_from_memory_with_format(&bytes, format)
-            .map_err(|e| fail(Box::new(e)).advice(UNDAMAGED))?
+            .map_err(|e| {
+                let fix = match e {
+                    image::ImageError::Limits(_) => {
+                        "give a smaller picture: this one takes more than 512 MB to decode"
+                    }
+                    _ => UNDAMAGED,
+                };
+                fail(Box::new(e)).advice(fix)
+            })?
             .into_rgb8();
         Ok(Picture::new(rgb.width() as usize, rgb.height() as usize, rgb.into_raw()))
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::args::Score;
 use super::{output, score};
@@ -81,7 +81,12 @@ pub fn run(args: &Score, pairs: &Path) -> Result<()> {
             continue;
         }
         let of_reward: Vec<_> = listed.iter().filter(|(_, other)| other.reward == pair.reward).collect();
-        let mut judge = judge(args, &named, pair)?;
+        // What has no image needs no weights and starts no program.
+        let any = of_reward.iter().any(|(_, pair)| folder.join(&pair.image).exists());
+        let mut judge = match any {
+            true => judge(args, &named, pair)?,
+            false => Judge::None("the image is missing".into()),
+        };
         if let Judge::None(why) = &judge {
             output::note(format_args!(
                 "{}: {} not checked: {why}",
@@ -125,14 +130,22 @@ fn judge(args: &Score, named: &[Spec], pair: &Pair) -> Result<Judge> {
     }
     let builder = score::builder(args, args.offline || given.is_none());
     let spec = given.cloned().unwrap_or(by_name);
+    let name = spec.kind.name;
+    if spec.path.is_none() && matches!(name, "exec" | "http") {
+        return Ok(Judge::None(format!("it has no weights; --reward {name}:... says what is asked")));
+    }
     if let Some(missing) = builder.missing(&spec)? {
-        let name = spec.kind.name;
-        return Ok(Judge::None(format!(
-            "its weights are missing; --reward {name} downloads them ({missing})"
-        )));
+        return Ok(Judge::None(match given {
+            None => format!("its weights are missing; --reward {name} downloads them"),
+            Some(_) => format!("its weights are missing: {}", missing.message()),
+        }));
     }
     let scorer = [spec.clone()].into_iter().fold(builder, SessionBuilder::reward).open_scorer()?;
-    score::tell_towers(args, &[spec], &scorer);
+    if args.model.is_none() && spec.uses_model(scorer.model()) {
+        return Ok(Judge::None(format!(
+            "the towers of the embedded model give no published score; give --reward {name}:PATH, or -m MODEL"
+        )));
+    }
     Ok(Judge::Scorer(Box::new(scorer)))
 }
 
@@ -142,7 +155,14 @@ fn check(judge: &mut Judge, pair: &Pair, line: Line<'_>, folder: &Path, counted:
     let outcome = match judge {
         Judge::None(why) => Err(why.clone()),
         Judge::Scorer(_) if !path.exists() => Err("the image is missing".to_string()),
-        Judge::Scorer(scorer) => Ok(scored(scorer, pair, line, &path)?),
+        Judge::Scorer(scorer) => match Picture::read(&path) {
+            Ok(picture) => Ok(scored(scorer, pair, line, &path, picture)?),
+            Err(e) => {
+                let why = format!("{line}: {}", e.message());
+                output::note(format_args!("warning: {why}"));
+                Err(why)
+            }
+        },
     };
     let agrees = outcome.as_ref().ok().map(|score| (score - pair.score).abs() <= pair.tolerance);
     match agrees {
@@ -166,8 +186,7 @@ fn check(judge: &mut Judge, pair: &Pair, line: Line<'_>, folder: &Path, counted:
 }
 
 /// The score of the image of a pair.
-fn scored(scorer: &mut Scorer, pair: &Pair, line: Line<'_>, path: &Path) -> Result<f64> {
-    let picture = Picture::read(path)?;
+fn scored(scorer: &mut Scorer, pair: &Pair, line: Line<'_>, path: &Path, picture: Picture) -> Result<f64> {
     let prompt = match &pair.prompt {
         Some(prompt) => Some(prompt.clone()),
         None => read_prompt(path)?,
@@ -195,12 +214,18 @@ fn read(path: &Path) -> Result<Vec<(usize, Pair)>> {
             continue;
         }
         let place = Line(path, number + 1);
-        let mut pair: Pair = serde_json::from_slice(line).map_err(|e| {
+        // A list in the place of an object would be read as the values of its keys.
+        let object = serde_json::from_slice::<Map<String, Value>>(line);
+        let mut pair = object.and_then(|object| Pair::deserialize(Value::Object(object))).map_err(|e| {
             Error::usage(format!("{place}: no pair")).because(e).advice(
                 "write {\"image\": PATH, \"prompt\": TEXT, \"reward\": NAME, \"score\": NUMBER, \"tolerance\": NUMBER, \
                  \"source\": TEXT}; the prompt may be left out",
             )
         })?;
+        if pair.image.as_os_str().is_empty() {
+            return Err(Error::usage(format!("{place}: the image has no path"))
+                .advice("write the path of a picture below the folder of --images"));
+        }
         pair.reward = named_alone(&pair.reward, place)?.into();
         if !(pair.tolerance.is_finite() && pair.tolerance >= 0.0) {
             return Err(Error::usage(format!("{place}: the tolerance {} is negative", pair.tolerance))

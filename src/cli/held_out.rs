@@ -49,13 +49,16 @@ impl Difference {
     }
 }
 
+/// Roots without which an interval is too wide to say anything.
+const FEWEST: usize = 3;
+
 /// The 97.5 % quantile of the normal distribution.
 const NORMAL: f64 = 1.959_964;
 
 /// The held-out rewards that are lower in the mean over the particles than over plain pictures of the same
 /// prompt, where the target is higher, both by more than their 95 % intervals. Particles of one root are one
-/// value, their mean: they are no independent pictures. Methods that return plain samples have nothing to be
-/// warned of.
+/// value, their mean: they are no independent pictures; where too few roots are left, that is said. Methods
+/// that return plain samples have nothing to be warned of.
 pub fn warnings(
     samples: &Samples,
     judgement: &Judgement,
@@ -72,7 +75,18 @@ pub fn warnings(
         .enumerate()
         .map(|(slot, line)| line.first().copied().unwrap_or(slot as u32))
         .collect();
-    let Some(target) = Difference::new(&by_root(&roots, &population.rewards), &plain.target) else {
+    let of_roots = by_root(&roots, &population.rewards);
+    let mean = |list: &[f64]| list.iter().sum::<f64>() / list.len() as f64;
+    if of_roots.len() < FEWEST && !judgement.held_out.is_empty() && mean(&of_roots) > mean(&plain.target) {
+        return vec![format!(
+            "whether held-out rewards fall cannot be told: {} distinct roots are left, and {FEWEST} are needed. The \
+             target rose from {} to {}, which says nothing of the others: a lower `ess_threshold` keeps more roots",
+            of_roots.len(),
+            compact(mean(&plain.target), 3),
+            compact(mean(&of_roots), 3)
+        )];
+    }
+    let Some(target) = Difference::new(&of_roots, &plain.target) else {
         return Vec::new();
     };
     if !target.rises() {

@@ -38,7 +38,9 @@ pub fn run(args: &Score) -> Result<()> {
             return Err(Error::usage(format!("{}: has no prompt in its metadata", path.display()))
                 .advice("say what it should show with -p"));
         }
-        let scores = scorer.score(&[picture], prompt.as_deref().unwrap_or_default())?;
+        let scores = scorer
+            .score(&[picture], prompt.as_deref().unwrap_or_default())
+            .map_err(|e| e.context(path.display()))?;
         scores.warnings.iter().for_each(|w| output::note(format_args!("warning: {w}")));
         let target = scores.target[0];
         if !target.is_finite() {
@@ -75,11 +77,13 @@ pub fn builder(args: &Score, offline: bool) -> SessionBuilder {
 
 /// Says which towers judge where nobody chose them.
 pub fn tell_towers(args: &Score, specs: &[Spec], scorer: &Scorer) {
-    let by_default = specs.iter().find(|spec| spec.uses_model(scorer.model()));
-    if let (None, Some(spec)) = (&args.model, by_default) {
-        let name = spec.kind.name;
+    let by_default = specs.iter().filter(|spec| spec.uses_model(scorer.model()));
+    let names: Vec<&str> = by_default.map(|spec| spec.kind.name).collect();
+    if let (None, [first, others @ ..]) = (&args.model, names.as_slice()) {
+        let are = if others.is_empty() { "is" } else { "are" };
         output::note(format_args!(
-            "note: {name} is judged by the towers of the embedded model `{SHAPES}`; for others give -m or {name}:PATH"
+            "note: {} {are} judged by the towers of the embedded model `{SHAPES}`; for others give -m or {first}:PATH",
+            names.join(" and ")
         ));
     }
 }

@@ -72,7 +72,11 @@ impl Spec {
         let mut specs: Vec<Spec> = Vec::new();
         for text in texts {
             let spec: Spec = text.parse()?;
-            let whole = |spec: &Spec| spec.path.canonicalize().unwrap_or_else(|_| spec.path.clone());
+            let whole = |spec: &Spec| {
+                let of_folder = spec.path.is_dir().then(|| in_folder(&spec.path).ok()).flatten();
+                let path = of_folder.unwrap_or_else(|| spec.path.clone());
+                path.canonicalize().unwrap_or(path)
+            };
             if specs.iter().any(|other| whole(other) == whole(&spec)) {
                 return Err(Error::usage(format!("{}: given twice", spec.path.display()))
                     .option("lora")

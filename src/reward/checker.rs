@@ -37,8 +37,7 @@ pub(super) static REWARD: RewardKind = RewardKind {
 /// that is judged. Any picture of 64x64 pixels has a score, whatever it shows.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the option `eval_reward`, for a picture of another
-/// size.
+/// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for a picture of another size.
 pub fn checker_score(picture: &Picture, prompt: &str) -> Result<f64> {
     let (width, height) = (picture.width, picture.height);
     if (width, height) != (SIDE, SIDE) {
@@ -46,7 +45,6 @@ pub fn checker_score(picture: &Picture, prompt: &str) -> Result<f64> {
             "reward {} judges pictures of {SIDE}x{SIDE} pixels, not of {width}x{height}",
             REWARD.name
         ))
-        .option("eval_reward")
         .advice("use it for pictures of the embedded model `shapes` only, at its own size"));
     }
     let said = parse(prompt);

@@ -10,6 +10,9 @@ use crate::pixels::Picture;
 use crate::tape::{Tape, Var};
 use crate::tensor::{HostSlice, Shape};
 
+/// Bytes of the largest picture that is judged while a run is only counted.
+const TRIED: usize = 3 << 22;
+
 /// A black box as a reward: a function of one 8-bit picture, or of a picture and its prompt. It runs on the
 /// host, on several threads at once, and has no gradient, so methods that need one cannot use it.
 ///
@@ -93,6 +96,16 @@ impl Reward for HostReward {
         assert_eq!(shape.n, prompt_of.len(), "one prompt per image");
         let known = |p: &u32| !self.reads_prompt || (*p as usize) < self.prompts.len();
         assert!(prompt_of.iter().all(known), "reward {}: {prompt_of:?} of {}", self.name, self.prompts.len());
+        if !tape.backend().computes() {
+            // A size that is refused is told before anything is drawn, unless a picture of it is too large to
+            // be made for that.
+            if shape.sample() <= TRIED && shape.n > 0 {
+                let black = Picture::new(shape.w, shape.h, vec![0; shape.sample()]);
+                let prompt = self.prompts.get(prompt_of[0] as usize).map_or("", String::as_str);
+                (self.judge)(&black, prompt)?;
+            }
+            return Ok(Var::from(tape.backend().zeros(Shape::rows(shape.n, 1))?));
+        }
         // Computed from the values on the host, so no gradient flows back (see `differentiable`).
         let pixels = tape.backend().download(images.value())?;
         let scores: Vec<f32> = pixels

@@ -40,10 +40,11 @@ impl FromStr for Spec {
         };
         let weight = match weight.map(|w| w.trim().parse::<f64>()) {
             None => 1.0,
-            Some(Ok(w)) if w.is_finite() && w != 0.0 => w,
+            // Rewards are summed in f32.
+            Some(Ok(w)) if (w as f32).is_finite() && w as f32 != 0.0 => w,
             Some(_) => {
                 return Err(Error::usage(format!(
-                    "reward \"{text}\": the weight is not a finite number other than 0"
+                    "reward \"{text}\": the weight is no finite number other than 0 in single precision"
                 ))
                 .advice(format!(
                     "write for example {name}=0.5; to only report a score, use `eval_reward` {name}"
@@ -131,6 +132,8 @@ mod tests {
             ("aesthetic=nan", "finite"),
             ("aesthetic=inf", "finite"),
             ("aesthetic=0", "`eval_reward` aesthetic"),
+            ("aesthetic=1e-50", "single precision"),
+            ("aesthetic=1e39", "single precision"),
             ("clip:", "no path"),
             ("https://host/score", "tunnel"),
             ("jpeg:/tmp", "needs no file"),

@@ -108,9 +108,13 @@ impl Sum {
         let mut from = 0;
         for same in pictures.chunk_by(|a, b| (a.width, a.height) == (b.width, b.height)) {
             for batch in same.chunks(BATCH) {
-                let pixels: Vec<f32> = batch.iter().flat_map(Picture::to_floats).collect();
                 let shape = Shape::new(batch.len(), batch[0].height, batch[0].width, 3);
-                let images = backend.upload(shape, HostSlice::F32(&pixels))?;
+                let images = if backend.computes() {
+                    let pixels: Vec<f32> = batch.iter().flat_map(Picture::to_floats).collect();
+                    backend.upload(shape, HostSlice::F32(&pixels))?
+                } else {
+                    backend.zeros(shape)?
+                };
                 let scores = self.part_scores(backend, &images, &prompt_of[from..from + batch.len()])?;
                 all.iter_mut().zip(scores).for_each(|((_, all), (_, new))| all.extend(new));
                 from += batch.len();

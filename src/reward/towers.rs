@@ -181,6 +181,15 @@ impl<'a> Towers<'a> {
             if let Some(e) = unusable(folder) {
                 return Err(e);
             }
+            if let Some(other) = processor.filter(|other| !PROCESSOR.iter().any(|n| other.join(n).is_file()))
+            {
+                return Err(Error::model(format!(
+                    "{}: none of {} is here, and the path behind the comma is where they are",
+                    other.display(),
+                    PROCESSOR.join(", ")
+                ))
+                .advice("give FOLDER,PROCESSOR with the folder of tokenizer and image statistics second, or FOLDER alone"));
+            }
             let source = |path: &Path| Source::Dir(path.to_path_buf());
             let processor = processor.map(source);
             return Ok(Place { key: key(path), source: source(folder), processor, component: "" });
@@ -240,7 +249,8 @@ impl<'a> Towers<'a> {
         self.files.extend(on_disk.iter().map(|path| (here(), path.display().to_string())));
     }
 
-    /// The tokenizer beside the towers; without one, CLIP's for a vocabulary of its size, else the model's.
+    /// The tokenizer beside the towers; without one, CLIP's for a vocabulary of its size. The model's own
+    /// towers have the model's.
     fn tokenizer(&self, place: &Place, text: &ClipTextConfig) -> Result<Tokenizer> {
         let source = place.processor.as_ref().unwrap_or(&place.source);
         let files = source.list(place.component);
@@ -248,11 +258,22 @@ impl<'a> Towers<'a> {
             Tokenizer::open(source, place.component, text.max_positions)
         } else if text.vocab_size == tokenizer::VOCABULARY {
             Tokenizer::open(&tokenizer::alone(TOKENIZER)?, TOKENIZER, text.max_positions)
-        } else {
+        } else if place.key.is_none() {
             Tokenizer::open(self.model, TOKENIZER, text.max_positions)
+        } else {
+            Err(Error::model(format!(
+                "{}: no vocab.json and no tokenizer.json, and the vocabulary of {} is not that of CLIP ({})",
+                source.describe(place.component),
+                text.vocab_size,
+                tokenizer::VOCABULARY
+            ))
+            .advice("put the vocab.json and merges.txt that belong to these towers into their folder"))
         }
     }
 }
+
+/// Files of which a folder of tokenizer and image statistics has one at least.
+const PROCESSOR: [&str; 3] = ["preprocessor_config.json", "vocab.json", "tokenizer.json"];
 
 /// The published files of HPSv2 without their endings, and the rewards that read them.
 pub(super) const HPS: [(&str, &str); 2] =

@@ -129,7 +129,8 @@ impl Device {
         match (self, dtype) {
             (Device::Cuda(_), Dtype::F32) => Meter::of_packets(4),
             (Device::Cuda(_), Dtype::Bf16 | Dtype::F16) => Meter::of_packets(2),
-            (Device::Auto | Device::Cpu, _) => Meter::new(),
+            (Device::Auto | Device::Cpu, Dtype::F32) => Meter::new(),
+            (Device::Auto | Device::Cpu, Dtype::Bf16 | Dtype::F16) => Meter::of_rounding(),
         }
     }
 }

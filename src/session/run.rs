@@ -154,9 +154,13 @@ impl<'s> Run<'s> {
         let samples = |populations: Vec<Population>| {
             let (population, estimates) = merge(self.backend, populations, conclusion, alpha)?;
             let shape = population.images.shape();
-            let values = self.backend.download(&population.images)?;
-            let pictures = values.chunks(shape.sample());
-            let pictures = pictures.map(|pixels| Picture::from_floats(shape.w, shape.h, pixels)).collect();
+            let pictures = if self.backend.computes() {
+                let values = self.backend.download(&population.images)?;
+                let pictures = values.chunks(shape.sample());
+                pictures.map(|pixels| Picture::from_floats(shape.w, shape.h, pixels)).collect()
+            } else {
+                (0..shape.n).map(|_| Picture::unseen(shape.w, shape.h)).collect()
+            };
             Ok(Samples { population, pictures, estimates })
         };
         let mut of_prompt: Vec<Vec<Population>> =

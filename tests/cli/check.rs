@@ -45,7 +45,8 @@ fn scores_agree_or_not_and_the_exit_code_says_so() {
     let dir = dir.path();
     // The prompt of `clip` is in the picture.
     let both = [pair("star.png", "gold", &rewards["gold"]), pair("star.png", "clip", &rewards["clip"])];
-    let output = check(dir, &both, &[]);
+    let model = ["-m", concat!(env!("CARGO_MANIFEST_DIR"), "/assets/shapes")];
+    let output = check(dir, &both, &model);
     let told = lines(&output);
     assert!(told.iter().all(|line| line["agrees"] == true && line["skipped"].is_null()), "{told:?}");
     assert_eq!((told.len(), &told[0]["score"]), (2, &told[0]["published"]));
@@ -53,7 +54,7 @@ fn scores_agree_or_not_and_the_exit_code_says_so() {
     succeeds(output);
 
     let off = json!(rewards["gold"].as_f64().expect("a number") + 0.01);
-    let output = check(dir, &[both[1].clone(), pair("star.png", "gold", &off)], &[]);
+    let output = check(dir, &[both[1].clone(), pair("star.png", "gold", &off)], &model);
     let agreed: Vec<Value> = lines(&output).iter().map(|line| line["agrees"].clone()).collect();
     assert_eq!(agreed, [true, false]);
     fails(output, 5, &["1 of 2 scores disagree"]);
@@ -62,7 +63,11 @@ fn scores_agree_or_not_and_the_exit_code_says_so() {
     succeeds(check(dir, &[wide], &[]));
     let mut other = both[1].clone();
     other["prompt"] = json!("a large blue square");
-    fails(check(dir, &[other], &[]), 5, &["1 of 1 scores disagree"]);
+    fails(check(dir, &[other], &model), 5, &["1 of 1 scores disagree"]);
+    // Nobody published what the embedded towers say.
+    for named in [&[][..], &["--reward", "clip"]] {
+        fails(check(dir, &both[1..], named), 2, &["nothing could be checked", "clip:PATH"]);
+    }
 }
 
 #[test]
@@ -93,7 +98,8 @@ fn what_is_missing_is_skipped_and_nothing_at_all_is_an_error() {
     fails(check(dir, std::slice::from_ref(&gold), &[]), 2, &["nothing could be checked"]);
     succeeds(check(dir, std::slice::from_ref(&gold), &["--images", text(&elsewhere)]));
     fs::write(elsewhere.join("star.png"), "no picture").expect("damaged");
-    fails(check(dir, &[gold], &["--images", text(&elsewhere)]), 1, &["star.png"]);
+    let damaged = &["nothing could be checked", "line 1", "star.png", "not an image"];
+    fails(check(dir, &[gold], &["--images", text(&elsewhere)]), 2, damaged);
 }
 
 #[test]
@@ -116,6 +122,9 @@ fn pairs_that_cannot_be_meant_are_refused_by_their_line() {
         (with("scores", json!(1)), "unknown field"),
         (json!({"image": "star.png"}), "missing field"),
         (json!([1]), "no pair"),
+        // By position, this would be a pair.
+        (json!(["star.png", "a", "gold", 1, 1, "here"]), "no pair"),
+        (with("image", json!("")), "no path"),
     ] {
         // Lines between are blank.
         fails(check(dir, &[gold.clone(), wrong], &[]), 2, &["pairs.jsonl: line 3", says]);

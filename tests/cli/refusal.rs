@@ -228,7 +228,7 @@ fn a_run_that_loses_every_particle_fails_and_says_so() {
 fn every_particle_lost_on_the_way_is_a_warning_and_at_the_end_an_error() {
     let dir = TempDir::new().expect("a temporary folder");
     let out = dir.path().join("out");
-    let args = super::arguments(&out, &["-p", "a star", "--reward", "clip=1e300"]);
+    let args = super::arguments(&out, &["-p", "a star", "--reward", "clip=3e38"]);
     let output = program().args(args).output().expect("the program starts");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     succeeds(output);

@@ -141,8 +141,9 @@ pub struct Answer {
 #[derive(Deserialize)]
 struct Written {
     id: Option<u64>,
-    #[serde(alias = "rewards")]
     scores: Option<Vec<Option<f64>>>,
+    /// What other protocols call the scores, or something else beside them.
+    rewards: Option<Value>,
     gradients: Option<Vec<String>>,
     error: Option<Value>,
 }
@@ -192,7 +193,9 @@ impl Request<'_> {
             Some(id) => return Err(format!("answered request {id}, where {} was asked", self.id)),
             None => return Err(format!("wrote {}, an answer without an id", shown(line))),
         }
-        let Some(scores) = written.scores else {
+        let by_another_name =
+            || written.rewards.and_then(|rewards| serde_json::from_value::<Vec<Option<f64>>>(rewards).ok());
+        let Some(scores) = written.scores.or_else(by_another_name) else {
             return Err(format!("wrote {}, an answer without scores", shown(line)));
         };
         let (found, wanted) = (scores.len(), self.images.len());
