@@ -51,13 +51,17 @@ pub fn nothing_chosen(folder: &str, names: &[String], variant: Option<&str>) -> 
     let is_weights =
         |name: &&str| [".safetensors", ".bin", ".ckpt", ".pt", ".pth"].iter().any(|e| name.ends_with(e));
     let weights: Vec<&str> = names.iter().map(String::as_str).filter(is_weights).collect();
+    if let Some((stem, _)) = weights.iter().find_map(|name| name.split_once("-00001-of-")) {
+        return Error::model(format!("{folder}: {stem} in parts, without the index that says what is in which"))
+            .advice(format!("fetch {stem}.safetensors.index.json too, or .bin.index.json for parts that end so"));
+    }
     if !weights.is_empty() {
         return Error::model(format!(
             "{folder}: none of {} is named diffusion_pytorch_model or model .safetensors, or as diffusers and \
              transformers name their .bin",
             some_of(&weights)
         ))
-        .advice("rename the file, or give its full path");
+        .advice("rename the one that is meant to diffusion_pytorch_model.safetensors or model.safetensors");
     }
     Error::model(format!("{folder}: no diffusion_pytorch_model.safetensors and no model.safetensors"))
         .advice("the download is incomplete: fetch the .safetensors files of this folder")
