@@ -329,6 +329,36 @@ fn what_is_no_checkpoint_of_the_run_is_refused_and_says_why() {
     fails(output(resume(home.path(), "empty", &[])), 2, &["there is no run in it"]);
 }
 
+/// By itself a short run leaves a checkpoint where a signal ends it.
+#[test]
+fn a_signal_leaves_a_checkpoint() {
+    let (home, uninterrupted) =
+        (TempDir::new().expect("a temporary folder"), TempDir::new().expect("a temporary folder"));
+    let start = |home: &Path| {
+        let mut command = super::interruptible();
+        command.env("CUDA_VISIBLE_DEVICES", "").env("HF_HUB_OFFLINE", "1").current_dir(home);
+        command.args(["sample", "-p", "a ring", "-o", "out", "-q", "--device", "cpu"]);
+        command.args(["--particles", "2", "--steps", "300", "--cfg-scale", "1"]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    };
+    whole(start(uninterrupted.path()));
+    let child = start(home.path()).spawn().expect("the program starts");
+    let folder = home.path().join("out/0000-a-ring");
+    while !fs::read(folder.join("trace.jsonl")).is_ok_and(|text| !text.is_empty()) {
+        sleep(Duration::from_millis(2));
+    }
+    let signalled = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+    assert!(signalled.expect("kill").success());
+    let ended = child.wait_with_output().expect("an end");
+    assert_eq!(ended.status.code(), Some(143), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert_eq!(record_of(&folder)["status"], "interrupted");
+    assert!(folder.join("checkpoint.safetensors").exists());
+    whole(resume(home.path(), "out", &[]));
+    assert_ne!(record_of(&folder)["resumed"][0]["step"], 0);
+    same(home.path(), uninterrupted.path(), "after a signal");
+}
+
 /// A run with --overwrite waits in a hidden folder beside the result that it is to replace.
 #[test]
 fn a_run_that_was_to_replace_another_does_so_when_it_goes_on() {
