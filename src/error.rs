@@ -24,6 +24,8 @@ pub enum ErrorKind {
     Io,
     /// Stopped by the user.
     Interrupted,
+    /// Ended early by a limit that the user gave.
+    Limit,
 }
 
 /// An error: what failed, and where one is known the option it concerns, the advice and the cause.

@@ -211,6 +211,27 @@ impl<'a> Sampler<'a> {
     #[track_caller]
     pub fn populations(&self) -> Result<Vec<Population>> {
         let Some(end) = &self.end else { panic!("the run has not ended") };
+        self.populations_of(self.latents(), end)
+    }
+
+    /// The particles after the step yielded last as the model foresees their end: their predicted clean
+    /// latents with the images and rewards of these, and the weights that they have now.
+    ///
+    /// # Errors
+    /// From the device.
+    pub fn foreseen(&self) -> Result<Vec<Population>> {
+        if self.end.is_some() {
+            return self.populations();
+        }
+        let x = match self.schedule.steps.get(self.next) {
+            Some(step) => self.target.evaluate(self.latents(), &self.ids, step, Need::Noise)?.x0,
+            None => self.latents().clone(),
+        };
+        self.populations_of(&x, &self.target.finish(&x, &self.ids)?)
+    }
+
+    /// One population per prompt, with these latents and scores.
+    fn populations_of(&self, x: &Tensor, end: &FinalScores) -> Result<Vec<Population>> {
         let particles = self.particles();
         let conclusion = self.options.method.conclusion();
         let prompts = self.families.iter().zip(&self.engine.state().populations).enumerate();
@@ -230,7 +251,7 @@ impl<'a> Sampler<'a> {
                     seed: self.options.seed,
                     prompt: self.options.prompts[b],
                     initial: family.initial,
-                    x: self.backend.gather(self.latents(), &rows)?,
+                    x: self.backend.gather(x, &rows)?,
                     images: self.backend.gather(&end.images, &rows)?,
                     rewards,
                     parts: parts.collect(),

@@ -20,7 +20,7 @@ pub use normalise::{Normalise, PlainScores};
 pub use options::{Checkpointing, Preset, Prompt, SampleOptions};
 pub use plan::{Plan, seconds};
 pub use populations::{Combined, Estimate, combine};
-pub use run::{Run, Samples};
+pub use run::{Run, RunSnapshot, Samples};
 pub use scorer::{Scorer, Scores};
 
 use crate::backend::Backend;

@@ -122,7 +122,7 @@ impl<'a> Diffusion<'a> {
     }
 
     /// Whether the UNet runs without the prompt too. Models that take the scale as an input have one branch.
-    fn two_branches(&self) -> bool {
+    pub fn two_branches(&self) -> bool {
         self.settings.cfg_scale > 1.0 && !self.pipeline.embeds_guidance()
     }
 

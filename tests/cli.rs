@@ -24,6 +24,9 @@ mod runs;
 mod shell;
 #[path = "cli/streams.rs"]
 mod streams;
+#[cfg(unix)]
+#[path = "cli/survive.rs"]
+mod survive;
 
 use std::ffi::OsString;
 use std::fs;

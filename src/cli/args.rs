@@ -1,5 +1,6 @@
 //! The command line as the user types it. Only clap types live here; what they mean is in `options.rs`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
@@ -26,6 +27,13 @@ pub enum Command {
     /// Draw images aligned to a reward and save them
     #[command(after_help = help::after_sample(), after_long_help = help::after_sample(), mut_args(number))]
     Sample(Box<Sample>),
+    /// Go on with runs that were interrupted or killed, from their checkpoints, to the same bits as if they
+    /// had not been
+    #[command(after_help = help::AFTER_RESUME, mut_args(number))]
+    Resume(Resume),
+    /// Draw again what the record in a picture or a run.json says, and say whether the bytes agree
+    #[command(after_help = help::AFTER_REPLAY)]
+    Replay(Replay),
     /// Score existing images, one JSON line per image
     #[command(mut_args(number))]
     Score(Score),
@@ -53,7 +61,7 @@ pub enum Command {
 }
 
 /// Options whose value is a number.
-const NUMBERS: [&str; 21] = [
+const NUMBERS: [&str; 24] = [
     "width",
     "height",
     "count",
@@ -72,6 +80,9 @@ const NUMBERS: [&str; 21] = [
     "max_shift",
     "gradient_every",
     "normalise_pictures",
+    "checkpoint_every",
+    "max_seconds",
+    "max_nfe",
     "max_vram",
     "micro_batch",
     "threads",
@@ -308,6 +319,20 @@ pub struct Sample {
     /// Do not draw again what the output directory holds already, finished, with the same options
     #[arg(long, conflicts_with = "overwrite", help_heading = "Output")]
     pub skip_finished: bool,
+    /// As --skip-finished, and go on with what was interrupted or killed, from its checkpoint, to the same
+    /// bits as if it had not been: add it to the same command
+    #[arg(long, conflicts_with_all = ["overwrite", "skip_finished"], help_heading = "Output")]
+    pub resume: bool,
+    /// Write a checkpoint, to go on from, after every K steps; 0 for none [default: about once a minute, and
+    /// at a signal]
+    #[arg(long, value_name = "K", help_heading = "Output")]
+    pub checkpoint_every: Option<usize>,
+    /// End after this many seconds, with the best picture so far and exit code 6; `das-cuda resume` goes on
+    #[arg(long, value_name = "S", help_heading = "Output")]
+    pub max_seconds: Option<f64>,
+    /// The same, before more evaluations of the UNet than these are spent on all prompts together
+    #[arg(long, value_name = "N", help_heading = "Output")]
+    pub max_nfe: Option<u64>,
     /// Print one JSON object per prompt instead of paths
     #[arg(long, help_heading = "Output")]
     pub json: bool,
@@ -336,6 +361,39 @@ pub struct Sample {
     /// Use no network: what the cache of the Hugging Face Hub lacks is an error (also HF_HUB_OFFLINE=1)
     #[arg(long, help_heading = "Machine")]
     pub offline: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Resume {
+    /// Folder of a run, or one that holds such folders
+    #[arg(required = true, value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// As of `sample`; counted anew
+    #[arg(long, value_name = "S")]
+    pub max_seconds: Option<f64>,
+    /// As of `sample`; counted anew
+    #[arg(long, value_name = "N")]
+    pub max_nfe: Option<u64>,
+    /// Print one JSON object per prompt instead of paths
+    #[arg(long)]
+    pub json: bool,
+    /// No progress, no summary
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// CPU threads [default: one per processor]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+#[derive(Args, Debug)]
+pub struct Replay {
+    /// Picture that the program drew, run.json, or the folder of a run
+    #[arg(value_name = "PICTURE|run.json")]
+    pub source: PathBuf,
+    /// Flags of `sample` to change. Where they leave what is drawn as it was, files must be those of then,
+    /// and another result is an error (exit code 5). The new run goes to -o, if given, else to `replay`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
+    pub changes: Vec<OsString>,
 }
 
 #[derive(Args, Debug)]

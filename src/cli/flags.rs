@@ -79,7 +79,8 @@ pub fn report(error: &Error) -> String {
 }
 
 /// The exit code of the program: 1 file I/O, 2 usage, 3 model or format, 4 device or memory, 5 numerical
-/// abort, or scores that disagree; 128 and the signal's number where one interrupted it (130 for Ctrl-C).
+/// abort, or scores that disagree, 6 a limit of time or evaluations was reached; 128 and the signal's number
+/// where one interrupted it (130 for Ctrl-C).
 pub fn exit_code(error: &Error) -> u8 {
     match error.kind() {
         ErrorKind::Io => 1,
@@ -87,6 +88,7 @@ pub fn exit_code(error: &Error) -> u8 {
         ErrorKind::Model => 3,
         ErrorKind::Device | ErrorKind::Memory => 4,
         ErrorKind::Numerical => 5,
+        ErrorKind::Limit => 6,
         ErrorKind::Interrupted => signals::requested().unwrap_or(130),
     }
 }

@@ -16,6 +16,20 @@ Examples:
       --particles 8 --reward aesthetic:clip-vit-large-patch14,head.pth --reward pickscore=0.5
       another model, from the Hugging Face Hub; a weighted sum of rewards, one of files, one from the hub";
 
+pub const AFTER_RESUME: &str = "\
+Examples:
+  das-cuda resume out/0003-a-red-star
+      the options are those of its run.json; files of the model and of rewards must be the same
+  das-cuda resume out
+      every run in it that has not finished; prompts of a list that had not begun are drawn by the same
+      command with --resume";
+
+pub const AFTER_REPLAY: &str = "\
+Examples:
+  das-cuda replay out/0000-a-red-star/best.png
+  das-cuda replay out/0000-a-red-star/run.json --seed 7 -o other
+      the same with another seed";
+
 pub const AFTER_COMPARE: &str = "\
 Examples:
   das-cuda compare --prompts list.txt --seeds 1..5 --methods das,best-of-n --eval-reward gold -o table

@@ -26,11 +26,20 @@ pub fn check(args: &Sample, eval_rewards: &[Spec]) -> Result<()> {
         ))
         .advice(format!("--eval-reward {name}, or --reward {name}={} to align to it", spec.weight)));
     }
-    if args.seed == Seed::Drawn && args.skip_finished {
-        return Err(Error::usage(
-            "--seed -1 draws another seed every time, so that --skip-finished would find nothing finished",
-        )
-        .advice("give --seed a number (run.json has the one that was drawn), or leave out --skip-finished"));
+    let again = [("--skip-finished", args.skip_finished), ("--resume", args.resume)];
+    if let (Seed::Drawn, Some((flag, _))) = (args.seed, again.iter().find(|(_, given)| *given)) {
+        return Err(Error::usage(format!(
+            "--seed -1 draws another seed every time, so that {flag} would find nothing that was drawn before"
+        ))
+        .advice(format!("give --seed a number (run.json has the one that was drawn), or leave out {flag}")));
+    }
+    if let Some(seconds) = args.max_seconds.filter(|seconds| !(seconds.is_finite() && *seconds > 0.0)) {
+        return Err(Error::usage(format!("--max-seconds {seconds} is no number above 0"))
+            .advice("give --max-seconds how long the run may take, or leave it out"));
+    }
+    if args.max_nfe == Some(0) {
+        return Err(Error::usage("--max-nfe 0: nothing could be computed")
+            .advice("give --max-nfe how many evaluations may be spent, or leave it out"));
     }
     if let Seed::Given(seed) = args.seed
         && seed.checked_add(args.count.saturating_sub(1) as u64).is_none()

@@ -1,15 +1,18 @@
 //! The command line: what was typed (`args.rs`), what it means (`options.rs`), and the work. Results go to
 //! standard output, progress and warnings to stderr.
 
+mod again;
 mod args;
 mod check;
 mod compare;
 mod doctor;
 mod downloads;
+mod draw;
 mod flags;
 mod gpus;
 mod held_out;
 mod help;
+mod limits;
 mod man;
 mod meaning;
 mod normalise;
@@ -19,7 +22,10 @@ mod output;
 mod plan;
 mod progress;
 mod prompts;
+mod rebuild;
 mod record;
+mod replay;
+mod resume;
 mod sample;
 mod save;
 mod score;
@@ -67,6 +73,14 @@ fn command(command: Command) -> Result<()> {
             // For the record: what is no UTF-8 is shown as well as it can be.
             let typed = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
             sample::run(Options::resolve(&args)?, typed)
+        }
+        Command::Replay(args) => {
+            let typed = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+            replay::run(&args, typed)
+        }
+        Command::Resume(args) => {
+            threads::start(args.threads)?;
+            resume::run(&args)
         }
         Command::Compare(args) => {
             threads::start(args.threads)?;

@@ -60,6 +60,11 @@ pub struct Options {
     pub metadata: bool,
     pub overwrite: bool,
     pub skip_finished: bool,
+    pub resume: bool,
+    /// `None`: by the clock.
+    pub checkpoint_every: Option<usize>,
+    pub max_seconds: Option<f64>,
+    pub max_nfe: Option<u64>,
     pub json: bool,
     pub quiet: bool,
     /// Never [`Device::Auto`].
@@ -157,6 +162,10 @@ impl Options {
             metadata: !args.no_metadata,
             overwrite: args.overwrite,
             skip_finished: args.skip_finished,
+            resume: args.resume,
+            checkpoint_every: args.checkpoint_every,
+            max_seconds: args.max_seconds,
+            max_nfe: args.max_nfe,
             json: args.json,
             quiet: args.quiet,
             device,

@@ -2,22 +2,17 @@
 //! run ends.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use serde_json::{Map, Value, json};
-
+use super::draw::{Ended, Hand, Place};
+use super::limits::Limits;
 use super::one::OnePrompt;
 use super::options::Options;
 use super::progress::Progress;
 use super::record::{self, Choices, Draw};
-use super::save::Saved;
-use super::summary::{Summary, compact};
-use super::{flags, meaning, normalise, output, signals, skip, trace};
+use super::{again, meaning, normalise, output, signals, skip};
 use crate::error::{Error, ErrorKind, Result};
-use crate::run::{Finished, OutDir, RunDir, Status, load_latents};
-use crate::sampler::PromptStep;
-use crate::session::{PlainScores, Prompt, Run, SampleOptions, Samples, Session};
+use crate::run::{Finished, OutDir, load_latents};
+use crate::session::{PlainScores, Prompt, SampleOptions, Session};
 
 /// The command, which was `typed` so.
 ///
@@ -31,7 +26,7 @@ pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
     let out = OutDir::new(&options.output);
     // What cannot be written is found before anything is computed.
     // Of a result that is finished already the file may be the picture: then it is looked at below.
-    let replaces = options.overwrite || options.skip_finished;
+    let replaces = options.overwrite || options.skip_finished || options.resume;
     options.image.iter().try_for_each(|image| meaning::unclaimed(image, replaces))?;
     out.probe()?;
     if options.overwrite {
@@ -41,7 +36,8 @@ pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
 
     let (mut session, options, plain) = open(options)?;
     let files = record::files(&options, &session)?;
-    let finished = if options.skip_finished { out.finished()? } else { Finished::default() };
+    let again = options.skip_finished || options.resume;
+    let finished = if again { out.finished()? } else { Finished::default() };
     for record in &finished.damaged {
         output::note(format_args!(
             "warning: {}: cannot be read as JSON, so that its folder does not count as finished; move the folder \
@@ -51,21 +47,85 @@ pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
     }
     let steps = options.populations as u64 * (options.steps as u64 + 1);
     let mut progress = Progress::new(draws(&options).count() as u64 * steps, options.quiet);
+    let mut limits = Limits::new(&options);
     draws(&options).try_for_each(|(prompt, draw, number)| {
         let choices = Choices::new(&options, &session, prompt, draw)?;
         let plain = plain.iter().find(|plain| options.first_index + plain.prompt == draw.index);
         let one = OnePrompt { options: &options, typed: &typed, files: &files, choices, prompt, draw, plain };
-        if let Some((folder, _)) = finished.runs.iter().find(|(_, record)| skip::is_same(record, &one)) {
+        if let Some((folder, record)) = finished.runs.iter().find(|(_, record)| skip::is_same(record, &one)) {
             progress.skip(steps);
             progress.summary(&format!("{}: finished before, not drawn again", folder.display()));
             let answer = skip::answer(folder, &one)?;
             one.unclaimed_or_copied(folder)?;
             one.copy_image(folder)?;
+            if options.resume {
+                again::conclude(folder, record)?;
+            }
             return output::answer(&answer);
         }
-        one.unclaimed()?;
-        output::answer(&one.run(&mut session, &mut progress, &out, number)?)
+        let stopped = match options.resume {
+            true => one.stopped_before(&out, &finished, number)?,
+            false => None,
+        };
+        match &stopped {
+            Some(stopped) => one.unclaimed_or_copied(stopped.folder.path())?,
+            None => one.unclaimed()?,
+        }
+        let mut hand = Hand { session: &mut session, progress: &mut progress, limits: &mut limits };
+        let place = stopped.map_or(Place::New(number), |stopped| Place::Stopped(Box::new(stopped)));
+        one.run(&mut hand, &out, place)?.tell()
     })
+}
+
+/// Goes on with one draw, whose `options` were made of its record, in `folder`.
+///
+/// # Errors
+/// As [`run`]; those of [`OnePrompt::stopped`].
+pub fn go_on(options: Options, folder: &Path) -> Result<()> {
+    let out = OutDir::new(&options.output);
+    let (mut session, options, _) = open(options)?;
+    let files = record::files(&options, &session)?;
+    let mut progress = Progress::new(options.populations as u64 * (options.steps as u64 + 1), options.quiet);
+    let mut limits = Limits::new(&options);
+    draws(&options).try_for_each(|(prompt, draw, _)| {
+        let choices = Choices::new(&options, &session, prompt, draw)?;
+        let one =
+            OnePrompt { options: &options, typed: &[], files: &files, choices, prompt, draw, plain: None };
+        let stopped = one.stopped(&out, folder)?;
+        one.unclaimed_or_copied(folder)?;
+        let plain = stopped.checkpoint.as_ref().and_then(|checkpoint| checkpoint.plain.clone());
+        let one = OnePrompt { plain: plain.as_ref(), ..one };
+        let mut hand = Hand { session: &mut session, progress: &mut progress, limits: &mut limits };
+        one.run(&mut hand, &out, Place::Stopped(Box::new(stopped)))?.tell()
+    })
+}
+
+/// Draws one prompt once, if `check` has nothing against it; returns the folder.
+///
+/// # Errors
+/// As [`run`]; those of `check`.
+pub fn draw_again(
+    options: Options,
+    typed: &[String],
+    check: impl FnOnce(&OnePrompt<'_>) -> Result<()>,
+) -> Result<PathBuf> {
+    let out = OutDir::new(&options.output);
+    out.probe()?;
+    let (mut session, options, plain) = open(options)?;
+    let files = record::files(&options, &session)?;
+    let mut progress = Progress::new(options.populations as u64 * (options.steps as u64 + 1), options.quiet);
+    let mut limits = Limits::new(&options);
+    let Some((prompt, draw, number)) = draws(&options).next() else {
+        return Err(Error::usage("no prompt").advice("give one with -p"));
+    };
+    let choices = Choices::new(&options, &session, prompt, draw)?;
+    let plain = plain.first();
+    let one = OnePrompt { options: &options, typed, files: &files, choices, prompt, draw, plain };
+    check(&one)?;
+    one.unclaimed()?;
+    let mut hand = Hand { session: &mut session, progress: &mut progress, limits: &mut limits };
+    let Ended { folder, limit, .. } = one.run(&mut hand, &out, Place::New(number))?;
+    limit.map_or(Ok(folder), Err)
 }
 
 /// Every draw of every prompt, with what keys its randomness and the number of its folder in an empty
@@ -111,192 +171,4 @@ fn latents(path: &Path, session: &Session, options: &SampleOptions) -> Result<Ve
         )),
         _ => e,
     })
-}
-
-/// A draw from the moment its folder is made: the folder, what `run.json` will say, and the summary.
-struct DrawInProgress {
-    folder: Arc<RunDir>,
-    record: Map<String, Value>,
-    began: Instant,
-    summary: Summary,
-}
-
-impl DrawInProgress {
-    /// Says a warning, and keeps it in the record.
-    fn warn(&mut self, progress: &Progress, text: &str) {
-        progress.warn(text);
-        if let Some(Value::Array(warnings)) = self.record.get_mut("warnings") {
-            warnings.push(json!(text));
-        }
-    }
-}
-
-/// What a step says in which no particle was left.
-fn all_lost(step: usize) -> String {
-    format!(
-        "step {step}: every particle was lost to values that are not finite; the weights were made equal again, \
-         and log Z is minus infinity. Where a reward gave no number, see why; else give `alpha` a larger number or \
-         `reward` a smaller weight; `dtype` fp32 has more range"
-    )
-}
-
-impl OnePrompt<'_> {
-    /// Samples and saves; returns what goes to standard output.
-    fn run(
-        &self,
-        session: &mut Session,
-        progress: &mut Progress,
-        out: &OutDir,
-        number: usize,
-    ) -> Result<Vec<u8>> {
-        if signals::requested().is_some() {
-            return Err(self.interrupted("before "));
-        }
-        let began = Instant::now();
-        let mut record = self.record(session);
-        let options = self.options.sample.clone().first_index(self.draw.index as u32).seed(self.draw.seed);
-        let run = session.sample(self.prompt, &options)?;
-        let warnings: Vec<String> = run.warnings().iter().map(|warning| flags::named(warning)).collect();
-        record.insert("warnings".into(), json!(warnings));
-        let folder = match self.options.overwrite {
-            true => out.replace(number, &self.prompt.text)?,
-            false => out.claim(number, &self.prompt.text)?,
-        };
-        folder.write_run(Status::Running, &record)?;
-        let mut current =
-            DrawInProgress { folder: Arc::new(folder), record, began, summary: Summary::default() };
-        self.hold(&current);
-        warnings.iter().for_each(|warning| progress.warn(warning));
-        let saved = self
-            .chain(run, progress, &mut current)
-            .and_then(|samples| Ok((self.save(session, &samples, &current.folder)?, samples)));
-        current.record.insert("seconds".into(), json!(began.elapsed().as_secs_f64()));
-        let finished = saved.and_then(|(saved, samples)| {
-            for warning in &saved.warnings {
-                current.warn(progress, &flags::named(warning));
-            }
-            let folder = signals::finishing(|| self.finish(&current, &saved))?;
-            let returned = saved.returned_reward(self.options);
-            let approximate = session.pipeline().decoder.approximates();
-            let summary = &current.summary;
-            progress.summary(&summary.text(&folder, &samples, returned, approximate, began.elapsed()));
-            Ok(self.answer(&folder, saved))
-        });
-        finished.map_err(|error| self.fail(&current, error))
-    }
-
-    /// Puts a finished result in its place.
-    fn finish(&self, current: &DrawInProgress, saved: &Saved) -> Result<PathBuf> {
-        let mut record = current.record.clone();
-        record.insert("result".into(), Value::Object(saved.result.clone()));
-        current.folder.write_run(Status::Finished, &record)?;
-        let folder = current.folder.close()?;
-        self.copy_image(&folder)?;
-        Ok(folder)
-    }
-
-    /// Records how a draw failed, and adds to the error where it is.
-    fn fail(&self, current: &DrawInProgress, error: Error) -> Error {
-        let interrupted = error.kind() == ErrorKind::Interrupted;
-        let mut record = current.record.clone();
-        record.insert("error".into(), json!(flags::report(&error)));
-        let status = if interrupted { Status::Interrupted } else { Status::Failed };
-        // The error to report is the first; that it cannot be recorded adds nothing.
-        let _ = signals::finishing(|| {
-            current.folder.write_run(status, &record)?;
-            current.folder.close()
-        });
-        error
-    }
-
-    /// Where a signal ends the process within a step, the draw is recorded as interrupted.
-    fn hold(&self, current: &DrawInProgress) {
-        let (folder, mut record, began) = (current.folder.clone(), current.record.clone(), current.began);
-        signals::in_hand(move || {
-            record.insert("seconds".into(), json!(began.elapsed().as_secs_f64()));
-            record.insert("error".into(), json!("stopped by a signal, within a step"));
-            // The process ends either way.
-            let _ = folder.write_run(Status::Interrupted, &record).and_then(|()| folder.close());
-        });
-    }
-
-    /// All steps, each recorded when it is done.
-    fn chain(
-        &self,
-        mut run: Run<'_>,
-        progress: &mut Progress,
-        current: &mut DrawInProgress,
-    ) -> Result<Samples> {
-        let mut trace = current.folder.trace()?;
-        let (transitions, populations) = (run.steps() - 1, run.populations());
-        while let Some(step) = run.next() {
-            let step = step?;
-            let population = run.population();
-            let of = match populations {
-                1 => String::new(),
-                _ => format!("population {} of {populations}, ", population + 1),
-            };
-            trace::push(&mut trace, &step, population, run.memory().peak)?;
-            for note in &step.notes {
-                let note = flags::named(note);
-                current.warn(progress, &note);
-            }
-            let lost = step.non_finite.iter().map(ToString::to_string);
-            let collapsed = step.prompts.iter().filter(|record| record.collapsed);
-            for warning in lost.chain(collapsed.map(|_| flags::named(&all_lost(step.step)))) {
-                current.warn(progress, &format!("{of}{warning}"));
-            }
-            current.summary.step(population, &step.prompts[0]);
-            progress.step(&self.message(&step.prompts[0]));
-            let last = (population + 1, step.step) == (populations, transitions);
-            if signals::requested().is_some() && !last {
-                let done = (step.step + 1).min(transitions);
-                return Err(self.interrupted(&format!("after {of}step {done} of {transitions} of ")));
-            }
-        }
-        let mut samples = run.conclude().map_err(|e| match e.kind() {
-            ErrorKind::Numerical => e.addition("trace.jsonl says where"),
-            _ => e,
-        })?;
-        let samples = samples.swap_remove(0);
-        for warning in samples.warnings() {
-            let warning = flags::named(&warning);
-            current.warn(progress, &warning);
-        }
-        Ok(samples)
-    }
-
-    /// `place`: before or after what of the prompt.
-    fn interrupted(&self, place: &str) -> Error {
-        let (index, output) = (self.draw.index, self.options.output.display());
-        let what = format!("stopped {place}prompt {index}; what is finished is in {output}");
-        Error::new(ErrorKind::Interrupted, what)
-    }
-
-    /// Progress in a few words.
-    fn message(&self, step: &PromptStep) -> String {
-        let best = step.reward.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let reward = match best.is_finite() {
-            true => format!("best reward {}  ", compact(best, 3)),
-            false => String::new(),
-        };
-        let short: String = self.prompt.text.chars().take(32).collect();
-        format!("{reward}ess {:.1}  {short}", step.ess)
-    }
-
-    /// `run.json` as far as it is known before the first step.
-    fn record(&self, session: &Session) -> Map<String, Value> {
-        let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
-        let mut record = record::object(json!({
-            "program": "das-cuda",
-            "version": env!("CARGO_PKG_VERSION"),
-            "command": self.typed,
-        }));
-        record.extend(self.choices.deciding.clone());
-        record.extend(self.choices.rest.clone());
-        record.extend(record::consequences(self.options, session));
-        record.extend(self.files.clone());
-        record.insert("started".into(), json!(started));
-        record
-    }
 }

@@ -44,6 +44,8 @@ const SAMPLER: &str = "DDIM";
 
 /// Name of the selected picture.
 pub(super) const BEST: &str = "best.png";
+/// Name of the picture of all particles.
+pub(super) const GRID: &str = "grid.png";
 /// Name of the file of final latents.
 pub(super) const LATENTS: &str = "latents.safetensors";
 
@@ -103,7 +105,7 @@ impl OnePrompt<'_> {
         folder.write_png(BEST, &pictures[best.index], self.parameters(session, Some(best)).as_ref())?;
         if options.grid && options.save == Save::All && pictures.len() > 1 {
             let all = grid(pictures, Some(best.index));
-            folder.write_png("grid.png", &all, self.parameters(session, None).as_ref())?;
+            folder.write_png(GRID, &all, self.parameters(session, None).as_ref())?;
         }
         Ok(Some(BEST.into()))
     }
@@ -157,6 +159,8 @@ impl OnePrompt<'_> {
         let options = self.options;
         let mut record = object(json!({"schema": SCHEMA}));
         record.extend(self.choices.deciding.clone());
+        let hashes = ["model_files", "reward_files", "latents_sha256"];
+        record.extend(hashes.iter().filter_map(|key| Some((key.to_string(), self.files.get(*key)?.clone()))));
         record.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
         if let Some(line) = line {
             record.insert(

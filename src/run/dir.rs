@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::file::{FIX_OUTPUT, FIX_REPORT, folder_of, probe, sync, unwritten, write_atomic};
+use super::file::{FIX_OUTPUT, FIX_REPORT, PART, folder_of, probe, sync, unwritten, write_atomic};
 use super::metadata::{Parameters, encode_png};
 use super::record::{Status, Versioned};
 use super::slug::slug;
@@ -27,10 +27,14 @@ pub const RECORD: &str = "run.json";
 const MOST_OF_RECORD: u64 = 1 << 28;
 /// The lines of the final particles.
 pub const PARTICLES: &str = "particles.jsonl";
+/// The lines of the steps.
+pub const TRACE: &str = "trace.jsonl";
+/// What a run goes on from; see [`encode_checkpoint`](super::encode_checkpoint).
+pub const CHECKPOINT: &str = "checkpoint.safetensors";
 const PICTURES: &str = "particles";
 /// Files that a run may leave in its folder, with the numbered pictures in `particles`. Anything else there
 /// belongs to the user.
-const OURS: [&str; 6] = [RECORD, "trace.jsonl", PARTICLES, "best.png", "grid.png", "latents.safetensors"];
+const OURS: [&str; 7] = [RECORD, TRACE, PARTICLES, CHECKPOINT, "best.png", "grid.png", "latents.safetensors"];
 
 /// What [`OutDir::finished`] finds.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +42,8 @@ const OURS: [&str; 6] = [RECORD, "trace.jsonl", PARTICLES, "best.png", "grid.png
 pub struct Finished {
     /// Folders of finished runs, with their records.
     pub runs: Vec<(PathBuf, Value)>,
+    /// Folders of runs that have not finished, or not yet, with their records.
+    pub unfinished: Vec<(PathBuf, Value)>,
     /// Records that are no JSON objects.
     pub damaged: Vec<PathBuf>,
 }
@@ -148,8 +154,38 @@ impl OutDir {
         Ok(RunDir { _lock: lock(&path)?, out: self.clone(), prompt: prompt.into(), path, old })
     }
 
-    /// The folders of finished runs with their `run.json`, and the `run.json` that hold no JSON object: how
-    /// those runs ended, nobody can say. Both by number; none where the directory is not there.
+    /// Takes the folder of a run that has not finished, to go on with it: also a hidden one that waits to
+    /// replace another. Parts of files that a killed process left in it are removed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) where another process works on it;
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) where it cannot be written.
+    pub fn take(&self, folder: &Path, prompt: &str) -> Result<RunDir> {
+        let lock_of = lock(folder)?;
+        let failed = |e| unwritable(folder, e);
+        [folder.to_path_buf(), folder.join(PICTURES)].iter().try_for_each(|f| sweep(f)).map_err(failed)?;
+        probe(&folder.join([PART.0, PART.1].concat())).map_err(failed)?;
+        let target = waits_for(folder);
+        // An exchange of folders that was begun.
+        target.iter().try_for_each(|target| settle(target)).map_err(failed)?;
+        let old = match target.filter(|target| target.is_dir()) {
+            Some(path) => Some(Old { _lock: lock(&path)?, path }),
+            None => None,
+        };
+        let (out, prompt, path) = (self.clone(), prompt.into(), folder.into());
+        Ok(RunDir { _lock: lock_of, out, prompt, path, old })
+    }
+
+    /// The folder of result `number` where a process was killed before it wrote anything into it.
+    pub fn empty(&self, number: usize, prompt: &str) -> Option<PathBuf> {
+        let folder = self.folder(number, prompt);
+        let mut entries = fs::read_dir(&folder).ok()?.flatten();
+        entries.all(|entry| entry.file_name().to_str().is_some_and(is_part)).then_some(folder)
+    }
+
+    /// The folders of finished runs with their `run.json`, those of others, and the `run.json` that hold no
+    /// JSON object: how those runs ended, nobody can say. All by number; none where the directory is not
+    /// there.
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the directory, where it cannot be listed.
@@ -163,8 +199,9 @@ impl OutDir {
         for (_, path) in all {
             match record(&path).map_err(|e| unlisted(&path, e))? {
                 Some(record) if is_finished(&record) => found.runs.push((path, record)),
-                Some(record) if !record.is_object() => found.damaged.push(path.join(RECORD)),
-                _ => {}
+                Some(record) if record.is_object() => found.unfinished.push((path, record)),
+                Some(_) => found.damaged.push(path.join(RECORD)),
+                None => {}
             }
         }
         Ok(found)
@@ -247,6 +284,32 @@ fn hidden(folder: &Path, end: &str) -> PathBuf {
     folder.with_file_name(format!(".{name}.{end}"))
 }
 
+/// The folder that a hidden one waits to replace.
+fn waits_for(folder: &Path) -> Option<PathBuf> {
+    let name = folder.file_name()?.to_str()?.strip_prefix('.')?.strip_suffix(".part")?;
+    number(name).map(|_| folder.with_file_name(name))
+}
+
+/// Whether a name is that of a file that was not written whole.
+fn is_part(name: &str) -> bool {
+    name.starts_with(PART.0) && name.ends_with(PART.1)
+}
+
+/// Removes files that were not written whole.
+fn sweep(folder: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(is_part) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Locks a folder of results until what is returned is dropped; nothing where the system has no locks.
 ///
 /// # Errors
@@ -294,9 +357,7 @@ fn settle(target: &Path) -> io::Result<()> {
         return fs::rename(&old, target);
     }
     move_files(&old, target, |name| OURS.contains(&name) || name == PICTURES)?;
-    move_files(&old.join(PICTURES), &target.join(PICTURES), |name| {
-        name.strip_suffix(".png").is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
-    })?;
+    move_files(&old.join(PICTURES), &target.join(PICTURES), is_picture)?;
     for name in OURS {
         remove(&old.join(name))?;
     }
@@ -305,6 +366,11 @@ fn settle(target: &Path) -> io::Result<()> {
         let _ = fs::remove_dir(folder);
     }
     Ok(())
+}
+
+/// Whether a name is that of a particle's picture.
+fn is_picture(name: &str) -> bool {
+    name.strip_suffix(".png").is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Moves what is not `ours` from one folder to another, unless its name is taken there, and removes what is.
@@ -408,12 +474,71 @@ impl RunDir {
         write_atomic(&path, &json)
     }
 
+    /// `run.json` as it is now; `null` where it is no JSON, `None` where there is none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the folder.
+    pub fn record(&self) -> Result<Option<Value>> {
+        record(&self.path).map_err(|e| unlisted(&self.path, e))
+    }
+
     /// Opens `trace.jsonl` for a line per step.
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file.
     pub fn trace(&self) -> Result<Lines> {
-        Lines::create(self.path.join("trace.jsonl"))
+        Lines::create(self.path.join(TRACE))
+    }
+
+    /// Opens `trace.jsonl` to go on after its first `len` bytes; what stands behind them is of steps that are
+    /// taken again, and goes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file, also where it is shorter.
+    pub fn trace_from(&self, len: u64) -> Result<Lines> {
+        let path = self.path.join(TRACE);
+        let mut lines = Lines::append(&path)?;
+        if lines.len < len {
+            return Err(Error::io(format!("{}: lines are missing at its end", path.display()))
+                .advice(format!("remove {CHECKPOINT} beside it to begin this prompt anew")));
+        }
+        lines.file.set_len(len).map_err(|e| unwritten(&path, e))?;
+        lines.len = len;
+        Ok(lines)
+    }
+
+    /// Writes the checkpoint: what [`encode_checkpoint`](super::encode_checkpoint) made.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file.
+    pub fn write_checkpoint(&self, bytes: &[u8]) -> Result<()> {
+        write_atomic(&self.path.join(CHECKPOINT), bytes)
+    }
+
+    /// Removes pictures and other results of a run that was to end early and went on, before its own are
+    /// written.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the folder.
+    pub fn clear_results(&self) -> Result<()> {
+        let results = OURS.into_iter().filter(|name| ![RECORD, TRACE, CHECKPOINT].contains(name));
+        let clear = |name: &str| remove(&self.path.join(name));
+        let pictures = self.path.join(PICTURES);
+        let cleared = results.into_iter().try_for_each(clear).and_then(|()| {
+            let entries = fs::read_dir(&pictures).into_iter().flatten().flatten();
+            let mut ours = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_picture));
+            ours.try_for_each(|entry| remove(&entry.path()))
+        });
+        cleared.map_err(|e| unwritable(&self.path, e))
+    }
+
+    /// Removes the checkpoint, if there is one: `run.json` says that the run has finished.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file.
+    pub fn remove_checkpoint(&self) -> Result<()> {
+        let path = self.path.join(CHECKPOINT);
+        remove(&path).map_err(|e| unwritable(&path, e))
     }
 
     /// Writes `particles.jsonl`.
@@ -487,6 +612,19 @@ impl Lines {
             Error::io(format!("{}: cannot be written", path.display())).because(e).advice(FIX_OUTPUT)
         })?;
         Ok(Lines { path: path.into(), file, len })
+    }
+
+    /// Bytes of the whole lines.
+    pub fn bytes(&self) -> u64 {
+        self.len
+    }
+
+    /// Makes the lines last, also through a power cut.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(|e| unwritten(&self.path, e))
     }
 
     /// Appends one line, an object, with `schema` in front.

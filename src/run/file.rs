@@ -14,6 +14,9 @@ pub(super) const FIX_OUTPUT: &str = "choose a directory that can be written, and
 /// What to do about data that cannot be encoded, which no input should cause.
 pub(super) const FIX_REPORT: &str = "this is a bug of das-cuda: please report it with the command";
 
+/// How the names begin and end of files that are not whole yet.
+pub(super) const PART: (&str, &str) = (".das-cuda-", ".part");
+
 /// Writes `bytes` to a file of another name beside `path` and renames it: readers see the old file or the new
 /// one, never a part, also after a power cut.
 ///
@@ -43,7 +46,7 @@ pub(super) fn folder_of(path: &Path) -> PathBuf {
 /// A new file in `folder`, removed unless it is given a name, with the rights that any new file would have.
 fn part(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".das-cuda-").suffix(".part");
+    builder.prefix(PART.0).suffix(PART.1);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder.tempfile_in(folder)

@@ -7,10 +7,12 @@
 //!   particles.jsonl     one line per final particle
 //!   best.png  particles/000.png ...  grid.png
 //!   latents.safetensors on request
+//!   checkpoint.safetensors until the run has finished
 //! ```
 //!
 //! JSON knows no NaN and no infinity: what `null` means is said at each field (`record.rs`).
 
+mod checkpoint;
 mod dir;
 mod file;
 mod grid;
@@ -20,7 +22,8 @@ mod record;
 mod slug;
 
 pub use crate::hash::sha256;
-pub use dir::{Finished, Lines, OutDir, PARTICLES, RECORD, RunDir, lock};
+pub use checkpoint::{encode_checkpoint, read_checkpoint};
+pub use dir::{CHECKPOINT, Finished, Lines, OutDir, PARTICLES, RECORD, RunDir, TRACE, lock};
 pub use file::{probe_file, sha256_file, write_atomic};
 pub use grid::grid;
 pub use latents::{load_latents, save_latents};

@@ -10,7 +10,7 @@ use crate::engine::EngineBackend;
 use crate::error::{Error, Result};
 use crate::noise::population_seed;
 use crate::pixels::Picture;
-use crate::sampler::{self, Population, Sampler, Step};
+use crate::sampler::{self, Population, Sampler, Snapshot, Step};
 use crate::target::Diffusion;
 use crate::tensor::Tensor;
 
@@ -26,9 +26,48 @@ pub struct Run<'s> {
     yielded: usize,
     /// The populations before it, and in each those of the prompts.
     ended: Vec<Vec<Population>>,
+    /// Their samplers at the end.
+    ends: Vec<Snapshot>,
     /// After an error there are no more steps.
     stopped: bool,
     warnings: Vec<String>,
+}
+
+/// A run between two steps: a snapshot of each population that has begun, the last of them under way.
+/// [`Run::snapshot`] takes it; [`Run::restore`] goes on from it.
+#[derive(Clone, Debug)]
+pub struct RunSnapshot {
+    populations: Vec<Snapshot>,
+}
+
+impl RunSnapshot {
+    /// Of these populations, in order.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) where there are none.
+    pub fn new(populations: Vec<Snapshot>) -> Result<RunSnapshot> {
+        match populations.is_empty() {
+            true => Err(damaged("no population")),
+            false => Ok(RunSnapshot { populations }),
+        }
+    }
+    /// Of each population that has begun, in order.
+    pub fn populations(&self) -> &[Snapshot] {
+        &self.populations
+    }
+    /// The population under way, from 0.
+    pub fn population(&self) -> usize {
+        self.populations.len() - 1
+    }
+    /// Steps that it has taken: the number of the one that follows.
+    pub fn step(&self) -> usize {
+        self.populations[self.population()].step()
+    }
+}
+
+fn damaged(what: impl std::fmt::Display) -> Error {
+    Error::io(format!("the snapshot of a run is damaged: {what}"))
+        .advice("go on from another snapshot, or begin the run anew")
 }
 
 /// What every population of a run is drawn with.
@@ -97,7 +136,50 @@ impl<'s> Run<'s> {
         sampler: Sampler<'s>,
         warnings: Vec<String>,
     ) -> Run<'s> {
-        Run { backend, setup, sampler, yielded: 0, ended: Vec::new(), stopped: false, warnings }
+        let (ended, ends) = (Vec::new(), Vec::new());
+        Run { backend, setup, sampler, yielded: 0, ended, ends, stopped: false, warnings }
+    }
+
+    /// Everything that the run is after the step yielded last. Waits for the device.
+    ///
+    /// # Errors
+    /// As [`Sampler::snapshot`].
+    pub fn snapshot(&self) -> Result<RunSnapshot> {
+        let mut populations = self.ends.clone();
+        populations.push(self.sampler.snapshot()?);
+        Ok(RunSnapshot { populations })
+    }
+
+    /// Goes on from `snapshot`, of a run of the same prompts, options, model and rewards: the next step is
+    /// that which would have followed, and all results are those of the run that was not stopped.
+    ///
+    /// # Errors
+    /// As [`Sampler::restore`]; [`ErrorKind::Io`](crate::ErrorKind::Io) where the snapshot contradicts
+    /// itself.
+    ///
+    /// # Panics
+    /// After the first step.
+    pub fn restore(mut self, snapshot: &RunSnapshot) -> Result<Run<'s>> {
+        assert!(self.yielded == 0 && self.ended.is_empty(), "the run has begun");
+        if snapshot.populations.len() > self.setup.populations {
+            return Err(Error::usage(format!(
+                "the snapshot is of another run: population {} is under way there, and there are {} here",
+                snapshot.populations.len(),
+                self.setup.populations
+            ))
+            .advice("give the options that the run began with"));
+        }
+        for (number, population) in snapshot.populations.iter().enumerate() {
+            if number > 0 {
+                if self.yielded < self.sampler.steps() {
+                    return Err(damaged(format!("population {number} has not ended, and another has begun")));
+                }
+                self.begin_next()?;
+            }
+            self.sampler = self.sampler.restore(population)?;
+            self.yielded = population.step();
+        }
+        Ok(self)
     }
 
     /// What the user should know before the first step, such as words of the prompt that no encoder reads.
@@ -120,6 +202,20 @@ impl<'s> Run<'s> {
         self.ended.len()
     }
 
+    /// Evaluations of the UNet, of each particle and branch, that the next step takes.
+    pub fn next_evaluations(&self) -> u64 {
+        let sampler::Options { prompts, particles, candidates, .. } = &self.setup.options;
+        let slots = match self.sampler.steps() - self.yielded {
+            0 if self.ended.len() + 1 < self.setup.populations => {
+                prompts.len() * candidates.map_or(*particles, |candidates| candidates.count)
+            }
+            // The final event evaluates none.
+            0 | 1 => 0,
+            _ => self.latents().shape().n,
+        };
+        slots as u64 * if self.setup.target.two_branches() { 2 } else { 1 }
+    }
+
     /// The latents of that population after that step, `(prompts x particles, h, w, c)`.
     pub fn latents(&self) -> &Tensor {
         self.sampler.latents()
@@ -136,12 +232,7 @@ impl<'s> Run<'s> {
     /// Of the remaining steps; [`ErrorKind::Numerical`](crate::ErrorKind::Numerical) where a prompt lost
     /// every particle of every population to values that are not finite.
     pub fn conclude(self) -> Result<Vec<Samples>> {
-        let samples = self.whatever_is_left()?;
-        let has_reward = |of: &Samples| of.population.rewards.iter().any(|reward| reward.is_finite());
-        match samples.iter().find(|of| !has_reward(of)) {
-            Some(of) => Err(lost(of.population.prompt)),
-            None => Ok(samples),
-        }
+        self.whatever_is_left().and_then(with_rewards)
     }
 
     /// As [`Run::conclude`], also where a prompt has no finite reward.
@@ -150,6 +241,23 @@ impl<'s> Run<'s> {
             step?;
         }
         self.ended.push(self.sampler.populations()?);
+        self.merged()
+    }
+
+    /// What there is after the step yielded last: the populations that have ended; where none has, the
+    /// particles under way as the model foresees their end. That takes an evaluation of the UNet.
+    ///
+    /// # Errors
+    /// From the device; [`ErrorKind::Numerical`](crate::ErrorKind::Numerical) where no reward is finite.
+    pub fn so_far(mut self) -> Result<Vec<Samples>> {
+        if self.ended.is_empty() {
+            self.ended.push(self.sampler.foreseen()?);
+        }
+        self.merged().and_then(with_rewards)
+    }
+
+    /// The samples of each prompt, of the populations that have ended.
+    fn merged(self) -> Result<Vec<Samples>> {
         let (conclusion, alpha) = (self.setup.options.method.conclusion(), self.setup.options.alpha);
         let samples = |populations: Vec<Population>| {
             let (population, estimates) = merge(self.backend, populations, conclusion, alpha)?;
@@ -173,14 +281,24 @@ impl<'s> Run<'s> {
 
     /// Goes over to the next population.
     fn begin_next(&mut self) -> Result<()> {
-        let ended = self.sampler.populations()?;
+        let (ended, end) = (self.sampler.populations()?, self.sampler.snapshot()?);
         let Setup { target, schedule, options, .. } = &self.setup;
         let seed = population_seed(options.seed, self.ended.len() as u32 + 1);
         let options = sampler::Options { seed, ..options.clone() };
         self.sampler = Sampler::new(self.backend, target.clone(), schedule, options)?;
         self.ended.push(ended);
+        self.ends.push(end);
         self.yielded = 0;
         Ok(())
+    }
+}
+
+/// Refuses samples of a prompt that has no finite reward.
+fn with_rewards(samples: Vec<Samples>) -> Result<Vec<Samples>> {
+    let has_reward = |of: &Samples| of.population.rewards.iter().any(|reward| reward.is_finite());
+    match samples.iter().find(|of| !has_reward(of)) {
+        Some(of) => Err(lost(of.population.prompt)),
+        None => Ok(samples),
     }
 }
 

@@ -130,7 +130,11 @@ fn the_files_of_runs_are_as_documented() {
         let record = record_of(&folder);
         runs.check(&record);
         // Every run has every field; only a failed one has an error.
-        for field in runs.fields.keys().filter(|field| !field.contains(['.', '[']) && *field != "error") {
+        for field in runs
+            .fields
+            .keys()
+            .filter(|field| !field.contains(['.', '[']) && !["error", "stopped"].contains(&field.as_str()))
+        {
             assert!(record.get(field).is_some(), "{proposal}: run.json has no `{field}`");
         }
         lines(&folder.join("trace.jsonl")).iter().for_each(|line| trace.check(line));
@@ -143,6 +147,21 @@ fn the_files_of_runs_are_as_documented() {
     assert!(!sample(&lost, &["-p", "a star", "--kl", "1e-40", "--max-shift", "inf"]).status.success());
     runs.check(&record_of(&only_folder(&lost)));
     lines(&only_folder(&lost).join("trace.jsonl")).iter().for_each(|line| trace.check(line));
+
+    // A limit ends the run, and it goes on.
+    let limited = dir.path().join("limited");
+    assert!(!sample(&limited, &["-p", "a star", "--max-nfe", "4"]).status.success());
+    let record = record_of(&only_folder(&limited));
+    runs.check(&record);
+    let header = fs::read(only_folder(&limited).join("checkpoint.safetensors")).expect("a checkpoint");
+    let (_, header) = safetensors::SafeTensors::read_metadata(&header).expect("a header");
+    let header = header.metadata().as_ref().expect("metadata")["das-cuda checkpoint"].clone();
+    let mut checkpoints = section("## checkpoint.safetensors");
+    let mut header = json(&header);
+    header["run"] = serde_json::json!({});
+    checkpoints.check(&header);
+    succeeds(run(&["resume", text(&limited)]));
+    runs.check(&record_of(&only_folder(&limited)));
 
     // A model in the cache of the hub.
     let (cache, out) = (dir.path().join("cache"), dir.path().join("cached"));
@@ -199,9 +218,20 @@ fn the_files_of_runs_are_as_documented() {
     designs.check(&of("compare.json"));
     summaries.check(&of("summary.json"));
 
-    for section in
-        [runs, trace, particles, pictures, answers, plans, scores, checks, compared, designs, summaries]
-    {
+    for section in [
+        runs,
+        trace,
+        particles,
+        pictures,
+        answers,
+        plans,
+        scores,
+        checks,
+        compared,
+        designs,
+        summaries,
+        checkpoints,
+    ] {
         section.all_seen();
     }
 }

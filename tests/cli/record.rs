@@ -60,7 +60,7 @@ const DECIDING: [&str; 38] = [
 ];
 
 /// All fields of `run.json` besides.
-const REST: [&str; 40] = [
+const REST: [&str; 47] = [
     "schema",
     "status",
     "program",
@@ -77,6 +77,13 @@ const REST: [&str; 40] = [
     "normalise_pictures",
     "overwrite",
     "skip_finished",
+    "resume",
+    "checkpoint_every",
+    "max_seconds",
+    "max_nfe",
+    "directory",
+    "resumed",
+    "device_choice",
     "warnings",
     "json",
     "quiet",
@@ -346,8 +353,8 @@ fn pictures_say_how_they_were_made_in_the_layout_that_viewers_read() {
         let mut of_all = das.clone();
         of_all.as_object_mut().expect("an object").shift_remove("result");
         assert_eq!(super::record::das(&grid), of_all);
-        let expected: Vec<&str> =
-            ["schema"].into_iter().chain(DECIDING).chain(["dtype", "version", "result"]).collect();
+        let rest = ["dtype", "model_files", "reward_files", "latents_sha256", "version", "result"];
+        let expected: Vec<&str> = ["schema"].into_iter().chain(DECIDING).chain(rest).collect();
         assert_eq!(keys(&das), expected);
         for key in expected.iter().filter(|key| **key != "result") {
             assert_eq!(das[key], record[key], "{key}");
@@ -473,6 +480,7 @@ fn flags_of(das: &Value) -> Vec<String> {
     for (key, value) in das.as_object().expect("an object").iter().filter(|(_, value)| !value.is_null()) {
         match key.as_str() {
             "schema" | "version" | "result" | "model" => {}
+            "model_files" | "reward_files" | "latents_sha256" => {}
             "chain" => flags.extend(["--scheduler".into(), plain(value)]),
             "index" => flags.extend(["--first-index".into(), plain(value)]),
             "loras" => {

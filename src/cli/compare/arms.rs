@@ -168,7 +168,7 @@ fn refused(who: &str, e: &clap::Error) -> Error {
 }
 
 /// Options of `sample` that a comparison decides by itself, by clap's names; the prompt is its own.
-const OF_THE_WHOLE: [&str; 16] = [
+const OF_THE_WHOLE: [&str; 20] = [
     "prompt_file",
     "negative_prompt",
     "seed",
@@ -182,6 +182,10 @@ const OF_THE_WHOLE: [&str; 16] = [
     "no_metadata",
     "overwrite",
     "skip_finished",
+    "resume",
+    "checkpoint_every",
+    "max_seconds",
+    "max_nfe",
     "json",
     "quiet",
     "threads",

@@ -52,8 +52,12 @@ pub fn nothing_chosen(folder: &str, names: &[String], variant: Option<&str>) -> 
         |name: &&str| [".safetensors", ".bin", ".ckpt", ".pt", ".pth"].iter().any(|e| name.ends_with(e));
     let weights: Vec<&str> = names.iter().map(String::as_str).filter(is_weights).collect();
     if let Some((stem, _)) = weights.iter().find_map(|name| name.split_once("-00001-of-")) {
-        return Error::model(format!("{folder}: {stem} in parts, without the index that says what is in which"))
-            .advice(format!("fetch {stem}.safetensors.index.json too, or .bin.index.json for parts that end so"));
+        return Error::model(format!(
+            "{folder}: {stem} in parts, without the index that says what is in which"
+        ))
+        .advice(format!(
+            "fetch {stem}.safetensors.index.json too, or .bin.index.json for parts that end so"
+        ));
     }
     if !weights.is_empty() {
         return Error::model(format!(

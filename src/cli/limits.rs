@@ -1,0 +1,48 @@
+//! `--max-seconds` and `--max-nfe`: what a command may spend on all prompts together.
+
+use std::time::{Duration, Instant};
+
+use super::options::Options;
+use crate::error::{Error, ErrorKind};
+
+/// What is left to spend.
+pub struct Limits {
+    seconds: Option<(f64, Instant)>,
+    /// Evaluations of the UNet, of each particle and branch, as `unet_evaluations` of `run.json` counts.
+    evaluations: Option<u64>,
+    spent: u64,
+}
+
+impl Limits {
+    /// Time counts from now on. One that is longer than any clock is none.
+    pub fn new(options: &Options) -> Limits {
+        let end = |seconds: f64| {
+            let duration = Duration::try_from_secs_f64(seconds).ok()?;
+            Some((seconds, Instant::now().checked_add(duration)?))
+        };
+        Limits { seconds: options.max_seconds.and_then(end), evaluations: options.max_nfe, spent: 0 }
+    }
+
+    /// So many evaluations were made.
+    pub fn spend(&mut self, evaluations: u64) {
+        self.spent += evaluations;
+    }
+
+    /// The limit that is reached if the next step takes `more` evaluations, by the name that `run.json` has.
+    pub fn reached(&self, more: u64) -> Option<&'static str> {
+        if self.seconds.is_some_and(|(_, end)| Instant::now() >= end) {
+            return Some("max_seconds");
+        }
+        self.evaluations.is_some_and(|most| self.spent + more > most).then_some("max_nfe")
+    }
+
+    /// What is said of it; `place` as of an interruption.
+    pub fn error(&self, name: &str, place: &str) -> Error {
+        let (flag, given) = match (name, self.seconds, self.evaluations) {
+            ("max_seconds", Some((seconds, _)), _) => ("--max-seconds", seconds.to_string()),
+            (_, _, most) => ("--max-nfe", most.unwrap_or_default().to_string()),
+        };
+        Error::new(ErrorKind::Limit, format!("{flag} {given} is reached, {place}"))
+            .advice("`das-cuda resume` goes on, and so does the same command with --resume")
+    }
+}

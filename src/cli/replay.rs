@@ -1,0 +1,169 @@
+//! `replay`: draws again what a picture or a `run.json` says, and compares.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::again::difference;
+use super::args::Replay;
+use super::options::Options;
+use super::save::{BEST, GRID};
+use super::{output, rebuild, sample, signals, threads};
+use crate::error::{Error, Result};
+use crate::pixels::Picture;
+use crate::run::{PARTICLES, RECORD, RunDir, read_texts};
+
+/// Hashes in a record that must be those of today's files.
+const HASHES: [&str; 3] = ["model_files", "reward_files", "latents_sha256"];
+
+/// Entries of `run.json` that are of the run and not of what it draws.
+const OF_THE_RUN: [&str; 3] = ["save", "quiet", "offline"];
+
+/// How a file of the replay compares with the one before.
+enum Outcome {
+    Bytes,
+    /// The same pixels, and other texts beside them.
+    Pixels,
+    Differs(String),
+}
+
+/// The command, which was `typed` so.
+///
+/// # Errors
+/// Of the record; those of `sample`; [`ErrorKind::Model`](crate::ErrorKind::Model) where a file has changed;
+/// [`ErrorKind::Numerical`](crate::ErrorKind::Numerical) where nothing was changed and the result differs.
+pub fn run(args: &Replay, typed: Vec<String>) -> Result<()> {
+    let source = if args.source.is_dir() { args.source.join(RECORD) } else { args.source.clone() };
+    let mut record = read(&source)?;
+    OF_THE_RUN.iter().for_each(|key| drop(record.shift_remove(*key)));
+    let mut flags = rebuild::sample(&record, &args.changes).map_err(|e| e.context(source.display()))?;
+    if !rebuild::given(&args.changes, "output") {
+        flags.output = "replay".into();
+    }
+    threads::start(flags.threads)?;
+    let there = record.get("directory").and_then(Value::as_str).map(Path::new);
+    let here = std::env::current_dir().unwrap_or_default();
+    if let Some(there) = there.filter(|there| *there != here) {
+        output::note(format_args!(
+            "note: the run began in {}; relative paths in its record are taken from here",
+            there.display()
+        ));
+    }
+    signals::listen("stopping; what is finished is kept".into());
+    // Where to write and how to talk are no changes.
+    let mut changed = false;
+    let folder = sample::draw_again(Options::resolve(&flags)?, &typed, |one| {
+        changed = one.choices.deciding.iter().any(|(key, value)| record.get(key) != Some(value));
+        same_files(&record, one.files, changed)
+    })?;
+    let pairs = pairs(&source, &record, &folder);
+    if pairs.is_empty() {
+        return Err(Error::usage(format!("{}: nothing is left to compare", source.display()))
+            .advice(format!("compare by eye with what is in {}", folder.display())));
+    }
+    let mut differ = 0;
+    for (before, now) in pairs {
+        let said = match compare(&before, &now)? {
+            Outcome::Bytes => "the bytes agree".into(),
+            Outcome::Pixels => "the pixels agree, and the texts beside them differ".into(),
+            Outcome::Differs(how) => {
+                differ += 1;
+                how
+            }
+        };
+        output::line(format!("{}: {said}", before.display()))?;
+    }
+    if differ == 0 || changed {
+        return Ok(());
+    }
+    let version = record.get("version").and_then(Value::as_str).unwrap_or("unknown");
+    Err(Error::numerical(format!("the replay in {} is another result", folder.display())).advice(format!(
+        "bits are the same for the same version ({version} then, {} now), device and type; on a GPU with \
+         --no-cublas",
+        env!("CARGO_PKG_VERSION")
+    )))
+}
+
+/// The record in a picture, or a file of JSON.
+fn read(path: &Path) -> Result<Map<String, Value>> {
+    let refused = |what: &str| {
+        Error::io(format!("{}: {what}", path.display()))
+            .advice("give a picture that the program drew (without --no-metadata), or a run.json")
+    };
+    let texts = read_texts(path)?;
+    let record = match texts.record {
+        Some(record) => record,
+        None if Picture::read(path).is_ok() => return Err(refused("no record is in this picture")),
+        None => {
+            let text = fs::read(path).map_err(|e| refused("cannot be read").because(e))?;
+            serde_json::from_slice(&text).map_err(|e| refused("no record of a run").because(e))?
+        }
+    };
+    match record {
+        Value::Object(record) if record.contains_key("proposal") => Ok(record),
+        _ => Err(refused("no record of a run")),
+    }
+}
+
+/// Refuses files that have changed since; where the user changed what is drawn, that is a warning.
+fn same_files(record: &Map<String, Value>, files: &Map<String, Value>, changed: bool) -> Result<()> {
+    for key in HASHES {
+        let (Some(before), Some(now)) = (record.get(key), files.get(key)) else { continue };
+        if before == now {
+            continue;
+        }
+        let what = difference(key, before, now);
+        if !changed {
+            return Err(Error::model(format!("this is not what was drawn with: {what}"))
+                .advice("give the files of then, by changed flags (-m, --reward) where they are elsewhere"));
+        }
+        output::note(format_args!("warning: not what was drawn with: {what}"));
+    }
+    Ok(())
+}
+
+/// Files of before, each with that of the replay.
+fn pairs(source: &Path, record: &Map<String, Value>, folder: &Path) -> Vec<(PathBuf, PathBuf)> {
+    if source.extension().is_none_or(|ending| ending != "json") {
+        let particle = record.get("result").and_then(|result| result["particle"].as_u64());
+        let name = match particle {
+            None => GRID.to_string(),
+            Some(particle) => RunDir::particle_name(usize::try_from(particle).unwrap_or(usize::MAX)),
+        };
+        let now = folder.join(&name);
+        return Vec::from_iter(now.exists().then(|| (source.to_path_buf(), now)));
+    }
+    let before = source.parent().unwrap_or(Path::new("."));
+    let particles = (0..).map(RunDir::particle_name).take_while(|name| before.join(name).exists());
+    let names = [BEST, GRID, PARTICLES].map(String::from).into_iter().chain(particles);
+    let both = names.map(|name| (before.join(&name), folder.join(&name)));
+    both.filter(|(before, now)| before.exists() && now.exists()).collect()
+}
+
+fn compare(before: &Path, now: &Path) -> Result<Outcome> {
+    let read = |path: &Path| {
+        fs::read(path).map_err(|e| {
+            Error::io(format!("{}: cannot be read", path.display())).because(e).advice("check its rights")
+        })
+    };
+    if read(before)? == read(now)? {
+        return Ok(Outcome::Bytes);
+    }
+    if before.extension().is_none_or(|ending| ending != "png") {
+        return Ok(Outcome::Differs("differs".into()));
+    }
+    let (before, now) = (Picture::read(before)?, Picture::read(now)?);
+    if (before.width, before.height) != (now.width, now.height) {
+        return Ok(Outcome::Differs("a picture of another size".into()));
+    }
+    let differences = || before.rgb.iter().zip(&now.rgb).map(|(a, b)| a.abs_diff(*b)).filter(|d| *d > 0);
+    Ok(match differences().max() {
+        None => Outcome::Pixels,
+        Some(most) => Outcome::Differs(format!(
+            "the pictures differ, in {} of {} values by at most {most} of 255",
+            differences().count(),
+            before.rgb.len()
+        )),
+    })
+}

@@ -1,0 +1,106 @@
+//! `resume`: goes on with runs that were stopped. The options are those of their records.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::args::Resume;
+use super::options::Options;
+use super::{again, output, rebuild, sample, signals};
+use crate::error::{Error, Result};
+use crate::run::{RECORD, Status};
+
+/// # Errors
+/// Of the folders, their records and checkpoints; those of `sample`.
+pub fn run(args: &Resume) -> Result<()> {
+    let mut folders = Vec::new();
+    for run in &args.runs {
+        folders.extend(folders_in(run)?);
+    }
+    signals::listen("stopping; what is finished is kept, and so is what to go on from".into());
+    let began = std::env::current_dir();
+    for folder in &folders {
+        // Where a run began may have been left for that of the one before.
+        if let Ok(directory) = &began {
+            enter(directory)?;
+        }
+        one(args, folder)?;
+    }
+    Ok(())
+}
+
+fn one(args: &Resume, folder: &Path) -> Result<()> {
+    let path = folder.join(RECORD);
+    let damaged = |e: Error| e.context(path.display());
+    let record = read(&path)?;
+    if record.get("status") == Some(&json!(Status::Finished)) {
+        again::conclude(folder, &Value::Object(record))?;
+        if !args.quiet {
+            output::note(format_args!("{}: has finished, nothing is left to do", folder.display()));
+        }
+        return Ok(());
+    }
+    // Relative paths of a record are of the directory that its run began in, while that is there.
+    match record.get("directory").and_then(Value::as_str).map(Path::new) {
+        Some(directory) if directory.is_dir() => enter(directory)?,
+        _ => {}
+    }
+    let mut flags = rebuild::sample(&record, &[]).map_err(damaged)?;
+    flags.output = folder.parent().unwrap_or(Path::new(".")).into();
+    flags.json = args.json;
+    flags.quiet = args.quiet;
+    flags.max_seconds = args.max_seconds;
+    flags.max_nfe = args.max_nfe;
+    let every = record.get("checkpoint_every").and_then(Value::as_u64);
+    flags.checkpoint_every = every.map(|steps| usize::try_from(steps).unwrap_or(usize::MAX));
+    let mut options = Options::resolve(&flags).map_err(damaged)?;
+    options.image = record.get("image").and_then(Value::as_str).map(PathBuf::from);
+    sample::go_on(options, folder)
+}
+
+/// The folder of a run, or those in a directory, also the hidden ones that wait to replace another; by name,
+/// absolute.
+fn folders_in(path: &Path) -> Result<Vec<PathBuf>> {
+    let unreadable = |e: std::io::Error| {
+        Error::io(format!("{}: cannot be read", path.display()))
+            .because(e)
+            .advice("give the folder of a run, which has a run.json, or the directory that it is in")
+    };
+    // As the user names it, for messages and answers, where that is absolute.
+    let path = std::path::absolute(path).map_err(unreadable)?;
+    if path.join(RECORD).is_file() {
+        return Ok(vec![path]);
+    }
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(&path).map_err(unreadable)? {
+        let folder = entry.map_err(unreadable)?.path();
+        if folder.join(RECORD).is_file() {
+            folders.push(folder);
+        }
+    }
+    if folders.is_empty() {
+        return Err(Error::usage(format!("{}: there is no run in it", path.display()))
+            .advice("give the folder of a run, which has a run.json, or the directory that it is in"));
+    }
+    folders.sort();
+    Ok(folders)
+}
+
+/// The record of a run.
+fn read(path: &Path) -> Result<Map<String, Value>> {
+    let refused = || {
+        Error::io(format!("{}: cannot be read as the record of a run", path.display()))
+            .advice("draw the prompt again with `das-cuda sample`")
+    };
+    let text = fs::read(path).map_err(|e| refused().because(e))?;
+    serde_json::from_slice(&text).map_err(|e| refused().because(e))
+}
+
+fn enter(directory: &Path) -> Result<()> {
+    std::env::set_current_dir(directory).map_err(|e| {
+        Error::io(format!("{}: cannot be entered", directory.display()))
+            .because(e)
+            .advice("check the permissions of the directory that the run began in")
+    })
+}
