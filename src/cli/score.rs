@@ -45,12 +45,7 @@ pub fn run(args: &Score) -> Result<()> {
         let target = scores.target[0];
         if !target.is_finite() {
             let without = scores.rewards.iter().filter(|(_, v)| !v[0].is_finite()).map(|(name, _)| &**name);
-            let why = match without.collect::<Vec<_>>().join(" and ") {
-                names if names.is_empty() => {
-                    "the weighted sum of the rewards is not finite; give --reward smaller weights".to_string()
-                }
-                names => format!("{names} gave no finite number"),
-            };
+            let why = format!("{} gave no finite number", without.collect::<Vec<_>>().join(" and "));
             output::note(format_args!("warning: {}: \"target\" is null: {why}", path.display()));
         }
         let rewards: Map<String, Value> =

@@ -166,17 +166,17 @@ fn scores_are_json_lines_and_say_whose_towers_judge() {
     assert_eq!(errors(&run(&["score", best, "--reward", "gold"])), "", "no tower judges");
 }
 
-/// A sum may be too large for a number of its type though its terms are not.
+/// The checker judges nothing where the prompt states nothing.
 #[test]
 fn a_score_that_is_not_finite_is_null_and_said() {
     let dir = TempDir::new().expect("a temporary folder");
     let image = dir.path().join("image.png");
     image::RgbImage::from_pixel(64, 64, image::Rgb([200, 30, 30])).save(&image).expect("an image");
-    let output = run(&["score", text(&image), "--reward", "jpeg=1.5e308", "--reward", "gold=-1.5e308"]);
+    let output = run(&["score", text(&image), "-p", "a", "--reward", "jpeg", "--reward", "checker"]);
     let said = errors(&output);
     let line = json(&succeeds(output));
     assert!(line["target"].is_null() && line["rewards"]["jpeg"].is_number(), "{line}");
-    assert!(said.contains("warning: ") && said.contains("\"target\" is null"), "{said}");
+    assert!(said.contains("warning: ") && said.contains("\"target\" is null: checker gave"), "{said}");
 }
 
 /// The second prompt's warning quotes it, and is longer than the pipe that is not read: the program stands
