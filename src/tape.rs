@@ -148,7 +148,7 @@ impl<'a> Tape<'a> {
         }
     }
 
-    /// `f(x)`; where this tape recomputes sections of the kind `at` or smaller ones, as [`Tape::checkpoint`].
+    /// `f(x)`; as [`Tape::checkpoint`] if this tape recomputes sections of the kind `at` or of a larger one.
     /// The gradient has the same bits in both cases: what `f` hands to `x` is added up by itself.
     ///
     /// # Errors

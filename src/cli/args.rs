@@ -352,7 +352,8 @@ pub struct Sample {
     /// Particles per network call; changes memory and speed, and results by no more than rounding
     #[arg(long, default_value = "auto", value_name = "N|auto", help_heading = "Machine")]
     pub micro_batch: Auto,
-    /// Recompute activations in the backward pass instead of keeping them: less memory, a third more time
+    /// Which activations to compute again in the backward pass instead of keeping them: less memory, more
+    /// time
     #[arg(long, value_enum, default_value_t = Checkpointing::Off, help_heading = "Machine")]
     pub checkpointing: Checkpointing,
     /// CPU threads [default: one per processor]

@@ -14,7 +14,7 @@ use crate::pixels::Picture;
 use crate::regular;
 use crate::reward::{Reward, Spec};
 use crate::run::{SCHEMA, read_prompt};
-use crate::session::{Scorer, SessionBuilder};
+use crate::session::Scorer;
 
 /// Most bytes of a file of pairs.
 const MOST_BYTES: u64 = 1 << 24;
@@ -140,7 +140,7 @@ fn judge(args: &Score, named: &[Spec], pair: &Pair) -> Result<Judge> {
             Some(_) => format!("its weights are missing: {}", missing.message()),
         }));
     }
-    let scorer = [spec.clone()].into_iter().fold(builder, SessionBuilder::reward).open_scorer()?;
+    let scorer = builder.reward(spec.clone()).open_scorer()?;
     if args.model.is_none() && spec.uses_model(scorer.model()) {
         return Ok(Judge::None(format!(
             "the towers of the embedded model give no published score; give --reward {name}:PATH, or -m MODEL"

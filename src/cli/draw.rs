@@ -53,6 +53,8 @@ struct DrawInProgress {
     pending: Arc<Mutex<Option<Vec<u8>>>>,
     /// When the last checkpoint was written.
     kept: Instant,
+    /// Whether the record has the result.
+    recorded: bool,
 }
 
 impl DrawInProgress {
@@ -128,8 +130,12 @@ impl OnePrompt<'_> {
         let mut run = session.sample(self.prompt, &options)?;
         let of_start: Vec<Value> =
             run.warnings().iter().map(|warning| json!(flags::named(warning))).collect();
-        if let Some(limit) = limits.reached(run.next_evaluations()) {
-            return Err(limits.error(limit, &format!("before prompt {}", self.draw.index)));
+        let ended = |run: &Run<'_>, limits: &Limits| match limits.reached(run.next_evaluations()) {
+            Some(limit) => Err(limits.error(limit, &format!("before prompt {}", self.draw.index))),
+            None => Ok(()),
+        };
+        if let Place::New(_) = &place {
+            ended(&run, limits)?;
         }
         let (folder, record, checkpoint) = match place {
             Place::New(number) if self.options.overwrite => {
@@ -158,6 +164,7 @@ impl OnePrompt<'_> {
             summary: Summary::default(),
             pending: Arc::default(),
             kept: began,
+            recorded: false,
         };
         let warnings = checkpoint.as_ref().map_or(&of_start, |checkpoint| &checkpoint.warnings);
         current.record.insert("warnings".into(), json!(warnings));
@@ -167,10 +174,12 @@ impl OnePrompt<'_> {
                 let (population, steps) = (snapshot.population(), run.steps());
                 current.summary = again::summary_of(current.folder.path(), *trace)?;
                 run = run.restore(snapshot)?;
+                ended(&run, limits)?;
                 progress.skip((population * steps + snapshot.step()) as u64);
                 current.folder.trace_from(*trace)?
             }
             None => {
+                ended(&run, limits)?;
                 current.folder.remove_checkpoint()?;
                 // A folder with anything in it has a record.
                 current.folder.write_run(Status::Running, &current.record)?;
@@ -228,6 +237,7 @@ impl OnePrompt<'_> {
         let mut record = current.record.clone();
         record.insert("result".into(), Value::Object(saved.result.clone()));
         current.folder.write_run(status, &record)?;
+        current.recorded = true;
         if let Drawn::Whole(_) = drawn {
             current.folder.remove_checkpoint()?;
         }
@@ -238,6 +248,11 @@ impl OnePrompt<'_> {
 
     /// Records how a draw failed, and adds to the error where it is.
     fn fail(&self, current: &DrawInProgress, error: Error) -> Error {
+        // A result that is recorded stays so, whatever fails behind it.
+        if current.recorded {
+            let _ = signals::finishing(|| current.folder.close());
+            return error;
+        }
         let interrupted = error.kind() == ErrorKind::Interrupted;
         let mut record = current.record.clone();
         record.insert("error".into(), json!(flags::report(&error)));

@@ -74,7 +74,8 @@ type Column = (&'static str, &'static str, fn() -> SessionBuilder, Preset);
 /// The numbers that depend on the model or the preset, a column for each.
 fn defaults() -> String {
     let shapes = Session::builder;
-    let other = || Session::builder().model("");
+    // A name that no folder has.
+    let other = || Session::builder().model("\0");
     let columns: [Column; 4] = [
         ("the model", "`shapes`", shapes, Preset::Model),
         ("other", "models", other, Preset::Model),

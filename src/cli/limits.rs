@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::options::Options;
 use crate::error::{Error, ErrorKind};
 
 /// What is left to spend.
@@ -15,12 +14,12 @@ pub struct Limits {
 
 impl Limits {
     /// Time counts from now on. One that is longer than any clock is none.
-    pub fn new(options: &Options) -> Limits {
+    pub fn new(max_seconds: Option<f64>, max_nfe: Option<u64>) -> Limits {
         let end = |seconds: f64| {
             let duration = Duration::try_from_secs_f64(seconds).ok()?;
             Some((seconds, Instant::now().checked_add(duration)?))
         };
-        Limits { seconds: options.max_seconds.and_then(end), evaluations: options.max_nfe, spent: 0 }
+        Limits { seconds: max_seconds.and_then(end), evaluations: max_nfe, spent: 0 }
     }
 
     /// So many evaluations were made.

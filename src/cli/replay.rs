@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::again::difference;
 use super::args::Replay;
@@ -12,7 +12,7 @@ use super::save::{BEST, GRID};
 use super::{output, rebuild, sample, signals, threads};
 use crate::error::{Error, Result};
 use crate::pixels::Picture;
-use crate::run::{PARTICLES, RECORD, RunDir, read_texts};
+use crate::run::{PARTICLES, RECORD, RunDir, Status, read_texts};
 
 /// Hashes in a record that must be those of today's files.
 const HASHES: [&str; 3] = ["model_files", "reward_files", "latents_sha256"];
@@ -36,6 +36,15 @@ enum Outcome {
 pub fn run(args: &Replay, typed: Vec<String>) -> Result<()> {
     let source = if args.source.is_dir() { args.source.join(RECORD) } else { args.source.clone() };
     let mut record = read(&source)?;
+    if let Some(status) = record.get("status").filter(|status| **status != json!(Status::Finished)) {
+        return Err(Error::usage(format!(
+            "{}: the run is {status}, and has no result to compare",
+            source.display()
+        ))
+        .advice("let it finish first: `das-cuda resume` goes on with it"));
+    }
+    // What another choice of files to write leaves out of the lines of particles.
+    let whole = record.get("save").is_none_or(|save| save == "all");
     OF_THE_RUN.iter().for_each(|key| drop(record.shift_remove(*key)));
     let mut flags = rebuild::sample(&record, &args.changes).map_err(|e| e.context(source.display()))?;
     if !rebuild::given(&args.changes, "output") {
@@ -54,10 +63,14 @@ pub fn run(args: &Replay, typed: Vec<String>) -> Result<()> {
     // Where to write and how to talk are no changes.
     let mut changed = false;
     let folder = sample::draw_again(Options::resolve(&flags)?, &typed, |one| {
-        changed = one.choices.deciding.iter().any(|(key, value)| record.get(key) != Some(value));
-        same_files(&record, one.files, changed)
+        let now = &one.choices.deciding;
+        changed = now.iter().any(|(key, value)| {
+            record.get(key).is_some_and(|before| without_hashes(before) != without_hashes(value))
+        });
+        same_files(&record, one.files, changed)?;
+        same_files(&merged(&record), &merged(now), changed)
     })?;
-    let pairs = pairs(&source, &record, &folder);
+    let pairs = pairs(&source, &record, &folder, whole);
     if pairs.is_empty() {
         return Err(Error::usage(format!("{}: nothing is left to compare", source.display()))
             .advice(format!("compare by eye with what is in {}", folder.display())));
@@ -106,10 +119,34 @@ fn read(path: &Path) -> Result<Map<String, Value>> {
     }
 }
 
-/// Refuses files that have changed since; where the user changed what is drawn, that is a warning.
-fn same_files(record: &Map<String, Value>, files: &Map<String, Value>, changed: bool) -> Result<()> {
-    for key in HASHES {
-        let (Some(before), Some(now)) = (record.get(key), files.get(key)) else { continue };
+/// Entries of a record that list files which are merged into the model, each with its hash.
+const MERGED: [&str; 2] = ["loras", "embeddings"];
+
+/// An entry without the hashes of the files that it lists.
+fn without_hashes(entry: &Value) -> Value {
+    let mut entry = entry.clone();
+    for file in entry.as_array_mut().into_iter().flatten() {
+        file.as_object_mut().map(|file| file.shift_remove("sha256"));
+    }
+    entry
+}
+
+/// The hashes of the files that are merged into the model, by the paths that they were given by.
+fn merged(record: &Map<String, Value>) -> Map<String, Value> {
+    let of = |key: &str| {
+        let files = record.get(key).and_then(Value::as_array).into_iter().flatten();
+        let hashes =
+            files.filter_map(|file| Some((file["path"].as_str()?.to_string(), file["sha256"].clone())));
+        (key.to_string(), Value::Object(hashes.collect()))
+    };
+    MERGED.iter().map(|key| of(key)).collect()
+}
+
+/// Refuses files that have changed since, by their hashes of then and of now; where the user changed what is
+/// drawn, that is a warning.
+fn same_files(then: &Map<String, Value>, now: &Map<String, Value>, changed: bool) -> Result<()> {
+    for key in HASHES.into_iter().chain(MERGED) {
+        let (Some(before), Some(now)) = (then.get(key), now.get(key)) else { continue };
         if before == now {
             continue;
         }
@@ -124,7 +161,7 @@ fn same_files(record: &Map<String, Value>, files: &Map<String, Value>, changed: 
 }
 
 /// Files of before, each with that of the replay.
-fn pairs(source: &Path, record: &Map<String, Value>, folder: &Path) -> Vec<(PathBuf, PathBuf)> {
+fn pairs(source: &Path, record: &Map<String, Value>, folder: &Path, whole: bool) -> Vec<(PathBuf, PathBuf)> {
     if source.extension().is_none_or(|ending| ending != "json") {
         let particle = record.get("result").and_then(|result| result["particle"].as_u64());
         let name = match particle {
@@ -136,7 +173,7 @@ fn pairs(source: &Path, record: &Map<String, Value>, folder: &Path) -> Vec<(Path
     }
     let before = source.parent().unwrap_or(Path::new("."));
     let particles = (0..).map(RunDir::particle_name).take_while(|name| before.join(name).exists());
-    let names = [BEST, GRID, PARTICLES].map(String::from).into_iter().chain(particles);
+    let names = [BEST, GRID].into_iter().chain(whole.then_some(PARTICLES)).map(String::from).chain(particles);
     let both = names.map(|name| (before.join(&name), folder.join(&name)));
     both.filter(|(before, now)| before.exists() && now.exists()).collect()
 }

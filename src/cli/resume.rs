@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::args::Resume;
+use super::limits::Limits;
 use super::options::Options;
-use super::{again, output, rebuild, sample, signals};
-use crate::error::{Error, Result};
+use super::{again, flags, output, rebuild, sample, signals};
+use crate::error::{Error, ErrorKind, Result};
 use crate::run::{RECORD, Status};
 
 /// # Errors
@@ -20,17 +21,25 @@ pub fn run(args: &Resume) -> Result<()> {
     }
     signals::listen("stopping; what is finished is kept, and so is what to go on from".into());
     let began = std::env::current_dir();
+    let mut limits = Limits::new(args.max_seconds, args.max_nfe);
+    let mut failed = None;
     for folder in &folders {
         // Where a run began may have been left for that of the one before.
         if let Ok(directory) = &began {
             enter(directory)?;
         }
-        one(args, folder)?;
+        match one(args, folder, &mut limits) {
+            Ok(()) => {}
+            Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::Limit) => return Err(e),
+            // One that cannot go on keeps none of the others from it. The first error is that of the command.
+            Err(e) if failed.is_none() => failed = Some(e),
+            Err(e) => output::note(format_args!("error: {}", flags::report(&e))),
+        }
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
-fn one(args: &Resume, folder: &Path) -> Result<()> {
+fn one(args: &Resume, folder: &Path, limits: &mut Limits) -> Result<()> {
     let path = folder.join(RECORD);
     let damaged = |e: Error| e.context(path.display());
     let record = read(&path)?;
@@ -46,17 +55,17 @@ fn one(args: &Resume, folder: &Path) -> Result<()> {
         Some(directory) if directory.is_dir() => enter(directory)?,
         _ => {}
     }
-    let mut flags = rebuild::sample(&record, &[]).map_err(damaged)?;
-    flags.output = folder.parent().unwrap_or(Path::new(".")).into();
-    flags.json = args.json;
-    flags.quiet = args.quiet;
-    flags.max_seconds = args.max_seconds;
-    flags.max_nfe = args.max_nfe;
+    let mut given = rebuild::sample(&record, &[]).map_err(damaged)?;
+    given.output = folder.parent().unwrap_or(Path::new(".")).into();
+    given.json = args.json;
+    given.quiet = args.quiet;
+    given.max_seconds = args.max_seconds;
+    given.max_nfe = args.max_nfe;
     let every = record.get("checkpoint_every").and_then(Value::as_u64);
-    flags.checkpoint_every = every.map(|steps| usize::try_from(steps).unwrap_or(usize::MAX));
-    let mut options = Options::resolve(&flags).map_err(damaged)?;
+    given.checkpoint_every = every.map(|steps| usize::try_from(steps).unwrap_or(usize::MAX));
+    let mut options = Options::resolve(&given).map_err(damaged)?;
     options.image = record.get("image").and_then(Value::as_str).map(PathBuf::from);
-    sample::go_on(options, folder)
+    sample::go_on(options, folder, limits)
 }
 
 /// The folder of a run, or those in a directory, also the hidden ones that wait to replace another; by name,

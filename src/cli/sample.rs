@@ -34,6 +34,8 @@ pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
     }
     signals::listen(format!("stopping; what is finished is kept in {}", options.output.display()));
 
+    // Time counts from here, with all that is loaded and measured first.
+    let mut limits = Limits::new(options.max_seconds, options.max_nfe);
     let (mut session, options, plain) = open(options)?;
     let files = record::files(&options, &session)?;
     let again = options.skip_finished || options.resume;
@@ -47,7 +49,6 @@ pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
     }
     let steps = options.populations as u64 * (options.steps as u64 + 1);
     let mut progress = Progress::new(draws(&options).count() as u64 * steps, options.quiet);
-    let mut limits = Limits::new(&options);
     draws(&options).try_for_each(|(prompt, draw, number)| {
         let choices = Choices::new(&options, &session, prompt, draw)?;
         let plain = plain.iter().find(|plain| options.first_index + plain.prompt == draw.index);
@@ -77,16 +78,16 @@ pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
     })
 }
 
-/// Goes on with one draw, whose `options` were made of its record, in `folder`.
+/// Goes on with one draw, whose `options` were made of its record, in `folder`, within what is left of
+/// `limits`.
 ///
 /// # Errors
 /// As [`run`]; those of [`OnePrompt::stopped`].
-pub fn go_on(options: Options, folder: &Path) -> Result<()> {
+pub fn go_on(options: Options, folder: &Path, limits: &mut Limits) -> Result<()> {
     let out = OutDir::new(&options.output);
     let (mut session, options, _) = open(options)?;
     let files = record::files(&options, &session)?;
     let mut progress = Progress::new(options.populations as u64 * (options.steps as u64 + 1), options.quiet);
-    let mut limits = Limits::new(&options);
     draws(&options).try_for_each(|(prompt, draw, _)| {
         let choices = Choices::new(&options, &session, prompt, draw)?;
         let one =
@@ -95,7 +96,7 @@ pub fn go_on(options: Options, folder: &Path) -> Result<()> {
         one.unclaimed_or_copied(folder)?;
         let plain = stopped.checkpoint.as_ref().and_then(|checkpoint| checkpoint.plain.clone());
         let one = OnePrompt { plain: plain.as_ref(), ..one };
-        let mut hand = Hand { session: &mut session, progress: &mut progress, limits: &mut limits };
+        let mut hand = Hand { session: &mut session, progress: &mut progress, limits: &mut *limits };
         one.run(&mut hand, &out, Place::Stopped(Box::new(stopped)))?.tell()
     })
 }
@@ -114,7 +115,7 @@ pub fn draw_again(
     let (mut session, options, plain) = open(options)?;
     let files = record::files(&options, &session)?;
     let mut progress = Progress::new(options.populations as u64 * (options.steps as u64 + 1), options.quiet);
-    let mut limits = Limits::new(&options);
+    let mut limits = Limits::new(options.max_seconds, options.max_nfe);
     let Some((prompt, draw, number)) = draws(&options).next() else {
         return Err(Error::usage("no prompt").advice("give one with -p"));
     };

@@ -62,6 +62,8 @@ fn check_name(name: &str) -> Result<(), String> {
     match name {
         "" => Err("is empty".into()),
         _ if name.trim() != name => Err("begins or ends with white space".into()),
+        // NAME=PATH is how it is given, and how a record gives it again.
+        _ if name.contains('=') => Err("has a = in it; give another as NAME=PATH".into()),
         _ if name.contains(char::is_control) => Err("has a control character in it".into()),
         _ if name.len() > LONGEST_NAME => Err(format!("is longer than {LONGEST_NAME} bytes")),
         _ => Ok(()),

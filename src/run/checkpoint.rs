@@ -95,7 +95,7 @@ mod tests {
         let bytes = encode_checkpoint(&about, &parts).unwrap();
         fs::write(&path, &bytes).unwrap();
         assert_eq!(read_checkpoint(&path).unwrap(), Some((about, parts)));
-        // Cut at any byte, or changed in any.
+        // Cut at any byte, or with a tensor that is not the one hashed.
         for end in 0..bytes.len() {
             fs::write(&path, &bytes[..end]).unwrap();
             assert!(read_checkpoint(&path).is_err(), "{end} bytes were taken for a checkpoint");

@@ -17,6 +17,7 @@ impl SessionBuilder {
     pub fn plan_normalise(&self, prompts: &[Prompt], options: &SampleOptions) -> Result<Option<Plan>> {
         let Some(Normalise::Measured(pictures)) = self.normalise else { return Ok(None) };
         self.check_normalise()?;
+        options.check_prompts(prompts)?;
         let mut all: Option<Plan> = None;
         for (place, count) in dealt(prompts.len(), pictures) {
             let plan = self.plan(&prompts[place], &options.plain(place, count))?;

@@ -215,7 +215,7 @@ impl SessionBuilder {
         let peak = self.peak(prompt, options)?;
         Ok((peak > available).then(|| {
             format!(
-                "checkpointing, because keeping activations would take {:.1} GB and {:.1} GB are free",
+                "activations are computed again (`checkpointing`), because keeping them would take {:.1} GB and {:.1} GB are free",
                 peak as f64 / 1e9,
                 available as f64 / 1e9
             )

@@ -446,6 +446,14 @@ fn a_replay_says_whether_the_bytes_agree() {
         let said = succeeds(replay(&[&[source, "-q"], changes].concat()));
         assert!(said.contains(says), "{changes:?}: {said}");
     }
+    // A run that wrote fewer files is compared in those.
+    whole(command(home.path(), &["-p", "a disk"], &["--save", "best"]));
+    let said = succeeds(replay(&["out/0001-a-disk", "-q"]));
+    assert_eq!(said, "out/0001-a-disk/best.png: the bytes agree\n");
+    // One that a limit ended has no result of its own.
+    let (stopped, folder) = stopped(&[]);
+    fails(replay(&[text(&folder), "-q"]), 2, &["interrupted", "das-cuda resume"]);
+    drop(stopped);
     // Without a change another result is an error.
     let picture = home.path().join(source);
     let other = home.path().join("replay/0000-a-ring/best.png");

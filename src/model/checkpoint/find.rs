@@ -65,7 +65,7 @@ pub fn nothing_chosen(folder: &str, names: &[String], variant: Option<&str>) -> 
              transformers name their .bin",
             some_of(&weights)
         ))
-        .advice("rename the one that is meant to diffusion_pytorch_model.safetensors or model.safetensors");
+        .advice("rename the file that is meant, or give its full path");
     }
     Error::model(format!("{folder}: no diffusion_pytorch_model.safetensors and no model.safetensors"))
         .advice("the download is incomplete: fetch the .safetensors files of this folder")
