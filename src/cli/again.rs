@@ -229,11 +229,11 @@ pub fn resumed(checkpoint: Option<&Checkpoint>) -> Value {
     json!({"started": now, "population": population, "step": step})
 }
 
-/// What is remembered of the steps in the first `bytes` of a trace.
+/// What is remembered of the steps in the first `bytes` of a trace, which must be `steps`.
 ///
 /// # Errors
 /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file, where it is not as the program wrote it.
-pub fn summary_of(folder: &Path, bytes: u64) -> Result<Summary> {
+pub fn summary_of(folder: &Path, bytes: u64, steps: usize) -> Result<Summary> {
     let path: PathBuf = folder.join(TRACE);
     let damaged = |e: Box<dyn std::error::Error + Send + Sync>| {
         Error::io(format!("{}: is not as the program wrote it", path.display()))
@@ -241,15 +241,19 @@ pub fn summary_of(folder: &Path, bytes: u64) -> Result<Summary> {
             .advice(format!("remove {CHECKPOINT} beside it to begin this prompt anew"))
     };
     let text = std::fs::read(&path).map_err(|e| damaged(e.into()))?;
-    let mut summary = Summary::default();
+    let (mut summary, mut there) = (Summary::default(), 0);
     let end = text.len().min(usize::try_from(bytes).unwrap_or(usize::MAX));
     for line in text[..end].split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
         let line: Value = serde_json::from_slice(line).map_err(|e| damaged(e.into()))?;
         if line["schema"] != SCHEMA {
             return Err(damaged("a line of another layout".into()));
         }
+        there += 1;
         let population = line["population"].as_u64().unwrap_or_default() as usize;
         summary.step(population, &PromptStep { reward: numbers(&line["reward"]), ..PromptStep::default() });
+    }
+    if there != steps {
+        return Err(damaged(format!("{there} steps, where the checkpoint is of {steps}").into()));
     }
     Ok(summary)
 }

@@ -130,9 +130,14 @@ impl OnePrompt<'_> {
         let mut run = session.sample(self.prompt, &options)?;
         let of_start: Vec<Value> =
             run.warnings().iter().map(|warning| json!(flags::named(warning))).collect();
-        let ended = |run: &Run<'_>, limits: &Limits| match limits.reached(run.next_evaluations()) {
-            Some(limit) => Err(limits.error(limit, &format!("before prompt {}", self.draw.index))),
+        let ended = |run: &Run<'_>, limits: &Limits| {
+            match limits.reached(run.next_evaluations()) {
+            Some(limit) => Err(limits
+                .error(limit, &format!("before prompt {}", self.draw.index))
+                .advice("the same command with a larger limit draws what has not begun; --resume or --skip-finished leaves \
+                         out what is there")),
             None => Ok(()),
+        }
         };
         if let Place::New(_) = &place {
             ended(&run, limits)?;
@@ -172,10 +177,11 @@ impl OnePrompt<'_> {
             Some(checkpoint) => {
                 let Checkpoint { snapshot, trace, .. } = checkpoint;
                 let (population, steps) = (snapshot.population(), run.steps());
-                current.summary = again::summary_of(current.folder.path(), *trace)?;
+                let taken = population * steps + snapshot.step();
+                current.summary = again::summary_of(current.folder.path(), *trace, taken)?;
                 run = run.restore(snapshot)?;
                 ended(&run, limits)?;
-                progress.skip((population * steps + snapshot.step()) as u64);
+                progress.skip(taken as u64);
                 current.folder.trace_from(*trace)?
             }
             None => {

@@ -17,6 +17,16 @@ use crate::run::{PARTICLES, RECORD, RunDir, Status, read_texts};
 /// Hashes in a record that must be those of today's files.
 const HASHES: [&str; 3] = ["model_files", "reward_files", "latents_sha256"];
 
+/// Flags of `sample` that a replay does not follow, by clap's names.
+const WITHOUT_MEANING: [(&str, &str); 6] = [
+    ("overwrite", "--overwrite"),
+    ("count", "--count"),
+    ("prompt_file", "--prompts"),
+    ("json", "--json"),
+    ("skip_finished", "--skip-finished"),
+    ("resume", "--resume"),
+];
+
 /// Entries of `run.json` that are of the run and not of what it draws.
 const OF_THE_RUN: [&str; 3] = ["save", "quiet", "offline"];
 
@@ -34,6 +44,14 @@ enum Outcome {
 /// Of the record; those of `sample`; [`ErrorKind::Model`](crate::ErrorKind::Model) where a file has changed;
 /// [`ErrorKind::Numerical`](crate::ErrorKind::Numerical) where nothing was changed and the result differs.
 pub fn run(args: &Replay, typed: Vec<String>) -> Result<()> {
+    for (id, flag) in WITHOUT_MEANING {
+        if rebuild::given(&args.changes, id) {
+            return Err(Error::usage(format!(
+                "{flag} has no meaning with replay, which draws one picture's run beside it"
+            ))
+            .advice(format!("leave out {flag}; -o says where the replay goes")));
+        }
+    }
     let source = if args.source.is_dir() { args.source.join(RECORD) } else { args.source.clone() };
     let mut record = read(&source)?;
     if let Some(status) = record.get("status").filter(|status| **status != json!(Status::Finished)) {
@@ -64,8 +82,10 @@ pub fn run(args: &Replay, typed: Vec<String>) -> Result<()> {
     let mut changed = false;
     let folder = sample::draw_again(Options::resolve(&flags)?, &typed, |one| {
         let now = &one.choices.deciding;
-        changed = now.iter().any(|(key, value)| {
-            record.get(key).is_some_and(|before| without_hashes(before) != without_hashes(value))
+        // The same files in other places are no change.
+        let same_model = record.get("model_files") == one.files.get("model_files");
+        changed = now.iter().filter(|(key, _)| *key != "model" || !same_model).any(|(key, value)| {
+            record.get(key).is_some_and(|before| what_it_does(before) != what_it_does(value))
         });
         same_files(&record, one.files, changed)?;
         same_files(&merged(&record), &merged(now), changed)
@@ -119,33 +139,34 @@ fn read(path: &Path) -> Result<Map<String, Value>> {
     }
 }
 
-/// Entries of a record that list files which are merged into the model, each with its hash.
-const MERGED: [&str; 2] = ["loras", "embeddings"];
+/// Entries of a record that list files which are merged into the model, each with its hash; and what one is.
+const MERGED: [(&str, &str); 2] = [("loras", "LoRA"), ("embeddings", "embedding")];
 
-/// An entry without the hashes of the files that it lists.
-fn without_hashes(entry: &Value) -> Value {
+/// An entry without the paths and hashes of the files that it lists, if it lists files with hashes.
+fn what_it_does(entry: &Value) -> Value {
     let mut entry = entry.clone();
-    for file in entry.as_array_mut().into_iter().flatten() {
-        file.as_object_mut().map(|file| file.shift_remove("sha256"));
+    for file in entry.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+        if file.shift_remove("sha256").is_some() {
+            file.shift_remove("path");
+        }
     }
     entry
 }
 
-/// The hashes of the files that are merged into the model, by the paths that they were given by.
+/// The hashes of the files that are merged into the model, by their place among them.
 fn merged(record: &Map<String, Value>) -> Map<String, Value> {
     let of = |key: &str| {
         let files = record.get(key).and_then(Value::as_array).into_iter().flatten();
-        let hashes =
-            files.filter_map(|file| Some((file["path"].as_str()?.to_string(), file["sha256"].clone())));
-        (key.to_string(), Value::Object(hashes.collect()))
+        let hashes = files.enumerate().map(|(i, file)| (format!("number {}", i + 1), file["sha256"].clone()));
+        Value::Object(hashes.collect())
     };
-    MERGED.iter().map(|key| of(key)).collect()
+    MERGED.iter().map(|(key, one)| (one.to_string(), of(key))).collect()
 }
 
 /// Refuses files that have changed since, by their hashes of then and of now; where the user changed what is
 /// drawn, that is a warning.
 fn same_files(then: &Map<String, Value>, now: &Map<String, Value>, changed: bool) -> Result<()> {
-    for key in HASHES.into_iter().chain(MERGED) {
+    for key in HASHES.into_iter().chain(MERGED.map(|(_, one)| one)) {
         let (Some(before), Some(now)) = (then.get(key), now.get(key)) else { continue };
         if before == now {
             continue;
@@ -153,7 +174,7 @@ fn same_files(then: &Map<String, Value>, now: &Map<String, Value>, changed: bool
         let what = difference(key, before, now);
         if !changed {
             return Err(Error::model(format!("this is not what was drawn with: {what}"))
-                .advice("give the files of then, by changed flags (-m, --reward) where they are elsewhere"));
+                .advice("give the files of then, by changed flags (-m, --reward, --lora, --embedding) where they are elsewhere"));
         }
         output::note(format_args!("warning: not what was drawn with: {what}"));
     }

@@ -43,6 +43,10 @@ fn one(args: &Resume, folder: &Path, limits: &mut Limits) -> Result<()> {
     let path = folder.join(RECORD);
     let damaged = |e: Error| e.context(path.display());
     let record = read(&path)?;
+    if !record.contains_key("proposal") {
+        return Err(Error::io(format!("{}: no record of a run", path.display()))
+            .advice("move the folder away, or name the folders of the runs one by one"));
+    }
     if record.get("status") == Some(&json!(Status::Finished)) {
         again::conclude(folder, &Value::Object(record))?;
         if !args.quiet {
