@@ -526,7 +526,7 @@ pub fn small() -> Vec<Case> {
         Op::CrossAttention { q: s(2, 1, 3, 4), keys: 3, kv_of: vec![0, 1], attention: heads(2, 2) },
         Op::Geglu { y: s(1, 2, 3, 4) },
         Op::AffineClamp { x: s(1, 2, 2, 4), map: AffineClamp { a: 1.0, b: 0.0, lo: -0.55, hi: 0.55 } },
-        Op::SoftClamp { x: s(1, 1, 9, 37), limit: 0.5, scale: 2.0 },
+        Op::SoftClamp { x: s(1, 1, 9, 37), limit: 3.0, scale: 2.0 },
         Op::Resize { x: s(1, 7, 5, 2), h: 4, w: 9, filter: Filter::Bilinear },
         Op::Resize { x: s(1, 7, 5, 2), h: 4, w: 9, filter: Filter::Bicubic },
         Op::Activate { x: s(1, 1, 9, 37), f: Activation::Gelu, scale: 12.0 },
