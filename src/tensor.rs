@@ -227,8 +227,11 @@ impl<'a> HostSlice<'a> {
     pub fn to_f32(self) -> Cow<'a, [f32]> {
         match self {
             HostSlice::F32(x) => Cow::Borrowed(x),
-            HostSlice::F16(x) => Cow::Owned(x.iter().map(|v| v.to_f32()).collect()),
-            HostSlice::BF16(x) => Cow::Owned(x.iter().map(|v| v.to_f32()).collect()),
+            narrow => {
+                let mut all = vec![0.0; narrow.len()];
+                narrow.write(&mut all);
+                Cow::Owned(all)
+            }
         }
     }
 }

@@ -1,13 +1,12 @@
 //! Going on with a draw that was stopped: its folder, its record and its checkpoint.
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
 use super::one::OnePrompt;
-use super::skip;
 use super::summary::Summary;
+use super::{record, skip};
 use crate::error::{Error, Result};
 use crate::run::{
     CHECKPOINT, Finished, Lines, OutDir, RunDir, SCHEMA, Status, TRACE, encode_checkpoint, read_checkpoint,
@@ -85,7 +84,7 @@ impl OnePrompt<'_> {
                 json!({"rewards": rewards, "target": target, "held_out": held_out})
             }),
         });
-        encode_checkpoint(&super::record::object(about), &parts)
+        encode_checkpoint(&record::object(about), &parts)
     }
 
     /// The draw that was stopped before, if there is one among the `unfinished` results of `out`, or an empty
@@ -224,9 +223,8 @@ pub fn difference(key: &str, before: &Value, now: &Value) -> String {
 
 /// An entry of `run.json`: when and from where a draw went on.
 pub fn resumed(checkpoint: Option<&Checkpoint>) -> Value {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
     let (population, step) = checkpoint.map_or((0, 0), |c| (c.snapshot.population(), c.snapshot.step()));
-    json!({"started": now, "population": population, "step": step})
+    json!({"started": record::now(), "population": population, "step": step})
 }
 
 /// What is remembered of the steps in the first `bytes` of a trace, which must be `steps`.

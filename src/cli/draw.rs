@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
@@ -130,17 +130,8 @@ impl OnePrompt<'_> {
         let mut run = session.sample(self.prompt, &options)?;
         let of_start: Vec<Value> =
             run.warnings().iter().map(|warning| json!(flags::named(warning))).collect();
-        let ended = |run: &Run<'_>, limits: &Limits| {
-            match limits.reached(run.next_evaluations()) {
-            Some(limit) => Err(limits
-                .error(limit, &format!("before prompt {}", self.draw.index))
-                .advice("the same command with a larger limit draws what has not begun; --resume or --skip-finished leaves \
-                         out what is there")),
-            None => Ok(()),
-        }
-        };
         if let Place::New(_) = &place {
-            ended(&run, limits)?;
+            self.within(limits, &run)?;
         }
         let (folder, record, checkpoint) = match place {
             Place::New(number) if self.options.overwrite => {
@@ -180,12 +171,12 @@ impl OnePrompt<'_> {
                 let taken = population * steps + snapshot.step();
                 current.summary = again::summary_of(current.folder.path(), *trace, taken)?;
                 run = run.restore(snapshot)?;
-                ended(&run, limits)?;
+                self.within(limits, &run)?;
                 progress.skip(taken as u64);
                 current.folder.trace_from(*trace)?
             }
             None => {
-                ended(&run, limits)?;
+                self.within(limits, &run)?;
                 current.folder.remove_checkpoint()?;
                 // A folder with anything in it has a record.
                 current.folder.write_run(Status::Running, &current.record)?;
@@ -228,6 +219,16 @@ impl OnePrompt<'_> {
             Ok(Ended { answer: self.answer(&folder, saved), folder, limit })
         });
         finished.map_err(|error| self.fail(&current, error))
+    }
+
+    /// Refuses the next step of a run that has yielded none here, where it would go beyond a limit.
+    fn within(&self, limits: &Limits, run: &Run<'_>) -> Result<()> {
+        let Some(limit) = limits.reached(run.next_evaluations()) else { return Ok(()) };
+        let error = limits.error(limit, &format!("before prompt {}", self.draw.index));
+        Err(error.advice(
+            "the same command with a larger limit draws what has not begun; --resume or --skip-finished leaves out what \
+             is there",
+        ))
     }
 
     /// Puts a result in its place: one that has finished, or what there was when a limit was reached.
@@ -408,7 +409,6 @@ impl OnePrompt<'_> {
 
     /// `run.json` as far as it is known before the first step.
     fn record(&self, session: &Session) -> Map<String, Value> {
-        let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
         let mut record = record::object(json!({
             "program": "das-cuda",
             "version": env!("CARGO_PKG_VERSION"),
@@ -419,7 +419,7 @@ impl OnePrompt<'_> {
         record.extend(self.choices.rest.clone());
         record.extend(record::consequences(self.options, session));
         record.extend(self.files.clone());
-        record.insert("started".into(), json!(started));
+        record.insert("started".into(), json!(record::now()));
         record.insert("resumed".into(), json!([]));
         record
     }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::args::Sample;
-use super::values::{Auto, Save, Seed, Select};
+use super::values::{Auto, Save, Seed, Select, typed};
 use crate::error::{Error, Result};
 use crate::method::{Conclusion, METHODS, Method};
 use crate::reward::Spec;
@@ -68,6 +68,8 @@ pub fn check(args: &Sample, eval_rewards: &[Spec]) -> Result<()> {
 /// Options that the method does not read.
 fn of_method(args: &Sample) -> Result<()> {
     let method = args.proposal;
+    let checkpointing = format!("--checkpointing {}", typed(args.checkpointing));
+    let recomputes = !matches!(args.checkpointing, Checkpointing::Off | Checkpointing::Auto);
     let given = [
         ("--candidates", args.candidates.is_some(), method.weighs()),
         ("--thin-at", args.thin_at.is_some(), method.weighs()),
@@ -81,12 +83,7 @@ fn of_method(args: &Sample) -> Result<()> {
         ("--gradient-every", args.gradient_every.is_some(), method.differentiates()),
         ("--kl", args.kl.is_some(), method.conclusion() != Conclusion::Keep),
         ("--compat reference", args.compat == Compat::Reference, method.weighs()),
-        ("--checkpointing on", args.checkpointing == Checkpointing::On, method.differentiates()),
-        (
-            "--checkpointing feed-forward",
-            args.checkpointing == Checkpointing::FeedForward,
-            method.differentiates(),
-        ),
+        (&*checkpointing, recomputes, method.differentiates()),
     ];
     match given.into_iter().find(|(_, given, read)| *given && !read) {
         None => Ok(()),
@@ -133,7 +130,7 @@ pub fn micro_batch(args: &Sample, particles: usize) -> Option<String> {
 fn readers(flag: &str) -> String {
     let (reads, why): (fn(&'static dyn Method) -> bool, &str) = match flag {
         "--max-shift" | "--gradient" | "--gradient-every" => (|m| m.differentiates(), ""),
-        "--checkpointing on" | "--checkpointing feed-forward" => {
+        _ if flag.starts_with("--checkpointing") => {
             (|m| m.differentiates(), ", which keep activations for a gradient")
         }
         "--kl" => (|m| m.conclusion() != Conclusion::Keep, ""),

@@ -204,7 +204,7 @@ fn normalise(args: &Sample) -> Result<Option<Normalise>> {
 /// Device, model with its LoRA files, and rewards.
 fn builder(args: &Sample, loras: &[lora::Spec], rewards: &[Spec], eval_rewards: &[Spec]) -> SessionBuilder {
     let hub = downloads::hub(args.offline, args.quiet);
-    let mut builder = Session::builder().device(args.device).hub(hub).hash_files();
+    let mut builder = Session::builder().device(args.device).hub(hub);
     if let Some(dtype) = args.dtype {
         builder = builder.dtype(dtype);
     }

@@ -2,6 +2,8 @@
 //! options that decide it, enough to draw it again, and none of those that only say where and how to work:
 //! those must not change its bytes.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use serde_json::{Map, Value, json};
 
 use super::normalise;
@@ -211,6 +213,14 @@ fn gamma(tempering: Tempering) -> Option<f64> {
         | Tempering::Poly { gamma, .. }
         | Tempering::Adaptive { floor: Floor::Exp { gamma } | Floor::Poly { gamma, .. } } => Some(gamma),
     }
+}
+
+/// The entries of [`files`] that are hashes: what is drawn again must be drawn with the same files.
+pub const HASHES: [&str; 3] = ["model_files", "reward_files", "latents_sha256"];
+
+/// Now, in seconds since 1970.
+pub fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// Hashes of everything read: the files of the model, of the rewards, and the latents. The same for every

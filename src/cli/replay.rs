@@ -8,14 +8,12 @@ use serde_json::{Map, Value, json};
 use super::again::difference;
 use super::args::Replay;
 use super::options::Options;
+use super::record::HASHES;
 use super::save::{BEST, GRID};
 use super::{output, rebuild, sample, signals, threads};
 use crate::error::{Error, Result};
 use crate::pixels::Picture;
 use crate::run::{PARTICLES, RECORD, RunDir, Status, read_texts};
-
-/// Hashes in a record that must be those of today's files.
-const HASHES: [&str; 3] = ["model_files", "reward_files", "latents_sha256"];
 
 /// Flags of `sample` that a replay does not follow, by clap's names.
 const WITHOUT_MEANING: [(&str, &str); 6] = [

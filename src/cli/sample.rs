@@ -145,7 +145,8 @@ fn open(options: Options) -> Result<(Session, Options, Vec<PlainScores>)> {
     if options.builder.compiles_kernels() {
         output::note("compiling the kernels for this GPU, once: this takes a minute or more");
     }
-    let mut session = options.builder.clone().open()?;
+    // Every record names them.
+    let mut session = options.builder.clone().hash_files().open()?;
     session.check(&options.prompts, &options.sample)?;
     meaning::unused_embeddings(&session, &options.prompts).iter().for_each(output::note);
     let (sample, notes) = session.settle(options.longest(), &options.sample)?;

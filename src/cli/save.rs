@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::one::{OnePrompt, text};
 use super::options::Options;
-use super::record::object;
+use super::record::{HASHES, object};
 use super::values::{Save, Select};
 use super::{held_out, meaning};
 use crate::assets::SHAPES;
@@ -159,8 +159,7 @@ impl OnePrompt<'_> {
         let options = self.options;
         let mut record = object(json!({"schema": SCHEMA}));
         record.extend(self.choices.deciding.clone());
-        let hashes = ["model_files", "reward_files", "latents_sha256"];
-        record.extend(hashes.iter().filter_map(|key| Some((key.to_string(), self.files.get(*key)?.clone()))));
+        record.extend(HASHES.iter().filter_map(|key| Some((key.to_string(), self.files.get(*key)?.clone()))));
         record.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
         if let Some(line) = line {
             record.insert(

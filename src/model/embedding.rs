@@ -8,9 +8,8 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 
 use super::checkpoint::{Checkpoint, count, cut, some_of};
+use super::files::sha256_once;
 use crate::error::{Error, Result};
-use crate::hash::sha256_of_file;
-use crate::regular;
 
 /// Names of the file that diffusers writes into a folder.
 pub const IN_FOLDER: [&str; 2] = ["learned_embeds.safetensors", "learned_embeds.bin"];
@@ -163,14 +162,8 @@ impl Embedding {
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model) where it cannot be read any more.
     pub fn sha256(&self) -> Result<&str> {
-        if let Some(hash) = self.hash.get() {
-            return Ok(hash);
-        }
-        let (_, hash) = sha256_of_file(&self.path).map_err(|e| {
-            let fix = regular::fix(&e, "leave the file in place while it is in use");
-            Error::model(format!("{}: cannot be read", self.label)).option("embedding").because(e).advice(fix)
-        })?;
-        Ok(self.hash.get_or_init(|| hash))
+        let refuse = |what| Error::model(format!("{}: {what}", self.label)).option("embedding");
+        sha256_once(&self.hash, &self.path, refuse)
     }
 
     /// Refuses an embedding for another family than that of a model whose text encoders are `widths` wide.

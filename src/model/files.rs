@@ -5,5 +5,5 @@ pub(crate) mod json;
 mod source;
 
 pub(crate) use assembled::{Assembled, Origin, Part, Piece, Renamed, Renaming};
-pub(crate) use source::join;
 pub use source::{AssembledModel, FileHash, Source};
+pub(crate) use source::{computed_once, join, sha256_once};

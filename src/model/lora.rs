@@ -18,10 +18,8 @@ use serde_json::Value;
 use self::merge::Update;
 use self::names::{Key, Role};
 use super::checkpoint::{Checkpoint, Patch, TensorView, count, some_of, squeezed};
-use super::files::{Source, json};
+use super::files::{Source, json, sha256_once};
 use crate::error::{Error, Result};
-use crate::hash::sha256_of_file;
-use crate::regular;
 
 /// Name of the file that diffusers writes into a folder.
 pub const IN_FOLDER: &str = "pytorch_lora_weights.safetensors";
@@ -195,14 +193,7 @@ impl Lora {
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model) where it cannot be read any more.
     pub fn sha256(&self) -> Result<&str> {
-        if let Some(hash) = self.hash.get() {
-            return Ok(hash);
-        }
-        let (_, hash) = sha256_of_file(&self.spec.path).map_err(|e| {
-            let fix = regular::fix(&e, "leave the file in place while it is in use");
-            self.refuse("cannot be read").because(e).advice(fix)
-        })?;
-        Ok(self.hash.get_or_init(|| hash))
+        sha256_once(&self.hash, &self.spec.path, |what| self.refuse(what))
     }
 
     /// Refuses a LoRA for another family than that of a model with these components, whose text states are

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::checkpoint::{self, Checkpoint};
 use super::config::{AutoencoderConfig, ClipTextConfig, DecoderConfig, SchedulerFile, UNetConfig};
 use super::embedding::{self, Embedding};
-use super::files::{FileHash, Source, join};
+use super::files::{FileHash, Source, computed_once, join};
 use super::lora::Lora;
 use super::tokenizer::{Tokenizer, normalize};
 use crate::error::{Error, Result};
@@ -216,9 +216,10 @@ impl Parts {
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming a file that cannot be read.
     pub fn hashes(&self) -> Result<&[FileHash]> {
-        if let Some(hashes) = self.hashes.get() {
-            return Ok(hashes);
-        }
+        Ok(computed_once(&self.hashes, || self.hash_files())?)
+    }
+
+    fn hash_files(&self) -> Result<Vec<FileHash>> {
         let mut files = vec!["model_index.json".to_string()];
         for component in self.components() {
             let names = self.source.list(component);
@@ -241,8 +242,7 @@ impl Parts {
         let files: BTreeMap<String, String> =
             files.into_iter().map(|rel| (self.source.recorded(&rel), rel)).collect();
         let files: Vec<String> = files.into_values().collect();
-        let hashes = files.into_par_iter().map(|rel| self.source.hash(&rel)).collect::<Result<Vec<_>>>()?;
-        Ok(self.hashes.get_or_init(|| hashes))
+        files.into_par_iter().map(|rel| self.source.hash(&rel)).collect()
     }
 }
 

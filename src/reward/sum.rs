@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::{Reward, term_scores};
 use crate::backend::Backend;
 use crate::error::Result;
-use crate::model::files::{FileHash, Source};
+use crate::model::files::{FileHash, Source, computed_once};
 use crate::pixels::Picture;
 use crate::tape::{Tape, Var};
 use crate::tensor::{HostSlice, Shape, Tensor};
@@ -64,12 +64,8 @@ impl Sum {
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming a file that cannot be read any more.
     pub fn hashes(&self) -> Result<&[FileHash]> {
-        if let Some(hashes) = self.hashes.get() {
-            return Ok(hashes);
-        }
-        let hashes =
-            self.files.par_iter().map(|(source, rel)| source.hash(rel)).collect::<Result<Vec<_>>>()?;
-        Ok(self.hashes.get_or_init(|| hashes))
+        let hash_all = || self.files.par_iter().map(|(source, rel)| source.hash(rel)).collect();
+        Ok(computed_once(&self.hashes, hash_all)?)
     }
 
     /// The terms, in the order given, each with what its score is multiplied by: its weight over its scale.

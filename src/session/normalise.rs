@@ -143,22 +143,12 @@ impl SampleOptions {
         SampleOptions {
             seed: SEED,
             first_index: place as u32,
-            method: &Plain,
             particles: count,
             populations: 1,
             chains: None,
-            candidates: None,
-            thin_at: None,
             latents: None,
-            tempering: None,
-            resampler: None,
-            ess_threshold: None,
-            max_shift: None,
-            gradient: None,
-            gradient_every: None,
-            tempering_start: 0.0,
             compat: Compat::Paper,
-            ..self.clone()
+            ..self.clone().by_method(&Plain)
         }
     }
 }

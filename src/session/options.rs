@@ -299,6 +299,23 @@ impl SampleOptions {
         self.particles
     }
 
+    /// The same by another method, with that method's own settings.
+    pub(super) fn by_method(self, method: &'static dyn Method) -> SampleOptions {
+        SampleOptions {
+            method,
+            tempering: None,
+            resampler: None,
+            ess_threshold: None,
+            max_shift: None,
+            gradient: None,
+            gradient_every: None,
+            candidates: None,
+            thin_at: None,
+            tempering_start: 0.0,
+            ..self
+        }
+    }
+
     /// Alpha as it was given or suits the model; `None`: the reward's own holds.
     pub fn alpha_choice(&self) -> Option<f64> {
         self.alpha

@@ -184,19 +184,7 @@ impl SessionBuilder {
         let meter = self.device.meter(self.resolved_dtype());
         let loaded = Loaded::open(&meter, &alone)?;
         let method: &'static dyn Method = if loaded.reward.differentiable() { &Das } else { &Bootstrap };
-        let guided = SampleOptions {
-            method,
-            tempering: None,
-            resampler: None,
-            ess_threshold: None,
-            max_shift: None,
-            gradient: None,
-            gradient_every: None,
-            candidates: None,
-            thin_at: None,
-            tempering_start: 0.0,
-            ..plain
-        };
+        let guided = plain.by_method(method);
         // A guided method refuses a chain without noise, which costs what a chain with noise costs.
         let guided = count_in(loaded, &meter, prompt, &guided, true)?;
         let chains = best_of_n_at_equal_cost(particles, guided.sampling.flops as f64 / cost);

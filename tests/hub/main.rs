@@ -387,18 +387,23 @@ fn a_lora_is_found_by_the_name_of_its_repository_or_file() {
     let file = format!("{REPOSITORY}/style.safetensors");
     for (path, fetched) in [(REPOSITORY, "pytorch_lora"), (&*file, "style")] {
         let dir = tempfile::tempdir().unwrap();
-        let settings = Settings {
-            cache: dir.path().to_path_buf(),
-            endpoint: server.address.clone(),
-            token: None,
-            offline: false,
-        };
+        let settings = nothing_kept(&dir, &server);
         let builder = Session::builder().device(Device::Cpu).hub(Hub::new(settings)).lora(path, 0.5);
         let session = builder.reward("jpeg".parse().unwrap()).open().unwrap();
         assert_eq!(session.repositories().len(), 1);
         let seen = server.seen();
         let weights = || seen.iter().filter(|s| s.path.contains("safetensors"));
         assert!(weights().count() > 0 && weights().all(|s| s.path.contains(fetched)), "{seen:?}");
+    }
+}
+
+/// An empty cache, filled from `server`.
+fn nothing_kept(cache: &tempfile::TempDir, server: &Server) -> Settings {
+    Settings {
+        cache: cache.path().to_path_buf(),
+        endpoint: server.address.clone(),
+        token: None,
+        offline: false,
     }
 }
 
@@ -412,12 +417,7 @@ fn an_embedding_is_found_by_the_name_of_its_repository_or_file() {
     let file = format!("<other>={REPOSITORY}/other.safetensors");
     for (given, name, fetched) in [(REPOSITORY, "<odd>", "learned_embeds"), (&*file, "<other>", "other")] {
         let dir = tempfile::tempdir().unwrap();
-        let settings = Settings {
-            cache: dir.path().to_path_buf(),
-            endpoint: server.address.clone(),
-            token: None,
-            offline: false,
-        };
+        let settings = nothing_kept(&dir, &server);
         let builder = Session::builder().device(Device::Cpu).hub(Hub::new(settings));
         let builder = builder.embedding(given.parse().unwrap()).reward("jpeg".parse().unwrap());
         let session = builder.open().unwrap();

@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::assembled::{Assembled, Piece};
 use crate::error::{Error, Result};
@@ -171,6 +171,37 @@ impl Source {
             Source::Dir(_) | Source::Embedded(_) => rel.to_string(),
         }
     }
+}
+
+/// What `cell` holds; where that is nothing yet, what `compute` gives is put there.
+///
+/// # Errors
+/// Those of `compute`, after which the cell holds nothing still.
+pub fn computed_once<T>(cell: &OnceLock<T>, compute: impl FnOnce() -> Result<T>) -> Result<&T> {
+    if let Some(value) = cell.get() {
+        return Ok(value);
+    }
+    let value = compute()?;
+    Ok(cell.get_or_init(|| value))
+}
+
+/// SHA-256 of a file that a run reads, computed once for `cell`; `refuse` begins the error.
+///
+/// # Errors
+/// What `refuse` makes of the words, where the file cannot be read any more.
+pub fn sha256_once<'a>(
+    cell: &'a OnceLock<String>,
+    path: &Path,
+    refuse: impl FnOnce(&'static str) -> Error,
+) -> Result<&'a str> {
+    let hash = computed_once(cell, || match sha256_of_file(path) {
+        Ok((_, hash)) => Ok(hash),
+        Err(e) => {
+            let fix = regular::fix(&e, "leave the file in place while it is in use");
+            Err(refuse("cannot be read").because(e).advice(fix))
+        }
+    })?;
+    Ok(hash)
 }
 
 /// Length and SHA-256 of a file, read only where the cache of the hub does not say it.
