@@ -189,6 +189,39 @@ fn where_memory_does_not_suffice_the_micro_batch_is_halved() {
     assert_eq!(both.latents(), whole.latents(), "with graphs, and without");
 }
 
+/// One particle on each of two GPUs is what one GPU makes of one particle at a time, and a prompt on each
+/// what one GPU makes of both. The stand-in refuses work with another device's memory.
+fn several_gpus_make_what_one_makes() {
+    device::stand_in_only("most machines have one GPU");
+    let dir = TempDir::new().unwrap();
+    let run = |name: &str, flags: &[&str]| {
+        let mut command = program();
+        command.env("DAS_STAND_IN_DEVICES", "2");
+        Run::new(
+            command,
+            &dir.path().join(name),
+            &[&ALWAYS[..], &["--dtype", "fp32", "--no-cublas"], flags].concat(),
+        )
+    };
+    let one = run("one", &["--device", "cuda:1", "--micro-batch", "1"]);
+    let both = run("both", &["--device", "cuda:0,cuda:1"]);
+    assert_eq!(both.latents(), one.latents());
+    for key in ["ancestors", "reward", "log_weights", "grad_norm"] {
+        assert_eq!(both.trace(key), one.trace(key), "{key}");
+    }
+    let device = both.record()["device"].as_str().unwrap().to_string();
+    assert!(device.starts_with("cuda:0 ") && device.contains(", cuda:1 "), "{device}");
+    let second = ["-p", "a small blue ring", "--micro-batch", "2"];
+    let each = run("each", &[&second[..], &["--device", "cuda:1,cuda:0"]].concat());
+    let alone = run("alone", &[&second[..], &["--device", "cuda:0"]].concat());
+    assert_eq!(each.latents(), alone.latents());
+    let records = ["0000-a-large-red-star", "0001-a-small-blue-ring"].map(|folder| {
+        let record = fs::read_to_string(dir.path().join("each").join(folder).join("run.json")).unwrap();
+        serde_json::from_str::<Value>(&record).unwrap()["device_choice"].clone()
+    });
+    assert_ne!(records[0], records[1], "a prompt on each");
+}
+
 /// Kernels compiled on the GPU's machine, as in a binary built without nvcc.
 fn kernels_can_be_compiled_at_run_time() {
     let dir = TempDir::new().unwrap();
@@ -231,6 +264,7 @@ crate::tests![
     a_whole_run_in_16_bits_is_as_good_as_rounding_allows,
     a_run_with_cublas_is_as_good_and_repeats_itself,
     where_memory_does_not_suffice_the_micro_batch_is_halved,
+    several_gpus_make_what_one_makes,
     kernels_can_be_compiled_at_run_time,
     without_a_gpu_the_error_says_what_to_do,
 ];

@@ -40,7 +40,7 @@ Result allocate(State& s, Address* p, size_t bytes, Kind kind) {
   void* q = memory::allocate(bytes);
   if (!q) return refuse(OUT_OF_MEMORY, "the host has no more memory");
   *p = (Address)(uintptr_t)q;
-  s.allocations[*p] = {bytes, kind, false};
+  s.allocations[*p] = {bytes, kind, false, current_device()};
   (kind == Kind::PLAIN ? s.plain : s.used) += taken;
   reserve(s);
   s.counters.allocations++;
@@ -88,7 +88,7 @@ Result allocate_in_graph(State& s, Address* p, size_t bytes, Stream* on) {
   auto memory = std::make_shared<GraphMemory>();
   memory->address = *p;
   memory->bytes = bytes;
-  s.allocations[*p] = {bytes, Kind::GRAPH, false};
+  s.allocations[*p] = {bytes, Kind::GRAPH, false, on->device};
   graph_memory()[*p] = memory;
   capture_of()[*p] = on->capture.get();
   Graph& g = *on->capture->graph;
@@ -145,6 +145,7 @@ bool usable(Address p, size_t n, Stream* on) {
   Address start;
   const Allocation* a = holder(p, n, &start);
   if (!a || a->released) return false;
+  if (on->device != ANY_DEVICE && a->device != on->device) return false;
   if (a->kind != Kind::GRAPH) return true;
   const auto c = capture_of().find(start);
   if (c != capture_of().end()) return on->capture && c->second == on->capture.get();

@@ -170,19 +170,28 @@ EXPORT Result cuInit(unsigned flags) {
   }
   return OK;
 }
+namespace {
+constexpr int MOST_DEVICES = 8;
+// DAS_STAND_IN_DEVICES, or one. They share what they have of time and of memory, and no allocation.
+int devices() {
+  const char* text = getenv("DAS_STAND_IN_DEVICES");
+  const int n = text ? atoi(text) : 1;
+  return n < 1 ? 1 : n > MOST_DEVICES ? MOST_DEVICES : n;
+}
+}  // namespace
 EXPORT Result cuDriverGetVersion(int* v) {
   *v = 13000;
   return OK;
 }
 EXPORT Result cuDeviceGetCount(int* n) {
   if (!state().initialised) return NOT_INITIALIZED;
-  *n = 1;
+  *n = devices();
   return OK;
 }
 EXPORT Result cuDeviceGet(int* device, int ordinal) {
   if (!state().initialised) return NOT_INITIALIZED;
-  if (ordinal) return INVALID_DEVICE;
-  *device = 0;
+  if (ordinal < 0 || ordinal >= devices()) return INVALID_DEVICE;
+  *device = ordinal;
   return OK;
 }
 EXPORT Result cuDeviceGetName(char* name, int n, int) {
@@ -213,17 +222,22 @@ EXPORT Result cuDeviceGetAttribute(int* v, int attribute, int) {
   return OK;
 }
 
-// ---- contexts: one, of no content
+// ---- contexts: one of each device, of no content
 
 namespace {
-char context_place;
-void* const CONTEXT = &context_place;
+char context_places[MOST_DEVICES];
 thread_local void* current_context;
+bool is_context(void* c) { return c >= context_places && c < context_places + devices(); }
 }  // namespace
+namespace driver {
+int current_device() {
+  return is_context(current_context) ? (int)(static_cast<char*>(current_context) - context_places) : 0;
+}
+}  // namespace driver
 EXPORT Result cuDevicePrimaryCtxRetain(void** c, int device) {
   if (!state().initialised) return NOT_INITIALIZED;
-  if (device) return INVALID_DEVICE;
-  *c = CONTEXT;
+  if (device < 0 || device >= devices()) return INVALID_DEVICE;
+  *c = context_places + device;
   return OK;
 }
 EXPORT Result cuDevicePrimaryCtxRelease_v2(int) { return OK; }
@@ -238,7 +252,7 @@ EXPORT Result cuCtxGetCurrent(void** c) {
   return OK;
 }
 EXPORT Result cuCtxSetCurrent(void* c) {
-  if (c && c != CONTEXT) return INVALID_CONTEXT;
+  if (c && !is_context(c)) return INVALID_CONTEXT;
   current_context = c;
   return OK;
 }
@@ -249,7 +263,7 @@ EXPORT Result cuCtxPopCurrent_v2(void** c) {
   return OK;
 }
 EXPORT Result cuCtxGetDevice(int* device) {
-  *device = 0;
+  *device = current_device();
   return current_context ? OK : INVALID_CONTEXT;
 }
 EXPORT Result cuCtxSetFlags(unsigned) { return OK; }

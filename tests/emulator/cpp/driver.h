@@ -53,6 +53,12 @@ T* at(Address a) {
   return reinterpret_cast<T*>(static_cast<uintptr_t>(a));
 }
 
+// ---- devices
+
+constexpr int ANY_DEVICE = -1;
+// That of the calling thread's context.
+int current_device();
+
 // ---- work
 
 // A piece of a stream's work: ready (empty: always) and then run, once or until it says it is done.
@@ -66,6 +72,7 @@ struct Queued {
 };
 struct Capture;
 struct Stream {
+  int device = ANY_DEVICE;    // that it was made on; the default stream is every device's
   bool blocking = true;    // ordered with the default stream
   std::deque<Queued> queue;
   std::shared_ptr<Capture> capture;
@@ -123,6 +130,7 @@ struct Allocation {
   size_t bytes;
   Kind kind;
   bool released;    // its release was asked for and has not run
+  int device;       // whose memory it is; no other may touch it
 };
 
 struct Counters {

@@ -140,6 +140,7 @@ using namespace driver;
 EXPORT Result cuStreamCreate(void** handle, unsigned flags) {
   ENTER();
   Stream* stream = new Stream;
+  stream->device = current_device();
   stream->blocking = !(flags & 1);
   s.streams.insert(stream);
   *handle = stream;
