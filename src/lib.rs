@@ -66,6 +66,7 @@ pub mod run;
 pub mod sampler;
 pub mod session;
 pub mod smc;
+mod spread;
 pub mod tape;
 pub mod target;
 pub mod tensor;

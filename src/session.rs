@@ -33,7 +33,7 @@ pub use crate::model::pipeline::LongPrompts;
 use crate::model::pipeline::{Pipeline, Size};
 use crate::reward::Sum;
 use device::Opened;
-use loaded::Loaded;
+use loaded::{Loaded, Peer};
 
 /// A model and rewards on a device, ready to sample.
 ///
@@ -57,6 +57,7 @@ pub struct Session {
     // Tensors go before the device that they are on.
     loaded: Loaded,
     backend: Box<dyn EngineBackend>,
+    peers: Vec<Peer>,
     builder: SessionBuilder,
     /// Bytes that could be taken before anything was loaded.
     available: Option<u64>,
@@ -71,9 +72,19 @@ impl SessionBuilder {
     /// supported, [`ErrorKind::Usage`](crate::ErrorKind::Usage) for a reward that lacks its path.
     pub fn open(self) -> Result<Session> {
         let (builder, _) = self.resolve_device();
-        let Opened { backend, available } = builder.device.open(builder.resolved_dtype(), builder.machine)?;
+        let Opened { backend, mut available } =
+            builder.device.open(builder.resolved_dtype(), builder.machine)?;
         let loaded = Loaded::open(&*backend, &builder)?;
-        Ok(Session { loaded, backend, builder, available })
+        let copies = SessionBuilder { hash_files: false, ..builder.clone() };
+        let mut peers = Vec::new();
+        for device in &builder.peers {
+            let opened = device.open(builder.resolved_dtype(), builder.machine)?;
+            // All devices get the same micro-batch.
+            available = available.into_iter().chain(opened.available).min();
+            let loaded = Loaded::open(&*opened.backend, &copies)?;
+            peers.push(Peer { loaded, backend: opened.backend });
+        }
+        Ok(Session { loaded, backend, peers, builder, available })
     }
 }
 
@@ -106,9 +117,9 @@ impl Session {
     /// As [`Session::sample`].
     pub fn sample_together(&mut self, prompts: &[Prompt], options: &SampleOptions) -> Result<Run<'_>> {
         options.check_prompts(prompts)?;
-        self.measure_scales(prompts, options, |_| Ok(()))?;
+        self.measure_scales(prompts, options, |_, _| Ok(()))?;
         let (options, notes) = self.builder.settle(&prompts[0], options, self.available)?;
-        self.loaded.start(&*self.backend, prompts, &options, notes)
+        self.loaded.start(&*self.backend, &mut self.peers, prompts, &options, notes)
     }
 
     /// Decides what the options leave open and only the cost can tell: the chains of best-of-n, on a GPU the
@@ -180,11 +191,16 @@ impl Session {
         self.loaded.unused_embeddings(prompts)
     }
 
-    /// The device.
+    /// The device; of several the first, which has the particles.
     pub fn backend(&self) -> &dyn Backend {
         &*self.backend
     }
-    /// Where the session computes; never [`Device::Auto`].
+    /// For records: the names of the devices.
+    pub fn device_names(&self) -> Vec<String> {
+        let peers = self.peers.iter().map(|peer| peer.backend.name());
+        [self.backend.name()].into_iter().chain(peers).collect()
+    }
+    /// Where the session computes, of several devices the first; never [`Device::Auto`].
     pub fn device(&self) -> Device {
         self.builder.device
     }

@@ -22,6 +22,9 @@ mod refusal;
 mod runs;
 #[path = "cli/shell.rs"]
 mod shell;
+#[cfg(unix)]
+#[path = "cli/spread.rs"]
+mod spread;
 #[path = "cli/streams.rs"]
 mod streams;
 #[cfg(unix)]

@@ -6,8 +6,8 @@ use std::path::Path;
 use das_cuda::ErrorKind;
 use das_cuda::pixels::Picture;
 use das_cuda::run::{
-    OutDir, Parameters, ParticleLine, RunDir, Status, encode_png, prompt_in, read_prompt, read_texts,
-    sha256_file,
+    Listing, OutDir, Parameters, ParticleLine, RunDir, Status, encode_png, prompt_in, read_prompt,
+    read_texts, sha256_file,
 };
 use das_cuda::sampler::PromptStep;
 use serde_json::{Value, json};
@@ -285,8 +285,24 @@ fn a_result_is_replaced_only_by_a_finished_one_and_files_of_the_user_stay() {
     // A file with a number is no run's folder.
     fs::write(out.path().join("0009-notes"), "mine").unwrap();
     assert_eq!(
-        dir.finished().expect("a list").runs.into_iter().map(|(path, _)| path).collect::<Vec<_>>(),
-        [folder]
+        dir.listing()
+            .and_then(|all| all.results())
+            .expect("a list")
+            .runs
+            .into_iter()
+            .map(|(path, _)| path)
+            .collect::<Vec<_>>(),
+        [folder.clone()]
+    );
+    // By the prompt that a folder is named after, and of one number.
+    let found = |listing: Listing, prompt: &str| listing.results_of(prompt).expect("a list").runs.len();
+    assert_eq!(
+        (found(dir.listing().expect("a list"), "A cat!"), found(dir.listing().expect("a list"), "a dog")),
+        (1, 0)
+    );
+    assert_eq!(
+        (found(dir.listing_of(7, "a cat"), "a cat"), found(dir.listing_of(8, "a cat"), "a cat")),
+        (1, 0)
     );
 }
 

@@ -1,24 +1,26 @@
 //! Going on with a draw that was stopped: its folder, its record and its checkpoint.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
 use super::one::OnePrompt;
 use super::summary::Summary;
-use super::{record, skip};
+use super::{output, record, skip};
 use crate::error::{Error, Result};
 use crate::run::{
     CHECKPOINT, Finished, Lines, OutDir, RunDir, SCHEMA, Status, TRACE, encode_checkpoint, read_checkpoint,
 };
 use crate::sampler::{PromptStep, Snapshot};
-use crate::session::{PlainScores, Run, RunSnapshot};
+use crate::session::{Device, PlainScores, Run, RunSnapshot};
 
 /// Entries of `run.json` that say how a run ended; they go when it goes on.
 const OF_THE_END: [&str; 6] = ["schema", "status", "error", "stopped", "seconds", "result"];
 
 /// Options besides the deciding ones that decide every bit.
-const OF_THE_MACHINE: [&str; 2] = ["device", "cublas"];
+const OF_THE_MACHINE: [&str; 2] = [DEVICE, "cublas"];
+const DEVICE: &str = "device";
 
 /// A draw that was stopped.
 pub struct Stopped {
@@ -47,7 +49,10 @@ impl OnePrompt<'_> {
     /// Everything that decides the bits of this draw, and which record and checkpoint it has.
     fn identity(&self) -> Map<String, Value> {
         let mut identity = self.choices.deciding.clone();
-        let machine = OF_THE_MACHINE.iter().filter_map(|key| self.choices.rest.get_key_value(*key));
+        // Products of other sizes may be summed in another order there.
+        let on_gpu = self.options.builder.device_choice() != Device::Cpu;
+        let of_machine = OF_THE_MACHINE.iter().chain(on_gpu.then_some(&"micro_batch"));
+        let machine = of_machine.filter_map(|key| self.choices.rest.get_key_value(*key));
         identity.extend(machine.map(|(key, value)| (key.clone(), value.clone())));
         identity.extend(self.files.clone());
         identity
@@ -98,6 +103,14 @@ impl OnePrompt<'_> {
         if let Some((folder, _)) = same {
             return self.stopped(out, folder).map(Some);
         }
+        found.unfinished.iter().filter(|(_, record)| self.is_of_this_draw(record)).for_each(|(folder, record)| {
+            let Some(what) = self.other(record) else { return };
+            output::note(format_args!(
+                "note: {}: a run of this prompt that has not finished is left alone, since it is another: {what}. \
+                 `das-cuda resume` goes on with it as it began",
+                folder.display()
+            ));
+        });
         match out.empty(number, &self.prompt.text) {
             Some(folder) => {
                 let folder = out.take(&folder, &self.prompt.text)?;
@@ -123,7 +136,7 @@ impl OnePrompt<'_> {
             return Err(Error::usage(format!("{}: it has finished meanwhile", path.display()))
                 .advice("give the same command again: it skips what is finished"));
         }
-        self.compare(&record).map_err(|e| e.context(path.display()))?;
+        known_layout(&record).and_then(|()| self.compare(&record)).map_err(|e| e.context(path.display()))?;
         OF_THE_END.iter().for_each(|key| drop(record.shift_remove(*key)));
         let file = path.join(CHECKPOINT);
         let checkpoint = match read_checkpoint(&file)? {
@@ -133,14 +146,31 @@ impl OnePrompt<'_> {
         Ok(Stopped { folder, record: Some(record), checkpoint })
     }
 
-    /// Refuses a record of another draw than this.
-    fn compare(&self, there: &Map<String, Value>) -> Result<()> {
+    /// Whether a record is of this prompt, number and seed, whatever else differs.
+    fn is_of_this_draw(&self, record: &Value) -> bool {
+        ["prompt", "index", "seed"].iter().all(|key| record.get(key) == self.choices.deciding.get(*key))
+    }
+
+    /// What makes a record that of another run than this, in words.
+    fn differs(&self, there: &Map<String, Value>) -> Option<String> {
         let here = self.identity();
-        let Some((key, value)) = here.iter().find(|(key, value)| there.get(*key) != Some(value)) else {
-            return Ok(());
+        let same = |key: &str, value: &Value| match there.get(key) {
+            Some(before) if key == DEVICE => models(before) == models(value),
+            before => before == Some(value),
         };
+        let (key, value) = here.iter().find(|(key, value)| !same(key, value))?;
         let before = there.get(key).cloned().unwrap_or_default();
-        let what = difference(key, &before, value);
+        Some(difference(key, &before, value))
+    }
+
+    /// As [`OnePrompt::differs`], of a record as it was read.
+    pub fn other(&self, record: &Value) -> Option<String> {
+        record.as_object().and_then(|record| self.differs(record))
+    }
+
+    /// Refuses a record of another run than this.
+    fn compare(&self, there: &Map<String, Value>) -> Result<()> {
+        let Some(what) = self.differs(there) else { return Ok(()) };
         let fix = "files, options and device must be those that the run began with; draw it again in another folder \
                    with `das-cuda sample` where they are gone";
         Err(Error::usage(format!("this run cannot go on: {what}")).advice(fix))
@@ -176,6 +206,32 @@ impl OnePrompt<'_> {
             }),
         })
     }
+}
+
+/// The models of a record's devices, each once: which of several GPUs of a model it was does not matter.
+fn models(device: &Value) -> BTreeSet<&str> {
+    device.as_str().unwrap_or_default().split(", ").map(model).collect()
+}
+
+/// `cuda:0 NVIDIA H200` without the number.
+fn model(device: &str) -> &str {
+    match device.split_once(' ') {
+        Some((number, model)) if number.starts_with("cuda:") => model,
+        _ => device,
+    }
+}
+
+/// Refuses the record of a run in a layout that this program does not know.
+///
+/// # Errors
+/// [`ErrorKind::Usage`](crate::ErrorKind::Usage).
+pub fn known_layout(record: &Map<String, Value>) -> Result<()> {
+    let schema = record.get("schema").cloned().unwrap_or_default();
+    if schema == SCHEMA {
+        return Ok(());
+    }
+    Err(Error::usage(format!("a record of layout {schema}, and this program knows layout {SCHEMA}"))
+        .advice("go on with the version of the program that began it"))
 }
 
 /// Ends what a process that was killed had begun to end: the checkpoint of a finished run goes, and a hidden

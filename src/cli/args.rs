@@ -7,7 +7,8 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Arg, Args, Parser, Subcommand};
 
 use super::help;
-use super::values::{Auto, Budget, Bytes, Save, Scales, Seed, Seeds, Select, device};
+use super::shard::Choice;
+use super::values::{Auto, Budget, Bytes, Devices, Save, Scales, Seed, Seeds, Select, device};
 use crate::ddim::{Chain, Prediction};
 use crate::method::{self, METHODS, Method};
 use crate::sampler::{Compat, OnNan};
@@ -34,6 +35,9 @@ pub enum Command {
     /// Draw again what the record in a picture or a run.json says, and say whether the bytes agree
     #[command(after_help = help::AFTER_REPLAY)]
     Replay(Replay),
+    /// One table of all draws in a directory, with what is missing
+    #[command(after_help = help::AFTER_MERGE)]
+    Merge(Merge),
     /// Score existing images, one JSON line per image
     #[command(mut_args(number))]
     Score(Score),
@@ -323,6 +327,12 @@ pub struct Sample {
     /// bits as if it had not been: add it to the same command
     #[arg(long, conflicts_with_all = ["overwrite", "skip_finished"], help_heading = "Output")]
     pub resume: bool,
+    /// Draw one part of the list alone: part I, from 0, of N, those draws whose number leaves the rest I when
+    /// it is divided by N. `auto`: as Slurm (array or srun), a Kubernetes indexed job, torchrun or MPI number
+    /// their processes. All parts write into the same directory; each does as --resume, and `das-cuda merge`
+    /// makes one table of them
+    #[arg(long, value_name = "I/N|auto", conflicts_with_all = ["overwrite", "skip_finished"], help_heading = "Output")]
+    pub shard: Option<Choice>,
     /// Write a checkpoint, to go on from, after every K steps; 0 for none [default: about once a minute, and
     /// at a signal]
     #[arg(long, value_name = "K", help_heading = "Output")]
@@ -330,7 +340,8 @@ pub struct Sample {
     /// End after this many seconds, with the best picture so far and exit code 6; `das-cuda resume` goes on
     #[arg(long, value_name = "S", help_heading = "Output")]
     pub max_seconds: Option<f64>,
-    /// The same, before more evaluations of the UNet than these are spent on all prompts together
+    /// The same, before more evaluations of the UNet than these are spent on all prompts together, those
+    /// included that --normalise measures by and that foresee the picture of a run that ends early
     #[arg(long, value_name = "N", help_heading = "Output")]
     pub max_nfe: Option<u64>,
     /// Print one JSON object per prompt instead of paths
@@ -341,9 +352,10 @@ pub struct Sample {
     pub quiet: bool,
 
     /// Where to compute: cpu, cuda (the first GPU), cuda:N, or auto: the first GPU if it can be used, else
-    /// the CPU
-    #[arg(long, default_value = "auto", value_parser = device, help_heading = "Machine")]
-    pub device: Device,
+    /// the CPU. Over several GPUs, cuda:0,cuda:1, prompts are dealt; where there are fewer prompts than GPUs,
+    /// also the particles of each. Every GPU holds the whole model
+    #[arg(long, default_value = "auto", value_name = "DEVICE[,DEVICE]", help_heading = "Machine")]
+    pub device: Devices,
     /// Type of weights and intermediate results [default: fp32 on the CPU, bf16 on a GPU]
     #[arg(long, value_enum, help_heading = "Machine")]
     pub dtype: Option<Dtype>,
@@ -366,7 +378,7 @@ pub struct Sample {
 
 #[derive(Args, Debug)]
 pub struct Resume {
-    /// Folder of a run, or one that holds such folders
+    /// Folder of a run (or its run.json), or one that holds such folders
     #[arg(required = true, value_name = "RUN")]
     pub runs: Vec<PathBuf>,
     /// As of `sample`; counted anew
@@ -384,6 +396,16 @@ pub struct Resume {
     /// CPU threads [default: one per processor]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+}
+
+#[derive(Args, Debug)]
+pub struct Merge {
+    /// Directory that `sample -o` was given
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Print the lines of table.jsonl
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args, Debug)]

@@ -19,6 +19,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::args::Compare;
+use super::limits::Limits;
 use super::progress::Progress;
 use super::values::Scales;
 use super::{meaning, normalise, output, signals};
@@ -48,7 +49,13 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
     session.check(&design.prompts, &design.arms[0].options)?;
     meaning::unused_embeddings(&session, &design.prompts).iter().for_each(output::note);
     adopt_scales(folder, &design, &mut session)?;
-    normalise::measure(&mut session, &design.prompts, &design.arms[0].options, args.quiet)?;
+    normalise::measure(
+        &mut session,
+        &design.prompts,
+        &design.arms[0].options,
+        &Limits::new(None, None),
+        args.quiet,
+    )?;
     design.normalise = normalise::written(&session);
     design.settle(&session)?;
     design.notes().iter().for_each(|note| output::note(format!("warning: not of equal cost: {note}")));
@@ -63,7 +70,7 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
     let mut lines = Lines::append(&path)?;
     let runs = design.runs();
     let total = runs.len();
-    let mut progress = Progress::new(total as u64, args.quiet);
+    let progress = Progress::new(total as u64, args.quiet);
     for run in runs {
         if done.contains(&design.key(&run)) {
             progress.skip(1);

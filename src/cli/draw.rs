@@ -2,7 +2,7 @@
 //! is on disk, whenever and however it ends.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
@@ -28,8 +28,24 @@ const LONG_STEP: f64 = 500.0;
 /// What draws share.
 pub(super) struct Hand<'a> {
     pub session: &'a mut Session,
-    pub progress: &'a mut Progress,
-    pub limits: &'a mut Limits,
+    pub progress: &'a Progress,
+    pub limits: &'a Limits,
+    /// How many draws are under way at the same time.
+    pub at_once: usize,
+}
+
+/// What a draw may spend, of which others spend too.
+#[derive(Clone, Copy)]
+struct Purse<'a> {
+    limits: &'a Limits,
+    at_once: u64,
+}
+
+impl Purse<'_> {
+    /// Spends what the next step of `run` takes, or names the limit that is reached.
+    fn take(&self, run: &Run<'_>) -> Option<&'static str> {
+        self.limits.take(run.next_evaluations(), self.at_once * run.evaluations_to_end_early())
+    }
 }
 
 /// Where a draw begins.
@@ -49,12 +65,20 @@ struct DrawInProgress {
     /// Most bytes alive until then.
     peak: u64,
     summary: Summary,
-    /// A checkpoint that the signal's thread writes, if it has to end the process.
-    pending: Arc<Mutex<Option<Vec<u8>>>>,
+    /// For the signal's thread.
+    pending: Arc<Mutex<Pending>>,
     /// When the last checkpoint was written.
     kept: Instant,
     /// Whether the record has the result.
     recorded: bool,
+}
+
+/// What the signal's thread writes if it has to end the process.
+#[derive(Default)]
+struct Pending {
+    checkpoint: Option<Vec<u8>>,
+    /// All so far.
+    warnings: Value,
 }
 
 impl DrawInProgress {
@@ -64,6 +88,7 @@ impl DrawInProgress {
         if let Some(Value::Array(warnings)) = self.record.get_mut("warnings") {
             warnings.push(json!(text));
         }
+        self.pending().warnings = self.record.get("warnings").cloned().unwrap_or_default();
     }
 
     /// Seconds that the draw has taken in all.
@@ -73,7 +98,11 @@ impl DrawInProgress {
 
     /// Keeps a checkpoint for the signal's thread, or none.
     fn keep(&self, bytes: Option<Vec<u8>>) {
-        *self.pending.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+        self.pending().checkpoint = bytes;
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -104,6 +133,16 @@ enum Drawn {
     Limited(Box<Samples>, &'static str, Error),
 }
 
+impl Drawn {
+    /// The limit that ended it early.
+    fn limit(&self) -> Option<&'static str> {
+        match self {
+            Drawn::Whole(_) => None,
+            Drawn::Limited(_, limit, _) => Some(limit),
+        }
+    }
+}
+
 /// What a step says in which no particle was left.
 fn all_lost(step: usize) -> String {
     format!(
@@ -123,15 +162,17 @@ impl OnePrompt<'_> {
         if signals::requested().is_some() {
             return Err(self.interrupted("before "));
         }
-        let Hand { session, progress, limits } = hand;
+        let Hand { session, progress, limits, at_once } = hand;
+        let purse = Purse { limits, at_once: *at_once as u64 };
         let began = Instant::now();
         let fresh = self.record(session);
         let options = self.options.sample.clone().first_index(self.draw.index as u32).seed(self.draw.seed);
         let mut run = session.sample(self.prompt, &options)?;
         let of_start: Vec<Value> =
             run.warnings().iter().map(|warning| json!(flags::named(warning))).collect();
-        if let Place::New(_) = &place {
-            self.within(limits, &run)?;
+        let is_new = matches!(place, Place::New(_));
+        if is_new {
+            self.within(purse, &run)?;
         }
         let (folder, record, checkpoint) = match place {
             Place::New(number) if self.options.overwrite => {
@@ -171,12 +212,14 @@ impl OnePrompt<'_> {
                 let taken = population * steps + snapshot.step();
                 current.summary = again::summary_of(current.folder.path(), *trace, taken)?;
                 run = run.restore(snapshot)?;
-                self.within(limits, &run)?;
+                self.within(purse, &run)?;
                 progress.skip(taken as u64);
                 current.folder.trace_from(*trace)?
             }
             None => {
-                self.within(limits, &run)?;
+                if !is_new {
+                    self.within(purse, &run)?;
+                }
                 current.folder.remove_checkpoint()?;
                 // A folder with anything in it has a record.
                 current.folder.write_run(Status::Running, &current.record)?;
@@ -193,11 +236,11 @@ impl OnePrompt<'_> {
         }
         self.hold(&current);
         of_start.iter().filter_map(Value::as_str).for_each(|warning| progress.warn(warning));
-        let drawn = self.chain(run, trace, progress, limits, &mut current);
+        let drawn = self.chain(run, trace, progress, purse, &mut current);
         let saved = drawn.and_then(|drawn| {
             let (Drawn::Whole(samples) | Drawn::Limited(samples, ..)) = &drawn;
             current.folder.clear_results()?;
-            Ok((self.save(session, samples, &current.folder)?, drawn))
+            Ok((self.save(session, samples, &current.folder, drawn.limit())?, drawn))
         });
         current.record.insert("seconds".into(), json!(current.seconds()));
         let finished = saved.and_then(|(mut saved, drawn)| {
@@ -206,7 +249,8 @@ impl OnePrompt<'_> {
             }
             let peak = saved.result.get("peak_bytes").and_then(Value::as_u64).unwrap_or_default();
             saved.result.insert("peak_bytes".into(), json!(peak.max(current.peak)));
-            let folder = signals::finishing(|| self.finish(&mut current, &saved, &drawn))?;
+            let path = current.folder.path().to_path_buf();
+            let folder = signals::finishing(&path, || self.finish(&mut current, &saved, &drawn))?;
             let returned = saved.returned_reward(self.options);
             let (Drawn::Whole(samples) | Drawn::Limited(samples, ..)) = &drawn;
             let seconds = Duration::try_from_secs_f64(current.seconds()).unwrap_or_default();
@@ -222,9 +266,9 @@ impl OnePrompt<'_> {
     }
 
     /// Refuses the next step of a run that has yielded none here, where it would go beyond a limit.
-    fn within(&self, limits: &Limits, run: &Run<'_>) -> Result<()> {
-        let Some(limit) = limits.reached(run.next_evaluations()) else { return Ok(()) };
-        let error = limits.error(limit, &format!("before prompt {}", self.draw.index));
+    fn within(&self, purse: Purse<'_>, run: &Run<'_>) -> Result<()> {
+        let Some(limit) = purse.take(run) else { return Ok(()) };
+        let error = purse.limits.error(limit, &format!("before prompt {}", self.draw.index));
         Err(error.advice(
             "the same command with a larger limit draws what has not begun; --resume or --skip-finished leaves out what \
              is there",
@@ -257,7 +301,7 @@ impl OnePrompt<'_> {
     fn fail(&self, current: &DrawInProgress, error: Error) -> Error {
         // A result that is recorded stays so, whatever fails behind it.
         if current.recorded {
-            let _ = signals::finishing(|| current.folder.close());
+            let _ = signals::finishing(current.folder.path(), || current.folder.close());
             return error;
         }
         let interrupted = error.kind() == ErrorKind::Interrupted;
@@ -265,7 +309,7 @@ impl OnePrompt<'_> {
         record.insert("error".into(), json!(flags::report(&error)));
         let status = if interrupted { Status::Interrupted } else { Status::Failed };
         // The error to report is the first; that it cannot be recorded adds nothing.
-        let _ = signals::finishing(|| {
+        let _ = signals::finishing(current.folder.path(), || {
             current.folder.write_run(status, &record)?;
             current.folder.close()
         });
@@ -278,10 +322,15 @@ impl OnePrompt<'_> {
         let DrawInProgress { folder, record, began, before, pending, .. } = current;
         let (folder, mut record, began, before) = (folder.clone(), record.clone(), *began, *before);
         let pending = pending.clone();
-        signals::in_hand(move || {
+        let path = folder.path().to_path_buf();
+        signals::in_hand(&path, move || {
             record.insert("seconds".into(), json!(before + began.elapsed().as_secs_f64()));
             record.insert("error".into(), json!("stopped by a signal, within a step"));
-            let checkpoint = pending.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let Pending { checkpoint, warnings } =
+                std::mem::take(&mut *pending.lock().unwrap_or_else(PoisonError::into_inner));
+            if warnings.is_array() {
+                record.insert("warnings".into(), warnings);
+            }
             // The process ends either way.
             let _ = checkpoint.map(|bytes| folder.write_checkpoint(&bytes));
             let _ = folder.write_run(Status::Interrupted, &record).and_then(|()| folder.close());
@@ -293,20 +342,18 @@ impl OnePrompt<'_> {
         &self,
         mut run: Run<'_>,
         mut trace: Lines,
-        progress: &mut Progress,
-        limits: &mut Limits,
+        progress: &Progress,
+        purse: Purse<'_>,
         current: &mut DrawInProgress,
     ) -> Result<Drawn> {
         let (transitions, populations) = (run.steps() - 1, run.populations());
         loop {
-            let cost = run.next_evaluations();
             let Some(step) = run.next() else { break };
             let step = step?;
-            limits.spend(cost);
             self.tell(&run, &step, &mut trace, progress, current)?;
             let population = run.population();
             let last = (population + 1, step.step) == (populations, transitions);
-            let limit = limits.reached(run.next_evaluations()).filter(|_| !last);
+            let limit = if last { None } else { purse.take(&run) };
             let signalled = signals::requested().is_some() && !last;
             self.keep(&run, &step, &trace, current, limit.is_some() || signalled)?;
             let done = (step.step + 1).min(transitions);
@@ -316,7 +363,10 @@ impl OnePrompt<'_> {
                 return Err(self.interrupted(&place));
             }
             if let Some(limit) = limit {
-                let error = limits.error(limit, &format!("{place}prompt {}", self.draw.index));
+                let error = purse
+                    .limits
+                    .error(limit, &format!("{place}prompt {}", self.draw.index))
+                    .advice(format!("`das-cuda resume {}` goes on", self.options.output.display()));
                 return Ok(Drawn::Limited(Box::new(run.so_far()?.swap_remove(0)), limit, error));
             }
         }
@@ -338,7 +388,7 @@ impl OnePrompt<'_> {
         run: &Run<'_>,
         step: &Step,
         trace: &mut Lines,
-        progress: &mut Progress,
+        progress: &Progress,
         current: &mut DrawInProgress,
     ) -> Result<()> {
         let (population, of) = (run.population(), of_populations(run));
@@ -419,6 +469,7 @@ impl OnePrompt<'_> {
         record.extend(self.choices.rest.clone());
         record.extend(record::consequences(self.options, session));
         record.extend(self.files.clone());
+        record.insert("list_sha256".into(), json!(self.list));
         record.insert("started".into(), json!(record::now()));
         record.insert("resumed".into(), json!([]));
         record

@@ -24,6 +24,14 @@ Examples:
       every run in it that has not finished; prompts of a list that had not begun are drawn by the same
       command with --resume";
 
+pub const AFTER_MERGE: &str = "\
+Writes DIR/table.csv and DIR/table.jsonl, a row per draw with its rewards, log Z and picture. Exit code 1 where
+draws are missing or have not finished.
+
+Examples:
+  das-cuda sample --prompts list.txt -o out --shard 0/2 & das-cuda sample --prompts list.txt -o out --shard 1/2
+  das-cuda merge out";
+
 pub const AFTER_REPLAY: &str = "\
 Examples:
   das-cuda replay out/0000-a-red-star/best.png

@@ -26,7 +26,11 @@ pub fn check(args: &Sample, eval_rewards: &[Spec]) -> Result<()> {
         ))
         .advice(format!("--eval-reward {name}, or --reward {name}={} to align to it", spec.weight)));
     }
-    let again = [("--skip-finished", args.skip_finished), ("--resume", args.resume)];
+    let again = [
+        ("--skip-finished", args.skip_finished),
+        ("--resume", args.resume),
+        ("--shard", args.shard.is_some()),
+    ];
     if let (Seed::Drawn, Some((flag, _))) = (args.seed, again.iter().find(|(_, given)| *given)) {
         return Err(Error::usage(format!(
             "--seed -1 draws another seed every time, so that {flag} would find nothing that was drawn before"

@@ -15,6 +15,7 @@ mod help;
 mod limits;
 mod man;
 mod meaning;
+mod merge;
 mod normalise;
 mod one;
 mod options;
@@ -29,6 +30,7 @@ mod resume;
 mod sample;
 mod save;
 mod score;
+mod shard;
 mod signals;
 mod skip;
 mod summary;
@@ -82,6 +84,7 @@ fn command(command: Command) -> Result<()> {
             threads::start(args.threads)?;
             resume::run(&args)
         }
+        Command::Merge(args) => merge::run(&args),
         Command::Compare(args) => {
             threads::start(args.threads)?;
             let typed: Vec<String> =

@@ -17,6 +17,8 @@ pub struct OnePrompt<'a> {
     pub choices: Choices,
     pub prompt: &'a Prompt,
     pub draw: Draw,
+    /// SHA-256 of what decides all draws of the command.
+    pub list: &'a str,
     /// What plain pictures of this prompt are worth, where that was measured.
     pub plain: Option<&'a PlainScores>,
 }

@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 
 use super::args::{Machine, Sample};
-use super::values::{Auto, Bytes, Save, Scales, Select};
+use super::shard::{self, Shard};
+use super::values::{Auto, Bytes, Devices, Save, Scales, Select};
 use super::{downloads, flags, meaning, prompts};
 use crate::ddim::{Chain, Prediction};
 use crate::error::{Error, Result};
@@ -12,9 +13,7 @@ use crate::method::{Conclusion, Method};
 use crate::model::lora;
 use crate::reward::Spec;
 use crate::sampler::{Compat, OnNan};
-use crate::session::{
-    Device, Dtype, LongPrompts, Normalise, Preset, Prompt, SampleOptions, Session, SessionBuilder,
-};
+use crate::session::{Dtype, LongPrompts, Normalise, Preset, Prompt, SampleOptions, Session, SessionBuilder};
 use crate::smc::{Rules, Tempering};
 
 /// A validated `sample`.
@@ -61,6 +60,8 @@ pub struct Options {
     pub overwrite: bool,
     pub skip_finished: bool,
     pub resume: bool,
+    /// The part of the draws that is made.
+    pub shard: Option<Shard>,
     /// `None`: by the clock.
     pub checkpoint_every: Option<usize>,
     pub max_seconds: Option<f64>,
@@ -68,7 +69,7 @@ pub struct Options {
     pub json: bool,
     pub quiet: bool,
     /// Never [`Device::Auto`].
-    pub device: Device,
+    pub devices: Devices,
     pub dtype: Dtype,
     pub machine: Machine,
     pub offline: bool,
@@ -117,6 +118,8 @@ impl Options {
         builder.check_normalise()?;
         let (builder, note) = builder.resolve_device();
         let device = builder.device_choice();
+        let mut devices = args.device.clone();
+        devices.0[0] = device;
         let sample = sample(args, &builder)?;
         sample.check()?;
         sample.check_prompts(&prompts)?;
@@ -124,6 +127,8 @@ impl Options {
         meaning::of_device(args, device)?;
         notes.extend(meaning::micro_batch(args, sample.first_chains()));
         let (output, image) = meaning::destination(args, &prompts)?;
+        let (shard, note) = shard_of(args.shard, prompts.len() * args.count)?;
+        notes.extend(note);
         Ok(Options {
             prompts,
             count: args.count,
@@ -162,13 +167,14 @@ impl Options {
             metadata: !args.no_metadata,
             overwrite: args.overwrite,
             skip_finished: args.skip_finished,
-            resume: args.resume,
+            resume: args.resume || shard.is_some(),
+            shard,
             checkpoint_every: args.checkpoint_every,
             max_seconds: args.max_seconds,
             max_nfe: args.max_nfe,
             json: args.json,
             quiet: args.quiet,
-            device,
+            devices,
             dtype: args.dtype.unwrap_or(device.default_dtype()),
             machine: args.machine.clone(),
             offline: args.offline,
@@ -178,10 +184,39 @@ impl Options {
         })
     }
 
+    /// The same on these of the devices.
+    pub fn on(&self, devices: Devices) -> Options {
+        Options { builder: devices.spread(self.builder.clone()), devices, ..self.clone() }
+    }
+
     /// The prompt that takes the most memory: one that is cut takes what all others do.
     pub fn longest(&self) -> &Prompt {
         let bytes = |prompt: &&Prompt| prompt.text.len().max(prompt.negative.as_ref().map_or(0, String::len));
         self.prompts.iter().max_by_key(bytes).unwrap_or(&self.prompts[0])
+    }
+}
+
+/// The part of `draws` that is made, and what there is to say of it.
+fn shard_of(choice: Option<shard::Choice>, draws: usize) -> Result<(Option<Shard>, Option<String>)> {
+    let of_launcher = || shard::of_launcher(|name| std::env::var(name).ok());
+    match choice {
+        Some(shard::Choice::This(shard)) => Ok((Some(shard), None)),
+        Some(shard::Choice::Auto) => match of_launcher()? {
+            Some((shard, launcher)) => {
+                Ok((Some(shard), Some(format!("note: part {shard} of {draws} draws, as {launcher} numbers it"))))
+            }
+            None => Err(Error::usage("--shard auto: no variables of Slurm, Kubernetes, torchrun or MPI are set")
+                .advice("say the part, --shard I/N, or leave out --shard to draw everything")),
+        },
+        // Variables that cannot be read are no reason to refuse what does not ask for them.
+        None => Ok((None, of_launcher().ok().flatten().filter(|(shard, _)| shard.of > 1 && draws > 1).map(
+            |(_, launcher)| {
+                format!(
+                    "note: this process is one of several ({launcher}) and draws all {draws}; with --shard auto it draws \
+                     its part"
+                )
+            },
+        ))),
     }
 }
 
@@ -204,7 +239,7 @@ fn normalise(args: &Sample) -> Result<Option<Normalise>> {
 /// Device, model with its LoRA files, and rewards.
 fn builder(args: &Sample, loras: &[lora::Spec], rewards: &[Spec], eval_rewards: &[Spec]) -> SessionBuilder {
     let hub = downloads::hub(args.offline, args.quiet);
-    let mut builder = Session::builder().device(args.device).hub(hub);
+    let mut builder = args.device.spread(Session::builder()).hub(hub);
     if let Some(dtype) = args.dtype {
         builder = builder.dtype(dtype);
     }

@@ -29,7 +29,7 @@ pub fn run(options: Options) -> Result<()> {
     let plan = options.builder.plan(prompt, &sample)?;
     let normalise = options.builder.plan_normalise(&options.prompts, &sample)?;
     let options = &Options { sample, ..options.clone() };
-    if let (Device::Cpu, Some(free)) = (options.device, available.filter(|free| plan.peak > *free)) {
+    if let (Device::Cpu, Some(free)) = (options.devices.0[0], available.filter(|free| plan.peak > *free)) {
         let gigabytes = |bytes: u64| bytes as f64 / 1e9;
         output::note(format_args!(
             "warning: the peak of {:.1} GB is more than the {:.1} GB of memory that are free here",
@@ -38,7 +38,7 @@ pub fn run(options: Options) -> Result<()> {
         ));
     }
     let prompts = (options.prompts.len() * options.count) as u64;
-    let seconds = match options.device {
+    let seconds = match options.devices.0[0] {
         // Small products say nothing about a GPU, and large ones are a benchmark.
         Device::Cuda(_) => None,
         _ => {

@@ -1,6 +1,7 @@
 //! Progress on stderr: a bar with the time left on a terminal, plain lines elsewhere, nothing when quiet.
 
 use std::io::IsTerminal;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -10,11 +11,19 @@ use super::output;
 /// Shortest time between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// Progress of one run: all steps of all prompts.
+/// Progress of one run: all steps of all prompts, of which several may be under way.
 pub enum Progress {
     Bar(ProgressBar),
-    Lines { total: u64, done: u64, start: Instant, last: Instant },
+    Lines(Mutex<Lines>),
     Quiet,
+}
+
+/// Progress where there is no terminal.
+pub struct Lines {
+    total: u64,
+    done: u64,
+    start: Instant,
+    last: Instant,
 }
 
 impl Progress {
@@ -25,7 +34,7 @@ impl Progress {
             return Progress::Quiet;
         }
         if !std::io::stderr().is_terminal() {
-            return Progress::Lines { total, done: 0, start: now, last: now };
+            return Progress::Lines(Mutex::new(Lines { total, done: 0, start: now, last: now }));
         }
         let style = ProgressStyle::with_template("{bar:32} {pos}/{len}  {eta} left  {wide_msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -35,13 +44,14 @@ impl Progress {
     }
 
     /// One more step is done; `message` says how it stands.
-    pub fn step(&mut self, message: &str) {
+    pub fn step(&self, message: &str) {
         match self {
             Progress::Bar(bar) => {
                 bar.set_message(message.to_string());
                 bar.inc(1);
             }
-            Progress::Lines { total, done, start, last } => {
+            Progress::Lines(lines) => {
+                let Lines { total, done, start, last } = &mut *locked(lines);
                 *done += 1;
                 let now = Instant::now();
                 if *done == 1 || *done == *total || now - *last >= LINE_EVERY {
@@ -67,13 +77,17 @@ impl Progress {
     }
 
     /// A prompt of `steps` steps is not drawn.
-    pub fn skip(&mut self, steps: u64) {
+    pub fn skip(&self, steps: u64) {
         match self {
             Progress::Bar(bar) => bar.inc(steps),
-            Progress::Lines { total, .. } => *total -= steps,
+            Progress::Lines(lines) => locked(lines).total -= steps,
             Progress::Quiet => {}
         }
     }
+}
+
+fn locked(lines: &Mutex<Lines>) -> MutexGuard<'_, Lines> {
+    lines.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Progress {

@@ -15,7 +15,7 @@ use crate::model::embedding::Embedding;
 use crate::model::files::FileHash;
 use crate::model::lora::Lora;
 use crate::reward::Spec;
-use crate::run::sha256_file;
+use crate::run::{sha256, sha256_file};
 use crate::session::{Normalise, Prompt, Session};
 use crate::smc::{Floor, Rules, Tempering};
 
@@ -41,10 +41,10 @@ impl Choices {
     pub fn new(options: &Options, session: &Session, prompt: &Prompt, draw: Draw) -> Result<Choices> {
         // Without `..`: an option that is not recorded does not compile.
         let Options {
-            prompts: _,
+            prompts,
             // These two are in the draw.
-            first_index: _,
-            seed: _,
+            first_index,
+            seed,
             count,
             model: _,
             vae,
@@ -76,12 +76,13 @@ impl Choices {
             overwrite,
             skip_finished,
             resume,
+            shard,
             checkpoint_every,
             max_seconds,
             max_nfe,
             json,
             quiet,
-            device,
+            devices,
             dtype,
             machine,
             offline,
@@ -137,6 +138,8 @@ impl Choices {
         });
         let rest = json!({
             "count": count,
+            "draws": prompts.len() * count,
+            "number": (draw.index - first_index) * count + draw.seed.wrapping_sub(*seed) as usize,
             "normalise_pictures": match asked {
                 Some(Normalise::Measured(pictures)) => Some(pictures),
                 _ => None,
@@ -150,13 +153,14 @@ impl Choices {
             "overwrite": overwrite,
             "skip_finished": skip_finished,
             "resume": resume,
+            "shard": shard.map(|shard| shard.to_string()),
             "checkpoint_every": checkpoint_every,
             "max_seconds": max_seconds,
             "max_nfe": max_nfe,
             "json": json,
             "quiet": quiet,
-            "device": session.backend().name(),
-            "device_choice": device.to_string(),
+            "device": distinct(session.device_names()),
+            "device_choice": devices.to_string(),
             "micro_batch": micro_batch,
             "checkpointing": typed(sample.checkpointing_settled()),
             "max_vram": machine.max_vram.map(|Bytes(bytes)| bytes),
@@ -173,6 +177,12 @@ impl Choices {
 pub fn object(value: Value) -> Map<String, Value> {
     let Value::Object(map) = value else { unreachable!("made as an object") };
     map
+}
+
+/// Names, each once.
+fn distinct(mut names: Vec<String>) -> String {
+    names.dedup();
+    names.join(", ")
 }
 
 fn named(spec: &Spec) -> Value {
@@ -242,6 +252,23 @@ pub fn files(options: &Options, session: &Session) -> Result<Map<String, Value>>
         "latents_sha256": options.latents.as_deref().map(sha256_file).transpose()?,
         "repositories": session.repositories(),
     })))
+}
+
+/// Options that differ from draw to draw.
+const OF_A_DRAW: [&str; 4] = ["prompt", "negative_prompt", "index", "seed"];
+
+/// SHA-256 of all that decides the draws of a command, of which `choices` are those of any one: options,
+/// files, prompts and seeds. Processes that make parts of one list have the same.
+pub fn list(options: &Options, choices: &Choices, files: &Map<String, Value>) -> String {
+    let shared: Map<String, Value> = choices
+        .deciding
+        .iter()
+        .filter(|(key, _)| !OF_A_DRAW.contains(&key.as_str()))
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
+    let prompts: Vec<_> = options.prompts.iter().map(|prompt| (&prompt.text, &prompt.negative)).collect();
+    let all = json!([shared, files, prompts, options.first_index, options.count, options.seed]);
+    sha256(all.to_string().as_bytes())
 }
 
 /// What followed from the options before anything was drawn.

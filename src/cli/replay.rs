@@ -16,13 +16,14 @@ use crate::pixels::Picture;
 use crate::run::{PARTICLES, RECORD, RunDir, Status, read_texts};
 
 /// Flags of `sample` that a replay does not follow, by clap's names.
-const WITHOUT_MEANING: [(&str, &str); 6] = [
+const WITHOUT_MEANING: [(&str, &str); 7] = [
     ("overwrite", "--overwrite"),
     ("count", "--count"),
     ("prompt_file", "--prompts"),
     ("json", "--json"),
     ("skip_finished", "--skip-finished"),
     ("resume", "--resume"),
+    ("shard", "--shard"),
 ];
 
 /// Entries of `run.json` that are of the run and not of what it draws.
@@ -33,6 +34,8 @@ enum Outcome {
     Bytes,
     /// The same pixels, and other texts beside them.
     Pixels,
+    /// The same particles, whose pictures are in other files, or in none.
+    Particles,
     Differs(String),
 }
 
@@ -51,16 +54,19 @@ pub fn run(args: &Replay, typed: Vec<String>) -> Result<()> {
         }
     }
     let source = if args.source.is_dir() { args.source.join(RECORD) } else { args.source.clone() };
-    let mut record = read(&source)?;
-    if let Some(status) = record.get("status").filter(|status| **status != json!(Status::Finished)) {
-        return Err(Error::usage(format!(
-            "{}: the run is {status}, and has no result to compare",
-            source.display()
-        ))
-        .advice("let it finish first: `das-cuda resume` goes on with it"));
+    let (mut record, of_picture) = read(&source)?;
+    let unfinished = record.get("status").filter(|status| **status != json!(Status::Finished));
+    if let Some(status) = unfinished {
+        return Err(not_finished(&source, &format!("the run is {status}")));
     }
-    // What another choice of files to write leaves out of the lines of particles.
-    let whole = record.get("save").is_none_or(|save| save == "all");
+    if let Some(limit) = record.get("stopped") {
+        return Err(not_finished(&source, &format!("the limit {limit} had ended the run early")));
+    }
+    let pairs = pairs(&source, &record, of_picture);
+    if pairs.is_empty() {
+        return Err(Error::io(format!("{}: none of the run's files is beside it", source.display()))
+            .advice("give the run.json in the folder of the run, or one of its pictures"));
+    }
     OF_THE_RUN.iter().for_each(|key| drop(record.shift_remove(*key)));
     let mut flags = rebuild::sample(&record, &args.changes).map_err(|e| e.context(source.display()))?;
     if !rebuild::given(&args.changes, "output") {
@@ -88,22 +94,28 @@ pub fn run(args: &Replay, typed: Vec<String>) -> Result<()> {
         same_files(&record, one.files, changed)?;
         same_files(&merged(&record), &merged(now), changed)
     })?;
-    let pairs = pairs(&source, &record, &folder, whole);
-    if pairs.is_empty() {
-        return Err(Error::usage(format!("{}: nothing is left to compare", source.display()))
-            .advice(format!("compare by eye with what is in {}", folder.display())));
-    }
-    let mut differ = 0;
-    for (before, now) in pairs {
+    let (mut differ, mut compared) = (0, 0);
+    for (before, now) in pairs.into_iter().map(|(before, now)| (before, folder.join(now))) {
+        // Where the user changed which files are written.
+        if !now.exists() {
+            output::note(format_args!("note: {}: not among what the replay wrote", before.display()));
+            continue;
+        }
+        compared += 1;
         let said = match compare(&before, &now)? {
             Outcome::Bytes => "the bytes agree".into(),
             Outcome::Pixels => "the pixels agree, and the texts beside them differ".into(),
+            Outcome::Particles => "the particles agree, and what is said of their pictures differs".into(),
             Outcome::Differs(how) => {
                 differ += 1;
                 how
             }
         };
         output::line(format!("{}: {said}", before.display()))?;
+    }
+    if compared == 0 {
+        return Err(Error::usage(format!("{}: nothing of it was compared", source.display()))
+            .advice("leave out the flags that change which files are written"));
     }
     if differ == 0 || changed {
         return Ok(());
@@ -116,13 +128,19 @@ pub fn run(args: &Replay, typed: Vec<String>) -> Result<()> {
     )))
 }
 
-/// The record in a picture, or a file of JSON.
-fn read(path: &Path) -> Result<Map<String, Value>> {
+fn not_finished(source: &Path, what: &str) -> Error {
+    Error::usage(format!("{}: {what}, and there is no whole result to compare", source.display()))
+        .advice("let it finish first: `das-cuda resume` goes on with it")
+}
+
+/// The record in a picture, or a file of JSON; and whether it was a picture.
+fn read(path: &Path) -> Result<(Map<String, Value>, bool)> {
     let refused = |what: &str| {
         Error::io(format!("{}: {what}", path.display()))
             .advice("give a picture that the program drew (without --no-metadata), or a run.json")
     };
     let texts = read_texts(path)?;
+    let of_picture = texts.record.is_some();
     let record = match texts.record {
         Some(record) => record,
         None if Picture::read(path).is_ok() => return Err(refused("no record is in this picture")),
@@ -132,7 +150,7 @@ fn read(path: &Path) -> Result<Map<String, Value>> {
         }
     };
     match record {
-        Value::Object(record) if record.contains_key("proposal") => Ok(record),
+        Value::Object(record) if record.contains_key("proposal") => Ok((record, of_picture)),
         _ => Err(refused("no record of a run")),
     }
 }
@@ -179,22 +197,31 @@ fn same_files(then: &Map<String, Value>, now: &Map<String, Value>, changed: bool
     Ok(())
 }
 
-/// Files of before, each with that of the replay.
-fn pairs(source: &Path, record: &Map<String, Value>, folder: &Path, whole: bool) -> Vec<(PathBuf, PathBuf)> {
-    if source.extension().is_none_or(|ending| ending != "json") {
+/// Files of before that are there, each with the name of that of the replay.
+fn pairs(source: &Path, record: &Map<String, Value>, of_picture: bool) -> Vec<(PathBuf, String)> {
+    if of_picture {
         let particle = record.get("result").and_then(|result| result["particle"].as_u64());
         let name = match particle {
             None => GRID.to_string(),
             Some(particle) => RunDir::particle_name(usize::try_from(particle).unwrap_or(usize::MAX)),
         };
-        let now = folder.join(&name);
-        return Vec::from_iter(now.exists().then(|| (source.to_path_buf(), now)));
+        return vec![(source.to_path_buf(), name)];
     }
     let before = source.parent().unwrap_or(Path::new("."));
     let particles = (0..).map(RunDir::particle_name).take_while(|name| before.join(name).exists());
-    let names = [BEST, GRID].into_iter().chain(whole.then_some(PARTICLES)).map(String::from).chain(particles);
-    let both = names.map(|name| (before.join(&name), folder.join(&name)));
-    both.filter(|(before, now)| before.exists() && now.exists()).collect()
+    let names = [BEST, GRID, PARTICLES].into_iter().map(String::from).chain(particles);
+    let both = names.map(|name| (before.join(&name), name));
+    both.filter(|(before, _)| before.exists()).collect()
+}
+
+/// Lines of particles without their pictures, which another choice of files to write leaves out.
+fn without_pictures(text: &[u8]) -> Option<Vec<Map<String, Value>>> {
+    let line = |line: &[u8]| {
+        let mut line: Map<String, Value> = serde_json::from_slice(line).ok()?;
+        ["path", "sha256"].iter().for_each(|key| drop(line.shift_remove(*key)));
+        Some(line)
+    };
+    text.split(|byte| *byte == b'\n').filter(|text| !text.is_empty()).map(line).collect()
 }
 
 fn compare(before: &Path, now: &Path) -> Result<Outcome> {
@@ -203,11 +230,14 @@ fn compare(before: &Path, now: &Path) -> Result<Outcome> {
             Error::io(format!("{}: cannot be read", path.display())).because(e).advice("check its rights")
         })
     };
-    if read(before)? == read(now)? {
+    let (old, new) = (read(before)?, read(now)?);
+    if old == new {
         return Ok(Outcome::Bytes);
     }
-    if before.extension().is_none_or(|ending| ending != "png") {
-        return Ok(Outcome::Differs("differs".into()));
+    if before.file_name().is_some_and(|name| name == PARTICLES) {
+        let particles =
+            without_pictures(&old).filter(|particles| without_pictures(&new).as_ref() == Some(particles));
+        return Ok(particles.map_or(Outcome::Differs("differs".into()), |_| Outcome::Particles));
     }
     let (before, now) = (Picture::read(before)?, Picture::read(now)?);
     if (before.width, before.height) != (now.width, now.height) {

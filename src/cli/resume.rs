@@ -21,14 +21,14 @@ pub fn run(args: &Resume) -> Result<()> {
     }
     signals::listen("stopping; what is finished is kept, and so is what to go on from".into());
     let began = std::env::current_dir();
-    let mut limits = Limits::new(args.max_seconds, args.max_nfe);
+    let limits = Limits::new(args.max_seconds, args.max_nfe);
     let mut failed = None;
     for folder in &folders {
         // Where a run began may have been left for that of the one before.
         if let Ok(directory) = &began {
             enter(directory)?;
         }
-        match one(args, folder, &mut limits) {
+        match one(args, folder, &limits) {
             Ok(()) => {}
             Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::Limit) => return Err(e),
             // One that cannot go on keeps none of the others from it. The first error is that of the command.
@@ -39,7 +39,7 @@ pub fn run(args: &Resume) -> Result<()> {
     failed.map_or(Ok(()), Err)
 }
 
-fn one(args: &Resume, folder: &Path, limits: &mut Limits) -> Result<()> {
+fn one(args: &Resume, folder: &Path, limits: &Limits) -> Result<()> {
     let path = folder.join(RECORD);
     let damaged = |e: Error| e.context(path.display());
     let record = read(&path)?;
@@ -47,6 +47,7 @@ fn one(args: &Resume, folder: &Path, limits: &mut Limits) -> Result<()> {
         return Err(Error::io(format!("{}: no record of a run", path.display()))
             .advice("move the folder away, or name the folders of the runs one by one"));
     }
+    again::known_layout(&record).map_err(damaged)?;
     if record.get("status") == Some(&json!(Status::Finished)) {
         again::conclude(folder, &Value::Object(record))?;
         if !args.quiet {
@@ -84,6 +85,9 @@ fn folders_in(path: &Path) -> Result<Vec<PathBuf>> {
     let path = std::path::absolute(path).map_err(unreadable)?;
     if path.join(RECORD).is_file() {
         return Ok(vec![path]);
+    }
+    if path.file_name().is_some_and(|name| name == RECORD) && path.is_file() {
+        return Ok(path.parent().map(Path::to_path_buf).into_iter().collect());
     }
     let mut folders = Vec::new();
     for entry in fs::read_dir(&path).map_err(unreadable)? {

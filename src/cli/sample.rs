@@ -1,7 +1,14 @@
 //! `sample`: draws and records, prompt by prompt. Whatever is finished is on disk, whenever and however the
 //! run ends.
 
+use std::collections::BTreeSet;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use serde_json::{Map, Value};
 
 use super::draw::{Ended, Hand, Place};
 use super::limits::Limits;
@@ -9,9 +16,9 @@ use super::one::OnePrompt;
 use super::options::Options;
 use super::progress::Progress;
 use super::record::{self, Choices, Draw};
-use super::{again, meaning, normalise, output, signals, skip};
+use super::{again, flags, meaning, normalise, output, signals, skip};
 use crate::error::{Error, ErrorKind, Result};
-use crate::run::{Finished, OutDir, load_latents};
+use crate::run::{Finished, Listing, OutDir, load_latents};
 use crate::session::{PlainScores, Prompt, SampleOptions, Session};
 
 /// The command, which was `typed` so.
@@ -35,27 +42,144 @@ pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
     signals::listen(format!("stopping; what is finished is kept in {}", options.output.display()));
 
     // Time counts from here, with all that is loaded and measured first.
-    let mut limits = Limits::new(options.max_seconds, options.max_nfe);
-    let (mut session, options, plain) = open(options)?;
-    let files = record::files(&options, &session)?;
-    let again = options.skip_finished || options.resume;
-    let finished = if again { out.finished()? } else { Finished::default() };
-    for record in &finished.damaged {
-        output::note(format_args!(
-            "warning: {}: cannot be read as JSON, so that its folder does not count as finished; move the folder \
-             away if it is of no use",
-            record.display()
-        ));
+    let limits = Limits::new(options.max_seconds, options.max_nfe);
+    let count = draws(&options).count();
+    if count == 0 {
+        output::note("note: this part of the list has no draws");
+        return Ok(());
     }
+    let mut groups = options.devices.dealt(count).into_iter();
+    let own = groups.next().unwrap_or_else(|| options.devices.clone());
+    let (first, plain) = open(options.on(own), &limits)?;
+    let scales = first.session.scales();
+    let others =
+        groups.map(|devices| open_beside(options.on(devices), scales)).collect::<Result<Vec<_>>>()?;
+    let files = record::files(&first.options, &first.session)?;
+    let (prompt, draw, _) = draws(&first.options).next().ok_or_else(no_prompt)?;
+    let list =
+        record::list(&first.options, &Choices::new(&first.options, &first.session, prompt, draw)?, &files);
+    // Of a part the folders' names are known; to list them all would cost each of many processes as much as
+    // all.
+    let lists = (options.skip_finished || options.resume) && options.shard.is_none();
+    let listing = if lists { Some(out.listing()?) } else { None };
     let steps = options.populations as u64 * (options.steps as u64 + 1);
-    let mut progress = Progress::new(draws(&options).count() as u64 * steps, options.quiet);
-    draws(&options).try_for_each(|(prompt, draw, number)| {
-        let choices = Choices::new(&options, &session, prompt, draw)?;
-        let plain = plain.iter().find(|plain| options.first_index + plain.prompt == draw.index);
-        let one = OnePrompt { options: &options, typed: &typed, files: &files, choices, prompt, draw, plain };
-        if let Some((folder, record)) = finished.runs.iter().find(|(_, record)| skip::is_same(record, &one)) {
-            progress.skip(steps);
-            progress.summary(&format!("{}: finished before, not drawn again", folder.display()));
+    let work = Work {
+        typed: &typed,
+        out: &out,
+        files: &files,
+        list: &list,
+        plain: &plain,
+        listing,
+        damaged: Mutex::default(),
+        steps,
+        progress: Progress::new(count as u64 * steps, options.quiet),
+        limits: &limits,
+        at_once: 1 + others.len(),
+        taken: AtomicUsize::new(0),
+        failed: AtomicBool::new(false),
+    };
+    work.by_all(first, others)
+}
+
+/// A model on devices of its own, with the options settled for it.
+struct Opened {
+    session: Session,
+    options: Options,
+}
+
+/// All draws of a command, which one model draws or several at the same time.
+struct Work<'a> {
+    typed: &'a [String],
+    out: &'a OutDir,
+    files: &'a Map<String, Value>,
+    list: &'a str,
+    plain: &'a [PlainScores],
+    /// What there is already, where that is asked for.
+    listing: Option<Listing>,
+    /// Records that have been warned of.
+    damaged: Mutex<BTreeSet<PathBuf>>,
+    /// Of a draw.
+    steps: u64,
+    progress: Progress,
+    limits: &'a Limits,
+    at_once: usize,
+    /// Draws that have been taken up.
+    taken: AtomicUsize,
+    /// Ends the taking up.
+    failed: AtomicBool,
+}
+
+impl Work<'_> {
+    /// The first model works on this thread. Of several errors one is returned that stopped a draw by itself,
+    /// if there is one, and the others are told.
+    fn by_all(&self, mut first: Opened, others: Vec<Opened>) -> Result<()> {
+        let ends = thread::scope(|scope| {
+            let others: Vec<_> =
+                others.into_iter().map(|mut other| scope.spawn(move || self.by_one(&mut other))).collect();
+            let own = self.by_one(&mut first);
+            let joined =
+                others.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            [own].into_iter().chain(joined).filter_map(Result::err).collect::<Vec<_>>()
+        });
+        let of_all = |e: &Error| matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::Limit);
+        let told = ends.iter().position(|e| !of_all(e)).unwrap_or(0);
+        for (_, error) in ends.iter().enumerate().filter(|(at, error)| *at != told && !of_all(error)) {
+            output::note(format_args!("error: {}", flags::report(error)));
+        }
+        ends.into_iter().nth(told).map_or(Ok(()), Err)
+    }
+
+    /// One draw after another, as long as there are any and none has failed.
+    fn by_one(&self, Opened { session, options }: &mut Opened) -> Result<()> {
+        let all: Vec<_> = draws(options).collect();
+        while !self.failed.load(Ordering::Relaxed) {
+            let Some(&(prompt, draw, number)) = all.get(self.taken.fetch_add(1, Ordering::Relaxed)) else {
+                break;
+            };
+            let done = self.draw(session, options, prompt, draw, number);
+            if done.is_err() {
+                self.failed.store(true, Ordering::Relaxed);
+                return done;
+            }
+        }
+        Ok(())
+    }
+
+    /// What there is of the draw with this number, and of others of its prompt.
+    fn found(&self, options: &Options, prompt: &str, number: usize) -> Result<Finished> {
+        let found = match (&self.listing, options.shard) {
+            (Some(listing), _) => listing.results_of(prompt)?,
+            (None, Some(_)) => self.out.listing_of(number, prompt).results()?,
+            (None, None) => Finished::default(),
+        };
+        for record in &found.damaged {
+            if self.damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(record.clone()) {
+                output::note(format_args!(
+                    "warning: {}: cannot be read as JSON, so that its folder does not count as finished; move the \
+                     folder away if it is of no use",
+                    record.display()
+                ));
+            }
+        }
+        Ok(found)
+    }
+
+    fn draw(
+        &self,
+        session: &mut Session,
+        options: &Options,
+        prompt: &Prompt,
+        draw: Draw,
+        number: usize,
+    ) -> Result<()> {
+        let choices = Choices::new(options, session, prompt, draw)?;
+        let plain = self.plain.iter().find(|plain| options.first_index + plain.prompt == draw.index);
+        let (typed, files, list) = (self.typed, self.files, self.list);
+        let one = OnePrompt { options, typed, files, choices, prompt, draw, list, plain };
+        let found = self.found(options, &prompt.text, number)?;
+        if let Some((folder, record)) = found.runs.iter().find(|(_, record)| skip::is_same(record, &one)) {
+            self.progress.skip(self.steps);
+            self.progress.summary(&format!("{}: finished before, not drawn again", folder.display()));
             let answer = skip::answer(folder, &one)?;
             one.unclaimed_or_copied(folder)?;
             one.copy_image(folder)?;
@@ -65,17 +189,27 @@ pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
             return output::answer(&answer);
         }
         let stopped = match options.resume {
-            true => one.stopped_before(&out, &finished, number)?,
+            true => one.stopped_before(self.out, &found, number)?,
             false => None,
         };
+        let folder = self.out.folder(number, &prompt.text);
+        if options.shard.is_some() && stopped.is_none() && folder.exists() {
+            let what = found.runs.iter().chain(&found.unfinished).find_map(|(_, record)| one.other(record));
+            return Err(Error::usage(format!(
+                "{}: another run is there: {}",
+                folder.display(),
+                what.unwrap_or_else(|| "its record cannot be read".into())
+            ))
+            .advice("parts of a list share a directory that holds nothing else: give another with -o"));
+        }
         match &stopped {
             Some(stopped) => one.unclaimed_or_copied(stopped.folder.path())?,
             None => one.unclaimed()?,
         }
-        let mut hand = Hand { session: &mut session, progress: &mut progress, limits: &mut limits };
+        let mut hand = Hand { session, progress: &self.progress, limits: self.limits, at_once: self.at_once };
         let place = stopped.map_or(Place::New(number), |stopped| Place::Stopped(Box::new(stopped)));
-        one.run(&mut hand, &out, place)?.tell()
-    })
+        one.run(&mut hand, self.out, place)?.tell()
+    }
 }
 
 /// Goes on with one draw, whose `options` were made of its record, in `folder`, within what is left of
@@ -83,21 +217,14 @@ pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
 ///
 /// # Errors
 /// As [`run`]; those of [`OnePrompt::stopped`].
-pub fn go_on(options: Options, folder: &Path, limits: &mut Limits) -> Result<()> {
+pub fn go_on(options: Options, folder: &Path, limits: &Limits) -> Result<()> {
     let out = OutDir::new(&options.output);
-    let (mut session, options, _) = open(options)?;
-    let files = record::files(&options, &session)?;
-    let mut progress = Progress::new(options.populations as u64 * (options.steps as u64 + 1), options.quiet);
-    draws(&options).try_for_each(|(prompt, draw, _)| {
-        let choices = Choices::new(&options, &session, prompt, draw)?;
-        let one =
-            OnePrompt { options: &options, typed: &[], files: &files, choices, prompt, draw, plain: None };
+    alone(options, &[], limits, |one, hand| {
         let stopped = one.stopped(&out, folder)?;
         one.unclaimed_or_copied(folder)?;
         let plain = stopped.checkpoint.as_ref().and_then(|checkpoint| checkpoint.plain.clone());
         let one = OnePrompt { plain: plain.as_ref(), ..one };
-        let mut hand = Hand { session: &mut session, progress: &mut progress, limits: &mut *limits };
-        one.run(&mut hand, &out, Place::Stopped(Box::new(stopped)))?.tell()
+        one.run(hand, &out, Place::Stopped(Box::new(stopped)))?.tell()
     })
 }
 
@@ -112,36 +239,53 @@ pub fn draw_again(
 ) -> Result<PathBuf> {
     let out = OutDir::new(&options.output);
     out.probe()?;
-    let (mut session, options, plain) = open(options)?;
-    let files = record::files(&options, &session)?;
-    let mut progress = Progress::new(options.populations as u64 * (options.steps as u64 + 1), options.quiet);
-    let mut limits = Limits::new(options.max_seconds, options.max_nfe);
-    let Some((prompt, draw, number)) = draws(&options).next() else {
-        return Err(Error::usage("no prompt").advice("give one with -p"));
-    };
-    let choices = Choices::new(&options, &session, prompt, draw)?;
-    let plain = plain.first();
-    let one = OnePrompt { options: &options, typed, files: &files, choices, prompt, draw, plain };
-    check(&one)?;
-    one.unclaimed()?;
-    let mut hand = Hand { session: &mut session, progress: &mut progress, limits: &mut limits };
-    let Ended { folder, limit, .. } = one.run(&mut hand, &out, Place::New(number))?;
-    limit.map_or(Ok(folder), Err)
+    let limits = Limits::new(options.max_seconds, options.max_nfe);
+    let number = options.first_index * options.count;
+    alone(options, typed, &limits, |one, hand| {
+        check(&one)?;
+        one.unclaimed()?;
+        let Ended { folder, limit, .. } = one.run(hand, &out, Place::New(number))?;
+        limit.map_or(Ok(folder), Err)
+    })
 }
 
-/// Every draw of every prompt, with what keys its randomness and the number of its folder in an empty
-/// directory.
+/// Opens everything for the one draw that `options` are of, and hands it to `f`.
+fn alone<T>(
+    options: Options,
+    typed: &[String],
+    limits: &Limits,
+    f: impl FnOnce(OnePrompt<'_>, &mut Hand<'_>) -> Result<T>,
+) -> Result<T> {
+    let (Opened { mut session, options }, plain) = open(options, limits)?;
+    let files = &record::files(&options, &session)?;
+    let progress = &Progress::new(options.populations as u64 * (options.steps as u64 + 1), options.quiet);
+    let (prompt, draw, _) = draws(&options).next().ok_or_else(no_prompt)?;
+    let choices = Choices::new(&options, &session, prompt, draw)?;
+    let list = &record::list(&options, &choices, files);
+    let one =
+        OnePrompt { options: &options, typed, files, choices, prompt, draw, list, plain: plain.first() };
+    f(one, &mut Hand { session: &mut session, progress, limits, at_once: 1 })
+}
+
+fn no_prompt() -> Error {
+    Error::usage("no prompt").advice("give one with -p")
+}
+
+/// Every draw of every prompt in this part of the list, with what keys its randomness and the number of its
+/// folder in an empty directory.
 fn draws(options: &Options) -> impl Iterator<Item = (&Prompt, Draw, usize)> {
-    options.prompts.iter().zip(options.first_index..).flat_map(move |(prompt, index)| {
+    let all = options.prompts.iter().zip(options.first_index..).flat_map(move |(prompt, index)| {
         (0..options.count).map(move |k| {
             let draw = Draw { index, seed: options.seed.wrapping_add(k as u64) };
             (prompt, draw, index * options.count + k)
         })
-    })
+    });
+    let first = options.first_index * options.count;
+    all.filter(move |(.., number)| options.shard.is_none_or(|shard| shard.has(number - first)))
 }
 
 /// Opens everything, and decides what the options left open. Whatever can be refused is refused here.
-fn open(options: Options) -> Result<(Session, Options, Vec<PlainScores>)> {
+fn open(options: Options, limits: &Limits) -> Result<(Opened, Vec<PlainScores>)> {
     if options.builder.compiles_kernels() {
         output::note("compiling the kernels for this GPU, once: this takes a minute or more");
     }
@@ -151,12 +295,24 @@ fn open(options: Options) -> Result<(Session, Options, Vec<PlainScores>)> {
     meaning::unused_embeddings(&session, &options.prompts).iter().for_each(output::note);
     let (sample, notes) = session.settle(options.longest(), &options.sample)?;
     notes.iter().for_each(|note| output::note(format_args!("note: {note}")));
-    let plain = normalise::measure(&mut session, &options.prompts, &sample, options.quiet)?;
+    let plain = normalise::measure(&mut session, &options.prompts, &sample, limits, options.quiet)?;
+    Ok((settled(session, options, sample)?, plain))
+}
+
+/// The same on other devices, for the same prompts and with these scales of the rewards.
+fn open_beside(options: Options, scales: Option<&[f64]>) -> Result<Opened> {
+    let mut session = options.builder.clone().open()?;
+    scales.map_or(Ok(()), |scales| session.set_scales(scales))?;
+    let (sample, _) = session.settle(options.longest(), &options.sample)?;
+    settled(session, options, sample)
+}
+
+fn settled(session: Session, options: Options, sample: SampleOptions) -> Result<Opened> {
     let sample = match &options.latents {
         Some(path) => sample.clone().latents(latents(path, &session, &sample)?),
         None => sample,
     };
-    Ok((session, Options { sample, ..options }, plain))
+    Ok(Opened { session, options: Options { sample, ..options } })
 }
 
 /// The latents of `--latents`.

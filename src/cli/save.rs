@@ -50,8 +50,14 @@ pub(super) const GRID: &str = "grid.png";
 pub(super) const LATENTS: &str = "latents.safetensors";
 
 impl OnePrompt<'_> {
-    /// Writes everything but `run.json`.
-    pub(super) fn save(&self, session: &Session, samples: &Samples, folder: &RunDir) -> Result<Saved> {
+    /// Writes everything but `run.json`; `stopped` names the limit that ended the run early.
+    pub(super) fn save(
+        &self,
+        session: &Session,
+        samples: &Samples,
+        folder: &RunDir,
+        stopped: Option<&str>,
+    ) -> Result<Saved> {
         let (options, backend) = (self.options, session.backend());
         let (population, pictures) = (&samples.population, &samples.pictures);
         let best = options.select.particle(population);
@@ -66,13 +72,13 @@ impl OnePrompt<'_> {
         if options.save == Save::All {
             for (line, picture) in lines.iter_mut().zip(pictures) {
                 let name = RunDir::particle_name(line.index);
-                let parameters = self.parameters(session, Some(line));
+                let parameters = self.parameters(session, Some(line), stopped);
                 line.sha256 = Some(folder.write_png(&name, picture, parameters.as_ref())?);
                 line.path = Some(name);
             }
         }
         folder.write_particles(&lines)?;
-        let shown = self.show(session, pictures, &lines[best], folder)?;
+        let shown = self.show(session, pictures, &lines[best], folder, stopped)?;
         if options.save_latents {
             let values = backend.download(&population.x)?;
             save_latents(&folder.path().join(LATENTS), population.x.shape(), &values)?;
@@ -97,15 +103,17 @@ impl OnePrompt<'_> {
         pictures: &[Picture],
         best: &ParticleLine,
         folder: &RunDir,
+        stopped: Option<&str>,
     ) -> Result<Option<String>> {
         let options = self.options;
         if options.save == Save::None {
             return Ok(None);
         }
-        folder.write_png(BEST, &pictures[best.index], self.parameters(session, Some(best)).as_ref())?;
+        let parameters = self.parameters(session, Some(best), stopped);
+        folder.write_png(BEST, &pictures[best.index], parameters.as_ref())?;
         if options.grid && options.save == Save::All && pictures.len() > 1 {
             let all = grid(pictures, Some(best.index));
-            folder.write_png(GRID, &all, self.parameters(session, None).as_ref())?;
+            folder.write_png(GRID, &all, self.parameters(session, None, stopped).as_ref())?;
         }
         Ok(Some(BEST.into()))
     }
@@ -155,12 +163,20 @@ impl OnePrompt<'_> {
 
     /// What a picture says about its making: that of one particle, or of all in one. `None` with
     /// `--no-metadata`.
-    fn parameters(&self, session: &Session, line: Option<&ParticleLine>) -> Option<Parameters> {
+    fn parameters(
+        &self,
+        session: &Session,
+        line: Option<&ParticleLine>,
+        stopped: Option<&str>,
+    ) -> Option<Parameters> {
         let options = self.options;
         let mut record = object(json!({"schema": SCHEMA}));
         record.extend(self.choices.deciding.clone());
         record.extend(HASHES.iter().filter_map(|key| Some((key.to_string(), self.files.get(*key)?.clone()))));
         record.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
+        if let Some(stopped) = stopped {
+            record.insert("stopped".into(), json!(stopped));
+        }
         if let Some(line) = line {
             record.insert(
                 "result".into(),

@@ -5,6 +5,8 @@
 //! the process. A second signal does that at once. A signal that was ignored when the program began (`nohup`,
 //! the background jobs of a script) stays ignored.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,9 +22,9 @@ const GRACE: Duration = Duration::from_secs(3);
 /// Exit code of the signal that came, 128 and its number; 0 before.
 static CODE: AtomicU8 = AtomicU8::new(0);
 
-/// What concludes the work in hand if the process ends within a step. Locked while files are put in their
-/// place, and by the thread that ends the process.
-static IN_HAND: Mutex<Option<Conclude>> = Mutex::new(None);
+/// What concludes the work in hand if the process ends within a step, by the folder of each. Locked while
+/// files are put in their place, and by the thread that ends the process.
+static IN_HAND: Mutex<BTreeMap<PathBuf, Conclude>> = Mutex::new(BTreeMap::new());
 
 /// Records that the work in hand was interrupted.
 type Conclude = Box<dyn FnOnce() + Send>;
@@ -32,21 +34,21 @@ pub fn requested() -> Option<u8> {
     Some(CODE.load(Ordering::SeqCst)).filter(|code| *code != 0)
 }
 
-/// Says what concludes the work in hand if the process has to end within a step. Waits while the process is
-/// ended.
-pub fn in_hand(conclude: impl FnOnce() + Send + 'static) {
-    *locked() = Some(Box::new(conclude));
+/// Says what concludes the work in this folder if the process has to end within a step. Waits while the
+/// process is ended.
+pub fn in_hand(folder: &Path, conclude: impl FnOnce() + Send + 'static) {
+    locked().insert(folder.into(), Box::new(conclude));
 }
 
-/// Does `f`, which an end of the process waits for; nothing is in hand any more.
-pub fn finishing<T>(f: impl FnOnce() -> T) -> T {
-    let mut conclude = locked();
-    *conclude = None;
+/// Does `f`, which an end of the process waits for; the work in this folder is not in hand any more.
+pub fn finishing<T>(folder: &Path, f: impl FnOnce() -> T) -> T {
+    let mut in_hand = locked();
+    in_hand.remove(folder);
     f()
 }
 
 /// What is in hand is whole even after a panic.
-fn locked() -> MutexGuard<'static, Option<Conclude>> {
+fn locked() -> MutexGuard<'static, BTreeMap<PathBuf, Conclude>> {
     IN_HAND.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -77,9 +79,7 @@ fn end(signals: &Receiver<()>) {
     }
     let mut in_hand = locked();
     reward::end_scorers();
-    if let Some(conclude) = in_hand.take() {
-        conclude();
-    }
+    std::mem::take(&mut *in_hand).into_values().for_each(|conclude| conclude());
     exit(CODE.load(Ordering::SeqCst).into());
 }
 

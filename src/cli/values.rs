@@ -7,7 +7,7 @@ use std::str::FromStr;
 use clap::ValueEnum;
 
 use crate::sampler::Population;
-use crate::session::Device;
+use crate::session::{Device, SessionBuilder};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Select {
@@ -210,6 +210,54 @@ impl FromStr for Budget {
 /// A device by its name.
 pub fn device(text: &str) -> Result<Device, String> {
     text.parse().map_err(|_| "expected `auto`, `cpu`, `cuda` (the first GPU) or `cuda:N`".into())
+}
+
+/// One device, or several GPUs, or the processor several times; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Devices(pub Vec<Device>);
+
+impl FromStr for Devices {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Devices, String> {
+        let devices = text.split(',').map(device).collect::<Result<Vec<_>, _>>()?;
+        let is_gpu = |device: &Device| matches!(device, Device::Cuda(_));
+        let all = |of: fn(&Device) -> bool| devices.iter().all(of);
+        if devices.len() > 1 && !all(|d| matches!(d, Device::Cuda(_))) && !all(|d| *d == Device::Cpu) {
+            return Err(
+                "several devices must be GPUs, such as `cuda:0,cuda:1`, since the processor rounds otherwise"
+                    .into(),
+            );
+        }
+        let twice =
+            (1..devices.len()).find(|&at| is_gpu(&devices[at]) && devices[..at].contains(&devices[at]));
+        match twice {
+            Some(at) => {
+                Err(format!("`{}` is named twice, which would hold the model in it twice", devices[at]))
+            }
+            None => Ok(Devices(devices)),
+        }
+    }
+}
+
+impl Devices {
+    /// A session that spreads the particles of a prompt over all of them.
+    pub fn spread(&self, builder: SessionBuilder) -> SessionBuilder {
+        builder.device(self.0[0]).spread_over(self.0[1..].to_vec())
+    }
+
+    /// Dealt to the draws that are made at the same time: each device a draw, and where there are fewer draws
+    /// than devices, each draw several.
+    pub fn dealt(&self, draws: usize) -> Vec<Devices> {
+        let groups = draws.clamp(1, self.0.len());
+        let first = |group: usize| group * self.0.len() / groups;
+        (0..groups).map(|group| Devices(self.0[first(group)..first(group + 1)].to_vec())).collect()
+    }
+}
+
+impl std::fmt::Display for Devices {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.iter().map(Device::to_string).collect::<Vec<_>>().join(","))
+    }
 }
 
 /// A number of bytes as it is typed: `20G`, `800M`, `20.5GiB`; a plain number is bytes.

@@ -66,12 +66,18 @@ impl FromStr for Spec {
     }
 }
 
+/// Names that are at least so similar may have been meant, of 1.
+const ALIKE: f64 = 0.8;
+
 fn unknown(text: &str, name: &str) -> Error {
     let choices: Vec<String> =
         REWARDS.iter().map(|kind| format!("    {:<18} {}", kind.name, kind.line())).collect();
     let what =
         if name.is_empty() { "no name".to_string() } else { format!("no reward is called \"{name}\"") };
-    Error::usage(format!("reward \"{text}\": {what}"))
+    let near = |kind: &&&RewardKind| strsim::jaro_winkler(kind.name, &name.to_lowercase());
+    let nearest = REWARDS.iter().max_by(|a, b| near(a).total_cmp(&near(b))).filter(|kind| near(kind) > ALIKE);
+    let meant = nearest.map_or(String::new(), |kind| format!("; did you mean {}?", kind.name));
+    Error::usage(format!("reward \"{text}\": {what}{meant}"))
         .advice(format!("NAME[=WEIGHT][:PATH] with one of\n{}", choices.join("\n")))
 }
 

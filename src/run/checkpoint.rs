@@ -16,7 +16,7 @@ use crate::regular;
 
 /// Name of the header's entry.
 const HEADER: &str = "das-cuda checkpoint";
-/// The entry in it with the SHA-256 of all tensors, one after another.
+/// The entry in it with the SHA-256 of the JSON without this entry, followed by all tensors.
 const HASH: &str = "sha256";
 /// Most bytes of a checkpoint that are read.
 const MOST: u64 = 1 << 36;
@@ -39,9 +39,15 @@ pub fn encode_checkpoint(about: &Map<String, Value>, parts: &[Vec<u8>]) -> Resul
     let views: Vec<_> = views.collect::<Result<_>>()?;
     let mut header = Map::from_iter([("schema".to_string(), json!(SCHEMA))]);
     header.extend(about.clone());
-    header.insert(HASH.into(), json!(sha256(&parts.concat())));
+    header.insert(HASH.into(), json!(hash(&header, parts)));
     let header = HashMap::from([(HEADER.to_string(), Value::Object(header).to_string())]);
     safetensors::serialize(views, Some(header)).map_err(fail)
+}
+
+/// Of everything that a checkpoint holds.
+fn hash(header: &Map<String, Value>, parts: &[Vec<u8>]) -> String {
+    let header = json!(header).to_string().into_bytes();
+    sha256(&[header, parts.concat()].concat())
 }
 
 fn name(number: usize) -> String {
@@ -64,7 +70,7 @@ pub fn read_checkpoint(path: &Path) -> Result<Option<Parts>> {
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged().because(e))?;
     let header = metadata.metadata().as_ref().and_then(|map| map.get(HEADER)).ok_or_else(damaged)?;
     let mut about: Map<String, Value> = serde_json::from_str(header).map_err(|e| damaged().because(e))?;
-    let schema = about.shift_remove("schema").unwrap_or_default();
+    let schema = about.get("schema").cloned().unwrap_or_default();
     if schema != SCHEMA {
         return Err(refused(format!(
             "a checkpoint of version {schema}; this program reads version {SCHEMA}"
@@ -73,10 +79,12 @@ pub fn read_checkpoint(path: &Path) -> Result<Option<Parts>> {
     let part = |number| file.tensor(&name(number)).map(|view| view.data().to_vec());
     let parts: Vec<Vec<u8>> =
         (0..file.len()).map(part).collect::<Result<_, _>>().map_err(|e| damaged().because(e))?;
-    match about.shift_remove(HASH) {
-        Some(hash) if hash == sha256(&parts.concat()) && !parts.is_empty() => Ok(Some((about, parts))),
-        _ => Err(damaged()),
+    let written = about.shift_remove(HASH);
+    if parts.is_empty() || written != Some(json!(hash(&about, &parts))) {
+        return Err(damaged());
     }
+    about.shift_remove("schema");
+    Ok(Some((about, parts)))
 }
 
 #[cfg(test)]
@@ -90,18 +98,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("checkpoint.safetensors");
         assert!(read_checkpoint(&path).unwrap().is_none());
-        let about = Map::from_iter([("step".to_string(), json!(3))]);
+        let about = Map::from_iter([("step".to_string(), json!(3)), ("seconds".to_string(), json!(0.1))]);
         let parts = vec![b"first".to_vec(), b"2".to_vec()];
         let bytes = encode_checkpoint(&about, &parts).unwrap();
         fs::write(&path, &bytes).unwrap();
         assert_eq!(read_checkpoint(&path).unwrap(), Some((about, parts)));
-        // Cut at any byte, or with a tensor that is not the one hashed.
+        // Cut at any byte, or with a header or a tensor that is not the one hashed.
         for end in 0..bytes.len() {
             fs::write(&path, &bytes[..end]).unwrap();
             assert!(read_checkpoint(&path).is_err(), "{end} bytes were taken for a checkpoint");
         }
-        let tensors = bytes.len() - 6;
-        for at in tensors..bytes.len() {
+        let header = String::from_utf8_lossy(&bytes).find("step").expect("the entry");
+        for at in (header..header + 20).chain(bytes.len() - 6..bytes.len()) {
             let mut other = bytes.clone();
             other[at] ^= 1;
             fs::write(&path, other).unwrap();

@@ -5,6 +5,7 @@
 //! on `OUT`. On file systems without such locks (some network file systems) a folder is still made by one
 //! process only; just two processes that replace the same folder are not told apart.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -36,7 +37,7 @@ const PICTURES: &str = "particles";
 /// belongs to the user.
 const OURS: [&str; 7] = [RECORD, TRACE, PARTICLES, CHECKPOINT, "best.png", "grid.png", "latents.safetensors"];
 
-/// What [`OutDir::finished`] finds.
+/// What records in folders say. Of those that hold no JSON object nobody can say how the run ended.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Finished {
@@ -52,6 +53,56 @@ pub struct Finished {
 #[derive(Clone, Debug)]
 pub struct OutDir {
     path: PathBuf,
+}
+
+/// Folders of an output directory, by number.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    folders: Vec<PathBuf>,
+    /// Where the folders are that are named after a prompt, by that part of their name.
+    by_slug: HashMap<String, Vec<usize>>,
+}
+
+impl Listing {
+    fn new(folders: Vec<PathBuf>) -> Listing {
+        let mut by_slug: HashMap<String, Vec<usize>> = HashMap::new();
+        for (at, path) in folders.iter().enumerate() {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if let Some((_, slug)) = name.split_once('-') {
+                by_slug.entry(slug.into()).or_default().push(at);
+            }
+        }
+        Listing { folders, by_slug }
+    }
+
+    /// What the records of all folders say.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming a folder whose record cannot be read.
+    pub fn results(&self) -> Result<Finished> {
+        results(self.folders.iter())
+    }
+
+    /// The same of the folders that are named after this prompt.
+    ///
+    /// # Errors
+    /// As [`Listing::results`].
+    pub fn results_of(&self, prompt: &str) -> Result<Finished> {
+        results(self.by_slug.get(&slug(prompt)).into_iter().flatten().map(|&at| &self.folders[at]))
+    }
+}
+
+fn results<'a>(folders: impl Iterator<Item = &'a PathBuf>) -> Result<Finished> {
+    let mut found = Finished::default();
+    for path in folders {
+        match record(path).map_err(|e| unlisted(path, e))? {
+            Some(record) if is_finished(&record) => found.runs.push((path.clone(), record)),
+            Some(record) if record.is_object() => found.unfinished.push((path.clone(), record)),
+            Some(_) => found.damaged.push(path.join(RECORD)),
+            None => {}
+        }
+    }
+    Ok(found)
 }
 
 /// A lock, where the file system has locks.
@@ -183,28 +234,22 @@ impl OutDir {
         entries.all(|entry| entry.file_name().to_str().is_some_and(is_part)).then_some(folder)
     }
 
-    /// The folders of finished runs with their `run.json`, those of others, and the `run.json` that hold no
-    /// JSON object: how those runs ended, nobody can say. All by number; none where the directory is not
-    /// there.
+    /// All folders of runs, by number; none where the directory is not there. Their records are not read yet.
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the directory, where it cannot be listed.
-    pub fn finished(&self) -> Result<Finished> {
+    pub fn listing(&self) -> Result<Listing> {
         let mut all = match self.numbered() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
             listed => listed.map_err(|e| unlisted(&self.path, e))?,
         };
         all.sort();
-        let mut found = Finished::default();
-        for (_, path) in all {
-            match record(&path).map_err(|e| unlisted(&path, e))? {
-                Some(record) if is_finished(&record) => found.runs.push((path, record)),
-                Some(record) if record.is_object() => found.unfinished.push((path, record)),
-                Some(_) => found.damaged.push(path.join(RECORD)),
-                None => {}
-            }
-        }
-        Ok(found)
+        Ok(Listing::new(all.into_iter().map(|(_, path)| path).collect()))
+    }
+
+    /// The listing of the folder of result `number` alone, whatever else there is.
+    pub fn listing_of(&self, number: usize, prompt: &str) -> Listing {
+        Listing::new(vec![self.folder(number, prompt)])
     }
 
     /// The folders with a number, in any order.

@@ -53,6 +53,7 @@ const PAPER_AESTHETIC: f64 = 0.01;
 #[must_use]
 pub struct SessionBuilder {
     pub(super) device: Device,
+    pub(super) peers: Vec<Device>,
     pub(super) dtype: Option<Dtype>,
     pub(super) machine: Machine,
     pub(super) model: Option<PathBuf>,
@@ -71,6 +72,7 @@ impl fmt::Debug for SessionBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionBuilder")
             .field("device", &self.device)
+            .field("peers", &self.peers)
             .field("dtype", &self.dtype)
             .field("model", &self.model)
             .field("loras", &self.loras)
@@ -87,6 +89,12 @@ impl SessionBuilder {
     /// Where to compute.
     pub fn device(mut self, device: Device) -> SessionBuilder {
         self.device = device;
+        self
+    }
+    /// Further devices of the same kind, over which the particles of a prompt are spread. Each gets a copy of
+    /// the model and the rewards.
+    pub fn spread_over(mut self, peers: Vec<Device>) -> SessionBuilder {
+        self.peers = peers;
         self
     }
     /// The type of weights and intermediate results; else that which suits the device.

@@ -16,8 +16,16 @@ use crate::model::folder::ModelFolder;
 use crate::model::pipeline::{self, Pipeline, Size};
 use crate::reward::{self, Reward, Sum};
 use crate::sampler::Sampler;
+use crate::spread::{Part, Spread};
 use crate::target::{self, Diffusion};
 use crate::tensor::HostSlice;
+
+/// A further device, with a copy of all that the first has.
+pub(super) struct Peer {
+    // Tensors go before the device that they are on.
+    pub loaded: Loaded,
+    pub backend: Box<dyn EngineBackend>,
+}
 
 /// A model with its rewards.
 pub(super) struct Loaded {
@@ -92,22 +100,24 @@ impl Loaded {
         options.check_prompts(prompts)
     }
 
-    /// Begins a run of settled options.
+    /// Begins a run of settled options, whose particles are spread over this device and the `peers`.
     pub fn start<'s>(
         &'s mut self,
         backend: &'s dyn EngineBackend,
+        peers: &'s mut [Peer],
         prompts: &[Prompt],
         options: &SampleOptions,
         notes: Vec<String>,
     ) -> Result<Run<'s>> {
         let schedule = self.schedule(options)?;
-        self.start_chain(backend, prompts, options, &schedule, notes)
+        self.start_chain(backend, peers, prompts, options, &schedule, notes)
     }
 
     /// The same along a chain of the caller's.
     pub fn start_chain<'s>(
         &'s mut self,
         backend: &'s dyn EngineBackend,
+        peers: &'s mut [Peer],
         prompts: &[Prompt],
         options: &SampleOptions,
         schedule: &Schedule,
@@ -115,6 +125,39 @@ impl Loaded {
     ) -> Result<Run<'s>> {
         options.check()?;
         self.check_prompts(prompts, options)?;
+        let size = self.size(options)?;
+        let mut others = Vec::new();
+        for Peer { loaded, backend } in peers {
+            others.push(loaded.part(&**backend, prompts, options, &mut Vec::new())?);
+        }
+        let (numbers, alpha) = (numbers(prompts, options), self.alpha(options));
+        let home = self.part(backend, prompts, options, &mut warnings)?;
+        let target = Arc::new(Spread::new(home, others));
+        let settings = options.sampler(numbers, alpha);
+        let mut sampler = Sampler::new(backend, target.clone(), schedule, settings.clone())?;
+        if let Some(values) = &options.latents {
+            let shape = size.latent.with_n(options.first_chains());
+            if values.len() != shape.len() {
+                return Err(Error::usage(format!("{} numbers do not make latents of {shape}", values.len()))
+                    .option("latents")
+                    .advice("give `latents` of the model's latent size, one for each of the `particles`, or of the `candidates` asked for"));
+            }
+            sampler = sampler.with_latents(&backend.upload(shape, HostSlice::F32(values))?)?;
+        }
+        let populations = options.populations;
+        let setup = Setup { target, schedule: schedule.clone(), options: settings, populations };
+        Ok(Run::new(backend, setup, sampler, warnings))
+    }
+
+    /// The prompts read, and what evaluates particles of them on this device. Warnings that are new are added
+    /// to `warnings`.
+    fn part<'s>(
+        &'s mut self,
+        backend: &'s dyn EngineBackend,
+        prompts: &[Prompt],
+        options: &SampleOptions,
+        warnings: &mut Vec<String>,
+    ) -> Result<Part<'s>> {
         let size = self.size(options)?;
         let texts: Vec<String> = prompts.iter().map(|p| p.text.clone()).collect();
         self.reward.prepare(backend, &texts)?;
@@ -142,25 +185,9 @@ impl Loaded {
             recompute: options.recompute(),
             gradient: options.gradient_path(),
         };
-        let numbers: Vec<u32> = (options.first_index..).take(prompts.len()).collect();
-        let alpha = self.alpha(options);
-        let target =
-            Diffusion::new(backend, &self.pipeline, &self.reward, encoded, numbers.clone(), size, settings);
-        let target = Arc::new(target);
-        let settings = options.sampler(numbers, alpha);
-        let mut sampler = Sampler::new(backend, target.clone(), schedule, settings.clone())?;
-        if let Some(values) = &options.latents {
-            let shape = size.latent.with_n(options.first_chains());
-            if values.len() != shape.len() {
-                return Err(Error::usage(format!("{} numbers do not make latents of {shape}", values.len()))
-                    .option("latents")
-                    .advice("give `latents` of the model's latent size, one for each of the `particles`, or of the `candidates` asked for"));
-            }
-            sampler = sampler.with_latents(&backend.upload(shape, HostSlice::F32(values))?)?;
-        }
-        let populations = options.populations;
-        let setup = Setup { target, schedule: schedule.clone(), options: settings, populations };
-        Ok(Run::new(backend, setup, sampler, warnings))
+        let numbers = numbers(prompts, options);
+        let target = Diffusion::new(backend, &self.pipeline, &self.reward, encoded, numbers, size, settings);
+        Ok(Part { backend, target })
     }
 
     /// A warning for each reward and embedding where the prompt that the reward reads has the embedding's
@@ -236,6 +263,11 @@ impl Loaded {
         }
         Ok(None)
     }
+}
+
+/// The number of each prompt in the run.
+fn numbers(prompts: &[Prompt], options: &SampleOptions) -> Vec<u32> {
+    (options.first_index..).take(prompts.len()).collect()
 }
 
 /// Adds the scores of further images.

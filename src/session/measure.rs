@@ -53,10 +53,11 @@ fn together(a: Plan, b: &Plan) -> Plan {
 impl Session {
     /// Draws the plain pictures that [`Normalise::Measured`] asks for, of `prompts`, along the chain of
     /// `options`, and makes the standard deviation of each term of the reward on them its scale. `on_step` is
-    /// called after every step with the number of all steps, and may end it. Nothing is drawn, and nothing
-    /// returned, where no scales are to be measured, or they have been. [`Session::sample`] measures by
-    /// itself, on its own prompts, where this was not called; the same prompts and options give the same
-    /// scales.
+    /// called before every step with the number of all steps and the evaluations of the UNet that the step
+    /// takes (as [`Run::next_evaluations`](super::Run::next_evaluations)), and may end it. Nothing is drawn,
+    /// and nothing returned, where no scales are to be measured, or they have been. [`Session::sample`]
+    /// measures by itself, on its own prompts, where this was not called; the same prompts and options give
+    /// the same scales.
     ///
     /// # Errors
     /// Those of [`Session::sample`] and of `on_step`; [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming
@@ -65,7 +66,7 @@ impl Session {
         &mut self,
         prompts: &[Prompt],
         options: &SampleOptions,
-        mut on_step: impl FnMut(u64) -> Result<()>,
+        mut on_step: impl FnMut(u64, u64) -> Result<()>,
     ) -> Result<Vec<PlainScores>> {
         self.builder.check_normalise()?;
         let pictures = match self.builder.normalise {
@@ -80,10 +81,10 @@ impl Session {
             let options = options.plain(place, count);
             let (options, notes) = self.settle(&prompts[place], &options)?;
             let one = std::slice::from_ref(&prompts[place]);
-            let mut run = self.loaded.start(&*self.backend, one, &options, notes)?;
-            for step in &mut run {
-                step?;
-                on_step(steps)?;
+            let mut run = self.loaded.start(&*self.backend, &mut self.peers, one, &options, notes)?;
+            for _ in 0..run.steps() {
+                on_step(steps, run.next_evaluations())?;
+                run.next().transpose()?;
             }
             let samples = run.whatever_is_left()?.swap_remove(0);
             let held_out = self.judge(&samples, 0, &options)?.held_out;
@@ -98,7 +99,7 @@ impl Session {
         let scales = deviations(&scores)?;
         let weights: Vec<f64> = self.loaded.reward.parts().map(|(weight, _)| weight).collect();
         check_weights(&weights, &scales)?;
-        self.loaded.reward.normalise(&scales);
+        self.normalise(&scales);
         scores.iter_mut().for_each(|of| of.target = target(&self.loaded.reward, &of.rewards));
         Ok(scores)
     }
@@ -111,8 +112,13 @@ impl Session {
         let builder = self.builder.clone().normalise(Normalise::Given(scales.to_vec()));
         builder.check_normalise()?;
         self.builder = builder;
-        self.loaded.reward.normalise(scales);
+        self.normalise(scales);
         Ok(())
+    }
+
+    fn normalise(&mut self, scales: &[f64]) {
+        self.loaded.reward.normalise(scales);
+        self.peers.iter_mut().for_each(|peer| peer.loaded.reward.normalise(scales));
     }
 
     /// By what the terms of the reward are divided, in their order; `None` where they are not, or it has not
@@ -147,7 +153,7 @@ mod tests {
         let measured = session.scales().expect("scales").to_vec();
         assert!(measured.len() == 1 && measured[0] > 0.0);
         assert!(
-            session.measure_scales(&["a ring".into()], &options, |_| Ok(())).expect("nothing").is_empty()
+            session.measure_scales(&["a ring".into()], &options, |_, _| Ok(())).expect("nothing").is_empty()
         );
         assert_eq!(session.scales(), Some(&measured[..]), "once");
         session.set_scales(&[0.5]).expect("a scale");

@@ -108,7 +108,7 @@ impl SessionBuilder {
         let (None, Device::Cuda(_), Some(available)) = (options.micro_batch, self.device, available) else {
             return Ok(options);
         };
-        let mut micro_batch = options.first_chains();
+        let mut micro_batch = options.first_chains().div_ceil(1 + self.peers.len());
         loop {
             let tried = options.clone().micro_batch(micro_batch);
             // The meter does not know the scratch space of kernels and what weights are kept as besides: 4 %
@@ -132,7 +132,8 @@ impl SessionBuilder {
         let (Device::Cpu, Some(available)) = (self.device, available) else { return Ok(()) };
         let (least, peak) = match pictures > available {
             true => ("at least ", pictures),
-            false => ("", self.peak(prompt, options)?),
+            // Every peer has a copy of it all in the same memory.
+            false => ("", self.peak(prompt, options)?.saturating_mul(1 + self.peers.len() as u64)),
         };
         if peak <= available {
             return Ok(());
@@ -234,7 +235,7 @@ fn count_in(
         schedule.steps.iter_mut().for_each(|step| step.variance = 1.0);
     }
     let prompts = [prompt.clone()];
-    let run = loaded.start_chain(meter, &prompts, options, &schedule, Vec::new())?;
+    let run = loaded.start_chain(meter, &mut [], &prompts, options, &schedule, Vec::new())?;
     meter.reset_counts();
     let samples: Vec<Samples> = run.conclude()?;
     let sampling = meter.counts();

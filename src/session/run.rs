@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::noise::population_seed;
 use crate::pixels::Picture;
 use crate::sampler::{self, Population, Sampler, Snapshot, Step};
-use crate::target::Diffusion;
+use crate::spread::Spread;
 use crate::tensor::Tensor;
 
 /// The particles of some prompts on their way: an iterator over steps, which can be concluded. Where several
@@ -72,7 +72,7 @@ fn damaged(what: impl std::fmt::Display) -> Error {
 
 /// What every population of a run is drawn with.
 pub(super) struct Setup<'s> {
-    pub target: Arc<Diffusion<'s>>,
+    pub target: Arc<Spread<'s>>,
     pub schedule: Schedule,
     /// Of the first population.
     pub options: sampler::Options,
@@ -205,15 +205,30 @@ impl<'s> Run<'s> {
     /// Evaluations of the UNet, of each particle and branch, that the next step takes.
     pub fn next_evaluations(&self) -> u64 {
         let sampler::Options { prompts, particles, candidates, .. } = &self.setup.options;
-        let slots = match self.sampler.steps() - self.yielded {
+        match self.sampler.steps() - self.yielded {
             0 if self.ended.len() + 1 < self.setup.populations => {
-                prompts.len() * candidates.map_or(*particles, |candidates| candidates.count)
+                let slots = prompts.len() * candidates.map_or(*particles, |candidates| candidates.count);
+                slots as u64 * self.branches()
             }
             // The final event evaluates none.
             0 | 1 => 0,
-            _ => self.latents().shape().n,
-        };
-        slots as u64 * if self.setup.target.two_branches() { 2 } else { 1 }
+            _ => self.each_evaluates(),
+        }
+    }
+
+    /// Evaluations of [`Run::so_far`] behind the next step.
+    pub fn evaluations_to_end_early(&self) -> u64 {
+        let transitions = (self.sampler.steps() - self.yielded).saturating_sub(1);
+        if self.ended.is_empty() && transitions > 1 { self.each_evaluates() } else { 0 }
+    }
+
+    /// Evaluations of all slots, once.
+    fn each_evaluates(&self) -> u64 {
+        self.latents().shape().n as u64 * self.branches()
+    }
+
+    fn branches(&self) -> u64 {
+        if self.setup.target.two_branches() { 2 } else { 1 }
     }
 
     /// The latents of that population after that step, `(prompts x particles, h, w, c)`.

@@ -150,9 +150,10 @@ fn the_files_of_runs_are_as_documented() {
 
     // A limit ends the run, and it goes on.
     let limited = dir.path().join("limited");
-    assert!(!sample(&limited, &["-p", "a star", "--max-nfe", "4"]).status.success());
+    assert!(!sample(&limited, &["-p", "a star", "--steps", "3", "--max-nfe", "8"]).status.success());
     let record = record_of(&only_folder(&limited));
     runs.check(&record);
+    pictures.check(&das(&only_folder(&limited).join("best.png")));
     let header = fs::read(only_folder(&limited).join("checkpoint.safetensors")).expect("a checkpoint");
     let (_, header) = safetensors::SafeTensors::read_metadata(&header).expect("a header");
     let header = header.metadata().as_ref().expect("metadata")["das-cuda checkpoint"].clone();

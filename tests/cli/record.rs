@@ -60,7 +60,7 @@ const DECIDING: [&str; 38] = [
 ];
 
 /// All fields of `run.json` besides.
-const REST: [&str; 47] = [
+const REST: [&str; 51] = [
     "schema",
     "status",
     "program",
@@ -74,10 +74,13 @@ const REST: [&str; 47] = [
     "grid",
     "metadata",
     "count",
+    "draws",
+    "number",
     "normalise_pictures",
     "overwrite",
     "skip_finished",
     "resume",
+    "shard",
     "checkpoint_every",
     "max_seconds",
     "max_nfe",
@@ -104,6 +107,7 @@ const REST: [&str; 47] = [
     "reward_files",
     "latents_sha256",
     "repositories",
+    "list_sha256",
     "started",
     "seconds",
     "result",

@@ -12,13 +12,14 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use das_cuda::noise::philox;
-use serde_json::Value;
+use das_cuda::run::{encode_checkpoint, read_checkpoint};
+use serde_json::{Map, Value};
 use tempfile::TempDir;
 
 use super::{fails, json, lines, record_of, succeeds, text};
 
 /// Everything that carries state from step to step.
-const CASES: &[&[&str]] = &[
+pub const CASES: &[&[&str]] = &[
     &["-p", "a ring"],
     &["-p", "a ring", "--proposal", "tds"],
     &["-p", "a ring", "--proposal", "bootstrap", "--tempering", "adaptive", "--ess-threshold", "0.9"],
@@ -27,7 +28,7 @@ const CASES: &[&[&str]] = &[
     &["-p", "a ring", "--populations", "3", "--save-latents"],
     &["-p", "a ring", "--candidates", "3", "--populations", "2"],
     &["-p", "a ring", "--gradient-every", "3", "--kl", "0.1"],
-    &["-p", "a ring", "-p", "a cross", "--count", "2", "--steps", "2"],
+    &["-p", "a ring", "-p", "a cross", "--count", "2", "--steps", "3"],
     &["-p", "a ring", "--compat", "reference", "--resample", "multinomial", "--gradient-every", "1"],
     &[
         "-p",
@@ -71,6 +72,11 @@ fn whole(mut command: Command) {
 /// Every file under a folder by its path. Of JSON what depends on when and how often a run was started is
 /// left out.
 fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    contents_but(folder, &[])
+}
+
+/// The same without these entries of `run.json`.
+pub fn contents_but(folder: &Path, entries: &[&str]) -> BTreeMap<String, Vec<u8>> {
     let mut all = BTreeMap::new();
     let mut folders = vec![folder.to_path_buf()];
     while let Some(of) = folders.pop() {
@@ -84,7 +90,7 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
             let bytes = match path.file_name().and_then(|name| name.to_str()) {
                 Some("run.json") => without(
                     json(&fs::read_to_string(&path).expect("a file")),
-                    &["command", "directory", "started", "seconds", "resumed", "resume"],
+                    &[&["command", "directory", "started", "seconds", "resumed", "resume"], entries].concat(),
                 ),
                 Some("trace.jsonl") => {
                     lines(&path).into_iter().flat_map(|line| without(line, &["ms", "peak_bytes"])).collect()
@@ -108,7 +114,11 @@ fn without(mut value: Value, keys: &[&str]) -> Vec<u8> {
 
 #[track_caller]
 fn same(home: &Path, whole: &Path, what: &str) {
-    let (found, expected) = (contents(&home.join("out")), contents(&whole.join("out")));
+    same_contents(contents(&home.join("out")), contents(&whole.join("out")), what);
+}
+
+#[track_caller]
+pub fn same_contents(found: BTreeMap<String, Vec<u8>>, expected: BTreeMap<String, Vec<u8>>, what: &str) {
     let names = |of: &BTreeMap<String, Vec<u8>>| of.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&found), names(&expected), "{what}: the files");
     for (name, bytes) in expected {
@@ -181,11 +191,12 @@ fn two_hundred_kills() {
 /// A run that was stopped after some steps by a limit, in `out/0000-a-ring` of a folder.
 fn stopped(more: &[&str]) -> (TempDir, PathBuf) {
     let home = TempDir::new().expect("a temporary folder");
-    let limited = command(home.path(), &["-p", "a ring"], &[&["--max-nfe", "9"], more].concat());
+    // Four evaluations a step, and four to foresee the end after the second.
+    let limited = command(home.path(), &["-p", "a ring"], &[&["--max-nfe", "12"], more].concat());
     fails(
         { limited }.output().expect("the program starts"),
         6,
-        &["--max-nfe 9 is reached, after step 2 of 5"],
+        &["--max-nfe 12 is reached, after step 2 of 5", "das-cuda resume out"],
     );
     let folder = home.path().join("out/0000-a-ring");
     (home, folder)
@@ -211,7 +222,9 @@ fn a_run_that_reached_a_limit_has_its_best_so_far_and_goes_on_to_the_same_bytes(
         let (uninterrupted, home) =
             (TempDir::new().expect("a temporary folder"), TempDir::new().expect("a temporary folder"));
         whole(command(uninterrupted.path(), args, &[]));
-        let most = (evaluations(uninterrupted.path()) * 7 / 10).to_string();
+        // Two plain pictures of five steps and two branches.
+        let measured = if args.contains(&"--normalise") { 20 } else { 0 };
+        let most = (measured + evaluations(uninterrupted.path()) * 7 / 10).to_string();
         let limited = command(home.path(), args, &["--max-nfe", &most]).output().expect("the program starts");
         fails(limited, 6, &["--max-nfe", "is reached", "das-cuda resume"]);
         let folder = fs::read_dir(home.path().join("out")).expect("a folder").next().expect("a run");
@@ -284,32 +297,44 @@ fn what_is_no_checkpoint_of_the_run_is_refused_and_says_why() {
     let (home, folder) = stopped(&[]);
     let file = folder.join("checkpoint.safetensors");
     let whole_file = fs::read(&file).expect("a checkpoint");
+    let (about, parts) = read_checkpoint(&file).expect("a checkpoint").expect("a file");
     let refused = |code, words: &[&str]| fails(output(resume(home.path(), "out", &[])), code, words);
     for damaged in [&whole_file[..whole_file.len() / 2], &whole_file[..0], b"no checkpoint"] {
         fs::write(&file, damaged).expect("it can be written");
         refused(1, &["checkpoint.safetensors", "damaged", "remove the file"]);
     }
-    let changed = |from: &str, to: &str| {
-        assert_eq!(from.len(), to.len());
-        let at = whole_file.windows(from.len()).position(|w| w == from.as_bytes()).expect("it is there");
-        let mut bytes = whole_file.clone();
-        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
-        fs::write(&file, bytes).expect("it can be written");
+    let changed = |change: &dyn Fn(&mut Map<String, Value>)| {
+        let mut about = about.clone();
+        change(&mut about);
+        fs::write(&file, encode_checkpoint(&about, &parts).expect("bytes")).expect("it can be written");
     };
-    let version = concat!("version\\\":\\\"", env!("CARGO_PKG_VERSION"));
-    changed(version, &version.replace(['0', '1'], "9"));
+    changed(&|about| about["version"] = "9.9.9".into());
     refused(2, &["checkpoint.safetensors", "das-cuda 9.9.9", "go on with that version"]);
-    changed("\\\"seed\\\":42", "\\\"seed\\\":43");
+    changed(&|about| about["run"]["seed"] = 43.into());
     refused(2, &["checkpoint.safetensors", "seed was 43 and is 42"]);
     fs::write(&file, &whole_file).expect("it can be written");
+    // A record of a later program.
+    let record = fs::read_to_string(folder.join("run.json")).expect("a record");
+    let later = record.replacen("\"schema\": 1", "\"schema\": 2", 1);
+    assert_ne!(later, record);
+    fs::write(folder.join("run.json"), later).expect("it can be written");
+    refused(2, &["run.json", "layout 2, and this program knows layout 1"]);
+    fails(output(command(home.path(), &["-p", "a ring"], &["--resume"])), 2, &["layout 2"]);
+    fs::write(folder.join("run.json"), record).expect("it can be written");
     // A trace that was cut.
     let trace = fs::read(folder.join("trace.jsonl")).expect("a trace");
     fs::write(folder.join("trace.jsonl"), &trace[..trace.len() / 2]).expect("it can be written");
     refused(1, &["trace.jsonl"]);
     fs::write(folder.join("trace.jsonl"), &trace).expect("it can be written");
-    // Other options find nothing to go on with, and touch nothing.
-    whole(command(home.path(), &["-p", "a ring", "--seed", "7"], &["--resume"]));
-    assert!(home.path().join("out/0001-a-ring").exists() && fs::read(&file).expect("there") == whole_file);
+    // Other options find nothing to go on with, touch nothing, and say of the same prompt and seed what
+    // differs.
+    let silent = output(command(home.path(), &["-p", "a ring", "--seed", "7"], &["--resume"]));
+    assert!(silent.status.success() && silent.stderr.is_empty(), "{silent:?}");
+    let other = output(command(home.path(), &["-p", "a ring", "--kl", "0.1"], &["--resume"]));
+    let said = String::from_utf8_lossy(&other.stderr).into_owned();
+    let what = "out/0000-a-ring: a run of this prompt that has not finished is left alone, since it is another: kl was";
+    assert!(other.status.success() && said.contains(what), "{said}");
+    assert!(home.path().join("out/0002-a-ring").exists() && fs::read(&file).expect("there") == whole_file);
     // One process at a time.
     let lock = fs::File::open(&folder).expect("a folder");
     lock.lock().expect("a lock");
@@ -319,7 +344,7 @@ fn what_is_no_checkpoint_of_the_run_is_refused_and_says_why() {
     // A folder of another place goes on as well.
     let moved = home.path().join("moved");
     fs::rename(home.path().join("out"), &moved).expect("it can be moved");
-    whole(resume(home.path(), text(&moved.join("0000-a-ring")), &[]));
+    whole(resume(home.path(), text(&moved.join("0000-a-ring/run.json")), &[]));
     let uninterrupted = TempDir::new().expect("a temporary folder");
     whole(command(uninterrupted.path(), &["-p", "a ring"], &[]));
     let picture = |folder: &Path| fs::read(folder.join("0000-a-ring/best.png")).expect("a picture");
@@ -378,8 +403,8 @@ fn a_model_that_has_changed_is_refused_by_its_file() {
     let (dir, _) = super::model();
     let args = ["-m", "model", "--reward", "gold", "--proposal", "bootstrap"];
     let args = [&["-p", "a ring"][..], &args].concat();
-    let limited = output(command(dir.path(), &args, &["--max-nfe", "9"]));
-    fails(limited, 6, &["--max-nfe 9 is reached"]);
+    let limited = output(command(dir.path(), &args, &["--max-nfe", "13"]));
+    fails(limited, 6, &["--max-nfe 13 is reached"]);
     let file = dir.path().join("model/scheduler/scheduler_config.json");
     let before = fs::read_to_string(&file).expect("a file");
     fs::write(&file, format!("{before} ")).expect("it can be written");
@@ -449,10 +474,22 @@ fn a_replay_says_whether_the_bytes_agree() {
     // A run that wrote fewer files is compared in those.
     whole(command(home.path(), &["-p", "a disk"], &["--save", "best"]));
     let said = succeeds(replay(&["out/0001-a-disk", "-q"]));
-    assert_eq!(said, "out/0001-a-disk/best.png: the bytes agree\n");
+    let particles = "particles.jsonl: the particles agree, and what is said of their pictures differs\n";
+    assert_eq!(said, format!("out/0001-a-disk/best.png: the bytes agree\nout/0001-a-disk/{particles}"));
+    whole(command(home.path(), &["-p", "a cross"], &["--save", "none"]));
+    assert_eq!(succeeds(replay(&["out/0002-a-cross", "-q"])), format!("out/0002-a-cross/{particles}"));
+    let fewer = replay(&["out/0000-a-ring/grid.png", "-q", "--save", "best"]);
+    fails(fewer, 2, &["nothing of it was compared"]);
+    fs::write(home.path().join("alone.json"), record_of(&home.path().join("out/0000-a-ring")).to_string())
+        .expect("it can be written");
+    fs::create_dir(home.path().join("alone")).expect("a folder");
+    fs::rename(home.path().join("alone.json"), home.path().join("alone/record")).expect("it can be moved");
+    fails(replay(&["alone/record"]), 1, &["alone/record", "none of the run's files is beside it"]);
     // One that a limit ended has no result of its own.
     let (stopped, folder) = stopped(&[]);
     fails(replay(&[text(&folder), "-q"]), 2, &["interrupted", "das-cuda resume"]);
+    let picture = folder.join("best.png");
+    fails(replay(&[text(&picture), "-q"]), 2, &["best.png", "\"max_nfe\" had ended", "das-cuda resume"]);
     drop(stopped);
     // Without a change another result is an error.
     let picture = home.path().join(source);

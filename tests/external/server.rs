@@ -86,7 +86,7 @@ fn a_server_of_scores_alone_is_understood() {
 fn what_a_server_does_wrong_is_told() {
     let cpu = Cpu::new();
     let cases: [(Answers, &str); 6] = [
-        (|_| (500, "{\"detail\": \"CUDA error\"}".into()), "status 500"),
+        (|r| (if r.is_some() { 500 } else { 404 }, "{\"detail\": \"CUDA error\"}".into()), "status 500"),
         (|_| (200, "<html>".into()), "<html>"),
         (|_| (200, "{\"scores\": [1]}".into()), "1 score for 2 images"),
         (|_| (200, "{\"error\": \"busy\"}".into()), "says: busy"),
@@ -106,6 +106,10 @@ fn what_a_server_does_wrong_is_told() {
     let wrong = serve(|_| (200, "{\"das_cuda_reward\": 1, \"gradients\": true}".into()));
     let error = open_reward(&wrong, &cpu).err().expect("a wrong hello").to_string();
     assert!(error.contains("unknown field 'gradients'"), "{error}");
+    // What fails to say what it is does not become a server of scores alone.
+    let failing = serve(|_| (503, "{\"detail\": \"loading\"}".into()));
+    let error = open_reward(&failing, &cpu).err().expect("no hello").to_string();
+    assert!(error.contains("status 503") && error.contains("loading"), "{error}");
     let moved = serve(|_| (307, "http://127.0.0.1/there/".into()));
     let error = open_reward(&moved, &cpu).err().expect("a server elsewhere").to_string();
     assert!(

@@ -65,11 +65,6 @@ impl Server {
         Server { url: url.to_string(), agent: config.into(), timeout }
     }
 
-    fn body(&self, mut response: Response<Body>, most: usize) -> Result<(StatusCode, Vec<u8>), Failure> {
-        let body = response.body_mut().with_config().limit(most as u64).read_to_vec();
-        Ok((response.status(), body.map_err(|e| self.failure(e))?))
-    }
-
     fn failure(&self, e: ureq::Error) -> Failure {
         match e {
             ureq::Error::Timeout(_) => Failure::new(
@@ -98,6 +93,17 @@ fn redirected(response: &Response<Body>) -> Option<Failure> {
     ))
 }
 
+fn read(mut response: Response<Body>, most: usize) -> Result<Vec<u8>, ureq::Error> {
+    response.body_mut().with_config().limit(most as u64).read_to_vec()
+}
+
+fn unsuccessful(status: StatusCode, body: &[u8]) -> Failure {
+    Failure::new(
+        format!("answered with status {status}: {}", shown(body)),
+        "check the address, its path too, and what the server logs",
+    )
+}
+
 impl Channel for Server {
     fn hello(&mut self) -> Result<Hello, Failure> {
         let response = self.agent.get(&self.url).call().map_err(|e| self.failure(e))?;
@@ -106,9 +112,15 @@ impl Channel for Server {
         if let Some(elsewhere) = redirected(&response).filter(|_| of_all) {
             return Err(elsewhere);
         }
-        match self.body(response, LONGEST_HELLO) {
-            Ok((StatusCode::OK, body)) if Hello::is_meant(&body) => Hello::parse(&body),
-            _ => Ok(Hello::unsaid()),
+        let (status, body) = (response.status(), read(response, LONGEST_HELLO));
+        match body {
+            Ok(body) if status == StatusCode::OK && Hello::is_meant(&body) => Hello::parse(&body),
+            body if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED => {
+                Err(unsuccessful(status, &body.unwrap_or_default()))
+            }
+            // One that only scores has nothing here, or something else, such as a long page.
+            Ok(_) | Err(ureq::Error::BodyExceedsLimit(_)) => Ok(Hello::unsaid()),
+            Err(e) => Err(self.failure(e)),
         }
     }
 
@@ -122,13 +134,9 @@ impl Channel for Server {
         if let Some(elsewhere) = redirected(&response) {
             return Err(elsewhere);
         }
-        match self.body(response, most)? {
-            (status, body) if status.is_success() => Ok(body),
-            (status, body) => Err(Failure::new(
-                format!("answered with status {status}: {}", shown(&body)),
-                "check the address, its path too, and what the server logs",
-            )),
-        }
+        let status = response.status();
+        let body = read(response, most).map_err(|e| self.failure(e))?;
+        if status.is_success() { Ok(body) } else { Err(unsuccessful(status, &body)) }
     }
 
     fn names_requests(&self) -> bool {
