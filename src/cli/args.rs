@@ -40,6 +40,9 @@ pub enum Command {
     /// Compare ways of sampling at equal network cost, on the same prompts and seeds, with intervals
     #[command(after_help = help::AFTER_COMPARE)]
     Compare(Box<Compare>),
+    /// Runs and comparisons as one page (HTML) to look at in a browser: pictures, genealogy, curves, numbers
+    #[command(after_help = help::AFTER_REPORT)]
+    Report(Report),
     /// Predict the cost of `sample` with the same flags: network evaluations, FLOPs, peak memory, time
     #[command(mut_args(number))]
     Plan(Box<Sample>),
@@ -443,6 +446,22 @@ pub struct Compare {
     /// Flags of `sample` for all arms, after `--`
     #[arg(last = true, value_name = "FLAGS")]
     pub common: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Report {
+    /// Folder of a run or of a comparison, or one that holds such folders; several are shown side by side
+    #[arg(required = true, value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// The page
+    #[arg(short, long, default_value = "report.html", value_name = "FILE")]
+    pub output: PathBuf,
+    /// Replace the page that is there
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Most pictures of a run or a comparison; those of the largest weights are taken
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub pictures: usize,
 }
 
 #[derive(Args, Debug)]

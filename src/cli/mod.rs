@@ -3,6 +3,7 @@
 
 mod again;
 mod args;
+mod axes;
 mod check;
 mod compare;
 mod doctor;
@@ -13,6 +14,7 @@ mod gpus;
 mod held_out;
 mod help;
 mod limits;
+mod look;
 mod man;
 mod meaning;
 mod normalise;
@@ -25,6 +27,7 @@ mod prompts;
 mod rebuild;
 mod record;
 mod replay;
+mod report;
 mod resume;
 mod sample;
 mod save;
@@ -35,6 +38,7 @@ mod summary;
 mod threads;
 mod trace;
 mod values;
+mod words;
 
 use std::process::ExitCode;
 
@@ -88,6 +92,7 @@ fn command(command: Command) -> Result<()> {
                 std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
             compare::run(&args, &typed)
         }
+        Command::Report(args) => report::run(&args),
         Command::Plan(args) => {
             threads::start(args.threads)?;
             signals::end_scorers_first();
