@@ -8,6 +8,8 @@ mod check;
 mod compare;
 #[path = "cli/formats.rs"]
 mod formats;
+#[path = "cli/inspect.rs"]
+mod inspect;
 #[path = "cli/normalise.rs"]
 mod normalise;
 #[path = "cli/plan.rs"]

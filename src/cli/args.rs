@@ -43,6 +43,9 @@ pub enum Command {
     /// Runs and comparisons as one page (HTML) to look at in a browser: pictures, genealogy, curves, numbers
     #[command(after_help = help::AFTER_REPORT)]
     Report(Report),
+    /// What a run, a picture, a model, a reward or a file of weights is; nothing is computed or downloaded
+    #[command(after_help = help::AFTER_INSPECT)]
+    Inspect(Inspect),
     /// Predict the cost of `sample` with the same flags: network evaluations, FLOPs, peak memory, time
     #[command(mut_args(number))]
     Plan(Box<Sample>),
@@ -462,6 +465,18 @@ pub struct Report {
     /// Most pictures of a run or a comparison; those of the largest weights are taken
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub pictures: usize,
+}
+
+#[derive(Args, Debug)]
+pub struct Inspect {
+    /// Folder of runs or of a comparison; picture; model (a folder, a single file, a name on the hub, or
+    /// `shapes`); LoRA, embedding, autoencoder, tower or head of a reward; name of a reward. What exists as a
+    /// file is meant before a name
+    #[arg(required = true, value_name = "RUN|PICTURE|MODEL|REWARD")]
+    pub what: Vec<PathBuf>,
+    /// Print one JSON object for each
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args, Debug)]

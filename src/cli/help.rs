@@ -46,6 +46,13 @@ Examples:
   das-cuda report table
       a comparison: its table, curves and pictures";
 
+pub const AFTER_INSPECT: &str = "\
+Examples:
+  das-cuda inspect out/0000-a-red-star
+  das-cuda inspect model.safetensors
+      its family, parts, types and sizes; of a LoRA, an embedding or an autoencoder what it is made for
+  das-cuda inspect pickscore --json";
+
 pub const AFTER_COMPLETIONS: &str = "\
 Examples:
   das-cuda completions bash > ~/.local/share/bash-completion/completions/das-cuda

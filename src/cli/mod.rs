@@ -13,6 +13,7 @@ mod flags;
 mod gpus;
 mod held_out;
 mod help;
+mod inspect;
 mod limits;
 mod look;
 mod man;
@@ -93,6 +94,7 @@ fn command(command: Command) -> Result<()> {
             compare::run(&args, &typed)
         }
         Command::Report(args) => report::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Plan(args) => {
             threads::start(args.threads)?;
             signals::end_scorers_first();
