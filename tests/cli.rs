@@ -16,6 +16,8 @@ mod normalise;
 mod plan;
 #[path = "cli/populations.rs"]
 mod populations;
+#[path = "cli/preview.rs"]
+mod preview;
 #[path = "cli/record.rs"]
 mod record;
 #[path = "cli/refusal.rs"]

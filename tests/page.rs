@@ -69,7 +69,8 @@ fn runs() -> &'static Path {
             assert!(out.is_dir(), "{}", String::from_utf8_lossy(&output.stderr));
         };
         let two = ["--particles", "2", "--steps", "2"];
-        sample("list", &[&["-p", "a star", "-p", HOSTILE, "--eval-reward", "gold"], &two[..]].concat());
+        let shown = ["--eval-reward", "gold", "--preview", "1"];
+        sample("list", &[&["-p", "a star", "-p", HOSTILE], &shown[..], &two[..]].concat());
         let smc = ["--particles", "3", "--steps", "3", "--populations", "2", "--eval-reward", "gold"];
         let events = ["-p", "a ring", "--ess-threshold", "1", "--gradient-every", "1", "--kl", "0.5"];
         sample("smc", &[&smc[..], &events].concat());
@@ -212,7 +213,7 @@ fn a_comparison_has_its_table_curves_and_pictures() {
 fn several_runs_stand_side_by_side_with_what_differs() {
     let (_dir, path) = page(&["list", "smc", "none"]);
     let html = html(&path);
-    assert!(html.text.contains("4 runs side by side"));
+    assert!(html.text.contains("4 runs side by side") && html.text.contains("On the way"));
     for option in ["kl", "particles", "proposal", "ess_threshold"] {
         assert!(html.tags.iter().any(|tag| tag.name == "th") && html.text.contains(option), "{option}");
     }

@@ -67,7 +67,7 @@ pub enum Command {
 }
 
 /// Options whose value is a number.
-const NUMBERS: [&str; 24] = [
+const NUMBERS: [&str; 25] = [
     "width",
     "height",
     "count",
@@ -87,6 +87,7 @@ const NUMBERS: [&str; 24] = [
     "gradient_every",
     "normalise_pictures",
     "checkpoint_every",
+    "preview",
     "max_seconds",
     "max_nfe",
     "max_vram",
@@ -333,6 +334,15 @@ pub struct Sample {
     /// at a signal]
     #[arg(long, value_name = "K", help_heading = "Output")]
     pub checkpoint_every: Option<usize>,
+    /// After every K steps write what the particles are about to become, `previews/008.png`: their predicted
+    /// clean latents, mapped to colours without a decoder. That costs an evaluation of the UNet each time, and
+    /// changes no result
+    #[arg(long, value_name = "K", help_heading = "Output")]
+    pub preview: Option<usize>,
+    /// Decode previews by the model's autoencoder (that of --vae, if given), which takes longer and shows more;
+    /// `shapes` always does
+    #[arg(long, requires = "preview", help_heading = "Output")]
+    pub preview_decoder: bool,
     /// End after this many seconds, with the best picture so far and exit code 6; `das-cuda resume` goes on
     #[arg(long, value_name = "S", help_heading = "Output")]
     pub max_seconds: Option<f64>,

@@ -23,6 +23,7 @@ mod one;
 mod options;
 mod output;
 mod plan;
+mod preview;
 mod progress;
 mod prompts;
 mod rebuild;

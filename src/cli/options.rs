@@ -63,6 +63,9 @@ pub struct Options {
     pub resume: bool,
     /// `None`: by the clock.
     pub checkpoint_every: Option<usize>,
+    /// Steps from one preview to the next.
+    pub preview: Option<usize>,
+    pub preview_decoder: bool,
     pub max_seconds: Option<f64>,
     pub max_nfe: Option<u64>,
     pub json: bool,
@@ -164,6 +167,8 @@ impl Options {
             skip_finished: args.skip_finished,
             resume: args.resume,
             checkpoint_every: args.checkpoint_every,
+            preview: args.preview,
+            preview_decoder: args.preview_decoder,
             max_seconds: args.max_seconds,
             max_nfe: args.max_nfe,
             json: args.json,

@@ -59,10 +59,7 @@ fn read(paths: &[impl AsRef<Path>]) -> Result<Found> {
             };
             let Err(error) = done else { continue };
             found.damaged.push(flags::report(&error));
-            match first {
-                None => first = Some(error),
-                Some(_) => {}
-            }
+            first.get_or_insert(error);
         }
     }
     match first {

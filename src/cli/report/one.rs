@@ -16,6 +16,7 @@ pub fn section(run: &Run, id: &str, most: usize, open: bool) -> Markup {
             (said(run))
             (tiles(run))
             (pictures::gallery(run, most))
+            (pictures::previews(run, most))
             div.charts {
                 (tree::tree(run))
                 (series::charts(run))

@@ -13,11 +13,14 @@ use crate::cli::save::BEST;
 use crate::cli::words::{self, clean};
 use crate::pixels::Picture;
 use crate::regular;
+use crate::run::PREVIEWS;
 
 /// Pictures whose sides are no longer than this are embedded as they are; others are scaled down.
 const LONGEST: usize = 512;
 /// Of pictures that are scaled down.
 const JPEG_QUALITY: u8 = 88;
+/// Most previews of a run.
+const MOST_PREVIEWS: usize = 16;
 /// Most bytes of a file that is embedded as it is.
 const MOST_BYTES: u64 = 1 << 22;
 
@@ -131,6 +134,34 @@ pub fn gallery(run: &Run, most: usize) -> Markup {
             }
             @if left_out > 0 {
                 p.about { (left_out) " particles of smaller weight are left out here; --pictures shows more." }
+            }
+        }
+    }
+}
+
+/// What the particles were about to become, step after step, at most `most` pictures evenly spread.
+pub fn previews(run: &Run, most: usize) -> Markup {
+    let listed = std::fs::read_dir(run.folder.join(PREVIEWS)).into_iter().flatten().flatten();
+    let mut names: Vec<String> = listed
+        .filter_map(|entry| entry.file_name().into_string().ok()?.strip_suffix(".png").map(String::from))
+        .collect();
+    names.sort();
+    let apart = names.len().div_ceil(most.clamp(1, MOST_PREVIEWS)).max(1);
+    let said = |name: &str| match name.split_once('-') {
+        Some((population, steps)) => {
+            format!("population {population}, step {}", steps.trim_start_matches('0'))
+        }
+        None => format!("step {}", name.trim_start_matches('0')),
+    };
+    html! {
+        @if !names.is_empty() {
+            h3 { "On the way" }
+            p.about { "The predicted clean pictures of all particles; the last ones are above." }
+            ul.previews tabindex="0" aria-label="Previews" {
+                @for name in names.iter().step_by(apart) {
+                    @let embedded = embed(&run.folder.join(PREVIEWS).join(format!("{name}.png")));
+                    li { (picture(&embedded, &format!("all particles, {}", said(name)))) span.soft { (clean(&said(name))) } }
+                }
             }
         }
     }
