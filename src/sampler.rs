@@ -227,8 +227,8 @@ impl<'a> Sampler<'a> {
         self.populations_of(&x, &self.target.finish(&x, &self.ids)?)
     }
 
-    /// The predicted clean latents of the particles after the step yielded last, by one more evaluation of the
-    /// network, which changes nothing; after the last step their latents.
+    /// The predicted clean latents of the particles after the step yielded last, by one more evaluation of
+    /// the network, which changes nothing; after the last step their latents.
     ///
     /// # Errors
     /// From the device.

@@ -24,7 +24,8 @@ fn main() -> ExitCode {
     harness::main(&[TESTS], None)
 }
 
-const HOSTILE: &str = "<script>document.title='owned'</script> \"&amp;' </style>--> <img src=x onerror=alert(1)> \u{202e}a star";
+const HOSTILE: &str = "<script>document.title='owned'</script> \"&amp;' </style>--> \
+                       <img src=x onerror=alert(1)> \u{202e}a star";
 
 /// The program, which sees no GPU and asks no network.
 fn run(args: &[&str]) -> Output {
@@ -291,13 +292,14 @@ fn what_is_damaged_is_named_and_the_rest_is_shown() {
     assert!(html.text.contains("trace.jsonl ends within its line"), "{}", html.text);
     assert!(html.text.contains("the file is gone"), "pictures were not copied");
     // Alone it is an error, and so is what is no run.
-    let other = dir.path().join("other.html");
+    let other = dir.path().join("new/other.html");
     fails(&["report", text(&a), "-o", text(&other)], 1, &["a/run.json", "damaged"]);
     fs::remove_file(a.join("run.json")).expect("removed");
     fails(&["report", text(&a), "-o", text(&other)], 1, &["a/run.json", "cannot be read"]);
     fails(&["report", text(dir.path()), "-o", text(&other)], 2, &["no run in it", "run.json"]);
     fails(&["report", "nowhere", "-o", text(&other)], 1, &["nowhere"]);
-    assert!(!other.exists());
+    assert!(!dir.path().join("new").exists(), "nothing is made of what is refused");
+    succeeds(&["report", text(&b), "-o", text(&other)]);
     // What is there stays unless it is said to go.
     fails(&["report", text(&b), "-o", text(&path)], 2, &["report.html", "--overwrite"]);
     let before = fs::read(&path).expect("the page");
@@ -321,9 +323,11 @@ fn a_browser_shows_every_page_without_an_error_at_any_width() {
                 "document.querySelectorAll('details').forEach((one) => { one.open = true; });
                  const root = document.documentElement;
                  const images = [...document.images];
-                 Promise.all(images.map((image) => image.decode().then(() => 1, () => 0))).then((good) => answer({
+                 const asked = performance.getEntriesByType('resource').map((one) => one.name);
+                 const decoded = images.map((image) => image.decode().then(() => 1, () => 0));
+                 Promise.all(decoded).then((good) => answer({
                    wide: root.scrollWidth - root.clientWidth,
-                   asked: performance.getEntriesByType('resource').map((one) => one.name).filter((name) => !name.startsWith('data:')),
+                   asked: asked.filter((name) => !name.startsWith('data:')),
                    broken: good.filter((one) => !one).length,
                  }));",
             );
@@ -337,13 +341,15 @@ fn pointer_and_keyboard_follow_a_particle_and_a_step() {
     let said = browser::ask(
         &path,
         1200,
-        "const marked = () => [...new Set([...document.querySelectorAll('.on[data-p]')].map((one) => one.dataset.p))];
+        "const all = (query) => [...document.querySelectorAll(query)];
+         const marked = () => [...new Set(all('.on[data-p]').map((one) => one.dataset.p))];
          const lines = document.querySelectorAll('.tree g[data-p]');
          const said = {};
          lines[0].focus();
          said.focused = marked();
          said.tree = lines[0].closest('figure').querySelector('output').textContent;
-         const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}));
+         const pressed = (key) => new KeyboardEvent('keydown', {key, bubbles: true});
+         const press = (key) => document.activeElement.dispatchEvent(pressed(key));
          press('ArrowDown');
          said.next = marked();
          said.moved = document.activeElement !== lines[0] && document.activeElement.matches('.tree g');
@@ -357,7 +363,8 @@ fn pointer_and_keyboard_follow_a_particle_and_a_step() {
          chart.focus();
          press('End');
          press('ArrowLeft');
-         said.steps = [...document.querySelectorAll('.chart output')].filter((one) => one.textContent.startsWith('step 2: ')).length;
+         const outputs = all('.chart output').map((one) => one.textContent);
+         said.steps = outputs.filter((text) => text.startsWith('step 2: ')).length;
          said.cursors = document.querySelectorAll('.cursor.on').length;
          answer(said);",
     );

@@ -335,12 +335,12 @@ pub struct Sample {
     #[arg(long, value_name = "K", help_heading = "Output")]
     pub checkpoint_every: Option<usize>,
     /// After every K steps write what the particles are about to become, `previews/008.png`: their predicted
-    /// clean latents, mapped to colours without a decoder. That costs an evaluation of the UNet each time, and
-    /// changes no result
+    /// clean latents, mapped to colours without a decoder. That costs an evaluation of the UNet each time,
+    /// and changes no result
     #[arg(long, value_name = "K", help_heading = "Output")]
     pub preview: Option<usize>,
-    /// Decode previews by the model's autoencoder (that of --vae, if given), which takes longer and shows more;
-    /// `shapes` always does
+    /// Decode previews by the model's autoencoder (that of --vae, if given), which takes longer and shows
+    /// more; `shapes` always does
     #[arg(long, requires = "preview", help_heading = "Output")]
     pub preview_decoder: bool,
     /// End after this many seconds, with the best picture so far and exit code 6; `das-cuda resume` goes on

@@ -63,8 +63,11 @@ fn facts_of(what: &Path, hub: &Hub) -> Result<Vec<Facts>> {
         }
         return Ok(all);
     }
-    Err(Error::usage(format!("{}: there is no such file or folder, and no reward or model of this name", what.display()))
-        .advice("give a run, a comparison, a picture, a model, a LoRA, an embedding, an autoencoder, or a reward (`das-cuda rewards` lists them)"))
+    let absent = format!("{text}: there is no such file or folder, and no reward or model of this name");
+    Err(Error::usage(absent).advice(
+        "give a run, a comparison, a picture, a model, a LoRA, an embedding, an autoencoder, or a reward \
+         (`das-cuda rewards` lists them)",
+    ))
 }
 
 fn of_path(path: &Path, hub: &Hub) -> Result<Vec<Facts>> {

@@ -1,5 +1,5 @@
-//! What runs and comparisons have left on disk, read to be looked at: all that can be read is, and what cannot
-//! is said. Nothing in the files is trusted.
+//! What runs and comparisons have left on disk, read to be looked at: all that can be read is, and what
+//! cannot is said. Nothing in the files is trusted.
 
 mod comparison;
 mod files;

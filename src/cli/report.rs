@@ -41,6 +41,13 @@ struct Found {
 pub fn run(args: &Report) -> Result<()> {
     meaning::unclaimed(&args.output, args.overwrite)?;
     let found = read(&args.runs)?;
+    if let Some(folder) = args.output.parent().filter(|folder| *folder != Path::new("")) {
+        std::fs::create_dir_all(folder).map_err(|e| {
+            Error::io(format!("{}: cannot be made", folder.display()))
+                .because(e)
+                .advice("choose another with -o")
+        })?;
+    }
     write_atomic(&args.output, page(&found, args.pictures).as_bytes())?;
     output::answer(args.output.as_os_str().as_encoded_bytes())
 }
@@ -81,8 +88,12 @@ fn page(found: &Found, most: usize) -> String {
         _ => "Runs of das-cuda".into(),
     };
     let sections = html! {
-        @if !damaged.is_empty() { ul.notes { @for what in damaged { li.bad { "Left out: " (words::said(what)) } } } }
-        @for (i, one) in comparisons.iter().enumerate() { (comparison::section(one, &format!("comparison-{i}"), most, open)) }
+        @if !damaged.is_empty() {
+            ul.notes { @for what in damaged { li.bad { "Left out: " (words::said(what)) } } }
+        }
+        @for (i, one) in comparisons.iter().enumerate() {
+            (comparison::section(one, &format!("comparison-{i}"), most, open))
+        }
         @if runs.len() > 1 { (several::section(&runs.iter().collect::<Vec<_>>(), &ids)) }
         @for (run, id) in runs.iter().zip(&ids) { (one::section(run, id, most, open)) }
     };

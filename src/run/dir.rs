@@ -566,8 +566,8 @@ impl RunDir {
         format!("{PICTURES}/{index:03}.png")
     }
 
-    /// Name of the preview of a population after so many steps inside the folder; `population` where there are
-    /// several.
+    /// Name of the preview of a population after so many steps inside the folder; `population` where there
+    /// are several.
     pub fn preview_name(population: Option<usize>, steps: usize) -> String {
         match population {
             Some(population) => format!("{PREVIEWS}/{population}-{steps:03}.png"),

@@ -256,8 +256,8 @@ impl<'s> Run<'s> {
         self.merged().and_then(with_rewards)
     }
 
-    /// The predicted clean latents `(n, h, w, c)` of the particles under way, after the step yielded last. That
-    /// takes an evaluation of the UNet, and changes nothing.
+    /// The predicted clean latents `(n, h, w, c)` of the particles under way, after the step yielded last.
+    /// That takes an evaluation of the UNet, and changes nothing.
     ///
     /// # Errors
     /// From the device.

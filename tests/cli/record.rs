@@ -60,7 +60,7 @@ const DECIDING: [&str; 38] = [
 ];
 
 /// All fields of `run.json` besides.
-const REST: [&str; 47] = [
+const REST: [&str; 49] = [
     "schema",
     "status",
     "program",
@@ -79,6 +79,8 @@ const REST: [&str; 47] = [
     "skip_finished",
     "resume",
     "checkpoint_every",
+    "preview",
+    "preview_decoder",
     "max_seconds",
     "max_nfe",
     "directory",

@@ -63,7 +63,8 @@ pub fn ask(page: &Path, width: u32, script: &str) -> Value {
     let text = fs::read_to_string(page).expect("the page");
     let policy = text.find("<meta http-equiv").expect("a policy");
     let end = policy + text[policy..].find('>').expect("its end") + 1;
-    let answer = "const answer = (value) => { const said = document.createElement('pre'); said.id = 'answer'; \
+    let answer = "const answer = (value) => { \
+                  const said = document.createElement('pre'); said.id = 'answer'; \
                   said.textContent = btoa(JSON.stringify(value)); document.body.append(said); };";
     let changed = [&text[..policy], &text[end..]].concat();
     let changed = changed.replace("</body>", &format!("<script>{answer}{script}</script></body>"));

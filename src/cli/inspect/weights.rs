@@ -97,7 +97,13 @@ fn model(place: &str, missing: &[String], folder: &ModelFolder) -> Result<Facts>
         let row = match parts.checkpoint(component) {
             Ok(weights) => {
                 let bytes: u64 = weights.types().iter().map(|(.., bytes)| bytes).sum();
-                json!({"name": component, "class": class, "type": types(&weights), "parameters": weights.parameters(), "bytes": bytes})
+                json!({
+                    "name": component,
+                    "class": class,
+                    "type": types(&weights),
+                    "parameters": weights.parameters(),
+                    "bytes": bytes,
+                })
             }
             Err(_) if !missing.is_empty() => json!({"name": component, "class": class, "type": "missing"}),
             Err(e) => return Err(e),

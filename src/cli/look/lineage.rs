@@ -3,8 +3,8 @@
 /// The genealogy of a population over its lines of trace.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lineage {
-    /// Of each line, for each slot, where it is drawn among those of its line, from 0. No two lines of descent
-    /// cross: children stand in the order of their parents.
+    /// Of each line, for each slot, where it is drawn among those of its line, from 0. No two lines of
+    /// descent cross: children stand in the order of their parents.
     pub rank: Vec<Vec<usize>>,
     /// Of each slot of the last line, the slot at each line, first line first.
     pub paths: Vec<Vec<usize>>,

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 use serde_json::Value;
 
 use super::pictures::{embed, picture};
-use super::plot::{Plot, figure, legend, mark, series};
+use super::plot::{Plot, figure, legend, mark, place, series};
 use crate::cli::look::{Comparison, Drawn, safe};
 use crate::cli::words::{self, clean};
 
@@ -15,8 +15,10 @@ pub fn section(comparison: &Comparison, id: &str, most: usize, open: bool) -> Ma
         details.run.comparison id=(id) open[open] {
             summary { h2 { "Comparison" } " " span.soft { (words::said(&comparison.name())) } }
             p.line {
-                (comparison.design("arms").len()) " arms \u{b7} " (comparison.design("prompts").len()) " prompts \u{b7} "
-                (comparison.design("seeds").len()) " seeds \u{b7} " (comparison.design("budgets").len()) " budgets"
+                (comparison.design("arms").len()) " arms \u{b7} "
+                (comparison.design("prompts").len()) " prompts \u{b7} "
+                (comparison.design("seeds").len()) " seeds \u{b7} "
+                (comparison.design("budgets").len()) " budgets"
             }
             (notes(comparison))
             @if !rows.is_empty() {
@@ -91,7 +93,8 @@ fn table(comparison: &Comparison, rows: &[Value]) -> Markup {
                 thead { tr {
                     th { "arm" } th { "budget" } th { "particles" } th { "cost" }
                     @for name in &names { th { (words::said(name)) } th { "minus " (words::said(against)) } }
-                    th { "roots" br; span.soft { "median (5 %)" } } th { "pixel distance" } th { "CLIP distance" } th { "KL, nats" }
+                    th { "roots" br; span.soft { "median (5 %)" } } th { "pixel distance" }
+                    th { "CLIP distance" } th { "KL, nats" }
                     th { "log Z" } th { "its error" } th { "error known" }
                 } }
                 tbody { @for row in rows {
@@ -103,17 +106,26 @@ fn table(comparison: &Comparison, rows: &[Value]) -> Markup {
                             td { (interval(&cells["value"], false)) }
                             td class=[sure(&cells["difference"])] { (interval(&cells["difference"], true)) }
                         }
-                        td { @if let Some(median) = row["roots_median"].as_f64() { (median) " (" (words::entry(&row["roots_5_percent"])) ")" } }
-                        td { (number(row, "pixel_distance")) } td { (number(row, "clip_distance")) } td { (number(row, "kl")) }
+                        td {
+                            @if let Some(median) = row["roots_median"].as_f64() {
+                                (median) " (" (words::entry(&row["roots_5_percent"])) ")"
+                            }
+                        }
+                        td { (number(row, "pixel_distance")) } td { (number(row, "clip_distance")) }
+                        td { (number(row, "kl")) }
                         td { (number(row, "log_z")) } td { (number(row, "log_z_error")) }
-                        td { @if let Some(share) = row["log_z_known"].as_f64() { (format!("{:.0} %", 100.0 * share)) } }
+                        td {
+                            @if let Some(share) = row["log_z_known"].as_f64() {
+                                (format!("{:.0} %", 100.0 * share))
+                            }
+                        }
                     }
                 } }
             }
         }
         p.about {
-            "Means of the returned pictures. Brackets are 95 % intervals by the bootstrap over prompts; differences are paired by "
-            "prompt and seed, and coloured where the interval leaves out zero."
+            "Means of the returned pictures. Brackets are 95 % intervals by the bootstrap over prompts; "
+            "differences are paired by prompt and seed, and coloured where the interval leaves out zero."
         }
     }
 }
@@ -151,20 +163,38 @@ fn curves(comparison: &Comparison, rows: &[Value]) -> Markup {
         div.charts {
             @for name in rewards(&rows[0]) {
                 @let shown = clean(&name);
-                (chart(&arms, &format!("{shown} against cost"), "Mean of the returned pictures; lines join the budgets of an arm.",
-                    &format!("cost of one prompt, {prefix}FLOP"), budgets > 1, |row| {
-                        let value = &row["rewards"][&name]["value"];
-                        Some(Point { x: row["flops"].as_f64()? / unit, y: value["mean"].as_f64()?, across: None, upright: ends(value) })
-                    }))
-                (chart(&arms, &format!("{shown} against divergence"), "Mean under the final weights, of the runs that know both.",
-                    "divergence from the model's own samples, nats", false, |row| {
-                        let cells = &row["rewards"][&name];
-                        let (kl, weighted) = (&cells["kl"], &cells["weighted"]);
-                        Some(Point { x: kl["mean"].as_f64()?, y: weighted["mean"].as_f64()?, across: ends(kl), upright: ends(weighted) })
-                    }))
+                (chart(
+                    &arms,
+                    &format!("{shown} against cost"),
+                    "Mean of the returned pictures; lines join the budgets of an arm.",
+                    &format!("cost of one prompt, {prefix}FLOP"),
+                    budgets > 1,
+                    |row| against_cost(row, &name, unit),
+                ))
+                (chart(
+                    &arms,
+                    &format!("{shown} against divergence"),
+                    "Mean under the final weights, of the runs that know both.",
+                    "divergence from the model's own samples, nats",
+                    false,
+                    |row| against_divergence(row, &name),
+                ))
             }
         }
     }
+}
+
+fn against_cost(row: &Value, reward: &str, unit: f64) -> Option<Point> {
+    let value = &row["rewards"][reward]["value"];
+    let (x, y) = (row["flops"].as_f64()? / unit, value["mean"].as_f64()?);
+    Some(Point { x, y, across: None, upright: ends(value) })
+}
+
+fn against_divergence(row: &Value, reward: &str) -> Option<Point> {
+    let cells = &row["rewards"][reward];
+    let (kl, weighted) = (&cells["kl"], &cells["weighted"]);
+    let (x, y) = (kl["mean"].as_f64()?, weighted["mean"].as_f64()?);
+    Some(Point { x, y, across: ends(kl), upright: ends(weighted) })
 }
 
 fn chart(
@@ -183,13 +213,19 @@ fn chart(
     let xs = all().flat_map(|p| both(p.across).chain([p.x]));
     let ys = all().flat_map(|p| both(p.upright).chain([p.y]));
     let Some(plot) = Plot::new(xs, ys, log_x, x) else { return html! {} };
+    let bar = |from: (f64, f64), to: (f64, f64)| format!("M{}L{}", place(from), place(to));
     let inner = html! {
         @for (i, points) in points.iter().enumerate() {
-            @if log_x { path class={"curve " (series(i))} d=(plot.line(points.iter().map(|p| (p.x, Some(p.y))))) {} }
+            @if log_x {
+                path class={"curve " (series(i))} d=(plot.line(points.iter().map(|p| (p.x, Some(p.y))))) {}
+            }
             @for p in points {
-                @let bar = |from: (f64, f64), to: (f64, f64)| format!("M{:.1} {:.1}L{:.1} {:.1}", from.0, from.1, to.0, to.1);
-                @if let Some((low, high)) = p.upright { path class={"bar " (series(i))} d=(bar(plot.at(p.x, low), plot.at(p.x, high))) {} }
-                @if let Some((low, high)) = p.across { path class={"bar " (series(i))} d=(bar(plot.at(low, p.y), plot.at(high, p.y))) {} }
+                @if let Some((low, high)) = p.upright {
+                    path class={"bar " (series(i))} d=(bar(plot.at(p.x, low), plot.at(p.x, high))) {}
+                }
+                @if let Some((low, high)) = p.across {
+                    path class={"bar " (series(i))} d=(bar(plot.at(low, p.y), plot.at(high, p.y))) {}
+                }
                 path class={"mark " (series(i))} d=(mark(i, plot.at(p.x, p.y), 5.0)) {}
             }
         }
@@ -227,26 +263,44 @@ fn pictures(comparison: &Comparison, most: usize) -> Markup {
                 table.runs.matrix {
                     thead { tr {
                         th { "prompt and seed" }
-                        @for (arm, budget) in &columns { th { (words::said(arm)) @if budgets > 1 { br; span.soft { "budget " (budget) } } } }
+                        @for (arm, budget) in &columns {
+                            th { (words::said(arm)) @if budgets > 1 { br; span.soft { "budget " (budget) } } }
+                        }
                     } }
                     tbody { @for (index, seed, prompt) in &rows {
                         tr {
                             th { (words::said(&words::short(prompt, 120))) br; span.soft { "seed " (seed) } }
                             @for column in &columns {
                                 td { @if let Some(run) = find((*index, *seed), *column) {
-                                    @let embedded = safe(&comparison.folder, &run.picture).map_or(Err("its path leads out of the folder"), |path| embed(&path));
-                                    (picture(&embedded, &format!("{} of {}, reward {}", run.arm, words::short(prompt, 80), words::maybe(run.target))))
+                                    (returned(comparison, run))
                                     br; (words::maybe(run.target))
-                                    @for (name, value) in &run.eval_rewards { br; span.soft { (words::short(name, 14)) " " (words::maybe(value.as_f64())) } }
+                                    @for (name, value) in &run.eval_rewards {
+                                        br;
+                                        span.soft {
+                                            (words::short(name, 14)) " " (words::maybe(value.as_f64()))
+                                        }
+                                    }
                                 } }
                             }
                         }
                     } }
                 }
             }
-            @if rows.len() < all { p.about { "The first " (rows.len()) " of " (all) " prompts with their seeds; --pictures shows more." } }
+            @if rows.len() < all {
+                p.about {
+                    "The first " (rows.len()) " of " (all) " prompts with their seeds; --pictures shows more."
+                }
+            }
         }
     }
+}
+
+/// The picture of a run.
+fn returned(comparison: &Comparison, run: &Drawn) -> Markup {
+    let path = safe(&comparison.folder, &run.picture);
+    let embedded = path.map_or(Err("its path leads out of the folder"), |path| embed(&path));
+    let (prompt, reward) = (words::short(&run.prompt, 80), words::maybe(run.target));
+    picture(&embedded, &format!("{} of {prompt}, reward {reward}", run.arm))
 }
 
 fn design(comparison: &Comparison) -> Markup {
@@ -259,7 +313,10 @@ fn design(comparison: &Comparison) -> Markup {
             div.scroll tabindex="0" role="region" aria-label="Design" {
                 table { thead { tr { th { "arm" } th { "its flags" } th { "particles, by budget" } } } tbody {
                     @for arm in comparison.design("arms") {
-                        tr { th { (words::entry(&arm["label"])) } td { code { (clean(&flags(arm))) } } td { (words::entry(&arm["particles"])) } }
+                        tr {
+                            th { (words::entry(&arm["label"])) } td { code { (clean(&flags(arm))) } }
+                            td { (words::entry(&arm["particles"])) }
+                        }
                     }
                 } }
                 @if let Some(command) = command { pre { (clean(&super::tables::quoted(command))) } }

@@ -64,7 +64,9 @@ fn line(run: &Run) -> Markup {
     ];
     html! {
         (parts.into_iter().flatten().collect::<Vec<_>>().join(" \u{b7} "))
-        @if !run.text("negative_prompt").is_empty() { " \u{b7} without: " (words::said(run.text("negative_prompt"))) }
+        @if !run.text("negative_prompt").is_empty() {
+            " \u{b7} without: " (words::said(run.text("negative_prompt")))
+        }
     }
 }
 
@@ -83,7 +85,10 @@ fn said(run: &Run) -> Markup {
                 @if !error.is_empty() { li.bad { (words::said(error)) } }
                 @if !stopped.is_empty() { li { "Ended by its limit: " (words::said(stopped)) "." } }
                 @if let Some(command) = unfinished {
-                    li { "Not finished: what is here is what there was. " code { (clean(&command)) } " goes on with it." }
+                    li {
+                        "Not finished: what is here is what there was. " code { (clean(&command)) }
+                        " goes on with it."
+                    }
                 }
                 @for note in &run.notes { li.bad { (words::said(note)) } }
                 @for warning in warnings { li { (words::said(warning)) } }
@@ -120,10 +125,16 @@ fn tiles(run: &Run) -> Markup {
             }
             @if let Some((value, more)) = log_z { (tile("log Z", &value, &more)) }
             @if let Some(ess) = known("ess") { (tile("ESS", &format!("{ess:.1}"), &of_all)) }
-            @if let Some(roots) = known("roots_alive") { (tile("roots alive", &words::count(roots), &of_all)) }
-            @if let Some(pictures) = known("distinct_pictures") { (tile("distinct pictures", &words::count(pictures), &of_all)) }
+            @if let Some(roots) = known("roots_alive") {
+                (tile("roots alive", &words::count(roots), &of_all))
+            }
+            @if let Some(pictures) = known("distinct_pictures") {
+                (tile("distinct pictures", &words::count(pictures), &of_all))
+            }
             @if let Some(seconds) = run.number("seconds") {
-                (tile("cost", &words::seconds(seconds), &run.number("unet_evaluations").map_or(String::new(), |n| format!("{} UNet evaluations", words::count(n)))))
+                @let evaluations = run.number("unet_evaluations").map(words::count);
+                @let more = evaluations.map_or(String::new(), |n| format!("{n} UNet evaluations"));
+                (tile("cost", &words::seconds(seconds), &more))
             }
         }
     }

@@ -14,7 +14,8 @@ const SCRIPT: &str = include_str!("report.js");
 fn policy() -> String {
     let hash = BASE64_STANDARD.encode(digest(SCRIPT.as_bytes()));
     format!(
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{hash}'; base-uri 'none'; form-action 'none'"
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{hash}'; base-uri 'none'; \
+         form-action 'none'"
     )
 }
 
@@ -34,7 +35,12 @@ pub fn page(title: &str, sections: &Markup) -> String {
             }
             body {
                 main { h1 { "das-cuda report" } (sections) }
-                footer { p { "Made by das-cuda " (env!("CARGO_PKG_VERSION")) ". Logarithms are natural. Steps run from noise (0) to the picture." } }
+                footer {
+                    p {
+                        "Made by das-cuda " (env!("CARGO_PKG_VERSION")) ". Logarithms are natural. "
+                        "Steps run from noise (0) to the picture."
+                    }
+                }
                 script { (PreEscaped(SCRIPT)) }
             }
         }

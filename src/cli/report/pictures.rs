@@ -119,13 +119,15 @@ pub fn gallery(run: &Run, most: usize) -> Markup {
                     @for p in shown {
                         li data-p=(p.index) data-say=(about(p)) class=[p.is_best.then_some("chosen")] {
                             button type="button" { (picture(&file(p), &about(p))) }
-                            span.weight style=(format!("--w:{:.1}%", 100.0 * p.weight / heaviest.max(f64::MIN_POSITIVE))) {}
+                            @let share = p.weight / heaviest.max(f64::MIN_POSITIVE);
+                            span.weight style=(format!("--w:{:.1}%", 100.0 * share)) {}
                             p {
                                 b { (p.index) } @if p.is_best { " chosen" }
                                 br;
                                 (words::maybe(p.target)) span.soft { " w " (words::weight(p.weight)) }
                                 @for (name, value) in &p.eval_rewards {
-                                    br; span.soft { (words::short(name, 14)) " " (words::maybe(value.as_f64())) }
+                                    br;
+                                    span.soft { (words::short(name, 14)) " " (words::maybe(value.as_f64())) }
                                 }
                             }
                         }
@@ -133,7 +135,9 @@ pub fn gallery(run: &Run, most: usize) -> Markup {
                 }
             }
             @if left_out > 0 {
-                p.about { (left_out) " particles of smaller weight are left out here; --pictures shows more." }
+                p.about {
+                    (left_out) " particles of smaller weight are left out here; --pictures shows more."
+                }
             }
         }
     }
@@ -160,7 +164,10 @@ pub fn previews(run: &Run, most: usize) -> Markup {
             ul.previews tabindex="0" aria-label="Previews" {
                 @for name in names.iter().step_by(apart) {
                     @let embedded = embed(&run.folder.join(PREVIEWS).join(format!("{name}.png")));
-                    li { (picture(&embedded, &format!("all particles, {}", said(name)))) span.soft { (clean(&said(name))) } }
+                    li {
+                        (picture(&embedded, &format!("all particles, {}", said(name))))
+                        span.soft { (clean(&said(name))) }
+                    }
                 }
             }
         }

@@ -152,7 +152,9 @@ pub fn legend(names: &[String]) -> Markup {
         ul.legend {
             @for (i, name) in names.iter().enumerate() {
                 li {
-                    svg.key viewBox="-8 -8 16 16" aria-hidden="true" { path class=(series(i)) d=(mark(i, (0.0, 0.0), 5.0)) {} }
+                    svg.key viewBox="-8 -8 16 16" aria-hidden="true" {
+                        path class=(series(i)) d=(mark(i, (0.0, 0.0), 5.0)) {}
+                    }
                     (words::said(name))
                 }
             }

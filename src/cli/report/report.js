@@ -1,6 +1,7 @@
 "use strict";
 // Within a run, everything that belongs to one particle has its number in data-p: its picture, its line of
-// descent, its rewards, its row. Pointing at one of them or focusing it marks them all; a click keeps the mark.
+// descent, its rewards, its row. Pointing at one of them or focusing it marks them all; a click keeps the
+// mark.
 for (const run of document.querySelectorAll(".run")) {
   const viewer = run.querySelector(".viewer");
   const image = viewer && viewer.querySelector("img");
@@ -9,7 +10,9 @@ for (const run of document.querySelectorAll(".run")) {
   let kept = null;
 
   const mark = (particle) => {
-    for (const one of run.querySelectorAll("[data-p]")) one.classList.toggle("on", one.dataset.p === particle);
+    for (const one of run.querySelectorAll("[data-p]")) {
+      one.classList.toggle("on", one.dataset.p === particle);
+    }
     const picture = particle && run.querySelector(`.pictures [data-p="${particle}"] img`);
     const line = particle && run.querySelector(`.tree [data-p="${particle}"]`);
     if (image) {
@@ -44,9 +47,13 @@ for (const run of document.querySelectorAll(".run")) {
     line.addEventListener("keydown", (event) => {
       const by = { ArrowDown: 1, ArrowUp: -1, Home: -at, End: lines.length - 1 - at }[event.key];
       const next = by === undefined ? undefined : lines[at + by];
-      if (event.key === "Enter" || event.key === " ") line.dispatchEvent(new MouseEvent("click", { bubbles: true }));
-      else if (event.key === "Escape") kept = null;
-      else if (!next) return;
+      if (event.key === "Enter" || event.key === " ") {
+        line.dispatchEvent(new MouseEvent("click", { bubbles: true }));
+      } else if (event.key === "Escape") {
+        kept = null;
+      } else if (!next) {
+        return;
+      }
       if (next) {
         line.tabIndex = -1;
         next.tabIndex = 0;
@@ -61,7 +68,8 @@ for (const run of document.querySelectorAll(".run")) {
     const [from, to, count] = svg.dataset.steps.split(" ").map(Number);
     const figure = svg.closest("figure");
     const reading = figure.dataset.read ? JSON.parse(figure.dataset.read) : [];
-    return { svg, from, to, count, reading, cursor: svg.querySelector(".cursor"), output: figure.querySelector("output") };
+    const [cursor, output] = [svg.querySelector(".cursor"), figure.querySelector("output")];
+    return { svg, from, to, count, reading, cursor, output };
   });
   let step = null;
   const show = (at) => {
@@ -70,7 +78,8 @@ for (const run of document.querySelectorAll(".run")) {
       chart.cursor.classList.toggle("on", at !== null);
       if (at !== null) {
         const share = chart.count > 1 ? at / (chart.count - 1) : 0;
-        chart.cursor.setAttribute("transform", `translate(${chart.from + share * (chart.to - chart.from)} 0)`);
+        const x = chart.from + share * (chart.to - chart.from);
+        chart.cursor.setAttribute("transform", `translate(${x} 0)`);
       }
       if (chart.reading.length) chart.output.textContent = at === null ? "" : chart.reading[at];
     }

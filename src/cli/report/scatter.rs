@@ -26,7 +26,9 @@ fn one(run: &Run, name: &str) -> Markup {
     let agreement = correlation(&points.iter().map(|p| (p.2, p.3)).collect::<Vec<_>>());
     let inner = html! {
         @for (index, chosen, x, y) in &points {
-            g data-p=(index) class=[chosen.then_some("chosen")] { path.point d=(mark(0, plot.at(*x, *y), 4.0)) {} }
+            g data-p=(index) class=[chosen.then_some("chosen")] {
+                path.point d=(mark(0, plot.at(*x, *y), 4.0)) {}
+            }
         }
     };
     let label = format!("{name} against the reward, {} particles", points.len());

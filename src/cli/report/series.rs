@@ -89,14 +89,16 @@ impl Curve<'_> {
                 @for line in population.lines.iter().filter(|line| line.resampled || line.collapsed) {
                     @if let Some(value) = (self.value)(line) {
                         @let (x, y) = plot.at(line.step as f64, value);
-                        circle class=(if line.collapsed { "collapse" } else { "event" }) cx=(format!("{x:.1}")) cy=(format!("{y:.1}")) r="3.2" {}
+                        @let class = if line.collapsed { "collapse" } else { "event" };
+                        circle class=(class) cx=(format!("{x:.1}")) cy=(format!("{y:.1}")) r="3.2" {}
                     }
                 }
             }
             @if let Some((mean, error)) = self.end {
                 @let (x, low) = plot.at(last as f64, mean - error);
                 @let (_, high) = plot.at(last as f64, mean + error);
-                path.error d=(format!("M{x:.1} {low:.1}V{high:.1}M{:.1} {low:.1}h8M{:.1} {high:.1}h8", x - 4.0, x - 4.0)) {}
+                @let left = x - 4.0;
+                path.error d=(format!("M{x:.1} {low:.1}V{high:.1}M{left:.1} {low:.1}h8M{left:.1} {high:.1}h8")) {}
             }
         };
         let at_end =

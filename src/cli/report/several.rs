@@ -34,22 +34,31 @@ pub fn section(runs: &[&Run], ids: &[String]) -> Markup {
                     thead { tr {
                         th { "run" } th { "chosen" }
                         @for key in &options { th { (words::clean(key)) } }
-                        th { "reward" } @for name in &held_out { th { (words::said(name)) br; span.soft { "held out" } } }
+                        th { "reward" }
+                        @for name in &held_out { th { (words::said(name)) br; span.soft { "held out" } } }
                         th { "mean reward" br; span.soft { "first \u{2192} last" } }
                         th { "log Z" } th { "ESS" } th { "roots" } th { "time" }
                     } }
                     tbody { @for (run, id) in runs.iter().zip(ids) {
                         tr {
-                            th { a href={"#" (id)} { (one::prompt(run)) } br; span.soft { (words::said(&run.name())) } " " (one::badge(run)) }
+                            th {
+                                a href={"#" (id)} { (one::prompt(run)) } br;
+                                span.soft { (words::said(&run.name())) } " " (one::badge(run))
+                            }
                             td { (best(run)) }
-                            @for key in &options { td { (run.record.get(key).map_or(words::NONE.into(), words::entry)) } }
+                            @for key in &options {
+                                td { (run.record.get(key).map_or(words::NONE.into(), words::entry)) }
+                            }
                             td { (words::maybe(known(run, "reward"))) }
                             @for name in &held_out {
-                                td { (words::maybe(run.result("eval_rewards").and_then(|all| all.get(name)).and_then(Value::as_f64))) }
+                                td { (words::maybe(held_out_of(run, name))) }
                             }
                             td { (from_to(run)) }
                             td { @if let Some((value, more)) = one::log_z(run) {
-                                (value) " " span.soft { (more.strip_prefix("unreliable").map_or(more.as_str(), |_| "unreliable")) }
+                                (value)
+                                " " span.soft {
+                                    (more.strip_prefix("unreliable").map_or(more.as_str(), |_| "unreliable"))
+                                }
                             } }
                             td { (known(run, "ess").map_or(words::NONE.into(), |ess| format!("{ess:.1}"))) }
                             td { (known(run, "roots_alive").map_or(words::NONE.into(), words::count)) }
@@ -61,6 +70,11 @@ pub fn section(runs: &[&Run], ids: &[String]) -> Markup {
             @if runs.len() <= MOST_CURVES { (series::together(runs, &names)) }
         }
     }
+}
+
+/// A held-out reward of the chosen particle.
+fn held_out_of(run: &Run, name: &str) -> Option<f64> {
+    run.result("eval_rewards")?.get(name)?.as_f64()
 }
 
 fn best(run: &Run) -> Markup {

@@ -48,7 +48,11 @@ pub fn tables(run: &Run) -> Markup {
 
 fn fold(title: &str, content: &Markup) -> Markup {
     html! {
-        @if !content.0.is_empty() { details { summary { (title) } div.scroll tabindex="0" role="region" aria-label=(title) { (content) } } }
+        @if !content.0.is_empty() {
+            details {
+                summary { (title) } div.scroll tabindex="0" role="region" aria-label=(title) { (content) }
+            }
+        }
     }
 }
 
@@ -90,15 +94,21 @@ fn particles(run: &Run) -> Markup {
                 th { "particle" } @if several { th { "population" } }
                 th { "weight" } th { "reward" }
                 @for name in first.rewards.keys() { th { (words::said(name)) } }
-                @for name in first.eval_rewards.keys() { th { (words::said(name)) br; span.soft { "held out" } } }
+                @for name in first.eval_rewards.keys() {
+                    th { (words::said(name)) br; span.soft { "held out" } }
+                }
                 th { "initial" } th { "SHA-256 of the picture" }
             } }
             tbody { @for p in &run.particles {
                 tr data-p=(p.index) class=[p.is_best.then_some("chosen")] {
                     th { (p.index) @if p.is_best { " chosen" } } @if several { td { (p.population) } }
                     td { (words::weight(p.weight)) } td { (words::maybe(p.target)) }
-                    @for name in first.rewards.keys() { td { (words::maybe(p.rewards.get(name).and_then(Value::as_f64))) } }
-                    @for name in first.eval_rewards.keys() { td { (words::maybe(p.eval_rewards.get(name).and_then(Value::as_f64))) } }
+                    @for name in first.rewards.keys() {
+                        td { (words::maybe(p.rewards.get(name).and_then(Value::as_f64))) }
+                    }
+                    @for name in first.eval_rewards.keys() {
+                        td { (words::maybe(p.eval_rewards.get(name).and_then(Value::as_f64))) }
+                    }
                     td { (p.lineage.first().map_or(words::NONE.into(), usize::to_string)) }
                     td.hash { (p.sha256.as_deref().map_or(words::NONE.into(), clean)) }
                 }
@@ -116,13 +126,15 @@ fn steps(run: &Run) -> Markup {
         table {
             thead { tr {
                 @if several { th { "population" } }
-                th { "step" } th { "t" } th { "lambda" } th { "ESS" } th { "resampled" } th { "log Z" } th { "roots" }
+                th { "step" } th { "t" } th { "lambda" } th { "ESS" } th { "resampled" } th { "log Z" }
+                th { "roots" }
                 th { "mean reward" } th { "best reward" } th { "ms" }
             } }
             tbody { @for line in run.lines() {
                 tr {
                     @if several { td { (line.population) } }
-                    th { (line.step) } td { (line.t) } td { (words::number(line.lambda)) } td { (words::number(line.ess)) }
+                    th { (line.step) } td { (line.t) } td { (words::number(line.lambda)) }
+                    td { (words::number(line.ess)) }
                     td { @if line.collapsed { "collapsed" } @else if line.resampled { "yes" } }
                     td { (words::maybe(line.log_z)) } td { (line.roots_alive) }
                     td { (words::maybe(line.mean_reward())) }
@@ -143,8 +155,12 @@ fn options(run: &Run) -> Markup {
         .map(|(key, _)| clean(key))
         .collect();
     html! {
-        table.pairs { tbody { @for (key, value) in known { tr { th { (clean(key)) } td { (words::entry(value)) } } } } }
-        @if !unread.is_empty() { p.about { "Not given, or not read by this method: " (unread.join(", ")) "." } }
+        table.pairs {
+            tbody { @for (key, value) in known { tr { th { (clean(key)) } td { (words::entry(value)) } } } }
+        }
+        @if !unread.is_empty() {
+            p.about { "Not given, or not read by this method: " (unread.join(", ")) "." }
+        }
         @if let Some(command) = run.record.get("command").and_then(Value::as_array) {
             p.about { "Command, given in " (words::said(run.text("directory"))) ":" }
             pre { (clean(&quoted(command))) }
@@ -172,7 +188,10 @@ fn hashes(run: &Run) -> Markup {
     html! {
         table.pairs { tbody {
             @for repository in repositories {
-                tr { th { (clean(repository["name"].as_str().unwrap_or_default())) } td.hash { "commit " (words::entry(&repository["commit"])) } }
+                tr {
+                    th { (clean(repository["name"].as_str().unwrap_or_default())) }
+                    td.hash { "commit " (words::entry(&repository["commit"])) }
+                }
             }
             @for (group, files) in &groups { @for (path, hash) in files {
                 tr { th { span.soft { (group) " " } (clean(path)) } td.hash { (words::entry(hash)) } }
@@ -189,10 +208,14 @@ fn cost(run: &Run) -> Markup {
     let slowest = run.lines().max_by(|a, b| a.ms.total_cmp(&b.ms));
     html! {
         table.pairs { tbody {
-            @if let Some(n) = run.number("unet_evaluations") { tr { th { "evaluations of the UNet" } td { (words::count(n)) } } }
+            @if let Some(n) = run.number("unet_evaluations") {
+                tr { th { "evaluations of the UNet" } td { (words::count(n)) } }
+            }
             @if let Some(n) = run.number("seconds") { tr { th { "time" } td { (words::seconds(n)) } } }
             @if steps > 0.0 { tr { th { "of which steps" } td { (words::seconds(steps)) } } }
-            @if let Some(line) = slowest { tr { th { "slowest step" } td { (line.step) ", " (words::number(line.ms)) " ms" } } }
+            @if let Some(line) = slowest {
+                tr { th { "slowest step" } td { (line.step) ", " (words::number(line.ms)) " ms" } }
+            }
             @if let Some(n) = peak { tr { th { "most memory of tensors" } td { (words::bytes(n)) } } }
             @if resumed > 0 { tr { th { "went on after being stopped" } td { (resumed) " times" } } }
             tr { th { "device" } td { (words::said(run.text("device"))) } }

@@ -104,7 +104,11 @@ pub fn tree(run: &Run) -> Markup {
     let about = html! {
         (roots) " of " (run.populations.iter().map(|p| p.lineage.rank[0].len()).sum::<usize>())
         " initial particles have descendants; "
-        @match events { 0 => "nothing was resampled.", 1 => "resampled once (dashed).", n => { "resampled " (n) " times (dashed)." } }
+        @match events {
+            0 => "nothing was resampled.",
+            1 => "resampled once (dashed).",
+            n => { "resampled " (n) " times (dashed)." }
+        }
         " Point at a line, or focus the chart and use the arrow keys."
     };
     let chosen = run.particles.iter().find(|p| p.is_best).map(|p| p.index);
@@ -113,14 +117,18 @@ pub fn tree(run: &Run) -> Markup {
         svg.tree viewBox=(format!("0 0 {WIDTH} {height:.1}")) role="group" aria-label=(label)
             data-steps=(format!("{:.1} {:.1} {longest}", LEFT, WIDTH - RIGHT)) {
             @for drawn in &drawn {
-                @for (k, line) in drawn.population.lines.iter().enumerate().filter(|(_, line)| line.resampled || line.collapsed) {
+                @let lines = || drawn.population.lines.iter().enumerate();
+                @for (k, line) in lines().filter(|(_, line)| line.resampled || line.collapsed) {
                     path class=(if line.collapsed { "collapse" } else { "event" })
                         d=(format!("M{:.1} {:.1}v{:.1}", drawn.across(k), drawn.top, drawn.height)) {}
                 }
                 path.dead d=(drawn.dead()) {}
                 @if drawn.height / drawn.population.lineage.rank[0].len() as f64 >= READABLE {
                     @for slot in 0..drawn.population.lineage.rank[0].len() {
-                        text x=(LEFT - 8.0) y=(format!("{:.1}", drawn.at(0, slot).1 + 3.5)) text-anchor="end" { (drawn.first + slot) }
+                        @let down = format!("{:.1}", drawn.at(0, slot).1 + 3.5);
+                        text x=(LEFT - 8.0) y=(down) text-anchor="end" {
+                            (drawn.first + slot)
+                        }
                     }
                 }
                 @for (slot, slots) in drawn.population.lineage.paths.iter().enumerate() {
@@ -129,17 +137,22 @@ pub fn tree(run: &Run) -> Markup {
                     @let path = drawn.descent(slots);
                     @let row = drawn.height / drawn.population.lineage.paths.len() as f64;
                     @let say = say(run, drawn, slot, weights[index]);
-                    g data-p=(index) data-say=(say) tabindex=(if index == 0 { "0" } else { "-1" }) role="img" aria-label=(say)
+                    @let stop = if index == 0 { "0" } else { "-1" };
+                    g data-p=(index) data-say=(say) tabindex=(stop) role="img" aria-label=(say)
                         class=[(chosen == Some(index)).then_some("chosen")] {
                         path.hit d=(path) {}
                         path.line d=(path) {}
-                        rect.weight x=(format!("{:.1}", x + 32.0)) y=(format!("{:.1}", y - 0.32 * row)) height=(format!("{:.1}", 0.64 * row))
+                        @let [left, up, tall] = [x + 32.0, y - 0.32 * row, 0.64 * row].map(|x| format!("{x:.1}"));
+                        rect.weight x=(left) y=(up) height=(tall)
                             width=(format!("{:.1}", 1.0 + (RIGHT - 46.0) * weights[index] / heaviest)) {}
-                        @if row >= READABLE { text x=(format!("{:.1}", x + 6.0)) y=(format!("{:.1}", y + 3.5)) { (index) } }
+                        @if row >= READABLE {
+                            text x=(format!("{:.1}", x + 6.0)) y=(format!("{:.1}", y + 3.5)) { (index) }
+                        }
                     }
                 }
-                @for (k, line) in drawn.population.lines.iter().enumerate() {
-                    @for lost in line.non_finite.iter().filter(|lost| lost.particle < line.log_weights.len()) {
+                @for (k, line) in lines() {
+                    @let slots = line.log_weights.len();
+                    @for lost in line.non_finite.iter().filter(|lost| lost.particle < slots) {
                         @let (x, y) = drawn.at(k, lost.particle);
                         path.lost d=(format!("M{:.1} {:.1}l6 6m0 -6l-6 6", x - 3.0, y - 3.0)) {}
                     }
@@ -147,8 +160,11 @@ pub fn tree(run: &Run) -> Markup {
             }
             path.axis d=(format!("M{LEFT} {:.1}H{}", bottom + 8.0, WIDTH - RIGHT)) {}
             text x=(LEFT) y=(format!("{:.1}", bottom + 24.0)) text-anchor="middle" { "0" }
-            @if longest > 1 { text x=(WIDTH - RIGHT) y=(format!("{:.1}", bottom + 24.0)) text-anchor="middle" { (last) } }
-            text.name x=((LEFT + WIDTH - RIGHT) / 2.0) y=(format!("{:.1}", bottom + 26.0)) text-anchor="middle" { "step" }
+            @if longest > 1 {
+                text x=(WIDTH - RIGHT) y=(format!("{:.1}", bottom + 24.0)) text-anchor="middle" { (last) }
+            }
+            @let middle = (LEFT + WIDTH - RIGHT) / 2.0;
+            text.name x=(middle) y=(format!("{:.1}", bottom + 26.0)) text-anchor="middle" { "step" }
             text.name x=(WIDTH - RIGHT + 32.0) y=(format!("{:.1}", bottom + 24.0)) { "weight" }
             path.cursor d=(format!("M0 {TOP}V{bottom:.1}")) {}
         }
