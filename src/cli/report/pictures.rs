@@ -120,7 +120,10 @@ pub fn gallery(run: &Run, most: usize) -> Markup {
                         li data-p=(p.index) data-say=(about(p)) class=[p.is_best.then_some("chosen")] {
                             button type="button" { (picture(&file(p), &about(p))) }
                             @let share = p.weight / heaviest.max(f64::MIN_POSITIVE);
-                            span.weight style=(format!("--w:{:.1}%", 100.0 * share)) {}
+                            svg.weight viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true" {
+                                path.whole d="M0 2H100" {}
+                                path d=(format!("M0 2H{:.1}", 100.0 * share)) {}
+                            }
                             p {
                                 b { (p.index) } @if p.is_best { " chosen" }
                                 br;
