@@ -12,7 +12,12 @@ const BLOCK: usize = 1 << 20;
 
 /// SHA-256 of `bytes`, in lower-case hexadecimal as `sha256sum` prints it.
 pub fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
+    hex(&digest(bytes))
+}
+
+/// SHA-256 of `bytes`, as bytes.
+pub fn digest(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
 }
 
 /// Length in bytes and SHA-256, as [`sha256`] writes it, of the file at `path`.

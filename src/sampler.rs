@@ -223,11 +223,20 @@ impl<'a> Sampler<'a> {
         if self.end.is_some() {
             return self.populations();
         }
-        let x = match self.schedule.steps.get(self.next) {
-            Some(step) => self.target.evaluate(self.latents(), &self.ids, step, Need::Noise)?.x0,
-            None => self.latents().clone(),
-        };
+        let x = self.predicted()?;
         self.populations_of(&x, &self.target.finish(&x, &self.ids)?)
+    }
+
+    /// The predicted clean latents of the particles after the step yielded last, by one more evaluation of
+    /// the network, which changes nothing; after the last step their latents.
+    ///
+    /// # Errors
+    /// From the device.
+    pub fn predicted(&self) -> Result<Tensor> {
+        match self.schedule.steps.get(self.next).filter(|_| self.end.is_none()) {
+            Some(step) => Ok(self.target.evaluate(self.latents(), &self.ids, step, Need::Noise)?.x0),
+            None => Ok(self.latents().clone()),
+        }
     }
 
     /// One population per prompt, with these latents and scores.

@@ -49,6 +49,14 @@ impl<'a> Spread<'a> {
         self.home.target.two_branches()
     }
 
+    /// As [`Diffusion::images`], at home.
+    ///
+    /// # Errors
+    /// From the device.
+    pub fn images(&self, latents: &Tensor) -> Result<Vec<Tensor>> {
+        self.home.target.images(latents)
+    }
+
     /// Does `f(device, latents, identities)` for every device's share of the states `x`, at the same time.
     /// Returns its tensors at home, each stacked over all shares in order, and the rest of each answer. Of
     /// several errors the first in the order of the states counts.

@@ -142,6 +142,19 @@ impl<'a> Diffusion<'a> {
         if self.two_branches() { tape.cfg_combine(&out, self.settings.cfg_scale) } else { Ok(out) }
     }
 
+    /// The images in [0, 1] of latents, one after another, so that they take the memory of one.
+    ///
+    /// # Errors
+    /// From the device.
+    pub fn images(&self, latents: &Tensor) -> Result<Vec<Tensor>> {
+        let tape = Tape::off(self.backend);
+        let image = |slot: u32| {
+            let raw = self.decode(&tape, &Var::from(self.backend.gather(latents, &[slot])?))?;
+            Ok(vae::to_unit(&tape, &raw)?.into_value())
+        };
+        (0..latents.shape().n as u32).map(image).collect()
+    }
+
     /// Decoded clean latents, about -1 to 1.
     fn decode<'t>(&'t self, tape: &Tape<'t>, x0: &Var) -> Result<Var> {
         self.pipeline.decoder.decode(tape, x0)

@@ -8,12 +8,16 @@ mod check;
 mod compare;
 #[path = "cli/formats.rs"]
 mod formats;
+#[path = "cli/inspect.rs"]
+mod inspect;
 #[path = "cli/normalise.rs"]
 mod normalise;
 #[path = "cli/plan.rs"]
 mod plan;
 #[path = "cli/populations.rs"]
 mod populations;
+#[path = "cli/preview.rs"]
+mod preview;
 #[path = "cli/record.rs"]
 mod record;
 #[path = "cli/refusal.rs"]

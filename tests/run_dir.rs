@@ -292,7 +292,7 @@ fn a_result_is_replaced_only_by_a_finished_one_and_files_of_the_user_stay() {
             .into_iter()
             .map(|(path, _)| path)
             .collect::<Vec<_>>(),
-        [folder.clone()]
+        std::slice::from_ref(&folder)
     );
     // By the prompt that a folder is named after, and of one number.
     let found = |listing: Listing, prompt: &str| listing.results_of(prompt).expect("a list").runs.len();

@@ -44,6 +44,12 @@ pub enum Command {
     /// Compare ways of sampling at equal network cost, on the same prompts and seeds, with intervals
     #[command(after_help = help::AFTER_COMPARE)]
     Compare(Box<Compare>),
+    /// Runs and comparisons as one page (HTML) to look at in a browser: pictures, genealogy, curves, numbers
+    #[command(after_help = help::AFTER_REPORT)]
+    Report(Report),
+    /// What a run, a picture, a model, a reward or a file of weights is; nothing is computed or downloaded
+    #[command(after_help = help::AFTER_INSPECT)]
+    Inspect(Inspect),
     /// Predict the cost of `sample` with the same flags: network evaluations, FLOPs, peak memory, time
     #[command(mut_args(number))]
     Plan(Box<Sample>),
@@ -65,7 +71,7 @@ pub enum Command {
 }
 
 /// Options whose value is a number.
-const NUMBERS: [&str; 24] = [
+const NUMBERS: [&str; 25] = [
     "width",
     "height",
     "count",
@@ -85,6 +91,7 @@ const NUMBERS: [&str; 24] = [
     "gradient_every",
     "normalise_pictures",
     "checkpoint_every",
+    "preview",
     "max_seconds",
     "max_nfe",
     "max_vram",
@@ -337,6 +344,15 @@ pub struct Sample {
     /// at a signal]
     #[arg(long, value_name = "K", help_heading = "Output")]
     pub checkpoint_every: Option<usize>,
+    /// After every K steps write what the particles are about to become, `previews/008.png`: their predicted
+    /// clean latents, mapped to colours without a decoder. That costs an evaluation of the UNet each time,
+    /// and changes no result
+    #[arg(long, value_name = "K", help_heading = "Output")]
+    pub preview: Option<usize>,
+    /// Decode previews by the model's autoencoder (that of --vae, if given), which takes longer and shows
+    /// more; `shapes` always does
+    #[arg(long, requires = "preview", help_heading = "Output")]
+    pub preview_decoder: bool,
     /// End after this many seconds, with the best picture so far and exit code 6; `das-cuda resume` goes on
     #[arg(long, value_name = "S", help_heading = "Output")]
     pub max_seconds: Option<f64>,
@@ -465,6 +481,34 @@ pub struct Compare {
     /// Flags of `sample` for all arms, after `--`
     #[arg(last = true, value_name = "FLAGS")]
     pub common: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Report {
+    /// Folder of a run or of a comparison, or one that holds such folders; several are shown side by side
+    #[arg(required = true, value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// The page
+    #[arg(short, long, default_value = "report.html", value_name = "FILE")]
+    pub output: PathBuf,
+    /// Replace the page that is there
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Most pictures of a run or a comparison; those of the largest weights are taken
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub pictures: usize,
+}
+
+#[derive(Args, Debug)]
+pub struct Inspect {
+    /// Folder of runs or of a comparison; picture; model (a folder, a single file, a name on the hub, or
+    /// `shapes`); LoRA, embedding, autoencoder, tower or head of a reward; name of a reward. What exists as a
+    /// file is meant before a name
+    #[arg(required = true, value_name = "RUN|PICTURE|MODEL|REWARD")]
+    pub what: Vec<PathBuf>,
+    /// Print one JSON object for each
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args, Debug)]

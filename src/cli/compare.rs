@@ -32,9 +32,9 @@ use report::Report;
 use result::RunResult;
 
 /// What a comparison is of. A folder serves one.
-const DESIGN: &str = "compare.json";
+pub const DESIGN: &str = "compare.json";
 /// One line per run.
-const RUNS: &str = "runs.jsonl";
+pub const RUNS: &str = "runs.jsonl";
 
 /// The command, which was `typed` so.
 ///

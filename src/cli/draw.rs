@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::again::{self, Checkpoint, Stopped};
 use super::limits::Limits;
 use super::one::OnePrompt;
+use super::preview::Preview;
 use super::progress::Progress;
 use super::save::Saved;
 use super::summary::{Summary, compact};
@@ -71,6 +72,7 @@ struct DrawInProgress {
     kept: Instant,
     /// Whether the record has the result.
     recorded: bool,
+    preview: Option<Preview>,
 }
 
 /// What the signal's thread writes if it has to end the process.
@@ -166,6 +168,7 @@ impl OnePrompt<'_> {
         let purse = Purse { limits, at_once: *at_once as u64 };
         let began = Instant::now();
         let fresh = self.record(session);
+        let preview = Preview::new(self.options, session)?;
         let options = self.options.sample.clone().first_index(self.draw.index as u32).seed(self.draw.seed);
         let mut run = session.sample(self.prompt, &options)?;
         let of_start: Vec<Value> =
@@ -202,6 +205,7 @@ impl OnePrompt<'_> {
             pending: Arc::default(),
             kept: began,
             recorded: false,
+            preview,
         };
         let warnings = checkpoint.as_ref().map_or(&of_start, |checkpoint| &checkpoint.warnings);
         current.record.insert("warnings".into(), json!(warnings));
@@ -351,6 +355,7 @@ impl OnePrompt<'_> {
             let Some(step) = run.next() else { break };
             let step = step?;
             self.tell(&run, &step, &mut trace, progress, current)?;
+            current.preview.iter().try_for_each(|preview| preview.write(&run, &step, &current.folder))?;
             let population = run.population();
             let last = (population + 1, step.step) == (populations, transitions);
             let limit = if last { None } else { purse.take(&run) };

@@ -45,6 +45,22 @@ Examples:
   das-cuda compare -p \"a star\" --sweep kl=0.1,0.2,0.5 --budgets 0.25,1,4 -o sweep -- --steps 25
       three alphas of das against best-of-n, at three budgets, with 25 steps";
 
+pub const AFTER_REPORT: &str = "\
+Examples:
+  das-cuda report out/0000-a-red-star
+      report.html: one file without links to others, which can be sent to anybody
+  das-cuda report out -o out/report.html --overwrite
+      every run in it, side by side
+  das-cuda report table
+      a comparison: its table, curves and pictures";
+
+pub const AFTER_INSPECT: &str = "\
+Examples:
+  das-cuda inspect out/0000-a-red-star
+  das-cuda inspect model.safetensors
+      its family, parts, types and sizes; of a LoRA, an embedding or an autoencoder what it is made for
+  das-cuda inspect pickscore --json";
+
 pub const AFTER_COMPLETIONS: &str = "\
 Examples:
   das-cuda completions bash > ~/.local/share/bash-completion/completions/das-cuda

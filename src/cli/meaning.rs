@@ -37,6 +37,10 @@ pub fn check(args: &Sample, eval_rewards: &[Spec]) -> Result<()> {
         ))
         .advice(format!("give --seed a number (run.json has the one that was drawn), or leave out {flag}")));
     }
+    if args.preview == Some(0) {
+        return Err(Error::usage("--preview 0: there is no step after which to write one")
+            .advice("give --preview a number of steps from 1, or leave it out"));
+    }
     if let Some(seconds) = args.max_seconds.filter(|seconds| !(seconds.is_finite() && *seconds > 0.0)) {
         return Err(Error::usage(format!("--max-seconds {seconds} is no number above 0"))
             .advice("give --max-seconds how long the run may take, or leave it out"));

@@ -3,6 +3,7 @@
 
 mod again;
 mod args;
+mod axes;
 mod check;
 mod compare;
 mod doctor;
@@ -12,7 +13,9 @@ mod flags;
 mod gpus;
 mod held_out;
 mod help;
+mod inspect;
 mod limits;
+mod look;
 mod man;
 mod meaning;
 mod merge;
@@ -21,11 +24,13 @@ mod one;
 mod options;
 mod output;
 mod plan;
+mod preview;
 mod progress;
 mod prompts;
 mod rebuild;
 mod record;
 mod replay;
+mod report;
 mod resume;
 mod sample;
 mod save;
@@ -37,6 +42,7 @@ mod summary;
 mod threads;
 mod trace;
 mod values;
+mod words;
 
 use std::process::ExitCode;
 
@@ -91,6 +97,8 @@ fn command(command: Command) -> Result<()> {
                 std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
             compare::run(&args, &typed)
         }
+        Command::Report(args) => report::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Plan(args) => {
             threads::start(args.threads)?;
             signals::end_scorers_first();

@@ -64,6 +64,9 @@ pub struct Options {
     pub shard: Option<Shard>,
     /// `None`: by the clock.
     pub checkpoint_every: Option<usize>,
+    /// Steps from one preview to the next.
+    pub preview: Option<usize>,
+    pub preview_decoder: bool,
     pub max_seconds: Option<f64>,
     pub max_nfe: Option<u64>,
     pub json: bool,
@@ -170,6 +173,8 @@ impl Options {
             resume: args.resume || shard.is_some(),
             shard,
             checkpoint_every: args.checkpoint_every,
+            preview: args.preview,
+            preview_decoder: args.preview_decoder,
             max_seconds: args.max_seconds,
             max_nfe: args.max_nfe,
             json: args.json,

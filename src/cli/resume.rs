@@ -66,8 +66,13 @@ fn one(args: &Resume, folder: &Path, limits: &Limits) -> Result<()> {
     given.quiet = args.quiet;
     given.max_seconds = args.max_seconds;
     given.max_nfe = args.max_nfe;
-    let every = record.get("checkpoint_every").and_then(Value::as_u64);
-    given.checkpoint_every = every.map(|steps| usize::try_from(steps).unwrap_or(usize::MAX));
+    let every = |key: &str| {
+        let steps = record.get(key).and_then(Value::as_u64);
+        steps.map(|steps| usize::try_from(steps).unwrap_or(usize::MAX))
+    };
+    given.checkpoint_every = every("checkpoint_every");
+    given.preview = every("preview");
+    given.preview_decoder = record.get("preview_decoder").and_then(Value::as_bool).unwrap_or_default();
     let mut options = Options::resolve(&given).map_err(damaged)?;
     options.image = record.get("image").and_then(Value::as_str).map(PathBuf::from);
     sample::go_on(options, folder, limits)

@@ -339,6 +339,17 @@ impl Checkpoint {
         self.entries.values().map(|e| e.dims.iter().map(|&d| d as u64).product::<u64>()).sum()
     }
 
+    /// The types of the tensors, as the file names them, each with its elements and its bytes.
+    pub fn types(&self) -> Vec<(String, u64, u64)> {
+        let mut types: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        for entry in self.entries.values() {
+            let (elements, bytes) = types.entry(format!("{:?}", entry.dtype)).or_default();
+            *elements += entry.dims.iter().map(|&d| d as u64).product::<u64>();
+            *bytes += entry.range.len() as u64;
+        }
+        types.into_iter().map(|(name, (elements, bytes))| (name, elements, bytes)).collect()
+    }
+
     /// To be called when a network has read its weights: fails if tensors are left, since then the
     /// configuration does not describe these weights. `ignorable` declares what may be left: whole names,
     /// `prefix.*`, or `*.suffix`.

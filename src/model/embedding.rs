@@ -141,6 +141,16 @@ impl Embedding {
         self.parts.first().map_or(0, |part| part.vectors)
     }
 
+    /// The family of models that it is made for, where its sizes tell one.
+    pub fn family(&self) -> Option<&'static str> {
+        family(&self.parts.iter().map(|part| part.width).collect::<Vec<_>>())
+    }
+
+    /// The weights of the file.
+    pub fn weights(&self) -> &Checkpoint {
+        &self.file
+    }
+
     /// What the text encoder with this place in the model reads, vector after vector. Panics for one that the
     /// model of [`Embedding::check_family`] does not have.
     ///

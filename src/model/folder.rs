@@ -112,6 +112,11 @@ impl ModelFolder {
         self.family
     }
 
+    /// What is to be known of the files beside what they hold.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
     /// The parts of the model.
     pub fn parts(&self) -> &Parts {
         &self.parts

@@ -196,17 +196,47 @@ impl Lora {
         sha256_once(&self.hash, &self.spec.path, |what| self.refuse(what))
     }
 
+    /// How many layers of each component it changes, and the ranks of their updates, smallest first.
+    pub fn layers(&self) -> BTreeMap<&'static str, (usize, BTreeSet<usize>)> {
+        let mut layers: BTreeMap<&'static str, (usize, BTreeSet<usize>)> = BTreeMap::new();
+        for ((component, _), layer) in &self.layers {
+            let (count, ranks) = layers.entry(*component).or_default();
+            *count += 1;
+            let down = layer.down.as_deref().and_then(|name| self.file.root().dims(name));
+            ranks.extend(down.and_then(|dims| dims.first()).copied());
+        }
+        layers
+    }
+
+    /// The family of models that it is made for, where its sizes tell one.
+    pub fn family(&self) -> Option<&'static str> {
+        let (_, width) = self.of_a_text().unzip();
+        // The second text encoder tells XL where the sizes are those of no published model.
+        let two = self.layers.keys().any(|(component, _)| *component == "text_encoder_2");
+        width.and_then(family).or(two.then_some(XL))
+    }
+
+    /// The tensor of a layer that reads texts, and how many features of them.
+    fn of_a_text(&self) -> Option<(&str, usize)> {
+        self.layers.iter().find_map(|((component, name), layer)| {
+            let reads_text = name.contains("attn2") && (name.ends_with("_to_k") || name.ends_with("_to_v"));
+            let down = layer.down.as_deref().filter(|_| *component == "unet" && reads_text)?;
+            Some((down, *self.file.root().dims(down)?.get(1)?))
+        })
+    }
+
+    /// The weights of the file.
+    pub fn weights(&self) -> &Checkpoint {
+        &self.file
+    }
+
     /// Refuses a LoRA for another family than that of a model with these components, whose text states are
     /// `context` wide.
     ///
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model), with what the file is made for.
     pub fn check_family(&self, has: impl Fn(&str) -> bool, context: Option<usize>) -> Result<()> {
-        let of_a_text = self.layers.iter().find_map(|((component, name), layer)| {
-            let reads_text = name.contains("attn2") && (name.ends_with("_to_k") || name.ends_with("_to_v"));
-            let down = layer.down.as_deref().filter(|_| *component == "unet" && reads_text)?;
-            Some((down, *self.file.root().dims(down)?.get(1)?))
-        });
+        let of_a_text = self.of_a_text();
         let lacking = self.layers.iter().find(|((component, _), _)| !has(component));
         let differs = of_a_text.zip(context).filter(|((_, width), context)| width != context);
         let reason = match (differs, lacking) {
@@ -219,11 +249,8 @@ impl Lora {
             }
             (None, None) => return Ok(()),
         };
-        // The second text encoder tells XL where the sizes are those of no published model.
-        let named = |width: Option<usize>, two: bool| width.and_then(family).or(two.then_some(XL));
-        let two = self.layers.keys().any(|(component, _)| *component == "text_encoder_2");
-        let theirs = named(of_a_text.map(|(_, width)| width), two).unwrap_or("another kind of model");
-        let ours = named(context, has("text_encoder_2"));
+        let theirs = self.family().unwrap_or("another kind of model");
+        let ours = context.and_then(family).or(has("text_encoder_2").then_some(XL));
         let ours = ours.map_or(String::new(), |name| format!(", and this model is {name}"));
         Err(self.refuse(format!("made for {theirs}{ours}: {reason}")).advice(OF_ITS_FAMILY))
     }

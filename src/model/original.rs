@@ -126,6 +126,19 @@ pub fn open(path: &Path, choices: &Choices) -> Result<(Source, Vec<String>)> {
     Ok((Source::Assembled(AssembledModel(Arc::new(model))), notes))
 }
 
+/// The autoencoder alone at `path`, its folder or a file of it, as the component `vae` of a folder.
+///
+/// # Errors
+/// [`ErrorKind::Model`](crate::ErrorKind::Model) for anything else.
+pub fn autoencoder(path: &Path) -> Result<Source> {
+    let mut model = Assembled { name: path.display().to_string(), base: None, pieces: BTreeMap::new() };
+    if path.is_file() && Checkpoint::open(path, None)?.names().any(|name| name.starts_with(UNET)) {
+        return Err(Error::model(format!("{}: more than an autoencoder", path.display())));
+    }
+    add_vae(&mut model, path, scaling_factor(false))?;
+    Ok(Source::Assembled(AssembledModel(Arc::new(model))))
+}
+
 /// The folder `path`, whose index is `index`, with the parts that `choices` replace.
 ///
 /// # Errors

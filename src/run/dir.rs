@@ -33,6 +33,8 @@ pub const TRACE: &str = "trace.jsonl";
 /// What a run goes on from; see [`encode_checkpoint`](super::encode_checkpoint).
 pub const CHECKPOINT: &str = "checkpoint.safetensors";
 const PICTURES: &str = "particles";
+/// Folder of pictures of what the particles are about to become.
+pub const PREVIEWS: &str = "previews";
 /// Files that a run may leave in its folder, with the numbered pictures in `particles`. Anything else there
 /// belongs to the user.
 const OURS: [&str; 7] = [RECORD, TRACE, PARTICLES, CHECKPOINT, "best.png", "grid.png", "latents.safetensors"];
@@ -214,7 +216,10 @@ impl OutDir {
     pub fn take(&self, folder: &Path, prompt: &str) -> Result<RunDir> {
         let lock_of = lock(folder)?;
         let failed = |e| unwritable(folder, e);
-        [folder.to_path_buf(), folder.join(PICTURES)].iter().try_for_each(|f| sweep(f)).map_err(failed)?;
+        [folder.to_path_buf(), folder.join(PICTURES), folder.join(PREVIEWS)]
+            .iter()
+            .try_for_each(|f| sweep(f))
+            .map_err(failed)?;
         probe(&folder.join([PART.0, PART.1].concat())).map_err(failed)?;
         let target = waits_for(folder);
         // An exchange of folders that was begun.
@@ -401,21 +406,22 @@ fn settle(target: &Path) -> io::Result<()> {
     if !target.is_dir() {
         return fs::rename(&old, target);
     }
-    move_files(&old, target, |name| OURS.contains(&name) || name == PICTURES)?;
-    move_files(&old.join(PICTURES), &target.join(PICTURES), is_picture)?;
+    let folders = [PICTURES, PREVIEWS];
+    move_files(&old, target, |name| OURS.contains(&name) || folders.contains(&name))?;
+    folders.iter().try_for_each(|name| move_files(&old.join(name), &target.join(name), is_picture))?;
     for name in OURS {
         remove(&old.join(name))?;
     }
     // Where something had the name of what the user left, that stays.
-    for folder in [old.join(PICTURES), old] {
+    for folder in [old.join(PICTURES), old.join(PREVIEWS), old] {
         let _ = fs::remove_dir(folder);
     }
     Ok(())
 }
 
-/// Whether a name is that of a particle's picture.
+/// Whether a name is that of a particle's picture, or of a preview.
 fn is_picture(name: &str) -> bool {
-    name.strip_suffix(".png").is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
+    name.strip_suffix(".png").is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit() || b == b'-'))
 }
 
 /// Moves what is not `ours` from one folder to another, unless its name is taken there, and removes what is.
@@ -603,6 +609,15 @@ impl RunDir {
     /// Name of a particle's picture inside the folder.
     pub fn particle_name(index: usize) -> String {
         format!("{PICTURES}/{index:03}.png")
+    }
+
+    /// Name of the preview of a population after so many steps inside the folder; `population` where there
+    /// are several.
+    pub fn preview_name(population: Option<usize>, steps: usize) -> String {
+        match population {
+            Some(population) => format!("{PREVIEWS}/{population}-{steps:03}.png"),
+            None => format!("{PREVIEWS}/{steps:03}.png"),
+        }
     }
 
     /// Writes a picture under `name` (such as `best.png` or [`RunDir::particle_name`]); returns the file's

@@ -314,8 +314,12 @@ impl SessionBuilder {
         self.dtype.unwrap_or(self.device.default_dtype())
     }
 
-    /// The model's folder, or the embedded one, with the LoRA files and the embeddings.
-    pub(super) fn folder(&self) -> Result<ModelFolder> {
+    /// The model's folder, or the embedded one, with the LoRA files and the embeddings. No weights are read.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model): no model of a family that can be run, or parts that are
+    /// missing.
+    pub fn folder(&self) -> Result<ModelFolder> {
         let folder = match &self.model {
             Some(path) => {
                 let (path, choices) = self.located(path)?;

@@ -271,6 +271,35 @@ impl<'s> Run<'s> {
         self.merged().and_then(with_rewards)
     }
 
+    /// The predicted clean latents `(n, h, w, c)` of the particles under way, after the step yielded last.
+    /// That takes an evaluation of the UNet, and changes nothing.
+    ///
+    /// # Errors
+    /// From the device.
+    pub fn predicted(&self) -> Result<Tensor> {
+        self.sampler.predicted()
+    }
+
+    /// Pictures of latents, such as those of [`Run::predicted`], by the model's decoder.
+    ///
+    /// # Errors
+    /// From the device.
+    pub fn decode(&self, latents: &Tensor) -> Result<Vec<Picture>> {
+        let picture = |image: Tensor| {
+            let shape = image.shape();
+            Ok(Picture::from_floats(shape.w, shape.h, &self.backend.download(&image)?))
+        };
+        self.setup.target.images(latents)?.into_iter().map(picture).collect()
+    }
+
+    /// Values of a tensor of the run, such as those of [`Run::predicted`], on the host.
+    ///
+    /// # Errors
+    /// From the device.
+    pub fn download(&self, tensor: &Tensor) -> Result<Vec<f32>> {
+        self.backend.download(tensor)
+    }
+
     /// The samples of each prompt, of the populations that have ended.
     fn merged(self) -> Result<Vec<Samples>> {
         let (conclusion, alpha) = (self.setup.options.method.conclusion(), self.setup.options.alpha);

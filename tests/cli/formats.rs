@@ -59,7 +59,7 @@ fn is(value: &Value, kind: &str) -> bool {
 }
 
 /// One section of the page, and what has been seen of it.
-struct Section {
+pub(super) struct Section {
     heading: &'static str,
     fields: BTreeMap<String, String>,
     seen: BTreeSet<String>,
@@ -67,13 +67,13 @@ struct Section {
 }
 
 impl Section {
-    fn new(page: &str, heading: &'static str) -> Section {
+    pub(super) fn new(page: &str, heading: &'static str) -> Section {
         Section { heading, fields: documented(page, heading), seen: BTreeSet::new(), objects: 0 }
     }
 
     /// Checks an object as a whole: `schema` first, and every key in it.
     #[track_caller]
-    fn check(&mut self, object: &Value) {
+    pub(super) fn check(&mut self, object: &Value) {
         let first = object.as_object().and_then(|map| map.iter().next());
         assert_eq!(first, Some((&"schema".to_string(), &Value::from(SCHEMA))), "{}", self.heading);
         self.objects += 1;
@@ -100,7 +100,7 @@ impl Section {
         }
     }
 
-    fn all_seen(&self) {
+    pub(super) fn all_seen(&self) {
         let missing: Vec<_> = self.fields.keys().filter(|field| !self.seen.contains(*field)).collect();
         assert!(missing.is_empty(), "{}: documented and never written: {missing:?}", self.heading);
         assert!(self.objects > 0, "{}: nothing was written", self.heading);

@@ -60,7 +60,7 @@ const DECIDING: [&str; 38] = [
 ];
 
 /// All fields of `run.json` besides.
-const REST: [&str; 51] = [
+const REST: [&str; 53] = [
     "schema",
     "status",
     "program",
@@ -82,6 +82,8 @@ const REST: [&str; 51] = [
     "resume",
     "shard",
     "checkpoint_every",
+    "preview",
+    "preview_decoder",
     "max_seconds",
     "max_nfe",
     "directory",

@@ -168,7 +168,7 @@ fn refused(who: &str, e: &clap::Error) -> Error {
 }
 
 /// Options of `sample` that a comparison decides by itself, by clap's names; the prompt is its own.
-const OF_THE_WHOLE: [&str; 20] = [
+const OF_THE_WHOLE: [&str; 22] = [
     "prompt_file",
     "negative_prompt",
     "seed",
@@ -184,6 +184,8 @@ const OF_THE_WHOLE: [&str; 20] = [
     "skip_finished",
     "resume",
     "checkpoint_every",
+    "preview",
+    "preview_decoder",
     "max_seconds",
     "max_nfe",
     "json",

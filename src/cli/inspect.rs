@@ -1,0 +1,89 @@
+//! `inspect`: what a run, a picture, a model, a reward or a file of weights is, in the terminal. Nothing is
+//! computed or downloaded.
+
+mod facts;
+mod picture;
+mod reward;
+mod run;
+mod weights;
+
+use std::path::Path;
+
+use super::args::Inspect;
+use super::look::{Comparison, Place, Run, places};
+use super::{downloads, output};
+use crate::assets::SHAPES;
+use crate::error::{Error, Result};
+use crate::hub::{Hub, Name};
+use crate::model::needed;
+use crate::pixels::Picture;
+use facts::Facts;
+
+/// The command.
+///
+/// # Errors
+/// Of what is named: it is not there, it cannot be read, or it is something else, saying what.
+pub fn run(args: &Inspect) -> Result<()> {
+    // Nothing is downloaded to be looked at.
+    let hub = downloads::hub(true, true);
+    for (number, what) in args.what.iter().enumerate() {
+        for (more, facts) in facts_of(what, &hub)?.iter().enumerate() {
+            if !args.json && number + more > 0 {
+                output::line("")?;
+            }
+            output::line(if args.json { facts.json() } else { facts.text() })?;
+        }
+    }
+    Ok(())
+}
+
+/// What is known of one argument: a list, since a folder may hold several runs.
+fn facts_of(what: &Path, hub: &Hub) -> Result<Vec<Facts>> {
+    if what.exists() {
+        return of_path(what, hub);
+    }
+    let text = what.to_string_lossy();
+    if text == SHAPES {
+        return Ok(vec![weights::embedded(hub)?]);
+    }
+    if let Some(facts) = reward::facts(&text, hub)? {
+        return Ok(vec![facts]);
+    }
+    if Name::of(what).is_some() {
+        // Its files are looked at as far as they are there.
+        let found = hub.locate(what, &|_| Ok(Vec::new())).map_err(|e| {
+            e.advice(format!(
+                "inspect downloads nothing: fetch it first, `hf download {text}`, or correct the name"
+            ))
+        })?;
+        let mut all = of_path(&found, hub)?;
+        let lacking = needed::of_pipeline(crate::hub::Snapshot { folder: &found, listing: None });
+        if let (Some(facts), Ok(lacking)) = (all.first_mut(), lacking) {
+            facts.repository(&text, &lacking);
+        }
+        return Ok(all);
+    }
+    let absent = format!("{text}: there is no such file or folder, and no reward or model of this name");
+    Err(Error::usage(absent).advice(
+        "give a run, a comparison, a picture, a model, a LoRA, an embedding, an autoencoder, or a reward \
+         (`das-cuda rewards` lists them)",
+    ))
+}
+
+fn of_path(path: &Path, hub: &Hub) -> Result<Vec<Facts>> {
+    if let Ok(found) = places(path) {
+        let facts = |place: &Place| match place {
+            Place::Run(folder) => Run::read(folder).map(|run| run::facts(&run)),
+            Place::Comparison(folder) => {
+                Comparison::read(folder).map(|comparison| run::comparison(&comparison))
+            }
+        };
+        return found.iter().map(facts).collect();
+    }
+    if path.is_file()
+        && let Ok(picture) = Picture::read(path)
+    {
+        return Ok(vec![picture::facts(path, &picture)?]);
+    }
+    Ok(vec![weights::facts(path, hub)?])
+}

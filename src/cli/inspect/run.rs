@@ -1,0 +1,76 @@
+//! Runs and comparisons.
+
+use serde_json::{Map, Value, json};
+
+use super::facts::Facts;
+use crate::cli::look::{Comparison, Line, Run};
+
+/// A run: what was done, and what came of it.
+pub fn facts(run: &Run) -> Facts {
+    let of = |key: &str| run.record.get(key).cloned().unwrap_or_default();
+    let result = |key: &str| run.result(key).cloned().unwrap_or_default();
+    let mut means = run.lines().filter_map(Line::mean_reward);
+    let (first, last) = (means.next(), means.last());
+    let steps = |is: fn(&Line) -> bool| run.lines().filter(|line| is(line)).count();
+    Facts::new("run")
+        .with("path", run.folder.to_string_lossy())
+        .with("status", run.status())
+        .with("prompt", of("prompt"))
+        .with("negative_prompt", of("negative_prompt"))
+        .with("model", of("model"))
+        .with("proposal", of("proposal"))
+        .with("target", run.target())
+        .with("alpha", of("alpha"))
+        .with("particles", of("chains"))
+        .with("populations", of("populations"))
+        .with("steps", of("steps"))
+        .with("seed", of("seed"))
+        .with("device", of("device"))
+        .with("unet_evaluations", of("unet_evaluations"))
+        .with("seconds", of("seconds"))
+        .with("first_mean_reward", first)
+        .with("last_mean_reward", last)
+        .with("chosen", result("best"))
+        .with("reward", result("reward"))
+        .with("rewards", result("rewards"))
+        .with("eval_rewards", result("eval_rewards"))
+        .with("log_z", result("log_z"))
+        .with("log_z_error", result("log_z_error"))
+        .with("log_z_unreliable", result("log_z_unreliable"))
+        .with("ess", result("ess"))
+        .with("roots_alive", result("roots_alive"))
+        .with("distinct_pictures", result("distinct_pictures"))
+        .with("steps_resampled", steps(|line| line.resampled))
+        .with("steps_collapsed", steps(|line| line.collapsed))
+        .with("steps_not_finite", steps(|line| !line.non_finite.is_empty()))
+        .with("warnings", of("warnings"))
+        .with("error", of("error"))
+        .with("notes", json!(run.notes))
+}
+
+/// A comparison: its arms, and the means of its table.
+pub fn comparison(comparison: &Comparison) -> Facts {
+    let rows = comparison.summary.as_ref().and_then(|summary| summary.get("rows")).and_then(Value::as_array);
+    let row = |row: &Value| {
+        let mut cells = Map::new();
+        for key in ["arm", "budget", "particles", "cost"] {
+            cells.insert(key.into(), row[key].clone());
+        }
+        for (name, reward) in row["rewards"].as_object().into_iter().flatten() {
+            cells.insert(name.clone(), reward["value"]["mean"].clone());
+        }
+        Value::Object(cells)
+    };
+    let against = comparison.summary.as_ref().and_then(|summary| summary.get("against")).cloned();
+    let warnings = comparison.summary.as_ref().and_then(|summary| summary.get("warnings")).cloned();
+    Facts::new("comparison")
+        .with("path", comparison.folder.to_string_lossy())
+        .with("prompts", comparison.design("prompts").len())
+        .with("seeds", comparison.design("seeds").len())
+        .with("budgets", comparison.design("budgets").len())
+        .with("runs", comparison.runs.len())
+        .with("against", against.unwrap_or_default())
+        .with("rows", rows.into_iter().flatten().map(row).collect::<Vec<_>>())
+        .with("warnings", warnings.unwrap_or_default())
+        .with("notes", json!(comparison.notes))
+}

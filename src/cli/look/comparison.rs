@@ -1,0 +1,78 @@
+//! A comparison: its design, its table, the runs that are done.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::files;
+use crate::cli::compare::{DESIGN, RUNS};
+use crate::error::Result;
+
+/// A run of a comparison, a line of its `runs.jsonl` (docs/formats.md).
+#[derive(Clone, Debug, Deserialize)]
+pub struct Drawn {
+    pub arm: String,
+    pub budget: f64,
+    pub index: usize,
+    pub prompt: String,
+    pub seed: u64,
+    pub target: Option<f64>,
+    pub eval_rewards: Map<String, Value>,
+    pub picture: String,
+}
+
+/// A comparison as it was left.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    pub folder: PathBuf,
+    /// `compare.json`.
+    pub record: Map<String, Value>,
+    /// `summary.json`, once all runs are done.
+    pub summary: Option<Map<String, Value>>,
+    pub runs: Vec<Drawn>,
+    /// What could not be read, or is not there yet.
+    pub notes: Vec<String>,
+}
+
+impl Comparison {
+    /// Reads the comparison in `folder`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) where `compare.json` is damaged or of another layout, or
+    /// `summary.json` is.
+    pub fn read(folder: &Path) -> Result<Comparison> {
+        let fix =
+            "give the command of the comparison again: it writes its tables from the runs that are done";
+        let record = files::object(&folder.join(DESIGN), "give the folder of another comparison")?;
+        let path = folder.join("summary.json");
+        let summary = if path.exists() { Some(files::object(&path, fix)?) } else { None };
+        let (runs, damage) = files::lines(&folder.join(RUNS));
+        let mut comparison = Comparison { folder: folder.into(), record, summary, runs, notes: Vec::new() };
+        comparison.notes.extend(damage);
+        if comparison.summary.is_none() {
+            comparison.notes.push(format!(
+                "{} of {} runs are done; the table is made when all are, by the same command",
+                comparison.runs.len(),
+                comparison.planned()
+            ));
+        }
+        Ok(comparison)
+    }
+
+    /// An entry of the design.
+    pub fn design(&self, key: &str) -> &[Value] {
+        let list = self.record.get("design").and_then(|design| design.get(key)).and_then(Value::as_array);
+        list.map(Vec::as_slice).unwrap_or_default()
+    }
+
+    fn planned(&self) -> usize {
+        ["prompts", "seeds", "budgets", "arms"].map(|key| self.design(key).len()).iter().product()
+    }
+
+    /// The name of its folder.
+    pub fn name(&self) -> String {
+        let whole = std::path::absolute(&self.folder).unwrap_or_else(|_| self.folder.clone());
+        whole.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+}

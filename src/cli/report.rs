@@ -1,0 +1,101 @@
+//! `report`: runs and comparisons as one page that needs nothing but a browser.
+
+mod comparison;
+mod one;
+mod page;
+mod pictures;
+mod plot;
+mod scatter;
+mod series;
+mod several;
+mod tables;
+mod tree;
+
+use std::path::Path;
+
+use maud::html;
+
+use super::args::Report;
+use super::look::{Comparison, Place, Run, places};
+use super::{flags, meaning, output, words};
+use crate::error::{Error, Result};
+use crate::run::write_atomic;
+
+/// Sections that are unfolded at first where there are no more.
+const FEW: usize = 4;
+
+/// Everything that goes on the page.
+#[derive(Default)]
+struct Found {
+    runs: Vec<Run>,
+    comparisons: Vec<Comparison>,
+    /// What cannot be read, in the place of what it is.
+    damaged: Vec<String>,
+}
+
+/// The command.
+///
+/// # Errors
+/// [`ErrorKind::Io`](crate::ErrorKind::Io) where nothing that was named can be read;
+/// [`ErrorKind::Usage`](crate::ErrorKind::Usage) where there is no run, or the page would replace a file.
+pub fn run(args: &Report) -> Result<()> {
+    meaning::unclaimed(&args.output, args.overwrite)?;
+    let found = read(&args.runs)?;
+    if let Some(folder) = args.output.parent().filter(|folder| *folder != Path::new("")) {
+        std::fs::create_dir_all(folder).map_err(|e| {
+            Error::io(format!("{}: cannot be made", folder.display()))
+                .because(e)
+                .advice("choose another with -o")
+        })?;
+    }
+    write_atomic(&args.output, page(&found, args.pictures).as_bytes())?;
+    output::answer(args.output.as_os_str().as_encoded_bytes())
+}
+
+/// Reads all that is named. One that cannot be read is said on the page, if there is another.
+fn read(paths: &[impl AsRef<Path>]) -> Result<Found> {
+    let mut found = Found::default();
+    let mut first: Option<Error> = None;
+    for path in paths {
+        for place in places(path.as_ref())? {
+            let done = match &place {
+                Place::Run(folder) => Run::read(folder).map(|run| found.runs.push(run)),
+                Place::Comparison(folder) => {
+                    Comparison::read(folder).map(|comparison| found.comparisons.push(comparison))
+                }
+            };
+            let Err(error) = done else { continue };
+            found.damaged.push(flags::report(&error));
+            first.get_or_insert(error);
+        }
+    }
+    match first {
+        Some(error) if found.runs.is_empty() && found.comparisons.is_empty() => Err(error),
+        _ => {
+            found.damaged.iter().for_each(|what| output::note(format_args!("warning: left out: {what}")));
+            Ok(found)
+        }
+    }
+}
+
+fn page(found: &Found, most: usize) -> String {
+    let Found { runs, comparisons, damaged } = found;
+    let ids: Vec<String> = (0..runs.len()).map(|i| format!("run-{i}")).collect();
+    let open = runs.len() + comparisons.len() <= FEW;
+    let title = match (&runs[..], &comparisons[..]) {
+        ([run], []) => format!("{} \u{b7} das-cuda", words::short(run.text("prompt"), 60)),
+        ([], [comparison]) => format!("Comparison {} \u{b7} das-cuda", words::clean(&comparison.name())),
+        _ => "Runs of das-cuda".into(),
+    };
+    let sections = html! {
+        @if !damaged.is_empty() {
+            ul.notes { @for what in damaged { li.bad { "Left out: " (words::said(what)) } } }
+        }
+        @for (i, one) in comparisons.iter().enumerate() {
+            (comparison::section(one, &format!("comparison-{i}"), most, open))
+        }
+        @if runs.len() > 1 { (several::section(&runs.iter().collect::<Vec<_>>(), &ids)) }
+        @for (run, id) in runs.iter().zip(&ids) { (one::section(run, id, most, open)) }
+    };
+    page::page(&title, &sections)
+}

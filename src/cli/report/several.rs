@@ -1,0 +1,108 @@
+//! Several runs side by side: what they came to, and in which options they differ.
+
+use maud::{Markup, html};
+use serde_json::Value;
+
+use super::pictures::{embed, of_particle, picture};
+use super::{one, series, tables};
+use crate::cli::look::Run;
+use crate::cli::save::BEST;
+use crate::cli::words;
+
+/// Entries that differ by nature, and those that follow from others.
+const OWN: [&str; 7] = ["index", "output", "alpha", "chains", "unet_evaluations", "vae_class", "scheduler"];
+/// Most runs whose curves can be told apart.
+const MOST_CURVES: usize = 14;
+
+/// The table, and the curves of all; `ids`: of the sections of the runs.
+pub fn section(runs: &[&Run], ids: &[String]) -> Markup {
+    let options = differing(runs);
+    let held_out: Vec<String> =
+        runs.iter().flat_map(|run| run.held_out()).fold(Vec::new(), |mut all: Vec<String>, name| {
+            if all.iter().all(|known| known != name) {
+                all.push(name.into());
+            }
+            all
+        });
+    let known = |run: &Run, key: &str| run.result(key).and_then(Value::as_f64);
+    let names: Vec<String> = runs.iter().map(|run| run.name()).collect();
+    html! {
+        section.several {
+            h2 { (runs.len()) " runs side by side" }
+            div.scroll tabindex="0" role="region" aria-label="Runs side by side" {
+                table.runs {
+                    thead { tr {
+                        th { "run" } th { "chosen" }
+                        @for key in &options { th { (words::clean(key)) } }
+                        th { "reward" }
+                        @for name in &held_out { th { (words::said(name)) br; span.soft { "held out" } } }
+                        th { "mean reward" br; span.soft { "first \u{2192} last" } }
+                        th { "log Z" } th { "ESS" } th { "roots" } th { "time" }
+                    } }
+                    tbody { @for (run, id) in runs.iter().zip(ids) {
+                        tr {
+                            th {
+                                a href={"#" (id)} { (one::prompt(run)) } br;
+                                span.soft { (words::said(&run.name())) } " " (one::badge(run))
+                            }
+                            td { (best(run)) }
+                            @for key in &options {
+                                td { (run.record.get(key).map_or(words::NONE.into(), words::entry)) }
+                            }
+                            td { (words::maybe(known(run, "reward"))) }
+                            @for name in &held_out {
+                                td { (words::maybe(held_out_of(run, name))) }
+                            }
+                            td { (from_to(run)) }
+                            td { @if let Some((value, more)) = one::log_z(run) {
+                                (value)
+                                " " span.soft {
+                                    (more.strip_prefix("unreliable").map_or(more.as_str(), |_| "unreliable"))
+                                }
+                            } }
+                            td { (known(run, "ess").map_or(words::NONE.into(), |ess| format!("{ess:.1}"))) }
+                            td { (known(run, "roots_alive").map_or(words::NONE.into(), words::count)) }
+                            td { (run.number("seconds").map_or(words::NONE.into(), words::seconds)) }
+                        }
+                    } }
+                }
+            }
+            @if runs.len() <= MOST_CURVES { (series::together(runs, &names)) }
+        }
+    }
+}
+
+/// A held-out reward of the chosen particle.
+fn held_out_of(run: &Run, name: &str) -> Option<f64> {
+    run.result("eval_rewards")?.get(name)?.as_f64()
+}
+
+fn best(run: &Run) -> Markup {
+    let embedded = match run.particles.iter().find(|p| p.is_best) {
+        Some(chosen) => of_particle(run, chosen),
+        None => embed(&run.folder.join(BEST)).map_err(|_| "no picture"),
+    };
+    picture(&embedded, &format!("the chosen picture of {}", words::short(run.text("prompt"), 80)))
+}
+
+fn from_to(run: &Run) -> String {
+    let mut means = run.lines().filter_map(crate::cli::look::Line::mean_reward);
+    match (means.next(), means.last()) {
+        (Some(first), Some(last)) => format!("{} \u{2192} {}", words::number(first), words::number(last)),
+        (Some(only), None) => words::number(only),
+        _ => words::NONE.into(),
+    }
+}
+
+/// Options in which the runs differ.
+fn differing(runs: &[&Run]) -> Vec<String> {
+    let keys = runs.iter().flat_map(|run| run.record.keys());
+    let mut options: Vec<String> = Vec::new();
+    for key in keys.filter(|key| tables::is_option(key) && !OWN.contains(&key.as_str())) {
+        let first = runs[0].record.get(key);
+        if runs.iter().any(|run| run.record.get(key) != first) && !options.contains(key) {
+            options.push(key.clone());
+        }
+    }
+    options
+}
