@@ -127,7 +127,15 @@ impl OnePrompt<'_> {
     /// options, of other files or of another device, saying what differs; [`ErrorKind::Io`](crate::ErrorKind)
     /// for files that cannot be read or are damaged.
     pub fn stopped(&self, out: &OutDir, path: &Path) -> Result<Stopped> {
-        let folder = out.take(path, &self.prompt.text)?;
+        self.stopped_in(out.take(path, &self.prompt.text)?)
+    }
+
+    /// The same in a folder that is taken already.
+    ///
+    /// # Errors
+    /// As [`OnePrompt::stopped`].
+    pub fn stopped_in(&self, folder: RunDir) -> Result<Stopped> {
+        let path = &folder.path().to_path_buf();
         let Some(Value::Object(mut record)) = folder.record()? else {
             return Err(Error::io(format!("{}: no record of a run is in it", path.display()))
                 .advice("move the folder away, and draw the prompt again"));
@@ -163,9 +171,14 @@ impl OnePrompt<'_> {
         Some(difference(key, &before, value))
     }
 
-    /// As [`OnePrompt::differs`], of a record as it was read.
+    /// What makes a record that was read that of another run than this, or of one that leaves other files.
     pub fn other(&self, record: &Value) -> Option<String> {
-        record.as_object().and_then(|record| self.differs(record))
+        let there = record.as_object()?;
+        self.differs(there).or_else(|| {
+            let mut left = skip::left(self);
+            let (key, now) = left.find(|(key, now)| there.get(*key) != Some(now))?;
+            Some(difference(key, there.get(key).unwrap_or(&Value::Null), now))
+        })
     }
 
     /// Refuses a record of another run than this.

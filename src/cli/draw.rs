@@ -66,6 +66,8 @@ struct DrawInProgress {
     /// Most bytes alive until then.
     peak: u64,
     summary: Summary,
+    /// Begins warnings where several draws are under way.
+    whose: String,
     /// For the signal's thread.
     pending: Arc<Mutex<Pending>>,
     /// When the last checkpoint was written.
@@ -86,7 +88,7 @@ struct Pending {
 impl DrawInProgress {
     /// Says a warning, and keeps it in the record.
     fn warn(&mut self, progress: &Progress, text: &str) {
-        progress.warn(text);
+        progress.warn(&format!("{}{text}", self.whose));
         if let Some(Value::Array(warnings)) = self.record.get_mut("warnings") {
             warnings.push(json!(text));
         }
@@ -202,6 +204,7 @@ impl OnePrompt<'_> {
             before: checkpoint.as_ref().map_or(0.0, |c| c.seconds),
             peak: checkpoint.as_ref().map_or(0, |c| c.peak),
             summary: Summary::default(),
+            whose: if *at_once > 1 { format!("prompt {}: ", self.draw.index) } else { String::new() },
             pending: Arc::default(),
             kept: began,
             recorded: false,
@@ -239,7 +242,9 @@ impl OnePrompt<'_> {
             current.folder.write_checkpoint(&bytes)?;
         }
         self.hold(&current);
-        of_start.iter().filter_map(Value::as_str).for_each(|warning| progress.warn(warning));
+        for warning in of_start.iter().filter_map(Value::as_str) {
+            progress.warn(&format!("{}{warning}", current.whose));
+        }
         let drawn = self.chain(run, trace, progress, purse, &mut current);
         let saved = drawn.and_then(|drawn| {
             let (Drawn::Whole(samples) | Drawn::Limited(samples, ..)) = &drawn;
@@ -272,11 +277,8 @@ impl OnePrompt<'_> {
     /// Refuses the next step of a run that has yielded none here, where it would go beyond a limit.
     fn within(&self, purse: Purse<'_>, run: &Run<'_>) -> Result<()> {
         let Some(limit) = purse.take(run) else { return Ok(()) };
-        let error = purse.limits.error(limit, &format!("before prompt {}", self.draw.index));
-        Err(error.advice(
-            "the same command with a larger limit draws what has not begun; --resume or --skip-finished leaves out what \
-             is there",
-        ))
+        let error = purse.limits.error(limit, &format!("before prompt {} takes a step", self.draw.index));
+        Err(error.advice("give a larger limit; what is there already is kept, and --resume leaves it out"))
     }
 
     /// Puts a result in its place: one that has finished, or what there was when a limit was reached.

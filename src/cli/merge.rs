@@ -1,7 +1,7 @@
 //! `merge`: one table of all draws in a directory, which several processes may have made in parts, and what
 //! is missing of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -10,15 +10,15 @@ use super::args::Merge;
 use super::output;
 use super::save::BEST;
 use crate::error::{Error, Result};
-use crate::run::{Finished, OutDir, write_atomic};
+use crate::run::{Finished, OutDir, RECORD, write_atomic};
 
 /// Names of the tables.
 const CSV: &str = "table.csv";
 const LINES: &str = "table.jsonl";
 
 /// Entries of `run.json` that a row begins with, besides its folder.
-const OF_RECORD: [&str; 8] =
-    ["list_sha256", "number", "index", "seed", "prompt", "negative_prompt", "status", "seconds"];
+const OF_RECORD: [&str; 9] =
+    ["list_sha256", "number", "index", "seed", "prompt", "negative_prompt", "status", "stopped", "seconds"];
 /// Entries of its `result` that follow; those that are objects become a column for each of their entries.
 const OF_RESULT: [&str; 9] = [
     "reward",
@@ -41,58 +41,77 @@ const NAMED: usize = 10;
 /// Of the directory; [`ErrorKind::Io`](crate::ErrorKind::Io) where draws are missing or have not finished:
 /// the table is then of those that there are.
 pub fn run(args: &Merge) -> Result<()> {
-    let found = OutDir::new(&args.directory).listing()?.results()?;
-    let Finished { runs, unfinished, damaged } = &found;
-    if runs.is_empty() && unfinished.is_empty() {
+    let of_directory =
+        |e: Error| e.advice("give a directory with runs that can be read, and written for the table");
+    let mut found =
+        OutDir::new(&args.directory).listing().and_then(|all| all.results()).map_err(of_directory)?;
+    // One that has finished has a result.
+    let (whole, without): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut found.runs).into_iter().partition(|(_, record)| record["result"].is_object());
+    found.runs = whole;
+    found.damaged.extend(without.into_iter().map(|(folder, _)| folder.join(RECORD)));
+    for record in &found.damaged {
+        output::note(format_args!(
+            "warning: {}: is no record that this program knows, and is left out; move its folder away to draw it again",
+            record.display()
+        ));
+    }
+    if found.runs.is_empty() && found.unfinished.is_empty() {
         return Err(Error::usage(format!("{}: there is no run in it", args.directory.display()))
             .advice("give the directory that `das-cuda sample -o` was given"));
     }
-    let mut rows: Vec<Map<String, Value>> =
-        runs.iter().chain(unfinished).map(|(folder, record)| row(folder, record)).collect();
+    let all = found.runs.iter().chain(&found.unfinished);
+    let mut rows: Vec<Map<String, Value>> = all.map(|(folder, record)| row(folder, record)).collect();
     rows.sort_by_key(|row| {
         let name = row["folder"].as_str().unwrap_or_default();
         (name.split('-').next().and_then(|number| number.parse::<u64>().ok()), name.to_string())
     });
     let lines: Vec<String> = rows.iter().map(|row| json!(row).to_string()).collect();
+    if args.json {
+        lines.iter().try_for_each(output::line)?;
+    }
     let text = lines.iter().fold(String::new(), |text, line| text + line + "\n");
-    write_atomic(&args.directory.join(LINES), text.as_bytes())?;
-    write_atomic(&args.directory.join(CSV), &csv(&rows)?)?;
-    let missing = missing(&found);
-    if missing.len() > 1 {
+    let table = args.directory.join(CSV);
+    let written = write_atomic(&args.directory.join(LINES), text.as_bytes());
+    written.and_then(|()| write_atomic(&table, &csv(&rows)?)).map_err(of_directory)?;
+    if !args.json {
+        output::line(table.display())?;
+    }
+    complete(&args.directory, &lists(&found))
+}
+
+/// Says what there is to say of the lists, and refuses what is missing in them.
+fn complete(directory: &Path, lists: &[List]) -> Result<()> {
+    if lists.len() > 1 {
         output::note(format_args!(
-            "note: draws of {} commands with other options, files or prompts are in it; column list_sha256 tells them \
+            "note: {} commands with other options, files or seeds have drawn here; column list_sha256 tells their draws \
              apart",
-            missing.len()
+            lists.len()
         ));
     }
-    match args.json {
-        true => lines.iter().try_for_each(output::line)?,
-        false => output::line(args.directory.join(CSV).display())?,
-    }
-    for record in damaged {
-        output::note(format_args!("warning: {}: cannot be read as JSON", record.display()));
-    }
-    let sum = |of: fn(&Missing) -> u64| missing.iter().fold(0, |sum: u64, one| sum.saturating_add(of(one)));
-    let (all, open) = (sum(|of| of.draws), sum(Missing::open));
+    lists.iter().flat_map(List::oddities).for_each(output::note);
+    let sum = |of: fn(&List) -> u64| lists.iter().fold(0, |sum: u64, one| sum.saturating_add(of(one)));
+    let (all, open) = (sum(|of| of.draws), sum(List::open));
     if open == 0 {
-        output::note(format_args!("all {all} draws have finished"));
+        output::note(format_args!("all draws have finished: {all}"));
         return Ok(());
     }
     let more = if open > NAMED as u64 { ", ..." } else { "" };
-    let named: Vec<String> = missing.iter().flat_map(Missing::named).take(NAMED).collect();
+    let named: Vec<String> = lists.iter().flat_map(List::named).take(NAMED).collect();
     Err(Error::io(format!(
         "{}: {open} of {all} draws have not finished: {}{more}",
-        args.directory.display(),
+        directory.display(),
         named.join(", ")
     ))
     .advice(
-        "the same command with --resume or --shard draws what is missing, and merge makes the table again",
+        "the same command with --resume or --shard draws what is missing; why a draw failed is in its run.json. Then \
+         merge makes the table again",
     ))
 }
 
 /// A run as a row: flat, with what the files of a program have a column for.
 fn row(folder: &Path, record: &Value) -> Map<String, Value> {
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let name = name(folder);
     let mut row = Map::from_iter([("folder".to_string(), json!(name))]);
     let entry = |value: &Value, key: &str| value.get(key).cloned().unwrap_or_default();
     row.extend(OF_RECORD.iter().map(|key| (key.to_string(), entry(record, key))));
@@ -142,16 +161,17 @@ fn csv(rows: &[Map<String, Value>]) -> Result<Vec<u8>> {
     writer.into_inner().map_err(|e| Error::io(format!("{CSV}: cannot be made: {e}")))
 }
 
-/// What is missing of the draws of one command.
-struct Missing {
+/// The draws of one command, or of several that only differ in how many prompts they had.
+struct List {
+    /// Of the longest.
     draws: u64,
-    /// Numbers in its list that have finished.
-    finished: BTreeSet<u64>,
-    /// Folders of those that have begun.
-    begun: BTreeMap<u64, PathBuf>,
+    /// Folders of those that have finished, and their prompts, by number.
+    finished: BTreeMap<u64, Vec<(PathBuf, String)>>,
+    /// Of those that have begun and not finished, each with its status.
+    begun: BTreeMap<u64, (PathBuf, String)>,
 }
 
-impl Missing {
+impl List {
     /// How many have not finished.
     fn open(&self) -> u64 {
         self.draws.saturating_sub(self.finished.len() as u64)
@@ -159,39 +179,52 @@ impl Missing {
 
     /// Which, in words.
     fn named(&self) -> impl Iterator<Item = String> {
-        (0..self.draws).filter(|number| !self.finished.contains(number)).map(|number| {
+        (0..self.draws).filter(|number| !self.finished.contains_key(number)).map(|number| {
             match self.begun.get(&number) {
-                Some(folder) => {
-                    format!("{number} ({})", folder.file_name().unwrap_or_default().to_string_lossy())
-                }
+                Some((folder, status)) => format!("{number} ({}: {status})", name(folder)),
                 None => format!("{number} (not begun)"),
+            }
+        })
+    }
+
+    /// A note for each number that has finished more than once.
+    fn oddities(&self) -> impl Iterator<Item = String> {
+        self.finished.iter().filter(|(_, folders)| folders.len() > 1).map(|(number, folders)| {
+            let names: Vec<String> = folders.iter().map(|(folder, _)| name(folder)).collect();
+            match folders.iter().all(|(_, prompt)| *prompt == folders[0].1) {
+                true => format!("note: draw {number} is there more than once: {}", names.join(", ")),
+                false => format!(
+                    "note: number {number} is of several lists of prompts ({}): what is missing of the shorter ones is \
+                     not known",
+                    names.join(", ")
+                ),
             }
         })
     }
 }
 
-/// Of each command, told by its list of draws.
-fn missing(found: &Finished) -> Vec<Missing> {
-    let mut of_lists: BTreeMap<(String, u64), Missing> = BTreeMap::new();
-    let both = [(&found.unfinished, false), (&found.runs, true)];
-    for (folder, record, is_finished) in
-        both.into_iter().flat_map(|(runs, is)| runs.iter().map(move |(folder, record)| (folder, record, is)))
-    {
-        let list = record["list_sha256"].as_str().unwrap_or_default();
-        // Records of a program that did not say it are of one draw each.
-        let draws = record["draws"].as_u64().unwrap_or(1);
-        let of = of_lists.entry((list.to_string(), draws)).or_insert_with(|| Missing {
-            draws,
-            finished: BTreeSet::new(),
+fn name(folder: &Path) -> String {
+    folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The lists that draws in a directory belong to.
+fn lists(found: &Finished) -> Vec<List> {
+    let mut lists: BTreeMap<String, List> = BTreeMap::new();
+    let finished = found.runs.iter().map(|run| (run, true));
+    for ((folder, record), is_finished) in finished.chain(found.unfinished.iter().map(|run| (run, false))) {
+        let text = |key: &str| record[key].as_str().unwrap_or_default().to_string();
+        // One whose record does not say it is a list by itself.
+        let (number, draws) = (record["number"].as_u64().unwrap_or(0), record["draws"].as_u64().unwrap_or(1));
+        let list = lists.entry(text("list_sha256")).or_insert_with(|| List {
+            draws: 0,
+            finished: BTreeMap::new(),
             begun: BTreeMap::new(),
         });
-        let Some(number) = record["number"].as_u64().or(Some(0)).filter(|number| *number < draws) else {
-            continue;
-        };
+        list.draws = list.draws.max(draws).max(number.saturating_add(1));
         match is_finished {
-            true => drop(of.finished.insert(number)),
-            false => drop(of.begun.insert(number, folder.clone())),
+            true => list.finished.entry(number).or_default().push((folder.clone(), text("prompt"))),
+            false => drop(list.begun.insert(number, (folder.clone(), text("status")))),
         }
     }
-    of_lists.into_values().collect()
+    lists.into_values().collect()
 }

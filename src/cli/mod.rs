@@ -43,6 +43,7 @@ mod threads;
 mod trace;
 mod values;
 mod words;
+mod work;
 
 use std::process::ExitCode;
 

@@ -17,7 +17,7 @@ pub struct OnePrompt<'a> {
     pub choices: Choices,
     pub prompt: &'a Prompt,
     pub draw: Draw,
-    /// SHA-256 of what decides all draws of the command.
+    /// SHA-256 of what decides all draws of the command, besides their prompts.
     pub list: &'a str,
     /// What plain pictures of this prompt are worth, where that was measured.
     pub plain: Option<&'a PlainScores>,

@@ -261,8 +261,9 @@ pub fn files(options: &Options, session: &Session) -> Result<Map<String, Value>>
 /// Options that differ from draw to draw.
 const OF_A_DRAW: [&str; 4] = ["prompt", "negative_prompt", "index", "seed"];
 
-/// SHA-256 of all that decides the draws of a command, of which `choices` are those of any one: options,
-/// files, prompts and seeds. Processes that make parts of one list have the same.
+/// SHA-256 of all that decides the draws of a command besides its prompts, of which `choices` are those of
+/// any one: options, files and seeds. Processes that make parts of one list have the same, and so has the
+/// same list with further prompts behind.
 pub fn list(options: &Options, choices: &Choices, files: &Map<String, Value>) -> String {
     let shared: Map<String, Value> = choices
         .deciding
@@ -270,8 +271,7 @@ pub fn list(options: &Options, choices: &Choices, files: &Map<String, Value>) ->
         .filter(|(key, _)| !OF_A_DRAW.contains(&key.as_str()))
         .map(|(k, v)| (k.clone(), v.clone()))
         .collect();
-    let prompts: Vec<_> = options.prompts.iter().map(|prompt| (&prompt.text, &prompt.negative)).collect();
-    let all = json!([shared, files, prompts, options.first_index, options.count, options.seed]);
+    let all = json!([shared, files, options.first_index, options.count, options.seed]);
     sha256(all.to_string().as_bytes())
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::again::difference;
+use super::again::{difference, known_layout};
 use super::args::Replay;
 use super::options::Options;
 use super::record::HASHES;
@@ -105,7 +105,7 @@ pub fn run(args: &Replay, typed: Vec<String>) -> Result<()> {
         let said = match compare(&before, &now)? {
             Outcome::Bytes => "the bytes agree".into(),
             Outcome::Pixels => "the pixels agree, and the texts beside them differ".into(),
-            Outcome::Particles => "the particles agree, and what is said of their pictures differs".into(),
+            Outcome::Particles => "the particles agree; their pictures were not written both times".into(),
             Outcome::Differs(how) => {
                 differ += 1;
                 how
@@ -150,7 +150,10 @@ fn read(path: &Path) -> Result<(Map<String, Value>, bool)> {
         }
     };
     match record {
-        Value::Object(record) if record.contains_key("proposal") => Ok((record, of_picture)),
+        Value::Object(record) if record.contains_key("proposal") => {
+            known_layout(&record).map_err(|e| e.context(path.display()))?;
+            Ok((record, of_picture))
+        }
         _ => Err(refused("no record of a run")),
     }
 }

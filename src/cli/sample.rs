@@ -1,14 +1,7 @@
 //! `sample`: draws and records, prompt by prompt. Whatever is finished is on disk, whenever and however the
 //! run ends.
 
-use std::collections::BTreeSet;
-use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
-
-use serde_json::{Map, Value};
 
 use super::draw::{Ended, Hand, Place};
 use super::limits::Limits;
@@ -16,9 +9,10 @@ use super::one::OnePrompt;
 use super::options::Options;
 use super::progress::Progress;
 use super::record::{self, Choices, Draw};
-use super::{again, flags, meaning, normalise, output, signals, skip};
+use super::work::{SoFar, Work};
+use super::{meaning, normalise, output, signals};
 use crate::error::{Error, ErrorKind, Result};
-use crate::run::{Finished, Listing, OutDir, load_latents};
+use crate::run::{OutDir, load_latents};
 use crate::session::{PlainScores, Prompt, SampleOptions, Session};
 
 /// The command, which was `typed` so.
@@ -70,146 +64,20 @@ pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
         list: &list,
         plain: &plain,
         listing,
-        damaged: Mutex::default(),
+        count,
         steps,
         progress: Progress::new(count as u64 * steps, options.quiet),
         limits: &limits,
         at_once: 1 + others.len(),
-        taken: AtomicUsize::new(0),
-        failed: AtomicBool::new(false),
+        so_far: SoFar::default(),
     };
     work.by_all(first, others)
 }
 
 /// A model on devices of its own, with the options settled for it.
-struct Opened {
-    session: Session,
-    options: Options,
-}
-
-/// All draws of a command, which one model draws or several at the same time.
-struct Work<'a> {
-    typed: &'a [String],
-    out: &'a OutDir,
-    files: &'a Map<String, Value>,
-    list: &'a str,
-    plain: &'a [PlainScores],
-    /// What there is already, where that is asked for.
-    listing: Option<Listing>,
-    /// Records that have been warned of.
-    damaged: Mutex<BTreeSet<PathBuf>>,
-    /// Of a draw.
-    steps: u64,
-    progress: Progress,
-    limits: &'a Limits,
-    at_once: usize,
-    /// Draws that have been taken up.
-    taken: AtomicUsize,
-    /// Ends the taking up.
-    failed: AtomicBool,
-}
-
-impl Work<'_> {
-    /// The first model works on this thread. Of several errors one is returned that stopped a draw by itself,
-    /// if there is one, and the others are told.
-    fn by_all(&self, mut first: Opened, others: Vec<Opened>) -> Result<()> {
-        let ends = thread::scope(|scope| {
-            let others: Vec<_> =
-                others.into_iter().map(|mut other| scope.spawn(move || self.by_one(&mut other))).collect();
-            let own = self.by_one(&mut first);
-            let joined =
-                others.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
-            [own].into_iter().chain(joined).filter_map(Result::err).collect::<Vec<_>>()
-        });
-        let of_all = |e: &Error| matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::Limit);
-        let told = ends.iter().position(|e| !of_all(e)).unwrap_or(0);
-        for (_, error) in ends.iter().enumerate().filter(|(at, error)| *at != told && !of_all(error)) {
-            output::note(format_args!("error: {}", flags::report(error)));
-        }
-        ends.into_iter().nth(told).map_or(Ok(()), Err)
-    }
-
-    /// One draw after another, as long as there are any and none has failed.
-    fn by_one(&self, Opened { session, options }: &mut Opened) -> Result<()> {
-        let all: Vec<_> = draws(options).collect();
-        while !self.failed.load(Ordering::Relaxed) {
-            let Some(&(prompt, draw, number)) = all.get(self.taken.fetch_add(1, Ordering::Relaxed)) else {
-                break;
-            };
-            let done = self.draw(session, options, prompt, draw, number);
-            if done.is_err() {
-                self.failed.store(true, Ordering::Relaxed);
-                return done;
-            }
-        }
-        Ok(())
-    }
-
-    /// What there is of the draw with this number, and of others of its prompt.
-    fn found(&self, options: &Options, prompt: &str, number: usize) -> Result<Finished> {
-        let found = match (&self.listing, options.shard) {
-            (Some(listing), _) => listing.results_of(prompt)?,
-            (None, Some(_)) => self.out.listing_of(number, prompt).results()?,
-            (None, None) => Finished::default(),
-        };
-        for record in &found.damaged {
-            if self.damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(record.clone()) {
-                output::note(format_args!(
-                    "warning: {}: cannot be read as JSON, so that its folder does not count as finished; move the \
-                     folder away if it is of no use",
-                    record.display()
-                ));
-            }
-        }
-        Ok(found)
-    }
-
-    fn draw(
-        &self,
-        session: &mut Session,
-        options: &Options,
-        prompt: &Prompt,
-        draw: Draw,
-        number: usize,
-    ) -> Result<()> {
-        let choices = Choices::new(options, session, prompt, draw)?;
-        let plain = self.plain.iter().find(|plain| options.first_index + plain.prompt == draw.index);
-        let (typed, files, list) = (self.typed, self.files, self.list);
-        let one = OnePrompt { options, typed, files, choices, prompt, draw, list, plain };
-        let found = self.found(options, &prompt.text, number)?;
-        if let Some((folder, record)) = found.runs.iter().find(|(_, record)| skip::is_same(record, &one)) {
-            self.progress.skip(self.steps);
-            self.progress.summary(&format!("{}: finished before, not drawn again", folder.display()));
-            let answer = skip::answer(folder, &one)?;
-            one.unclaimed_or_copied(folder)?;
-            one.copy_image(folder)?;
-            if options.resume {
-                again::conclude(folder, record)?;
-            }
-            return output::answer(&answer);
-        }
-        let stopped = match options.resume {
-            true => one.stopped_before(self.out, &found, number)?,
-            false => None,
-        };
-        let folder = self.out.folder(number, &prompt.text);
-        if options.shard.is_some() && stopped.is_none() && folder.exists() {
-            let what = found.runs.iter().chain(&found.unfinished).find_map(|(_, record)| one.other(record));
-            return Err(Error::usage(format!(
-                "{}: another run is there: {}",
-                folder.display(),
-                what.unwrap_or_else(|| "its record cannot be read".into())
-            ))
-            .advice("parts of a list share a directory that holds nothing else: give another with -o"));
-        }
-        match &stopped {
-            Some(stopped) => one.unclaimed_or_copied(stopped.folder.path())?,
-            None => one.unclaimed()?,
-        }
-        let mut hand = Hand { session, progress: &self.progress, limits: self.limits, at_once: self.at_once };
-        let place = stopped.map_or(Place::New(number), |stopped| Place::Stopped(Box::new(stopped)));
-        one.run(&mut hand, self.out, place)?.tell()
-    }
+pub struct Opened {
+    pub session: Session,
+    pub options: Options,
 }
 
 /// Goes on with one draw, whose `options` were made of its record, in `folder`, within what is left of
@@ -273,7 +141,7 @@ fn no_prompt() -> Error {
 
 /// Every draw of every prompt in this part of the list, with what keys its randomness and the number of its
 /// folder in an empty directory.
-fn draws(options: &Options) -> impl Iterator<Item = (&Prompt, Draw, usize)> {
+pub fn draws(options: &Options) -> impl Iterator<Item = (&Prompt, Draw, usize)> {
     let all = options.prompts.iter().zip(options.first_index..).flat_map(move |(prompt, index)| {
         (0..options.count).map(move |k| {
             let draw = Draw { index, seed: options.seed.wrapping_add(k as u64) };

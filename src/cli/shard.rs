@@ -94,9 +94,14 @@ pub fn of_launcher(variable: impl Fn(&str) -> Option<String>) -> Result<Option<(
         return Ok(Some((checked(index, of, "JOB_COMPLETION_INDEX")?, "a Kubernetes indexed job")));
     }
     let mut rank = None;
-    for (index, of, launcher) in RANKS {
-        if let (None, Some(at), Some(of)) = (&rank, number(index)?, number(of)?) {
-            rank = Some((checked(at, of, index)?, launcher));
+    for (index, size, launcher) in RANKS {
+        match (number(index)?, number(size)?) {
+            (Some(at), Some(of)) if rank.is_none() => rank = Some((checked(at, of, index)?, launcher)),
+            // A batch script has the one and not the other, where srun starts nothing.
+            (Some(_), None) if array.is_none() && launcher != "srun" => {
+                return Err(unclear(&format!("{index} is set and {size} is not")));
+            }
+            _ => {}
         }
     }
     Ok(match (array, rank) {
@@ -172,7 +177,10 @@ mod tests {
         is(found(&[("OMPI_COMM_WORLD_RANK", "1"), ("OMPI_COMM_WORLD_SIZE", "2")]), "1/2", "Open MPI");
         is(found(&[("SLURM_PROCID", "1"), ("SLURM_STEP_NUM_TASKS", "2")]), "1/2", "srun");
         assert_eq!(found(&[]).expect("none"), None);
-        assert_eq!(found(&[("RANK", "1"), ("SLURM_ARRAY_TASK_ID", "")]).expect("none"), None);
+        let of_batch = [("SLURM_PROCID", "0"), ("SLURM_NTASKS", "2"), ("SLURM_ARRAY_TASK_ID", "")];
+        assert_eq!(found(&of_batch).expect("none"), None);
+        let half = found(&[("RANK", "1")]).expect_err("of how many?").to_string();
+        assert!(half.contains("RANK is set and WORLD_SIZE is not"), "{half}");
         for half in [
             &[("JOB_COMPLETION_INDEX", "3")][..],
             &[("SLURM_ARRAY_TASK_ID", "3")],

@@ -22,8 +22,12 @@ const LEFT: [&str; 4] = ["save", "save_latents", "grid", "metadata"];
 /// Whether a finished run's record is of the same draw: the same options, of the same files.
 pub fn is_same(record: &Value, one: &OnePrompt<'_>) -> bool {
     let same = |(key, value): (&String, &Value)| record.get(key) == Some(value);
-    let left = one.choices.rest.iter().filter(|(key, _)| LEFT.contains(&key.as_str()));
-    one.choices.deciding.iter().chain(left).chain(one.files).all(same)
+    one.choices.deciding.iter().chain(left(one)).chain(one.files).all(same)
+}
+
+/// The options that decide which files a run leaves.
+pub fn left<'a>(one: &'a OnePrompt<'_>) -> impl Iterator<Item = (&'a String, &'a Value)> {
+    one.choices.rest.iter().filter(|(key, _)| LEFT.contains(&key.as_str()))
 }
 
 /// What goes to standard output for a finished run, as when it was drawn.
@@ -45,7 +49,7 @@ pub fn answer(folder: &Path, one: &OnePrompt<'_>) -> Result<Vec<u8>> {
     if drawn != Some(particles.len() as u64) {
         return Err(damaged(&path, &format!("{} lines, and run.json has another number", particles.len())));
     }
-    left(folder, &particles, one.options)?;
+    complete(folder, &particles, one.options)?;
     let all = one.options.select == Select::All;
     let name = |line: &Map<String, Value>| match (one.options.save, all) {
         (Save::None, _) => None,
@@ -71,7 +75,7 @@ fn particle(path: &Path, line: &str) -> Result<Map<String, Value>> {
 }
 
 /// Refuses a folder that has lost a picture or the latents that its run left.
-fn left(folder: &Path, particles: &[Map<String, Value>], options: &Options) -> Result<()> {
+fn complete(folder: &Path, particles: &[Map<String, Value>], options: &Options) -> Result<()> {
     let pictures = particles.iter().filter_map(|line| line["path"].as_str());
     let best = (options.save != Save::None).then_some(BEST);
     let latents = options.save_latents.then_some(LATENTS);

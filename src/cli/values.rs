@@ -219,7 +219,8 @@ pub struct Devices(pub Vec<Device>);
 impl FromStr for Devices {
     type Err = String;
     fn from_str(text: &str) -> Result<Devices, String> {
-        let devices = text.split(',').map(device).collect::<Result<Vec<_>, _>>()?;
+        let devices = text.split(',').map(|text| device(text.trim())).collect::<Result<Vec<_>, _>>();
+        let devices = devices.map_err(|e| format!("{e}, or several with commas between"))?;
         let is_gpu = |device: &Device| matches!(device, Device::Cuda(_));
         let all = |of: fn(&Device) -> bool| devices.iter().all(of);
         if devices.len() > 1 && !all(|d| matches!(d, Device::Cuda(_))) && !all(|d| *d == Device::Cpu) {

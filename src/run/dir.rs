@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::file::{FIX_OUTPUT, FIX_REPORT, PART, folder_of, probe, sync, unwritten, write_atomic};
 use super::metadata::{Parameters, encode_png};
-use super::record::{Status, Versioned};
+use super::record::{SCHEMA, Status, Versioned};
 use super::slug::slug;
 use crate::error::{Error, Result};
 use crate::hash::sha256;
@@ -39,7 +39,8 @@ pub const PREVIEWS: &str = "previews";
 /// belongs to the user.
 const OURS: [&str; 7] = [RECORD, TRACE, PARTICLES, CHECKPOINT, "best.png", "grid.png", "latents.safetensors"];
 
-/// What records in folders say. Of those that hold no JSON object nobody can say how the run ended.
+/// What records in folders say. Of those that hold no JSON object, or are of another layout, nobody can say
+/// how the run ended.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Finished {
@@ -47,7 +48,7 @@ pub struct Finished {
     pub runs: Vec<(PathBuf, Value)>,
     /// Folders of runs that have not finished, or not yet, with their records.
     pub unfinished: Vec<(PathBuf, Value)>,
-    /// Records that are no JSON objects.
+    /// Records that are no JSON objects, or of another layout.
     pub damaged: Vec<PathBuf>,
 }
 
@@ -98,6 +99,7 @@ fn results<'a>(folders: impl Iterator<Item = &'a PathBuf>) -> Result<Finished> {
     let mut found = Finished::default();
     for path in folders {
         match record(path).map_err(|e| unlisted(path, e))? {
+            Some(record) if record["schema"] != SCHEMA => found.damaged.push(path.join(RECORD)),
             Some(record) if is_finished(&record) => found.runs.push((path.clone(), record)),
             Some(record) if record.is_object() => found.unfinished.push((path.clone(), record)),
             Some(_) => found.damaged.push(path.join(RECORD)),
@@ -214,7 +216,10 @@ impl OutDir {
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) where another process works on it;
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) where it cannot be written.
     pub fn take(&self, folder: &Path, prompt: &str) -> Result<RunDir> {
-        let lock_of = lock(folder)?;
+        self.taken(folder, prompt, lock(folder)?)
+    }
+
+    fn taken(&self, folder: &Path, prompt: &str, lock_of: Lock) -> Result<RunDir> {
         let failed = |e| unwritable(folder, e);
         [folder.to_path_buf(), folder.join(PICTURES), folder.join(PREVIEWS)]
             .iter()
@@ -230,6 +235,24 @@ impl OutDir {
         };
         let (out, prompt, path) = (self.clone(), prompt.into(), folder.into());
         Ok(RunDir { _lock: lock_of, out, prompt, path, old })
+    }
+
+    /// Takes the folder of result `number`, made if it is not there, and never another; `None` where another
+    /// process has it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) where it cannot be made or written.
+    pub fn take_exactly(&self, number: usize, prompt: &str) -> Result<Option<RunDir>> {
+        let path = self.folder(number, prompt);
+        self.in_directory(|| match fs::create_dir(&path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            made => made,
+        })
+        .map_err(|e| unwritable(&path, e))?;
+        match try_lock(&path) {
+            Some(lock) => self.taken(&path, prompt, lock).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// The folder of result `number` where a process was killed before it wrote anything into it.
@@ -365,11 +388,16 @@ fn sweep(folder: &Path) -> io::Result<()> {
 /// # Errors
 /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) where another process has locked it.
 pub fn lock(path: &Path) -> Result<Lock> {
-    let Ok(folder) = fs::File::open(path) else { return Ok(None) };
+    try_lock(path).ok_or_else(|| in_use(path))
+}
+
+/// The same; `None` where another process has locked it.
+fn try_lock(path: &Path) -> Option<Lock> {
+    let Ok(folder) = fs::File::open(path) else { return Some(None) };
     match folder.try_lock() {
-        Ok(()) => Ok(Some(folder)),
-        Err(fs::TryLockError::WouldBlock) => Err(in_use(path)),
-        Err(fs::TryLockError::Error(_)) => Ok(None),
+        Ok(()) => Some(Some(folder)),
+        Err(fs::TryLockError::WouldBlock) => None,
+        Err(fs::TryLockError::Error(_)) => Some(None),
     }
 }
 

@@ -148,8 +148,9 @@ impl SessionBuilder {
             gigabytes(peak),
             gigabytes(available)
         );
+        let devices = if self.peers.is_empty() { "" } else { "name fewer devices, " };
         Err(Error::new(ErrorKind::Memory, what).advice(format!(
-            "ask for smaller images with `width` and `height`, {checkpointing}or give `micro_batch` or `particles` \
+            "{devices}ask for smaller images with `width` and `height`, {checkpointing}or give `micro_batch` or `particles` \
              a smaller number"
         )))
     }

@@ -197,13 +197,27 @@ fn parts_of_a_list_make_what_one_process_makes() {
         table.lines().count() == 7 && table.starts_with("folder,list_sha256,number,index,seed,prompt,"),
         "{table}"
     );
-    // A directory that holds another run under the number of a draw.
-    let other = [&part("0/3")[..], &["--kl", "0.7"]].concat();
-    fails(
-        output(command(parts.path(), &other)),
-        2,
-        &["0000-a-ring: another run is there: kl was", "give another with -o"],
-    );
+    // A directory that holds another run under the number of a draw, or what is none.
+    for (other, says) in
+        [(["--kl", "0.7"], "kl was"), (["--save", "best"], "save was \"all\" and is \"best\"")]
+    {
+        let refused = output(command(parts.path(), &[&part("0/3")[..], &other].concat()));
+        fails(refused, 2, &["0000-a-ring: another run is there: ", says, "give another with -o"]);
+    }
+    let damaged = parts.path().join("out/0000-a-ring/run.json");
+    let record = fs::read_to_string(&damaged).expect("a record");
+    for text in ["{", "[]", &record.replacen("\"schema\": 1", "\"schema\": 7", 1)] {
+        fs::write(&damaged, text).expect("it can be written");
+        let refused = output(command(parts.path(), &part("0/3")));
+        fails(
+            refused,
+            1,
+            &["0000-a-ring: what is in it is no run that this program knows", "move the folder away"],
+        );
+        let warned = merge(parts.path(), &[]);
+        fails(warned, 1, &["run.json: is no record that this program knows", "0 (not begun)"]);
+    }
+    fs::write(&damaged, record).expect("it can be written");
     for (shard, says) in [("3/3", "counted from 0"), ("x", "expected I/N"), ("auto", "no variables of Slurm")]
     {
         let refused = output(command(parts.path(), &part(shard)));
@@ -212,6 +226,48 @@ fn parts_of_a_list_make_what_one_process_makes() {
     }
     let empty = output(command(parts.path(), &["-p", "a ring", "--shard", "1/2"]));
     assert!(empty.status.success() && String::from_utf8_lossy(&empty.stderr).contains("has no draws"));
+}
+
+/// The same part by several processes at once: each draw is made once, and who comes too late says so.
+#[test]
+fn a_part_that_runs_twice_is_drawn_once() {
+    let home = home();
+    let part = [&LIST[..], &["--shard", "0/1", "--threads", "1"]].concat();
+    let all: Vec<_> = (0..4).map(|_| command(home.path(), &part).spawn().expect("it starts")).collect();
+    for child in all {
+        let ended = child.wait_with_output().expect("an end");
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        let elsewhere = ended.status.code() == Some(1) && said.contains("are being made by another process");
+        assert!(ended.status.success() || elsewhere, "{said}");
+    }
+    succeeds(output(command(home.path(), &part)));
+    assert_eq!(folders(home.path()).len(), 3);
+    let merged = merge(home.path(), &[]);
+    let said = String::from_utf8_lossy(&merged.stderr).into_owned();
+    assert!(merged.status.success() && said == "all draws have finished: 3\n", "{said}");
+    // More of the same list, and a copy.
+    succeeds(output(command(home.path(), &[&LIST[..], &["-p", "a disk", "--shard", "0/1"]].concat())));
+    fs::create_dir(home.path().join("out/0009-copy")).expect("a folder");
+    let record = home.path().join("out/0000-a-ring/run.json");
+    fs::copy(record, home.path().join("out/0009-copy/run.json")).expect("a copy");
+    let merged = merge(home.path(), &[]);
+    let said = String::from_utf8_lossy(&merged.stderr).into_owned();
+    let twice = "draw 0 is there more than once: 0000-a-ring, 0009-copy";
+    assert!(merged.status.success() && said.contains(twice) && said.contains("finished: 4\n"), "{said}");
+}
+
+/// No reward is a number for a prompt that states nothing.
+#[test]
+fn a_draw_that_fails_keeps_none_of_the_others_from_being_made() {
+    let home = home();
+    let of_checker = ["--reward", "checker", "--proposal", "bootstrap"];
+    let list = [&["-p", "a red star", "-p", "hello", "-p", "a ring"][..], &of_checker].concat();
+    for devices in ["cpu", "cpu,cpu"] {
+        let drawn = output(command(home.path(), &[&list[..], &["--resume", "--device", devices]].concat()));
+        fails(drawn, 5, &["error: prompt 1: every particle was lost", "1 of 3 draws failed", "--resume"]);
+        assert_eq!(folders(home.path()).len(), 3);
+    }
+    fails(merge(home.path(), &[]), 1, &["1 of 3 draws have not finished: 1 (0001-hello: failed)"]);
 }
 
 #[test]
