@@ -169,6 +169,12 @@ fn what_it_is_not_for_is_named() {
     fails(inspected(&notes), 3, &["notes.txt", "no weights"]);
     fails(inspected(dir.path()), 3, &["model_index.json is missing"]);
     fails(inspected(Path::new("nobody/nothing")), 3, &["nobody/nothing", "downloads nothing"]);
+    // A folder of another family has an autoencoder too, and is none.
+    let (_kept, root) = model();
+    let index = fs::read_to_string(root.join("model_index.json")).expect("an index");
+    let index = index.replace("\"StableDiffusionPipeline\"", "\"FluxPipeline\"");
+    fs::write(root.join("model_index.json"), index).expect("written");
+    fails(inspected(&root), 3, &["Flux (FluxPipeline) cannot be run"]);
     // A file of one tensor that has the name of one of Flux.
     let flux = dir.path().join("flux.safetensors");
     let header =
