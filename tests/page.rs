@@ -280,8 +280,11 @@ fn what_is_damaged_is_named_and_the_rest_is_shown() {
         to
     };
     let (a, b) = (copy("a"), copy("b"));
-    let trace = fs::read(b.join("trace.jsonl")).expect("a trace");
-    fs::write(b.join("trace.jsonl"), &trace[..trace.len() / 2]).expect("written");
+    // Within its third line; and of another run all from its third line on.
+    let trace = fs::read_to_string(b.join("trace.jsonl")).expect("a trace");
+    let lines: Vec<&str> = trace.split_inclusive('\n').collect();
+    fs::write(b.join("trace.jsonl"), [lines[0], lines[1], "{\"schema\":"].concat()).expect("written");
+    fs::write(copy("c").join("trace.jsonl"), lines[..2].concat()).expect("written");
     fs::write(a.join("run.json"), "{\"schema\": 1, ").expect("written");
     let path = dir.path().join("report.html");
     let output = run(&["report", text(&out), "-o", text(&path)]);
@@ -289,7 +292,8 @@ fn what_is_damaged_is_named_and_the_rest_is_shown() {
     assert!(output.status.success() && said.contains("a/run.json"), "{said}");
     let html = html(&path);
     assert!(html.text.contains("Left out") && html.text.contains("a/run.json"), "{}", html.text);
-    assert!(html.text.contains("trace.jsonl ends within its line"), "{}", html.text);
+    assert!(html.text.contains("trace.jsonl ends within its line 3"), "{}", html.text);
+    assert!(html.text.contains("trace.jsonl has 2 of its 8 lines"), "{}", html.text);
     assert!(html.text.contains("the file is gone"), "pictures were not copied");
     // Alone it is an error, and so is what is no run.
     let other = dir.path().join("new/other.html");

@@ -38,7 +38,10 @@ fn everything_is_said_to_be_what_it_is_as_documented() {
     // Runs: one whose log Z has an error, one that has none, one that failed.
     let plain = dir.path().join("plain");
     let held_out = ["-p", "a star", "-n", "red", "--eval-reward", "gold"];
-    succeeds(sample(&plain, &[&held_out[..], &["--proposal", "none", "--particles", "4"]].concat()));
+    succeeds(sample(
+        &plain,
+        &[&held_out[..], &["--proposal", "bootstrap", "--particles", "8", "--kl", "9"]].concat(),
+    ));
     let folder = only_folder(&plain);
     let facts = inspect(&folder);
     check(&facts, "run");
@@ -82,9 +85,9 @@ fn everything_is_said_to_be_what_it_is_as_documented() {
     assert_eq!((of(&facts, "prompt"), of(&facts, "width")), ("a cat".into(), 2.into()));
     let bare = dir.path().join("bare.png");
     write_png(&bare, None);
-    assert!(
-        of(&inspect(&bare), "notes")[0].as_str().is_some_and(|note| note.contains("nothing of its making"))
-    );
+    let facts = inspect(&bare);
+    check(&facts, "picture");
+    assert!(of(&facts, "notes")[0].as_str().is_some_and(|note| note.contains("nothing of its making")));
 
     // Models.
     let facts = inspect(Path::new("shapes"));
@@ -169,6 +172,12 @@ fn what_it_is_not_for_is_named() {
     fails(inspected(&notes), 3, &["notes.txt", "no weights"]);
     fails(inspected(dir.path()), 3, &["model_index.json is missing"]);
     fails(inspected(Path::new("nobody/nothing")), 3, &["nobody/nothing", "downloads nothing"]);
+    // A folder of another family has an autoencoder too, and is none.
+    let (_kept, root) = model();
+    let index = fs::read_to_string(root.join("model_index.json")).expect("an index");
+    let index = index.replace("\"StableDiffusionPipeline\"", "\"FluxPipeline\"");
+    fs::write(root.join("model_index.json"), index).expect("written");
+    fails(inspected(&root), 3, &["Flux (FluxPipeline) cannot be run"]);
     // A file of one tensor that has the name of one of Flux.
     let flux = dir.path().join("flux.safetensors");
     let header =
@@ -183,13 +192,13 @@ fn what_it_is_not_for_is_named() {
 
 #[test]
 fn several_things_are_told_one_after_another() {
-    let said = succeeds(run(&["inspect", "shapes", "gold"]));
+    let said = succeeds(run(&["inspect", "shapes", "jpeg"]));
     let (model, reward) = said.split_once("\n\n").expect("a line between them");
     assert!(
         model.starts_with("kind               model\n")
             && model.contains("\nparts              text_encoder  ")
     );
     assert!(
-        reward.starts_with("kind               reward\n") && reward.contains("\ngradient           yes\n")
+        reward.starts_with("kind               reward\n") && reward.contains("\ngradient           no\n")
     );
 }

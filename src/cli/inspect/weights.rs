@@ -17,6 +17,9 @@ use crate::model::lora::{self, Lora};
 use crate::model::{needed, original};
 use crate::session::Session;
 
+/// The file of a model in diffusers layout.
+const INDEX: &str = "model_index.json";
+
 /// The model inside the program.
 ///
 /// # Errors
@@ -39,6 +42,8 @@ pub fn facts(path: &Path, hub: &Hub) -> Result<Facts> {
             };
             return model(&place, &missing, &folder);
         }
+        // A model that cannot be run is none of the other things, whatever parts it has.
+        Err(e) if path.join(INDEX).is_file() => return Err(e),
         Err(e) => e,
     };
     if let Ok(embedding) = Embedding::open(&embedding::Spec { name: None, path: path.into() }) {

@@ -64,7 +64,14 @@ impl Run {
         run.particles = particles;
         // What is not written before the end of a run is not missing before it.
         let ended = run.status() == "finished";
+        let whole = cut.is_none() && broken.is_none();
         run.notes.extend(cut.into_iter().chain(broken));
+        // A population has a line for each step, and one for its end.
+        let expected = run.number("populations").zip(run.number("steps")).map(|(m, steps)| m * (steps + 1.0));
+        let there = run.lines().count();
+        if let Some(expected) = expected.filter(|expected| ended && whole && *expected > there as f64) {
+            run.notes.push(format!("trace.jsonl has {there} of its {expected:.0} lines"));
+        }
         run.notes.extend(missing.filter(|_| ended || !run.particles.is_empty()));
         Ok(run)
     }
