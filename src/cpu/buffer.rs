@@ -50,8 +50,8 @@ impl fmt::Display for Round {
     }
 }
 
-/// Elements from which on a block is mapped by itself instead of lying in the heap: 4 MiB of them. The heap of
-/// the C library does not give back what lies between living blocks, 6 % of the memory of Stable Diffusion
+/// Elements from which on a block is mapped by itself instead of lying in the heap: 4 MiB of them. The heap
+/// of the C library does not give back what lies between living blocks, 6 % of the memory of Stable Diffusion
 /// 1.5. Smaller blocks hardly count, and the heap is faster for them.
 const LARGE: usize = 1 << 20;
 
