@@ -1,12 +1,13 @@
-//! One UNet and one VAE forward of a model of full size, on the CPU: seconds, peak memory, and the distance
-//! to what diffusers computed. Makes nothing itself: `tools/fullsize.py` says how.
+//! Networks of full size on the CPU: seconds, peak memory, and the distance to what the original packages
+//! computed. Of a model one UNet and one VAE forward; of a reward the scores of pictures and their gradients.
+//! Makes nothing itself: `tools/fullsize.py` and `tools/fullsize_rewards.py` say how.
 //!
 //!     cargo bench --bench fullsize -- FOLDER
+//!     cargo bench --bench fullsize -- FOLDER REWARD
 
 use std::path::Path;
 use std::time::Instant;
 
-use das_cuda::Result;
 use das_cuda::backend::Backend;
 use das_cuda::cpu::Cpu;
 use das_cuda::model::checkpoint::Checkpoint;
@@ -14,15 +15,21 @@ use das_cuda::model::config::{AutoencoderConfig, UNetConfig};
 use das_cuda::model::files::Source;
 use das_cuda::model::unet::{Added, Unet};
 use das_cuda::model::vae::Decoder;
+use das_cuda::reward::{Reward, Spec, open};
 use das_cuda::tape::{Tape, Var};
-use das_cuda::tensor::{HostSlice, Tensor};
+use das_cuda::tensor::{HostSlice, Shape, Tensor};
+use das_cuda::{Error, Result};
 
 fn main() -> Result<()> {
-    let Some(folder) = std::env::args().skip(1).find(|a| !a.starts_with("--")) else {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let Some(folder) = arguments.first() else {
         println!("fullsize: no folder given, nothing to time (see tools/fullsize.py)");
         return Ok(());
     };
-    let folder = Path::new(&folder);
+    let folder = Path::new(folder);
+    if let Some(reward) = arguments.get(1) {
+        return score(&Cpu::new(), folder, reward);
+    }
     let cpu = Cpu::new();
     let inputs = Checkpoint::open(&folder.join("inputs.safetensors"), None)?;
     let x: Var = upload(&cpu, &inputs, "x")?.into();
@@ -60,12 +67,7 @@ fn forward<'t>(
     if twice {
         y = timed(&format!("{name} forward"), || run(&Tape::off(cpu)))?;
     }
-    println!("{name}: tensors at most {:.2} GB", cpu.memory().peak as f64 / 1e9);
-    if let Ok(status) = std::fs::read_to_string("/proc/self/status") {
-        for line in status.lines().filter(|l| l.starts_with("VmHWM") || l.starts_with("Rss")) {
-            println!("{name}: {line}");
-        }
-    }
+    memory(cpu, name);
     let expected = folder.join("torch.safetensors");
     if expected.is_file() {
         let file = Checkpoint::open(&expected, None)?;
@@ -80,6 +82,66 @@ fn forward<'t>(
         );
     }
     Ok(())
+}
+
+/// The pictures of `inputs.safetensors`, each for its own line of `prompts.txt`, against the scores and
+/// gradients in `torch.safetensors`. What PyTorch's own float32 is away from them stands beside it.
+fn score(cpu: &Cpu, folder: &Path, name: &str) -> Result<()> {
+    let spec: Spec = format!("{name}:{}", folder.display()).parse()?;
+    let mut reward =
+        timed("load", || open(std::slice::from_ref(&spec), &Source::Dir(folder.to_path_buf()), cpu))?;
+    let prompts = std::fs::read_to_string(folder.join("prompts.txt"))
+        .map_err(|e| Error::model(format!("prompts.txt: {e}")))?;
+    reward.prepare(cpu, &prompts.lines().map(String::from).collect::<Vec<_>>())?;
+    let inputs = Checkpoint::open(&folder.join("inputs.safetensors"), None)?;
+    let expected = Checkpoint::open(&folder.join("torch.safetensors"), None)?;
+    for size in ["square", "wide"] {
+        let images = upload(cpu, &inputs, size)?;
+        let n = images.shape().n;
+        let prompt_of: Vec<u32> = (0..n as u32).collect();
+        cpu.reset_peak();
+        let (scores, gradient) = timed(&format!("{size}: {n} scores and gradients"), || {
+            let tape = Tape::new(cpu);
+            let leaf = tape.watch(images.clone());
+            let score = reward.score(&tape, &leaf, &prompt_of)?;
+            let seed = cpu.upload(Shape::rows(n, 1), HostSlice::F32(&vec![1.0; n]))?;
+            let gradient = tape.gradient(&score, seed, &leaf)?;
+            let gradient = gradient.ok_or_else(|| Error::usage(format!("{name} gives no gradient")))?;
+            Ok((cpu.download(score.value())?, cpu.download(&gradient)?))
+        })?;
+        memory(cpu, size);
+        let truth = |what: &str| host(&expected, &format!("{size}.{what}"));
+        println!("{size}: scores {scores:?}");
+        for (what, found) in [("scores", scores), ("gradients", gradient)] {
+            println!(
+                "{size}: {what} relative to {name} in float64 {:.1e}, of PyTorch in float32 {:.1e}",
+                distance(&found, &truth(what)?, n),
+                distance(&truth(&format!("{what}.float32"))?, &truth(what)?, n)
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The largest relative distance, in the Euclidean norm, of `n` pictures.
+fn distance(found: &[f32], expected: &[f32], n: usize) -> f64 {
+    let each = expected.len() / n;
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
+    let pictures = found.chunks(each).zip(expected.chunks(each));
+    let relative = pictures.map(|(found, expected)| {
+        norm(&mut found.iter().zip(expected).map(|(f, e)| f64::from(*f) - f64::from(*e)))
+            / norm(&mut expected.iter().map(|e| f64::from(*e)))
+    });
+    relative.fold(0.0, f64::max)
+}
+
+fn memory(cpu: &Cpu, name: &str) {
+    println!("{name}: tensors at most {:.2} GB", cpu.memory().peak as f64 / 1e9);
+    if let Ok(status) = std::fs::read_to_string("/proc/self/status") {
+        for line in status.lines().filter(|l| l.starts_with("VmHWM") || l.starts_with("Rss")) {
+            println!("{name}: {line}");
+        }
+    }
 }
 
 fn timed<T>(what: &str, f: impl FnOnce() -> Result<T>) -> Result<T> {

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use half::{bf16, f16};
+use memmap2::MmapMut;
 
 use super::parallel::parallel_rows;
 use crate::backend::{Memory, out_of_memory};
@@ -49,10 +50,56 @@ impl fmt::Display for Round {
     }
 }
 
+/// Elements from which on a block is mapped by itself instead of lying in the heap: 4 MiB of them. The heap
+/// of the C library does not give back what lies between living blocks, 6 % of the memory of Stable Diffusion
+/// 1.5. Smaller blocks hardly count, and the heap is faster for them.
+const LARGE: usize = 1 << 20;
+
+/// Memory of the system.
+#[derive(Debug)]
+enum Block {
+    Heap(Vec<f32>),
+    Mapped(MmapMut),
+}
+
+impl Default for Block {
+    fn default() -> Block {
+        Block::Heap(Vec::new())
+    }
+}
+
+impl Block {
+    /// `len` zeros.
+    fn new(len: usize) -> Result<Block> {
+        if len < LARGE {
+            let mut data = Vec::new();
+            data.try_reserve_exact(len).map_err(|e| out_of_memory(len).because(e))?;
+            data.resize(len, 0.0);
+            return Ok(Block::Heap(data));
+        }
+        let size = len.checked_mul(size_of::<f32>()).ok_or_else(|| out_of_memory(len))?;
+        MmapMut::map_anon(size).map(Block::Mapped).map_err(|e| out_of_memory(len).because(e))
+    }
+    fn elements(&self) -> &[f32] {
+        match self {
+            Block::Heap(data) => data,
+            Block::Mapped(data) => bytemuck::cast_slice(data),
+        }
+    }
+    fn elements_mut(&mut self) -> &mut [f32] {
+        match self {
+            Block::Heap(data) => data,
+            Block::Mapped(data) => bytemuck::cast_slice_mut(data),
+        }
+    }
+}
+
 /// Elements on the host.
 #[derive(Debug)]
 pub struct Buffer {
-    data: Vec<f32>,
+    /// May hold more.
+    block: Block,
+    len: usize,
     pool: Arc<Pool>,
     /// Whether the elements are never rounded to 16 bits, whatever the shape.
     pub wide: bool,
@@ -60,16 +107,16 @@ pub struct Buffer {
 
 impl Buffer {
     pub fn elements(&self) -> &[f32] {
-        &self.data
+        &self.block.elements()[..self.len]
     }
     pub fn elements_mut(&mut self) -> &mut [f32] {
-        &mut self.data
+        &mut self.block.elements_mut()[..self.len]
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.pool.free(std::mem::take(&mut self.data));
+        self.pool.free(std::mem::take(&mut self.block), self.len);
     }
 }
 
@@ -106,7 +153,7 @@ pub struct Pool {
 #[derive(Debug, Default)]
 struct State {
     /// Idle buffers by capacity, in elements.
-    idle: BTreeMap<usize, Vec<Vec<f32>>>,
+    idle: BTreeMap<usize, Vec<Block>>,
     idle_bytes: u64,
     memory: Memory,
     /// Most bytes ever alive: idle and live together stay below it.
@@ -125,7 +172,7 @@ impl State {
     }
 
     /// The smallest idle buffer that holds `len` elements and wastes little.
-    fn reuse(&mut self, len: usize) -> Option<Vec<f32>> {
+    fn reuse(&mut self, len: usize) -> Option<Block> {
         let (&capacity, buffers) = self.idle.range_mut(len..=len.saturating_add(len / 8)).next()?;
         let buffer = buffers.pop();
         if buffers.is_empty() {
@@ -137,7 +184,7 @@ impl State {
 
     /// Takes idle buffers out, largest first, until all fits with `len` elements more into the most that was
     /// ever alive.
-    fn shrink(&mut self, len: usize) -> Vec<Vec<f32>> {
+    fn shrink(&mut self, len: usize) -> Vec<Block> {
         let mut out = Vec::new();
         let live = self.memory.live.saturating_add(bytes(len));
         while live.saturating_add(self.idle_bytes) > self.most.max(live) {
@@ -169,15 +216,12 @@ impl Pool {
         };
         // Given to the operating system outside the lock.
         drop(surplus);
-        let mut data = found.unwrap_or_default();
-        let missing = len.saturating_sub(data.len());
-        data.try_reserve_exact(missing).map_err(|e| out_of_memory(len).because(e))?;
-        data.resize(len, 0.0);
+        let mut block = found.map_or_else(|| Block::new(len), Ok)?;
         if cfg!(debug_assertions) {
-            data.fill(f32::NAN);
+            block.elements_mut().fill(f32::NAN);
         }
         pool.lock().take(bytes(len));
-        Ok(Buffer { data, pool: pool.clone(), wide: false })
+        Ok(Buffer { block, len, pool: pool.clone(), wide: false })
     }
 
     /// A copy of `data` in its own type.
@@ -191,12 +235,13 @@ impl Pool {
         Ok(stored)
     }
 
-    fn free(&self, data: Vec<f32>) {
+    fn free(&self, block: Block, len: usize) {
+        let capacity = block.elements().len();
         let mut state = self.lock();
-        state.memory.live -= bytes(data.len());
-        if data.capacity() > 0 {
-            state.idle_bytes += bytes(data.capacity());
-            state.idle.entry(data.capacity()).or_default().push(data);
+        state.memory.live -= bytes(len);
+        if capacity > 0 {
+            state.idle_bytes += bytes(capacity);
+            state.idle.entry(capacity).or_default().push(block);
         }
     }
 
@@ -232,10 +277,13 @@ mod tests {
     #[test]
     fn a_dropped_buffer_is_used_again() {
         let pool = Arc::new(Pool::default());
-        let first = Pool::alloc(&pool, 5000).unwrap();
-        let at = first.elements().as_ptr();
-        drop(first);
-        assert_eq!(Pool::alloc(&pool, 4900).unwrap().elements().as_ptr(), at);
+        for len in [5000, LARGE] {
+            let first = Pool::alloc(&pool, len).unwrap();
+            let at = first.elements().as_ptr();
+            drop(first);
+            let again = Pool::alloc(&pool, len - len / 50).unwrap();
+            assert_eq!((again.elements().as_ptr(), again.elements().len()), (at, len - len / 50));
+        }
     }
 
     #[test]

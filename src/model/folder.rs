@@ -16,7 +16,7 @@ use super::families::{FAMILIES, Family};
 use super::files::{FileHash, Source, json};
 use super::lora::Lora;
 use super::original::{self, Choices};
-use super::parts::Parts;
+use super::parts::{Parts, refiner};
 use super::pipeline::Pipeline;
 use super::tokenizer::Tokenizer;
 use crate::backend::Backend;
@@ -77,6 +77,10 @@ impl ModelFolder {
                 .advice("this is no index of a diffusers pipeline: download the file again")
         })?;
         let Some(family) = FAMILIES.iter().find(|family| family.class == class) else {
+            // The published refiner names a pipeline of its own.
+            if let Some(e) = index.as_object().and_then(|index| refiner(&file, index)) {
+                return Err(e);
+            }
             let known: Vec<&str> = FAMILIES.iter().map(|family| family.class).collect();
             return Err(Error::model(format!("{file}: {} cannot be run", known_as(class)))
                 .advice(format!("use a model of one of these pipelines: {}", known.join(", "))));

@@ -255,14 +255,21 @@ impl fmt::Debug for Parts {
 /// A pipeline whose index leaves out a component that it cannot do without.
 fn left_out(file: &str, index: &Map<String, Value>, component: &str) -> Error {
     let class = index.get("_class_name").and_then(Value::as_str).unwrap_or_default();
+    refiner(file, index).unwrap_or_else(|| {
+        Error::model(format!("{file}: {class} without {component}"))
+            .advice("use a complete model; refiners and prior stages cannot be run alone")
+    })
+}
+
+/// That the model is a refiner, if its index says so: without the first text encoder, but with the second.
+pub(super) fn refiner(file: &str, index: &Map<String, Value>) -> Option<Error> {
+    let class = index.get("_class_name").and_then(Value::as_str)?;
     let left = |name: &str| index.get(name).is_none_or(|entry| entry[1].is_null());
-    if component == "text_encoder" && !left("text_encoder_2") {
-        return Error::model(format!(
+    (left("text_encoder") && !left("text_encoder_2")).then(|| {
+        Error::model(format!(
             "{file}: {class} without text_encoder: this is a refiner, which improves the latents of another model and \
              makes none from a text alone"
         ))
-        .advice("use the base model that the refiner belongs to");
-    }
-    Error::model(format!("{file}: {class} without {component}"))
-        .advice("use a complete model; refiners and prior stages cannot be run alone")
+        .advice("use the base model that the refiner belongs to")
+    })
 }

@@ -181,6 +181,11 @@ fn adaptive_lambda_rises_to_one() {
             } else if out.lambda > at.lambda.max(low) && out.lambda < 1.0 {
                 free += 1;
                 assert!((out.ess - 0.5 * n as f64).abs() < 1e-6 * n as f64);
+                assert!(
+                    out.resampled,
+                    "at the threshold up to rounding, {} of it",
+                    out.ess / (0.5 * n as f64)
+                );
             }
             potential = out.ancestors.iter().map(|&a| potential[a as usize] + u.draw()).collect();
             reached |= out.lambda == 1.0;

@@ -25,6 +25,8 @@ PROMPTS = [
     "a small green circle above a large yellow triangle on a white background, and a cross, and a square",
 ]
 PROMPT_OF = [2, 0, 1]
+# The linear layers of the aesthetic head, between which the published one has dropout.
+LAYERS = [0, 2, 4, 6, 7]
 
 
 def pictures():
@@ -79,36 +81,48 @@ def tiny_clip(folder):
         (folder / name).write_text(text)
     settings = {"image_mean": MEAN, "image_std": STD, "size": {"shortest_edge": SIDE}, "do_normalize": True}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    widths = [20, 16, 12, 8, 6, 1]
-    head = {}
-    for i, (a, b) in zip([0, 2, 4, 6, 7], zip(widths, widths[1:])):
-        head[f"layers.{i}.weight"] = torch.randn(b, a) / a**0.5
-        head[f"layers.{i}.bias"] = torch.randn(b)
+    head = random_head([20, 16, 12, 8, 6, 1])
     save_file({k: v.numpy() for k, v in head.items()}, folder / "aesthetic.safetensors")
     return model, head, CLIPTokenizer.from_pretrained(str(folder))
 
 
-def embed(model, images, dtype):
-    """Unit image embeddings of (n, h, w, 3) in [0, 1]: shorter side to SIDE, centre, normalise."""
-    x = images.to(dtype).permute(0, 3, 1, 2)
-    x = resize(x, SIDE, InterpolationMode.BILINEAR, antialias=True)
-    top, left = (x.shape[2] - SIDE) // 2, (x.shape[3] - SIDE) // 2
-    x = normalize(x[:, :, top : top + SIDE, left : left + SIDE], MEAN, STD)
+def embed(model, images, mean=MEAN, std=STD):
+    """Unit image embeddings of (n, h, w, 3) in [0, 1]: shorter side to the tower's size, centre, normalise."""
+    side = model.config.vision_config.image_size
+    x = resize(images.permute(0, 3, 1, 2), side, InterpolationMode.BILINEAR, antialias=True)
+    top, left = (x.shape[2] - side) // 2, (x.shape[3] - side) // 2
+    x = normalize(x[:, :, top : top + side, left : left + side], mean, std)
     out = model.visual_projection(model.vision_model(pixel_values=x).pooler_output)
     return out / out.norm(dim=-1, keepdim=True), x
+
+
+def embed_texts(model, tokens):
+    out = model.text_projection(model.text_model(input_ids=tokens).pooler_output)
+    return out / out.norm(dim=-1, keepdim=True)
+
+
+def judge(head, embeddings):
+    """Aesthetic scores."""
+    for i in LAYERS:
+        embeddings = embeddings @ head[f"layers.{i}.weight"].T + head[f"layers.{i}.bias"]
+    return embeddings[:, 0]
+
+
+def random_head(widths):
+    head = {}
+    for i, (a, b) in zip(LAYERS, zip(widths, widths[1:])):
+        head[f"layers.{i}.weight"] = torch.randn(b, a) / a**0.5
+        head[f"layers.{i}.bias"] = torch.randn(b)
+    return head
 
 
 def score(model, head, tokens, images, dtype):
     """Everything the tests compare, and the gradients of weighted sums of the scores."""
     model, head = model.to(dtype), {k: v.to(dtype) for k, v in head.items()}
-    text = model.text_projection(model.text_model(input_ids=tokens).pooler_output)
-    text = text / text.norm(dim=-1, keepdim=True)
+    text = embed_texts(model, tokens)
     images = images.clone().to(dtype).requires_grad_()
-    image, pixels = embed(model, images, dtype)
-    y = image
-    for i in [0, 2, 4, 6, 7]:
-        y = y @ head[f"layers.{i}.weight"].T + head[f"layers.{i}.bias"]
-    aesthetic, cosine = y[:, 0], (image * text[PROMPT_OF]).sum(-1)
+    image, pixels = embed(model, images)
+    aesthetic, cosine = judge(head, image), (image * text[PROMPT_OF]).sum(-1)
     seed = torch.tensor([1.0, -0.5, 2.0], dtype=dtype)
     out = {"pixels": pixels.permute(0, 2, 3, 1), "text": text, "image": image, "aesthetic": aesthetic, "cosine": cosine}
     for name, value in [("aesthetic", aesthetic), ("cosine", cosine)]:

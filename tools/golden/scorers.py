@@ -64,7 +64,7 @@ def save(model, path, names=lambda name: name):
 
 
 def hpsv2(folder):
-    """An OpenCLIP model, and its scores as the package hpsv2 computes them."""
+    """An OpenCLIP model, and its scores."""
     folder.mkdir(exist_ok=True)
     shapes = pathlib.Path("assets/shapes/tokenizer")
     for name in ["vocab.json", "merges.txt", "special_tokens_map.json"]:
@@ -81,48 +81,42 @@ def hpsv2(folder):
     save(model, folder / "open_clip_model.safetensors")
     tokenizer = CLIPTokenizer.from_pretrained(str(folder))
     tokens = tokenizer(PROMPTS, padding="max_length", max_length=16, truncation=True, return_tensors="pt").input_ids
+    return lambda images, dtype: hpsv2_scores(model.to(dtype), tokens[PROMPT_OF], images, 32)
 
-    def score(images, dtype):
-        model.to(dtype)
-        x = images.permute(0, 3, 1, 2)
-        scale = 32 / max(x.shape[2:])
-        if scale != 1:
-            h, w = (round(n * scale) for n in x.shape[2:])
-            x = resize(x, [h, w], InterpolationMode.BICUBIC, antialias=True)
-            x = pad(x, [(32 - w) // 2, (32 - h) // 2, 32 - w - (32 - w) // 2, 32 - h - (32 - h) // 2], fill=0)
-        image = model.encode_image(normalize(x, MEAN, STD), normalize=True)
-        text = model.encode_text(tokens, normalize=True)
-        return torch.diagonal(image @ text[PROMPT_OF].T)
 
-    return score
+def hpsv2_scores(model, tokens, images, side):
+    """Of (n, h, w, 3) in [0, 1], as the package hpsv2 computes them for the tokens of n prompts."""
+    x = images.permute(0, 3, 1, 2)
+    scale = side / max(x.shape[2:])
+    if scale != 1:
+        h, w = (round(n * scale) for n in x.shape[2:])
+        x = resize(x, [h, w], InterpolationMode.BICUBIC, antialias=True)
+        left, top = (side - w) // 2, (side - h) // 2
+        x = pad(x, [left, top, side - w - left, side - h - top], fill=0)
+    image = model.encode_image(normalize(x, MEAN, STD), normalize=True)
+    return torch.diagonal(image @ model.encode_text(tokens, normalize=True).T)
 
 
 class Judge(nn.Module):
-    """The parts of ImageReward that its file holds, at small widths."""
+    """The parts of ImageReward that its file holds."""
 
-    def __init__(self, vocabulary):
+    def __init__(self, image, text, projection, widths):
         super().__init__()
         self.blip = nn.Module()
-        self.blip.visual_encoder = VisionTransformer(
-            img_size=32, patch_size=8, embed_dim=128, depth=2, num_heads=2, mlp_ratio=0.5
-        )
-        config = BertConfig(
-            vocab_size=vocabulary, hidden_size=128, num_hidden_layers=2, num_attention_heads=2,
-            intermediate_size=64, max_position_embeddings=64, layer_norm_eps=1e-12, hidden_act="gelu",
-            add_cross_attention=True,
-        )
-        config.encoder_width = 128
+        self.blip.visual_encoder = VisionTransformer(**image)
+        config = BertConfig(**text, layer_norm_eps=1e-12, hidden_act="gelu", add_cross_attention=True)
+        config.encoder_width = image["embed_dim"]
         self.blip.text_encoder = BertModel(config=config, add_pooling_layer=False)
-        self.blip.vision_proj, self.blip.text_proj = nn.Linear(128, 16), nn.Linear(128, 16)
+        self.blip.vision_proj = nn.Linear(image["embed_dim"], projection)
+        self.blip.text_proj = nn.Linear(text["hidden_size"], projection)
         self.mlp = nn.Module()
-        widths = [128, 32, 16, 8, 4, 1]
         layers = [nn.Linear(a, b) for a, b in zip(widths, widths[1:])]
         gap = nn.Identity()
         self.mlp.layers = nn.Sequential(layers[0], gap, layers[1], gap, layers[2], gap, layers[3], layers[4])
 
 
 def imagereward(folder):
-    """A file as ImageReward.pt holds it, and its scores as ImageReward.score_gard computes them."""
+    """A file as ImageReward.pt holds it, and its scores."""
     folder.mkdir(exist_ok=True)
     letters = [c for c in "abcdefghijklmnopqrstuvwxyz"]
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *",.!?-", *letters, *("##" + c for c in letters)]
@@ -131,23 +125,26 @@ def imagereward(folder):
     tokenizer = BertTokenizer(str(folder / "vocab.txt"))
     tokenizer.add_special_tokens({"bos_token": "[DEC]"})
     tokenizer.add_special_tokens({"additional_special_tokens": ["[ENC]"]})
-    model = randomize(Judge(len(tokenizer)), 6)
+    image = dict(img_size=32, patch_size=8, embed_dim=128, depth=2, num_heads=2, mlp_ratio=0.5)
+    text = dict(vocab_size=len(tokenizer), hidden_size=128, num_hidden_layers=2, num_attention_heads=2,
+                intermediate_size=64, max_position_embeddings=64)
+    model = randomize(Judge(image, text, 16, [128, 32, 16, 8, 4, 1]), 6)
     save(model, folder / "ImageReward.safetensors")
     tokens = tokenizer(PROMPTS, padding="max_length", truncation=True, max_length=35, return_tensors="pt")
+    ids, mask = tokens.input_ids[PROMPT_OF], tokens.attention_mask[PROMPT_OF]
+    return lambda images, dtype: imagereward_scores(model.to(dtype), ids, mask, images, 32)
 
-    def score(images, dtype):
-        model.to(dtype)
-        x = resize(images.permute(0, 3, 1, 2), 32, InterpolationMode.BICUBIC, antialias=True)
-        image = model.blip.visual_encoder(normalize(center_crop(x, 32), MEAN, STD))
-        output = model.blip.text_encoder(
-            tokens.input_ids[PROMPT_OF], attention_mask=tokens.attention_mask[PROMPT_OF],
-            encoder_hidden_states=image, encoder_attention_mask=torch.ones(image.shape[:-1], dtype=torch.long),
-            return_dict=True,
-        )
-        raw = model.mlp.layers(output.last_hidden_state[:, 0])
-        return ((raw - 0.16717362830052426) / 1.0333394966054072)[:, 0]
 
-    return score
+def imagereward_scores(model, ids, mask, images, side):
+    """Of (n, h, w, 3) in [0, 1], as ImageReward.score_gard computes them for the tokens of n prompts."""
+    x = resize(images.permute(0, 3, 1, 2), side, InterpolationMode.BICUBIC, antialias=True)
+    image = model.blip.visual_encoder(normalize(center_crop(x, side), MEAN, STD))
+    output = model.blip.text_encoder(
+        ids, attention_mask=mask, encoder_hidden_states=image,
+        encoder_attention_mask=torch.ones(image.shape[:-1], dtype=torch.long), return_dict=True,
+    )
+    raw = model.mlp.layers(output.last_hidden_state[:, 0])
+    return ((raw - 0.16717362830052426) / 1.0333394966054072)[:, 0]
 
 
 if __name__ == "__main__":

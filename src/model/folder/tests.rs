@@ -134,6 +134,11 @@ fn components_that_are_missing_or_of_another_class_are_named() {
         ModelFolder::open(dir.path(), None)
     };
     fails(change("text_encoder", json!([null, null])), &["without text_encoder", "refiner", "base model"]);
+    let mut published = xl_index();
+    published["_class_name"] = json!("StableDiffusionXLImg2ImgPipeline");
+    published["text_encoder"] = json!([null, null]);
+    published["tokenizer"] = json!([null, null]);
+    fails(ModelFolder::open(model(&published).path(), None), &["refiner", "base model"]);
     fails(change("vae", Value::Null), &["without vae"]);
     fails(change("vae", json!("x")), &["without vae"]);
     fails(
