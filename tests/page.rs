@@ -77,7 +77,7 @@ fn runs() -> &'static Path {
         sample("smc", &[&smc[..], &events].concat());
         sample("none", &[&["-p", "a star", "--save", "none", "--proposal", "none"], &two[..]].concat());
         sample("lost", &[&["-p", "a star", "--kl", "1e-40", "--max-shift", "inf"], &two[..]].concat());
-        sample("limited", &[&["-p", "a star", "--max-nfe", "4"], &two[..]].concat());
+        sample("limited", &["-p", "a star", "--max-nfe", "8", "--particles", "2", "--steps", "3"]);
         let table = dir.path().join("table");
         let arms = ["compare", "-q", "-p", "a star", "-p", "a ring", "--seeds", "1", "--budgets", "1,2"];
         let rest = [

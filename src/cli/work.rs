@@ -82,7 +82,8 @@ impl Work<'_> {
         match ends.into_iter().nth(told) {
             Some(error) if error.kind() == ErrorKind::Limit && left > 0 && resumable => {
                 Err(error.advice(format!(
-                    "the same command with --resume goes on, and draws what has not begun, {left} of {}",
+                    "`das-cuda resume` goes on; so does the same command with --resume, and draws what has not begun, \
+                     {left} of {}",
                     self.count
                 )))
             }
