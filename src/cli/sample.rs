@@ -8,12 +8,12 @@ use super::limits::Limits;
 use super::one::OnePrompt;
 use super::options::Options;
 use super::progress::Progress;
-use super::record::{self, Choices, Draw};
-use super::work::{SoFar, Work};
+use super::record::{self, Choices};
+use super::work::{Opened, SoFar, Work, draws};
 use super::{meaning, normalise, output, signals};
 use crate::error::{Error, ErrorKind, Result};
 use crate::run::{OutDir, load_latents};
-use crate::session::{PlainScores, Prompt, SampleOptions, Session};
+use crate::session::{PlainScores, SampleOptions, Session};
 
 /// The command, which was `typed` so.
 ///
@@ -74,12 +74,6 @@ pub fn run(options: Options, typed: Vec<String>) -> Result<()> {
     work.by_all(first, others)
 }
 
-/// A model on devices of its own, with the options settled for it.
-pub struct Opened {
-    pub session: Session,
-    pub options: Options,
-}
-
 /// Goes on with one draw, whose `options` were made of its record, in `folder`, within what is left of
 /// `limits`.
 ///
@@ -137,19 +131,6 @@ fn alone<T>(
 
 fn no_prompt() -> Error {
     Error::usage("no prompt").advice("give one with -p")
-}
-
-/// Every draw of every prompt in this part of the list, with what keys its randomness and the number of its
-/// folder in an empty directory.
-pub fn draws(options: &Options) -> impl Iterator<Item = (&Prompt, Draw, usize)> {
-    let all = options.prompts.iter().zip(options.first_index..).flat_map(move |(prompt, index)| {
-        (0..options.count).map(move |k| {
-            let draw = Draw { index, seed: options.seed.wrapping_add(k as u64) };
-            (prompt, draw, index * options.count + k)
-        })
-    });
-    let first = options.first_index * options.count;
-    all.filter(move |(.., number)| options.shard.is_none_or(|shard| shard.has(number - first)))
 }
 
 /// Opens everything, and decides what the options left open. Whatever can be refused is refused here.

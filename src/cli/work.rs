@@ -1,5 +1,5 @@
-//! All draws of a command, made by one model or by several at the same time, each on devices of its own. A draw
-//! that fails by itself keeps none of the others from being made.
+//! All draws of a command, made by one model or by several at the same time, each on devices of its own. A
+//! draw that fails by itself keeps none of the others from being made.
 
 use std::collections::BTreeSet;
 use std::panic::resume_unwind;
@@ -17,11 +17,29 @@ use super::one::OnePrompt;
 use super::options::Options;
 use super::progress::Progress;
 use super::record::{Choices, Draw};
-use super::sample::{Opened, draws};
 use super::{flags, output, skip};
 use crate::error::{Error, ErrorKind, Result};
 use crate::run::{Finished, Listing, OutDir, RunDir};
 use crate::session::{PlainScores, Prompt, Session};
+
+/// A model on devices of its own, with the options settled for it.
+pub struct Opened {
+    pub session: Session,
+    pub options: Options,
+}
+
+/// Every draw of every prompt in this part of the list, with what keys its randomness and the number of its
+/// folder in an empty directory.
+pub fn draws(options: &Options) -> impl Iterator<Item = (&Prompt, Draw, usize)> {
+    let all = options.prompts.iter().zip(options.first_index..).flat_map(move |(prompt, index)| {
+        (0..options.count).map(move |k| {
+            let draw = Draw { index, seed: options.seed.wrapping_add(k as u64) };
+            (prompt, draw, index * options.count + k)
+        })
+    });
+    let first = options.first_index * options.count;
+    all.filter(move |(.., number)| options.shard.is_none_or(|shard| shard.has(number - first)))
+}
 
 /// What all draws share.
 pub struct Work<'a> {
@@ -203,8 +221,8 @@ impl Work<'_> {
         Ok(true)
     }
 
-    /// The folder of a draw of a part, which has its own number or is refused; `None` where another process has
-    /// it, or has finished it meanwhile.
+    /// The folder of a draw of a part, which has its own number or is refused; `None` where another process
+    /// has it, or has finished it meanwhile.
     fn of_part(&self, one: &OnePrompt<'_>, number: usize) -> Result<Option<Stopped>> {
         let path = self.out.folder(number, &one.prompt.text);
         let Some(folder) = self.out.take_exactly(number, &one.prompt.text)? else {

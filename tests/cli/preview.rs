@@ -29,7 +29,8 @@ fn previews_are_written_when_due_and_change_nothing() {
     // Two particles of 64 pixels side by side, with a gap of 2 around each.
     let size = image::image_dimensions(shown.join("previews/004.png")).expect("a picture");
     assert_eq!(size, (134, 68));
-    // It comes nearer to what it becomes, and is nearer to that than grey is: 3 steps from the end, 1 step, grey.
+    // It comes nearer to what it becomes, and is nearer to that than grey is: 3 steps from the end, 1 step,
+    // grey.
     let read = |name: &str| image::open(shown.join(name)).expect("a picture").into_rgb8().into_raw();
     let end = read("grid.png");
     let distance = |picture: &[u8]| -> f64 {
