@@ -18,7 +18,7 @@ use std::sync::OnceLock;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use html::Html;
+use html::{Html, Tag};
 
 fn main() -> ExitCode {
     harness::main(&[TESTS], None)
@@ -76,6 +76,9 @@ fn runs() -> &'static Path {
         let events = ["-p", "a ring", "--ess-threshold", "1", "--gradient-every", "1", "--kl", "0.5"];
         sample("smc", &[&smc[..], &events].concat());
         sample("none", &[&["-p", "a star", "--save", "none", "--proposal", "none"], &two[..]].concat());
+        let thinned = ["--particles", "4", "--steps", "6", "--candidates", "2", "--populations", "2"];
+        let weighed = ["-p", "a ring", "--ess-threshold", "1", "--gradient-every", "1", "--kl", "1"];
+        sample("thinned", &[&thinned[..], &weighed].concat());
         sample("lost", &[&["-p", "a star", "--kl", "1e-40", "--max-shift", "inf"], &two[..]].concat());
         sample("limited", &["-p", "a star", "--max-nfe", "8", "--particles", "2", "--steps", "3"]);
         let table = dir.path().join("table");
@@ -124,8 +127,15 @@ fn record(folder: &Path) -> Value {
 }
 
 fn every_page_is_whole_and_asks_nobody() {
-    let all: [&[&str]; 6] =
-        [&["list"], &["smc"], &["none"], &["lost", "limited"], &["table"], &["list", "table", "smc"]];
+    let all: [&[&str]; 7] = [
+        &["thinned"],
+        &["list"],
+        &["smc"],
+        &["none"],
+        &["lost", "limited"],
+        &["table"],
+        &["list", "table", "smc"],
+    ];
     for names in all {
         let (_dir, path) = page(names);
         let html = html(&path);
@@ -158,6 +168,66 @@ fn every_page_is_whole_and_asks_nobody() {
                 .any(|meta| meta.get("content").is_some_and(|c| c.starts_with("default-src 'none'")))
         );
     }
+}
+
+/// Of candidates that were thinned, in two populations: numbers and means are those of the files.
+fn initial_particles_and_means_are_those_of_all_populations() {
+    let (_dir, path) = page(&["thinned"]);
+    let html = html(&path);
+    let folder = only("thinned");
+    let read = |name: &str| -> Vec<Value> {
+        let text = fs::read_to_string(folder.join(name)).expect(name);
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    };
+    for particle in read("particles.jsonl") {
+        let of = |tag: &&Tag| tag.name == "g" && tag.get("data-p") == Some(&particle["index"].to_string());
+        let said: Vec<&str> = html.tags.iter().filter(of).filter_map(|tag| tag.get("data-say")).collect();
+        let initial = format!("it descends from initial particle {},", particle["lineage"][0]);
+        assert!(said.iter().any(|text| text.contains(&initial)), "{initial} {said:?}");
+    }
+    let mean = |step: u64| {
+        let lines = read("trace.jsonl").into_iter().filter(|line| line["step"] == step);
+        let rewards: Vec<f64> = lines
+            .flat_map(|line| line["reward"].as_array().cloned().unwrap_or_default())
+            .filter_map(|reward| reward.as_f64())
+            .collect();
+        rewards.iter().sum::<f64>() / rewards.len() as f64
+    };
+    let text = fs::read_to_string(&path).expect("the page");
+    let first =
+        read("trace.jsonl").iter().find(|line| line["reward"].is_array()).expect("rewards")["step"].clone();
+    let at_first = format!("{:.3} at first", mean(first.as_u64().expect("a number")));
+    assert!(text.contains(&at_first) && text.contains("of 16 at first"), "{at_first}");
+    assert!(!text.contains("below the dashed line"), "a share of fewer particles is no line");
+}
+
+/// A page replaces a page, and nothing else.
+fn nothing_but_a_page_is_replaced() {
+    let folder = only("none");
+    let dir = TempDir::new().expect("a temporary folder");
+    let (page, link) = (dir.path().join("page.html"), dir.path().join("link.html"));
+    let to = |output: &Path| ["report".to_string(), text(&folder).into(), "-o".into(), text(output).into()];
+    let words = |args: &[String; 4], more: &'static str| -> Vec<String> {
+        args.iter().cloned().chain((!more.is_empty()).then(|| more.to_string())).collect()
+    };
+    let report = |output: &Path, more: &'static str| {
+        let args = words(&to(output), more);
+        run(&args.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(folder.join("best.png"), &link).expect("a link");
+    for file in [folder.join("run.json"), link].iter().filter(|file| file.symlink_metadata().is_ok()) {
+        let refused = report(file, "--overwrite");
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(2), "{said}");
+        assert!(said.contains("is no page of HTML") && said.contains("fix:"), "{said}");
+    }
+    assert!(record(&folder)["prompt"].is_string(), "the record is there");
+    assert!(report(&page, "").status.success());
+    assert_eq!(report(&page, "").status.code(), Some(2), "it is there already");
+    assert!(report(&page, "--overwrite").status.success());
+    let printed = report(Path::new("-"), "");
+    assert!(printed.stdout == fs::read(&page).expect("the page") && !Path::new("-").exists());
 }
 
 fn a_page_has_what_the_files_say() {
@@ -349,6 +419,24 @@ fn pointer_and_keyboard_follow_a_particle_and_a_step() {
          const marked = () => [...new Set(all('.on[data-p]').map((one) => one.dataset.p))];
          const lines = document.querySelectorAll('.tree g[data-p]');
          const said = {};
+         // A window that nobody looks at may be without focus, and then tells no element of it.
+         const tell = (one, kind) => one.dispatchEvent(new FocusEvent(kind, {bubbles: true}));
+         for (const kind of [HTMLElement, SVGElement]) {
+           const {focus, blur} = kind.prototype;
+           kind.prototype.focus = function () {
+             const [before, told] = [document.activeElement, document.hasFocus()];
+             focus.call(this);
+             if (!told) {
+               if (before && before !== document.body) tell(before, 'focusout');
+               tell(this, 'focusin');
+             }
+           };
+           kind.prototype.blur = function () {
+             const told = document.hasFocus();
+             blur.call(this);
+             if (!told) tell(this, 'focusout');
+           };
+         }
          lines[0].focus();
          said.focused = marked();
          said.tree = lines[0].closest('figure').querySelector('output').textContent;
@@ -387,6 +475,8 @@ fn pointer_and_keyboard_follow_a_particle_and_a_step() {
 tests![
     every_page_is_whole_and_asks_nobody,
     a_page_has_what_the_files_say,
+    initial_particles_and_means_are_those_of_all_populations,
+    nothing_but_a_page_is_replaced,
     a_comparison_has_its_table_curves_and_pictures,
     several_runs_stand_side_by_side_with_what_differs,
     what_files_say_is_text_and_never_code,

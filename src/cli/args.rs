@@ -488,7 +488,7 @@ pub struct Report {
     /// Folder of a run or of a comparison, or one that holds such folders; several are shown side by side
     #[arg(required = true, value_name = "RUN")]
     pub runs: Vec<PathBuf>,
-    /// The page
+    /// The page; `-` is standard output
     #[arg(short, long, default_value = "report.html", value_name = "FILE")]
     pub output: PathBuf,
     /// Replace the page that is there

@@ -11,12 +11,13 @@ use std::path::Path;
 
 use super::args::Inspect;
 use super::look::{Comparison, Place, Run, places};
-use super::{downloads, output};
+use super::{downloads, flags, output};
 use crate::assets::SHAPES;
 use crate::error::{Error, Result};
 use crate::hub::{Hub, Name};
 use crate::model::needed;
 use crate::pixels::Picture;
+use crate::run::read_checkpoint;
 use facts::Facts;
 
 /// The command.
@@ -26,28 +27,38 @@ use facts::Facts;
 pub fn run(args: &Inspect) -> Result<()> {
     // Nothing is downloaded to be looked at.
     let hub = downloads::hub(true, true);
-    for (number, what) in args.what.iter().enumerate() {
-        for (more, facts) in facts_of(what, &hub)?.iter().enumerate() {
-            if !args.json && number + more > 0 {
-                output::line("")?;
+    let (mut told, mut first) = (0, None);
+    for what in &args.what {
+        let all = facts_of(what, &hub).unwrap_or_else(|error| vec![Err(error)]);
+        for facts in all {
+            match facts {
+                Ok(facts) => {
+                    if !args.json && told > 0 {
+                        output::line("")?;
+                    }
+                    told += 1;
+                    output::line(if args.json { facts.json() } else { facts.text() })?;
+                }
+                // One that is none keeps none of the others from being told.
+                Err(error) if first.is_none() => first = Some(error),
+                Err(error) => output::note(format_args!("error: {}", flags::report(&error))),
             }
-            output::line(if args.json { facts.json() } else { facts.text() })?;
         }
     }
-    Ok(())
+    first.map_or(Ok(()), Err)
 }
 
 /// What is known of one argument: a list, since a folder may hold several runs.
-fn facts_of(what: &Path, hub: &Hub) -> Result<Vec<Facts>> {
+fn facts_of(what: &Path, hub: &Hub) -> Result<Vec<Result<Facts>>> {
     if what.exists() {
         return of_path(what, hub);
     }
     let text = what.to_string_lossy();
     if text == SHAPES {
-        return Ok(vec![weights::embedded(hub)?]);
+        return Ok(vec![weights::embedded(hub)]);
     }
     if let Some(facts) = reward::facts(&text, hub)? {
-        return Ok(vec![facts]);
+        return Ok(vec![Ok(facts)]);
     }
     if Name::of(what).is_some() {
         // Its files are looked at as far as they are there.
@@ -58,7 +69,7 @@ fn facts_of(what: &Path, hub: &Hub) -> Result<Vec<Facts>> {
         })?;
         let mut all = of_path(&found, hub)?;
         let lacking = needed::of_pipeline(crate::hub::Snapshot { folder: &found, listing: None });
-        if let (Some(facts), Ok(lacking)) = (all.first_mut(), lacking) {
+        if let (Some(Ok(facts)), Ok(lacking)) = (all.first_mut(), lacking) {
             facts.repository(&text, &lacking);
         }
         return Ok(all);
@@ -70,7 +81,7 @@ fn facts_of(what: &Path, hub: &Hub) -> Result<Vec<Facts>> {
     ))
 }
 
-fn of_path(path: &Path, hub: &Hub) -> Result<Vec<Facts>> {
+fn of_path(path: &Path, hub: &Hub) -> Result<Vec<Result<Facts>>> {
     if let Ok(found) = places(path) {
         let facts = |place: &Place| match place {
             Place::Run(folder) => Run::read(folder).map(|run| run::facts(&run)),
@@ -78,12 +89,15 @@ fn of_path(path: &Path, hub: &Hub) -> Result<Vec<Facts>> {
                 Comparison::read(folder).map(|comparison| run::comparison(&comparison))
             }
         };
-        return found.iter().map(facts).collect();
+        return Ok(found.iter().map(facts).collect());
     }
     if path.is_file()
         && let Ok(picture) = Picture::read(path)
     {
-        return Ok(vec![picture::facts(path, &picture)?]);
+        return Ok(vec![picture::facts(path, &picture)]);
     }
-    Ok(vec![weights::facts(path, hub)?])
+    if let Ok(Some((about, _))) = read_checkpoint(path) {
+        return Ok(vec![Ok(run::checkpoint(path, &about))]);
+    }
+    Ok(vec![weights::facts(path, hub)])
 }

@@ -11,6 +11,7 @@ mod several;
 mod tables;
 mod tree;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use maud::html;
@@ -39,8 +40,15 @@ struct Found {
 /// [`ErrorKind::Io`](crate::ErrorKind::Io) where nothing that was named can be read;
 /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) where there is no run, or the page would replace a file.
 pub fn run(args: &Report) -> Result<()> {
-    meaning::unclaimed(&args.output, args.overwrite)?;
+    let to_stdout = args.output == Path::new("-");
+    if !to_stdout {
+        meaning::unclaimed(&args.output, args.overwrite)?;
+        replaceable(&args.output)?;
+    }
     let found = read(&args.runs)?;
+    if to_stdout {
+        return output::bytes(page(&found, args.pictures).as_bytes());
+    }
     if let Some(folder) = args.output.parent().filter(|folder| *folder != Path::new("")) {
         std::fs::create_dir_all(folder).map_err(|e| {
             Error::io(format!("{}: cannot be made", folder.display()))
@@ -52,12 +60,32 @@ pub fn run(args: &Report) -> Result<()> {
     output::answer(args.output.as_os_str().as_encoded_bytes())
 }
 
-/// Reads all that is named. One that cannot be read is said on the page, if there is another.
+/// Refuses to replace what is no page: a device, a link, a folder, or a file of a run.
+fn replaceable(file: &Path) -> Result<()> {
+    let Ok(there) = std::fs::symlink_metadata(file) else { return Ok(()) };
+    let begins = |bytes: Vec<u8>| {
+        let start: Vec<u8> = bytes.iter().take(page::START.len()).map(u8::to_ascii_lowercase).collect();
+        start == page::START.to_ascii_lowercase().as_bytes()
+    };
+    let is_page = there.is_file() && std::fs::read(file).is_ok_and(begins);
+    match is_page || there.is_file() && there.len() == 0 {
+        true => Ok(()),
+        false => Err(Error::usage(format!("-o {}: what is there is no page of HTML", file.display()))
+            .advice("choose another name with -o, or `-` for standard output")),
+    }
+}
+
+/// Reads all that is named, once each. One that cannot be read is said on the page, if there is another.
 fn read(paths: &[impl AsRef<Path>]) -> Result<Found> {
     let mut found = Found::default();
     let mut first: Option<Error> = None;
+    let mut seen = BTreeSet::new();
     for path in paths {
         for place in places(path.as_ref())? {
+            let folder = place.folder();
+            if !seen.insert(folder.canonicalize().unwrap_or_else(|_| folder.into())) {
+                continue;
+            }
             let done = match &place {
                 Place::Run(folder) => Run::read(folder).map(|run| found.runs.push(run)),
                 Place::Comparison(folder) => {

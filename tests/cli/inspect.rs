@@ -63,6 +63,24 @@ fn everything_is_said_to_be_what_it_is_as_documented() {
     check(&facts, "run");
     assert!(of(&facts, "steps_collapsed").as_u64() >= Some(1) && of(&facts, "error").is_string(), "{facts}");
 
+    // One that a limit ended, what it goes on from, and one that was killed.
+    let limited = dir.path().join("limited");
+    sample(&limited, &["-p", "a star", "--steps", "3", "--max-nfe", "8"]);
+    let folder = only_folder(&limited);
+    let facts = inspect(&folder);
+    check(&facts, "run");
+    assert_eq!(of(&facts, "unet_evaluations_planned"), record_of(&folder)["unet_evaluations"]);
+    let facts = inspect(&folder.join("checkpoint.safetensors"));
+    check(&facts, "checkpoint of a run");
+    assert_eq!((of(&facts, "step"), of(&facts, "of_steps")), (1.into(), 3.into()));
+    let record = fs::read_to_string(folder.join("run.json")).expect("a record");
+    fs::write(folder.join("run.json"), record.replacen("interrupted", "running", 1)).expect("written");
+    assert_eq!(of(&inspect(&folder), "status"), "killed", "no process has it");
+    let lock = fs::File::open(&folder).expect("a folder");
+    lock.lock().expect("a lock");
+    assert_eq!(of(&inspect(&folder), "status"), "running");
+    drop(lock);
+
     // A comparison.
     let table = dir.path().join("table");
     let few = ["--seeds", "1", "-q", "-o", text(&table), "--", "--steps", "2"];

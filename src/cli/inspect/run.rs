@@ -1,5 +1,7 @@
 //! Runs and comparisons.
 
+use std::path::Path;
+
 use serde_json::{Map, Value, json};
 
 use super::facts::Facts;
@@ -9,12 +11,15 @@ use crate::cli::look::{Comparison, Line, Run};
 pub fn facts(run: &Run) -> Facts {
     let of = |key: &str| run.record.get(key).cloned().unwrap_or_default();
     let result = |key: &str| run.result(key).cloned().unwrap_or_default();
-    let mut means = run.lines().filter_map(Line::mean_reward);
-    let (first, last) = (means.next(), means.last());
+    let (first, last) = run.mean_rewards().unzip();
+    let evaluations = match run.status() {
+        "finished" => "unet_evaluations",
+        _ => "unet_evaluations_planned",
+    };
     let steps = |is: fn(&Line) -> bool| run.lines().filter(|line| is(line)).count();
     Facts::new("run")
         .with("path", run.folder.to_string_lossy())
-        .with("status", run.status())
+        .with("status", run.standing())
         .with("prompt", of("prompt"))
         .with("negative_prompt", of("negative_prompt"))
         .with("model", of("model"))
@@ -26,7 +31,7 @@ pub fn facts(run: &Run) -> Facts {
         .with("steps", of("steps"))
         .with("seed", of("seed"))
         .with("device", of("device"))
-        .with("unet_evaluations", of("unet_evaluations"))
+        .with(evaluations, of("unet_evaluations"))
         .with("seconds", of("seconds"))
         .with("first_mean_reward", first)
         .with("last_mean_reward", last)
@@ -46,6 +51,22 @@ pub fn facts(run: &Run) -> Facts {
         .with("warnings", of("warnings"))
         .with("error", of("error"))
         .with("notes", json!(run.notes))
+}
+
+/// What a run goes on from.
+pub fn checkpoint(path: &Path, about: &Map<String, Value>) -> Facts {
+    let of = |key: &str| about.get(key).cloned().unwrap_or_default();
+    let of_run = |key: &str| about.get("run").and_then(|run| run.get(key)).cloned().unwrap_or_default();
+    Facts::new("checkpoint of a run")
+        .with("path", path.to_string_lossy())
+        .with("prompt", of_run("prompt"))
+        .with("seed", of_run("seed"))
+        .with("population", of("population"))
+        .with("step", of("step"))
+        .with("of_steps", of_run("steps"))
+        .with("seconds", of("seconds"))
+        .with("version", of("version"))
+        .with("warnings", of("warnings"))
 }
 
 /// A comparison: its arms, and the means of its table.

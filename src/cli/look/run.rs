@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::files;
 use super::trace::{self, Line, Population};
 use crate::error::{Error, Result};
-use crate::run::{PARTICLES, RECORD, TRACE};
+use crate::run::{PARTICLES, RECORD, TRACE, lock};
 
 /// A final particle, a line of `particles.jsonl` (docs/formats.md).
 #[derive(Clone, Debug, Deserialize)]
@@ -72,7 +72,13 @@ impl Run {
         if let Some(expected) = expected.filter(|expected| ended && whole && *expected > there as f64) {
             run.notes.push(format!("trace.jsonl has {there} of its {expected:.0} lines"));
         }
+        let lacks = missing.is_some();
         run.notes.extend(missing.filter(|_| ended || !run.particles.is_empty()));
+        let expected = run.number("populations").zip(run.number("chains")).map(|(m, chains)| m * chains);
+        let there = run.particles.len();
+        if let Some(expected) = expected.filter(|expected| ended && !lacks && *expected != there as f64) {
+            run.notes.push(format!("particles.jsonl has {there} of its {expected:.0} lines"));
+        }
         Ok(run)
     }
 
@@ -100,6 +106,35 @@ impl Run {
     pub fn name(&self) -> String {
         let whole = std::path::absolute(&self.folder).unwrap_or_else(|_| self.folder.clone());
         whole.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// As [`Run::status`], and of one that has not ended whether a process works on it.
+    pub fn standing(&self) -> &str {
+        match self.status() {
+            "running" if lock(&self.folder).is_ok() => "killed",
+            status => status,
+        }
+    }
+
+    /// Mean reward over all populations, where the first was computed in each, and the last.
+    pub fn mean_rewards(&self) -> Option<(f64, f64)> {
+        let mean = |rewards: Vec<f64>| {
+            (!rewards.is_empty()).then(|| rewards.iter().sum::<f64>() / rewards.len() as f64)
+        };
+        let has = |line: &&Line| line.rewards().next().is_some();
+        let of_each = |line: &dyn Fn(&Population) -> Option<Vec<f64>>| {
+            mean(self.populations.iter().filter_map(line).flatten().collect())
+        };
+        let first = of_each(&|p| Some(p.lines.iter().find(has)?.rewards().collect()))?;
+        let last = of_each(&|p| Some(p.lines.iter().rev().find(has)?.rewards().collect()))?;
+        Some((first, last))
+    }
+
+    /// Particles that the populations began with.
+    pub fn initial(&self) -> Option<usize> {
+        let sizes = self.populations.iter().filter_map(|population| population.lines.first());
+        let all: usize = sizes.map(|line| line.log_weights.len()).sum();
+        (all > 0).then_some(all)
     }
 
     /// All lines of the trace, population after population.

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 use serde_json::Value;
 
 use super::{pictures, scatter, series, tables, tree};
-use crate::cli::look::{Line, Run};
+use crate::cli::look::Run;
 use crate::cli::words::{self, clean};
 
 /// Everything about a run. `open`: whether it is unfolded at first.
@@ -37,9 +37,10 @@ pub fn prompt(run: &Run) -> Markup {
 
 /// How the run stands.
 pub fn badge(run: &Run) -> Markup {
-    let (class, text) = match run.status() {
+    let (class, text) = match run.standing() {
         "finished" => ("good", "finished"),
-        "running" => ("warn", "running, or killed"),
+        "running" => ("warn", "running"),
+        "killed" => ("warn", "killed"),
         "interrupted" => ("warn", "interrupted"),
         "failed" => ("bad", "failed"),
         _ => ("bad", "of unknown status"),
@@ -75,7 +76,8 @@ fn said(run: &Run) -> Markup {
     let warnings = run.record.get("warnings").and_then(Value::as_array).into_iter().flatten();
     let warnings: Vec<&str> = warnings.filter_map(Value::as_str).collect();
     let (error, stopped) = (run.text("error"), run.text("stopped"));
-    let unfinished = (run.status() != "finished").then(|| {
+    let ended = run.standing();
+    let unfinished = (ended != "finished" && ended != "running").then(|| {
         let command = [Value::from("das-cuda"), "resume".into(), run.folder.to_string_lossy().into()];
         tables::quoted(&command)
     });
@@ -87,7 +89,8 @@ fn said(run: &Run) -> Markup {
                 @if let Some(command) = unfinished {
                     li {
                         "Not finished: what is here is what there was. " code { (clean(&command)) }
-                        " goes on with it."
+                        @if ended == "failed" { " tries again, and fails where the cause is still there." }
+                        @else { " goes on with it." }
                     }
                 }
                 @for note in &run.notes { li.bad { (words::said(note)) } }
@@ -107,9 +110,9 @@ fn tiles(run: &Run) -> Markup {
     let known = |key: &str| run.result(key).and_then(Value::as_f64);
     let n = run.particles.len();
     let of_all = if n > 0 { format!("of {n}") } else { String::new() };
-    let mut means = run.lines().filter_map(Line::mean_reward);
-    let first = means.next();
-    let last = mean(run.particles.iter().filter_map(|p| p.target)).or(means.last());
+    let (first, last) = run.mean_rewards().unzip();
+    let last = mean(run.particles.iter().filter_map(|p| p.target)).or(last);
+    let of_initial = run.initial().map_or(of_all.clone(), |initial| format!("of {initial} at first"));
     let log_z = log_z(run);
     let held_out = run.result("eval_rewards").and_then(Value::as_object).cloned().unwrap_or_default();
     html! {
@@ -126,14 +129,15 @@ fn tiles(run: &Run) -> Markup {
             @if let Some((value, more)) = log_z { (tile("log Z", &value, &more)) }
             @if let Some(ess) = known("ess") { (tile("ESS", &format!("{ess:.1}"), &of_all)) }
             @if let Some(roots) = known("roots_alive") {
-                (tile("roots alive", &words::count(roots), &of_all))
+                (tile("roots alive", &words::count(roots), &of_initial))
             }
             @if let Some(pictures) = known("distinct_pictures") {
                 (tile("distinct pictures", &words::count(pictures), &of_all))
             }
             @if let Some(seconds) = run.number("seconds") {
                 @let evaluations = run.number("unet_evaluations").map(words::count);
-                @let more = evaluations.map_or(String::new(), |n| format!("{n} UNet evaluations"));
+                @let planned = if run.status() == "finished" { "" } else { " planned" };
+                @let more = evaluations.map_or(String::new(), |n| format!("{n} UNet evaluations{planned}"));
                 (tile("cost", &words::seconds(seconds), &more))
             }
         }

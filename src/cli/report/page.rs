@@ -6,6 +6,9 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::hash::digest;
 
+/// What every page begins with.
+pub const START: &str = "<!DOCTYPE html>";
+
 const STYLE: &str = include_str!("report.css");
 const SCRIPT: &str = include_str!("report.js");
 

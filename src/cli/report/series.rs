@@ -15,12 +15,22 @@ pub fn charts(run: &Run) -> Markup {
     }
     let particles = run.populations.iter().flat_map(|p| &p.lines).map(|line| line.log_weights.len()).max();
     let particles = particles.unwrap_or(1) as f64;
-    let threshold = run.number("ess_threshold").filter(|share| *share > 0.0).map(|share| share * particles);
+    let share = run.number("ess_threshold").filter(|share| *share > 0.0);
+    // Where particles were thinned, a share of them is of fewer.
+    let thinned = run.lines().any(|line| line.log_weights.len() as f64 != particles);
+    let threshold = share.filter(|_| !thinned).map(|share| share * particles);
     let ess = Curve {
         title: "Effective sample size",
-        about: match threshold {
-            Some(_) => "Of the weights before any resampling, which happens below the dashed line.".into(),
-            None => "Of the weights; it never leads to a resampling here.".into(),
+        about: match (threshold, share) {
+            (Some(_), _) => {
+                "Of the weights before any resampling, which happens below the dashed line.".into()
+            }
+            (None, Some(share)) => {
+                format!(
+                    "Of the weights before any resampling, which happens below {share} of the particles there are."
+                )
+            }
+            (None, None) => "Of the weights; it never leads to a resampling here.".into(),
         },
         value: |line| Some(line.ess),
         room: &[0.0, particles],
@@ -49,7 +59,7 @@ pub fn charts(run: &Run) -> Markup {
     let log_z = Curve { title: "Log Z", about, value: |line| line.log_z, room: &[], level: None, end };
     let roots = Curve {
         title: "Initial particles with descendants",
-        about: "Few of them left: the population has collapsed, and its pictures are alike.".into(),
+        about: "Where few are left, the population has collapsed, and its pictures are alike.".into(),
         value: |line| Some(line.roots_alive as f64),
         room: &[0.0, particles],
         level: None,
@@ -161,12 +171,11 @@ fn rewards(run: &Run) -> Markup {
             None => "no reward computed".into(),
         })
     });
-    let mut means = run.lines().filter_map(Line::mean_reward);
-    let (begin, end) = (means.next(), means.last());
+    let (begin, end) = run.mean_rewards().unzip();
     let label = format!(
         "Reward of every particle by step: mean {} at first, {} at the end",
         words::maybe(begin),
-        words::maybe(end.or(begin))
+        words::maybe(end)
     );
     let about = html! {
         "Of the predicted pictures, along each line of descent"

@@ -1,5 +1,8 @@
 //! Several runs side by side: what they came to, and in which options they differ.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
 use maud::{Markup, html};
 use serde_json::Value;
 
@@ -25,7 +28,7 @@ pub fn section(runs: &[&Run], ids: &[String]) -> Markup {
             all
         });
     let known = |run: &Run, key: &str| run.result(key).and_then(Value::as_f64);
-    let names: Vec<String> = runs.iter().map(|run| run.name()).collect();
+    let names = names(runs);
     html! {
         section.several {
             h2 { (runs.len()) " runs side by side" }
@@ -33,22 +36,19 @@ pub fn section(runs: &[&Run], ids: &[String]) -> Markup {
                 table.runs {
                     thead { tr {
                         th { "run" } th { "chosen" }
-                        @for key in &options { th { (words::clean(key)) } }
                         th { "reward" }
                         @for name in &held_out { th { (words::said(name)) br; span.soft { "held out" } } }
                         th { "mean reward" br; span.soft { "first \u{2192} last" } }
                         th { "log Z" } th { "ESS" } th { "roots" } th { "time" }
+                        @for key in &options { th { (words::clean(key)) } }
                     } }
-                    tbody { @for (run, id) in runs.iter().zip(ids) {
+                    tbody { @for ((run, id), name) in runs.iter().zip(ids).zip(&names) {
                         tr {
                             th {
                                 a href={"#" (id)} { (one::prompt(run)) } br;
-                                span.soft { (words::said(&run.name())) } " " (one::badge(run))
+                                span.soft { (words::said(name)) } " " (one::badge(run))
                             }
                             td { (best(run)) }
-                            @for key in &options {
-                                td { (run.record.get(key).map_or(words::NONE.into(), words::entry)) }
-                            }
                             td { (words::maybe(known(run, "reward"))) }
                             @for name in &held_out {
                                 td { (words::maybe(held_out_of(run, name))) }
@@ -63,6 +63,9 @@ pub fn section(runs: &[&Run], ids: &[String]) -> Markup {
                             td { (known(run, "ess").map_or(words::NONE.into(), |ess| format!("{ess:.1}"))) }
                             td { (known(run, "roots_alive").map_or(words::NONE.into(), words::count)) }
                             td { (run.number("seconds").map_or(words::NONE.into(), words::seconds)) }
+                            @for key in &options {
+                                td { (run.record.get(key).map_or(words::NONE.into(), words::entry)) }
+                            }
                         }
                     } }
                 }
@@ -86,12 +89,25 @@ fn best(run: &Run) -> Markup {
 }
 
 fn from_to(run: &Run) -> String {
-    let mut means = run.lines().filter_map(crate::cli::look::Line::mean_reward);
-    match (means.next(), means.last()) {
-        (Some(first), Some(last)) => format!("{} \u{2192} {}", words::number(first), words::number(last)),
-        (Some(only), None) => words::number(only),
-        _ => words::NONE.into(),
-    }
+    run.mean_rewards().map_or(words::NONE.into(), |(first, last)| {
+        format!("{} \u{2192} {}", words::number(first), words::number(last))
+    })
+}
+
+/// What tells the runs apart: the names of their folders, with as many above them as it takes.
+fn names(runs: &[&Run]) -> Vec<String> {
+    let whole: Vec<PathBuf> = runs
+        .iter()
+        .map(|run| std::path::absolute(&run.folder).unwrap_or_else(|_| run.folder.clone()))
+        .collect();
+    let depth = whole.iter().map(|path| path.components().count()).max().unwrap_or(1);
+    let end = |path: &PathBuf, parts: usize| {
+        let all: Vec<_> = path.components().collect();
+        all[all.len().saturating_sub(parts)..].iter().collect::<PathBuf>().to_string_lossy().into_owned()
+    };
+    let of = |parts: usize| whole.iter().map(|path| end(path, parts)).collect::<Vec<_>>();
+    let distinct = |names: &[String]| names.iter().collect::<BTreeSet<_>>().len() == names.len();
+    (1..=depth).map(of).find(|names| distinct(names)).unwrap_or_else(|| of(depth))
 }
 
 /// Options in which the runs differ.

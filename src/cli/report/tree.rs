@@ -29,8 +29,10 @@ struct Drawn<'a> {
     /// Its upper end.
     top: f64,
     height: f64,
-    /// Number of its first particle among those of all populations.
+    /// Number of its first particle at the end among those of all populations.
     first: usize,
+    /// The same of its first particle at the beginning.
+    initial: usize,
     /// Of the longest population.
     lines: usize,
 }
@@ -86,13 +88,14 @@ pub fn tree(run: &Run) -> Markup {
     if longest == 0 {
         return html! {};
     }
-    let (mut drawn, mut top, mut first) = (Vec::new(), TOP, 0);
+    let (mut drawn, mut top, mut first, mut initial) = (Vec::new(), TOP, 0, 0);
     for population in &run.populations {
         let rows = population.lineage.rank.iter().map(Vec::len).max().unwrap_or(1);
         let height = (TALLEST_ROW * rows as f64).min(HEIGHT / (run.populations.len() as f64).sqrt());
-        drawn.push(Drawn { population, top, height, first, lines: longest });
+        drawn.push(Drawn { population, top, height, first, initial, lines: longest });
         top += height + GAP;
         first += population.lineage.paths.len();
+        initial += population.lineage.rank[0].len();
     }
     let bottom = top - GAP;
     let height = bottom + BOTTOM;
@@ -127,7 +130,7 @@ pub fn tree(run: &Run) -> Markup {
                     @for slot in 0..drawn.population.lineage.rank[0].len() {
                         @let down = format!("{:.1}", drawn.at(0, slot).1 + 3.5);
                         text x=(LEFT - 8.0) y=(down) text-anchor="end" {
-                            (drawn.first + slot)
+                            (drawn.initial + slot)
                         }
                     }
                 }
@@ -202,6 +205,6 @@ fn say(run: &Run, drawn: &Drawn<'_>, slot: usize, weight: f64) -> String {
         "particle {index}: reward {}, weight {}; it descends from initial particle {}, {kin}",
         words::maybe(target.or(last)),
         words::weight(weight),
-        drawn.first + slots[0]
+        drawn.initial + slots[0]
     )
 }
