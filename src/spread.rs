@@ -67,21 +67,17 @@ impl<'a> Spread<'a> {
         f: impl Fn(&Part<'_>, &Tensor, &[ParticleId]) -> Result<Answer<T>> + Sync,
     ) -> Result<(Vec<Tensor>, Vec<T>)> {
         let home = self.home.backend;
-        let slots: Vec<u32> = (0..ids.len() as u32).collect();
         let mut shares = shares(ids.len(), 1 + self.others.len()).into_iter();
         let own = shares.next().unwrap_or_default();
-        let mut outbound = Vec::new();
-        for (part, share) in self.others.iter().zip(shares).filter(|(_, share)| !share.is_empty()) {
-            let x = home.gather(x, &slots[share.clone()])?;
-            outbound.push((part, share, x.shape(), home.download(&x)?));
-        }
+        let (values, shape) = (&home.download(x)?, x.shape());
         let f = &f;
         let (of_home, of_others) = thread::scope(|scope| {
+            let outbound = self.others.iter().zip(shares).filter(|(_, share)| !share.is_empty());
             let others: Vec<_> = outbound
-                .into_iter()
-                .map(|(part, share, shape, values)| {
+                .map(|(part, share)| {
                     scope.spawn(move || -> Result<(Travelling, T)> {
-                        let x = part.backend.upload(shape, HostSlice::F32(&values))?;
+                        let values = &values[share.start * shape.sample()..share.end * shape.sample()];
+                        let x = part.backend.upload(shape.with_n(share.len()), HostSlice::F32(values))?;
                         let (tensors, rest) = f(part, &x, &ids[share])?;
                         let values =
                             tensors.iter().map(|tensor| Ok((tensor.shape(), part.backend.download(tensor)?)));
@@ -89,8 +85,8 @@ impl<'a> Spread<'a> {
                     })
                 })
                 .collect();
-            let of_home =
-                home.gather(x, &slots[own.clone()]).and_then(|x| f(&self.home, &x, &ids[own.clone()]));
+            let slots: Vec<u32> = (0..own.len() as u32).collect();
+            let of_home = home.gather(x, &slots).and_then(|x| f(&self.home, &x, &ids[own]));
             (of_home, others.into_iter().map(joined).collect::<Vec<_>>())
         });
         let (tensors, rest) = of_home?;

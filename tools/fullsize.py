@@ -16,6 +16,7 @@ import time
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from fullsize_rewards import CLIP_L
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel
@@ -65,19 +66,11 @@ def make(kind, folder):
               folder / "inputs.safetensors")
 
 
-CLIP = dict(
-    projection_dim=768,
-    text_config=dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
-                     projection_dim=768, hidden_act="quick_gelu"),
-    vision_config=dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16,
-                       patch_size=14, projection_dim=768, hidden_act="quick_gelu"))
-
-
 def make_clip(folder):
     """Weights whose layers neither fade nor outgrow the sum over the layers, and smooth pictures."""
     g = torch.Generator().manual_seed(1)
     with torch.device("meta"):
-        model = CLIPModel(CLIPConfig(**CLIP))
+        model = CLIPModel(CLIPConfig(**CLIP_L))
     weights = {}
     for name, p in model.state_dict().items():
         if not p.is_floating_point():

@@ -161,24 +161,13 @@ impl OnePrompt<'_> {
 
     /// What makes a record that of another run than this, in words.
     fn differs(&self, there: &Map<String, Value>) -> Option<String> {
-        let here = self.identity();
-        let same = |key: &str, value: &Value| match there.get(key) {
-            Some(before) if key == DEVICE => models(before) == models(value),
-            before => before == Some(value),
-        };
-        let (key, value) = here.iter().find(|(key, value)| !same(key, value))?;
-        let before = there.get(key).cloned().unwrap_or_default();
-        Some(difference(key, &before, value))
+        first_difference(there, self.identity().iter())
     }
 
     /// What makes a record that was read that of another run than this, or of one that leaves other files.
     pub fn other(&self, record: &Value) -> Option<String> {
         let there = record.as_object()?;
-        self.differs(there).or_else(|| {
-            let mut left = skip::left(self);
-            let (key, now) = left.find(|(key, now)| there.get(*key) != Some(now))?;
-            Some(difference(key, there.get(key).unwrap_or(&Value::Null), now))
-        })
+        self.differs(there).or_else(|| first_difference(there, skip::left(self)))
     }
 
     /// Refuses a record of another run than this.
@@ -219,6 +208,19 @@ impl OnePrompt<'_> {
             }),
         })
     }
+}
+
+/// In what a record first differs from these entries, in words.
+fn first_difference<'a>(
+    there: &Map<String, Value>,
+    mut here: impl Iterator<Item = (&'a String, &'a Value)>,
+) -> Option<String> {
+    let same = |key: &str, value: &Value| match there.get(key) {
+        Some(before) if key == DEVICE => models(before) == models(value),
+        before => before == Some(value),
+    };
+    let (key, now) = here.find(|(key, value)| !same(key, value))?;
+    Some(difference(key, there.get(key).unwrap_or(&Value::Null), now))
 }
 
 /// The models of a record's devices, each once: which of several GPUs of a model it was does not matter.

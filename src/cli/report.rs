@@ -12,6 +12,7 @@ mod tables;
 mod tree;
 
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::path::Path;
 
 use maud::html;
@@ -63,11 +64,12 @@ pub fn run(args: &Report) -> Result<()> {
 /// Refuses to replace what is no page: a device, a link, a folder, or a file of a run.
 fn replaceable(file: &Path) -> Result<()> {
     let Ok(there) = std::fs::symlink_metadata(file) else { return Ok(()) };
-    let begins = |bytes: Vec<u8>| {
-        let start: Vec<u8> = bytes.iter().take(page::START.len()).map(u8::to_ascii_lowercase).collect();
-        start == page::START.to_ascii_lowercase().as_bytes()
+    let begins = || {
+        let mut start = [0; page::START.len()];
+        std::fs::File::open(file)?.read_exact(&mut start)?;
+        std::io::Result::Ok(start.eq_ignore_ascii_case(page::START.as_bytes()))
     };
-    let is_page = there.is_file() && std::fs::read(file).is_ok_and(begins);
+    let is_page = there.is_file() && begins().unwrap_or(false);
     match is_page || there.is_file() && there.len() == 0 {
         true => Ok(()),
         false => Err(Error::usage(format!("-o {}: what is there is no page of HTML", file.display()))

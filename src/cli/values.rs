@@ -222,8 +222,8 @@ impl FromStr for Devices {
         let devices = text.split(',').map(|text| device(text.trim())).collect::<Result<Vec<_>, _>>();
         let devices = devices.map_err(|e| format!("{e}, or several with commas between"))?;
         let is_gpu = |device: &Device| matches!(device, Device::Cuda(_));
-        let all = |of: fn(&Device) -> bool| devices.iter().all(of);
-        if devices.len() > 1 && !all(|d| matches!(d, Device::Cuda(_))) && !all(|d| *d == Device::Cpu) {
+        let alike = devices.iter().all(is_gpu) || devices.iter().all(|device| *device == Device::Cpu);
+        if devices.len() > 1 && !alike {
             return Err(
                 "several devices must be GPUs, such as `cuda:0,cuda:1`, since the processor rounds otherwise"
                     .into(),

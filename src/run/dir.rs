@@ -101,8 +101,7 @@ fn results<'a>(folders: impl Iterator<Item = &'a PathBuf>) -> Result<Finished> {
         match record(path).map_err(|e| unlisted(path, e))? {
             Some(record) if record["schema"] != SCHEMA => found.damaged.push(path.join(RECORD)),
             Some(record) if is_finished(&record) => found.runs.push((path.clone(), record)),
-            Some(record) if record.is_object() => found.unfinished.push((path.clone(), record)),
-            Some(_) => found.damaged.push(path.join(RECORD)),
+            Some(record) => found.unfinished.push((path.clone(), record)),
             None => {}
         }
     }
