@@ -384,6 +384,42 @@ fn what_is_damaged_is_named_and_the_rest_is_shown() {
     assert!(fs::read(&path).expect("the page") == page, "the same files, the same bytes");
 }
 
+fn what_is_not_as_recorded_is_said_beside_it() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let (from, to) = (only("smc"), dir.path().join("run"));
+    fs::create_dir_all(to.join("particles")).expect("folders");
+    for file in ["trace.jsonl", "particles.jsonl", "particles/001.png", "particles/002.png"] {
+        fs::copy(from.join(file), to.join(file)).expect("copied");
+    }
+    fs::copy(from.join("particles/001.png"), to.join("particles/000.png")).expect("copied");
+    let mut changed = record(&from);
+    changed["result"]["log_z"] = json!({});
+    fs::write(to.join("run.json"), changed.to_string()).expect("written");
+    let path = dir.path().join("report.html");
+    succeeds(&["report", text(dir.path()), "-o", text(&path)]);
+    let html = html(&path);
+    assert!(html.text.contains("Not the files that were recorded"), "{}", html.text);
+    assert!(html.text.contains("pictures of particles 0."), "{}", html.text);
+    assert!(!html.text.contains("minus infinity"), "{}", html.text);
+}
+
+fn of_many_runs_the_first_have_curves() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let from = only("none");
+    for number in 0..15 {
+        let to = dir.path().join(format!("run-{number:02}"));
+        fs::create_dir(&to).expect("a folder");
+        for file in ["run.json", "trace.jsonl", "particles.jsonl"] {
+            fs::copy(from.join(file), to.join(file)).expect("copied");
+        }
+    }
+    let path = dir.path().join("report.html");
+    succeeds(&["report", text(dir.path()), "-o", text(&path)]);
+    let html = html(&path);
+    assert!(html.text.contains("15 runs side by side"), "{}", html.text);
+    assert!(html.text.contains("Curves of the first 14 runs"), "{}", html.text);
+}
+
 fn a_browser_shows_every_page_without_an_error_at_any_width() {
     let all: [&[&str]; 5] = [&["list"], &["smc"], &["lost", "limited"], &["none"], &["list", "table", "smc"]];
     for names in all {
@@ -481,6 +517,8 @@ tests![
     several_runs_stand_side_by_side_with_what_differs,
     what_files_say_is_text_and_never_code,
     what_is_damaged_is_named_and_the_rest_is_shown,
+    what_is_not_as_recorded_is_said_beside_it,
+    of_many_runs_the_first_have_curves,
     a_browser_shows_every_page_without_an_error_at_any_width,
     pointer_and_keyboard_follow_a_particle_and_a_step,
 ];

@@ -346,7 +346,7 @@ pub struct Sample {
     pub checkpoint_every: Option<usize>,
     /// After every K steps write what the particles are about to become, `previews/008.png`: their predicted
     /// clean latents, mapped to colours without a decoder. That costs an evaluation of the UNet each time,
-    /// and changes no result
+    /// which --max-nfe and the records do not count, and changes no result
     #[arg(long, value_name = "K", help_heading = "Output")]
     pub preview: Option<usize>,
     /// Decode previews by the model's autoencoder (that of --vae, if given), which takes longer and shows

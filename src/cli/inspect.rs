@@ -7,6 +7,7 @@ mod reward;
 mod run;
 mod weights;
 
+use std::io::Read;
 use std::path::Path;
 
 use super::args::Inspect;
@@ -17,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::hub::{Hub, Name};
 use crate::model::needed;
 use crate::pixels::Picture;
+use crate::regular;
 use crate::run::read_checkpoint;
 use facts::Facts;
 
@@ -91,13 +93,23 @@ fn of_path(path: &Path, hub: &Hub) -> Result<Vec<Result<Facts>>> {
         };
         return Ok(found.iter().map(facts).collect());
     }
-    if path.is_file()
-        && let Ok(picture) = Picture::read(path)
-    {
-        return Ok(vec![picture::facts(path, &picture)]);
+    if path.is_file() {
+        match Picture::read(path) {
+            Ok(picture) => return Ok(vec![picture::facts(path, &picture)]),
+            // What begins as a picture is nothing else.
+            Err(e) if is_image(path) => return Err(e),
+            Err(_) => {}
+        }
     }
     if let Ok(Some((about, _))) = read_checkpoint(path) {
         return Ok(vec![Ok(run::checkpoint(path, &about))]);
     }
     Ok(vec![weights::facts(path, hub)])
+}
+
+/// Whether a file begins as pictures do.
+fn is_image(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = regular::open(path).and_then(|file| file.take(32).read_to_end(&mut start));
+    read.is_ok() && image::guess_format(&start).is_ok()
 }

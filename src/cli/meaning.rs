@@ -73,6 +73,15 @@ pub fn check(args: &Sample, eval_rewards: &[Spec]) -> Result<()> {
     Ok(())
 }
 
+/// What to say where a run of so many steps has no step after which a preview is written.
+pub fn no_preview(args: &Sample, steps: usize) -> Option<String> {
+    let every = args.preview.filter(|every| *every >= steps)?;
+    Some(format!(
+        "warning: --preview {every} writes none: a run has {steps} steps, and after the last there is the result; \
+         give --preview fewer steps"
+    ))
+}
+
 /// Options that the method does not read.
 fn of_method(args: &Sample) -> Result<()> {
     let method = args.proposal;

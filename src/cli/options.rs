@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::args::{Machine, Sample};
 use super::shard::{self, Shard};
-use super::values::{Auto, Bytes, Devices, Save, Scales, Select};
+use super::values::{Auto, Bytes, Devices, Save, Scales, Seed, Select};
 use super::{downloads, flags, meaning, prompts};
 use crate::ddim::{Chain, Prediction};
 use crate::error::{Error, Result};
@@ -31,6 +31,8 @@ pub struct Options {
     pub prediction: Option<Prediction>,
     pub scheduler: Option<Chain>,
     pub seed: u64,
+    /// The seed was drawn, by another command it is another.
+    pub seed_drawn: bool,
     pub latents: Option<PathBuf>,
     pub steps: usize,
     pub cfg_scale: f64,
@@ -130,6 +132,7 @@ impl Options {
         meaning::of_device(args, device)?;
         notes.extend(meaning::micro_batch(args, sample.first_chains()));
         let (output, image) = meaning::destination(args, &prompts)?;
+        notes.extend(meaning::no_preview(args, sample.step_count()));
         let (shard, note) = shard_of(args.shard, prompts.len() * args.count)?;
         notes.extend(note);
         Ok(Options {
@@ -142,6 +145,7 @@ impl Options {
             prediction: args.prediction,
             scheduler: args.scheduler,
             seed,
+            seed_drawn: args.seed == Seed::Drawn,
             latents: args.latents.clone(),
             steps: sample.step_count(),
             cfg_scale: args.cfg_scale,

@@ -37,7 +37,8 @@ pub fn run(options: Options) -> Result<()> {
             gigabytes(free)
         ));
     }
-    let prompts = (options.prompts.len() * options.count) as u64;
+    let draws = options.prompts.len() * options.count;
+    let (prompts, dealt) = (draws as u64, options.devices.dealt(draws));
     let seconds = match options.devices.0[0] {
         // Small products say nothing about a GPU, and large ones are a benchmark.
         Device::Cuda(_) => None,
@@ -46,7 +47,7 @@ pub fn run(options: Options) -> Result<()> {
             Some(seconds(&plan.counts)? * prompts as f64 + once)
         }
     };
-    let whole = Whole { plan: &plan, once: normalise.as_ref(), prompts, seconds };
+    let whole = Whole { plan: &plan, once: normalise.as_ref(), prompts, at_once: dealt.len(), seconds };
     output::line(if options.json { whole.as_json(options) } else { whole.as_text(options) })
 }
 
@@ -57,6 +58,8 @@ struct Whole<'a> {
     /// Of the plain pictures to normalise on, once for all prompts.
     once: Option<&'a Plan>,
     prompts: u64,
+    /// Draws that are made at the same time, each on devices of its own.
+    at_once: usize,
     seconds: Option<f64>,
 }
 
@@ -84,6 +87,8 @@ impl Whole<'_> {
         let line = json!({
             "schema": SCHEMA,
             "prompts": prompts,
+            "devices": options.devices.0.len(),
+            "draws_at_once": self.at_once,
             "particles": options.sample.chains(),
             "first_chains": options.sample.first_chains(),
             "populations": options.populations,
@@ -107,7 +112,7 @@ impl Whole<'_> {
     }
 
     fn as_text(&self, options: &Options) -> String {
-        let Whole { plan, prompts, seconds, once } = self;
+        let Whole { plan, prompts, seconds, once, at_once } = self;
         let gradient = match plan.gradients {
             0 => String::new(),
             all if all == plan.evaluations => ", each with its gradient".to_string(),
@@ -122,6 +127,17 @@ impl Whole<'_> {
             1 => String::new(),
             several => format!("{several} populations of "),
         };
+        let devices = options.devices.0.len();
+        // The first draw may have a device fewer than the last.
+        let each = options.sample.first_chains().div_ceil(devices / at_once);
+        let spread = match (devices, devices / at_once) {
+            (1, _) => None,
+            (_, 1) => Some(format!("devices            {devices}, {at_once} prompts at the same time")),
+            _ => Some(format!(
+                "devices            {devices}, {at_once} of the prompts at the same time, on each device at most {each} \
+                 of the particles of one"
+            )),
+        };
         let lines = [
             format!("prompts            {prompts}"),
             format!(
@@ -132,9 +148,10 @@ impl Whole<'_> {
             format!("UNet evaluations   {}{gradient}", self.all(|plan| plan.evaluations)),
             format!("arithmetic         {:.3} TFLOP", self.all(|plan| plan.counts.flops) as f64 / 1e12),
             format!(
-                "peak memory        {:.0} MB, of which weights {:.0} MB",
+                "peak memory        {:.0} MB, of which weights {:.0} MB{}",
                 megabytes(self.peak()),
-                megabytes(plan.weights)
+                megabytes(plan.weights),
+                if devices > 1 { ", on each device at most" } else { "" }
             ),
         ];
         let once = once.map(|once| {
@@ -142,6 +159,6 @@ impl Whole<'_> {
             format!("to normalise       {} of the evaluations, {flops:.3} TFLOP, once", once.evaluations)
         });
         let time = seconds.map(|s| format!("time               about {s:.0} s on this processor"));
-        lines.into_iter().chain(once).chain(time).collect::<Vec<_>>().join("\n")
+        lines.into_iter().chain(spread).chain(once).chain(time).collect::<Vec<_>>().join("\n")
     }
 }

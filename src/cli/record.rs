@@ -45,6 +45,7 @@ impl Choices {
             // These two are in the draw.
             first_index,
             seed,
+            seed_drawn: _,
             count,
             model: _,
             vae,

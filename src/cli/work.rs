@@ -82,7 +82,7 @@ impl Work<'_> {
     /// # Errors
     /// What ended all draws; else that some have failed, or are made elsewhere.
     pub fn by_all(&self, mut first: Opened, others: Vec<Opened>) -> Result<()> {
-        let resumable = !first.options.overwrite;
+        let resumable = !first.options.overwrite && !first.options.seed_drawn;
         let ends = thread::scope(|scope| {
             let others: Vec<_> =
                 others.into_iter().map(|mut other| scope.spawn(move || self.by_one(&mut other))).collect();

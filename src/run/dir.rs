@@ -98,7 +98,14 @@ impl Listing {
 fn results<'a>(folders: impl Iterator<Item = &'a PathBuf>) -> Result<Finished> {
     let mut found = Finished::default();
     for path in folders {
-        match record(path).map_err(|e| unlisted(path, e))? {
+        let record = match record(path) {
+            // A folder or a pipe of that name is no record, as little as a damaged file.
+            Err(e) if matches!(e.kind(), io::ErrorKind::Other | io::ErrorKind::FileTooLarge) => {
+                Some(Value::Null)
+            }
+            record => record.map_err(|e| unlisted(path, e))?,
+        };
+        match record {
             Some(record) if record["schema"] != SCHEMA => found.damaged.push(path.join(RECORD)),
             Some(record) if is_finished(&record) => found.runs.push((path.clone(), record)),
             Some(record) => found.unfinished.push((path.clone(), record)),

@@ -188,6 +188,11 @@ fn what_it_is_not_for_is_named() {
     let notes = dir.path().join("notes.txt");
     fs::write(&notes, "hello").expect("written");
     fails(inspected(&notes), 3, &["notes.txt", "no weights"]);
+    let cut = dir.path().join("cut.png");
+    fs::write(&cut, b"\x89PNG\r\n\x1a\n\0\0").expect("written");
+    fails(inspected(&cut), 1, &["cut.png", "image"]);
+    let absent = of(&inspect(Path::new("clip:nowhere")), "missing");
+    assert!(absent.to_string().contains("nowhere"), "{absent}");
     fails(inspected(dir.path()), 3, &["model_index.json is missing"]);
     fails(inspected(Path::new("nobody/nothing")), 3, &["nobody/nothing", "downloads nothing"]);
     // A folder of another family has an autoencoder too, and is none.

@@ -95,6 +95,26 @@ fn a_gradient_costs_more_and_parts_add_up() {
 }
 
 #[test]
+fn the_plan_says_how_draws_are_dealt_to_devices() {
+    let base = ["-p", "a", "-p", "b", "--particles", "5", "--steps", "2"];
+    let of = |devices: &'static str| plan(&[&base[..], &["--device", devices]].concat());
+    let text =
+        |devices: &'static str| succeeds(run(&[&["plan"], &base[..], &["--device", devices]].concat()));
+    let one = of("cpu");
+    assert_eq!((&one["devices"], &one["draws_at_once"]), (&1.into(), &1.into()));
+    assert!(!text("cpu").contains("devices"));
+    let two = of("cpu,cpu");
+    assert_eq!((&two["devices"], &two["draws_at_once"]), (&2.into(), &2.into()));
+    assert!(text("cpu,cpu").contains("2, 2 prompts at the same time"), "{}", text("cpu,cpu"));
+    // Two prompts: three devices for one of them at most.
+    let five = of("cpu,cpu,cpu,cpu,cpu");
+    assert_eq!((&five["devices"], &five["draws_at_once"]), (&5.into(), &2.into()));
+    for key in ["unet_evaluations", "flops", "peak_bytes"] {
+        assert_eq!(five[key], one[key], "{key} is of the work, or of one device");
+    }
+}
+
+#[test]
 fn the_plan_is_text_unless_asked_otherwise() {
     let run_of = [
         "plan",

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use super::{fails, folders, model, only_folder, record_of, sample, succeeds, text};
+use super::{fails, folders, model, only_folder, record_of, run, sample, succeeds, text};
 
 /// What a run leaves that its bits decide.
 fn results(folder: &Path) -> Vec<Vec<u8>> {
@@ -26,6 +26,10 @@ fn previews_are_written_when_due_and_change_nothing() {
     assert!(!plain.join("previews").exists());
     assert_eq!(folders(&shown.join("previews")), ["002.png", "004.png"]);
     assert_eq!((&record_of(&plain)["preview"], &record_of(&shown)["preview"]), (&().into(), &2.into()));
+    let late = ["sample", "-p", "a star", "--particles", "2", "--steps", "5", "--preview", "5", "-o"];
+    let late = run(&[&late[..], &[text(&dir.path().join("late"))]].concat());
+    let said = String::from_utf8_lossy(&late.stderr).into_owned();
+    assert!(late.status.success() && said.contains("--preview 5 writes none"), "{said}");
     // Two particles of 64 pixels side by side, with a gap of 2 around each.
     let size = image::image_dimensions(shown.join("previews/004.png")).expect("a picture");
     assert_eq!(size, (134, 68));

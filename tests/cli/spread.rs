@@ -218,6 +218,13 @@ fn parts_of_a_list_make_what_one_process_makes() {
         fails(warned, 1, &["run.json: is no record that this program knows", "0 (not begun)"]);
     }
     fs::write(&damaged, record).expect("it can be written");
+    // One that is a folder hides none of the others.
+    let folder = parts.path().join("out/0100-a-star");
+    fs::create_dir_all(folder.join("run.json")).expect("folders");
+    let merged = merge(parts.path(), &[]);
+    let said = String::from_utf8_lossy(&merged.stderr).into_owned();
+    assert!(merged.status.success() && said.contains("0100-a-star/run.json: is no record"), "{said}");
+    fs::remove_dir_all(folder).expect("removed");
     for (shard, says) in [("3/3", "counted from 0"), ("x", "expected I/N"), ("auto", "no variables of Slurm")]
     {
         let refused = output(command(parts.path(), &part(shard)));

@@ -40,8 +40,8 @@ pub fn facts(text: &str, hub: &Hub) -> Result<Option<Facts>> {
     let none = Source::Dir(PathBuf::new());
     Ok(Some(match spec.find(&none, hub) {
         Ok(found) => {
-            let files = found.map(|path| files(&path)).unwrap_or_default();
-            facts.with("files", files)
+            let (files, lacking) = found.map(|path| files(&path)).unwrap_or_default();
+            facts.with("files", files).with("missing", lacking)
         }
         Err(lacking) => {
             let how = "they are downloaded when it is first used";
@@ -50,17 +50,27 @@ pub fn facts(text: &str, hub: &Hub) -> Result<Option<Facts>> {
     }))
 }
 
-/// The weights at a path of a reward, which may be two parted by a comma.
-fn files(path: &Path) -> Vec<Value> {
+/// The weights at a path of a reward, which may be two parted by a comma, and what is wrong with the others.
+fn files(path: &Path) -> (Vec<Value>, Vec<String>) {
     let text = path.to_string_lossy();
     let paths = match path.exists() {
         true => vec![text.as_ref()],
         false => text.split(',').collect(),
     };
-    let one = |path: &str| {
-        let opened = Checkpoint::open(Path::new(path), None).ok()?;
-        let bytes: u64 = opened.types().iter().map(|(.., bytes)| bytes).sum();
-        Some(json!({"path": path, "type": types(&opened), "parameters": opened.parameters(), "bytes": bytes}))
-    };
-    paths.into_iter().filter_map(one).collect()
+    let (mut files, mut lacking) = (Vec::new(), Vec::new());
+    for path in paths {
+        match Checkpoint::open(Path::new(path), None) {
+            Ok(opened) => {
+                let bytes: u64 = opened.types().iter().map(|(.., bytes)| bytes).sum();
+                files.push(json!({
+                    "path": path,
+                    "type": types(&opened),
+                    "parameters": opened.parameters(),
+                    "bytes": bytes,
+                }));
+            }
+            Err(e) => lacking.push(e.message().to_string()),
+        }
+    }
+    (files, lacking)
 }

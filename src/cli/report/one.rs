@@ -164,7 +164,10 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 /// The estimate of log Z, and its error or why there is none; `None` before there is a result.
 pub fn log_z(run: &Run) -> Option<(String, String)> {
     run.record.get("result")?;
-    let value = run.result("log_z").and_then(Value::as_f64).map_or("minus infinity".into(), words::number);
+    let value = match run.result("log_z")? {
+        Value::Null => "minus infinity".into(),
+        value => words::maybe(value.as_f64()),
+    };
     let error = run.result("log_z_error").and_then(Value::as_f64);
     let why = run.result("log_z_unreliable").and_then(Value::as_str);
     let more = match (error, why) {

@@ -11,6 +11,7 @@ use maud::{Markup, html};
 use crate::cli::look::{Particle, Run, safe};
 use crate::cli::save::BEST;
 use crate::cli::words::{self, clean};
+use crate::hash::sha256_of_file;
 use crate::pixels::Picture;
 use crate::regular;
 use crate::run::PREVIEWS;
@@ -88,6 +89,15 @@ pub fn of_particle(run: &Run, particle: &Particle) -> Result<String, &'static st
     }
 }
 
+/// Whether the particle's picture is there and is another file than the one that was recorded.
+fn is_another(run: &Run, particle: &Particle) -> bool {
+    let file = particle.path.as_ref().and_then(|named| safe(&run.folder, named));
+    match (file.map(|path| sha256_of_file(&path)), &particle.sha256) {
+        (Some(Ok((_, now))), Some(recorded)) => now != *recorded,
+        _ => false,
+    }
+}
+
 /// The pictures of a run, those of the largest weights first: `most` of them, beside the one that was chosen.
 pub fn gallery(run: &Run, most: usize) -> Markup {
     let mut order: Vec<&Particle> = run.particles.iter().collect();
@@ -100,6 +110,8 @@ pub fn gallery(run: &Run, most: usize) -> Markup {
     // The chosen one is there in any case.
     let shown: Vec<&Particle> =
         order.iter().enumerate().filter(|(i, p)| *i < most || p.is_best).map(|(_, p)| *p).collect();
+    let others: Vec<String> =
+        shown.iter().filter(|p| is_another(run, p)).map(|p| p.index.to_string()).collect();
     let heaviest = order.iter().map(|p| p.weight).fold(0.0, f64::max);
     let file = |p: &Particle| of_particle(run, p);
     html! {
@@ -136,6 +148,11 @@ pub fn gallery(run: &Run, most: usize) -> Markup {
                         }
                     }
                 }
+            }
+            @if !others.is_empty() {
+                ul.notes { li.bad {
+                    "Not the files that were recorded, by their hashes: pictures of particles " (others.join(", ")) "."
+                } }
             }
             @if left_out > 0 {
                 p.about {

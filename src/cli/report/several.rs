@@ -70,7 +70,11 @@ pub fn section(runs: &[&Run], ids: &[String]) -> Markup {
                     } }
                 }
             }
-            @if runs.len() <= MOST_CURVES { (series::together(runs, &names)) }
+            @let curves = runs.len().min(MOST_CURVES);
+            @if curves < runs.len() {
+                p.about { "Curves of the first " (curves) " runs, as many as can be told apart." }
+            }
+            (series::together(&runs[..curves], &names[..curves]))
         }
     }
 }
