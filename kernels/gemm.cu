@@ -103,8 +103,8 @@ struct WeightParams {
   int32_t width;    // of x
 };
 
-// Parts of dw = dy^T x, for weights that learn: part blockIdx.z of z, (out, width), is the sum over `each` rows
-// of dy (rows, out) and x (rows, width), in their order. Blocks, tiles and steps are those of `simt`.
+// Parts of dw = dy^T x, for weights that learn: part blockIdx.z of z, (out, width), is the sum over `each`
+// rows of dy (rows, out) and x (rows, width), in their order. Blocks, tiles and steps are those of `simt`.
 //
 // grid: x tiles along out, y tiles along the width, z parts. FLOPs: 2 rows out width.
 KERNEL(linear_weight_vjp, (128, 4),

@@ -41,10 +41,10 @@ fn distances_are_those_of_scipy() {
 
 /// The methods that weigh, and plain chains, on every toy: 60 populations of 50. The mean reward under the
 /// weights is within five errors of that of the target. Log Z of plain chains and of the bootstrap filter is
-/// within five standard errors of that of the data's law; of methods that follow the gradient it only is within
-/// 1.5, because their estimate of Z has heavy tails (docs/spec.md 14, its table: -1.86 to -1.40 for the first
-/// toy). The law of the chain is not quite that of the data: 0.1 and 0.05 are allowed for that (a million plain
-/// chains of the first toy say -1.39 for -1.44).
+/// within five standard errors of that of the data's law; of methods that follow the gradient it only is
+/// within 1.5, because their estimate of Z has heavy tails (docs/spec.md 14, its table: -1.86 to -1.40 for
+/// the first toy). The law of the chain is not quite that of the data: 0.1 and 0.05 are allowed for that (a
+/// million plain chains of the first toy say -1.39 for -1.44).
 #[test]
 fn methods_find_the_target_in_closed_form() {
     let (cpu, schedule) = (Cpu::new(), chain().expect("a chain"));
@@ -181,8 +181,9 @@ fn a_network_learns_as_pytorchs_does() {
     assert!(worst.iter().all(|w| *w < 1e-5), "{worst:?}");
 }
 
-/// Training lowers the loss to what the noise leaves, and its network samples the data: 2000 points of the first
-/// toy, 400 epochs. The same seed gives the same bits with any number of threads, and a file brings them back.
+/// Training lowers the loss to what the noise leaves, and its network samples the data: 2000 points of the
+/// first toy, 400 epochs. The same seed gives the same bits with any number of threads, and a file brings
+/// them back.
 #[test]
 fn training_depends_on_the_seed_alone() {
     let (toy, cpu) = (Toy::gmm1(), Cpu::new());

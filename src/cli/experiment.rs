@@ -30,8 +30,8 @@ pub fn stopped(left: usize) -> Error {
     )
 }
 
-/// Takes a folder for the design `own`, which is kept in its file `name`: a new folder, or one that began with
-/// the same. `what` is what the folder holds: `comparison`.
+/// Takes a folder for the design `own`, which is kept in its file `name`: a new folder, or one that began
+/// with the same. `what` is what the folder holds: `comparison`.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] for a folder of another design, which names the first entry that differs;
@@ -67,8 +67,8 @@ pub fn claim(
         .advice("give another directory with --output, or the options that it began with"))
 }
 
-/// The results of an earlier call, each of another run of the design; `key` tells them apart. A last line that
-/// was cut off is drawn again.
+/// The results of an earlier call, each of another run of the design; `key` tells them apart. A last line
+/// that was cut off is drawn again.
 ///
 /// # Errors
 /// [`ErrorKind::Io`] for a file that cannot be read, and for a line that is damaged, of another design, or

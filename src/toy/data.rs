@@ -68,11 +68,11 @@ impl Toy {
         Toy { name: name.into(), law, reward, data: Data::Modes }
     }
 
-    /// The Swiss roll: `tau = 3 pi (0.5 + U)`, points `(tau cos tau / 2, tau sin tau / 2, 6 U' - 3)` and noise
-    /// of 0.3, reward `-x^2 / 100 - y^2 / 100 - z^2`. The law is an integral over `tau` and `U'` of normal
-    /// distributions; here it is the midpoint rule with 512 and 128 nodes, whose neighbours are at most 0.44
-    /// standard deviations apart: its density is within 6e-4 of the largest of
-    /// that with twice as many nodes.
+    /// The Swiss roll: `tau = 3 pi (0.5 + U)`, points `(tau cos tau / 2, tau sin tau / 2, 6 U' - 3)` and
+    /// noise of 0.3, reward `-x^2 / 100 - y^2 / 100 - z^2`. The law is an integral over `tau` and `U'` of
+    /// normal distributions; here it is the midpoint rule with 512 and 128 nodes, whose neighbours are at
+    /// most 0.44 standard deviations apart: its density is within 6e-4 of the largest of that with twice as
+    /// many nodes.
     pub fn swiss_roll() -> Toy {
         Toy {
             name: "swiss-roll".into(),
@@ -190,9 +190,10 @@ mod tests {
         product
     }
 
-    /// The targets of the mixtures against sums over the grid of docs/spec.md 9, 1000 x 1000 over [-8, 8]^2, and
-    /// the rewards that the reference prints for 10 000 draws from it, -0.2916 and -1.3366, whose standard
-    /// errors are 0.003 and 0.013. Measured: masses of the two toys off by 7e-6 and 9e-4.
+    /// The targets of the mixtures against sums over the grid of the reference (docs/spec.md 9), 1000 x 1000
+    /// over [-8, 8]^2, and the rewards that the reference prints for 10 000 draws from it, -0.2916 and
+    /// -1.3366, whose standard errors are 0.003 and 0.013. Measured: masses of the two toys off by 7e-6 and
+    /// 9e-4.
     #[test]
     fn targets_of_mixtures_are_those_of_the_grid() {
         for (toy, printed, error) in [(Toy::gmm1(), -0.2916, 0.003), (Toy::gmm2(), -1.3366, 0.013)] {
@@ -224,8 +225,8 @@ mod tests {
         }
     }
 
-    /// The roll's target against rejection from its generator, docs/spec.md 9, and the reward that the reference
-    /// prints, -0.7248 (10 000 draws, standard error 0.006).
+    /// The roll's target against rejection from its generator, docs/spec.md 9, and the reward that the
+    /// reference prints, -0.7248 (10 000 draws, standard error 0.006).
     #[test]
     fn the_target_of_the_roll_is_that_of_rejection() {
         let toy = Toy::swiss_roll();

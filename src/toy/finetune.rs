@@ -1,5 +1,5 @@
-//! Baselines that train the network on the reward (docs/spec.md 9): backpropagation through the chain, with and
-//! without the score of the target (DDS), and a policy gradient (DDPO).
+//! Baselines that train the network on the reward (docs/spec.md 9): backpropagation through the chain, with
+//! and without the score of the target (DDS), and a policy gradient (DDPO).
 
 use rayon::prelude::*;
 
@@ -18,13 +18,13 @@ use crate::tensor::{HostSlice, Shape, Tensor};
 /// What is trained, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Baseline {
-    /// Policy gradient on the trajectories' log-probabilities with the divergence of every step in the advantage
-    /// (DDPO, Black et al. 2024, with KL).
+    /// Policy gradient on the trajectories' log-probabilities with the divergence of every step in the
+    /// advantage (DDPO, Black et al. 2024, with KL).
     Ddpo,
     /// Backpropagation of the reward and the divergence through the chain.
     Backprop,
-    /// Denoising diffusion sampler (Vargas, Grathwohl, Doucet 2023): the same loss for `eps(x, t) + c(t) grad log
-    /// p_tar(x)`, from a network that has learned nothing.
+    /// Denoising diffusion sampler (Vargas, Grathwohl, Doucet 2023): the same loss for `eps(x, t) + c(t) grad
+    /// log p_tar(x)`, from a network that has learned nothing.
     Dds,
     /// The same from the trained network.
     DdsTrained,
@@ -78,7 +78,8 @@ pub struct Steering {
 }
 
 impl Steering {
-    /// 1 -> 64 -> 64 -> 1; the last layer begins with weights of Xavier's normal law at gain 0.01 and bias -0.1.
+    /// 1 -> 64 -> 64 -> 1; the last layer begins with weights of Xavier's normal law at gain 0.01 and bias
+    /// -0.1.
     fn new(alpha: f64, seed: u64) -> Steering {
         let mut scale = Network::of([1, HIDDEN, HIDDEN, 1], seed, SCALE);
         let [.., (weight, bias)] = &mut scale.layers;
@@ -305,9 +306,9 @@ impl Finetune<'_> {
 
     /// One epoch of the policy gradient: trajectories by the network as it is, and a step of Adam for every
     /// transition with noise, on the clipped ratio of its probability now and then (PPO). The advantage of a
-    /// transition is the standardised reward of its trajectory minus alpha times its divergence from the model;
-    /// log-probabilities are sums over coordinates. (The reference adds the divergence, and averages over
-    /// coordinates: docs/spec.md 5.35.) Returns the mean reward.
+    /// transition is the standardised reward of its trajectory minus alpha times its divergence from the
+    /// model; log-probabilities are sums over coordinates. (The reference adds the divergence, and averages
+    /// over coordinates: docs/spec.md 5.35.) Returns the mean reward.
     fn policy_epoch(&self, tuned: &mut Tuned, adam: &mut Adam, epoch: u32) -> Result<f64> {
         struct Taken {
             step: Move,

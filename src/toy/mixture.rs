@@ -169,8 +169,8 @@ mod tests {
         total
     }
 
-    /// Score and gradient against central differences, at high, middle and low noise: of step 1e-5 they are good
-    /// to about 1e-8 of values of order 10. Measured: 5e-10 and 4e-9, relative.
+    /// Score and gradient against central differences, at high, middle and low noise: of step 1e-5 they are
+    /// good to about 1e-8 of values of order 10. Measured: 5e-10 and 4e-9, relative.
     #[test]
     fn scores_and_gradients_are_those_of_differences() {
         let (h, mut worst, mut room) = (1e-5, [0.0_f64; 2], Vec::new());

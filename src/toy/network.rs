@@ -66,8 +66,8 @@ impl Network {
         self.layers.iter_mut().flat_map(|(w, b)| [w, b])
     }
 
-    /// As a safetensors file with what is `said` of it: tensors `layers.0.weight` `(out, in)`, `layers.0.bias`
-    /// and so on, as PyTorch's linear layers have them.
+    /// As a safetensors file with what is `said` of it: tensors `layers.0.weight` `(out, in)`,
+    /// `layers.0.bias` and so on, as PyTorch's linear layers have them.
     ///
     /// # Errors
     /// None in practice: it is made in memory.
@@ -134,8 +134,9 @@ impl Network {
     }
 
     /// Trains on `points` for so many `epochs` with Adam at rate 1e-3 and returns the loss of each epoch. All
-    /// points are seen in every epoch, each at one random time and with fresh noise; the loss is the mean squared
-    /// error of the noise. Epoch `e` has the random numbers of step `e` of `seed`, whatever was trained before.
+    /// points are seen in every epoch, each at one random time and with fresh noise; the loss is the mean
+    /// squared error of the noise. Epoch `e` has the random numbers of step `e` of `seed`, whatever was
+    /// trained before.
     ///
     /// # Errors
     /// From the device.
@@ -160,7 +161,8 @@ impl Network {
         Ok(losses)
     }
 
-    /// The loss on `input` `(n, d + 1)` and `noise` `(n, d)`, and its gradient with respect to each parameter.
+    /// The loss on `input` `(n, d + 1)` and `noise` `(n, d)`, and its gradient with respect to each
+    /// parameter.
     ///
     /// # Errors
     /// From the device.
@@ -187,7 +189,8 @@ impl Layers {
         self.0.iter().flat_map(|(w, b)| [w, b]).collect()
     }
 
-    /// The outputs for `x` `(n, inputs)`: of a score network the predicted noise `(n, d)` of `x` `(n, d + 1)`: points, each followed by its time over 1000.
+    /// The outputs for `x` `(n, inputs)`: of a score network the predicted noise `(n, d)` of `x` `(n, d +
+    /// 1)`: points, each followed by its time over 1000.
     ///
     /// # Errors
     /// From the device.

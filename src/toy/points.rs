@@ -42,13 +42,14 @@ pub enum Bandwidth {
 
 impl PointSet {
     /// Reads comma-separated numbers, a point per line; blank lines and those that begin with `#` are left
-    /// out, and so is a first line of which no cell is a number, which names the columns. `name` is for messages.
+    /// out, and so is a first line of which no cell is a number, which names the columns. `name` is for
+    /// messages.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the line: no number, not finite, another
-    /// number of columns than the line before, not two or three; fewer than two different points, more than
-    /// 10 000; coordinates beyond 16 or a set narrower than 0.1, which the chain does not resolve; a bandwidth
-    /// that is no positive number.
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the line: no number, not finite, another number
+    /// of columns than the line before, not two or three; fewer than two different points, more than 10 000;
+    /// coordinates beyond 16 or a set narrower than 0.1, which the chain does not resolve; a bandwidth that
+    /// is no positive number.
     pub fn parse(name: &str, text: &str, bandwidth: Bandwidth) -> Result<PointSet> {
         let wrong = |what: String, fix: &str| Err(Error::usage(format!("{name}: {what}")).advice(fix));
         let form = "give a file of comma-separated numbers, two or three in every line";
@@ -138,8 +139,9 @@ fn spread(points: &[Point], dimensions: usize) -> f64 {
     ((0..dimensions).map(variance).sum::<f64>() / dimensions as f64).sqrt()
 }
 
-/// The bandwidth, of 25 from a hundredth of the spread to the whole, a factor of `100^(1/24)` apart, with
-/// the largest product of the densities of the points, each under the kernels of the others. Of many points, evenly chosen ones are asked.
+/// The bandwidth, of 25 from a hundredth of the spread to the whole, a factor of `100^(1/24)` apart, with the
+/// largest product of the densities of the points, each under the kernels of the others. Of many points,
+/// evenly chosen ones are asked.
 fn chosen(points: &[Point], spread: f64) -> f64 {
     let every = points.len().div_ceil(JUDGES);
     let asked: Vec<&Point> = points.iter().step_by(every).collect();
