@@ -96,6 +96,59 @@ KERNEL(simt, (128, 4),
   }
 }
 
+struct WeightParams {
+  int64_t rows;
+  int64_t each;    // rows of a part, a multiple of 16
+  int32_t out;
+  int32_t width;    // of x
+};
+
+// Parts of dw = dy^T x, for weights that learn: part blockIdx.z of z, (out, width), is the sum over `each`
+// rows of dy (rows, out) and x (rows, width), in their order. Blocks, tiles and steps are those of `simt`.
+//
+// grid: x tiles along out, y tiles along the width, z parts. FLOPs: 2 rows out width.
+KERNEL(linear_weight_vjp, (128, 4),
+       (const Act* __restrict__ dy, const Act* __restrict__ x, float* __restrict__ z, WeightParams p)) {
+  constexpr int TILE = 64, STEP = 16, PITCH = TILE + 4;
+  SHARED(float, left, STEP * PITCH);
+  SHARED(float, right, STEP * PITCH);
+  const int thread = threadIdx.x, m0 = blockIdx.x * TILE, n0 = blockIdx.y * TILE;
+  const int64_t first = blockIdx.z * p.each, end = min(first + p.each, p.rows);
+  const int to_m = thread / 16 * 8, to_n = thread % 16 * 4, column = thread % TILE;
+  float sum[8][4] = {};
+  for (int64_t r0 = first; r0 < end; r0 += STEP) {
+#pragma unroll
+    for (int i = 0; i < TILE / 8; i++) {
+      const int j = thread / TILE + 2 * i;
+      const int64_t row = r0 + j;
+      left[j * PITCH + column] = row < end && m0 + column < p.out ? to_f32(dy[row * p.out + m0 + column]) : 0.0f;
+      right[j * PITCH + column] = row < end && n0 + column < p.width ? to_f32(x[row * p.width + n0 + column]) : 0.0f;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int j = 0; j < STEP; j++) {
+      float a[8], b[4];
+      load8(left + j * PITCH + to_m, a);
+#pragma unroll
+      for (int n = 0; n < 4; n++) b[n] = right[j * PITCH + to_n + n];
+#pragma unroll
+      for (int m = 0; m < 8; m++)
+#pragma unroll
+        for (int n = 0; n < 4; n++) sum[m][n] += a[m] * b[n];
+    }
+    __syncthreads();
+  }
+#pragma unroll
+  for (int m = 0; m < 8; m++) {
+    if (m0 + to_m + m >= p.out) continue;
+#pragma unroll
+    for (int n = 0; n < 4; n++) {
+      if (n0 + to_n + n >= p.width) continue;
+      z[((int64_t)blockIdx.z * p.out + m0 + to_m + m) * p.width + n0 + to_n + n] = sum[m][n];
+    }
+  }
+}
+
 struct FinishParams {
   int64_t len;    // elements of y, and of each part
   int32_t columns;

@@ -107,8 +107,25 @@ impl Schedule {
             return Err(Error::model("clip_sample is not supported for consistency models")
                 .advice("set it to false in scheduler_config.json"));
         }
+        Schedule::along(config, &timesteps(config, steps)?, eta)
+    }
+
+    /// The chain through these training steps, descending, each transition of which reaches `num_train` over
+    /// their number lower: [`Schedule::new`] with timesteps that no spacing gives.
+    ///
+    /// # Errors
+    /// As [`Schedule::new`], of predictions and `eta`.
+    ///
+    /// # Panics
+    /// Where a training step is not in the table.
+    pub fn through(config: &SchedulerConfig, timesteps: &[i64], eta: f64) -> Result<Schedule> {
+        check(timesteps.len(), eta)?;
+        Schedule::along(config, timesteps, eta)
+    }
+
+    fn along(config: &SchedulerConfig, timesteps: &[i64], eta: f64) -> Result<Schedule> {
         let table: Vec<f64> = config.alphas_cumprod().iter().map(|&a| f64::from(a)).collect();
-        let timesteps = timesteps(config, steps)?;
+        let steps = timesteps.len();
         let last = if config.set_alpha_to_one { 1.0 } else { table[0] };
         let at = |t: i64| if t < 0 { last } else { table[t as usize] };
         let ratio = (config.num_train_timesteps / steps) as i64;

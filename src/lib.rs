@@ -70,6 +70,7 @@ mod spread;
 pub mod tape;
 pub mod target;
 pub mod tensor;
+pub mod toy;
 
 pub use error::{Error, ErrorKind, Result};
 pub use method::Method;

@@ -261,7 +261,7 @@ fn ln(u: f32) -> f32 {
 /// [-pi/4, pi/4] (coefficients of Cephes' sinf and cosf).
 #[inline(always)]
 #[allow(clippy::excessive_precision)]
-fn sin_cos_turn(x: u32) -> (f32, f32) {
+pub fn sin_cos_turn(x: u32) -> (f32, f32) {
     let quarter = x.wrapping_add(1 << 29) >> 30;
     let rest = x.wrapping_sub(quarter << 30) as i32;
     let a = rest as f32 * (std::f32::consts::TAU / 4_294_967_296.0);

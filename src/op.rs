@@ -8,9 +8,9 @@
 //! operation touches.
 //!
 //! Names: `x` input, `y` output, `w` weight, `b` bias, `dy` cotangent of `y`. The result of `_vjp` is the
-//! product of the cotangent and the Jacobian: the cotangent of `x`. Weights are constants, so only cotangents
-//! of inputs exist, and linear operations need no saved activation. A cotangent may have another shape of as
-//! many elements.
+//! product of the cotangent and the Jacobian: the cotangent of `x`. Weights of models are constants, so only
+//! cotangents of inputs exist, and linear operations need no saved activation; `linear_weight_vjp` is for the
+//! small networks that this program trains. A cotangent may have another shape of as many elements.
 //!
 //! A breach of the stated shapes is the caller's own bug and panics, on every backend with the same words.
 
@@ -101,6 +101,8 @@ macro_rules! for_each_op {
                 fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, add: Option<&Tensor>) -> Tensor;
                 /// `dx = dy w`.
                 fn linear_vjp(dy: &Tensor, w: &Tensor) -> Tensor;
+                /// `dw = dy^T x` over all rows, `(out, 1, 1, in)`, in f32: for layers that learn.
+                fn linear_weight_vjp(dy: &Tensor, x: &Tensor) -> Tensor;
             }
             conv {
                 /// Convolution (cross-correlation, as in the field) of `x` `(n, h, w, in)` with `w`
@@ -312,6 +314,21 @@ pub fn linear_vjp<'a>(dy: &'a Tensor, w: &'a Tensor) -> Description<'a> {
         .products(1, &[s.positions(), weight.n, weight.c])
         .packing(weight.n, weight.c)
 }
+
+/// Describes `linear_weight_vjp`. On the host every [`WEIGHT_ROWS`] rows are summed apart.
+#[track_caller]
+pub fn linear_weight_vjp<'a>(dy: &'a Tensor, x: &'a Tensor) -> Description<'a> {
+    let (s, input) = (dy.shape(), x.shape());
+    assert_eq!(s.positions(), input.positions(), "linear_weight_vjp: cotangent {s} for the input {input}");
+    let parts = s.positions().div_ceil(WEIGHT_ROWS).max(1);
+    Description::new(Family::Linear, Shape::rows(s.c, input.c), [dy, x])
+        .making_f32()
+        .products(1, &[s.positions(), s.c, input.c])
+        .with_scratch(parts * s.c * input.c)
+}
+
+/// Rows of a partial sum of a weight's gradient on the host.
+pub const WEIGHT_ROWS: usize = 1024;
 
 /// A 1x1 convolution is a linear layer.
 fn conv_family(w: Shape) -> Family {

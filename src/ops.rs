@@ -6,7 +6,7 @@
 use crate::backend::{Activation, AffineClamp, Attention, Backend, Conv, Epilogue, Filter, GroupNorm};
 use crate::error::Result;
 use crate::tape::{Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{Shape, Tensor};
 
 /// `Some(node)` of each watched input, for closures that hand out cotangents.
 macro_rules! watched {
@@ -40,6 +40,32 @@ impl<'a> Tape<'a> {
         let y = self.backend().linear(x.value(), w, b, add.map(Var::value))?;
         let w = w.clone();
         Ok(self.with_add(x, y, add, move |backend, dy| backend.linear_vjp(dy, &w)))
+    }
+
+    /// `x w^T + b` of a layer that learns: weight `w` `(out, 1, 1, in)` and bias `b` `(1, 1, 1, out)` are
+    /// differentiable too, where they are watched. Keeps `x` and `w`.
+    ///
+    /// # Errors
+    /// Of the backend.
+    pub fn learned_linear(&self, x: &Var, w: &Var, b: &Var) -> Result<Var> {
+        let y = self.backend().linear(x.value(), w.value(), Some(b.value()), None)?;
+        let (nodes, shape, rows) = ([x.node(), w.node(), b.node()], y.shape(), y.shape().positions());
+        let (xv, wv) = (x.value().clone(), w.value().clone());
+        Ok(self.push(y, watched!(x, w, b), move |_| {
+            Box::new(move |backend, dy| {
+                let (dy, mut out, [x, w, b]) = (dy.reshape(shape), Vec::with_capacity(3), nodes);
+                if let Some(node) = x {
+                    out.push((node, backend.linear_vjp(&dy, &wv)?));
+                }
+                if let Some(node) = w {
+                    out.push((node, backend.linear_weight_vjp(&dy, &xv)?));
+                }
+                if let Some(node) = b {
+                    out.push((node, backend.repeat_vjp(&dy.reshape(Shape::rows(rows, shape.c)), rows)?));
+                }
+                Ok(out)
+            })
+        }))
     }
 
     /// `x w^T + b`, then `epilogue`. Keeps the pre-activation. See [`Backend::linear_epilogue`].

@@ -214,15 +214,28 @@ impl<'a> Tape<'a> {
     /// Of the backend, such as memory that does not suffice.
     #[track_caller]
     pub fn gradient(self, y: &Var, seed: Tensor, leaf: &Var) -> Result<Option<Tensor>> {
+        Ok(self.gradients(y, seed, &[leaf])?.pop().flatten())
+    }
+
+    /// The same for several leaves, in their order: one pass back for all.
+    ///
+    /// # Errors
+    /// As [`Tape::gradient`].
+    #[track_caller]
+    pub fn gradients(self, y: &Var, seed: Tensor, leaves: &[&Var]) -> Result<Vec<Option<Tensor>>> {
         assert_eq!(y.shape(), seed.shape(), "the seed is shaped like what is differentiated");
-        let (Some(nodes), Some(top), Some(leaf)) = (self.nodes, y.node, leaf.node) else { return Ok(None) };
+        let wanted: Vec<Option<usize>> = leaves.iter().map(|leaf| leaf.node).collect();
+        let last = wanted.iter().flatten().min().copied();
+        let (Some(nodes), Some(top), Some(last)) = (self.nodes, y.node, last) else {
+            return Ok(vec![None; leaves.len()]);
+        };
         let mut nodes = nodes.into_inner();
         let mut cotangents: Vec<Option<Tensor>> = vec![None; top + 1];
         cotangents[top] = Some(seed);
         nodes.truncate(top + 1);
         let mut marks = self.marks.into_inner();
         let mut open = 0_usize;
-        while nodes.len() > leaf + 1 {
+        while nodes.len() > last + 1 {
             let id = nodes.len() - 1;
             while let Some(mark) = marks.pop_if(|mark| mark.at > id) {
                 match mark.end_of {
@@ -238,6 +251,10 @@ impl<'a> Tape<'a> {
                 }
             }
             let transpose = nodes.pop().flatten();
+            // What is asked for stays; what hands it on is a leaf.
+            if wanted.contains(&Some(id)) {
+                continue;
+            }
             let (Some(dy), Some(transpose)) = (cotangents[id].take(), transpose) else { continue };
             for (parent, dx) in transpose(self.backend, dy)? {
                 let slot = &mut cotangents[parent];
@@ -251,6 +268,7 @@ impl<'a> Tape<'a> {
             }
         }
         (0..open).for_each(|_| self.backend.range_end());
-        Ok(cotangents[leaf].take())
+        let taken = |leaf: &Option<usize>| leaf.and_then(|id| cotangents.get(id).cloned().flatten());
+        Ok(wanted.iter().map(taken).collect())
     }
 }

@@ -34,6 +34,8 @@ mod streams;
 #[cfg(unix)]
 #[path = "cli/survive.rs"]
 mod survive;
+#[path = "cli/toy.rs"]
+mod toy;
 
 use std::ffi::OsString;
 use std::fs;

@@ -167,7 +167,7 @@ fn thinning_candidates_leaves_the_estimate_of_z_unbiased() {
 #[test]
 fn candidates_are_thinned_once_and_guided_only_after_that() {
     let (cpu, schedule) = (Cpu::new(), chain(10));
-    let target = Closed::new(&cpu, Grid);
+    let target = Closed::new(&cpu, Grid::new());
     let rules = rules(Tempering::None, Resampler::Ssp, 0.0);
     let candidates = Some(Candidates { count: 15, until: 0.39 });
     let (steps, ends) = record(&target, &schedule, Options { candidates, ..options(&Das, rules, 2, 4) });
@@ -422,7 +422,7 @@ impl Account {
 #[test]
 fn the_table_of_the_first_toy_holds() {
     let (cpu, schedule) = (Cpu::new(), toy_chain());
-    let target = Closed::new(&cpu, Grid);
+    let target = Closed::new(&cpu, Grid::new());
     let das = rules(Tempering::Exp { gamma: 0.008 }, Resampler::Ssp, 0.5);
     // Plain chains, 500 each, weighted by their reward at the end.
     let (_, mut ends) = record(&target, &schedule, options(&Plain, das, 80, 500));
@@ -465,7 +465,7 @@ fn the_table_of_the_first_toy_holds() {
 #[test]
 fn the_other_samplers_of_the_first_toy_hold() {
     let (cpu, schedule) = (Cpu::new(), toy_chain());
-    let target = Closed::new(&cpu, Grid);
+    let target = Closed::new(&cpu, Grid::new());
     let tempered = Tempering::Exp { gamma: 0.008 };
     for (method, tempering, particles, runs, reward, resamplings) in [
         (&Das as &'static dyn Method, tempered, 100, 300, -0.253, 5.4),
@@ -598,7 +598,7 @@ fn go(
 #[test]
 fn everything_a_particle_has_comes_from_its_ancestor() {
     let (cpu, schedule) = (Cpu::new(), chain(30));
-    let target = Closed::new(&cpu, Grid);
+    let target = Closed::new(&cpu, Grid::new());
     let rules = rules(Tempering::Exp { gamma: 0.05 }, Resampler::Multinomial, 2.0);
     let run = Options { alpha: 0.7, ..options(&Das, rules, 2, 9) };
     let (latents, increments) = follow(&target, &schedule, &run);
@@ -620,7 +620,7 @@ fn forced_ancestors_are_obeyed_by_everything() {
     let (cpu, schedule) = (Cpu::new(), chain(10));
     let (first, later) = (schedule.steps[0].t, schedule.steps[6].t);
     let offspring: [f64; 5] = [0.0, 3.0, 0.0, 2.0, 0.0];
-    let mut target = Closed::new(&cpu, Grid);
+    let mut target = Closed::new(&cpu, Grid::new());
     target.spoil = Some(Box::new(move |t, id, seen| {
         let p = id.particle as usize;
         if t == first {
@@ -668,7 +668,7 @@ fn bits(ends: &[Population], target: &Closed<'_, 2, Grid>) -> Vec<(u32, Vec<u64>
 #[test]
 fn a_prompt_does_not_depend_on_the_prompts_beside_it() {
     let (cpu, schedule) = (Cpu::new(), chain(12));
-    let target = Closed::new(&cpu, Grid);
+    let target = Closed::new(&cpu, Grid::new());
     let rules = rules(Tempering::Exp { gamma: 0.1 }, Resampler::Ssp, 0.9);
     let run = |prompts: &[u32]| {
         let run = Options { prompts: prompts.to_vec(), ..options(&Das, rules, 1, 7) };
@@ -689,7 +689,7 @@ fn a_prompt_does_not_depend_on_the_prompts_beside_it() {
 #[test]
 fn renaming_the_particles_renames_everything() {
     let (cpu, schedule) = (Cpu::new(), chain(12));
-    let target = Closed::new(&cpu, Grid);
+    let target = Closed::new(&cpu, Grid::new());
     let never = rules(Tempering::Exp { gamma: 0.1 }, Resampler::Ssp, 0.0);
     let names = [3, 0, 6, 5, 1, 4, 2];
     let run = |names: &[u32]| {
@@ -720,7 +720,7 @@ fn renaming_the_particles_renames_everything() {
 #[test]
 fn without_reward_on_the_way_particles_move_as_plain_chains() {
     let (cpu, schedule) = (Cpu::new(), chain(15));
-    let target = Closed::new(&cpu, Grid);
+    let target = Closed::new(&cpu, Grid::new());
     // (1e-300 j)^2 is 0.
     let zero = rules(Tempering::Poly { gamma: 1e-300, power: 2.0 }, Resampler::Ssp, 0.9);
     let (_, plain) = record(&target, &schedule, options(&Plain, zero, 2, 6));
@@ -745,7 +745,7 @@ fn without_reward_on_the_way_particles_move_as_plain_chains() {
 #[test]
 fn best_of_n_is_the_plain_chain_of_largest_reward() {
     let (cpu, schedule) = (Cpu::new(), chain(10));
-    let target = Closed::new(&cpu, Grid);
+    let target = Closed::new(&cpu, Grid::new());
     let any = BestOfN.rules(10);
     let (_, plain) = record(&target, &schedule, options(&Plain, any, 3, 12));
     target.evaluations.lock().unwrap().clear();
@@ -767,7 +767,7 @@ fn best_of_n_is_the_plain_chain_of_largest_reward() {
 #[test]
 fn tempering_may_start_late() {
     let (cpu, schedule) = (Cpu::new(), chain(10));
-    let target = Closed::new(&cpu, Grid);
+    let target = Closed::new(&cpu, Grid::new());
     let tempering = Tempering::Exp { gamma: 0.2 };
     let rules = rules(tempering, Resampler::Ssp, 0.5);
     let late = Options { tempering_start: 0.45, ..options(&Das, rules, 2, 5) };
@@ -796,7 +796,7 @@ fn tempering_may_start_late() {
 #[test]
 fn given_latents_are_where_a_run_starts() {
     let (cpu, schedule) = (Cpu::new(), chain(5));
-    let target = Closed::new(&cpu, Grid);
+    let target = Closed::new(&cpu, Grid::new());
     let upload = |n: usize, c: usize| {
         let x: Vec<f32> = (0..n * c).map(|i| i as f32 * 0.1).collect();
         cpu.upload(Shape::rows(n, c), HostSlice::F32(&x)).expect("latents")
@@ -833,8 +833,8 @@ fn what_is_not_finite_is_named_and_costs_only_its_particle() {
     let at = schedule.steps[3].t;
     let rules = rules(Tempering::Exp { gamma: 0.2 }, Resampler::Ssp, 0.0);
     let run = options(&Das, rules, 2, 6);
-    let sound = Closed::new(&cpu, Grid);
-    let mut target = Closed::new(&cpu, Grid);
+    let sound = Closed::new(&cpu, Grid::new());
+    let mut target = Closed::new(&cpu, Grid::new());
     target.spoil = Some(Box::new(move |t, id, seen| spoiled(t, at, id, seen)));
     let (steps, ends) = record(&target, &schedule, run.clone());
     let entry = |step, particle, quantity| (step, 1, particle, quantity);
@@ -879,7 +879,7 @@ fn what_is_not_finite_is_named_and_costs_only_its_particle() {
 fn the_dead_are_resampled_away() {
     let (cpu, schedule) = (Cpu::new(), chain(8));
     let at = schedule.steps[3].t;
-    let mut target = Closed::new(&cpu, Grid);
+    let mut target = Closed::new(&cpu, Grid::new());
     target.spoil = Some(Box::new(move |t, id, seen| spoiled(t.max(1), at, id, seen)));
     let rules = rules(Tempering::Exp { gamma: 0.2 }, Resampler::Ssp, 2.0);
     let (steps, ends) = record(&target, &schedule, options(&Das, rules, 2, 6));
@@ -893,7 +893,7 @@ fn the_dead_are_resampled_away() {
 fn a_prompt_whose_particles_all_die_says_so_and_the_others_go_on() {
     let (cpu, schedule) = (Cpu::new(), chain(8));
     let at = schedule.steps[2].t;
-    let mut target = Closed::new(&cpu, Grid);
+    let mut target = Closed::new(&cpu, Grid::new());
     target.spoil = Some(Box::new(move |t, id, seen| {
         if t == at && id.prompt == 0 {
             seen.reward = f64::NAN;
@@ -916,7 +916,7 @@ fn a_prompt_whose_particles_all_die_says_so_and_the_others_go_on() {
 #[test]
 fn options_that_cannot_work_are_refused_with_the_flag() {
     let (cpu, schedule) = (Cpu::new(), chain(5));
-    let mut target = Closed::new(&cpu, Grid);
+    let mut target = Closed::new(&cpu, Grid::new());
     let good = options(&Das, Das.rules(5), 1, 4);
     let candidates = Some(Candidates { count: 9, until: 0.5 });
     let refusal = |target: &Closed<'_, 2, Grid>, schedule: &Schedule, options: Options| {
@@ -983,7 +983,7 @@ impl Method for Late {
 #[test]
 fn a_method_can_be_made_outside_the_crate() {
     let (cpu, schedule) = (Cpu::new(), chain(9));
-    let target = Closed::new(&cpu, Grid);
+    let target = Closed::new(&cpu, Grid::new());
     let rules = rules(EXP, Resampler::Ssp, 0.5);
     let run = Options { tempering_start: 0.2, ..options(&Late, rules, 2, 6) };
     let (steps, ends) = record(&target, &schedule, run.clone());
@@ -1029,7 +1029,7 @@ impl Method for Odd {
 #[test]
 fn a_method_that_contradicts_itself_is_refused() {
     let (cpu, schedule) = (Cpu::new(), chain(9));
-    let target = Closed::new(&cpu, Grid);
+    let target = Closed::new(&cpu, Grid::new());
     let methods: [(&'static dyn Method, &str); 3] =
         [(&Odd(0), "if it weighs"), (&Odd(1), "must go on"), (&Odd(2), "repeats step 3")];
     for (method, part) in methods {
@@ -1044,7 +1044,7 @@ fn a_method_that_contradicts_itself_is_refused() {
 #[test]
 fn plain_chains_have_the_error_of_a_mean() {
     let (cpu, schedule) = (Cpu::new(), chain(6));
-    let target = Closed::new(&cpu, Grid);
+    let target = Closed::new(&cpu, Grid::new());
     let run = |method: &'static dyn Method, particles| {
         let run = Options { alpha: 2.0, ..options(method, Das.rules(6), 1, particles) };
         record(&target, &schedule, run).1.remove(0)
@@ -1099,7 +1099,7 @@ fn a_snapshot_of_another_run_is_refused() {
 fn a_step_that_failed_in_the_middle_leaves_no_snapshot() {
     let (cpu, schedule) = (Cpu::new(), chain(8));
     let at = schedule.steps[3].t;
-    let mut target = Closed::new(&cpu, Grid);
+    let mut target = Closed::new(&cpu, Grid::new());
     target.spoil = Some(Box::new(move |t, id, seen| spoiled(t, at, id, seen)));
     let rules = rules(Tempering::Exp { gamma: 0.2 }, Resampler::Ssp, 0.0);
     let run = Options { on_nan: OnNan::Abort, ..options(&Das, rules, 2, 6) };

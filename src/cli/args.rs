@@ -44,6 +44,10 @@ pub enum Command {
     /// Compare ways of sampling at equal network cost, on the same prompts and seeds, with intervals
     #[command(after_help = help::AFTER_COMPARE)]
     Compare(Box<Compare>),
+    /// The paper's experiments on the plane and in space: methods beside their target, over several seeds,
+    /// with a table and a picture
+    #[command(after_help = help::AFTER_TOY, mut_args(number))]
+    Toy(Toy),
     /// Runs and comparisons as one page (HTML) to look at in a browser: pictures, genealogy, curves, numbers
     #[command(after_help = help::AFTER_REPORT)]
     Report(Report),
@@ -71,7 +75,7 @@ pub enum Command {
 }
 
 /// Options whose value is a number.
-const NUMBERS: [&str; 25] = [
+const NUMBERS: [&str; 31] = [
     "width",
     "height",
     "count",
@@ -84,6 +88,12 @@ const NUMBERS: [&str; 25] = [
     "candidates",
     "thin_at",
     "populations",
+    "draws",
+    "learn",
+    "epochs",
+    "tuning_epochs",
+    "alpha",
+    "bandwidth",
     "gamma",
     "tempering_start",
     "ess_threshold",
@@ -481,6 +491,69 @@ pub struct Compare {
     /// Flags of `sample` for all arms, after `--`
     #[arg(last = true, value_name = "FLAGS")]
     pub common: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Toy {
+    /// gmm1, gmm2 or swiss-roll, or a file of points: comma-separated, two or three numbers a line
+    #[arg(value_name = "TOY")]
+    pub toy: PathBuf,
+    /// The score in closed form in place of a trained network's: that of the mixture or the roll; of a file,
+    /// that of its points, each blurred by the bandwidth
+    #[arg(long, conflicts_with_all = ["learn", "epochs"])]
+    pub analytic: bool,
+    /// Points of the data that the network of each seed learns from; of a file, all of its points
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    pub learn: usize,
+    /// Epochs of its training, each over all points
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    pub epochs: usize,
+    /// Epochs of the methods that train on the reward [default: ddpo 1000, backprop 500, of the roll 300, dds
+    /// 300, dds-trained 200]
+    #[arg(long, value_name = "N", conflicts_with = "analytic")]
+    pub tuning_epochs: Option<usize>,
+    /// Methods, beside draws from the target itself: those of `sample`; guidance, which adds the reward's
+    /// gradient to every step, without weights; and without --analytic ddpo, backprop, dds and dds-trained,
+    /// which train a network on the reward for each seed
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "none,das,tds,bootstrap,guidance,best-of-n",
+        value_name = "LIST"
+    )]
+    pub methods: Vec<String>,
+    /// Seeds: a list such as 1,2,7, or a range with both of its ends such as 1..10
+    #[arg(long, default_value = "1..10", value_name = "LIST")]
+    pub seeds: Seeds,
+    /// Populations of each method and seed
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub populations: usize,
+    /// Particles of a population
+    #[arg(long, default_value_t = 100, value_name = "P")]
+    pub particles: usize,
+    /// Samples that are drawn from the weights of a population. Of best-of-n each is the best of as many
+    /// chains as cost what the particles behind one draw do, a backward pass as much as a forward one
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub draws: usize,
+    /// Strength of the prior, alpha in p(x) exp(r(x)/alpha)
+    #[arg(long = "kl", default_value_t = 1.0, value_name = "ALPHA")]
+    pub alpha: f64,
+    /// Standard deviation of the blur around each point of a file [default: that under which the points
+    /// predict one another best]
+    #[arg(long, value_name = "H")]
+    pub bandwidth: Option<f64>,
+    /// Directory of the experiment. The same command goes on with what is there [default: toy-NAME]
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Print the summary as JSON in place of the table
+    #[arg(long)]
+    pub json: bool,
+    /// No progress
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// CPU threads [default: one per processor]; no result depends on them
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
 }
 
 #[derive(Args, Debug)]

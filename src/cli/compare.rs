@@ -4,37 +4,37 @@
 mod arms;
 mod chart;
 mod design;
-mod files;
 mod log_z;
 mod plots;
 mod report;
 mod result;
-mod statistics;
 mod table;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::args::Compare;
+use super::experiment::{self, claim, unusable};
 use super::limits::Limits;
 use super::progress::Progress;
 use super::values::Scales;
 use super::{meaning, normalise, output, signals};
-use crate::error::{Error, ErrorKind, Result};
-use crate::run::{Lines, SCHEMA, lock, write_atomic};
+use crate::error::{Error, Result};
+use crate::run::{Lines, lock, write_atomic};
 use crate::session::Session;
 use design::Design;
-use files::unusable;
 use report::Report;
 use result::RunResult;
 
+pub use super::experiment::RUNS;
+
 /// What a comparison is of. A folder serves one.
 pub const DESIGN: &str = "compare.json";
-/// One line per run.
-pub const RUNS: &str = "runs.jsonl";
+/// What a folder holds.
+const WHAT: &str = "comparison";
 
 /// The command, which was `typed` so.
 ///
@@ -62,9 +62,10 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
     // Nothing is made of what is refused.
     fs::create_dir_all(folder).map_err(|e| unusable(folder, e))?;
     let _lock = lock(folder)?;
-    claim(folder, &design, typed)?;
+    claim(folder, DESIGN, WHAT, &design.record(), typed)?;
     let path = folder.join(RUNS);
-    let mut results = read(&path, &design)?;
+    let belongs = |run: &RunResult| run.belongs_to(&design);
+    let mut results = experiment::read(&path, WHAT, belongs, RunResult::key)?;
     missing_pictures(folder, &results);
     let done: BTreeSet<String> = results.iter().map(RunResult::key).collect();
     let mut lines = Lines::append(&path)?;
@@ -77,11 +78,7 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
             continue;
         }
         if signals::requested().is_some() {
-            let left = total - results.len();
-            return Err(Error::new(
-                ErrorKind::Interrupted,
-                format!("stopped; {left} runs are left, and the same command goes on with them"),
-            ));
+            return Err(experiment::stopped(total - results.len()));
         }
         let result = result::draw(&mut session, &design, &run, folder)?;
         lines.push(&result)?;
@@ -123,70 +120,6 @@ fn adopt_scales(folder: &Path, design: &Design, session: &mut Session) -> Result
         Some(Ok(Scales(Some(scales)))) => session.set_scales(&scales).map_err(|e| e.context(path.display())),
         _ => Ok(()),
     }
-}
-
-/// Takes a folder for this design: a new one, or one that began with the same.
-fn claim(folder: &Path, design: &Design, typed: &[String]) -> Result<()> {
-    let path = folder.join(DESIGN);
-    let own = design.record();
-    let text = match fs::read(&path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            if folder.join(RUNS).exists() {
-                return Err(Error::usage(format!("{} holds runs without their {DESIGN}", folder.display()))
-                    .advice("give another directory with --output"));
-            }
-            let whole = json!({"schema": SCHEMA, "command": typed, "design": own});
-            return write_atomic(&path, whole.to_string().as_bytes());
-        }
-        text => text.map_err(|e| unusable(&path, e))?,
-    };
-    let there: Value = serde_json::from_slice(&text).map_err(|e| {
-        Error::io(format!("{}: no JSON", path.display()))
-            .because(e)
-            .advice("give another directory with --output")
-    })?;
-    let Some((name, _)) = own.iter().find(|(name, value)| there["design"].get(name) != Some(value)) else {
-        return Ok(());
-    };
-    Err(Error::usage(format!("{} holds another comparison: {name} differs", folder.display()))
-        .advice("give another directory with --output, or the options that it began with"))
-}
-
-/// The results of an earlier call, each of another run of `design`. A last line that was cut off is drawn
-/// again.
-fn read(path: &Path, design: &Design) -> Result<Vec<RunResult>> {
-    let text = match fs::read(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        text => text.map_err(|e| unusable(path, e))?,
-    };
-    let (mut results, mut known, mut whole) = (Vec::new(), BTreeSet::new(), 0);
-    for (number, line) in text.split_inclusive(|&byte| byte == b'\n').enumerate() {
-        if !line.ends_with(b"\n") {
-            break;
-        }
-        let damaged = |what: &str| {
-            Error::io(format!("{}: line {} {what}", path.display(), number + 1))
-                .advice("remove that line; a run that is missing is drawn again")
-        };
-        let value: Value = serde_json::from_slice(line).map_err(|e| damaged("is damaged").because(e))?;
-        if value["schema"] != SCHEMA {
-            return Err(damaged("is of another layout"));
-        }
-        let result: RunResult =
-            serde_json::from_value(value).map_err(|e| damaged("is damaged").because(e))?;
-        if !result.belongs_to(design) {
-            return Err(damaged("is of another comparison"));
-        }
-        if !known.insert(result.key()) {
-            return Err(damaged("is of a run that is there already"));
-        }
-        results.push(result);
-        whole += line.len();
-    }
-    if whole < text.len() {
-        write_atomic(path, &text[..whole])?;
-    }
-    Ok(results)
 }
 
 /// Says which pictures of runs that are done are gone. They are not drawn again unasked: that costs as much

@@ -45,6 +45,12 @@ Examples:
   das-cuda compare -p \"a star\" --sweep kl=0.1,0.2,0.5 --budgets 0.25,1,4 -o sweep -- --steps 25
       three alphas of das against best-of-n, at three budgets, with 25 steps";
 
+pub const AFTER_TOY: &str = "\
+Examples:
+  das-cuda toy gmm1 --analytic
+      toy-gmm1/: table.md, table.csv, summary.json, figure.svg, figure.png and runs.jsonl, a line per run
+  das-cuda toy points.csv --analytic --methods none,das --seeds 1..3 --json";
+
 pub const AFTER_REPORT: &str = "\
 Examples:
   das-cuda report out/0000-a-red-star

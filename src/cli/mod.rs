@@ -9,6 +9,7 @@ mod compare;
 mod doctor;
 mod downloads;
 mod draw;
+mod experiment;
 mod flags;
 mod gpus;
 mod held_out;
@@ -34,12 +35,15 @@ mod report;
 mod resume;
 mod sample;
 mod save;
+mod scene;
 mod score;
 mod shard;
 mod signals;
 mod skip;
+mod statistics;
 mod summary;
 mod threads;
+mod toy;
 mod trace;
 mod values;
 mod words;
@@ -97,6 +101,12 @@ fn command(command: Command) -> Result<()> {
             let typed: Vec<String> =
                 std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
             compare::run(&args, &typed)
+        }
+        Command::Toy(args) => {
+            threads::start(args.threads)?;
+            let typed: Vec<String> =
+                std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+            toy::run(&args, &typed)
         }
         Command::Report(args) => report::run(&args),
         Command::Inspect(args) => inspect::run(&args),

@@ -64,6 +64,22 @@ impl Progress {
         }
     }
 
+    /// How a long step stands, which is not over.
+    pub fn say(&self, message: &str) {
+        match self {
+            Progress::Bar(bar) => bar.set_message(message.to_string()),
+            Progress::Lines(lines) => {
+                let now = Instant::now();
+                let last = &mut locked(lines).last;
+                if now - *last >= LINE_EVERY {
+                    *last = now;
+                    output::note(message);
+                }
+            }
+            Progress::Quiet => {}
+        }
+    }
+
     /// A line that must be seen even when quiet.
     pub fn warn(&self, message: &str) {
         output::note(format_args!("warning: {message}"));

@@ -1,9 +1,12 @@
 //! Linear maps on the host: products of the rows of a tensor with a weight.
 
+use rayon::prelude::*;
+
 use super::Cpu;
 use super::gemm::{Finish, Order, Panels, Product, Rows, TALL, bias, packed, spread};
+use super::parallel::simd;
 use crate::error::Result;
-use crate::op::Description;
+use crate::op::{Description, WEIGHT_ROWS};
 use crate::tensor::{Shape, Tensor};
 
 /// `y = x w^T + b + add`.
@@ -32,6 +35,36 @@ pub fn linear_vjp(cpu: &Cpu, d: Description<'_>, dy: &Tensor, w: &Tensor) -> Res
         panels.pack_sum(right, 0, shape.c, cpu.elements(w), Order::Rows(out.c), &[0]);
     })?;
     cpu.make(d, |dx| product(cpu.view(dy), shape, panels, right.elements(), None, None, dx))
+}
+
+/// `dw = dy^T x`: parts of so many rows each, summed row after row, and then the parts in order.
+pub fn linear_weight_vjp(cpu: &Cpu, d: Description<'_>, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+    let (out, width, size) = (dy.shape().c, x.shape().c, d.output.len());
+    let mut parts = cpu.alloc(Shape::vector(d.scratch))?;
+    let sums = parts.elements_mut();
+    sums.fill(0.0);
+    if size > 0 {
+        let rows =
+            cpu.view(dy).par_chunks(WEIGHT_ROWS * out).zip(cpu.view(x).par_chunks(WEIGHT_ROWS * width));
+        sums.par_chunks_exact_mut(size).zip(rows).for_each(|(sum, (dy, x))| {
+            simd(
+                #[inline(always)]
+                || {
+                    for (dy, x) in dy.chunks_exact(out).zip(x.chunks_exact(width)) {
+                        for (sum, &dy) in sum.chunks_exact_mut(width).zip(dy) {
+                            sum.iter_mut().zip(x).for_each(|(sum, &x)| *sum += dy * x);
+                        }
+                    }
+                },
+            );
+        });
+    }
+    cpu.make(d, |dw| {
+        dw.fill(0.0);
+        for part in sums.chunks_exact(size.max(1)) {
+            dw.iter_mut().zip(part).for_each(|(dw, part)| *dw += part);
+        }
+    })
 }
 
 /// The rows of `x` times packed panels.
@@ -119,6 +152,17 @@ mod tests {
                 let bound = (m as f64 + 2.0) * f64::from(f32::EPSILON);
                 assert!((f64::from(*dx) - truth).abs() <= bound, "{n} {tokens} {k} {m} at {i}: {dx} {truth}");
             }
+            let dw = cpu.linear_weight_vjp(&addt, &up(xs, &x)).unwrap();
+            assert_eq!(dw.shape(), wt.shape());
+            for (i, dw) in cpu.view(&dw).iter().enumerate() {
+                let (o, j) = (i / k, i % k);
+                let of = |row: usize| f64::from(add[row * m + o]) * f64::from(x[row * k + j]);
+                let truth: f64 = (0..n * tokens).map(of).sum();
+                // Roundings of partial sums walk as far as the root of their number.
+                let root = ((n * tokens) as f64).sqrt();
+                let bound = root * (truth.abs() + root) * f64::from(f32::EPSILON);
+                assert!((f64::from(*dw) - truth).abs() <= bound, "{n} {tokens} {k} {m} at {i}: {dw} {truth}");
+            }
         }
     }
 
@@ -135,5 +179,14 @@ mod tests {
             };
             assert_eq!(run(1), run(3));
         }
+        // Three parts, the last of them not whole.
+        let (rows, k, m) = (2 * WEIGHT_ROWS + 7, 5, 9);
+        let (x, dy) =
+            (up(Shape::rows(rows, k), &wave(rows * k, 0.3)), up(Shape::rows(rows, m), &wave(rows * m, 0.7)));
+        let run = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| cpu.download(&cpu.linear_weight_vjp(&dy, &x).unwrap()).unwrap())
+        };
+        assert_eq!(run(1), run(3));
     }
 }

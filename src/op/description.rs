@@ -139,6 +139,10 @@ impl<'a> Description<'a> {
         Description { scratch: depth * columns.next_multiple_of(LANES), ..self }
     }
 
+    pub(super) fn with_scratch(self, elements: usize) -> Self {
+        Description { scratch: elements, ..self }
+    }
+
     /// Whether the result is wide (see [`Elements`]); `is_wide` tells it of a tensor that is read.
     pub fn makes_wide(&self, is_wide: impl Fn(&Tensor) -> bool) -> bool {
         match self.elements {

@@ -12,6 +12,7 @@ use das_cuda::engine::EngineBackend;
 use das_cuda::error::Result;
 use das_cuda::sampler::{Evaluation, FinalScores, Need, Scores, Target};
 use das_cuda::tensor::{HostSlice, Shape, Tensor};
+use das_cuda::toy::Toy;
 use rayon::prelude::*;
 
 /// What a perfect model says of one state of `D` numbers.
@@ -156,38 +157,24 @@ impl Law<1> for Lookahead {
     }
 }
 
-/// The paper's first toy (docs/spec.md 9): modes on {-4, 0, 4}^2 with variance 0.3, reward `-x^2/100 - y^2`.
-#[derive(Clone, Copy, Debug)]
-pub struct Grid;
+/// The paper's first toy (docs/spec.md 9), as the library has it.
+#[derive(Clone, Debug)]
+pub struct Grid(Toy);
 
-/// Score of one coordinate of the diffused mixture, and its derivative.
-fn score(x: f64, alpha_bar: f64) -> (f64, f64) {
-    let s = 0.3 * alpha_bar + 1.0 - alpha_bar;
-    let pull = [-4.0, 0.0, 4.0].map(|m| (alpha_bar.sqrt() * m - x) / s);
-    let log = pull.map(|d| -0.5 * s * d * d);
-    let max = log[0].max(log[1]).max(log[2]);
-    let w = log.map(|l| (l - max).exp());
-    let sum = w[0] + w[1] + w[2];
-    let first = (0..3).map(|i| w[i] * pull[i]).sum::<f64>() / sum;
-    let second = (0..3).map(|i| w[i] * pull[i] * pull[i]).sum::<f64>() / sum;
-    (first, second - first * first - 1.0 / s)
+impl Grid {
+    pub fn new() -> Grid {
+        Grid(Toy::gmm1())
+    }
 }
 
 impl Law<2> for Grid {
     fn evaluate(&self, x: [f64; 2], step: &Step) -> Seen<2> {
-        let abar = step.alpha_bar;
-        let mut seen = Seen { x0: [0.0; 2], eps: [0.0; 2], reward: 0.0, grad: [0.0; 2] };
-        for i in 0..2 {
-            let (s, ds) = score(x[i], abar);
-            seen.x0[i] = (x[i] + (1.0 - abar) * s) / abar.sqrt();
-            seen.eps[i] = -(1.0 - abar).sqrt() * s;
-            seen.grad[i] = (1.0 + (1.0 - abar) * ds) / abar.sqrt() * seen.x0[i] * [-0.02, -2.0][i];
-        }
-        seen.reward = self.reward(seen.x0);
-        seen
+        let of = |p: [f64; 3]| [p[0], p[1]];
+        let seen = self.0.law.see(&self.0.reward, &[x[0], x[1], 0.0], step.alpha_bar, &mut Vec::new());
+        Seen { x0: of(seen.x0), eps: of(seen.eps), reward: seen.reward, grad: of(seen.grad) }
     }
     fn reward(&self, x: [f64; 2]) -> f64 {
-        -x[0] * x[0] / 100.0 - x[1] * x[1]
+        self.0.reward.value(&[x[0], x[1], 0.0])
     }
 }
 

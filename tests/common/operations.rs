@@ -167,8 +167,8 @@ impl Op {
                     let (bias, add) = optional(i, *bias, *add);
                     one(b.linear(&i[0], &i[1], bias, add))
                 })
-                .vjp(1, |b, i, _, dy| one(b.linear_vjp(dy, &i[1])))
-                .terms(x.c.max(*out))
+                .vjp(2, |b, i, _, dy| Ok(vec![b.linear_vjp(dy, &i[1])?, b.linear_weight_vjp(dy, &i[0])?]))
+                .terms(x.c.max(*out).max(x.positions()))
                 .torch("linear(*inputs, **p)", json!({"bias": *bias != Bias::None, "add": add}))
             }
             // Goldens of linear and of what follows exist.
@@ -414,6 +414,7 @@ pub fn small() -> Vec<Case> {
         }
     }
     add(Op::Linear { x: s(1, 1, 1, 1), out: 1, bias: Bias::None, add: false });
+    add(Op::Linear { x: s(1, 1, 1030, 3), out: 5, bias: Bias::None, add: false });
     add(Op::Linear { x: s(1, 1, 17, 33), out: 65, bias: Bias::One, add: false });
     add(Op::Linear { x: s(3, 4, 4, 64), out: 48, bias: Bias::Each, add: true });
     let then = |x, out, bias, epilogue| Op::LinearEpilogue { x, out, bias, epilogue };

@@ -71,7 +71,7 @@ fn cases() -> Vec<Case> {
 
 fn target<'a>(backend: &'a dyn EngineBackend, schedule: &Schedule, deaths: bool) -> Closed<'a, 2, Grid> {
     let at = schedule.steps[2].t;
-    let mut target = Closed::new(backend, Grid);
+    let mut target = Closed::new(backend, Grid::new());
     if deaths {
         target.spoil = Some(Box::new(move |t, id, seen: &mut Seen<2>| match (id.prompt, id.particle) {
             (4, 1) if t == at => seen.reward = f64::NEG_INFINITY,

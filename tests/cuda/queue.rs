@@ -104,7 +104,7 @@ fn a_run_is_that_of_the_host() {
     let cuda = device::open(Elem::F32);
     let schedule = chain(8);
     for options in kinds() {
-        compare(&cuda, &Closed::new(&cuda, Grid), &schedule, &options);
+        compare(&cuda, &Closed::new(&cuda, Grid::new()), &schedule, &options);
     }
 }
 
@@ -115,7 +115,7 @@ fn what_is_not_finite_costs_what_it_costs_on_the_host() {
     let schedule = chain(8);
     let at = schedule.steps[3].t;
     for all in [false, true] {
-        let mut target = Closed::new(&cuda, Grid);
+        let mut target = Closed::new(&cuda, Grid::new());
         target.spoil = Some(Box::new(move |t, id, seen: &mut Seen<2>| match (id.prompt, id.particle) {
             (4, _) if t == at && all => seen.reward = f64::NAN,
             (4, 1) if t == at => seen.reward = f64::NEG_INFINITY,
@@ -189,7 +189,7 @@ fn a_failure_ahead_loses_no_step() {
     let schedule = chain(6);
     let das = options(&Das, Tempering::None, Resampler::Ssp, 0.9);
     for left in 0..6 {
-        let target = Fails { target: Closed::new(&cuda, Grid), left: AtomicUsize::new(left) };
+        let target = Fails { target: Closed::new(&cuda, Grid::new()), left: AtomicUsize::new(left) };
         let results: Vec<_> = Sampler::new(&cuda, &target, &schedule, das.clone()).unwrap().collect();
         assert_eq!(results.len(), left + 1);
         assert!(results[..left].iter().all(|r| r.is_ok()));
@@ -254,7 +254,7 @@ fn large_populations_too() {
     let exp = Tempering::Exp { gamma: 0.3 };
     let adaptive = Tempering::Adaptive { floor: Floor::Exp { gamma: 0.1 } };
     let at = schedule.steps[1].t;
-    let mut target = Closed::new(&cuda, Grid);
+    let mut target = Closed::new(&cuda, Grid::new());
     target.spoil = Some(Box::new(move |t, id, seen: &mut Seen<2>| {
         if t == at && id.particle % 700 == 3 {
             seen.reward = f64::NAN;

@@ -8,8 +8,8 @@ use plotters::element::{DynElement, IntoDynElement};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::statistics::Interval;
 use crate::cli::axes::{Axis, SHAPES};
+use crate::cli::statistics::Interval;
 use crate::error::{Error, Result};
 
 /// A point, with its uncertainty in both directions.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::result::RunResult;
-use super::statistics::mean;
+use crate::cli::statistics::mean;
 
 /// Fewest other seeds that know the truth. The spread of fewer says too little about their mean.
 pub const FEWEST_SEEDS: usize = 8;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::chart::{Chart, Point, Series};
 use super::design::{Arm, Design};
 use super::report::{Report, RewardCells, Row};
-use super::statistics::Interval;
+use crate::cli::statistics::Interval;
 use crate::method::Conclusion;
 use crate::run::slug;
 

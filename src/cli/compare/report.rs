@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use super::design::{Arm, Design};
 use super::log_z::{Coverage, References};
 use super::result::RunResult;
-use super::statistics::{Interval, mean, over_prompts, quantile};
+use crate::cli::experiment;
+use crate::cli::statistics::{Interval, mean, over_prompts, quantile};
 use crate::method::Conclusion;
 
 /// One row: an arm at a budget.
@@ -97,7 +98,7 @@ impl Report {
             seeds: design.seeds.len(),
             notes: design.notes(),
             warnings,
-            command: typed.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "),
+            command: experiment::command(typed),
         }
     }
 
@@ -197,15 +198,6 @@ fn row(
         log_z_error: mean_of(&|run| run.log_z_error),
         coverage: arm.law.as_deref().and_then(|law| references.coverage(law, own)),
         seconds: mean_of(&|run| Some(run.seconds)),
-    }
-}
-
-/// A word of a command as a shell takes it.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:+".contains(c);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_string(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
     }
 }
 

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::design::{Design, RunPlan, key};
-use super::files::unusable;
-use super::statistics;
+use crate::cli::experiment::unusable;
+use crate::cli::statistics;
 use crate::error::Result;
 use crate::method::Conclusion;
 use crate::pixels::Picture;

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::log_z::FEWEST_SEEDS;
 use super::report::{Report, Row};
-use super::statistics::Interval;
+use crate::cli::statistics::Interval;
 
 /// The table as Markdown, with what must be known to read it, the names of the `plots`, and the command.
 pub fn markdown(report: &Report, plots: &[String]) -> String {

@@ -6,12 +6,28 @@ use super::problem::{
 };
 use crate::cuda::ctx::Cuda;
 use crate::cuda::device::{Act, Buffer, Elem, In, Out};
-use crate::cuda::launch::{Launch, kernels};
+use crate::cuda::launch::{Launch, kernels, params};
 use crate::error::Result;
-use crate::tensor::{PACKET, Tensor};
+use crate::tensor::{PACKET, Shape, Tensor};
 
 /// Rows and columns of a tile of the kernel `simt`.
 const TILE: usize = 64;
+
+/// Rows that a step of the kernel `linear_weight_vjp` takes.
+const STEP: usize = 16;
+/// Fewest rows of a part of a weight's gradient, and most parts.
+const ROWS: usize = 1024;
+const PARTS: usize = 128;
+
+params! {
+    pub struct WeightParams {
+        pub rows: i64,
+        /// Of a part.
+        pub each: i64,
+        pub out: i32,
+        pub width: i32,
+    }
+}
 
 kernels! {
     /// The kernels of gemm.cu.
@@ -25,6 +41,7 @@ kernels! {
             transposed: i32,
             p: ProductParams,
         );
+        fn linear_weight_vjp(dy: In<Act>, x: In<Act>, z: Out<f32>, p: WeightParams);
         fn finish(
             z: In<f32>,
             bias: In<Act>,
@@ -34,6 +51,22 @@ kernels! {
             p: FinishParams,
         );
     }
+}
+
+/// The parts of `dy^T x` `(parts, 1, out, in)` in f32, whose sum is the gradient of a weight.
+pub fn linear_weight_vjp(cuda: &Cuda, dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+    let (rows, out, width) = (dy.shape().positions(), dy.shape().c, x.shape().c);
+    let elem = cuda.common(&[dy, x], &[out, width]);
+    let (kernels, dy, x) = (cuda.kernels(elem), cuda.cast(dy, elem)?, cuda.cast(x, elem)?);
+    let each = rows.div_ceil(PARTS).max(ROWS).next_multiple_of(STEP);
+    let parts = rows.div_ceil(each).max(1);
+    let shape = Shape::new(parts, 1, out, width);
+    let mut z = cuda.alloc(Elem::F32, shape)?;
+    let p = WeightParams { rows: rows as i64, each: each as i64, out: small(out), width: small(width) };
+    let launch = Launch::grid(out.div_ceil(TILE), width.div_ceil(TILE), parts, 128);
+    let (dy, x) = (kernels.read(cuda.buffer(&dy)), kernels.read(cuda.buffer(&x)));
+    kernels.simt.linear_weight_vjp(&cuda.device, launch, dy, x, z.f32_mut(), p)?;
+    Ok(cuda.wrap(shape, z))
 }
 
 impl Product<'_> {

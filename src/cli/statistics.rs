@@ -1,14 +1,15 @@
-//! Means over prompts with their uncertainty.
+//! Means over prompts and over seeds with their uncertainty.
 
 use std::collections::BTreeMap;
 
 use crate::noise::{Key, Purpose, uniforms};
+use crate::smc::error_bar::student;
 
 /// A mean and its 95 % interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Interval {
     pub mean: f64,
-    /// Its two ends; `None` of one prompt, which says nothing of others.
+    /// Its two ends; `None` of one prompt or seed, which says nothing of others.
     pub ends: Option<(f64, f64)>,
 }
 
@@ -36,6 +37,21 @@ pub fn over_prompts(values: impl Iterator<Item = (usize, f64)>) -> Option<Interv
     let at = |share: f64| resampled[((share * RESAMPLES as f64) as usize).min(RESAMPLES - 1)];
     Some(Interval { mean: mean(&means), ends: Some((at(0.025), at(0.975))) })
 }
+
+/// The mean over seeds with Student's interval: seeds are independent, and means of a run are nearly normal.
+/// `None` without values.
+pub fn over_seeds(values: &[f64]) -> Option<Interval> {
+    let (n, center) = (values.len() as f64, mean(values));
+    if values.is_empty() {
+        return None;
+    }
+    let variance = values.iter().map(|v| (v - center) * (v - center)).sum::<f64>() / (n - 1.0);
+    let half = NORMAL * student(n - 1.0) * (variance / n).sqrt();
+    Some(Interval { mean: center, ends: (values.len() > 1).then_some((center - half, center + half)) })
+}
+
+/// The 97.5 % quantile of the normal distribution.
+const NORMAL: f64 = 1.959_963_984_540_054;
 
 /// The value below which `share` of the list lies; `None` without values.
 pub fn quantile(list: &[f64], share: f64) -> Option<f64> {
@@ -72,6 +88,18 @@ mod tests {
         assert_eq!(over_prompts(std::iter::empty()), None);
         let one = over_prompts([(3, 1.5), (3, 2.5)].into_iter()).expect("values");
         assert_eq!(one, Interval { mean: 2.0, ends: None });
+    }
+
+    /// The textbook's interval of 1 .. 10: 5.5 +- 2.262 x 3.0277 / sqrt 10.
+    #[test]
+    fn the_interval_over_seeds_is_students() {
+        let interval = over_seeds(&(1..=10).map(f64::from).collect::<Vec<_>>()).expect("values");
+        let (low, high) = interval.ends.expect("ends");
+        assert!(
+            interval.mean == 5.5 && (high - 5.5 - 2.1659).abs() < 1e-3 && (low + high - 11.0).abs() < 1e-12
+        );
+        assert_eq!(over_seeds(&[2.0]), Some(Interval { mean: 2.0, ends: None }));
+        assert_eq!(over_seeds(&[]), None);
     }
 
     #[test]

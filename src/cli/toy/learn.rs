@@ -1,0 +1,97 @@
+//! The networks of an experiment, one for each seed, kept beside its runs.
+
+use std::path::Path;
+
+use super::design::{Arm, Design, Sampling, Score};
+use crate::backend::Backend;
+use crate::cli::experiment::{stopped, unusable};
+use crate::cli::progress::Progress;
+use crate::cli::signals;
+use crate::error::Result;
+use crate::regular;
+use crate::run::{SCHEMA, write_atomic};
+use crate::toy::{Finetune, Network, Tuned, training_alpha_bars};
+
+/// A trained network, and its loss: the mean over the last tenth of its epochs.
+pub struct Learned {
+    pub seed: u64,
+    pub network: Network,
+    pub loss: f64,
+}
+
+/// Most bytes of a file of weights: several times what the widest network takes.
+const MOST_BYTES: u64 = 1 << 20;
+
+/// The network of `seed`: from its file if it is there, else trained now and written. `None` where the score
+/// is in closed form. `left` counts runs, for the message of a signal.
+///
+/// # Errors
+/// Of the file; from the device; [`ErrorKind::Interrupted`](crate::ErrorKind::Interrupted) after a signal.
+pub fn network(
+    backend: &dyn Backend,
+    design: &Design,
+    seed: u64,
+    left: usize,
+    progress: &Progress,
+) -> Result<Option<Learned>> {
+    let Score::Trained { points, epochs } = design.score else { return Ok(None) };
+    let (path, d) = (design.folder.join(format!("network-{seed}.safetensors")), design.toy.dimensions());
+    if path.exists() {
+        return read(&path, d, seed).map(Some);
+    }
+    let data = design.toy.learned(seed, points);
+    let mut network = Network::new(d, seed);
+    let losses = network.train(backend, &data, &training_alpha_bars(), seed, epochs, |epoch, loss| {
+        if signals::requested().is_some() {
+            return Err(stopped(left));
+        }
+        if epoch % 100 == 99 {
+            progress.say(&format!("seed {seed}  epoch {} of {epochs}, loss {loss:.4}", epoch + 1));
+        }
+        Ok(())
+    })?;
+    let last = &losses[losses.len() - losses.len().div_ceil(10)..];
+    let loss = last.iter().sum::<f64>() / last.len() as f64;
+    let said = [("schema", SCHEMA.to_string()), ("seed", seed.to_string()), ("loss", loss.to_string())];
+    write_atomic(&path, &network.encode(&said)?)?;
+    Ok(Some(Learned { seed, network, loss }))
+}
+
+/// What a baseline makes of the network; `None` for other arms.
+///
+/// # Errors
+/// From the device; [`ErrorKind::Interrupted`](crate::ErrorKind::Interrupted) after a signal.
+pub fn tuned(
+    backend: &dyn Backend,
+    design: &Design,
+    arm: &Arm,
+    learned: Option<&Learned>,
+    left: usize,
+    progress: &Progress,
+) -> Result<Option<Tuned>> {
+    let (Sampling::Baseline(baseline), Some(learned)) = (arm.sampling, learned) else { return Ok(None) };
+    let (toy, seed, model) = (&design.toy, learned.seed, &learned.network);
+    let epochs = design.tuning_epochs.unwrap_or_else(|| baseline.epochs(toy));
+    let tune = Finetune { backend, toy, schedule: &design.schedule, model, alpha: design.alpha, seed };
+    let after = |epoch, reward| {
+        if signals::requested().is_some() {
+            return Err(stopped(left));
+        }
+        if epoch % 10 == 9 {
+            progress.say(&format!(
+                "seed {seed}  {}: epoch {} of {epochs}, reward {reward:.3}",
+                arm.label,
+                epoch + 1
+            ));
+        }
+        Ok(())
+    };
+    tune.run(baseline, epochs, after).map(Some)
+}
+
+fn read(path: &Path, dimensions: usize, seed: u64) -> Result<Learned> {
+    let bytes = regular::read(path, MOST_BYTES).map_err(|e| unusable(path, e))?;
+    let (network, said) = Network::decode(&path.display().to_string(), &bytes, dimensions)?;
+    let loss = said.get("loss").and_then(|loss| loss.parse().ok()).unwrap_or(f64::NAN);
+    Ok(Learned { seed, network, loss })
+}
