@@ -12,6 +12,8 @@ mod formats;
 mod inspect;
 #[path = "cli/normalise.rs"]
 mod normalise;
+#[path = "cli/pareto.rs"]
+mod pareto;
 #[path = "cli/plan.rs"]
 mod plan;
 #[path = "cli/populations.rs"]

@@ -7,6 +7,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Arg, Args, Parser, Subcommand};
 
 use super::help;
+use super::pareto::Weights;
 use super::shard::Choice;
 use super::values::{Auto, Budget, Bytes, Devices, Save, Scales, Seed, Seeds, Select, device};
 use crate::ddim::{Chain, Prediction};
@@ -48,6 +49,9 @@ pub enum Command {
     /// with a table and a picture
     #[command(after_help = help::AFTER_TOY, mut_args(number))]
     Toy(Toy),
+    /// What several rewards can be had together: a method aligned to weighted sums of them, and best of N
+    #[command(after_help = help::AFTER_PARETO)]
+    Pareto(Box<Pareto>),
     /// Runs and comparisons as one page (HTML) to look at in a browser: pictures, genealogy, curves, numbers
     #[command(after_help = help::AFTER_REPORT)]
     Report(Report),
@@ -554,6 +558,44 @@ pub struct Toy {
     /// CPU threads [default: one per processor]; no result depends on them
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+pub struct Pareto {
+    /// Prompt; repeat the flag for several
+    #[arg(short, long = "prompt", value_name = "TEXT")]
+    pub prompts: Vec<String>,
+    /// Prompts from a file, as `sample` reads it
+    #[arg(long = "prompts", value_name = "FILE")]
+    pub prompt_file: Option<PathBuf>,
+    /// Seeds: a list such as 1,2,7, or a range with both of its ends such as 1..5
+    #[arg(long, default_value = "1..3", value_name = "LIST")]
+    pub seeds: Seeds,
+    /// A reward of the front, as of `sample` but without a weight; repeat the flag for two and more
+    #[arg(long = "reward", required = true, value_name = "R")]
+    pub rewards: Vec<String>,
+    /// Held-out rewards, as of `sample`
+    #[arg(long = "eval-reward", value_name = "R")]
+    pub eval_rewards: Vec<String>,
+    /// Weights of the sums that are aligned to: 0..1:STEP is every combination of multiples of the step that
+    /// adds up to 1; of two rewards also a list of the first one's weights, such as 0,0.2,1
+    #[arg(long, default_value = "0..1:0.25", value_name = "GRID")]
+    pub weights: Weights,
+    /// Method that is aligned with, at its own defaults
+    #[arg(long, default_value = "das", value_name = "M")]
+    pub method: String,
+    /// What a sum may cost, as of `compare`; best of N gets as much for each
+    #[arg(long, default_value = "1", value_name = "BUDGET")]
+    pub budget: Budget,
+    /// Directory of the experiment. The same command goes on with what is there
+    #[arg(short, long, default_value = "pareto", value_name = "DIR")]
+    pub output: PathBuf,
+    /// No progress
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// CPU threads [default: one per processor]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Flags of `sample` for all runs, after `--`
+    #[arg(last = true, value_name = "FLAGS")]
+    pub common: Vec<String>,
 }
 
 #[derive(Args, Debug)]

@@ -2,12 +2,12 @@
 //! intervals. Every run is recorded as it ends, and the same command goes on where it was stopped.
 
 mod arms;
-mod chart;
-mod design;
+pub mod chart;
+pub mod design;
 mod log_z;
 mod plots;
 mod report;
-mod result;
+pub mod result;
 mod table;
 
 use std::collections::BTreeSet;
@@ -45,20 +45,7 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
     let folder = &args.output;
     signals::listen(format!("stopping; what is finished is kept in {}", folder.display()));
     let mut design = Design::resolve(args)?;
-    let mut session = design.builder.clone().open()?;
-    session.check(&design.prompts, &design.arms[0].options)?;
-    meaning::unused_embeddings(&session, &design.prompts).iter().for_each(output::note);
-    adopt_scales(folder, &design, &mut session)?;
-    normalise::measure(
-        &mut session,
-        &design.prompts,
-        &design.arms[0].options,
-        &Limits::new(None, None),
-        args.quiet,
-    )?;
-    design.normalise = normalise::written(&session);
-    design.settle(&session)?;
-    design.notes().iter().for_each(|note| output::note(format!("warning: not of equal cost: {note}")));
+    let mut session = open(&mut design, &folder.join(DESIGN), args.quiet)?;
     // Nothing is made of what is refused.
     fs::create_dir_all(folder).map_err(|e| unusable(folder, e))?;
     let _lock = lock(folder)?;
@@ -109,10 +96,26 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
     output::line(table.trim_end())
 }
 
-/// Takes the scales of rewards that an earlier call of the same comparison measured.
-fn adopt_scales(folder: &Path, design: &Design, session: &mut Session) -> Result<()> {
-    let path = folder.join(DESIGN);
-    let there = fs::read(&path).ok();
+/// Opens model and rewards, and settles the design, whose file is or will be `path`.
+///
+/// # Errors
+/// Of the model and the rewards; those of [`Design::settle`].
+pub fn open(design: &mut Design, path: &Path, quiet: bool) -> Result<Session> {
+    let mut session = design.builder.clone().open()?;
+    let options = &design.arms[0].options;
+    session.check(&design.prompts, options)?;
+    meaning::unused_embeddings(&session, &design.prompts).iter().for_each(output::note);
+    adopt_scales(path, design, &mut session)?;
+    normalise::measure(&mut session, &design.prompts, options, &Limits::new(None, None), quiet)?;
+    design.normalise = normalise::written(&session);
+    design.settle(&session)?;
+    design.notes().iter().for_each(|note| output::note(format!("warning: not of equal cost: {note}")));
+    Ok(session)
+}
+
+/// Takes the scales of rewards that an earlier call with the same design measured.
+fn adopt_scales(path: &Path, design: &Design, session: &mut Session) -> Result<()> {
+    let there = fs::read(path).ok();
     let there: Option<Value> = there.and_then(|text| serde_json::from_slice(&text).ok());
     let own = design.record();
     let Some(there) = there.filter(|there| there["design"]["flags"] == own["flags"]) else { return Ok(()) };

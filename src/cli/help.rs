@@ -51,6 +51,13 @@ Examples:
       toy-gmm1/: table.md, table.csv, summary.json, figure.svg, figure.png and runs.jsonl, a line per run
   das-cuda toy points.csv --analytic --methods none,das --seeds 1..3 --json";
 
+pub const AFTER_PARETO: &str = "\
+Examples:
+  das-cuda pareto --prompts list.txt --seeds 1..3 --reward aesthetic --reward clip --eval-reward gold -o front
+      das and best-of-n at five weights: front/table.md, .csv, summary.json, charts, runs.jsonl and the pictures
+  das-cuda pareto -p \"a star\" --reward aesthetic --reward clip --weights 0,0.5,0.9,1 -- --normalise std
+      weights of your own, of rewards in standard deviations of plain samples";
+
 pub const AFTER_REPORT: &str = "\
 Examples:
   das-cuda report out/0000-a-red-star

@@ -24,6 +24,7 @@ mod normalise;
 mod one;
 mod options;
 mod output;
+mod pareto;
 mod plan;
 mod preview;
 mod progress;
@@ -107,6 +108,11 @@ fn command(command: Command) -> Result<()> {
             let typed: Vec<String> =
                 std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
             toy::run(&args, &typed)
+        Command::Pareto(args) => {
+            threads::start(args.threads)?;
+            let typed: Vec<String> =
+                std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+            pareto::run(&args, &typed)
         }
         Command::Report(args) => report::run(&args),
         Command::Inspect(args) => inspect::run(&args),

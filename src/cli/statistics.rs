@@ -14,7 +14,7 @@ pub struct Interval {
 }
 
 /// Resamples of the bootstrap.
-const RESAMPLES: usize = 10_000;
+pub const RESAMPLES: usize = 10_000;
 
 /// The mean over prompts of the mean over seeds, with the bootstrap's percentile interval over prompts:
 /// prompts are drawn with replacement, and each brings its seeds. `None` without values. The same values in
@@ -28,14 +28,25 @@ pub fn over_prompts(values: impl Iterator<Item = (usize, f64)>) -> Option<Interv
         [one] => return Some(Interval { mean: one, ends: None }),
         _ => {}
     }
-    let mut uniform = uniforms(Key { seed: 1, prompt: 0, particle: 0, step: 0, purpose: Purpose::Draw });
     let n = means.len();
-    let mut draw = || means[((uniform.draw() * n as f64) as usize).min(n - 1)];
-    let mut resampled: Vec<f64> =
-        (0..RESAMPLES).map(|_| (0..n).map(|_| draw()).sum::<f64>() / n as f64).collect();
-    resampled.sort_by(f64::total_cmp);
-    let at = |share: f64| resampled[((share * RESAMPLES as f64) as usize).min(RESAMPLES - 1)];
-    Some(Interval { mean: mean(&means), ends: Some((at(0.025), at(0.975))) })
+    let of = |drawn: &[usize]| drawn.iter().map(|&prompt| means[prompt]).sum::<f64>() / n as f64;
+    Some(Interval { mean: mean(&means), ends: Some(bootstrap(n, RESAMPLES, of)) })
+}
+
+/// The 95 % percentile interval of a `statistic` of `n` prompts, by so many resamples: it gets the places of
+/// prompts that are drawn with replacement, `n` of them. The same always gives the same interval.
+pub fn bootstrap(n: usize, resamples: usize, mut statistic: impl FnMut(&[usize]) -> f64) -> (f64, f64) {
+    let mut uniform = uniforms(Key { seed: 1, prompt: 0, particle: 0, step: 0, purpose: Purpose::Draw });
+    let mut drawn = vec![0; n];
+    let mut values: Vec<f64> = (0..resamples)
+        .map(|_| {
+            drawn.iter_mut().for_each(|place| *place = ((uniform.draw() * n as f64) as usize).min(n - 1));
+            statistic(&drawn)
+        })
+        .collect();
+    values.sort_by(f64::total_cmp);
+    let at = |share: f64| values[((share * resamples as f64) as usize).min(resamples - 1)];
+    (at(0.025), at(0.975))
 }
 
 /// The mean over seeds with Student's interval: seeds are independent, and means of a run are nearly normal.

@@ -53,6 +53,17 @@ impl Sum {
         self.scales.as_deref()
     }
 
+    /// Replaces the weights of the terms. A term of weight 0 is computed all the same.
+    ///
+    /// # Panics
+    /// Where there is not one for each term, or one is not finite.
+    #[track_caller]
+    pub fn reweigh(&mut self, weights: &[f64]) {
+        assert_eq!(weights.len(), self.parts.len(), "one weight for each term");
+        assert!(weights.iter().all(|w| w.is_finite()), "weights {weights:?}");
+        self.parts.iter_mut().zip(weights).for_each(|((weight, _), new)| *weight = *new);
+    }
+
     /// Names the weight files that the terms were read from.
     pub(super) fn with_files(self, files: Vec<(Source, String)>) -> Sum {
         Sum { files, ..self }

@@ -5,7 +5,7 @@ use super::builder::SessionBuilder;
 use super::normalise::{Normalise, PlainScores, check_weights, dealt, deviations};
 use super::options::{Prompt, SampleOptions};
 use super::plan::Plan;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::meter::Counts;
 use crate::reward::Sum;
 
@@ -121,6 +121,22 @@ impl Session {
         self.peers.iter_mut().for_each(|peer| peer.loaded.reward.normalise(scales));
     }
 
+    /// Weighs the terms of the reward so from now on, one weight for each, in order.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for weights that do not fit the rewards.
+    pub fn set_weights(&mut self, weights: &[f64]) -> Result<()> {
+        let terms = self.loaded.reward.parts().count();
+        if weights.len() != terms || weights.iter().any(|w| !w.is_finite()) {
+            return Err(Error::usage(format!("weights {weights:?} for {terms} rewards"))
+                .option("reward")
+                .advice("give one finite weight for each `reward`"));
+        }
+        self.loaded.reward.reweigh(weights);
+        self.peers.iter_mut().for_each(|peer| peer.loaded.reward.reweigh(weights));
+        Ok(())
+    }
+
     /// By what the terms of the reward are divided, in their order; `None` where they are not, or it has not
     /// been measured yet.
     pub fn scales(&self) -> Option<&[f64]> {
@@ -160,6 +176,9 @@ mod tests {
         assert_eq!(session.scales(), Some(&[0.5][..]));
         assert!(session.set_scales(&[0.5, 1.0]).is_err() && session.set_scales(&[0.0]).is_err());
         assert_eq!(session.scales(), Some(&[0.5][..]), "as before");
+        session.set_weights(&[3.0]).expect("a weight");
+        assert_eq!(session.loaded.reward.parts().map(|(weight, _)| weight).collect::<Vec<_>>(), [6.0]);
+        assert!(session.set_weights(&[1.0, 1.0]).is_err() && session.set_weights(&[f64::NAN]).is_err());
         session.sample("a star", &options).expect("a run").conclude().expect("samples");
     }
 }

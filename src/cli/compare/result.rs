@@ -138,7 +138,11 @@ pub fn draw(session: &mut Session, design: &Design, run: &RunPlan<'_>, folder: &
     })
 }
 
-fn write(path: &Path, picture: &Picture) -> Result<()> {
+/// Writes a picture without a record.
+///
+/// # Errors
+/// Of the file or its folder.
+pub fn write(path: &Path, picture: &Picture) -> Result<()> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(|e| unusable(parent, e))?;
     }
@@ -146,7 +150,7 @@ fn write(path: &Path, picture: &Picture) -> Result<()> {
 }
 
 /// Of those that are finite.
-fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+pub fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     let finite: Vec<f64> = values.filter(|x| x.is_finite()).collect();
     Some(statistics::mean(&finite)).filter(|mean| mean.is_finite())
 }

@@ -1,0 +1,91 @@
+//! `pareto`: what several rewards can be had together. A method is aligned to weighted sums of them, and the
+//! best of N is chosen by the same sums at the same cost.
+
+mod design;
+mod front;
+mod plots;
+mod report;
+mod result;
+mod table;
+mod weights;
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use super::args::Pareto;
+use super::compare;
+use super::experiment::{self, RUNS, claim, unusable};
+use super::progress::Progress;
+use super::{output, signals};
+use crate::error::Result;
+use crate::reward::Reward;
+use crate::run::{Lines, lock, write_atomic};
+use design::{Front, check, comparison, names};
+use report::Report;
+use result::Line;
+
+pub use weights::Weights;
+
+/// What an experiment is of. A folder serves one.
+const DESIGN: &str = "pareto.json";
+/// What a folder holds.
+const WHAT: &str = "front";
+
+/// The command, which was `typed` so.
+///
+/// # Errors
+/// Of the options, the model, the output directory; [`ErrorKind::Interrupted`](crate::ErrorKind::Interrupted)
+/// after a signal, with everything finished kept.
+pub fn run(args: &Pareto, typed: &[String]) -> Result<()> {
+    let folder = &args.output;
+    signals::listen(format!("stopping; what is finished is kept in {}", folder.display()));
+    check(args)?;
+    let grid = args.weights.grid(args.rewards.len())?;
+    let mut design = compare::design::Design::resolve(&comparison(args))?;
+    let mut session = compare::open(&mut design, &folder.join(DESIGN), args.quiet)?;
+    let names = names(session.reward().terms().iter().map(|(_, reward)| reward.name()));
+    let front = Front { design, grid, names };
+    fs::create_dir_all(folder).map_err(|e| unusable(folder, e))?;
+    let _lock = lock(folder)?;
+    claim(folder, DESIGN, WHAT, &front.record(), typed)?;
+    let path = folder.join(RUNS);
+    let mut lines = experiment::read(&path, WHAT, |line: &Line| line.belongs_to(&front), Line::key)?;
+    let done: BTreeSet<String> = lines.iter().map(Line::key).collect();
+    let mut file = Lines::append(&path)?;
+    let runs = front.runs();
+    let progress = Progress::new(runs.len() as u64, args.quiet);
+    for (at, (run, grid)) in runs.iter().enumerate() {
+        if front.keys(run, grid).iter().all(|key| done.contains(key)) {
+            progress.skip(1);
+            continue;
+        }
+        if signals::requested().is_some() {
+            return Err(experiment::stopped(runs.len() - at));
+        }
+        // The best of N draws for all sums at once, with no gradient.
+        if let [weights] = grid {
+            session.set_weights(weights)?;
+        }
+        for line in result::draw(&mut session, &front, run, grid, folder)? {
+            if !done.contains(&line.key()) {
+                file.push(&line)?;
+                lines.push(line);
+            }
+        }
+        progress.step(&format!("{}  {}", run.arm.label, front.design.prompts[run.prompt].text));
+    }
+    drop(progress);
+    let report = Report::new(&front, &lines);
+    let mut plots = Vec::new();
+    for (name, chart) in plots::charts(&front, &report) {
+        if let Some(svg) = chart.svg()? {
+            write_atomic(&folder.join(&name), svg.as_bytes())?;
+            plots.push(name);
+        }
+    }
+    let table = table::markdown(&front, &report, &plots, typed);
+    write_atomic(&folder.join("table.md"), table.as_bytes())?;
+    write_atomic(&folder.join("table.csv"), &table::csv(&front, &report)?)?;
+    write_atomic(&folder.join("summary.json"), table::json(&front, &report, typed).as_bytes())?;
+    output::line(table.trim_end())
+}

@@ -1,0 +1,125 @@
+//! What is drawn for a front: rewards, sums, and what both arms may cost.
+
+use serde_json::{Map, Value, json};
+
+use crate::cli::args::{Compare, Pareto};
+use crate::cli::compare::design::{Design, RunPlan};
+use crate::error::{Error, Result};
+use crate::method;
+use crate::reward::Spec;
+
+/// The rival.
+const BEST_OF_N: &str = "best-of-n";
+/// The arm of plain samples: the population that the best of N is chosen from, without the choice.
+pub const PLAIN: &str = "none";
+
+/// All that is drawn.
+pub struct Front {
+    /// The guided arm, then the best of N; one budget.
+    pub design: Design,
+    /// Of the rewards, in their order, for each sum.
+    pub grid: Vec<Vec<f64>>,
+    /// Of the rewards, each its own.
+    pub names: Vec<String>,
+}
+
+/// Refuses what is no experiment.
+pub fn check(args: &Pareto) -> Result<()> {
+    if args.rewards.len() < 2 {
+        return Err(Error::usage("one reward has no front")
+            .advice("give two or more: --reward aesthetic --reward clip"));
+    }
+    for text in &args.rewards {
+        let spec: Spec = text.parse()?;
+        if spec.weight != 1.0 {
+            return Err(Error::usage(format!("--reward {text}: the weights are those of --weights"))
+                .advice("leave the weight out; -- --normalise std brings rewards to one unit"));
+        }
+    }
+    let method = method::find(&args.method)?;
+    if method.conclusion() == method::Conclusion::Best || !(method.weighs() || method.differentiates()) {
+        return Err(Error::usage(format!("--method {method} is not aligned to a sum of rewards")).advice(
+            "give --method das or another that is; the best of N and plain samples stand beside it",
+        ));
+    }
+    Ok(())
+}
+
+/// The comparison of the method with the best of N that sets both costs.
+pub fn comparison(args: &Pareto) -> Compare {
+    Compare {
+        prompts: args.prompts.clone(),
+        prompt_file: args.prompt_file.clone(),
+        seeds: args.seeds.clone(),
+        methods: vec![args.method.clone(), BEST_OF_N.into()],
+        arms: Vec::new(),
+        sweeps: Vec::new(),
+        budgets: vec![args.budget.clone()],
+        against: None,
+        rewards: args.rewards.clone(),
+        eval_rewards: args.eval_rewards.clone(),
+        output: args.output.clone(),
+        quiet: args.quiet,
+        threads: args.threads,
+        common: args.common.clone(),
+    }
+}
+
+/// Names of rewards; those that are called alike are numbered.
+pub fn names(all: impl Iterator<Item = String>) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for name in all {
+        let numbered = (2..).map(|number| format!("{name} {number}"));
+        let free = std::iter::once(name.clone()).chain(numbered).find(|name| !names.contains(name));
+        names.extend(free);
+    }
+    names
+}
+
+impl Front {
+    /// All populations, each with the sums that it serves; those that are compared follow one another.
+    pub fn runs(&self) -> Vec<(RunPlan<'_>, &[Vec<f64>])> {
+        let [guided, best] = &self.design.arms[..] else { return Vec::new() };
+        let mut runs = Vec::new();
+        for &seed in &self.design.seeds {
+            for prompt in 0..self.design.prompts.len() {
+                let plan = |arm| RunPlan { arm, budget: 0, prompt, seed };
+                runs.extend(self.grid.chunks(1).map(|weights| (plan(guided), weights)));
+                runs.push((plan(best), &self.grid[..]));
+            }
+        }
+        runs
+    }
+
+    /// The keys of the lines that a population makes.
+    pub fn keys(&self, run: &RunPlan<'_>, grid: &[Vec<f64>]) -> Vec<String> {
+        let label = &run.arm.label;
+        let plain = (*label == BEST_OF_N).then_some((PLAIN, &[][..]));
+        let own = grid.iter().map(|weights| (label.as_str(), &weights[..]));
+        own.chain(plain).map(|(arm, weights)| key(arm, weights, run.prompt, run.seed)).collect()
+    }
+
+    /// Everything that decides the results.
+    pub fn record(&self) -> Map<String, Value> {
+        let mut record = self.design.record();
+        record.insert("rewards".into(), json!(self.names));
+        record.insert("weights".into(), json!(self.grid));
+        record
+    }
+}
+
+/// Tells a line from all others.
+pub fn key(arm: &str, weights: &[f64], index: usize, seed: u64) -> String {
+    format!("{index} {seed} {weights:?} {arm}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rewards_that_are_called_alike_are_told_apart() {
+        let all = ["clip", "gold", "clip", "clip", "clip 2"].map(String::from);
+        assert_eq!(names(all.into_iter()), ["clip", "gold", "clip 2", "clip 3", "clip 2 2"]);
+    }
+}
