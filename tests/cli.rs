@@ -6,6 +6,8 @@
 mod check;
 #[path = "cli/compare.rs"]
 mod compare;
+#[path = "cli/eval.rs"]
+mod eval;
 #[path = "cli/formats.rs"]
 mod formats;
 #[path = "cli/inspect.rs"]

@@ -52,6 +52,9 @@ pub enum Command {
     /// What several rewards can be had together: a method aligned to weighted sums of them, and best of N
     #[command(after_help = help::AFTER_PARETO)]
     Pareto(Box<Pareto>),
+    /// What sets of pictures are worth by every scorer, and how diverse they are, with intervals
+    #[command(after_help = help::AFTER_EVAL, mut_args(number))]
+    Eval(Box<Eval>),
     /// Runs and comparisons as one page (HTML) to look at in a browser: pictures, genealogy, curves, numbers
     #[command(after_help = help::AFTER_REPORT)]
     Report(Report),
@@ -558,6 +561,48 @@ pub struct Toy {
     /// CPU threads [default: one per processor]; no result depends on them
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+}
+
+#[derive(Args, Debug)]
+pub struct Eval {
+    /// Directory of runs, folder of one run, or folder of a comparison; each is a set of its own, of a
+    /// comparison each arm and budget
+    #[arg(required = true, value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// Judge the pictures of all particles, not the returned ones alone
+    #[arg(long)]
+    pub all: bool,
+    /// Scorer, repeatable: NAME[:PATH] [default: all whose weights are here]
+    #[arg(long = "reward", value_name = "R")]
+    pub rewards: Vec<String>,
+    /// Model whose towers judge where a scorer names no path: a folder or a repository, as of `sample`
+    /// [default: the model inside this program, `shapes`]
+    #[arg(short, long, value_name = "MODEL")]
+    pub model: Option<PathBuf>,
+    /// Eigenvalues of the truncated CLIP entropy
+    #[arg(long = "tce", default_value_t = 20, value_name = "K")]
+    pub eigenvalues: usize,
+    /// Also write table.md, table.csv, summary.json and scores.jsonl (a line per picture) into this directory
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Print summary.json instead of the table
+    #[arg(long)]
+    pub json: bool,
+    /// Where to compute, as of `score`
+    #[arg(long, default_value = "auto", value_parser = device)]
+    pub device: Device,
+    /// Type of weights and intermediate results [default: fp32 on the CPU, bf16 on a GPU]
+    #[arg(long, value_enum)]
+    pub dtype: Option<Dtype>,
+    /// CPU threads [default: one per processor]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Use no network: what the cache of the Hugging Face Hub lacks is an error (also HF_HUB_OFFLINE=1)
+    #[arg(long)]
+    pub offline: bool,
+}
+
+#[derive(Args, Debug)]
 pub struct Pareto {
     /// Prompt; repeat the flag for several
     #[arg(short, long = "prompt", value_name = "TEXT")]

@@ -58,6 +58,13 @@ Examples:
   das-cuda pareto -p \"a star\" --reward aesthetic --reward clip --weights 0,0.5,0.9,1 -- --normalise std
       weights of your own, of rewards in standard deviations of plain samples";
 
+pub const AFTER_EVAL: &str = "\
+Examples:
+  das-cuda eval out/das out/plain -o table
+      two directories of runs, by every scorer whose weights are here
+  das-cuda eval table --reward gold --reward clip
+      every arm of a comparison";
+
 pub const AFTER_REPORT: &str = "\
 Examples:
   das-cuda report out/0000-a-red-star

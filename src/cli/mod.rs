@@ -9,6 +9,7 @@ mod compare;
 mod doctor;
 mod downloads;
 mod draw;
+mod eval;
 mod experiment;
 mod flags;
 mod gpus;
@@ -80,18 +81,18 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// The command line, for records: what is no UTF-8 is shown as well as it can be.
+fn typed() -> Vec<String> {
+    std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect()
+}
+
 fn command(command: Command) -> Result<()> {
     match command {
         Command::Sample(args) => {
             threads::start(args.threads)?;
-            // For the record: what is no UTF-8 is shown as well as it can be.
-            let typed = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
-            sample::run(Options::resolve(&args)?, typed)
+            sample::run(Options::resolve(&args)?, typed())
         }
-        Command::Replay(args) => {
-            let typed = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
-            replay::run(&args, typed)
-        }
+        Command::Replay(args) => replay::run(&args, typed()),
         Command::Resume(args) => {
             threads::start(args.threads)?;
             resume::run(&args)
@@ -99,20 +100,19 @@ fn command(command: Command) -> Result<()> {
         Command::Merge(args) => merge::run(&args),
         Command::Compare(args) => {
             threads::start(args.threads)?;
-            let typed: Vec<String> =
-                std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
-            compare::run(&args, &typed)
+            compare::run(&args, &typed())
         }
         Command::Toy(args) => {
             threads::start(args.threads)?;
-            let typed: Vec<String> =
-                std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
-            toy::run(&args, &typed)
+            toy::run(&args, &typed())
+        }
         Command::Pareto(args) => {
             threads::start(args.threads)?;
-            let typed: Vec<String> =
-                std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
-            pareto::run(&args, &typed)
+            pareto::run(&args, &typed())
+        }
+        Command::Eval(args) => {
+            threads::start(args.threads)?;
+            eval::run(&args, &typed())
         }
         Command::Report(args) => report::run(&args),
         Command::Inspect(args) => inspect::run(&args),

@@ -64,6 +64,15 @@ pub fn over_seeds(values: &[f64]) -> Option<Interval> {
 /// The 97.5 % quantile of the normal distribution.
 const NORMAL: f64 = 1.959_963_984_540_054;
 
+/// A `whole` with the interval of the jackknife, from the same without each prompt in turn: Student's, by
+/// Tukey's standard error. Without ends of fewer than two.
+pub fn jackknife(whole: f64, without: Vec<f64>) -> Interval {
+    let (n, center) = (without.len() as f64, mean(&without));
+    let squares = without.iter().map(|x| (x - center) * (x - center)).sum::<f64>();
+    let half = NORMAL * student(n - 1.0) * ((n - 1.0) / n * squares).sqrt();
+    Interval { mean: whole, ends: (without.len() > 1).then_some((whole - half, whole + half)) }
+}
+
 /// The value below which `share` of the list lies; `None` without values.
 pub fn quantile(list: &[f64], share: f64) -> Option<f64> {
     let mut sorted = list.to_vec();
@@ -111,6 +120,22 @@ mod tests {
         );
         assert_eq!(over_seeds(&[2.0]), Some(Interval { mean: 2.0, ends: None }));
         assert_eq!(over_seeds(&[]), None);
+    }
+
+    /// Of a mean the jackknife is Student's interval itself.
+    #[test]
+    fn the_jackknife_of_a_mean_is_its_interval() {
+        let values = [1.0, 4.0, 2.0, 7.0];
+        let without = |left_out: usize| {
+            values.iter().enumerate().filter(|(i, _)| *i != left_out).map(|(_, x)| x).sum::<f64>() / 3.0
+        };
+        let found = jackknife(mean(&values), (0..4).map(without).collect()).ends.expect("an interval");
+        let known = over_seeds(&values).and_then(|interval| interval.ends).expect("an interval");
+        assert!(
+            (found.0 - known.0).abs() < 1e-12 && (found.1 - known.1).abs() < 1e-12,
+            "{found:?} {known:?}"
+        );
+        assert_eq!(jackknife(2.0, vec![1.0]).ends, None);
     }
 
     #[test]

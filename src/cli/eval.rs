@@ -1,0 +1,202 @@
+//! `eval`: what sets of pictures are worth by every scorer there is, and how diverse they are (docs/spec.md
+//! 11). A set is what one path holds: runs, or an arm of a comparison.
+
+mod diversity;
+mod sets;
+mod table;
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use serde_json::{Map, Value, json};
+
+use super::args::Eval;
+use super::experiment::unusable;
+use super::statistics::{Interval, mean, over_prompts};
+use super::{downloads, output, signals};
+use crate::error::{Error, Result};
+use crate::pixels::Picture;
+use crate::reward::{REWARDS, Spec};
+use crate::run::{SCHEMA, write_atomic};
+use crate::session::{Scorer, Session, SessionBuilder};
+use sets::Set;
+
+/// Scorers that have no files of their own to be there, and no meaning unless they are named.
+const OF_A_PLACE: [&str; 2] = ["exec", "http"];
+
+/// What a set came to.
+pub struct Row {
+    pub name: String,
+    pub prompts: usize,
+    pub pictures: usize,
+    /// Of each scorer: its name, the mean with its interval over prompts, the population standard deviation
+    /// over pictures, and the pictures without a finite number.
+    pub scores: Vec<(String, Option<Interval>, Option<f64>, usize)>,
+    /// Mean distance of two pictures' embeddings: of all pairs, and of the pairs of one prompt.
+    pub distance: Option<Interval>,
+    pub distance_within: Option<Interval>,
+    /// Truncated CLIP entropy.
+    pub entropy: Option<Interval>,
+    pub notes: Vec<String>,
+}
+
+/// What a picture is worth, and where it is seen.
+struct Judged {
+    scores: Vec<(String, f64)>,
+    embedding: Option<Vec<f32>>,
+}
+
+/// The command, which was `typed` so.
+///
+/// # Errors
+/// Of what is named, the rewards, the pictures and the output directory.
+pub fn run(args: &Eval, typed: &[String]) -> Result<()> {
+    signals::end_scorers_first();
+    if args.eigenvalues == 0 {
+        return Err(Error::usage("--tce 0: an entropy of no dimension")
+            .advice("give --tce a number of eigenvalues from 1; 20 is usual"));
+    }
+    let sets = sets::read(&args.runs, args.all)?;
+    let mut scorer = scorer(args)?;
+    let mut file = match &args.output {
+        None => None,
+        Some(folder) => {
+            fs::create_dir_all(folder).map_err(|e| unusable(folder, e))?;
+            Some((folder, String::new()))
+        }
+    };
+    let mut rows = Vec::new();
+    for set in &sets {
+        let judged = judge(&mut scorer, set)?;
+        if let Some((folder, text)) = &mut file {
+            set.shown.iter().zip(&judged).for_each(|(shown, judged)| {
+                let scores: Map<String, Value> =
+                    judged.scores.iter().map(|(name, x)| (name.clone(), json!(x))).collect();
+                let line = json!({
+                    "schema": SCHEMA,
+                    "set": set.name,
+                    "path": shown.path.to_string_lossy(),
+                    "prompt": shown.prompt,
+                    "scores": scores,
+                });
+                *text += &format!("{line}\n");
+            });
+            write_atomic(&folder.join("scores.jsonl"), text.as_bytes())?;
+        }
+        rows.push(row(set, &judged, args.eigenvalues));
+    }
+    rows.iter().for_each(|row| {
+        row.notes.iter().for_each(|note| output::note(format_args!("note: {}: {note}", row.name)));
+    });
+    let (text, json) = (table::markdown(&rows, args, typed), table::json(&rows, args, typed));
+    if let Some((folder, _)) = file {
+        write_atomic(&folder.join("table.md"), text.as_bytes())?;
+        write_atomic(&folder.join("table.csv"), &table::csv(&rows)?)?;
+        write_atomic(&folder.join("summary.json"), json.as_bytes())?;
+    }
+    output::line(if args.json { json.as_str() } else { text.trim_end() })
+}
+
+/// The scorers that were named; else all whose weights are here.
+fn scorer(args: &Eval) -> Result<Scorer> {
+    let offline = args.offline || args.rewards.is_empty();
+    let mut builder = Session::builder().device(args.device).hub(downloads::hub(offline, false));
+    if let Some(dtype) = args.dtype {
+        builder = builder.dtype(dtype);
+    }
+    if let Some(model) = &args.model {
+        builder = builder.model(model);
+    }
+    let mut specs = Spec::parse_all("reward", &args.rewards)?;
+    if let Some(spec) = specs.iter().find(|spec| spec.weight != 1.0) {
+        return Err(Error::usage(format!(
+            "--reward {}={}: scores are reported one by one, a weight has no meaning",
+            spec.kind.name, spec.weight
+        ))
+        .advice("leave the weight out"));
+    }
+    if specs.is_empty() {
+        let mut absent = Vec::new();
+        for kind in REWARDS.iter().filter(|kind| !OF_A_PLACE.contains(&kind.name)) {
+            let spec: Spec = kind.name.parse()?;
+            match builder.missing(&spec)? {
+                None => specs.push(spec),
+                Some(_) => absent.push(kind.name),
+            }
+        }
+        if !absent.is_empty() {
+            output::note(format_args!(
+                "note: the weights of {} are not here; `--reward NAME` fetches them, and `--reward NAME:PATH` says \
+                 where they are",
+                absent.join(", ")
+            ));
+        }
+    }
+    specs.into_iter().fold(builder, SessionBuilder::reward).open_scorer()
+}
+
+/// Every picture of a set, prompt by prompt.
+fn judge(scorer: &mut Scorer, set: &Set) -> Result<Vec<Judged>> {
+    let mut by_prompt: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (at, shown) in set.shown.iter().enumerate() {
+        by_prompt.entry(&shown.prompt).or_default().push(at);
+    }
+    let mut judged: Vec<Option<Judged>> = set.shown.iter().map(|_| None).collect();
+    for (prompt, places) in by_prompt {
+        for &at in &places {
+            let shown = &set.shown[at];
+            let picture = [Picture::read(&shown.path)?];
+            let fail = |e: Error| e.context(shown.path.display());
+            let scores = scorer.score(&picture, prompt).map_err(fail)?;
+            let embedding = scorer.embed(&picture).map_err(fail)?.and_then(|mut all| all.pop());
+            scores.warnings.iter().for_each(|w| output::note(format_args!("warning: {w}")));
+            let scores = scores.rewards.into_iter().map(|(name, v)| (name, f64::from(v[0]))).collect();
+            judged[at] = Some(Judged { scores, embedding });
+        }
+    }
+    Ok(judged.into_iter().flatten().collect())
+}
+
+/// The numbers of a set.
+fn row(set: &Set, judged: &[Judged], eigenvalues: usize) -> Row {
+    let names = judged.first().into_iter().flat_map(|one| one.scores.iter().map(|(name, _)| name));
+    let scores = names.enumerate().map(|(k, name)| {
+        let all: Vec<(usize, f64)> = set
+            .shown
+            .iter()
+            .zip(judged)
+            .map(|(shown, one)| (shown.group, one.scores[k].1))
+            .filter(|(_, score)| score.is_finite())
+            .collect();
+        let values: Vec<f64> = all.iter().map(|(_, score)| *score).collect();
+        let center = mean(&values);
+        let squares: Vec<f64> = values.iter().map(|x| (x - center).powi(2)).collect();
+        let spread = Some(mean(&squares).sqrt()).filter(|x| x.is_finite());
+        (name.clone(), over_prompts(all.into_iter()), spread, judged.len() - values.len())
+    });
+    let mut row = Row {
+        name: set.name.clone(),
+        prompts: set.prompts,
+        pictures: set.shown.len(),
+        scores: scores.collect(),
+        distance: None,
+        distance_within: None,
+        entropy: None,
+        notes: set.notes.clone(),
+    };
+    let vectors: Option<Vec<&[f32]>> = judged.iter().map(|one| one.embedding.as_deref()).collect();
+    let Some(vectors) = vectors else {
+        row.notes.push("no scorer has a CLIP model: nothing is known of diversity; add --reward clip".into());
+        return row;
+    };
+    let groups: Vec<usize> = set.shown.iter().map(|shown| shown.group).collect();
+    (row.distance, row.distance_within) = diversity::distances(&vectors, &groups);
+    match vectors.len() > eigenvalues {
+        true => row.entropy = diversity::truncated_entropy(&vectors, &groups, eigenvalues),
+        false => row.notes.push(format!(
+            "the truncated CLIP entropy of {eigenvalues} eigenvalues needs more pictures than that, and {} are there",
+            vectors.len()
+        )),
+    }
+    row
+}

@@ -1,0 +1,128 @@
+//! Which pictures belong together.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::cli::look::{Comparison, Place, Run, places, safe};
+use crate::cli::save::BEST;
+use crate::error::{Error, Result};
+
+/// A picture, and what it was to show.
+pub struct Shown {
+    pub path: PathBuf,
+    pub prompt: String,
+    /// The number of its prompt.
+    pub group: usize,
+}
+
+/// Pictures that are judged together.
+pub struct Set {
+    pub name: String,
+    pub shown: Vec<Shown>,
+    /// How many different prompts there are.
+    pub prompts: usize,
+    pub notes: Vec<String>,
+}
+
+/// The sets at the paths: of a directory of runs their returned pictures, or `all` particles; of a comparison
+/// a set for each arm and budget.
+///
+/// # Errors
+/// [`ErrorKind::Io`](crate::ErrorKind::Io) where a record or a picture is not there, or damaged;
+/// [`ErrorKind::Usage`](crate::ErrorKind::Usage) where there is no picture.
+pub fn read(paths: &[PathBuf], all: bool) -> Result<Vec<Set>> {
+    let mut sets = Vec::new();
+    for path in paths {
+        let mut own = Vec::new();
+        for place in places(path)? {
+            match &place {
+                Place::Run(folder) => own.push(Run::read(folder)?),
+                Place::Comparison(folder) => sets.extend(arms(&Comparison::read(folder)?, all)?),
+            }
+        }
+        if !own.is_empty() {
+            sets.push(of_runs(path, &own, all)?);
+        }
+    }
+    Ok(sets)
+}
+
+/// The pictures of runs.
+fn of_runs(path: &Path, runs: &[Run], all: bool) -> Result<Set> {
+    let (mut found, mut notes) = (Vec::new(), Vec::new());
+    for run in runs {
+        let prompt = run.text("prompt").to_string();
+        if run.status() != "finished" {
+            notes.push(format!("{} has not finished, and is left out", run.folder.display()));
+            continue;
+        }
+        let particles: Vec<PathBuf> = run
+            .particles
+            .iter()
+            .filter(|particle| all || particle.is_best)
+            .filter_map(|particle| safe(&run.folder, particle.path.as_ref()?))
+            .collect();
+        let best = run.folder.join(BEST);
+        match (particles.is_empty(), all) {
+            (false, true) => found.extend(particles.into_iter().map(|path| (path, prompt.clone()))),
+            (_, false) if best.exists() => found.push((best, prompt)),
+            (false, false) => found.extend(particles.into_iter().map(|path| (path, prompt.clone()))),
+            _ => {
+                return Err(Error::usage(format!("{}: its pictures were not saved", run.folder.display()))
+                    .advice(if all {
+                        "leave out --all to judge the returned pictures, or draw again with --save all"
+                    } else {
+                        "draw again without --save none"
+                    }));
+            }
+        }
+    }
+    set(path.to_string_lossy().into_owned(), found, notes)
+}
+
+/// The pictures of each arm and budget.
+fn arms(comparison: &Comparison, all: bool) -> Result<Vec<Set>> {
+    if all {
+        return Err(Error::usage(format!(
+            "{}: a comparison keeps the returned pictures alone",
+            comparison.folder.display()
+        ))
+        .advice("leave out --all"));
+    }
+    let mut found: BTreeMap<(usize, String), Vec<(PathBuf, String)>> = BTreeMap::new();
+    let mut order: Vec<(String, f64)> = Vec::new();
+    for run in &comparison.runs {
+        let known = order.iter().position(|(arm, budget)| *arm == run.arm && *budget == run.budget);
+        let place = known.unwrap_or_else(|| {
+            order.push((run.arm.clone(), run.budget));
+            order.len() - 1
+        });
+        let path = safe(&comparison.folder, &run.picture).ok_or_else(|| {
+            Error::io(format!("{}: a path leads out of it: {:?}", comparison.folder.display(), run.picture))
+                .advice("give a comparison as the program wrote it")
+        })?;
+        let name = format!("{}: {}, budget {}", comparison.name(), run.arm, run.budget);
+        found.entry((place, name)).or_default().push((path, run.prompt.clone()));
+    }
+    found.into_iter().map(|((_, name), found)| set(name, found, comparison.notes.clone())).collect()
+}
+
+fn set(name: String, found: Vec<(PathBuf, String)>, notes: Vec<String>) -> Result<Set> {
+    if found.is_empty() {
+        return Err(Error::usage(format!("{name}: there is no finished picture in it"))
+            .advice("give runs that have finished"));
+    }
+    let mut prompts: Vec<String> = Vec::new();
+    let shown = found
+        .into_iter()
+        .map(|(path, prompt)| {
+            let known = prompts.iter().position(|text| *text == prompt);
+            let group = known.unwrap_or_else(|| {
+                prompts.push(prompt.clone());
+                prompts.len() - 1
+            });
+            Shown { path, prompt, group }
+        })
+        .collect();
+    Ok(Set { name, shown, prompts: prompts.len(), notes })
+}

@@ -1,0 +1,131 @@
+//! Sets of pictures as Markdown, CSV and JSON.
+
+use serde_json::{Map, Value, json};
+
+use super::Row;
+use crate::cli::args::Eval;
+use crate::cli::experiment::command;
+use crate::cli::statistics::Interval;
+use crate::error::{Error, Result};
+use crate::run::SCHEMA;
+
+/// The table as Markdown, with what must be known to read it, and the command.
+pub fn markdown(rows: &[Row], args: &Eval, typed: &[String]) -> String {
+    let names: Vec<&str> = rows.first().map(names).unwrap_or_default();
+    let mut text = "| set | prompts | pictures |".to_string();
+    names.iter().for_each(|name| text += &format!(" {name} | sd |"));
+    text += " CLIP distance | within a prompt | TCE |\n|---|---|---|";
+    text += &"---|---|".repeat(names.len());
+    text += "---|---|---|\n";
+    let said = |value: Option<Interval>| value.map_or(String::new(), said);
+    for row in rows {
+        text += &format!("| {} | {} | {} |", row.name.replace('|', "/"), row.prompts, row.pictures);
+        for (_, value, spread, _) in &row.scores {
+            text += &format!(" {} | {} |", said(*value), spread.map_or(String::new(), |x| format!("{x:.3}")));
+        }
+        let last = [row.distance, row.distance_within, row.entropy].map(said);
+        text += &format!(" {} |\n", last.join(" | "));
+    }
+    text += "\nMeans over pictures as their files have them, prompt by prompt; brackets are 95 % intervals, of scores by \
+             the bootstrap over prompts, of the rest by the jackknife over prompts. \"sd\": population standard \
+             deviation over pictures. CLIP distance: one minus the cosine of two pictures' embeddings, mean over \
+             all pairs, and over those of one prompt. ";
+    text += &format!(
+        "TCE: truncated CLIP entropy of {} eigenvalues; only sets of as many pictures compare.\n",
+        args.eigenvalues
+    );
+    for row in rows {
+        for note in row.notes.iter().chain(&lost(row)) {
+            text += &format!("\n{}: {note}.\n", row.name);
+        }
+    }
+    text + &format!("\n    {}\n", command(typed).replace('\n', "\n    "))
+}
+
+/// What is said of pictures without a score.
+fn lost(row: &Row) -> Vec<String> {
+    let lost = row.scores.iter().filter(|(.., lost)| *lost > 0);
+    lost.map(|(name, .., lost)| {
+        format!("{name} is not a number for {lost} pictures, which its mean is without")
+    })
+    .collect()
+}
+
+fn names(row: &Row) -> Vec<&str> {
+    row.scores.iter().map(|(name, ..)| name.as_str()).collect()
+}
+
+fn said(interval: Interval) -> String {
+    match interval.ends {
+        Some((low, high)) => format!("{:.3} [{low:.3}, {high:.3}]", interval.mean),
+        None => format!("{:.3}", interval.mean),
+    }
+}
+
+/// The same as CSV; what is not known is empty.
+///
+/// # Errors
+/// None in practice: it is written in memory.
+pub fn csv(rows: &[Row]) -> Result<Vec<u8>> {
+    let failed = |e: csv::Error| Error::io("table.csv: cannot be made").because(e);
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let names: Vec<&str> = rows.first().map(names).unwrap_or_default();
+    let of_scores =
+        names.iter().flat_map(|name| ["", "_low", "_high", "_sd", "_lost"].map(|end| format!("{name}{end}")));
+    let of_sets = ["clip_distance", "clip_distance_within", "tce"];
+    let of_sets = of_sets.iter().flat_map(|name| ["", "_low", "_high"].map(|end| format!("{name}{end}")));
+    let first = ["set", "prompts", "pictures"].map(String::from);
+    writer.write_record(first.into_iter().chain(of_scores).chain(of_sets)).map_err(failed)?;
+    let text = |x: Option<f64>| x.map_or(String::new(), |x| x.to_string());
+    let cells = |value: Option<Interval>| {
+        let ends = value.and_then(|value| value.ends).unzip();
+        [value.map(|value| value.mean), ends.0, ends.1].map(text)
+    };
+    for row in rows {
+        let mut record = vec![row.name.clone(), row.prompts.to_string(), row.pictures.to_string()];
+        for (_, value, spread, lost) in &row.scores {
+            record.extend(cells(*value));
+            record.extend([text(*spread), lost.to_string()]);
+        }
+        [row.distance, row.distance_within, row.entropy]
+            .iter()
+            .for_each(|value| record.extend(cells(*value)));
+        writer.write_record(&record).map_err(failed)?;
+    }
+    writer.into_inner().map_err(|e| Error::io(format!("table.csv: cannot be made: {e}")))
+}
+
+fn interval(value: Option<Interval>) -> Value {
+    let ends = value.and_then(|value| value.ends).unzip();
+    json!(value.map(|value| json!({"mean": value.mean, "low": ends.0, "high": ends.1})))
+}
+
+/// The same as JSON.
+pub fn json(rows: &[Row], args: &Eval, typed: &[String]) -> String {
+    let row = |row: &Row| {
+        let scores: Map<String, Value> = row
+            .scores
+            .iter()
+            .map(|(name, value, spread, lost)| {
+                (name.clone(), json!({"value": interval(*value), "sd": spread, "lost": lost}))
+            })
+            .collect();
+        json!({
+            "set": row.name,
+            "prompts": row.prompts,
+            "pictures": row.pictures,
+            "scores": scores,
+            "clip_distance": interval(row.distance),
+            "clip_distance_within": interval(row.distance_within),
+            "tce": interval(row.entropy),
+            "notes": row.notes.iter().cloned().chain(lost(row)).collect::<Vec<_>>(),
+        })
+    };
+    json!({
+        "schema": SCHEMA,
+        "command": command(typed),
+        "eigenvalues": args.eigenvalues,
+        "sets": rows.iter().map(row).collect::<Vec<_>>(),
+    })
+    .to_string()
+}
