@@ -83,7 +83,7 @@ fn sets_have_the_scores_of_their_pictures() {
     let recorded: Vec<f64> = folders(&a)
         .iter()
         .flat_map(|name| lines(&a.join(name).join("particles.jsonl")))
-        .map(|particle| particle["quantised_rewards"]["gold"].as_f64().expect("a score"))
+        .map(|particle| particle["reward_png"]["gold"].as_f64().expect("a score"))
         .collect();
     let mean = recorded.iter().sum::<f64>() / recorded.len() as f64;
     let found = set["scores"]["gold"]["value"]["mean"].as_f64().expect("a mean");
