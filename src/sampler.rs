@@ -12,6 +12,7 @@ mod host;
 mod options;
 mod record;
 mod report;
+mod shift;
 mod snapshot;
 mod target;
 
@@ -29,7 +30,7 @@ use crate::backend::{Advance, ParticleId, Particles, range};
 use crate::ddim::Schedule;
 use crate::engine::{EngineSetup, FinalInput, StepEngine, StepInput, StepReport, sound_rewards};
 use crate::error::{Error, Result};
-use crate::method::{Conclusion, Drift};
+use crate::method::Conclusion;
 use crate::noise::Purpose;
 use crate::smc::{Event, Weights};
 use crate::tensor::Tensor;
@@ -256,6 +257,7 @@ impl<'a> Sampler<'a> {
                 };
                 let parts = end.parts.iter().map(|(name, v)| (name.clone(), v[slots.clone()].to_vec()));
                 let sound = population.log_z.is_finite();
+                let known = self.options.method.estimates_z();
                 Ok(Population {
                     seed: self.options.seed,
                     prompt: self.options.prompts[b],
@@ -266,8 +268,8 @@ impl<'a> Sampler<'a> {
                     parts: parts.collect(),
                     log_weights: weights.log_weights().to_vec(),
                     weights: weights.weights().to_vec(),
-                    log_z: population.log_z,
-                    log_z_error: if sound { family.log_z_error(chain.weights()) } else { None },
+                    log_z: if known { population.log_z } else { f64::NAN },
+                    log_z_error: if sound && known { family.log_z_error(chain.weights()) } else { None },
                     lineage: family.lineages(),
                 })
             })
@@ -347,12 +349,15 @@ impl<'a> Sampler<'a> {
             (shape, shape),
             "what the target evaluated"
         );
-        let new = evaluation.grad.filter(|_| self.options.method.drift() == Drift::Gradient);
-        if let (Some(grad), true) = (&new, self.options.gradient_every > 1) {
+        let method = self.options.method;
+        let shift = self.shift(&evaluation)?;
+        let scores = evaluation.reward.as_ref();
+        let new = evaluation.grad.as_ref().filter(|_| method.differentiates());
+        if let (Some(grad), true) = (new, self.options.gradient_every > 1) {
             self.held = Some(Held { grad: grad.clone(), lambdas: Vec::new() });
         }
         let held = self.held.as_ref().filter(|_| self.options.holds(k, self.schedule.len()));
-        let grad = new.as_ref().or(held.map(|held| &held.grad));
+        let grad = new.or(held.map(|held| &held.grad));
         assert!(grad.is_none_or(|g| g.shape() == shape), "one gradient per particle");
         let thins = self.thins == Some(k);
         let event = if thins {
@@ -364,8 +369,10 @@ impl<'a> Sampler<'a> {
         self.engine.submit(StepInput {
             x,
             particles: Particles { x0: &evaluation.x0, eps: &evaluation.eps, grad },
-            event: evaluation.reward.as_ref().map(|scores| (event, scores)),
+            event: scores.filter(|_| method.weighs()).map(|scores| (event, scores)),
             held: held.map_or(&[], |held| &held.lambdas),
+            shift: &shift,
+            look: scores.filter(|_| method.shifts()),
             advance: Advance {
                 mean_x0: step.mean.first as f32,
                 mean_eps: step.mean.second as f32,
@@ -441,7 +448,7 @@ fn step_engine<'a>(
     let Options { rules, alpha, seed, prompts, .. } = options;
     let setup = EngineSetup { rules, alpha: *alpha, seed: *seed, prompts, ids, sample };
     let own = match options.compat {
-        Compat::Paper if !on_host && options.gradient_every == 1 => backend.step_engine(setup)?,
+        Compat::Paper if !on_host && options.on_any_engine() => backend.step_engine(setup)?,
         _ => None,
     };
     Ok(own.unwrap_or_else(|| Box::new(Host::new(backend, options, ids.len() / options.prompts.len()))))

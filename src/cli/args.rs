@@ -8,7 +8,7 @@ use clap::{Arg, Args, Parser, Subcommand};
 
 use super::help;
 use super::shard::Choice;
-use super::values::{Auto, Budget, Bytes, Devices, Save, Scales, Seed, Seeds, Select, device};
+use super::values::{Auto, Budget, Bytes, Devices, Save, Scales, Seed, Seeds, Select, Window, device};
 use crate::ddim::{Chain, Prediction};
 use crate::method::{self, METHODS, Method};
 use crate::sampler::{Compat, OnNan};
@@ -71,7 +71,7 @@ pub enum Command {
 }
 
 /// Options whose value is a number.
-const NUMBERS: [&str; 25] = [
+const NUMBERS: [&str; 26] = [
     "width",
     "height",
     "count",
@@ -89,6 +89,7 @@ const NUMBERS: [&str; 25] = [
     "ess_threshold",
     "max_shift",
     "gradient_every",
+    "guidance_strength",
     "normalise_pictures",
     "checkpoint_every",
     "preview",
@@ -294,6 +295,14 @@ pub struct Sample {
     /// `shapes`]
     #[arg(long, value_name = "K", help_heading = "Alignment")]
     pub gradient_every: Option<usize>,
+    /// For the methods whose shift by the gradient is not weighed, how far: dps adds this times the gradient
+    /// to the state [default: 1 for dps]
+    #[arg(long, value_name = "S", help_heading = "Alignment")]
+    pub guidance_strength: Option<f64>,
+    /// Part of the steps in which these methods shift, as fractions from 0, the first step, to 1 [default:
+    /// 0..1 for dps]
+    #[arg(long, value_name = "FROM..UNTIL", help_heading = "Alignment")]
+    pub guidance_window: Option<Window>,
     /// What to do about values that are not finite: drop the particle (and say so) or abort with exit code 5
     #[arg(long, default_value_t = OnNan::Drop, value_name = "drop|abort", help_heading = "Alignment")]
     pub on_nan: OnNan,

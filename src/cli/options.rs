@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::args::{Machine, Sample};
 use super::shard::{self, Shard};
-use super::values::{Auto, Bytes, Devices, Save, Scales, Select};
+use super::values::{Auto, Bytes, Devices, Save, Scales, Select, Window};
 use super::{downloads, flags, meaning, prompts};
 use crate::ddim::{Chain, Prediction};
 use crate::error::{Error, Result};
@@ -328,6 +328,12 @@ fn sample(args: &Sample, builder: &SessionBuilder) -> Result<SampleOptions> {
     }
     if let Some(steps) = args.gradient_every {
         options = options.gradient_every(steps);
+    }
+    if let Some(strength) = args.guidance_strength {
+        options = options.guidance_strength(strength);
+    }
+    if let Some(Window(from, until)) = args.guidance_window {
+        options = options.guidance_window((from, until));
     }
     // Rates of the fixed schedules depend on the number of guided steps.
     options.check()?;

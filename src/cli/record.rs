@@ -10,7 +10,7 @@ use super::normalise;
 use super::options::Options;
 use super::values::{Bytes, typed};
 use crate::error::Result;
-use crate::method::Conclusion;
+use crate::method::Guidance;
 use crate::model::embedding::Embedding;
 use crate::model::files::FileHash;
 use crate::model::lora::Lora;
@@ -94,6 +94,7 @@ impl Choices {
         } = options;
         let (size, micro_batch) = (session.size(sample)?, session.micro_batch(sample)?);
         let weighs = proposal.weighs();
+        let guidance = proposal.shifts().then(|| sample.guidance());
         let candidates = weighs.then(|| sample.candidates_per_particle());
         let Rules { tempering, resampler, ess_threshold, max_shift } = rules;
         let deciding = json!({
@@ -118,7 +119,7 @@ impl Choices {
             "rewards": rewards.iter().map(weighted).collect::<Vec<_>>(),
             "eval_rewards": eval_rewards.iter().map(named).collect::<Vec<_>>(),
             "normalise": normalise::written(session),
-            "kl": (proposal.conclusion() != Conclusion::Keep).then_some(session.alpha(&options.sample)),
+            "kl": proposal.reads_alpha().then_some(session.alpha(&options.sample)),
             "proposal": proposal.to_string(),
             "particles": particles,
             "candidates": candidates,
@@ -130,9 +131,11 @@ impl Choices {
             "resample": weighs.then(|| resampler.to_string()),
             "ess_threshold": weighs.then_some(ess_threshold),
             // JSON knows no infinity: the text is what --max-shift takes.
-            "max_shift": proposal.differentiates().then(|| max_shift.map_or(json!("inf"), |most| json!(most))),
-            "gradient": proposal.differentiates().then(|| sample.gradient_path().to_string()),
-            "gradient_every": proposal.differentiates().then(|| sample.gradient_steps()),
+            "max_shift": proposal.proposes().then(|| max_shift.map_or(json!("inf"), |most| json!(most))),
+            "gradient": proposal.proposes().then(|| sample.gradient_path().to_string()),
+            "gradient_every": proposal.proposes().then(|| sample.gradient_steps()),
+            "guidance_strength": guidance.map(|guidance| guidance.strength),
+            "guidance_window": guidance.map(|Guidance { window: (from, until), .. }| format!("{from}..{until}")),
             "on_nan": on_nan.to_string(),
             "compat": weighs.then(|| compat.to_string()),
             "select": typed(*select),

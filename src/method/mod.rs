@@ -9,6 +9,7 @@
 mod best_of_n;
 mod bootstrap;
 mod das;
+mod dps;
 mod none;
 mod tds;
 mod vocabulary;
@@ -16,14 +17,15 @@ mod vocabulary;
 pub use best_of_n::{BestOfN, at_equal_cost as best_of_n_at_equal_cost};
 pub use bootstrap::Bootstrap;
 pub use das::Das;
+pub use dps::Dps;
 pub use none::Plain;
 pub use tds::Tds;
-pub use vocabulary::{Circumstances, Conclusion, Drift, Method, Need, Potential, StepIndex};
+pub use vocabulary::{Circumstances, Conclusion, Drift, Guidance, Method, Need, Potential, Shift, StepIndex};
 
 use crate::error::{Error, Result};
 
 /// The methods that ship with the program, in the order in which help lists them. The first is the default.
-pub static METHODS: &[&dyn Method] = &[&Das, &Tds, &Bootstrap, &Plain, &BestOfN];
+pub static METHODS: &[&dyn Method] = &[&Das, &Tds, &Bootstrap, &Dps, &Plain, &BestOfN];
 
 /// The method of [`METHODS`] with this name or alias.
 ///
@@ -49,8 +51,8 @@ mod tests {
             assert_eq!(find(method.name()).unwrap(), method);
         }
         assert_eq!(find("twisted").unwrap().name(), "das");
-        let error = find("dps").unwrap_err().to_string();
-        assert!(error.contains("dps") && error.contains("best-of-n"), "{error}");
+        let error = find("dpps").unwrap_err().to_string();
+        assert!(error.contains("dpps") && error.contains("best-of-n"), "{error}");
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub trait Method: Send + Sync {
     /// must.
     fn need(&self, _at: StepIndex) -> Need {
         match (self.potential(), self.drift()) {
-            (_, Drift::Gradient) => Need::Gradient,
+            (_, Drift::Gradient | Drift::Shift(Shift::Constant)) => Need::Gradient,
             (Potential::Twisted, Drift::None) => Need::Reward,
             (Potential::None, Drift::None) => Need::Noise,
         }
@@ -55,6 +55,12 @@ pub trait Method: Send + Sync {
             ess_threshold: 0.5,
             max_shift: None,
         }
+    }
+
+    /// How far and when particles are shifted where the user says nothing else; for a method with
+    /// [`Drift::Shift`].
+    fn guidance(&self) -> Guidance {
+        Guidance { strength: 1.0, window: (0.0, 1.0) }
     }
 
     /// Whether the chain must add noise. A method that resamples needs it: without noise the copies of a
@@ -111,8 +117,45 @@ pub enum Drift {
     /// Nothing: particles move by the model's transition.
     None,
     /// `kappa v lambda_next / alpha` times the reward's gradient with respect to the noisy latent
-    /// (docs/spec.md 1.3).
+    /// (docs/spec.md 1.3). Its density ratio is part of the weights.
     Gradient,
+    /// A multiple of the reward's gradient that depends on no variance. The move has no density that could be
+    /// weighed: such a method has [`Potential::None`], its particles are samples of no stated law, and they
+    /// say nothing of Z.
+    Shift(Shift),
+}
+
+/// What the reward's gradient `g` is multiplied with and added to the next state, of each particle by itself.
+/// The strength is that of [`Guidance`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Shift {
+    /// `strength`; `g` with respect to the noisy latent.
+    Constant,
+}
+
+/// How far and when particles are shifted by gradients ([`Drift::Shift`]).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Guidance {
+    /// Above 0, in the units of the method's [`Shift`].
+    pub strength: f64,
+    /// Fractions of the steps, in [0, 1], between which particles are shifted: from step
+    /// `floor(window.0 T)` of T up to, and without, step `floor(window.1 T)`. The other steps are the
+    /// model's own.
+    pub window: (f64, f64),
+}
+
+impl Guidance {
+    /// Whether step `k` of a chain of `steps` is guided.
+    pub fn guides(&self, k: usize, steps: usize) -> bool {
+        within(self.window, k, steps)
+    }
+}
+
+/// Whether step `k` of a chain of `steps` lies between two fractions of the steps.
+fn within((from, until): (f64, f64), k: usize, steps: usize) -> bool {
+    // 0.3 times 10 must not be 2.
+    let first = |fraction: f64| (steps as f64 * fraction * (1.0 + 1e-12)).floor() as usize;
+    (first(from)..first(until)).contains(&k)
 }
 
 /// What the target must answer about a state.
@@ -165,7 +208,37 @@ impl dyn Method {
 
     /// Whether the networks are differentiated.
     pub fn differentiates(&self) -> bool {
+        self.drift() != Drift::None
+    }
+
+    /// Whether the gradient shifts a proposal, whose density ratio is weighed.
+    pub fn proposes(&self) -> bool {
         self.drift() == Drift::Gradient
+    }
+
+    /// Whether particles are shifted by gradients without a weight for it.
+    pub fn shifts(&self) -> bool {
+        matches!(self.drift(), Drift::Shift(_))
+    }
+
+    /// Whether its chains are the model's own: nothing weighs or pushes the particles on the way.
+    pub fn has_plain_chains(&self) -> bool {
+        !self.weighs() && !self.differentiates()
+    }
+
+    /// Whether it returns the model's own samples.
+    pub fn is_plain(&self) -> bool {
+        self.has_plain_chains() && self.conclusion() == Conclusion::Keep
+    }
+
+    /// Whether alpha changes its particles, their weights or which of them is kept.
+    pub fn reads_alpha(&self) -> bool {
+        self.conclusion() != Conclusion::Keep
+    }
+
+    /// Whether the run estimates Z: its particles are weighed, or are plain samples.
+    pub fn estimates_z(&self) -> bool {
+        self.weighs() || self.has_plain_chains()
     }
 
     /// Refuses a run that the method cannot do: for what every method is asked, and by [`Method::check`].
@@ -173,7 +246,7 @@ impl dyn Method {
     /// # Errors
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the option.
     pub fn check_all(&self, run: &Circumstances<'_>) -> Result<()> {
-        if let (Drift::Gradient, Some(reward)) = (self.drift(), run.without_gradient) {
+        if let (true, Some(reward)) = (self.differentiates(), run.without_gradient) {
             return Err(Error::usage(format!(
                 "`method` {self} follows the reward's gradient, and {reward} has none"
             ))

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::ddim::Schedule;
 use crate::error::{Error, Result};
-use crate::method::{Circumstances, Das, Method, Need, StepIndex};
+use crate::method::{Circumstances, Das, Guidance, Method, Need, StepIndex};
 use crate::smc::{Rules, Tempering};
 
 /// What to do about values that are not finite.
@@ -120,6 +120,8 @@ pub struct Options {
     /// gradient that it has, and is neither weighed nor resampled: what the moves owe to the weights adds up
     /// until the next gradient. More than 1 leaves the weighing to the host.
     pub gradient_every: usize,
+    /// How far and when a method shifts particles whose shift is not weighed; others do not read it.
+    pub guidance: Guidance,
     /// Fraction of the steps before the first evaluation of a reward, in [0, 1).
     pub tempering_start: f64,
     /// What to do about values that are not finite.
@@ -141,10 +143,17 @@ impl Options {
             method: &Das,
             rules: Das.rules(steps),
             gradient_every: 1,
+            guidance: Das.guidance(),
             tempering_start: 0.0,
             on_nan: OnNan::Drop,
             compat: Compat::Paper,
         }
+    }
+
+    /// The same by another method, with its own settings for a chain of `steps`.
+    #[must_use]
+    pub fn by_method(self, method: &'static dyn Method, steps: usize) -> Options {
+        Options { method, rules: method.rules(steps), guidance: method.guidance(), ..self }
     }
 
     /// The first step that evaluates rewards, of a chain of `steps`.
@@ -165,7 +174,12 @@ impl Options {
     /// Whether step `k` of a chain of `steps` is guided by a gradient that is held.
     pub(super) fn holds(&self, k: usize, steps: usize) -> bool {
         let guided = |k: usize| !(k - self.guided_from(steps)).is_multiple_of(self.gradient_every);
-        self.method.differentiates() && k >= self.guided_from(steps) && guided(k)
+        self.method.proposes() && k >= self.guided_from(steps) && guided(k)
+    }
+
+    /// Whether an engine of a device, which knows no gradients that are held and no shifts, can do the run.
+    pub(super) fn on_any_engine(&self) -> bool {
+        self.gradient_every == 1 && !self.method.shifts()
     }
 
     /// What each transition of a chain of `steps` needs.
@@ -175,6 +189,7 @@ impl Options {
             (_, Some(thins)) if k == thins => Need::Reward,
             (_, Some(thins)) if k < thins => Need::Noise,
             _ if self.holds(k, steps) => Need::Noise,
+            _ if self.method.shifts() && !self.guidance.guides(k, steps) => Need::Noise,
             (Some(step), _) => self.method.need(StepIndex { step, steps: steps - start }),
             (None, _) => Need::Noise,
         };
@@ -268,8 +283,25 @@ impl Options {
             .option("tempering_start")
             .advice("give `tempering_start` a fraction of the steps below 1"));
         }
+        self.check_guidance()?;
         if self.method.weighs() {
             self.rules.tempering.validate(self.rules.ess_threshold)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a guidance that would do nothing, or is no number.
+    fn check_guidance(&self) -> Result<()> {
+        let Guidance { strength, window: (from, until) } = self.guidance;
+        if !(strength.is_finite() && strength > 0.0) {
+            return Err(Error::usage(format!("`guidance_strength` {strength} is not a positive number"))
+                .option("guidance_strength")
+                .advice("give `guidance_strength` a number above 0, or use `method` none"));
+        }
+        if !(0.0 <= from && from < until && until <= 1.0) {
+            return Err(Error::usage(format!("`guidance_window` {from}..{until} is no part of the steps"))
+                .option("guidance_window")
+                .advice("give `guidance_window` two fractions of the steps from 0 to 1, such as 0.3..0.7"));
         }
         Ok(())
     }
@@ -279,9 +311,19 @@ impl Options {
         let (method, start) = (self.method, self.start(steps));
         let needs = self.needs(steps);
         let weighs = |need: &Need| *need != Need::Noise;
-        if needs.iter().any(weighs) != method.weighs() {
+        let asks = needs.iter().any(weighs);
+        if method.shifts() && !asks && !method.weighs() {
+            let (from, until) = self.guidance.window;
             return Err(Error::usage(format!(
-                "the method {method} needs rewards exactly if it weighs by them"
+                "none of {steps} steps is in `guidance_window` {from}..{until}"
+            ))
+            .option("guidance_window")
+            .advice("give more `steps`, or a wider `guidance_window`"));
+        }
+        if asks != (method.weighs() || method.shifts()) || (method.weighs() && method.shifts()) {
+            return Err(Error::usage(format!(
+                "the method {method} needs rewards exactly if it weighs by them or is shifted by their gradient, and \
+                 cannot do both"
             ))
             .option("method")
             .advice("mend the method's answers, or use one of those that ship with the program"));
@@ -290,7 +332,7 @@ impl Options {
         // steps that hold a gradient, and for the thinning, after which the move is not guided.
         let after = self.thins(steps).map_or(0, |k| k + 1);
         let asked: Vec<Need> = (after..steps).filter(|&k| !self.holds(k, steps)).map(|k| needs[k]).collect();
-        if asked.windows(2).any(|pair| weighs(&pair[0]) && !weighs(&pair[1])) {
+        if method.weighs() && asked.windows(2).any(|pair| weighs(&pair[0]) && !weighs(&pair[1])) {
             return Err(Error::usage(format!(
                 "the method {method} weighs at one step and not at the next; once it weighs it must go on"
             ))

@@ -52,12 +52,13 @@ pub struct PromptStep {
     #[serde(serialize_with = "null_if_empty")]
     pub reward: Vec<f64>,
     /// Euclidean lengths of the gradients that guide the move that follows, P; empty without gradients.
-    /// Where nothing is weighed they are held from an earlier step.
+    /// Where a method that weighs weighs nothing, they are held from an earlier step.
     #[serde(serialize_with = "null_if_empty")]
     pub grad_norm: Vec<f64>,
-    /// What this step added to `log_z`.
+    /// What this step added to `log_z`; not a number where the method does not estimate Z.
     pub log_z_increment: f64,
-    /// Log of the estimate of `Z = E[exp(r / alpha)]` so far; -inf once all particles died.
+    /// Log of the estimate of `Z = E[exp(r / alpha)]` so far; -inf once all particles died. Not a number
+    /// where the method does not estimate Z.
     pub log_z: f64,
     /// Distinct initial particles that have descendants after this step, in [1, P].
     pub roots_alive: usize,
@@ -143,7 +144,8 @@ pub struct Population {
     pub log_weights: Vec<f64>,
     /// The same, not in logarithms: they sum to 1.
     pub weights: Vec<f64>,
-    /// Log of the estimate of `Z = E[exp(r / alpha)]` under the plain chain.
+    /// Log of the estimate of `Z = E[exp(r / alpha)]` under the plain chain. Not a number where the method
+    /// does not estimate Z: its moves have no density that is weighed.
     pub log_z: f64,
     /// Half of a 95 % error bar of `log_z`: twice this reaches from the estimate to the truth in about 95 %
     /// of runs, as far as one run can know. From the mean of the final weights where nothing was resampled

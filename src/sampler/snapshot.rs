@@ -17,7 +17,7 @@ use crate::tensor::{HostSlice, Shape, Tensor};
 /// Name of the header's one entry.
 const HEADER: &str = "das-cuda snapshot";
 /// Version of the layout.
-const SCHEMA: u32 = 3;
+const SCHEMA: u32 = 4;
 
 /// What to do about a snapshot that is not whole.
 const AGAIN: &str = "go on from another snapshot, or begin the run anew";
@@ -255,11 +255,12 @@ fn fingerprint(options: &Options, schedule: &Schedule, latents: Shape) -> BTreeM
         method,
         rules,
         gradient_every,
+        guidance,
         tempering_start,
         on_nan: _,
         compat,
     } = options;
-    let list: [(&str, String); 14] = [
+    let list: [(&str, String); 15] = [
         ("seed", seed.to_string()),
         ("prompts", format!("{prompts:?}")),
         ("particles", particles.to_string()),
@@ -271,6 +272,7 @@ fn fingerprint(options: &Options, schedule: &Schedule, latents: Shape) -> BTreeM
         ("ess_threshold", format!("{:?}", rules.ess_threshold)),
         ("max_shift", format!("{:?}", rules.max_shift)),
         ("gradient_every", gradient_every.to_string()),
+        ("guidance", format!("{guidance:?}")),
         ("tempering_start", format!("{tempering_start:?}")),
         ("compat", format!("{compat:?}")),
         ("latents", latents.with_n(1).to_string()),

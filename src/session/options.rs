@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::method::{Das, Method};
+use crate::method::{Das, Drift, Guidance, Method};
 use crate::model::pipeline::{LongPrompts, Size};
 use crate::sampler::{self, Candidates, Compat, OnNan};
 use crate::smc::{Resampler, Rules, Tempering};
@@ -144,6 +144,8 @@ pub struct SampleOptions {
     pub(super) max_shift: Option<f64>,
     pub(super) gradient: Option<Gradient>,
     pub(super) gradient_every: Option<usize>,
+    pub(super) guidance_strength: Option<f64>,
+    pub(super) guidance_window: Option<(f64, f64)>,
     /// For the method `das`, where nothing else was asked for.
     pub(super) tuned: Option<Tuned>,
     pub(super) tempering_start: f64,
@@ -196,6 +198,8 @@ impl SampleOptions {
             max_shift: None,
             gradient: None,
             gradient_every: None,
+            guidance_strength: None,
+            guidance_window: None,
             tuned: None,
             tempering_start: 0.0,
             on_nan: OnNan::Drop,
@@ -251,6 +255,11 @@ impl SampleOptions {
         /// Guided steps from one gradient to the next, at least 1: between them a particle is guided by the
         /// gradient that it has, and is neither weighed nor resampled; else the method's own.
         gradient_every: usize => Some(gradient_every);
+        /// How far the reward's gradient shifts a particle, above 0, for the methods whose shift is not
+        /// weighed and in the units of the method; else the method's own.
+        guidance_strength: f64 => Some(guidance_strength);
+        /// Fractions of the steps, in [0, 1], between which these methods shift; else the method's own.
+        guidance_window: (f64, f64) => Some(guidance_window);
         /// Fraction of the steps before any reward is computed, in [0, 1).
         tempering_start: f64 => tempering_start;
         /// What to do about values that are not finite.
@@ -309,6 +318,8 @@ impl SampleOptions {
             max_shift: None,
             gradient: None,
             gradient_every: None,
+            guidance_strength: None,
+            guidance_window: None,
             candidates: None,
             thin_at: None,
             tempering_start: 0.0,
@@ -345,8 +356,11 @@ impl SampleOptions {
         };
         let later = self.steps.saturating_sub(early);
         let through_unet = self.differentiates() && self.gradient_path() == Gradient::State;
-        let guided =
-            self.guided_steps().min(later).div_ceil(self.gradient_steps().max(1)) * usize::from(through_unet);
+        let guided = match self.method.shifts() {
+            true => (0..self.steps).filter(|&k| self.guidance().guides(k, self.steps)).count(),
+            false => self.guided_steps().min(later).div_ceil(self.gradient_steps().max(1)),
+        };
+        let guided = guided * usize::from(through_unet);
         (self.first_chains() * (self.steps - later) + self.chains() * later, self.chains() * guided)
     }
 
@@ -368,6 +382,9 @@ impl SampleOptions {
 
     /// Which gradient guides the particles, if the method is guided by any.
     pub fn gradient_path(&self) -> Gradient {
+        if let Drift::Shift(_) = self.method.drift() {
+            return Gradient::State;
+        }
         self.gradient.or(self.own_settings().map(|tuned| tuned.gradient)).unwrap_or_default()
     }
 
@@ -375,6 +392,15 @@ impl SampleOptions {
     pub fn gradient_steps(&self) -> usize {
         let own = self.own_settings().filter(|_| self.compat == Compat::Paper);
         self.gradient_every.or(own.map(|tuned| tuned.gradient_every)).unwrap_or(1)
+    }
+
+    /// How far and when the method shifts particles, if it does and does not weigh it.
+    pub fn guidance(&self) -> Guidance {
+        let own = self.method.guidance();
+        Guidance {
+            strength: self.guidance_strength.unwrap_or(own.strength),
+            window: self.guidance_window.unwrap_or(own.window),
+        }
     }
 
     /// Fraction of the steps before the candidates are thinned.
@@ -442,6 +468,7 @@ impl SampleOptions {
             method: self.method,
             rules: self.rules(),
             gradient_every: self.gradient_steps(),
+            guidance: self.guidance(),
             tempering_start: self.tempering_start,
             on_nan: self.on_nan,
             compat: self.compat,

@@ -18,7 +18,7 @@ fn keys(object: &Value) -> Vec<&str> {
 }
 
 /// Options that decide the particles and which of them is returned.
-const DECIDING: [&str; 38] = [
+const DECIDING: [&str; 40] = [
     "prompt",
     "negative_prompt",
     "index",
@@ -54,6 +54,8 @@ const DECIDING: [&str; 38] = [
     "max_shift",
     "gradient",
     "gradient_every",
+    "guidance_strength",
+    "guidance_window",
     "on_nan",
     "compat",
     "select",
@@ -309,6 +311,10 @@ fn every_option_is_recorded() {
     let later = ["--candidates", "2.5", "--thin-at", "0.4", "--tempering-start", "0.5"];
     let thinned = [json!("paper"), json!(2.5), json!(0.4), json!(0.5)];
     assert_eq!(fields("thinned", &later, keys), thinned);
+    let keys = ["guidance_strength", "guidance_window", "gradient", "kl"];
+    let shifted = ["--proposal", "dps", "--guidance-strength", "0.5", "--guidance-window", "0.25..0.75"];
+    let guidance = [json!(0.5), json!("0.25..0.75"), Value::Null, Value::Null];
+    assert_eq!(fields("shifted", &shifted, keys), guidance);
     assert_eq!((&record["output"], &record["image"]), (&json!(text(&out)), &json!(text(&image))));
     assert_eq!(record["quiet"], true);
     assert!(flags.iter().all(|flag| record["command"].as_array().is_some_and(|c| c.contains(&json!(flag)))));

@@ -31,7 +31,10 @@ fn cases() -> Vec<Case> {
         options: Options { method, rules, ..base.clone() },
         deaths: false,
     };
-    let mut cases: Vec<Case> = METHODS.iter().map(|&method| case(method, method.rules(steps))).collect();
+    let mut cases: Vec<Case> = METHODS
+        .iter()
+        .map(|&method| Case { options: base.clone().by_method(method, steps), deaths: false })
+        .collect();
     let temperings = [
         Tempering::Exp { gamma: 0.3 },
         Tempering::Poly { gamma: 0.25, power: 2.0 },

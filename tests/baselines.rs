@@ -1,0 +1,188 @@
+//! The training-free baselines (docs/spec.md 10) against their own formulas: chains of the sampler beside the
+//! same chains in a few lines of f64, on laws in closed form.
+//!
+//! Tolerances: states are f32 of size up to 10, each step rounds a handful of products of that size, and the
+//! chain does not amplify errors: 20 steps of a few 10 x 6e-8 are below 1e-4. The largest error that was
+//! measured stands beside each test.
+
+#[path = "common/laws.rs"]
+mod laws;
+
+use das_cuda::backend::Backend;
+use das_cuda::cpu::Cpu;
+use das_cuda::ddim::{Schedule, SchedulerConfig, Step};
+use das_cuda::method::{Dps, Guidance, METHODS, Method};
+use das_cuda::noise::{Key, Purpose, fill_normals};
+use das_cuda::sampler::{self, Need, Options, Population, Sampler};
+use laws::{Closed, Grid, Law};
+
+const SEED: u64 = 31;
+const STEPS: usize = 20;
+const PARTICLES: usize = 3;
+const PROMPTS: [u32; 2] = [4, 0];
+const TOLERANCE: f64 = 1e-4;
+
+fn chain(eta: f64) -> Schedule {
+    Schedule::new(&SchedulerConfig::stable_diffusion(), STEPS, eta).expect("a chain")
+}
+
+fn options(method: &'static dyn Method) -> Options {
+    let few = Options { prompts: PROMPTS.to_vec(), particles: PARTICLES, ..Options::new(SEED, STEPS) };
+    few.by_method(method, STEPS)
+}
+
+/// All records and the end of a run.
+fn record(
+    target: &Closed<'_, 2, Grid>,
+    schedule: &Schedule,
+    options: Options,
+) -> (Vec<sampler::Step>, Vec<Population>) {
+    let mut sampler = Sampler::new(target.backend, target, schedule, options).expect("options that work");
+    let steps: Vec<_> = (&mut sampler).map(|step| step.expect("a step")).collect();
+    assert_eq!(steps.len(), sampler.steps());
+    let end = sampler.populations().expect("populations");
+    (steps, end)
+}
+
+fn ends(options: Options, schedule: &Schedule) -> Vec<Vec<[f64; 2]>> {
+    let cpu = Cpu::new();
+    let target = Closed::new(&cpu, Grid);
+    let (_, end) = record(&target, schedule, options);
+    end.iter().map(|population| target.states(&population.x).expect("states")).collect()
+}
+
+/// The two normals of a particle.
+fn normals(prompt: u32, particle: u32, step: u32, purpose: Purpose) -> [f64; 2] {
+    let mut z = [0.0; 2];
+    fill_normals(&Key { seed: SEED, prompt, particle, step, purpose }, &mut z);
+    z.map(f64::from)
+}
+
+/// `a x + b y` of each element.
+fn add(a: f64, x: [f64; 2], b: f64, y: [f64; 2]) -> [f64; 2] {
+    [a * x[0] + b * y[0], a * x[1] + b * y[1]]
+}
+
+/// The next state of the model's chain from what is predicted of one.
+fn moved(step: &Step, x0: [f64; 2], eps: [f64; 2], z: [f64; 2]) -> [f64; 2] {
+    let mean = add(step.mean.first, x0, step.mean.second, eps);
+    add(1.0, mean, step.variance.sqrt(), z)
+}
+
+/// The largest error of the ends of a run beside those that `chain` computes of each prompt and particle.
+fn worst(ends: &[Vec<[f64; 2]>], chain: impl Fn(u32, u32) -> [f64; 2]) -> f64 {
+    let mut worst = 0.0_f64;
+    for (&prompt, ends) in PROMPTS.iter().zip(ends) {
+        for (particle, end) in (0..).zip(ends) {
+            let exact = chain(prompt, particle);
+            worst = worst.max((end[0] - exact[0]).abs()).max((end[1] - exact[1]).abs());
+        }
+    }
+    worst
+}
+
+/// DPS: the next state of the chain plus `zeta grad_x r(x0(x))`, in the window, with noise and without.
+/// Measured: 2.4e-6.
+#[test]
+fn dps_adds_a_multiple_of_the_gradient() {
+    // A strength of 1 drives this law's states off to hundreds, as in docs/spec.md 9.
+    for (eta, strength, window) in
+        [(1.0, 0.05, (0.0, 1.0)), (0.0, 0.02, (0.0, 1.0)), (0.6, 0.1, (0.25, 0.75))]
+    {
+        let schedule = chain(eta);
+        let guidance = Guidance { strength, window, ..Dps.guidance() };
+        let found = ends(Options { guidance, ..options(&Dps) }, &schedule);
+        let error = worst(&found, |prompt, particle| {
+            let mut x = normals(prompt, particle, 0, Purpose::Initial);
+            for (k, step) in schedule.steps.iter().enumerate() {
+                let seen = Grid.evaluate(x, step);
+                x = moved(step, seen.x0, seen.eps, normals(prompt, particle, k as u32, Purpose::Move));
+                if (STEPS as f64 * window.0..STEPS as f64 * window.1).contains(&(k as f64)) {
+                    x = add(1.0, x, strength, seen.grad);
+                }
+            }
+            x
+        });
+        println!("dps, eta {eta}, {strength} in {window:?}: {error:e}");
+        assert!(error < TOLERANCE, "{error}");
+    }
+}
+
+/// What is asked of the target, what the records say of a shift that is not weighed, and that no weight, no
+/// resampling and no Z come of it.
+#[test]
+fn shifts_are_neither_weighed_nor_resampled() {
+    let (cpu, schedule) = (Cpu::new(), chain(1.0));
+    for &method in METHODS.iter().filter(|method| method.shifts()) {
+        let target = Closed::new(&cpu, Grid);
+        let (steps, end) = record(&target, &schedule, options(method));
+        let asked: Vec<Need> = target.evaluations.lock().unwrap().iter().map(|(_, need)| *need).collect();
+        let shifted = |need: &Need| *need >= Need::Gradient;
+        assert_eq!(asked.len(), steps.len() - 1, "{method}");
+        for (step, need) in steps.iter().zip(asked.iter().map(Some).chain([None])) {
+            for prompt in &step.prompts {
+                let guided = need.is_some_and(shifted);
+                assert_eq!(prompt.grad_norm.len(), if guided { 3 } else { 0 });
+                assert_eq!(prompt.reward.len(), if guided || need.is_none() { 3 } else { 0 });
+                assert!(!prompt.resampled && prompt.log_z.is_nan() && prompt.log_z_increment.is_nan());
+                assert!((prompt.ess - 3.0).abs() < 1e-12 && prompt.roots_alive == 3);
+            }
+        }
+        for population in end {
+            assert!(population.log_z.is_nan() && population.log_z_error.is_none());
+            assert!(population.weights.iter().all(|w| (w - 1.0 / 3.0).abs() < 1e-12));
+        }
+    }
+}
+
+/// A particle's chain is the same bits alone and beside others.
+#[test]
+fn particles_do_not_depend_on_their_company() {
+    let schedule = chain(1.0);
+    for &method in METHODS.iter().filter(|method| method.shifts()) {
+        let together = ends(options(method), &schedule);
+        let alone = ends(Options { particles: 1, prompts: vec![0], ..options(method) }, &schedule);
+        assert_eq!(alone[0][0], together[1][0], "{method}");
+    }
+}
+
+/// A gradient that is not finite shifts nothing, once, and is told.
+#[test]
+fn a_gradient_that_is_not_finite_shifts_nothing() {
+    let (cpu, schedule) = (Cpu::new(), chain(1.0));
+    let at = schedule.steps[5].t;
+    let mut target = Closed::new(&cpu, Grid);
+    target.spoil = Some(Box::new(move |t, id, seen| {
+        if t == at && (id.prompt, id.particle) == (4, 1) {
+            seen.grad[0] = f64::NAN;
+        }
+    }));
+    let (steps, end) = record(&target, &schedule, options(&Dps));
+    let told: Vec<_> = steps.iter().flat_map(|step| &step.non_finite).collect();
+    assert!(
+        told.len() == 1 && told[0].quantity == sampler::Quantity::Gradient && told[0].step == 5,
+        "{told:?}"
+    );
+    let x = cpu.download(&end[0].x).expect("states");
+    let unspoilt = ends(options(&Dps), &schedule);
+    assert!(x.iter().all(|x| x.is_finite()));
+    assert_eq!(f64::from(x[0]), unspoilt[0][0][0]);
+    assert_ne!(f64::from(x[2]), unspoilt[0][1][0]);
+}
+
+#[test]
+fn a_guidance_that_makes_no_sense_is_refused() {
+    let (cpu, schedule) = (Cpu::new(), chain(1.0));
+    for (guidance, named) in [
+        (Guidance { strength: 0.0, ..Dps.guidance() }, "`guidance_strength`"),
+        (Guidance { strength: f64::NAN, ..Dps.guidance() }, "`guidance_strength`"),
+        (Guidance { window: (0.5, 0.5), ..Dps.guidance() }, "`guidance_window`"),
+        (Guidance { window: (-0.1, 0.5), ..Dps.guidance() }, "`guidance_window`"),
+        (Guidance { window: (0.51, 0.54), ..Dps.guidance() }, "none of 20 steps is in `guidance_window`"),
+    ] {
+        let target = Closed::new(&cpu, Grid);
+        let refused = Sampler::new(&cpu, target, &schedule, Options { guidance, ..options(&Dps) });
+        let error = refused.err().expect("refused").to_string();
+        assert!(error.contains(named), "{error}");
+    }
+}
