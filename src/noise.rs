@@ -39,6 +39,8 @@ pub enum Purpose {
     Data = 6,
     /// The seeds of further populations of a prompt ([`population_seed`]).
     Population = 7,
+    /// The uniform by which a particle's next state is chosen among several.
+    Choose = 8,
 }
 
 /// Who asks for numbers, and for what.

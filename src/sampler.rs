@@ -7,6 +7,7 @@
 //! ancestor is chosen. Every random number is keyed by (seed, prompt, particle, step, purpose), so a prompt's
 //! particles do not depend on which other prompts run beside it.
 
+mod choose;
 mod genealogy;
 mod host;
 mod options;
@@ -66,6 +67,10 @@ pub struct Sampler<'a> {
     torn: bool,
     /// Slots whose death has been reported.
     dead: Vec<bool>,
+    /// What is known of the latest latents, where they were chosen among several; else they are evaluated.
+    seen: Option<Evaluation>,
+    /// Which of several next states each slot took in the step to yield; empty where there was one.
+    chosen: Vec<u32>,
     /// What guides the steps until the next gradient, where there are any.
     held: Option<Held>,
     /// Of each prompt.
@@ -116,6 +121,8 @@ impl<'a> Sampler<'a> {
             stopped: false,
             torn: false,
             dead: vec![false; ids.len()],
+            seen: None,
+            chosen: Vec::new(),
             held: None,
             families: vec![Genealogy::new(first); options.prompts.len()],
             end: None,
@@ -184,6 +191,14 @@ impl<'a> Sampler<'a> {
     /// Steps that this run yields: one per transition, and the final event.
     pub fn steps(&self) -> usize {
         self.schedule.len() + 1
+    }
+
+    /// States that the next step has the networks evaluate, without the scores of the end.
+    pub fn next_states(&self) -> usize {
+        let left = self.schedule.len().saturating_sub(self.next);
+        let own = if left == 0 || self.seen.is_some() { 0 } else { self.ids.len() };
+        let chooses = self.options.method.chooses() && self.options.duplicates > 1 && left > 1;
+        own + if chooses { self.options.duplicates * self.ids.len() } else { 0 }
     }
 
     /// The latents of all slots after the step yielded last, `(B P, h, w, c)`.
@@ -342,7 +357,10 @@ impl<'a> Sampler<'a> {
         let k = self.next + self.latents.len() - 1;
         let (x, step, need) = (&self.latents[self.latents.len() - 1], &self.schedule.steps[k], self.needs[k]);
         let _range = range(self.backend, &format!("step {k}"));
-        let evaluation = self.target.evaluate(x, &self.ids, step, need)?;
+        let evaluation = match self.seen.take() {
+            Some(seen) => seen,
+            None => self.target.evaluate(x, &self.ids, step, need)?,
+        };
         let shape = x.shape();
         assert_eq!(
             (evaluation.x0.shape(), evaluation.eps.shape()),
@@ -366,24 +384,36 @@ impl<'a> Sampler<'a> {
             Event::Step(k.saturating_sub(self.start))
         };
         let fewer = thins.then(|| identities(&self.options.prompts, self.options.particles));
-        self.engine.submit(StepInput {
+        let advance = Advance {
+            mean_x0: step.mean.first as f32,
+            mean_eps: step.mean.second as f32,
+            variance: step.variance as f32,
+            kappa: step.kappa as f32,
+            seed: self.options.seed,
+            step: k as u32,
+            purpose: Purpose::Move,
+            ids: fewer.as_ref().unwrap_or(&self.ids),
+        };
+        let next = self.engine.submit(StepInput {
             x,
             particles: Particles { x0: &evaluation.x0, eps: &evaluation.eps, grad },
             event: scores.filter(|_| method.weighs()).map(|scores| (event, scores)),
             held: held.map_or(&[], |held| &held.lambdas),
             shift: &shift,
-            look: scores.filter(|_| method.shifts()),
-            advance: Advance {
-                mean_x0: step.mean.first as f32,
-                mean_eps: step.mean.second as f32,
-                variance: step.variance as f32,
-                kappa: step.kappa as f32,
-                seed: self.options.seed,
-                step: k as u32,
-                purpose: Purpose::Move,
-                ids: fewer.as_ref().unwrap_or(&self.ids),
-            },
-        })
+            look: scores.filter(|_| !method.weighs()),
+            advance,
+        })?;
+        if !method.chooses() {
+            return Ok(next);
+        }
+        // Without noise all next states are one.
+        if step.variance == 0.0 || self.options.duplicates == 1 {
+            self.chosen = vec![0; self.ids.len()];
+            return Ok(next);
+        }
+        let choose::Chosen { x, which, seen } = self.choose(k, &next, &evaluation, advance)?;
+        (self.chosen, self.seen) = (which, seen);
+        Ok(x)
     }
 
     /// The final event.

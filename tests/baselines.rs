@@ -11,9 +11,10 @@ mod laws;
 use das_cuda::backend::Backend;
 use das_cuda::cpu::Cpu;
 use das_cuda::ddim::{Schedule, SchedulerConfig, Step};
-use das_cuda::method::{Dps, Guidance, METHODS, Method};
-use das_cuda::noise::{Key, Purpose, fill_normals};
+use das_cuda::method::{Dps, Fk, Guidance, METHODS, Method, Plain, Svdd};
+use das_cuda::noise::{Key, Purpose, fill_normals, uniforms};
 use das_cuda::sampler::{self, Need, Options, Population, Sampler};
+use das_cuda::smc::{Potentials, Rules, Tempering};
 use laws::{Closed, Grid, Law};
 
 const SEED: u64 = 31;
@@ -139,7 +140,7 @@ fn shifts_are_neither_weighed_nor_resampled() {
 #[test]
 fn particles_do_not_depend_on_their_company() {
     let schedule = chain(1.0);
-    for &method in METHODS.iter().filter(|method| method.shifts()) {
+    for &method in METHODS.iter().filter(|method| method.shifts() || method.chooses()) {
         let together = ends(options(method), &schedule);
         let alone = ends(Options { particles: 1, prompts: vec![0], ..options(method) }, &schedule);
         assert_eq!(alone[0][0], together[1][0], "{method}");
@@ -185,4 +186,134 @@ fn a_guidance_that_makes_no_sense_is_refused() {
         let error = refused.err().expect("refused").to_string();
         assert!(error.contains(named), "{error}");
     }
+}
+
+/// The log-weights of each event before any resampling, of particles that are never resampled: `log G_k` is
+/// the difference, maximum or sum of the rewards so far, and the final event makes the product `exp(r /
+/// alpha)`. Measured: 7.1e-15.
+#[test]
+fn fk_potentials_are_those_of_the_paper_and_telescope() {
+    let (cpu, schedule, alpha) = (Cpu::new(), chain(1.0), 1.7);
+    let temperings = [Tempering::None, Tempering::Exp { gamma: 0.1 }];
+    for (potentials, tempering) in Potentials::ALL.into_iter().flat_map(|p| temperings.map(|t| (p, t))) {
+        let target = Closed::new(&cpu, Grid);
+        let rules = Rules { tempering, ess_threshold: 0.0, potentials, ..Fk.rules(STEPS) };
+        let run = Options { rules, alpha, weigh_every: 3, ..options(&Fk) };
+        let (steps, end) = record(&target, &schedule, run);
+        for (b, population) in end.iter().enumerate() {
+            let mut seen: Vec<Vec<f64>> = vec![Vec::new(); PARTICLES];
+            let mut total = vec![0.0; PARTICLES];
+            for step in &steps {
+                let prompt = &step.prompts[b];
+                let last = step.step == STEPS;
+                assert_eq!(prompt.reward.is_empty(), !last && (step.step < 4 || (step.step - 4) % 3 != 0));
+                for (p, reward) in prompt.reward.iter().enumerate() {
+                    let l = prompt.lambda * reward / alpha;
+                    let before = seen[p].last().copied().unwrap_or(0.0);
+                    seen[p].push(l);
+                    let log_g = match potentials {
+                        _ if last => l - total[p],
+                        Potentials::Difference => l - before,
+                        Potentials::Max => seen[p].iter().copied().fold(f64::NEG_INFINITY, f64::max),
+                        _ => seen[p].iter().sum(),
+                    };
+                    total[p] += log_g;
+                    let error = (prompt.log_w_increment[p] - log_g).abs() / log_g.abs().max(1.0);
+                    assert!(error < 1e-12, "{potentials}, step {}: {error:e}", step.step);
+                }
+            }
+            for (total, reward) in total.iter().zip(&population.rewards) {
+                assert!((total - reward / alpha).abs() < 1e-12 * total.abs().max(1.0), "{total}");
+            }
+        }
+    }
+}
+
+/// SVDD with alpha 0 and above: in f64, of the M next states the one of the largest reward, or by the softmax
+/// and the particle's own uniform. Measured: 1.9e-6.
+#[test]
+fn svdd_chooses_among_next_states_by_the_softmax_of_their_rewards() {
+    let schedule = chain(1.0);
+    for (alpha, duplicates) in [(0.0, 4), (0.3, 5), (2.0, 2), (0.0, 1)] {
+        let found = ends(Options { alpha, duplicates, ..options(&Svdd) }, &schedule);
+        let error = worst(&found, |prompt, particle| {
+            let mut x = normals(prompt, particle, 0, Purpose::Initial);
+            for (k, step) in schedule.steps.iter().enumerate() {
+                let seen = Grid.evaluate(x, step);
+                let next: Vec<[f64; 2]> = (0..duplicates as u32)
+                    .map(|m| normals(prompt, particle + (m << 20), k as u32, Purpose::Move))
+                    .map(|z| moved(step, seen.x0, seen.eps, z))
+                    .collect();
+                let value = |x: &[f64; 2]| match schedule.steps.get(k + 1) {
+                    Some(next) => Grid.evaluate(*x, next).reward,
+                    None => Grid.reward(*x),
+                };
+                let values: Vec<f64> = next.iter().map(value).collect();
+                let largest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let m = if alpha == 0.0 {
+                    values.iter().position(|v| *v == largest)
+                } else {
+                    let w: Vec<f64> = values.iter().map(|v| ((v - largest) / alpha).exp()).collect();
+                    let key = Key { seed: SEED, prompt, particle, step: k as u32, purpose: Purpose::Choose };
+                    let u = uniforms(key).draw() * w.iter().sum::<f64>();
+                    (0..w.len()).find(|m| u < w[..=*m].iter().sum())
+                };
+                x = next[m.expect("one of them")];
+            }
+            x
+        });
+        println!("svdd, alpha {alpha}, {duplicates} next states: {error:e}");
+        assert!(error < TOLERANCE, "{error}");
+    }
+    let plain = ends(options(&Plain), &schedule);
+    assert_eq!(ends(Options { duplicates: 1, ..options(&Svdd) }, &schedule), plain);
+}
+
+/// What the records say of a choice, how often the networks are asked, and that every reward counts.
+#[test]
+fn svdd_evaluates_every_next_state_once() {
+    let (cpu, schedule, duplicates) = (Cpu::new(), chain(1.0), 3);
+    let mut target = Closed::new(&cpu, Grid);
+    // The first of the next states is never chosen where its reward is not finite.
+    target.spoil = Some(Box::new(|_, id, seen| {
+        if (id.prompt, id.particle) == (4, 1) {
+            seen.reward = f64::NAN;
+        }
+    }));
+    let run = Options { duplicates, ..options(&Svdd) };
+    let mut sampler = Sampler::new(&cpu, &target, &schedule, run).expect("options that work");
+    let mut states = 0;
+    loop {
+        states += sampler.next_states();
+        let Some(step) = sampler.next() else { break };
+        let step = step.expect("a step");
+        for prompt in &step.prompts {
+            let last = step.step == STEPS;
+            assert_eq!(prompt.chosen.len(), if last { 0 } else { PARTICLES });
+            assert!(prompt.chosen.iter().all(|m| *m < duplicates as u32));
+            assert_eq!(prompt.reward.is_empty(), step.step == 0);
+            assert!(prompt.log_z.is_nan() && !prompt.collapsed && !prompt.resampled);
+            assert_eq!(prompt.log_w_increment, [0.0; PARTICLES]);
+        }
+    }
+    let asked = target.evaluations.lock().unwrap();
+    let slots = PARTICLES * PROMPTS.len();
+    assert_eq!(asked.len(), 1 + duplicates * (STEPS - 1));
+    assert_eq!(states, slots * asked.len());
+    assert!(asked[0].1 == Need::Noise && asked[1..].iter().all(|(_, need)| *need == Need::Reward));
+}
+
+/// A larger alpha takes more than the best, and M next states with alpha 0 raise the reward.
+#[test]
+fn svdd_raises_the_reward() {
+    let mean = |method: &'static dyn Method, alpha: f64| {
+        let (cpu, schedule) = (Cpu::new(), chain(1.0));
+        let target = Closed::new(&cpu, Grid);
+        let run = Options { alpha, particles: 200, prompts: vec![0], ..options(method) };
+        let (_, end) = record(&target, &schedule, run);
+        end[0].rewards.iter().sum::<f64>() / 200.0
+    };
+    let [plain, soft, hard] = [mean(&Plain, 1.0), mean(&Svdd, 5.0), mean(&Svdd, 0.0)];
+    println!("plain {plain}, alpha 5 {soft}, alpha 0 {hard}");
+    assert!(plain + 1.0 < soft && soft < hard, "{plain} {soft} {hard}");
 }

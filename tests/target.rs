@@ -15,7 +15,7 @@ use das_cuda::model::pipeline::{LongPrompts, Pipeline, Prompt};
 use das_cuda::noise::Purpose;
 use das_cuda::reward::{self, Reward, Spec, Sum};
 use das_cuda::sampler::{Evaluation, Need, Options, Population, Sampler, Target};
-use das_cuda::smc::{Resampler, Rules, Tempering};
+use das_cuda::smc::{Potentials, Resampler, Rules, Tempering};
 use das_cuda::tape::Recompute;
 use das_cuda::target::{Diffusion, Gradient, Settings};
 use das_cuda::tensor::{HostSlice, Shape, Tensor};
@@ -276,7 +276,13 @@ fn short(prompts: &[u32], steps: usize) -> Options {
         prompts: prompts.to_vec(),
         particles: 3,
         alpha: 0.05,
-        rules: Rules { tempering, resampler: Resampler::Ssp, ess_threshold: 0.9, max_shift: None },
+        rules: Rules {
+            tempering,
+            resampler: Resampler::Ssp,
+            ess_threshold: 0.9,
+            max_shift: None,
+            potentials: Potentials::Difference,
+        },
         ..Options::new(11, steps)
     }
 }

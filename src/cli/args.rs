@@ -13,6 +13,7 @@ use crate::ddim::{Chain, Prediction};
 use crate::method::{self, METHODS, Method};
 use crate::sampler::{Compat, OnNan};
 use crate::session::{Checkpointing, Device, Dtype, LongPrompts, Preset};
+use crate::smc::Potentials;
 use crate::target::Gradient;
 
 /// Test-time alignment of diffusion models: Sequential Monte Carlo with reward gradients.
@@ -71,7 +72,7 @@ pub enum Command {
 }
 
 /// Options whose value is a number.
-const NUMBERS: [&str; 26] = [
+const NUMBERS: [&str; 28] = [
     "width",
     "height",
     "count",
@@ -89,6 +90,8 @@ const NUMBERS: [&str; 26] = [
     "ess_threshold",
     "max_shift",
     "gradient_every",
+    "weigh_every",
+    "duplicates",
     "guidance_strength",
     "normalise_pictures",
     "checkpoint_every",
@@ -239,7 +242,7 @@ pub struct Sample {
     pub normalise_pictures: Option<usize>,
     /// Strength of the prior, alpha in p(x) exp(r(x)/alpha) [default: the reward's own (below), 0.05 for
     /// the aesthetic reward of `shapes`; with --normalise 0.01, where a standard deviation is worth 100, and
-    /// 0.12 for that of `shapes`]
+    /// 0.12 for that of `shapes`; for svdd 0, which takes the largest reward]
     #[arg(long = "kl", visible_aliases = ["alpha", "kl-coeff"], value_name = "ALPHA", help_heading = "Alignment")]
     pub kl: Option<f64>,
     /// How particles are proposed and weighted
@@ -266,16 +269,18 @@ pub struct Sample {
     #[arg(long, value_name = "M", default_value_t = 1, help_heading = "Alignment")]
     pub populations: usize,
     /// How the reward is switched on along the chain: exp, poly:POWER, adaptive, none [default: exp; none for
-    /// tds, with --candidates, and for das with the aesthetic reward of `shapes`]
+    /// tds and fk, with --candidates, and for das with the aesthetic reward of `shapes`]
     #[arg(long, value_name = "T", help_heading = "Alignment")]
     pub tempering: Option<String>,
     /// Speed of `exp` and `poly` tempering [default: full reward from 87 % of the steps on]
     #[arg(long, value_name = "G", help_heading = "Alignment")]
     pub gamma: Option<f64>,
     /// Fraction of the steps before any reward is computed; with --candidates, before guidance begins
-    #[arg(long, default_value_t = 0.0, value_name = "F", help_heading = "Alignment")]
-    pub tempering_start: f64,
-    /// ssp, systematic, stratified, residual or multinomial [default: ssp; systematic for tds]
+    /// [default: 0; 0.2 for fk]
+    #[arg(long, value_name = "F", help_heading = "Alignment")]
+    pub tempering_start: Option<f64>,
+    /// ssp, systematic, stratified, residual or multinomial [default: ssp; systematic for tds,
+    /// multinomial for fk]
     #[arg(long, value_name = "R", help_heading = "Alignment")]
     pub resample: Option<String>,
     /// Resample when the effective sample size falls below this fraction of the particles; 0 never
@@ -295,6 +300,18 @@ pub struct Sample {
     /// `shapes`]
     #[arg(long, value_name = "K", help_heading = "Alignment")]
     pub gradient_every: Option<usize>,
+    /// What an event multiplies weights by, of the rewards l that a particle has had, tempered and over alpha:
+    /// diff, exp(l - the last l); max, exp(the largest l so far); sum, exp(the sum of l so far). The end
+    /// multiplies by what is left of exp(r / alpha) [default: diff; max for fk]
+    #[arg(long, value_name = "diff|max|sum", help_heading = "Alignment")]
+    pub potential: Option<Potentials>,
+    /// For bootstrap and fk: weigh and resample at every K-th step [default: 1; a fifth of the steps for fk]
+    #[arg(long, value_name = "K", help_heading = "Alignment")]
+    pub weigh_every: Option<usize>,
+    /// For svdd: next states that are drawn for each particle at every step, of which one goes on
+    /// [default: 20]
+    #[arg(long, value_name = "M", help_heading = "Alignment")]
+    pub duplicates: Option<usize>,
     /// For the methods whose shift by the gradient is not weighed, how far: dps adds this times the gradient
     /// to the state [default: 1 for dps]
     #[arg(long, value_name = "S", help_heading = "Alignment")]

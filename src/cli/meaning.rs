@@ -84,11 +84,14 @@ fn of_method(args: &Sample) -> Result<()> {
         ("--tempering", args.tempering.is_some(), method.weighs()),
         ("--gamma", args.gamma.is_some(), method.weighs()),
         ("--resample", args.resample.is_some(), method.weighs()),
-        ("--tempering-start", args.tempering_start != 0.0, method.weighs()),
+        ("--tempering-start", args.tempering_start.is_some(), method.weighs()),
+        ("--potential", args.potential.is_some(), method.weighs()),
+        ("--weigh-every", args.weigh_every.is_some(), method.weighs() && !method.proposes()),
         ("--ess-threshold", args.ess_threshold.is_some(), method.weighs()),
         ("--max-shift", args.max_shift.is_some(), method.proposes()),
         ("--gradient", args.gradient.is_some(), method.proposes()),
         ("--gradient-every", args.gradient_every.is_some(), method.proposes()),
+        ("--duplicates", args.duplicates.is_some(), method.chooses()),
         ("--guidance-strength", args.guidance_strength.is_some(), method.shifts()),
         ("--guidance-window", args.guidance_window.is_some(), method.shifts()),
         ("--kl", args.kl.is_some(), method.reads_alpha()),
@@ -140,6 +143,8 @@ pub fn micro_batch(args: &Sample, particles: usize) -> Option<String> {
 fn readers(flag: &str) -> String {
     let (reads, why): (fn(&'static dyn Method) -> bool, &str) = match flag {
         "--max-shift" | "--gradient" | "--gradient-every" => (|m| m.proposes(), ""),
+        "--weigh-every" => (|m| m.weighs() && !m.proposes(), ""),
+        "--duplicates" => (|m| m.chooses(), ""),
         "--guidance-strength" | "--guidance-window" => (|m| m.shifts(), ""),
         _ if flag.starts_with("--checkpointing") => {
             (|m| m.differentiates(), ", which keep activations for a gradient")

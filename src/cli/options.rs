@@ -45,7 +45,6 @@ pub struct Options {
     /// Of each prompt.
     pub populations: usize,
     pub rules: Rules,
-    pub tempering_start: f64,
     pub on_nan: OnNan,
     pub compat: Compat,
     /// Directory for the prompts' folders.
@@ -154,7 +153,6 @@ impl Options {
             particles: sample.particle_count(),
             populations: sample.population_count(),
             rules: sample.rules(),
-            tempering_start: args.tempering_start,
             on_nan: args.on_nan,
             compat: args.compat,
             output,
@@ -286,7 +284,6 @@ fn sample(args: &Sample, builder: &SessionBuilder) -> Result<SampleOptions> {
         .long_prompts(args.long_prompts)
         .method(args.proposal)
         .populations(args.populations)
-        .tempering_start(args.tempering_start)
         .on_nan(args.on_nan)
         .compat(args.compat)
         .checkpointing(args.checkpointing);
@@ -328,6 +325,18 @@ fn sample(args: &Sample, builder: &SessionBuilder) -> Result<SampleOptions> {
     }
     if let Some(steps) = args.gradient_every {
         options = options.gradient_every(steps);
+    }
+    if let Some(fraction) = args.tempering_start {
+        options = options.tempering_start(fraction);
+    }
+    if let Some(potential) = args.potential {
+        options = options.potential(potential);
+    }
+    if let Some(steps) = args.weigh_every {
+        options = options.weigh_every(steps);
+    }
+    if let Some(duplicates) = args.duplicates {
+        options = options.duplicates(duplicates);
     }
     if let Some(strength) = args.guidance_strength {
         options = options.guidance_strength(strength);

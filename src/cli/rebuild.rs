@@ -46,7 +46,7 @@ const PLAIN: [(&str, &str); 26] = [
 ];
 
 /// Entries whose flag has another name, or is one of those that some methods do not read.
-const OTHER: [(&str, &str, &str); 12] = [
+const OTHER: [(&str, &str, &str); 15] = [
     ("index", "first_index", "first-index"),
     ("proposal", "proposal", "proposal"),
     ("candidates", "candidates", "candidates"),
@@ -55,6 +55,9 @@ const OTHER: [(&str, &str, &str); 12] = [
     ("ess_threshold", "ess_threshold", "ess-threshold"),
     ("max_shift", "max_shift", "max-shift"),
     ("gradient_every", "gradient_every", "gradient-every"),
+    ("potential", "potential", "potential"),
+    ("weigh_every", "weigh_every", "weigh-every"),
+    ("duplicates", "duplicates", "duplicates"),
     ("guidance_strength", "guidance_strength", "guidance-strength"),
     ("guidance_window", "guidance_window", "guidance-window"),
     ("compat", "compat", "compat"),
@@ -72,7 +75,7 @@ const SWITCHES: [(&str, bool, &str, &str); 6] = [
 ];
 
 /// Options that depend on the method; another method has its own.
-const OF_METHOD: [&str; 14] = [
+const OF_METHOD: [&str; 17] = [
     "candidates",
     "thin_at",
     "tempering",
@@ -83,6 +86,9 @@ const OF_METHOD: [&str; 14] = [
     "max_shift",
     "gradient",
     "gradient_every",
+    "potential",
+    "weigh_every",
+    "duplicates",
     "guidance_strength",
     "guidance_window",
     "compat",

@@ -82,6 +82,7 @@ mod tests {
                 "ancestors",
                 "reward",
                 "grad_norm",
+                "chosen",
                 "log_z_increment",
                 "log_z",
                 "roots_alive",

@@ -10,7 +10,9 @@ mod best_of_n;
 mod bootstrap;
 mod das;
 mod dps;
+mod fk;
 mod none;
+mod svdd;
 mod tds;
 mod vocabulary;
 
@@ -18,14 +20,16 @@ pub use best_of_n::{BestOfN, at_equal_cost as best_of_n_at_equal_cost};
 pub use bootstrap::Bootstrap;
 pub use das::Das;
 pub use dps::Dps;
+pub use fk::Fk;
 pub use none::Plain;
+pub use svdd::Svdd;
 pub use tds::Tds;
 pub use vocabulary::{Circumstances, Conclusion, Drift, Guidance, Method, Need, Potential, Shift, StepIndex};
 
 use crate::error::{Error, Result};
 
 /// The methods that ship with the program, in the order in which help lists them. The first is the default.
-pub static METHODS: &[&dyn Method] = &[&Das, &Tds, &Bootstrap, &Dps, &Plain, &BestOfN];
+pub static METHODS: &[&dyn Method] = &[&Das, &Tds, &Bootstrap, &Fk, &Svdd, &Dps, &Plain, &BestOfN];
 
 /// The method of [`METHODS`] with this name or alias.
 ///

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::smc::temper::default_gamma;
-use crate::smc::{Resampler, Rules, Tempering, Weights};
+use crate::smc::{Potentials, Resampler, Rules, Tempering, Weights};
 
 /// A way of aligning samples to a reward.
 pub trait Method: Send + Sync {
@@ -32,10 +32,11 @@ pub trait Method: Send + Sync {
 
     /// What the target must answer at a guided step. Once a step has asked for a reward, every later one
     /// must.
-    fn need(&self, _at: StepIndex) -> Need {
+    fn need(&self, at: StepIndex) -> Need {
         match (self.potential(), self.drift()) {
             (_, Drift::Gradient | Drift::Shift(Shift::Constant)) => Need::Gradient,
             (Potential::Twisted, Drift::None) => Need::Reward,
+            (Potential::None, Drift::None) if self.duplicates().is_some() && at.step > 0 => Need::Reward,
             (Potential::None, Drift::None) => Need::Noise,
         }
     }
@@ -54,7 +55,33 @@ pub trait Method: Send + Sync {
             resampler: Resampler::Ssp,
             ess_threshold: 0.5,
             max_shift: None,
+            potentials: Potentials::Difference,
         }
+    }
+
+    /// Fraction of the steps before the first evaluation of a reward, in [0, 1), where the user gives no
+    /// other; for a method that weighs.
+    fn start(&self) -> f64 {
+        0.0
+    }
+
+    /// Steps from one event to the next of a chain of `steps`, at least 1, where the user gives no other; for
+    /// a method that weighs and whose proposal is the model's own move.
+    fn weigh_every(&self, _steps: usize) -> usize {
+        1
+    }
+
+    /// Next states that are drawn for each particle at every step where the user says nothing else, at least
+    /// 1; one of them goes on, by the softmax of their rewards over alpha. `None` for a method that does not
+    /// choose. One that does has [`Potential::None`].
+    fn duplicates(&self) -> Option<usize> {
+        None
+    }
+
+    /// Alpha where the user gives no other; `None`: that of the reward. 0, for a method that chooses: the
+    /// largest reward is chosen.
+    fn alpha(&self) -> Option<f64> {
+        None
     }
 
     /// How far and when particles are shifted where the user says nothing else; for a method with
@@ -63,10 +90,10 @@ pub trait Method: Send + Sync {
         Guidance { strength: 1.0, window: (0.0, 1.0) }
     }
 
-    /// Whether the chain must add noise. A method that resamples needs it: without noise the copies of a
-    /// particle stay alike for ever.
+    /// Whether the chain must add noise. A method that resamples or chooses needs it: without noise the
+    /// copies of a particle stay alike for ever.
     fn needs_noise(&self) -> bool {
-        self.potential() != Potential::None
+        self.potential() != Potential::None || self.duplicates().is_some()
     }
 
     /// Refuses what else the method cannot do. That a drift by gradients needs a reward with gradients, and
@@ -105,9 +132,9 @@ pub struct Circumstances<'a> {
 pub enum Potential {
     /// Nothing: steps are neither weighed nor resampled.
     None,
-    /// The tempered reward of the predicted clean image as the log twist, `psi = lambda r / alpha`. A step
-    /// weighs by `psi` minus the ancestor's `psi` plus `log p - log m` of the move between (docs/spec.md
-    /// 1.4).
+    /// The tempered reward of the predicted clean image as the log twist, `psi = lambda r / alpha`, or what
+    /// other [`Potentials`] make of it. A step weighs by `psi` minus the ancestor's `psi` plus `log p - log
+    /// m` of the move between (docs/spec.md 1.4, 10.2).
     Twisted,
 }
 
@@ -221,9 +248,14 @@ impl dyn Method {
         matches!(self.drift(), Drift::Shift(_))
     }
 
-    /// Whether its chains are the model's own: nothing weighs or pushes the particles on the way.
+    /// Whether it chooses among several next states of a particle.
+    pub fn chooses(&self) -> bool {
+        self.duplicates().is_some()
+    }
+
+    /// Whether its chains are the model's own: nothing weighs, pushes or chooses the particles on the way.
     pub fn has_plain_chains(&self) -> bool {
-        !self.weighs() && !self.differentiates()
+        !self.weighs() && !self.differentiates() && !self.chooses()
     }
 
     /// Whether it returns the model's own samples.
@@ -233,7 +265,7 @@ impl dyn Method {
 
     /// Whether alpha changes its particles, their weights or which of them is kept.
     pub fn reads_alpha(&self) -> bool {
-        self.conclusion() != Conclusion::Keep
+        self.conclusion() != Conclusion::Keep || self.chooses()
     }
 
     /// Whether the run estimates Z: its particles are weighed, or are plain samples.

@@ -29,7 +29,8 @@ impl<'a> Host<'a> {
         Host {
             backend,
             rules: options.rules,
-            alpha: options.alpha,
+            // Of a method whose alpha may be 0 the weights mean nothing.
+            alpha: if options.alpha > 0.0 { options.alpha } else { 1.0 },
             compat: options.compat,
             seed: options.seed,
             state: EngineState::new(prompts.len(), particles),

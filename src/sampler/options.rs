@@ -3,10 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::choose::MOST_DUPLICATES;
 use crate::ddim::Schedule;
 use crate::error::{Error, Result};
 use crate::method::{Circumstances, Das, Guidance, Method, Need, StepIndex};
-use crate::smc::{Rules, Tempering};
+use crate::smc::{Potentials, Rules, Tempering};
 
 /// What to do about values that are not finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -109,7 +110,8 @@ pub struct Options {
     pub particles: usize,
     /// More particles at first.
     pub candidates: Option<Candidates>,
-    /// Alpha of the target `p(x) exp(r(x) / alpha)`.
+    /// Alpha of the target `p(x) exp(r(x) / alpha)`, above 0; 0 too for a method that chooses among next
+    /// states, and then takes the one of the largest reward.
     pub alpha: f64,
     /// How particles move and are weighed: one of [`METHODS`](crate::method::METHODS) or your own. One that
     /// is made at run time can be had with `Box::leak`.
@@ -120,6 +122,12 @@ pub struct Options {
     /// gradient that it has, and is neither weighed nor resampled: what the moves owe to the weights adds up
     /// until the next gradient. More than 1 leaves the weighing to the host.
     pub gradient_every: usize,
+    /// Steps from one event to the next, at least 1, of a method that weighs without gradients. Between them
+    /// particles move by the model alone, and are neither weighed nor resampled.
+    pub weigh_every: usize,
+    /// Next states that are drawn for each particle at every step of a method that chooses among them, at
+    /// least 1; others do not read it.
+    pub duplicates: usize,
     /// How far and when a method shifts particles whose shift is not weighed; others do not read it.
     pub guidance: Guidance,
     /// Fraction of the steps before the first evaluation of a reward, in [0, 1).
@@ -143,6 +151,8 @@ impl Options {
             method: &Das,
             rules: Das.rules(steps),
             gradient_every: 1,
+            weigh_every: 1,
+            duplicates: 1,
             guidance: Das.guidance(),
             tempering_start: 0.0,
             on_nan: OnNan::Drop,
@@ -153,7 +163,15 @@ impl Options {
     /// The same by another method, with its own settings for a chain of `steps`.
     #[must_use]
     pub fn by_method(self, method: &'static dyn Method, steps: usize) -> Options {
-        Options { method, rules: method.rules(steps), guidance: method.guidance(), ..self }
+        Options {
+            method,
+            rules: method.rules(steps),
+            weigh_every: method.weigh_every(steps),
+            duplicates: method.duplicates().unwrap_or(1),
+            guidance: method.guidance(),
+            tempering_start: method.start(),
+            ..self
+        }
     }
 
     /// The first step that evaluates rewards, of a chain of `steps`.
@@ -173,13 +191,25 @@ impl Options {
 
     /// Whether step `k` of a chain of `steps` is guided by a gradient that is held.
     pub(super) fn holds(&self, k: usize, steps: usize) -> bool {
-        let guided = |k: usize| !(k - self.guided_from(steps)).is_multiple_of(self.gradient_every);
-        self.method.proposes() && k >= self.guided_from(steps) && guided(k)
+        self.method.proposes() && self.between(k, steps, self.gradient_every)
     }
 
-    /// Whether an engine of a device, which knows no gradients that are held and no shifts, can do the run.
+    /// Whether step `k` of a chain of `steps` lies between two events of a method without gradients.
+    fn rests(&self, k: usize, steps: usize) -> bool {
+        !self.method.proposes() && self.between(k, steps, self.weigh_every)
+    }
+
+    /// Whether step `k` of a chain of `steps` is none of those that come `every` so many guided ones.
+    fn between(&self, k: usize, steps: usize, every: usize) -> bool {
+        let after = k.checked_sub(self.guided_from(steps));
+        after.is_some_and(|after| !after.is_multiple_of(every))
+    }
+
+    /// Whether an engine of a device, which knows no gradients that are held, no shifts, no
+    /// choice among next states and no potential but the difference, can do the run.
     pub(super) fn on_any_engine(&self) -> bool {
-        self.gradient_every == 1 && !self.method.shifts()
+        let known = self.method.weighs() || self.method.has_plain_chains();
+        self.gradient_every == 1 && known && self.rules.potentials == Potentials::Difference
     }
 
     /// What each transition of a chain of `steps` needs.
@@ -188,7 +218,7 @@ impl Options {
         let need = |k: usize| match (k.checked_sub(start), thins) {
             (_, Some(thins)) if k == thins => Need::Reward,
             (_, Some(thins)) if k < thins => Need::Noise,
-            _ if self.holds(k, steps) => Need::Noise,
+            _ if self.holds(k, steps) || self.rests(k, steps) => Need::Noise,
             _ if self.method.shifts() && !self.guidance.guides(k, steps) => Need::Noise,
             (Some(step), _) => self.method.need(StepIndex { step, steps: steps - start }),
             (None, _) => Need::Noise,
@@ -270,7 +300,35 @@ impl Options {
                 .option("gradient_every")
                 .advice("leave out `gradient_every`, or give `compat` paper"));
         }
-        if !(self.alpha.is_finite() && self.alpha > 0.0) {
+        if self.weigh_every == 0 {
+            return Err(Error::usage("`weigh_every` 0 would never weigh")
+                .option("weigh_every")
+                .advice("give `weigh_every` at least 1, or use `method` none"));
+        }
+        if self.method.chooses() && !(1..=MOST_DUPLICATES).contains(&self.duplicates) {
+            return Err(Error::usage(format!("`duplicates` {} is out of range", self.duplicates))
+                .option("duplicates")
+                .advice(format!("give `duplicates` a number from 1 to {MOST_DUPLICATES}")));
+        }
+        let potentials = self.rules.potentials;
+        if potentials != Potentials::Difference && self.method.weighs() {
+            if let Tempering::Adaptive { .. } = self.rules.tempering {
+                return Err(Error::usage(format!(
+                    "adaptive tempering looks for the weights of `potential` diff, not of {potentials}"
+                ))
+                .option("potential")
+                .advice("give `tempering` none or exp, or leave out `potential`"));
+            }
+            if self.compat == Compat::Reference {
+                return Err(Error::usage(format!(
+                    "the authors' bookkeeping knows no `potential` {potentials}"
+                ))
+                .option("potential")
+                .advice("leave out `potential`, or give `compat` paper"));
+            }
+        }
+        let least = if self.method.chooses() { 0.0 } else { f64::MIN_POSITIVE };
+        if !(self.alpha.is_finite() && self.alpha >= least) {
             return Err(Error::usage(format!("`alpha` {} is not a positive number", self.alpha))
                 .option("alpha")
                 .advice("give `alpha` a positive number; smaller follows the reward more"));
@@ -320,18 +378,24 @@ impl Options {
             .option("guidance_window")
             .advice("give more `steps`, or a wider `guidance_window`"));
         }
-        if asks != (method.weighs() || method.shifts()) || (method.weighs() && method.shifts()) {
+        // A chain of one step has no state to choose but the last.
+        let looks = method.weighs() || method.shifts() || (method.chooses() && steps > 1);
+        let ways = [method.weighs(), method.shifts(), method.chooses()];
+        if asks != looks || ways.iter().filter(|way| **way).count() > 1 {
             return Err(Error::usage(format!(
-                "the method {method} needs rewards exactly if it weighs by them or is shifted by their gradient, and \
-                 cannot do both"
+                "the method {method} needs rewards exactly if it weighs by them, is shifted by their gradient or \
+                 chooses by them, and cannot do two of these"
             ))
             .option("method")
             .advice("mend the method's answers, or use one of those that ship with the program"));
         }
         // The density ratio of a guided move is part of the next event, so no event may be left out: but for
-        // steps that hold a gradient, and for the thinning, after which the move is not guided.
+        // steps that hold a gradient or move by the model alone, and for the thinning, after which the move is not guided.
         let after = self.thins(steps).map_or(0, |k| k + 1);
-        let asked: Vec<Need> = (after..steps).filter(|&k| !self.holds(k, steps)).map(|k| needs[k]).collect();
+        let asked: Vec<Need> = (after..steps)
+            .filter(|&k| !self.holds(k, steps) && !self.rests(k, steps))
+            .map(|k| needs[k])
+            .collect();
         if method.weighs() && asked.windows(2).any(|pair| weighs(&pair[0]) && !weighs(&pair[1])) {
             return Err(Error::usage(format!(
                 "the method {method} weighs at one step and not at the next; once it weighs it must go on"

@@ -55,6 +55,9 @@ pub struct PromptStep {
     /// Where a method that weighs weighs nothing, they are held from an earlier step.
     #[serde(serialize_with = "null_if_empty")]
     pub grad_norm: Vec<f64>,
+    /// Which of several next states each particle took, from 0, P; empty where there was one.
+    #[serde(serialize_with = "null_if_empty")]
+    pub chosen: Vec<u32>,
     /// What this step added to `log_z`; not a number where the method does not estimate Z.
     pub log_z_increment: f64,
     /// Log of the estimate of `Z = E[exp(r / alpha)]` so far; -inf once all particles died. Not a number
@@ -66,7 +69,7 @@ pub struct PromptStep {
     pub collapsed: bool,
 }
 
-fn null_if_empty<S: Serializer>(list: &[f64], to: S) -> Result<S::Ok, S::Error> {
+fn null_if_empty<T: Serialize, S: Serializer>(list: &[T], to: S) -> Result<S::Ok, S::Error> {
     if list.is_empty() { to.serialize_none() } else { list.serialize(to) }
 }
 

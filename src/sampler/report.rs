@@ -22,9 +22,11 @@ impl Sampler<'_> {
             };
             dead.extend(record.ancestors.iter().map(|&a| self.dead[slots.start + a as usize]));
             let grad_norm = of_prompt(&report.grads).into_iter().map(f64::sqrt).collect();
-            records.push(self.with_known_z(PromptStep { grad_norm, ..record }));
+            let chosen = self.chosen.get(slots.clone()).unwrap_or_default().to_vec();
+            records.push(self.with_known_z(PromptStep { grad_norm, chosen, ..record }));
         }
         self.dead = dead;
+        self.chosen.clear();
         Ok((records, non_finite))
     }
 
@@ -110,6 +112,7 @@ impl Sampler<'_> {
             ancestors: weighed.ancestors,
             reward,
             grad_norm: Vec::new(),
+            chosen: Vec::new(),
             log_z_increment: weighed.log_z_increment,
             log_z: self.engine.state().populations[b].log_z,
             roots_alive: self.families[b].roots_alive(),
@@ -139,11 +142,17 @@ impl Sampler<'_> {
         }
     }
 
-    /// The record without an estimate of Z, where the method makes none.
+    /// The record without weights and an estimate of Z, where the method makes none.
     fn with_known_z(&self, record: PromptStep) -> PromptStep {
-        match self.options.method.estimates_z() {
-            true => record,
-            false => PromptStep { log_z: f64::NAN, log_z_increment: f64::NAN, ..record },
+        if self.options.method.estimates_z() {
+            return record;
+        }
+        PromptStep {
+            log_w_increment: vec![0.0; record.log_weights.len()],
+            log_z: f64::NAN,
+            log_z_increment: f64::NAN,
+            collapsed: false,
+            ..record
         }
     }
 }

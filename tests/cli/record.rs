@@ -18,7 +18,7 @@ fn keys(object: &Value) -> Vec<&str> {
 }
 
 /// Options that decide the particles and which of them is returned.
-const DECIDING: [&str; 40] = [
+const DECIDING: [&str; 43] = [
     "prompt",
     "negative_prompt",
     "index",
@@ -54,6 +54,9 @@ const DECIDING: [&str; 40] = [
     "max_shift",
     "gradient",
     "gradient_every",
+    "potential",
+    "weigh_every",
+    "duplicates",
     "guidance_strength",
     "guidance_window",
     "on_nan",
@@ -315,6 +318,14 @@ fn every_option_is_recorded() {
     let shifted = ["--proposal", "dps", "--guidance-strength", "0.5", "--guidance-window", "0.25..0.75"];
     let guidance = [json!(0.5), json!("0.25..0.75"), Value::Null, Value::Null];
     assert_eq!(fields("shifted", &shifted, keys), guidance);
+    let keys = ["duplicates", "kl", "weigh_every", "select"];
+    let chosen = ["--proposal", "svdd", "--duplicates", "2"];
+    assert_eq!(fields("chosen", &chosen, keys), [json!(2), json!(0.0), Value::Null, json!("argmax")]);
+    let keys = ["potential", "weigh_every", "tempering_start", "guidance_strength"];
+    let steered = [json!("max"), json!(1), json!(0.2), Value::Null];
+    assert_eq!(fields("steered", &["--proposal", "fk"], keys), steered);
+    let rarely = ["--proposal", "bootstrap", "--potential", "sum", "--weigh-every", "2"];
+    assert_eq!(fields("rarely", &rarely, keys), [json!("sum"), json!(2), json!(0.0), Value::Null]);
     assert_eq!((&record["output"], &record["image"]), (&json!(text(&out)), &json!(text(&image))));
     assert_eq!(record["quiet"], true);
     assert!(flags.iter().all(|flag| record["command"].as_array().is_some_and(|c| c.contains(&json!(flag)))));

@@ -16,7 +16,7 @@ use das_cuda::model::folder::ModelFolder;
 use das_cuda::model::pipeline::{LongPrompts, Pipeline, Prompt};
 use das_cuda::reward::{self, Reward};
 use das_cuda::sampler::{Candidates, Compat, Evaluation, FinalScores, Need, OnNan, Options, Sampler, Target};
-use das_cuda::smc::{Floor, Resampler, Rules, Tempering};
+use das_cuda::smc::{Floor, Potentials, Resampler, Rules, Tempering};
 use das_cuda::tape::Recompute;
 use das_cuda::target::{Diffusion, Gradient, Settings};
 use das_cuda::tensor::{Shape, Tensor};
@@ -36,7 +36,8 @@ fn options(
     resampler: Resampler,
     ess_threshold: f64,
 ) -> Options {
-    let rules = Rules { tempering, resampler, ess_threshold, max_shift: None };
+    let rules =
+        Rules { tempering, resampler, ess_threshold, max_shift: None, potentials: Potentials::Difference };
     Options { method, rules, prompts: vec![4, 0], particles: 5, alpha: 0.7, ..Options::new(20, 1) }
 }
 
