@@ -41,6 +41,8 @@ pub enum Purpose {
     Population = 7,
     /// The uniform by which a particle's next state is chosen among several.
     Choose = 8,
+    /// The noise that a state gets again before a step is repeated.
+    Again = 9,
 }
 
 /// Who asks for numbers, and for what.

@@ -16,6 +16,7 @@ mod report;
 mod shift;
 mod snapshot;
 mod target;
+mod travel;
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -37,6 +38,7 @@ use crate::smc::{Event, Weights};
 use crate::tensor::Tensor;
 use genealogy::Genealogy;
 use host::Host;
+use travel::Pass;
 
 /// A run: yields one [`Step`] per transition and one for the final event, then [`Sampler::populations`].
 pub struct Sampler<'a> {
@@ -49,8 +51,10 @@ pub struct Sampler<'a> {
     engine: Box<dyn StepEngine + 'a>,
     /// Leave all weighing to the host.
     on_host: bool,
-    /// What each transition asks of the target.
+    /// What each pass through a transition asks of the target.
     needs: Vec<Need>,
+    /// In order.
+    passes: Vec<Pass>,
     /// First step of the tempering.
     start: usize,
     /// The step that thins the candidates.
@@ -101,9 +105,11 @@ impl<'a> Sampler<'a> {
         schedule: &Schedule,
         options: Options,
     ) -> Result<Sampler<'a>> {
-        options.check_all(schedule, target.without_gradient().as_deref())?;
+        let (gradient, correction) = (target.without_gradient(), target.without_correction());
+        options.check_all(schedule, gradient.as_deref(), correction.as_deref())?;
         let first = options.candidates.map_or(options.particles, |candidates| candidates.count);
         let ids = identities(&options.prompts, first);
+        let (passes, needs) = (Pass::all(&options, schedule.len()), options.needs(schedule.len()));
         let shape = target.latent().with_n(ids.len());
         let x = backend.normals(shape, options.seed, 0, Purpose::Initial, &ids)?;
         Ok(Sampler {
@@ -112,7 +118,8 @@ impl<'a> Sampler<'a> {
             backend,
             target: Box::new(target),
             schedule: schedule.clone(),
-            needs: options.needs(schedule.len()),
+            needs: passes.iter().map(|pass| needs[pass.step]).collect(),
+            passes,
             start: options.start(schedule.len()),
             thins: options.thins(schedule.len()),
             next: 0,
@@ -188,14 +195,14 @@ impl<'a> Sampler<'a> {
         self.ids.len() / self.options.prompts.len()
     }
 
-    /// Steps that this run yields: one per transition, and the final event.
+    /// Steps that this run yields: one per pass through a transition, and the final event.
     pub fn steps(&self) -> usize {
-        self.schedule.len() + 1
+        self.passes.len() + 1
     }
 
     /// States that the next step has the networks evaluate, without the scores of the end.
     pub fn next_states(&self) -> usize {
-        let left = self.schedule.len().saturating_sub(self.next);
+        let left = self.passes.len().saturating_sub(self.next);
         let own = if left == 0 || self.seen.is_some() { 0 } else { self.ids.len() };
         let chooses = self.options.method.chooses() && self.options.duplicates > 1 && left > 1;
         own + if chooses { self.options.duplicates * self.ids.len() } else { 0 }
@@ -249,7 +256,7 @@ impl<'a> Sampler<'a> {
     /// # Errors
     /// From the device.
     pub fn predicted(&self) -> Result<Tensor> {
-        match self.schedule.steps.get(self.next).filter(|_| self.end.is_none()) {
+        match self.passes.get(self.next).map(|pass| &self.schedule.steps[pass.step]) {
             Some(step) => Ok(self.target.evaluate(self.latents(), &self.ids, step, Need::Noise)?.x0),
             None => Ok(self.latents().clone()),
         }
@@ -302,7 +309,7 @@ impl<'a> Sampler<'a> {
             self.engine = host;
         }
         // Until that step is due, no step beyond it is taken ahead.
-        let until = self.thins.filter(|&k| k > self.next).unwrap_or(self.schedule.len());
+        let until = self.thins.filter(|&k| k > self.next).unwrap_or(self.passes.len());
         let ahead = (self.engine.lookahead() + 1).min(until - self.next);
         // As many steps are under way as there are latents after the first.
         while self.latents.len() - 1 < ahead && self.failed.is_none() {
@@ -326,9 +333,10 @@ impl<'a> Sampler<'a> {
             self.use_fewer()?;
             self.engine.restore(state)?;
         }
-        let (step, t) = (self.next, self.schedule.steps[self.next].t);
+        let (step, pass) = (self.next, self.passes[self.next]);
+        let (t, pass) = (self.schedule.steps[pass.step].t, pass.number);
         (self.next, self.torn) = (self.next + 1, false);
-        Ok(Step { step, t, prompts, non_finite, notes: self.target.notes(), ms: self.lap(began) })
+        Ok(Step { step, t, pass, prompts, non_finite, notes: self.target.notes(), ms: self.lap(began) })
     }
 
     /// Keeps the gradient of a step for those that it guides too, as the particles go on with it.
@@ -354,8 +362,10 @@ impl<'a> Sampler<'a> {
 
     /// Evaluates the latest latents, and has them weighed and moved. Returns the latents after that.
     fn submit(&mut self) -> Result<Tensor> {
-        let k = self.next + self.latents.len() - 1;
-        let (x, step, need) = (&self.latents[self.latents.len() - 1], &self.schedule.steps[k], self.needs[k]);
+        let at = self.next + self.latents.len() - 1;
+        let (pass, need, x) = (self.passes[at], self.needs[at], &self.latents[self.latents.len() - 1]);
+        let k = pass.step;
+        let step = &self.schedule.steps[k];
         let _range = range(self.backend, &format!("step {k}"));
         let evaluation = match self.seen.take() {
             Some(seen) => seen,
@@ -368,7 +378,7 @@ impl<'a> Sampler<'a> {
             "what the target evaluated"
         );
         let method = self.options.method;
-        let shift = self.shift(&evaluation)?;
+        let shift = self.shift(step, &evaluation)?;
         let scores = evaluation.reward.as_ref();
         let new = evaluation.grad.as_ref().filter(|_| method.differentiates());
         if let (Some(grad), true) = (new, self.options.gradient_every > 1) {
@@ -390,7 +400,7 @@ impl<'a> Sampler<'a> {
             variance: step.variance as f32,
             kappa: step.kappa as f32,
             seed: self.options.seed,
-            step: k as u32,
+            step: pass.key(),
             purpose: Purpose::Move,
             ids: fewer.as_ref().unwrap_or(&self.ids),
         };
@@ -403,6 +413,9 @@ impl<'a> Sampler<'a> {
             look: scores.filter(|_| !method.weighs()),
             advance,
         })?;
+        if pass.again {
+            return self.again(pass, &next);
+        }
         if !method.chooses() {
             return Ok(next);
         }
@@ -428,7 +441,15 @@ impl<'a> Sampler<'a> {
         let (prompts, non_finite) = self.absorb(&report)?;
         self.end = Some(FinalScores { reward: report.rewards, ..end });
         (self.next, self.torn) = (self.next + 1, false);
-        Ok(Step { step: k, t: 0, prompts, non_finite, notes: self.target.notes(), ms: self.lap(began) })
+        Ok(Step {
+            step: k,
+            t: 0,
+            pass: 0,
+            prompts,
+            non_finite,
+            notes: self.target.notes(),
+            ms: self.lap(began),
+        })
     }
 
     /// Images and rewards of the final latents; NaN for dead particles, as after the final event.
@@ -454,7 +475,7 @@ impl Iterator for Sampler<'_> {
         if self.stopped || self.end.is_some() {
             return None;
         }
-        let step = if self.next < self.schedule.len() { self.transition() } else { self.final_event() };
+        let step = if self.next < self.passes.len() { self.transition() } else { self.final_event() };
         self.stopped = step.is_err();
         Some(step)
     }

@@ -1036,8 +1036,8 @@ impl Method for Odd {
     fn need(&self, at: StepIndex) -> Need {
         if self.0 == 1 && at.step % 2 == 1 { Need::Noise } else { Need::Reward }
     }
-    fn revisit(&self, at: StepIndex) -> u32 {
-        u32::from(self.0 == 2 && at.step == 3)
+    fn duplicates(&self) -> Option<usize> {
+        (self.0 == 2).then_some(2)
     }
 }
 
@@ -1046,7 +1046,7 @@ fn a_method_that_contradicts_itself_is_refused() {
     let (cpu, schedule) = (Cpu::new(), chain(9));
     let target = Closed::new(&cpu, Grid);
     let methods: [(&'static dyn Method, &str); 3] =
-        [(&Odd(0), "if it weighs"), (&Odd(1), "must go on"), (&Odd(2), "repeats step 3")];
+        [(&Odd(0), "if it weighs"), (&Odd(1), "must go on"), (&Odd(2), "cannot do two of these")];
     for (method, part) in methods {
         let run = options(method, rules(EXP, Resampler::Ssp, 0.5), 1, 4);
         let error = Sampler::new(&cpu, &target, &schedule, run).err().expect("refused");

@@ -72,7 +72,7 @@ pub enum Command {
 }
 
 /// Options whose value is a number.
-const NUMBERS: [&str; 28] = [
+const NUMBERS: [&str; 29] = [
     "width",
     "height",
     "count",
@@ -93,6 +93,7 @@ const NUMBERS: [&str; 28] = [
     "weigh_every",
     "duplicates",
     "guidance_strength",
+    "time_travel",
     "normalise_pictures",
     "checkpoint_every",
     "preview",
@@ -300,9 +301,9 @@ pub struct Sample {
     /// `shapes`]
     #[arg(long, value_name = "K", help_heading = "Alignment")]
     pub gradient_every: Option<usize>,
-    /// What an event multiplies weights by, of the rewards l that a particle has had, tempered and over alpha:
-    /// diff, exp(l - the last l); max, exp(the largest l so far); sum, exp(the sum of l so far). The end
-    /// multiplies by what is left of exp(r / alpha) [default: diff; max for fk]
+    /// What an event multiplies weights by, of the rewards l that a particle has had, tempered and over
+    /// alpha: diff, exp(l - the last l); max, exp(the largest l so far); sum, exp(the sum of l so far). The
+    /// end multiplies by what is left of exp(r / alpha) [default: diff; max for fk]
     #[arg(long, value_name = "diff|max|sum", help_heading = "Alignment")]
     pub potential: Option<Potentials>,
     /// For bootstrap and fk: weigh and resample at every K-th step [default: 1; a fifth of the steps for fk]
@@ -313,13 +314,18 @@ pub struct Sample {
     #[arg(long, value_name = "M", help_heading = "Alignment")]
     pub duplicates: Option<usize>,
     /// For the methods whose shift by the gradient is not weighed, how far: dps adds this times the gradient
-    /// to the state [default: 1 for dps]
+    /// to the state; freedom shifts the state, and mpgd the clean latent, by this times the size of what
+    /// classifier-free guidance adds to the noise [default: 1 for dps, 0.2 for freedom, 15 for mpgd]
     #[arg(long, value_name = "S", help_heading = "Alignment")]
     pub guidance_strength: Option<f64>,
     /// Part of the steps in which these methods shift, as fractions from 0, the first step, to 1 [default:
-    /// 0..1 for dps]
+    /// 0..1 for dps, 0.3..0.7 for freedom and mpgd]
     #[arg(long, value_name = "FROM..UNTIL", help_heading = "Alignment")]
     pub guidance_window: Option<Window>,
+    /// For freedom and mpgd: take each step from 30 to 60 % of the chain so often, with new noise between; 1
+    /// for once [default: 3 for freedom, 1 for mpgd]
+    #[arg(long, value_name = "N", help_heading = "Alignment")]
+    pub time_travel: Option<u32>,
     /// What to do about values that are not finite: drop the particle (and say so) or abort with exit code 5
     #[arg(long, default_value_t = OnNan::Drop, value_name = "drop|abort", help_heading = "Alignment")]
     pub on_nan: OnNan,
@@ -334,7 +340,8 @@ pub struct Sample {
     #[arg(short, long, default_value = "out", value_name = "PATH", help_heading = "Output")]
     pub output: PathBuf,
     /// Which particle is returned (best.png and standard output) [default: reward; argmax
-    /// with --preset paper and reference, and for none, where it is the first particle]
+    /// with --preset paper and reference, and for none, svdd, dps, freedom and mpgd, where it is the first
+    /// particle]
     #[arg(long, value_enum, help_heading = "Output")]
     pub select: Option<Select>,
     /// Which images are written

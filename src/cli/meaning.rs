@@ -94,6 +94,7 @@ fn of_method(args: &Sample) -> Result<()> {
         ("--duplicates", args.duplicates.is_some(), method.chooses()),
         ("--guidance-strength", args.guidance_strength.is_some(), method.shifts()),
         ("--guidance-window", args.guidance_window.is_some(), method.shifts()),
+        ("--time-travel", args.time_travel.is_some(), method.travels()),
         ("--kl", args.kl.is_some(), method.reads_alpha()),
         ("--compat reference", args.compat == Compat::Reference, method.weighs()),
         (&*checkpointing, recomputes, method.differentiates()),
@@ -144,6 +145,7 @@ fn readers(flag: &str) -> String {
     let (reads, why): (fn(&'static dyn Method) -> bool, &str) = match flag {
         "--max-shift" | "--gradient" | "--gradient-every" => (|m| m.proposes(), ""),
         "--weigh-every" => (|m| m.weighs() && !m.proposes(), ""),
+        "--time-travel" => (|m| m.travels(), ""),
         "--duplicates" => (|m| m.chooses(), ""),
         "--guidance-strength" | "--guidance-window" => (|m| m.shifts(), ""),
         _ if flag.starts_with("--checkpointing") => {

@@ -344,6 +344,9 @@ fn sample(args: &Sample, builder: &SessionBuilder) -> Result<SampleOptions> {
     if let Some(Window(from, until)) = args.guidance_window {
         options = options.guidance_window((from, until));
     }
+    if let Some(passes) = args.time_travel {
+        options = options.time_travel(passes);
+    }
     // Rates of the fixed schedules depend on the number of guided steps.
     options.check()?;
     let guided = options.guided_steps();

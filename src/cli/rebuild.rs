@@ -46,7 +46,7 @@ const PLAIN: [(&str, &str); 26] = [
 ];
 
 /// Entries whose flag has another name, or is one of those that some methods do not read.
-const OTHER: [(&str, &str, &str); 15] = [
+const OTHER: [(&str, &str, &str); 16] = [
     ("index", "first_index", "first-index"),
     ("proposal", "proposal", "proposal"),
     ("candidates", "candidates", "candidates"),
@@ -60,6 +60,7 @@ const OTHER: [(&str, &str, &str); 15] = [
     ("duplicates", "duplicates", "duplicates"),
     ("guidance_strength", "guidance_strength", "guidance-strength"),
     ("guidance_window", "guidance_window", "guidance-window"),
+    ("time_travel", "time_travel", "time-travel"),
     ("compat", "compat", "compat"),
     ("chain", "scheduler", "scheduler"),
 ];
@@ -75,7 +76,7 @@ const SWITCHES: [(&str, bool, &str, &str); 6] = [
 ];
 
 /// Options that depend on the method; another method has its own.
-const OF_METHOD: [&str; 17] = [
+const OF_METHOD: [&str; 18] = [
     "candidates",
     "thin_at",
     "tempering",
@@ -91,6 +92,7 @@ const OF_METHOD: [&str; 17] = [
     "duplicates",
     "guidance_strength",
     "guidance_window",
+    "time_travel",
     "compat",
     "select",
 ];

@@ -140,6 +140,7 @@ impl Choices {
             "duplicates": proposal.chooses().then(|| sample.duplicate_count()),
             "guidance_strength": guidance.map(|guidance| guidance.strength),
             "guidance_window": guidance.map(|Guidance { window: (from, until), .. }| format!("{from}..{until}")),
+            "time_travel": guidance.filter(|_| proposal.travels()).map(|guidance| guidance.passes),
             "on_nan": on_nan.to_string(),
             "compat": weighs.then(|| compat.to_string()),
             "select": typed(*select),

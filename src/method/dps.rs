@@ -1,5 +1,6 @@
-//! DPS: diffusion posterior sampling (Chung, Kim, Mccann, Klasky, Ye, "Diffusion Posterior Sampling for General
-//! Noisy Inverse Problems", ICLR 2023; docs/spec.md 10), with a reward in the place of the likelihood.
+//! DPS: diffusion posterior sampling (Chung, Kim, Mccann, Klasky, Ye, "Diffusion Posterior Sampling for
+//! General Noisy Inverse Problems", ICLR 2023; docs/spec.md 10), with a reward in the place of the
+//! likelihood.
 
 use super::vocabulary::{Conclusion, Drift, Guidance, Method, Potential, Shift};
 
@@ -25,7 +26,7 @@ impl Method for Dps {
         Drift::Shift(Shift::Constant)
     }
     fn guidance(&self) -> Guidance {
-        Guidance { strength: 1.0, window: (0.0, 1.0) }
+        Guidance { strength: 1.0, window: (0.0, 1.0), passes: 1, travel: (0.0, 0.0) }
     }
     fn conclusion(&self) -> Conclusion {
         Conclusion::Keep

@@ -1,7 +1,7 @@
-//! SVDD: soft value-based decoding in diffusion models (Li, Zhao, Wang, Scalia, Eraslan, Nair, Biancalani, Ji,
-//! Regev, Levine, Uehara 2024, "Derivative-free guidance in continuous and discrete diffusion models with soft
-//! value-based decoding", arXiv:2408.08252, algorithm 1; docs/spec.md 10.3), with the posterior mean as the
-//! value (SVDD-PM) and the settings that its program has for images: 20 next states, alpha 0.
+//! SVDD: soft value-based decoding in diffusion models (Li, Zhao, Wang, Scalia, Eraslan, Nair, Biancalani,
+//! Ji, Regev, Levine, Uehara 2024, "Derivative-free guidance in continuous and discrete diffusion models with
+//! soft value-based decoding", arXiv:2408.08252, algorithm 1; docs/spec.md 10.3), with the posterior mean as
+//! the value (SVDD-PM) and the settings that its program has for images: 20 next states, alpha 0.
 
 use super::vocabulary::{Conclusion, Drift, Method, Potential};
 

@@ -35,16 +35,11 @@ pub trait Method: Send + Sync {
     fn need(&self, at: StepIndex) -> Need {
         match (self.potential(), self.drift()) {
             (_, Drift::Gradient | Drift::Shift(Shift::Constant)) => Need::Gradient,
+            (_, Drift::Shift(Shift::Relative | Shift::Clean)) => Need::Correction,
             (Potential::Twisted, Drift::None) => Need::Reward,
             (Potential::None, Drift::None) if self.duplicates().is_some() && at.step > 0 => Need::Reward,
             (Potential::None, Drift::None) => Need::Noise,
         }
-    }
-
-    /// How many more times a guided step is repeated after it has been taken (time travel). The sampler does
-    /// not do that yet and refuses a method whose answer is not 0.
-    fn revisit(&self, _at: StepIndex) -> u32 {
-        0
     }
 
     /// The rules that suit the method where the user gives no others, for a chain of `guided` guided steps:
@@ -87,7 +82,7 @@ pub trait Method: Send + Sync {
     /// How far and when particles are shifted where the user says nothing else; for a method with
     /// [`Drift::Shift`].
     fn guidance(&self) -> Guidance {
-        Guidance { strength: 1.0, window: (0.0, 1.0) }
+        Guidance { strength: 1.0, window: (0.0, 1.0), passes: 1, travel: (0.0, 0.0) }
     }
 
     /// Whether the chain must add noise. A method that resamples or chooses needs it: without noise the
@@ -121,6 +116,8 @@ pub struct StepIndex {
 pub struct Circumstances<'a> {
     /// Name of a reward that has no gradient, if there is one.
     pub without_gradient: Option<&'a str>,
+    /// Why classifier-free guidance corrects no noise, if it does not.
+    pub without_correction: Option<&'a str>,
     /// Whether any transition of the chain adds noise.
     pub noisy: bool,
     /// How the particles are to be weighed.
@@ -158,6 +155,13 @@ pub enum Drift {
 pub enum Shift {
     /// `strength`; `g` with respect to the noisy latent.
     Constant,
+    /// `strength rms(s (eps_c - eps_u)) / rms(g)`, `s` the scale of classifier-free guidance; `g` with
+    /// respect to the noisy latent.
+    Relative,
+    /// `a strength rms(s (eps_c - eps_u)) / rms(g)`; `g` with respect to the predicted clean latent. `a` is
+    /// how far the next state's mean follows the clean latent at the same state, with the noise derived
+    /// again.
+    Clean,
 }
 
 /// How far and when particles are shifted by gradients ([`Drift::Shift`]).
@@ -169,9 +173,20 @@ pub struct Guidance {
     /// `floor(window.0 T)` of T up to, and without, step `floor(window.1 T)`. The other steps are the
     /// model's own.
     pub window: (f64, f64),
+    /// How often each step of the time travel is taken, at least 1: after each pass but the last, the state
+    /// gets the noise of the step again.
+    pub passes: u32,
+    /// Fractions of the steps, as those of the window, between which steps are taken so often; both 0 for a
+    /// method without time travel.
+    pub travel: (f64, f64),
 }
 
 impl Guidance {
+    /// How often step `k` of a chain of `steps` is taken.
+    pub fn passes_of(&self, k: usize, steps: usize) -> u32 {
+        if within(self.travel, k, steps) { self.passes } else { 1 }
+    }
+
     /// Whether step `k` of a chain of `steps` is guided.
     pub fn guides(&self, k: usize, steps: usize) -> bool {
         within(self.window, k, steps)
@@ -194,6 +209,8 @@ pub enum Need {
     Reward,
     /// Also its gradient with respect to the state.
     Gradient,
+    /// Also what classifier-free guidance adds to the noise, `s (eps_c - eps_u)`.
+    Correction,
 }
 
 /// What the final rewards do to the weights.
@@ -243,9 +260,19 @@ impl dyn Method {
         self.drift() == Drift::Gradient
     }
 
+    /// Whether it measures its shift by what classifier-free guidance adds to the noise.
+    pub fn corrects(&self) -> bool {
+        matches!(self.drift(), Drift::Shift(Shift::Relative | Shift::Clean))
+    }
+
     /// Whether particles are shifted by gradients without a weight for it.
     pub fn shifts(&self) -> bool {
         matches!(self.drift(), Drift::Shift(_))
+    }
+
+    /// Whether it takes steps several times, by itself or where that is asked for.
+    pub fn travels(&self) -> bool {
+        self.shifts() && self.guidance().travel != (0.0, 0.0)
     }
 
     /// Whether it chooses among several next states of a particle.
@@ -284,6 +311,13 @@ impl dyn Method {
             ))
             .option("method")
             .advice("use `method` bootstrap (resampling only) or `method` best-of-n"));
+        }
+        if let (true, Some(why)) = (self.corrects(), run.without_correction) {
+            return Err(Error::usage(format!(
+                "`method` {self} measures its shift by classifier-free guidance, and there is none: {why}"
+            ))
+            .option("method")
+            .advice("give `cfg_scale` above 1 with a model that has both branches, or use `method` dps"));
         }
         if self.needs_noise() && !run.noisy {
             return Err(Error::usage(format!(

@@ -72,13 +72,14 @@ impl Sampler<'_> {
                 x0: chosen(evaluations.iter().map(|e| &e.x0).collect())?,
                 reward: Some(Scores::Host((0..n).map(|slot| rewards[which[slot] as usize][slot]).collect())),
                 grad: None,
+                correction: None,
             }),
         };
         Ok(Chosen { x: chosen(states.iter().collect())?, which, seen })
     }
 
-    /// The next state of a slot, of these rewards: a draw from their softmax, or with alpha 0 the largest, the
-    /// first of equals. One whose reward is not finite is chosen only where none is.
+    /// The next state of a slot, of these rewards: a draw from their softmax, or with alpha 0 the largest,
+    /// the first of equals. One whose reward is not finite is chosen only where none is.
     fn choice(&self, k: usize, slot: usize, rewards: &[f64]) -> u32 {
         let alpha = self.options.alpha;
         if alpha == 0.0 {

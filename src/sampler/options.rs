@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::choose::MOST_DUPLICATES;
+use super::travel::MOST_PASSES;
 use crate::ddim::Schedule;
 use crate::error::{Error, Result};
 use crate::method::{Circumstances, Das, Guidance, Method, Need, StepIndex};
@@ -165,6 +166,7 @@ impl Options {
     pub fn by_method(self, method: &'static dyn Method, steps: usize) -> Options {
         Options {
             method,
+            alpha: method.alpha().unwrap_or(self.alpha),
             rules: method.rules(steps),
             weigh_every: method.weigh_every(steps),
             duplicates: method.duplicates().unwrap_or(1),
@@ -227,11 +229,21 @@ impl Options {
     }
 
     /// Refuses what cannot work along `schedule`, alone or together.
-    pub(super) fn check_all(&self, schedule: &Schedule, without_gradient: Option<&str>) -> Result<()> {
+    pub(super) fn check_all(
+        &self,
+        schedule: &Schedule,
+        without_gradient: Option<&str>,
+        without_correction: Option<&str>,
+    ) -> Result<()> {
         assert!(!schedule.is_empty(), "a chain without steps");
         self.check()?;
         let noisy = schedule.steps.iter().any(|s| s.variance > 0.0);
-        self.method.check_all(&Circumstances { without_gradient, noisy, rules: &self.rules })?;
+        self.method.check_all(&Circumstances {
+            without_gradient,
+            without_correction,
+            noisy,
+            rules: &self.rules,
+        })?;
         self.check_method(schedule.len())
     }
 
@@ -350,11 +362,18 @@ impl Options {
 
     /// Refuses a guidance that would do nothing, or is no number.
     fn check_guidance(&self) -> Result<()> {
-        let Guidance { strength, window: (from, until) } = self.guidance;
+        let Guidance { strength, window: (from, until), passes, travel: _ } = self.guidance;
         if !(strength.is_finite() && strength > 0.0) {
             return Err(Error::usage(format!("`guidance_strength` {strength} is not a positive number"))
                 .option("guidance_strength")
                 .advice("give `guidance_strength` a number above 0, or use `method` none"));
+        }
+        if !(1..=MOST_PASSES).contains(&passes) {
+            return Err(Error::usage(format!("`time_travel` {passes} is out of range"))
+                .option("time_travel")
+                .advice(format!(
+                    "give `time_travel` a number of passes from 1, for none, to {MOST_PASSES}"
+                )));
         }
         if !(0.0 <= from && from < until && until <= 1.0) {
             return Err(Error::usage(format!("`guidance_window` {from}..{until} is no part of the steps"))
@@ -366,7 +385,7 @@ impl Options {
 
     /// Refuses a method whose answers do not fit together.
     fn check_method(&self, steps: usize) -> Result<()> {
-        let (method, start) = (self.method, self.start(steps));
+        let method = self.method;
         let needs = self.needs(steps);
         let weighs = |need: &Need| *need != Need::Noise;
         let asks = needs.iter().any(weighs);
@@ -390,7 +409,8 @@ impl Options {
             .advice("mend the method's answers, or use one of those that ship with the program"));
         }
         // The density ratio of a guided move is part of the next event, so no event may be left out: but for
-        // steps that hold a gradient or move by the model alone, and for the thinning, after which the move is not guided.
+        // steps that hold a gradient or move by the model alone, and for the thinning, after which the move
+        // is not guided.
         let after = self.thins(steps).map_or(0, |k| k + 1);
         let asked: Vec<Need> = (after..steps)
             .filter(|&k| !self.holds(k, steps) && !self.rests(k, steps))
@@ -399,14 +419,6 @@ impl Options {
         if method.weighs() && asked.windows(2).any(|pair| weighs(&pair[0]) && !weighs(&pair[1])) {
             return Err(Error::usage(format!(
                 "the method {method} weighs at one step and not at the next; once it weighs it must go on"
-            ))
-            .option("method")
-            .advice("mend the method's answers, or use one of those that ship with the program"));
-        }
-        let at = |k: usize| StepIndex { step: k - start, steps: steps - start };
-        if let Some(k) = (start..steps).find(|&k| method.revisit(at(k)) > 0) {
-            return Err(Error::usage(format!(
-                "the method {method} repeats step {k}, which the sampler cannot do yet"
             ))
             .option("method")
             .advice("mend the method's answers, or use one of those that ship with the program"));

@@ -12,10 +12,14 @@ use crate::tensor::Tensor;
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Step {
-    /// From 0; the number of transitions for the final event.
+    /// From 0; their number for the final event. One for every pass through a transition of the chain, of
+    /// which time travel takes some several times.
     pub step: usize,
     /// Training timestep of the latents that were evaluated; 0 at the end.
     pub t: i64,
+    /// The pass through the transition, from 0, the first. After it the latents are at `t` again where
+    /// another pass follows.
+    pub pass: u32,
     /// In the order of [`Options::prompts`](super::Options::prompts), B.
     pub prompts: Vec<PromptStep>,
     /// Values that were not finite, of all prompts.

@@ -88,7 +88,7 @@ impl Sampler<'_> {
 
     /// The record of prompt `b` where it was weighed.
     fn record_weighed(&mut self, b: usize, weighed: Weighed, reward: Vec<f64>) -> PromptStep {
-        let last = self.next == self.schedule.len();
+        let last = self.next == self.passes.len();
         if !last {
             let linear = |list: &[f64]| Weights::new(list).weights().to_vec();
             let draw =

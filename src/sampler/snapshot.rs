@@ -354,7 +354,7 @@ impl<'a> Sampler<'a> {
             && snapshot.shape == shape.with_n(prompts * particles)
             && snapshot.families.iter().all(|family| family.initial == self.particles())
             && snapshot.step <= self.steps()
-            && snapshot.families[0].len() == snapshot.step.min(self.schedule.len());
+            && snapshot.families[0].len() == snapshot.step.min(self.passes.len());
         if !fits {
             return Err(Error::io("the snapshot is damaged: its tensors are not of its run").advice(AGAIN));
         }

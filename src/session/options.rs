@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::method::{Das, Drift, Guidance, Method};
+use crate::method::{Das, Drift, Guidance, Method, Shift};
 use crate::model::pipeline::{LongPrompts, Size};
 use crate::sampler::{self, Candidates, Compat, OnNan};
 use crate::smc::{Potentials, Resampler, Rules, Tempering};
@@ -151,6 +151,7 @@ pub struct SampleOptions {
     pub(super) duplicates: Option<usize>,
     pub(super) guidance_strength: Option<f64>,
     pub(super) guidance_window: Option<(f64, f64)>,
+    pub(super) time_travel: Option<u32>,
     /// For the method `das`, where nothing else was asked for.
     pub(super) tuned: Option<Tuned>,
     pub(super) tempering_start: Option<f64>,
@@ -209,6 +210,7 @@ impl SampleOptions {
             duplicates: None,
             guidance_strength: None,
             guidance_window: None,
+            time_travel: None,
             tuned: None,
             tempering_start: None,
             on_nan: OnNan::Drop,
@@ -278,6 +280,8 @@ impl SampleOptions {
         guidance_strength: f64 => Some(guidance_strength);
         /// Fractions of the steps, in [0, 1], between which these methods shift; else the method's own.
         guidance_window: (f64, f64) => Some(guidance_window);
+        /// How often they take each step of their time travel, at least 1, for none; else the method's own.
+        time_travel: u32 => Some(time_travel);
         /// Fraction of the steps before any reward is computed, in [0, 1); else the method's own.
         tempering_start: f64 => Some(tempering_start);
         /// What to do about values that are not finite.
@@ -341,6 +345,7 @@ impl SampleOptions {
             duplicates: None,
             guidance_strength: None,
             guidance_window: None,
+            time_travel: None,
             candidates: None,
             thin_at: None,
             tempering_start: None,
@@ -382,8 +387,13 @@ impl SampleOptions {
         };
         let later = self.steps.saturating_sub(early);
         let through_unet = self.differentiates() && self.gradient_path() == Gradient::State;
+        let guidance = self.guidance();
+        let passes = |k: usize| match self.method.travels() {
+            true => guidance.passes_of(k, self.steps) as usize,
+            false => 1,
+        };
         let guided = match self.method.shifts() {
-            true => (0..self.steps).filter(|&k| self.guidance().guides(k, self.steps)).count(),
+            true => (0..self.steps).filter(|&k| self.guidance().guides(k, self.steps)).map(passes).sum(),
             false => self.guided_steps().min(later).div_ceil(self.gradient_steps().max(1)),
         };
         let guided = guided * usize::from(through_unet);
@@ -391,7 +401,7 @@ impl SampleOptions {
         let later = if self.method.chooses() && self.duplicate_count() > 1 {
             1 + later.saturating_sub(1) * self.duplicate_count()
         } else {
-            later
+            (self.steps - later..self.steps).map(passes).sum()
         };
         (self.first_chains() * early.min(self.steps) + self.chains() * later, self.chains() * guided)
     }
@@ -414,8 +424,10 @@ impl SampleOptions {
 
     /// Which gradient guides the particles, if the method is guided by any.
     pub fn gradient_path(&self) -> Gradient {
-        if let Drift::Shift(_) = self.method.drift() {
-            return Gradient::State;
+        match self.method.drift() {
+            Drift::Shift(Shift::Clean) => return Gradient::Clean,
+            Drift::Shift(_) => return Gradient::State,
+            Drift::None | Drift::Gradient => (),
         }
         self.gradient.or(self.own_settings().map(|tuned| tuned.gradient)).unwrap_or_default()
     }
@@ -445,6 +457,8 @@ impl SampleOptions {
         Guidance {
             strength: self.guidance_strength.unwrap_or(own.strength),
             window: self.guidance_window.unwrap_or(own.window),
+            passes: self.time_travel.unwrap_or(own.passes),
+            travel: own.travel,
         }
     }
 

@@ -1,5 +1,5 @@
-//! Which potentials weigh the particles between the first event and the end (docs/spec.md 10.2; Singhal et al.
-//! 2025, "A general framework for inference-time scaling and steering of diffusion models", section 3).
+//! Which potentials weigh the particles between the first event and the end (docs/spec.md 10.2; Singhal et
+//! al. 2025, "A general framework for inference-time scaling and steering of diffusion models", section 3).
 
 use std::fmt;
 use std::str::FromStr;
