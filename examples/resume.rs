@@ -43,6 +43,7 @@ impl Target for Normal<'_> {
                 Need::Gradient => Some(self.0.upload(x.shape(), HostSlice::F32(&slopes))?),
                 _ => None,
             },
+            correction: None,
         })
     }
 

@@ -89,6 +89,7 @@ impl Target for Plane<'_> {
                 Need::Gradient => Some(self.tensor(answers.iter().map(|(_, grad)| *grad))?),
                 _ => None,
             },
+            correction: None,
         })
     }
 

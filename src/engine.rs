@@ -78,6 +78,11 @@ pub struct StepInput<'a> {
     /// Without an event: lambda of the guidance of each prompt, B, by a gradient that is held. Empty for
     /// none. Only the host engine is given any.
     pub held: &'a [f64],
+    /// What the gradient of each slot is multiplied with and then added to the state after the move, which
+    /// has no density ratio; empty for none. Not together with an event. Only the host engine is given any.
+    pub shift: &'a [f64],
+    /// Plain rewards that weigh nothing, to be reported. Only the host engine is given any.
+    pub look: Option<&'a Scores>,
     /// The move, with the identities of the slots after it.
     pub advance: Advance<'a>,
 }
@@ -103,7 +108,7 @@ pub struct StepReport {
     pub noises: Vec<f64>,
     /// The same of the gradient; empty without gradients.
     pub grads: Vec<f64>,
-    /// Plain rewards, B P; NaN where reward, state or noise is not finite. Empty where nothing was weighed.
+    /// Plain rewards, B P; NaN where reward, state or noise is not finite. Empty where none were given.
     pub rewards: Vec<f64>,
     /// What was decided for each prompt, B; empty where nothing was weighed.
     pub weighed: Vec<Weighed>,

@@ -39,6 +39,10 @@ pub enum Purpose {
     Data = 6,
     /// The seeds of further populations of a prompt ([`population_seed`]).
     Population = 7,
+    /// The uniform by which a particle's next state is chosen among several.
+    Choose = 8,
+    /// The noise that a state gets again before a step is repeated.
+    Again = 9,
 }
 
 /// Who asks for numbers, and for what.

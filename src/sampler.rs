@@ -7,13 +7,16 @@
 //! ancestor is chosen. Every random number is keyed by (seed, prompt, particle, step, purpose), so a prompt's
 //! particles do not depend on which other prompts run beside it.
 
+mod choose;
 mod genealogy;
 mod host;
 mod options;
 mod record;
 mod report;
+mod shift;
 mod snapshot;
 mod target;
+mod travel;
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -29,12 +32,13 @@ use crate::backend::{Advance, ParticleId, Particles, range};
 use crate::ddim::Schedule;
 use crate::engine::{EngineSetup, FinalInput, StepEngine, StepInput, StepReport, sound_rewards};
 use crate::error::{Error, Result};
-use crate::method::{Conclusion, Drift};
+use crate::method::Conclusion;
 use crate::noise::Purpose;
 use crate::smc::{Event, Weights};
 use crate::tensor::Tensor;
 use genealogy::Genealogy;
 use host::Host;
+use travel::Pass;
 
 /// A run: yields one [`Step`] per transition and one for the final event, then [`Sampler::populations`].
 pub struct Sampler<'a> {
@@ -47,8 +51,10 @@ pub struct Sampler<'a> {
     engine: Box<dyn StepEngine + 'a>,
     /// Leave all weighing to the host.
     on_host: bool,
-    /// What each transition asks of the target.
+    /// What each pass through a transition asks of the target.
     needs: Vec<Need>,
+    /// In order.
+    passes: Vec<Pass>,
     /// First step of the tempering.
     start: usize,
     /// The step that thins the candidates.
@@ -65,6 +71,10 @@ pub struct Sampler<'a> {
     torn: bool,
     /// Slots whose death has been reported.
     dead: Vec<bool>,
+    /// What is known of the latest latents, where they were chosen among several; else they are evaluated.
+    seen: Option<Evaluation>,
+    /// Which of several next states each slot took in the step to yield; empty where there was one.
+    chosen: Vec<u32>,
     /// What guides the steps until the next gradient, where there are any.
     held: Option<Held>,
     /// Of each prompt.
@@ -95,9 +105,11 @@ impl<'a> Sampler<'a> {
         schedule: &Schedule,
         options: Options,
     ) -> Result<Sampler<'a>> {
-        options.check_all(schedule, target.without_gradient().as_deref())?;
+        let (gradient, correction) = (target.without_gradient(), target.without_correction());
+        options.check_all(schedule, gradient.as_deref(), correction.as_deref())?;
         let first = options.candidates.map_or(options.particles, |candidates| candidates.count);
         let ids = identities(&options.prompts, first);
+        let (passes, needs) = (Pass::all(&options, schedule.len()), options.needs(schedule.len()));
         let shape = target.latent().with_n(ids.len());
         let x = backend.normals(shape, options.seed, 0, Purpose::Initial, &ids)?;
         Ok(Sampler {
@@ -106,7 +118,8 @@ impl<'a> Sampler<'a> {
             backend,
             target: Box::new(target),
             schedule: schedule.clone(),
-            needs: options.needs(schedule.len()),
+            needs: passes.iter().map(|pass| needs[pass.step]).collect(),
+            passes,
             start: options.start(schedule.len()),
             thins: options.thins(schedule.len()),
             next: 0,
@@ -115,6 +128,8 @@ impl<'a> Sampler<'a> {
             stopped: false,
             torn: false,
             dead: vec![false; ids.len()],
+            seen: None,
+            chosen: Vec::new(),
             held: None,
             families: vec![Genealogy::new(first); options.prompts.len()],
             end: None,
@@ -180,9 +195,17 @@ impl<'a> Sampler<'a> {
         self.ids.len() / self.options.prompts.len()
     }
 
-    /// Steps that this run yields: one per transition, and the final event.
+    /// Steps that this run yields: one per pass through a transition, and the final event.
     pub fn steps(&self) -> usize {
-        self.schedule.len() + 1
+        self.passes.len() + 1
+    }
+
+    /// States that the next step has the networks evaluate, without the scores of the end.
+    pub fn next_states(&self) -> usize {
+        let left = self.passes.len().saturating_sub(self.next);
+        let own = if left == 0 || self.seen.is_some() { 0 } else { self.ids.len() };
+        let chooses = self.options.method.chooses() && self.options.duplicates > 1 && left > 1;
+        own + if chooses { self.options.duplicates * self.ids.len() } else { 0 }
     }
 
     /// The latents of all slots after the step yielded last, `(B P, h, w, c)`.
@@ -233,7 +256,7 @@ impl<'a> Sampler<'a> {
     /// # Errors
     /// From the device.
     pub fn predicted(&self) -> Result<Tensor> {
-        match self.schedule.steps.get(self.next).filter(|_| self.end.is_none()) {
+        match self.passes.get(self.next).map(|pass| &self.schedule.steps[pass.step]) {
             Some(step) => Ok(self.target.evaluate(self.latents(), &self.ids, step, Need::Noise)?.x0),
             None => Ok(self.latents().clone()),
         }
@@ -256,6 +279,7 @@ impl<'a> Sampler<'a> {
                 };
                 let parts = end.parts.iter().map(|(name, v)| (name.clone(), v[slots.clone()].to_vec()));
                 let sound = population.log_z.is_finite();
+                let known = self.options.method.estimates_z();
                 Ok(Population {
                     seed: self.options.seed,
                     prompt: self.options.prompts[b],
@@ -266,8 +290,8 @@ impl<'a> Sampler<'a> {
                     parts: parts.collect(),
                     log_weights: weights.log_weights().to_vec(),
                     weights: weights.weights().to_vec(),
-                    log_z: population.log_z,
-                    log_z_error: if sound { family.log_z_error(chain.weights()) } else { None },
+                    log_z: if known { population.log_z } else { f64::NAN },
+                    log_z_error: if sound && known { family.log_z_error(chain.weights()) } else { None },
                     lineage: family.lineages(),
                 })
             })
@@ -285,7 +309,7 @@ impl<'a> Sampler<'a> {
             self.engine = host;
         }
         // Until that step is due, no step beyond it is taken ahead.
-        let until = self.thins.filter(|&k| k > self.next).unwrap_or(self.schedule.len());
+        let until = self.thins.filter(|&k| k > self.next).unwrap_or(self.passes.len());
         let ahead = (self.engine.lookahead() + 1).min(until - self.next);
         // As many steps are under way as there are latents after the first.
         while self.latents.len() - 1 < ahead && self.failed.is_none() {
@@ -309,9 +333,10 @@ impl<'a> Sampler<'a> {
             self.use_fewer()?;
             self.engine.restore(state)?;
         }
-        let (step, t) = (self.next, self.schedule.steps[self.next].t);
+        let (step, pass) = (self.next, self.passes[self.next]);
+        let (t, pass) = (self.schedule.steps[pass.step].t, pass.number);
         (self.next, self.torn) = (self.next + 1, false);
-        Ok(Step { step, t, prompts, non_finite, notes: self.target.notes(), ms: self.lap(began) })
+        Ok(Step { step, t, pass, prompts, non_finite, notes: self.target.notes(), ms: self.lap(began) })
     }
 
     /// Keeps the gradient of a step for those that it guides too, as the particles go on with it.
@@ -337,22 +362,30 @@ impl<'a> Sampler<'a> {
 
     /// Evaluates the latest latents, and has them weighed and moved. Returns the latents after that.
     fn submit(&mut self) -> Result<Tensor> {
-        let k = self.next + self.latents.len() - 1;
-        let (x, step, need) = (&self.latents[self.latents.len() - 1], &self.schedule.steps[k], self.needs[k]);
+        let at = self.next + self.latents.len() - 1;
+        let (pass, need, x) = (self.passes[at], self.needs[at], &self.latents[self.latents.len() - 1]);
+        let k = pass.step;
+        let step = &self.schedule.steps[k];
         let _range = range(self.backend, &format!("step {k}"));
-        let evaluation = self.target.evaluate(x, &self.ids, step, need)?;
+        let evaluation = match self.seen.take() {
+            Some(seen) => seen,
+            None => self.target.evaluate(x, &self.ids, step, need)?,
+        };
         let shape = x.shape();
         assert_eq!(
             (evaluation.x0.shape(), evaluation.eps.shape()),
             (shape, shape),
             "what the target evaluated"
         );
-        let new = evaluation.grad.filter(|_| self.options.method.drift() == Drift::Gradient);
-        if let (Some(grad), true) = (&new, self.options.gradient_every > 1) {
+        let method = self.options.method;
+        let shift = self.shift(step, &evaluation)?;
+        let scores = evaluation.reward.as_ref();
+        let new = evaluation.grad.as_ref().filter(|_| method.differentiates());
+        if let (Some(grad), true) = (new, self.options.gradient_every > 1) {
             self.held = Some(Held { grad: grad.clone(), lambdas: Vec::new() });
         }
         let held = self.held.as_ref().filter(|_| self.options.holds(k, self.schedule.len()));
-        let grad = new.as_ref().or(held.map(|held| &held.grad));
+        let grad = new.or(held.map(|held| &held.grad));
         assert!(grad.is_none_or(|g| g.shape() == shape), "one gradient per particle");
         let thins = self.thins == Some(k);
         let event = if thins {
@@ -361,22 +394,39 @@ impl<'a> Sampler<'a> {
             Event::Step(k.saturating_sub(self.start))
         };
         let fewer = thins.then(|| identities(&self.options.prompts, self.options.particles));
-        self.engine.submit(StepInput {
+        let advance = Advance {
+            mean_x0: step.mean.first as f32,
+            mean_eps: step.mean.second as f32,
+            variance: step.variance as f32,
+            kappa: step.kappa as f32,
+            seed: self.options.seed,
+            step: pass.key(),
+            purpose: Purpose::Move,
+            ids: fewer.as_ref().unwrap_or(&self.ids),
+        };
+        let next = self.engine.submit(StepInput {
             x,
             particles: Particles { x0: &evaluation.x0, eps: &evaluation.eps, grad },
-            event: evaluation.reward.as_ref().map(|scores| (event, scores)),
+            event: scores.filter(|_| method.weighs()).map(|scores| (event, scores)),
             held: held.map_or(&[], |held| &held.lambdas),
-            advance: Advance {
-                mean_x0: step.mean.first as f32,
-                mean_eps: step.mean.second as f32,
-                variance: step.variance as f32,
-                kappa: step.kappa as f32,
-                seed: self.options.seed,
-                step: k as u32,
-                purpose: Purpose::Move,
-                ids: fewer.as_ref().unwrap_or(&self.ids),
-            },
-        })
+            shift: &shift,
+            look: scores.filter(|_| !method.weighs()),
+            advance,
+        })?;
+        if pass.again {
+            return self.again(pass, &next);
+        }
+        if !method.chooses() {
+            return Ok(next);
+        }
+        // Without noise all next states are one.
+        if step.variance == 0.0 || self.options.duplicates == 1 {
+            self.chosen = vec![0; self.ids.len()];
+            return Ok(next);
+        }
+        let choose::Chosen { x, which, seen } = self.choose(k, &next, &evaluation, advance)?;
+        (self.chosen, self.seen) = (which, seen);
+        Ok(x)
     }
 
     /// The final event.
@@ -391,7 +441,15 @@ impl<'a> Sampler<'a> {
         let (prompts, non_finite) = self.absorb(&report)?;
         self.end = Some(FinalScores { reward: report.rewards, ..end });
         (self.next, self.torn) = (self.next + 1, false);
-        Ok(Step { step: k, t: 0, prompts, non_finite, notes: self.target.notes(), ms: self.lap(began) })
+        Ok(Step {
+            step: k,
+            t: 0,
+            pass: 0,
+            prompts,
+            non_finite,
+            notes: self.target.notes(),
+            ms: self.lap(began),
+        })
     }
 
     /// Images and rewards of the final latents; NaN for dead particles, as after the final event.
@@ -417,7 +475,7 @@ impl Iterator for Sampler<'_> {
         if self.stopped || self.end.is_some() {
             return None;
         }
-        let step = if self.next < self.schedule.len() { self.transition() } else { self.final_event() };
+        let step = if self.next < self.passes.len() { self.transition() } else { self.final_event() };
         self.stopped = step.is_err();
         Some(step)
     }
@@ -441,7 +499,7 @@ fn step_engine<'a>(
     let Options { rules, alpha, seed, prompts, .. } = options;
     let setup = EngineSetup { rules, alpha: *alpha, seed: *seed, prompts, ids, sample };
     let own = match options.compat {
-        Compat::Paper if !on_host && options.gradient_every == 1 => backend.step_engine(setup)?,
+        Compat::Paper if !on_host && options.on_any_engine() => backend.step_engine(setup)?,
         _ => None,
     };
     Ok(own.unwrap_or_else(|| Box::new(Host::new(backend, options, ids.len() / options.prompts.len()))))

@@ -19,7 +19,7 @@ pub use loaded::Judgement;
 pub use normalise::{Normalise, PlainScores};
 pub use options::{Checkpointing, Preset, Prompt, SampleOptions};
 pub use plan::{Plan, seconds};
-pub use populations::{Combined, Estimate, combine};
+pub use populations::{Combined, Estimate, NOT_ESTIMATED, combine};
 pub use run::{Run, RunSnapshot, Samples};
 pub use scorer::{Scorer, Scores};
 

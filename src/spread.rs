@@ -126,18 +126,19 @@ impl Target for Spread<'_> {
             return self.home.target.evaluate(x, ids, step, need);
         }
         let (tensors, _) = self.on_shares(x, ids, |part, x, ids| {
-            let Evaluation { eps, x0, reward, grad } = part.target.evaluate(x, ids, step, need)?;
+            let Evaluation { eps, x0, reward, grad, correction } =
+                part.target.evaluate(x, ids, step, need)?;
             let reward = match reward {
                 Some(Scores::Device(scores)) => Some(scores),
                 Some(Scores::Host(_)) => unreachable!("networks score on their device"),
                 None => None,
             };
-            Ok(([eps, x0].into_iter().chain(reward).chain(grad).collect(), ()))
+            Ok(([eps, x0].into_iter().chain(reward).chain(grad).chain(correction).collect(), ()))
         })?;
         let mut tensors = tensors.into_iter();
         let mut next = || tensors.next();
         let (Some(eps), Some(x0)) = (next(), next()) else { panic!("noise and clean latent at least") };
-        Ok(Evaluation { eps, x0, reward: next().map(Scores::Device), grad: next() })
+        Ok(Evaluation { eps, x0, reward: next().map(Scores::Device), grad: next(), correction: next() })
     }
 
     fn finish(&self, x: &Tensor, ids: &[ParticleId]) -> Result<FinalScores> {
@@ -169,6 +170,10 @@ impl Target for Spread<'_> {
 
     fn without_gradient(&self) -> Option<String> {
         self.home.target.without_gradient()
+    }
+
+    fn without_correction(&self) -> Option<String> {
+        self.home.target.without_correction()
     }
 }
 

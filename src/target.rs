@@ -135,11 +135,26 @@ impl<'a> Diffusion<'a> {
         at as u32
     }
 
-    /// Output of the UNet, guided; `rows` is the text of each sample of all branches.
-    fn predict<'t>(&'t self, tape: &Tape<'t>, x: &Var, biases: &'t Tensor, rows: &'t [u32]) -> Result<Var> {
+    /// Output of the UNet, guided, and where it is asked for that without the prompt; `rows` is the text of
+    /// each sample of all branches.
+    fn predict<'t>(
+        &'t self,
+        tape: &Tape<'t>,
+        x: &Var,
+        biases: &'t Tensor,
+        work: Work<'t>,
+    ) -> Result<(Var, Option<Tensor>)> {
         let (unet, texts) = (&self.pipeline.unet, &self.texts.conditioning);
-        let out = unet.forward_at(tape, x, biases, texts, rows)?;
-        if self.two_branches() { tape.cfg_combine(&out, self.settings.cfg_scale) } else { Ok(out) }
+        let out = unet.forward_at(tape, x, biases, texts, work.rows)?;
+        if !self.two_branches() {
+            return Ok((out, None));
+        }
+        let unconditional = match work.need {
+            // With scale 0 the other branch counts nothing.
+            Need::Correction => Some(self.backend.cfg_combine(out.value(), 0.0)?),
+            _ => None,
+        };
+        Ok((tape.cfg_combine(&out, self.settings.cfg_scale)?, unconditional))
     }
 
     /// The images in [0, 1] of latents, one after another, so that they take the memory of one.
@@ -190,37 +205,41 @@ impl<'a> Diffusion<'a> {
             panic!("an evaluation is noise and clean latent at least")
         };
         let reward = next().map(Scores::Device);
-        Ok(Evaluation { eps, x0, reward, grad: next() })
+        Ok(Evaluation { eps, x0, reward, grad: next(), correction: next() })
     }
 
     /// The cotangent of each score. The clean latent of a Gaussian of variance 1 changes with the noisy one
     /// by sqrt(alpha_bar): that stands in for the way back through the UNet where it is not taken.
     fn gradient_seed(&self, step: &ddim::Step, samples: usize, need: Need) -> Result<Tensor> {
         let seed = match self.settings.gradient {
-            Gradient::Clean if need == Need::Gradient => step.alpha_bar.sqrt() as f32,
+            Gradient::Clean if need >= Need::Gradient => step.alpha_bar.sqrt() as f32,
             _ => 1.0,
         };
         self.backend.upload(Shape::rows(samples, 1), HostSlice::F32(&vec![seed; samples]))
     }
 
     /// What `need` asks for at the state, bias, coefficients, and cotangents of the scores in `inputs`:
-    /// noise, clean latent, then the score, then its gradient.
+    /// noise, clean latent, then the score, its gradient, and the correction of the noise.
     fn work(&self, inputs: &[Tensor], work: Work<'_>) -> Result<Vec<Tensor>> {
         let [x, biases, to_eps, to_x0, seed] = inputs else { panic!("five inputs") };
         let backend = self.backend;
         let tape = match work.need {
-            Need::Gradient => Tape::recomputing(backend, self.settings.recompute),
+            Need::Gradient | Need::Correction => Tape::recomputing(backend, self.settings.recompute),
             _ => Tape::off(backend),
         };
         let through_unet = self.settings.gradient == Gradient::State;
         let mut leaf = if through_unet { tape.watch(x.clone()) } else { Var::from(x.clone()) };
-        let out = {
+        let (out, unconditional) = {
             let _range = tape.range("unet");
-            self.predict(&tape, &leaf, biases, work.rows)?
+            self.predict(&tape, &leaf, biases, work)?
         };
         // The prediction of the noise is an answer by itself; the reward depends on the state through x0
         // alone.
         let eps = backend.blend(to_eps, x, out.value())?;
+        let correction = match unconditional {
+            Some(out) => Some(backend.axpby(1.0, &eps, -1.0, &backend.blend(to_eps, x, &out)?)?),
+            None => None,
+        };
         let mut x0 = tape.blend(to_x0, &leaf, &out)?;
         drop(out);
         if !through_unet {
@@ -247,13 +266,14 @@ impl<'a> Diffusion<'a> {
         results.push(backend.where_finite(score.value(), raw.value())?);
         // What is not needed any more must not be held while the tape runs back.
         drop((x0, raw));
-        if work.need == Need::Gradient {
+        if work.need >= Need::Gradient {
             let _range = range(backend, "gradient");
             results.push(match tape.gradient(&score, seed.reshape(score.shape()), &leaf)? {
                 Some(grad) => grad.reshape(x.shape()),
                 None => backend.zeros(x.shape())?,
             });
         }
+        results.extend(correction);
         Ok(results)
     }
 
@@ -341,11 +361,12 @@ impl Target for Diffusion<'_> {
         let stacked =
             |f: fn(&Evaluation) -> &Tensor| self.stack(&evaluations.iter().map(f).collect::<Vec<_>>());
         let (eps, x0, grad) = (stacked(|l| &l.eps)?, stacked(|l| &l.x0)?, all(|l| l.grad.as_ref())?);
+        let correction = all(|l| l.correction.as_ref())?;
         let reward = all(|l| match &l.reward {
             Some(Scores::Device(scores)) => Some(scores),
             _ => None,
         })?;
-        Ok(Evaluation { eps, x0, reward: reward.map(Scores::Device), grad })
+        Ok(Evaluation { eps, x0, reward: reward.map(Scores::Device), grad, correction })
     }
 
     fn finish(&self, x: &Tensor, ids: &[ParticleId]) -> Result<FinalScores> {
@@ -386,5 +407,14 @@ impl Target for Diffusion<'_> {
     fn without_gradient(&self) -> Option<String> {
         let term = reward::terms(self.reward).into_iter().find(|(_, reward)| !reward.differentiable());
         term.map(|(_, reward)| reward.name())
+    }
+
+    fn without_correction(&self) -> Option<String> {
+        let scale = self.settings.cfg_scale;
+        match self.pipeline.embeds_guidance() {
+            true => Some("this model takes the guidance scale as an input".into()),
+            false if self.two_branches() => None,
+            false => Some(format!("`cfg_scale` {scale} runs without the other branch")),
+        }
     }
 }

@@ -2,6 +2,8 @@
 //! file or flag and the fix, with the documented exit code, and never a panic. Here what a run computes; in
 //! `cli/` what it leaves, says, foretells and refuses.
 
+#[path = "cli/baselines.rs"]
+mod baselines;
 #[path = "cli/check.rs"]
 mod check;
 #[path = "cli/compare.rs"]

@@ -14,12 +14,12 @@ use das_cuda::backend::{Backend, ParticleId};
 use das_cuda::cpu::Cpu;
 use das_cuda::ddim::{Schedule, SchedulerConfig, Spacing, Step, log_ratio};
 use das_cuda::method::{
-    BestOfN, Bootstrap, Conclusion, Das, Drift, Method, Plain, Potential, StepIndex, Tds,
+    BestOfN, Bootstrap, Conclusion, Das, Drift, Fk, Method, Plain, Potential, StepIndex, Tds,
 };
 use das_cuda::noise::{Key, Purpose, fill_normals};
 use das_cuda::sampler::{Candidates, Compat, Need, OnNan, Options, Population, Quantity, Sampler};
 use das_cuda::session::combine;
-use das_cuda::smc::{Resampler, Rules, Tempering, Weights, log_sum_exp};
+use das_cuda::smc::{Potentials, Resampler, Rules, Tempering, Weights, log_sum_exp};
 use das_cuda::tensor::{HostSlice, Shape};
 use das_cuda::{Error, ErrorKind};
 use laws::{Closed, Gaussian, Grid, Law, Lookahead, Seen, agree, mean_and_error};
@@ -49,7 +49,7 @@ fn lcm_chain() -> Schedule {
 const UNIT: Gaussian = Gaussian { variance: 1.7, slope: 0.9 };
 
 fn rules(tempering: Tempering, resampler: Resampler, ess_threshold: f64) -> Rules {
-    Rules { tempering, resampler, ess_threshold, max_shift: None }
+    Rules { tempering, resampler, ess_threshold, max_shift: None, potentials: Potentials::Difference }
 }
 
 fn options(method: &'static dyn Method, rules: Rules, prompts: u32, particles: usize) -> Options {
@@ -98,6 +98,7 @@ fn the_estimate_of_z_is_unbiased() {
         ("das", &ddim, &Das as &'static dyn Method, EXP),
         ("tds", &ddim, &Tds, Tempering::None),
         ("bootstrap", &ddim, &Bootstrap, EXP),
+        ("fk", &ddim, &Fk, Tempering::None),
         ("das, lcm", &lcm, &Das, Tempering::Exp { gamma: 0.1 }),
     ] {
         for threshold in [2.0, 0.0, 0.5] {
@@ -114,6 +115,20 @@ fn the_estimate_of_z_is_unbiased() {
         let z = z_of_gaussian(&ddim, options(&Tds, bounded, 3000, 8));
         println!("tds, shifts of at most {max_shift}, threshold {threshold}: z = {z:.2}");
         assert!(z.abs() < 5.0, "shifts of at most {max_shift}: z = {z}");
+    }
+    for potentials in [Potentials::Max, Potentials::Sum] {
+        for (method, weigh_every, threshold) in
+            [(&Fk as &'static dyn Method, 5, 0.5), (&Fk, 5, 0.0), (&Das, 1, 0.5)]
+        {
+            seed += 1;
+            // Potentials that count rewards many times scatter far less for a small slope of the reward.
+            let tempering = Tempering::Exp { gamma: 0.01 };
+            let rules = Rules { potentials, ..rules(tempering, Resampler::Ssp, threshold) };
+            let run = Options { seed, weigh_every, ..options(method, rules, 3000, 8) };
+            let z = z_of_gaussian(&ddim, run);
+            println!("{method}, {potentials}, every {weigh_every}, threshold {threshold}: z = {z:.2}");
+            assert!(z.abs() < 5.0, "{method}, {potentials}, threshold {threshold}: z = {z}");
+        }
     }
     let start = Options { tempering_start: 0.4, ..options(&Das, rules(EXP, Resampler::Ssp, 2.0), 3000, 8) };
     let z = z_of_gaussian(&ddim, start);
@@ -1021,8 +1036,8 @@ impl Method for Odd {
     fn need(&self, at: StepIndex) -> Need {
         if self.0 == 1 && at.step % 2 == 1 { Need::Noise } else { Need::Reward }
     }
-    fn revisit(&self, at: StepIndex) -> u32 {
-        u32::from(self.0 == 2 && at.step == 3)
+    fn duplicates(&self) -> Option<usize> {
+        (self.0 == 2).then_some(2)
     }
 }
 
@@ -1031,7 +1046,7 @@ fn a_method_that_contradicts_itself_is_refused() {
     let (cpu, schedule) = (Cpu::new(), chain(9));
     let target = Closed::new(&cpu, Grid::new());
     let methods: [(&'static dyn Method, &str); 3] =
-        [(&Odd(0), "if it weighs"), (&Odd(1), "must go on"), (&Odd(2), "repeats step 3")];
+        [(&Odd(0), "if it weighs"), (&Odd(1), "must go on"), (&Odd(2), "cannot do two of these")];
     for (method, part) in methods {
         let run = options(method, rules(EXP, Resampler::Ssp, 0.5), 1, 4);
         let error = Sampler::new(&cpu, &target, &schedule, run).err().expect("refused");

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use das_cuda::ddim::{SchedulerConfig, log_ratio};
 use das_cuda::noise::{Key, Purpose, Uniforms, fill_normals, uniforms};
 use das_cuda::smc::{
-    Event, Floor, Population, Resampler, Rules, Tempering, Weighed, draw, log_sum_exp, weigh,
+    Event, Floor, Population, Potentials, Resampler, Rules, Tempering, Weighed, draw, log_sum_exp, weigh,
 };
 use rayon::prelude::*;
 
@@ -127,7 +127,13 @@ fn the_estimate_of_z_is_unbiased_however_one_resamples() {
     let (mut worst, mut first) = (0.0_f64, 0);
     for tempering in FIXED {
         let mut check = |resampler: Resampler, ess_threshold: f64| {
-            let rules = Rules { tempering, resampler, ess_threshold, max_shift: None };
+            let rules = Rules {
+                tempering,
+                resampler,
+                ess_threshold,
+                max_shift: None,
+                potentials: Potentials::Difference,
+            };
             let z = Gaussian::CHAIN.z_score(Scheme::Right, &rules, 8, first..first + 3000);
             first += 3000;
             println!("{tempering}, {resampler}, threshold {ess_threshold}: z = {z:.2}");
@@ -144,8 +150,13 @@ fn the_estimate_of_z_is_unbiased_however_one_resamples() {
 #[test]
 fn wrong_schemes_fail_the_test_of_z() {
     for scheme in [Scheme::StaleTwist, Scheme::StartsAtZero, Scheme::BestHalf] {
-        let rules =
-            Rules { tempering: FIXED[1], resampler: Resampler::Ssp, ess_threshold: 2.0, max_shift: None };
+        let rules = Rules {
+            tempering: FIXED[1],
+            resampler: Resampler::Ssp,
+            ess_threshold: 2.0,
+            max_shift: None,
+            potentials: Potentials::Difference,
+        };
         let z = Gaussian::CHAIN.z_score(scheme, &rules, 8, 0..3000);
         println!("{scheme:?}: z = {z:.1}");
         assert!(z.abs() > 5.0, "{scheme:?} passes with z = {z}");
@@ -160,8 +171,13 @@ fn adaptive_tempering_estimates_z_consistently() {
     let chain = Gaussian { c: 2.5, ..Gaussian::CHAIN };
     for floor in [Floor::Last, Floor::Exp { gamma: 0.02 }] {
         let tempering = Tempering::Adaptive { floor };
-        let rules =
-            Rules { tempering, resampler: Resampler::Systematic, ess_threshold: 0.9, max_shift: None };
+        let rules = Rules {
+            tempering,
+            resampler: Resampler::Systematic,
+            ess_threshold: 0.9,
+            max_shift: None,
+            potentials: Potentials::Difference,
+        };
         let logs: Vec<f64> =
             (0..400).into_par_iter().map(|run| chain.run(Scheme::Right, &rules, 256, run)).collect();
         let off = log_sum_exp(&logs) - (logs.len() as f64).ln() - 0.5 * chain.c * chain.c;
@@ -175,8 +191,13 @@ fn adaptive_tempering_estimates_z_consistently() {
 #[test]
 fn an_exact_twist_makes_the_weights_constant() {
     let (v, c, steps, particles) = (0.05_f64, 1.3, 30, 16);
-    let rules =
-        Rules { tempering: Tempering::None, resampler: Resampler::Ssp, ess_threshold: 0.5, max_shift: None };
+    let rules = Rules {
+        tempering: Tempering::None,
+        resampler: Resampler::Ssp,
+        ess_threshold: 0.5,
+        max_shift: None,
+        potentials: Potentials::Difference,
+    };
     for run in 0..20 {
         let mut at = Population::new(particles);
         let mut x = vec![0.0_f64; particles];
@@ -282,6 +303,7 @@ impl Mixture {
             resampler: Resampler::Ssp,
             ess_threshold: 0.5,
             max_shift: None,
+            potentials: Potentials::Difference,
         };
         let mut x: Vec<[f64; 2]> =
             (0..particles).map(|p| normal(run, p as u32, 0, Purpose::Initial)).collect();

@@ -15,7 +15,7 @@ use das_cuda::model::pipeline::{LongPrompts, Pipeline, Prompt};
 use das_cuda::noise::Purpose;
 use das_cuda::reward::{self, Reward, Spec, Sum};
 use das_cuda::sampler::{Evaluation, Need, Options, Population, Sampler, Target};
-use das_cuda::smc::{Resampler, Rules, Tempering};
+use das_cuda::smc::{Potentials, Resampler, Rules, Tempering};
 use das_cuda::tape::Recompute;
 use das_cuda::target::{Diffusion, Gradient, Settings};
 use das_cuda::tensor::{HostSlice, Shape, Tensor};
@@ -91,7 +91,8 @@ fn rewards(backend: &dyn Backend, evaluation: &Evaluation) -> Vec<f64> {
 fn evaluation_bits(backend: &dyn Backend, evaluation: &Evaluation) -> Vec<Vec<u32>> {
     let reward = evaluation.reward.as_ref().map(|scores| scores.download(backend).expect("rewards"));
     let reward = reward.iter().flatten().map(|r| (*r as f32).to_bits()).collect();
-    let tensors = [Some(&evaluation.eps), Some(&evaluation.x0), evaluation.grad.as_ref()];
+    let (grad, correction) = (evaluation.grad.as_ref(), evaluation.correction.as_ref());
+    let tensors = [Some(&evaluation.eps), Some(&evaluation.x0), grad, correction];
     tensors.into_iter().flatten().map(|x| bits(backend, x)).chain([reward]).collect()
 }
 
@@ -214,11 +215,13 @@ fn an_answer_depends_on_its_own_particle_alone() {
     let world = World::new(&cpu, &["aesthetic"]);
     let step = world.schedule(20).steps[10];
     let x = world.latents(&IDS);
-    let together = world.target(5.0, 5).evaluate(&x, &IDS, &step, Need::Gradient).expect("an evaluation");
+    let together = world.target(5.0, 5).evaluate(&x, &IDS, &step, Need::Correction).expect("an evaluation");
     let together = evaluation_bits(&cpu, &together);
     for micro_batch in [2, 4] {
-        let split =
-            world.target(5.0, micro_batch).evaluate(&x, &IDS, &step, Need::Gradient).expect("an evaluation");
+        let split = world
+            .target(5.0, micro_batch)
+            .evaluate(&x, &IDS, &step, Need::Correction)
+            .expect("an evaluation");
         assert_eq!(evaluation_bits(&cpu, &split), together, "micro-batch {micro_batch}");
     }
     let target = world.target(5.0, 5);
@@ -229,7 +232,7 @@ fn an_answer_depends_on_its_own_particle_alone() {
         assert_eq!((finish.reward[0], finish.parts[0].1[0]), (end.reward[slot], end.parts[0].1[slot]));
         let evaluation = evaluation_bits(
             &cpu,
-            &target.evaluate(&alone, &[id], &step, Need::Gradient).expect("an evaluation"),
+            &target.evaluate(&alone, &[id], &step, Need::Correction).expect("an evaluation"),
         );
         for (one, all) in evaluation.iter().zip(&together) {
             assert_eq!(one[..], all[slot * one.len()..][..one.len()], "particle {slot}");
@@ -241,6 +244,36 @@ fn an_answer_depends_on_its_own_particle_alone() {
     let evaluation =
         evaluation_bits(&cpu, &target.evaluate(&alone, &other, &step, Need::Noise).expect("an evaluation"));
     assert_ne!(evaluation[0][..], together[0][..evaluation[0].len()]);
+}
+
+/// What classifier-free guidance adds to the noise, `s (eps_c - eps_u)`: in proportion to the scale, and with
+/// the noise at two scales as the lines through them say. The rest of the answer is what a need for the
+/// gradient gets. Two noises of size 1 are subtracted and scaled by 2, three times: 1e-5 is enough (measured:
+/// 1.7e-6).
+#[test]
+fn the_correction_is_what_guidance_adds_to_the_noise() {
+    let cpu = Cpu::new();
+    let world = World::new(&cpu, &["aesthetic"]);
+    let (step, x) = (world.schedule(20).steps[10], world.latents(&IDS));
+    let seen = |scale, need| world.target(scale, 5).evaluate(&x, &IDS, &step, need).expect("an evaluation");
+    let numbers = |x: &Tensor| cpu.download(x).expect("elements");
+    let at = [2.0, 4.0].map(|scale| seen(scale, Need::Correction));
+    let [half, whole] = at.each_ref().map(|seen| numbers(seen.correction.as_ref().expect("wanted")));
+    let [low, high] = at.each_ref().map(|seen| numbers(&seen.eps));
+    let (mut worst, mut largest) = (0.0_f32, 0.0_f32);
+    for i in 0..whole.len() {
+        // Twice the scale adds twice as much, and the noises differ by half of the larger.
+        let off = (whole[i] - 2.0 * half[i]).abs().max((whole[i] - 2.0 * (high[i] - low[i])).abs());
+        (worst, largest) = (worst.max(off), largest.max(whole[i].abs()));
+    }
+    println!("off by {worst:e}, of corrections up to {largest}");
+    assert!(worst < 1e-5 && largest > 0.1, "{worst} of {largest}");
+    let Evaluation { eps, x0, reward, grad, correction } = seen(4.0, Need::Gradient);
+    assert!(correction.is_none());
+    let alike = Evaluation { eps, x0, reward, grad, correction: at[1].correction.clone() };
+    assert!(evaluation_bits(&cpu, &alike) == evaluation_bits(&cpu, &at[1]));
+    assert!(world.target(4.0, 5).without_correction().is_none());
+    assert!(world.target(1.0, 5).without_correction().is_some_and(|why| why.contains("`cfg_scale` 1")));
 }
 
 /// Checkpointing computes the same bits twice; on the meter it holds less at once.
@@ -276,7 +309,13 @@ fn short(prompts: &[u32], steps: usize) -> Options {
         prompts: prompts.to_vec(),
         particles: 3,
         alpha: 0.05,
-        rules: Rules { tempering, resampler: Resampler::Ssp, ess_threshold: 0.9, max_shift: None },
+        rules: Rules {
+            tempering,
+            resampler: Resampler::Ssp,
+            ess_threshold: 0.9,
+            max_shift: None,
+            potentials: Potentials::Difference,
+        },
         ..Options::new(11, steps)
     }
 }

@@ -7,7 +7,7 @@ use das_cuda::cuda::Cuda;
 use das_cuda::cuda::testing::Array64;
 use das_cuda::engine::{EngineBackend, EngineSetup, Scores, StepInput};
 use das_cuda::noise::{Key, Purpose};
-use das_cuda::smc::{Event, Resampler, Rules, Tempering, Weights};
+use das_cuda::smc::{Event, Potentials, Resampler, Rules, Tempering, Weights};
 use das_cuda::tensor::Shape;
 use serde_json::json;
 
@@ -48,6 +48,7 @@ fn input(cuda: &Cuda, effort: Effort) -> Result<()> {
         resampler: Resampler::Ssp,
         ess_threshold: 0.5,
         max_shift: None,
+        potentials: Potentials::Difference,
     };
     let ids: Vec<ParticleId> = (0..PARTICLES).map(|particle| ParticleId { prompt: 0, particle }).collect();
     let run =

@@ -9,11 +9,12 @@ use clap::{Arg, Args, Parser, Subcommand};
 use super::help;
 use super::pareto::Weights;
 use super::shard::Choice;
-use super::values::{Auto, Budget, Bytes, Devices, Save, Scales, Seed, Seeds, Select, device};
+use super::values::{Auto, Budget, Bytes, Devices, Save, Scales, Seed, Seeds, Select, Window, device};
 use crate::ddim::{Chain, Prediction};
 use crate::method::{self, METHODS, Method};
 use crate::sampler::{Compat, OnNan};
 use crate::session::{Checkpointing, Device, Dtype, LongPrompts, Preset};
+use crate::smc::Potentials;
 use crate::target::Gradient;
 
 /// Test-time alignment of diffusion models: Sequential Monte Carlo with reward gradients.
@@ -82,7 +83,7 @@ pub enum Command {
 }
 
 /// Options whose value is a number.
-const NUMBERS: [&str; 31] = [
+const NUMBERS: [&str; 35] = [
     "width",
     "height",
     "count",
@@ -106,6 +107,10 @@ const NUMBERS: [&str; 31] = [
     "ess_threshold",
     "max_shift",
     "gradient_every",
+    "weigh_every",
+    "duplicates",
+    "guidance_strength",
+    "time_travel",
     "normalise_pictures",
     "checkpoint_every",
     "preview",
@@ -255,7 +260,7 @@ pub struct Sample {
     pub normalise_pictures: Option<usize>,
     /// Strength of the prior, alpha in p(x) exp(r(x)/alpha) [default: the reward's own (below), 0.05 for
     /// the aesthetic reward of `shapes`; with --normalise 0.01, where a standard deviation is worth 100, and
-    /// 0.12 for that of `shapes`]
+    /// 0.12 for that of `shapes`; for svdd 0, which takes the largest reward]
     #[arg(long = "kl", visible_aliases = ["alpha", "kl-coeff"], value_name = "ALPHA", help_heading = "Alignment")]
     pub kl: Option<f64>,
     /// How particles are proposed and weighted
@@ -282,16 +287,18 @@ pub struct Sample {
     #[arg(long, value_name = "M", default_value_t = 1, help_heading = "Alignment")]
     pub populations: usize,
     /// How the reward is switched on along the chain: exp, poly:POWER, adaptive, none [default: exp; none for
-    /// tds, with --candidates, and for das with the aesthetic reward of `shapes`]
+    /// tds and fk, with --candidates, and for das with the aesthetic reward of `shapes`]
     #[arg(long, value_name = "T", help_heading = "Alignment")]
     pub tempering: Option<String>,
     /// Speed of `exp` and `poly` tempering [default: full reward from 87 % of the steps on]
     #[arg(long, value_name = "G", help_heading = "Alignment")]
     pub gamma: Option<f64>,
     /// Fraction of the steps before any reward is computed; with --candidates, before guidance begins
-    #[arg(long, default_value_t = 0.0, value_name = "F", help_heading = "Alignment")]
-    pub tempering_start: f64,
-    /// ssp, systematic, stratified, residual or multinomial [default: ssp; systematic for tds]
+    /// [default: 0; 0.2 for fk]
+    #[arg(long, value_name = "F", help_heading = "Alignment")]
+    pub tempering_start: Option<f64>,
+    /// ssp, systematic, stratified, residual or multinomial [default: ssp; systematic for tds,
+    /// multinomial for fk]
     #[arg(long, value_name = "R", help_heading = "Alignment")]
     pub resample: Option<String>,
     /// Resample when the effective sample size falls below this fraction of the particles; 0 never
@@ -311,6 +318,31 @@ pub struct Sample {
     /// `shapes`]
     #[arg(long, value_name = "K", help_heading = "Alignment")]
     pub gradient_every: Option<usize>,
+    /// What an event multiplies weights by, of the rewards l that a particle has had, tempered and over
+    /// alpha: diff, exp(l - the last l); max, exp(the largest l so far); sum, exp(the sum of l so far). The
+    /// end multiplies by what is left of exp(r / alpha) [default: diff; max for fk]
+    #[arg(long, value_name = "diff|max|sum", help_heading = "Alignment")]
+    pub potential: Option<Potentials>,
+    /// For bootstrap and fk: weigh and resample at every K-th step [default: 1; a fifth of the steps for fk]
+    #[arg(long, value_name = "K", help_heading = "Alignment")]
+    pub weigh_every: Option<usize>,
+    /// For svdd: next states that are drawn for each particle at every step, of which one goes on
+    /// [default: 20]
+    #[arg(long, value_name = "M", help_heading = "Alignment")]
+    pub duplicates: Option<usize>,
+    /// For the methods whose shift by the gradient is not weighed, how far: dps adds this times the gradient
+    /// to the state; freedom shifts the state, and mpgd the clean latent, by this times the size of what
+    /// classifier-free guidance adds to the noise [default: 1 for dps, 0.2 for freedom, 15 for mpgd]
+    #[arg(long, value_name = "S", help_heading = "Alignment")]
+    pub guidance_strength: Option<f64>,
+    /// Part of the steps in which these methods shift, as fractions from 0, the first step, to 1 [default:
+    /// 0..1 for dps, 0.3..0.7 for freedom and mpgd]
+    #[arg(long, value_name = "FROM..UNTIL", help_heading = "Alignment")]
+    pub guidance_window: Option<Window>,
+    /// For freedom and mpgd: take each step from 30 to 60 % of the chain so often, with new noise between; 1
+    /// for once [default: 3 for freedom, 1 for mpgd]
+    #[arg(long, value_name = "N", help_heading = "Alignment")]
+    pub time_travel: Option<u32>,
     /// What to do about values that are not finite: drop the particle (and say so) or abort with exit code 5
     #[arg(long, default_value_t = OnNan::Drop, value_name = "drop|abort", help_heading = "Alignment")]
     pub on_nan: OnNan,
@@ -325,7 +357,8 @@ pub struct Sample {
     #[arg(short, long, default_value = "out", value_name = "PATH", help_heading = "Output")]
     pub output: PathBuf,
     /// Which particle is returned (best.png and standard output) [default: reward; argmax
-    /// with --preset paper and reference, and for none, where it is the first particle]
+    /// with --preset paper and reference, and for none, svdd, dps, freedom and mpgd, where it is the first
+    /// particle]
     #[arg(long, value_enum, help_heading = "Output")]
     pub select: Option<Select>,
     /// Which images are written

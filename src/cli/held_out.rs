@@ -1,7 +1,7 @@
 //! Whether a held-out reward falls while the target rises: the sign of a reward that is over-optimised.
 
 use super::summary::compact;
-use crate::method::Conclusion;
+use crate::method::Method;
 use crate::session::{Judgement, PlainScores, Samples};
 use crate::smc::error_bar::student;
 
@@ -63,9 +63,9 @@ pub fn warnings(
     samples: &Samples,
     judgement: &Judgement,
     plain: &PlainScores,
-    conclusion: Conclusion,
+    method: &'static dyn Method,
 ) -> Vec<String> {
-    if conclusion != Conclusion::Weigh {
+    if method.has_plain_chains() {
         return Vec::new();
     }
     let population = &samples.population;

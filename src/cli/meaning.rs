@@ -93,12 +93,18 @@ fn of_method(args: &Sample) -> Result<()> {
         ("--tempering", args.tempering.is_some(), method.weighs()),
         ("--gamma", args.gamma.is_some(), method.weighs()),
         ("--resample", args.resample.is_some(), method.weighs()),
-        ("--tempering-start", args.tempering_start != 0.0, method.weighs()),
+        ("--tempering-start", args.tempering_start.is_some(), method.weighs()),
+        ("--potential", args.potential.is_some(), method.weighs()),
+        ("--weigh-every", args.weigh_every.is_some(), method.weighs() && !method.proposes()),
         ("--ess-threshold", args.ess_threshold.is_some(), method.weighs()),
-        ("--max-shift", args.max_shift.is_some(), method.differentiates()),
-        ("--gradient", args.gradient.is_some(), method.differentiates()),
-        ("--gradient-every", args.gradient_every.is_some(), method.differentiates()),
-        ("--kl", args.kl.is_some(), method.conclusion() != Conclusion::Keep),
+        ("--max-shift", args.max_shift.is_some(), method.proposes()),
+        ("--gradient", args.gradient.is_some(), method.proposes()),
+        ("--gradient-every", args.gradient_every.is_some(), method.proposes()),
+        ("--duplicates", args.duplicates.is_some(), method.chooses()),
+        ("--guidance-strength", args.guidance_strength.is_some(), method.shifts()),
+        ("--guidance-window", args.guidance_window.is_some(), method.shifts()),
+        ("--time-travel", args.time_travel.is_some(), method.travels()),
+        ("--kl", args.kl.is_some(), method.reads_alpha()),
         ("--compat reference", args.compat == Compat::Reference, method.weighs()),
         (&*checkpointing, recomputes, method.differentiates()),
     ];
@@ -146,16 +152,24 @@ pub fn micro_batch(args: &Sample, particles: usize) -> Option<String> {
 /// Methods that read an option.
 fn readers(flag: &str) -> String {
     let (reads, why): (fn(&'static dyn Method) -> bool, &str) = match flag {
-        "--max-shift" | "--gradient" | "--gradient-every" => (|m| m.differentiates(), ""),
+        "--max-shift" | "--gradient" | "--gradient-every" => (|m| m.proposes(), ""),
+        "--weigh-every" => (|m| m.weighs() && !m.proposes(), ""),
+        "--time-travel" => (|m| m.travels(), ""),
+        "--duplicates" => (|m| m.chooses(), ""),
+        "--guidance-strength" | "--guidance-window" => (|m| m.shifts(), ""),
         _ if flag.starts_with("--checkpointing") => {
             (|m| m.differentiates(), ", which keep activations for a gradient")
         }
-        "--kl" => (|m| m.conclusion() != Conclusion::Keep, ""),
+        "--kl" => (|m| m.reads_alpha(), ""),
         _ => (|m| m.weighs(), ""),
     };
     let names: Vec<&str> = METHODS.iter().filter(|m| reads(**m)).map(|m| m.name()).collect();
-    let (last, others) = names.split_last().unwrap_or((&"", &[]));
-    format!("--proposal {} or {last}{why}", others.join(", "))
+    match names.split_last() {
+        Some((last, others)) if !others.is_empty() => {
+            format!("--proposal {} or {last}{why}", others.join(", "))
+        }
+        _ => format!("--proposal {}{why}", names.concat()),
+    }
 }
 
 /// Endings of image files: a directory is not called so by intent.

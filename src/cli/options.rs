@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::args::{Machine, Sample};
 use super::shard::{self, Shard};
-use super::values::{Auto, Bytes, Devices, Save, Scales, Seed, Select};
+use super::values::{Auto, Bytes, Devices, Save, Scales, Seed, Select, Window};
 use super::{downloads, flags, meaning, prompts};
 use crate::ddim::{Chain, Prediction};
 use crate::error::{Error, Result};
@@ -47,7 +47,6 @@ pub struct Options {
     /// Of each prompt.
     pub populations: usize,
     pub rules: Rules,
-    pub tempering_start: f64,
     pub on_nan: OnNan,
     pub compat: Compat,
     /// Directory for the prompts' folders.
@@ -158,7 +157,6 @@ impl Options {
             particles: sample.particle_count(),
             populations: sample.population_count(),
             rules: sample.rules(),
-            tempering_start: args.tempering_start,
             on_nan: args.on_nan,
             compat: args.compat,
             output,
@@ -290,7 +288,6 @@ fn sample(args: &Sample, builder: &SessionBuilder) -> Result<SampleOptions> {
         .long_prompts(args.long_prompts)
         .method(args.proposal)
         .populations(args.populations)
-        .tempering_start(args.tempering_start)
         .on_nan(args.on_nan)
         .compat(args.compat)
         .checkpointing(args.checkpointing);
@@ -332,6 +329,27 @@ fn sample(args: &Sample, builder: &SessionBuilder) -> Result<SampleOptions> {
     }
     if let Some(steps) = args.gradient_every {
         options = options.gradient_every(steps);
+    }
+    if let Some(fraction) = args.tempering_start {
+        options = options.tempering_start(fraction);
+    }
+    if let Some(potential) = args.potential {
+        options = options.potential(potential);
+    }
+    if let Some(steps) = args.weigh_every {
+        options = options.weigh_every(steps);
+    }
+    if let Some(duplicates) = args.duplicates {
+        options = options.duplicates(duplicates);
+    }
+    if let Some(strength) = args.guidance_strength {
+        options = options.guidance_strength(strength);
+    }
+    if let Some(Window(from, until)) = args.guidance_window {
+        options = options.guidance_window((from, until));
+    }
+    if let Some(passes) = args.time_travel {
+        options = options.time_travel(passes);
     }
     // Rates of the fixed schedules depend on the number of guided steps.
     options.check()?;

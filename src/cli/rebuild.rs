@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::args::{Cli, Sample};
 use crate::assets::SHAPES;
 use crate::error::{Error, Result};
-use crate::method::{Conclusion, Method};
+use crate::method::Method;
 
 /// A flag by clap's name of it, and as it is typed.
 type Flag = (&'static str, OsString);
@@ -46,7 +46,7 @@ const PLAIN: [(&str, &str); 26] = [
 ];
 
 /// Entries whose flag has another name, or is one of those that some methods do not read.
-const OTHER: [(&str, &str, &str); 10] = [
+const OTHER: [(&str, &str, &str); 16] = [
     ("index", "first_index", "first-index"),
     ("proposal", "proposal", "proposal"),
     ("candidates", "candidates", "candidates"),
@@ -55,6 +55,12 @@ const OTHER: [(&str, &str, &str); 10] = [
     ("ess_threshold", "ess_threshold", "ess-threshold"),
     ("max_shift", "max_shift", "max-shift"),
     ("gradient_every", "gradient_every", "gradient-every"),
+    ("potential", "potential", "potential"),
+    ("weigh_every", "weigh_every", "weigh-every"),
+    ("duplicates", "duplicates", "duplicates"),
+    ("guidance_strength", "guidance_strength", "guidance-strength"),
+    ("guidance_window", "guidance_window", "guidance-window"),
+    ("time_travel", "time_travel", "time-travel"),
     ("compat", "compat", "compat"),
     ("chain", "scheduler", "scheduler"),
 ];
@@ -70,7 +76,7 @@ const SWITCHES: [(&str, bool, &str, &str); 6] = [
 ];
 
 /// Options that depend on the method; another method has its own.
-const OF_METHOD: [&str; 12] = [
+const OF_METHOD: [&str; 18] = [
     "candidates",
     "thin_at",
     "tempering",
@@ -81,6 +87,12 @@ const OF_METHOD: [&str; 12] = [
     "max_shift",
     "gradient",
     "gradient_every",
+    "potential",
+    "weigh_every",
+    "duplicates",
+    "guidance_strength",
+    "guidance_window",
+    "time_travel",
     "compat",
     "select",
 ];
@@ -175,7 +187,7 @@ fn alone(changes: &[OsString]) -> Option<ArgMatches> {
 /// Whether the changes name a method that knows no alpha.
 fn without_alpha(changes: &[OsString]) -> bool {
     let method = alone(changes).and_then(|m| m.get_one::<&'static dyn Method>("proposal").copied());
-    method.is_some_and(|method| method.conclusion() == Conclusion::Keep)
+    method.is_some_and(|method| !method.reads_alpha())
 }
 
 /// What clap makes of these flags of `sample`.

@@ -10,7 +10,7 @@ use super::normalise;
 use super::options::Options;
 use super::values::{Bytes, typed};
 use crate::error::Result;
-use crate::method::Conclusion;
+use crate::method::Guidance;
 use crate::model::embedding::Embedding;
 use crate::model::files::FileHash;
 use crate::model::lora::Lora;
@@ -64,7 +64,6 @@ impl Choices {
             particles,
             populations,
             rules,
-            tempering_start,
             on_nan,
             compat,
             output,
@@ -95,8 +94,9 @@ impl Choices {
         } = options;
         let (size, micro_batch) = (session.size(sample)?, session.micro_batch(sample)?);
         let weighs = proposal.weighs();
+        let guidance = proposal.shifts().then(|| sample.guidance());
         let candidates = weighs.then(|| sample.candidates_per_particle());
-        let Rules { tempering, resampler, ess_threshold, max_shift } = rules;
+        let Rules { tempering, resampler, ess_threshold, max_shift, potentials } = rules;
         let deciding = json!({
             "prompt": prompt.text,
             "negative_prompt": prompt.negative,
@@ -119,7 +119,9 @@ impl Choices {
             "rewards": rewards.iter().map(weighted).collect::<Vec<_>>(),
             "eval_rewards": eval_rewards.iter().map(named).collect::<Vec<_>>(),
             "normalise": normalise::written(session),
-            "kl": (proposal.conclusion() != Conclusion::Keep).then_some(session.alpha(&options.sample)),
+            "kl": proposal.reads_alpha().then_some(session.alpha(&options.sample)),
+        });
+        let alignment = json!({
             "proposal": proposal.to_string(),
             "particles": particles,
             "candidates": candidates,
@@ -127,13 +129,19 @@ impl Choices {
             "populations": populations,
             "tempering": weighs.then(|| tempering.to_string()),
             "gamma": gamma(*tempering).filter(|_| weighs),
-            "tempering_start": weighs.then_some(tempering_start),
+            "tempering_start": weighs.then(|| sample.starts_at()),
             "resample": weighs.then(|| resampler.to_string()),
             "ess_threshold": weighs.then_some(ess_threshold),
             // JSON knows no infinity: the text is what --max-shift takes.
-            "max_shift": proposal.differentiates().then(|| max_shift.map_or(json!("inf"), |most| json!(most))),
-            "gradient": proposal.differentiates().then(|| sample.gradient_path().to_string()),
-            "gradient_every": proposal.differentiates().then(|| sample.gradient_steps()),
+            "max_shift": proposal.proposes().then(|| max_shift.map_or(json!("inf"), |most| json!(most))),
+            "gradient": proposal.proposes().then(|| sample.gradient_path().to_string()),
+            "gradient_every": proposal.proposes().then(|| sample.gradient_steps()),
+            "potential": weighs.then(|| potentials.to_string()),
+            "weigh_every": (weighs && !proposal.proposes()).then(|| sample.weighing_steps()),
+            "duplicates": proposal.chooses().then(|| sample.duplicate_count()),
+            "guidance_strength": guidance.map(|guidance| guidance.strength),
+            "guidance_window": guidance.map(|Guidance { window: (from, until), .. }| format!("{from}..{until}")),
+            "time_travel": guidance.filter(|_| proposal.travels()).map(|guidance| guidance.passes),
             "on_nan": on_nan.to_string(),
             "compat": weighs.then(|| compat.to_string()),
             "select": typed(*select),
@@ -174,7 +182,8 @@ impl Choices {
             "offline": offline,
             "threads": rayon::current_num_threads(),
         });
-        Ok(Choices { deciding: object(deciding), rest: object(rest) })
+        let deciding = object(deciding).into_iter().chain(object(alignment)).collect();
+        Ok(Choices { deciding, rest: object(rest) })
     }
 }
 

@@ -86,8 +86,8 @@ impl OnePrompt<'_> {
         if let Some(e) = failed {
             return Err(e);
         }
-        let conclusion = options.proposal.conclusion();
-        let warnings = self.plain.map(|plain| held_out::warnings(samples, &judgement, plain, conclusion));
+        let warnings =
+            self.plain.map(|plain| held_out::warnings(samples, &judgement, plain, options.proposal));
         let result = self.result(session, samples, &lines[best]);
         let returned = match options.select {
             Select::All => lines.into_iter().map(|line| (line.path.clone(), fields(&line))).collect(),

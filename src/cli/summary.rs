@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::sampler::PromptStep;
-use crate::session::Samples;
+use crate::session::{NOT_ESTIMATED, Samples};
 
 /// Mean and largest of the rewards that are finite.
 type Rewards = Option<(f64, f64)>;
@@ -61,14 +61,15 @@ impl Summary {
         };
         let returned = returned.map_or(String::new(), |reward| format!(", returned {}", in_short(reward)));
         let decoder = if approximate { ", approximate decoder" } else { "" };
-        let error = match (population.log_z_error, samples.unreliable()) {
-            (Some(error), _) => format!("+- {}", compact(error, 2)),
-            (None, why) => format!("(unreliable: {})", why.unwrap_or_default()),
+        let log_z = compact(population.log_z, 2);
+        let log_z = match (population.log_z_error, samples.unreliable()) {
+            (Some(error), _) => format!("log Z {log_z} +- {}", compact(error, 2)),
+            (None, Some(NOT_ESTIMATED)) => "no log Z".into(),
+            (None, why) => format!("log Z {log_z} (unreliable: {})", why.unwrap_or_default()),
         };
         format!(
-            "{}: {reward}{returned}, log Z {} {error}, distinct roots {} of {}{decoder}, {:.1} s",
+            "{}: {reward}{returned}, {log_z}, distinct roots {} of {}{decoder}, {:.1} s",
             folder.display(),
-            compact(population.log_z, 2),
             population.roots_alive(),
             population.rewards.len(),
             time.as_secs_f64()

@@ -11,6 +11,7 @@ use crate::sampler::{NonFinite, PromptStep, Quantity, Step};
 struct TraceLine<'a> {
     step: usize,
     t: i64,
+    pass: u32,
     population: usize,
     #[serde(flatten)]
     record: &'a PromptStep,
@@ -39,7 +40,16 @@ pub fn push(trace: &mut Lines, step: &Step, population: usize, peak_bytes: u64) 
 fn line<'a>(step: &Step, record: &'a PromptStep, population: usize, peak_bytes: u64) -> TraceLine<'a> {
     let value_at = |n: &NonFinite| NonFiniteValue { particle: n.particle, quantity: n.quantity };
     let non_finite = step.non_finite.iter().filter(|n| n.prompt == record.prompt).map(value_at).collect();
-    TraceLine { step: step.step, t: step.t, population, record, non_finite, ms: step.ms, peak_bytes }
+    TraceLine {
+        step: step.step,
+        t: step.t,
+        pass: step.pass,
+        population,
+        record,
+        non_finite,
+        ms: step.ms,
+        peak_bytes,
+    }
 }
 
 #[cfg(test)]
@@ -58,7 +68,7 @@ mod tests {
         };
         let value_at = |prompt, particle| NonFinite { step: 3, prompt, particle, quantity: Quantity::Noise };
         let (non_finite, notes) = (vec![value_at(6, 0), value_at(7, 2)], Vec::new());
-        let step = Step { step: 3, t: 401, prompts: vec![record], non_finite, notes, ms: 2.5 };
+        let step = Step { step: 3, t: 401, pass: 0, prompts: vec![record], non_finite, notes, ms: 2.5 };
         let text = serde_json::to_string(&line(&step, &step.prompts[0], 2, 9)).unwrap();
         let value: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["log_weights"], json!([0.5, null, null, null]));
@@ -71,6 +81,7 @@ mod tests {
             [
                 "step",
                 "t",
+                "pass",
                 "population",
                 "prompt",
                 "lambda",
@@ -82,6 +93,7 @@ mod tests {
                 "ancestors",
                 "reward",
                 "grad_norm",
+                "chosen",
                 "log_z_increment",
                 "log_z",
                 "roots_alive",

@@ -129,6 +129,24 @@ impl FromStr for Seeds {
     }
 }
 
+/// What `--guidance-window` takes: two fractions of the steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Window(pub f64, pub f64);
+
+impl FromStr for Window {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Window, String> {
+        let fractions = s.split_once("..").and_then(|(from, until)| {
+            let [from, until] = [from, until].map(|text| text.trim().parse::<f64>().ok());
+            Some(Window(from?, until?))
+        });
+        let within = |w: &Window| 0.0 <= w.0 && w.0 < w.1 && w.1 <= 1.0;
+        fractions.filter(within).ok_or_else(|| {
+            format!("expected two fractions of the steps from 0 to 1, such as 0.3..0.7, not `{s}`")
+        })
+    }
+}
+
 /// What `--normalise` takes: `std`, or `std=0.5,0.01` with a scale for each reward.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scales(pub Option<Vec<f64>>);

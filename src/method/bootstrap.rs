@@ -1,6 +1,6 @@
 //! The bootstrap particle filter with the reward of the predicted clean image as its potential (docs/spec.md
-//! 10). FK steering (Singhal et al. 2025, "A general framework for inference-time scaling and steering of
-//! diffusion models") has the same weights, without tempering, under the name of difference potential.
+//! 10). [`Fk`](super::Fk) has the same weights, without tempering and at fewer steps, under the name of
+//! difference potential.
 
 use super::vocabulary::{Drift, Method, Potential};
 

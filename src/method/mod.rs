@@ -9,21 +9,32 @@
 mod best_of_n;
 mod bootstrap;
 mod das;
+mod dps;
+mod fk;
+mod freedom;
+mod mpgd;
 mod none;
+mod svdd;
 mod tds;
 mod vocabulary;
 
 pub use best_of_n::{BestOfN, at_equal_cost as best_of_n_at_equal_cost};
 pub use bootstrap::Bootstrap;
 pub use das::Das;
+pub use dps::Dps;
+pub use fk::Fk;
+pub use freedom::FreeDom;
+pub use mpgd::Mpgd;
 pub use none::Plain;
+pub use svdd::Svdd;
 pub use tds::Tds;
-pub use vocabulary::{Circumstances, Conclusion, Drift, Method, Need, Potential, StepIndex};
+pub use vocabulary::{Circumstances, Conclusion, Drift, Guidance, Method, Need, Potential, Shift, StepIndex};
 
 use crate::error::{Error, Result};
 
 /// The methods that ship with the program, in the order in which help lists them. The first is the default.
-pub static METHODS: &[&dyn Method] = &[&Das, &Tds, &Bootstrap, &Plain, &BestOfN];
+pub static METHODS: &[&dyn Method] =
+    &[&Das, &Tds, &Bootstrap, &Fk, &Svdd, &Dps, &FreeDom, &Mpgd, &Plain, &BestOfN];
 
 /// The method of [`METHODS`] with this name or alias.
 ///
@@ -49,8 +60,8 @@ mod tests {
             assert_eq!(find(method.name()).unwrap(), method);
         }
         assert_eq!(find("twisted").unwrap().name(), "das");
-        let error = find("dps").unwrap_err().to_string();
-        assert!(error.contains("dps") && error.contains("best-of-n"), "{error}");
+        let error = find("dpps").unwrap_err().to_string();
+        assert!(error.contains("dpps") && error.contains("best-of-n"), "{error}");
     }
 
     #[test]
@@ -69,7 +80,12 @@ mod tests {
     fn a_reward_without_gradient_is_refused_where_one_is_followed() {
         for &method in METHODS {
             let rules = method.rules(10);
-            let run = Circumstances { without_gradient: None, noisy: true, rules: &rules };
+            let run = Circumstances {
+                without_gradient: None,
+                without_correction: None,
+                noisy: true,
+                rules: &rules,
+            };
             let gradient = method.differentiates();
             let refused = method.check_all(&Circumstances { without_gradient: Some("jpeg"), ..run });
             assert_eq!(refused.is_err(), gradient, "{method}");

@@ -3,7 +3,7 @@
 
 use super::vocabulary::{Circumstances, Drift, Method, Potential};
 use crate::error::{Error, Result};
-use crate::smc::{Resampler, Rules, Tempering};
+use crate::smc::{Potentials, Resampler, Rules, Tempering};
 
 /// As [`Das`](super::Das), with the full reward from the first guided step on.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +28,7 @@ impl Method for Tds {
             resampler: Resampler::Systematic,
             ess_threshold: 0.5,
             max_shift: None,
+            potentials: Potentials::Difference,
         }
     }
     fn check(&self, run: &Circumstances<'_>) -> Result<()> {

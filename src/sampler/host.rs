@@ -29,7 +29,8 @@ impl<'a> Host<'a> {
         Host {
             backend,
             rules: options.rules,
-            alpha: options.alpha,
+            // Of a method whose alpha may be 0 the weights mean nothing.
+            alpha: if options.alpha > 0.0 { options.alpha } else { 1.0 },
             compat: options.compat,
             seed: options.seed,
             state: EngineState::new(prompts.len(), particles),
@@ -70,6 +71,18 @@ impl<'a> Host<'a> {
         let row = |(slot, norm): (usize, &f64)| if norm.is_finite() { slot } else { norms.len() } as u32;
         let rows: Vec<u32> = norms.iter().enumerate().map(row).collect();
         self.backend.gather(&self.backend.stack(&[grad, &zero])?, &rows)
+    }
+
+    /// `x + shift g` of each slot.
+    fn shifted(&self, x: &Tensor, grad: &Tensor, shift: &[f64]) -> Result<Tensor> {
+        assert_eq!(shift.len(), x.shape().n, "one shift per particle");
+        let slot = |(slot, &shift): (usize, &f64)| {
+            let row = [slot as u32];
+            let (x, grad) = (self.backend.gather(x, &row)?, self.backend.gather(grad, &row)?);
+            self.backend.axpby(1.0, &x, shift as f32, &grad)
+        };
+        let rows: Vec<Tensor> = shift.iter().enumerate().map(slot).collect::<Result<_>>()?;
+        self.backend.stack(&rows.iter().collect::<Vec<_>>())
     }
 
     /// Ancestor (index into the batch) and strength of the guidance of each slot, for a move after what
@@ -120,16 +133,18 @@ impl<'a> Host<'a> {
 impl StepEngine for Host<'_> {
     fn submit(&mut self, input: StepInput<'_>) -> Result<Tensor> {
         assert!(self.report.is_none(), "the step before has not been collected");
-        let StepInput { x, particles, event, held, advance } = input;
+        let StepInput { x, particles, event, held, shift, look, advance } = input;
         let mut report = StepReport {
             states: self.backend.squared_norms(x)?,
             noises: self.backend.squared_norms(particles.eps)?,
             ..StepReport::default()
         };
-        if let Some((event, scores)) = event {
+        if let Some(scores) = event.map(|(_, scores)| scores).or(look) {
             let rewards = scores.download(self.backend)?;
             assert_eq!(rewards.len(), report.states.len(), "one reward per particle");
             report.rewards = sound_rewards(rewards, &[&report.states, &report.noises]);
+        }
+        if let Some((event, _)) = event {
             report.weighed = self.weigh(event, advance.step, &report.rewards);
         }
         let grad = match particles.grad {
@@ -139,9 +154,14 @@ impl StepEngine for Host<'_> {
             }
             None => None,
         };
-        let particles = Particles { grad: grad.as_ref(), ..particles };
+        let proposed = grad.as_ref().filter(|_| shift.is_empty());
+        let particles = Particles { grad: proposed, ..particles };
         let (ancestors, strength) = self.choices(&report, held, &advance);
         let (x, log_ratio) = self.advance(particles, &ancestors, &strength, advance)?;
+        let x = match grad.filter(|_| !shift.is_empty()) {
+            Some(grad) => self.shifted(&x, &grad, shift)?,
+            None => x,
+        };
         self.particles = log_ratio.len() / self.prompts.len();
         self.state.advance(&report.weighed, log_ratio);
         self.report = Some(report);

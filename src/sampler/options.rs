@@ -3,10 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::choose::MOST_DUPLICATES;
+use super::travel::MOST_PASSES;
 use crate::ddim::Schedule;
 use crate::error::{Error, Result};
-use crate::method::{Circumstances, Das, Method, Need, StepIndex};
-use crate::smc::{Rules, Tempering};
+use crate::method::{Circumstances, Das, Guidance, Method, Need, StepIndex};
+use crate::smc::{Potentials, Rules, Tempering};
 
 /// What to do about values that are not finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -109,7 +111,8 @@ pub struct Options {
     pub particles: usize,
     /// More particles at first.
     pub candidates: Option<Candidates>,
-    /// Alpha of the target `p(x) exp(r(x) / alpha)`.
+    /// Alpha of the target `p(x) exp(r(x) / alpha)`, above 0; 0 too for a method that chooses among next
+    /// states, and then takes the one of the largest reward.
     pub alpha: f64,
     /// How particles move and are weighed: one of [`METHODS`](crate::method::METHODS) or your own. One that
     /// is made at run time can be had with `Box::leak`.
@@ -120,6 +123,14 @@ pub struct Options {
     /// gradient that it has, and is neither weighed nor resampled: what the moves owe to the weights adds up
     /// until the next gradient. More than 1 leaves the weighing to the host.
     pub gradient_every: usize,
+    /// Steps from one event to the next, at least 1, of a method that weighs without gradients. Between them
+    /// particles move by the model alone, and are neither weighed nor resampled.
+    pub weigh_every: usize,
+    /// Next states that are drawn for each particle at every step of a method that chooses among them, at
+    /// least 1; others do not read it.
+    pub duplicates: usize,
+    /// How far and when a method shifts particles whose shift is not weighed; others do not read it.
+    pub guidance: Guidance,
     /// Fraction of the steps before the first evaluation of a reward, in [0, 1).
     pub tempering_start: f64,
     /// What to do about values that are not finite.
@@ -141,9 +152,27 @@ impl Options {
             method: &Das,
             rules: Das.rules(steps),
             gradient_every: 1,
+            weigh_every: 1,
+            duplicates: 1,
+            guidance: Das.guidance(),
             tempering_start: 0.0,
             on_nan: OnNan::Drop,
             compat: Compat::Paper,
+        }
+    }
+
+    /// The same by another method, with its own settings for a chain of `steps`.
+    #[must_use]
+    pub fn by_method(self, method: &'static dyn Method, steps: usize) -> Options {
+        Options {
+            method,
+            alpha: method.alpha().unwrap_or(self.alpha),
+            rules: method.rules(steps),
+            weigh_every: method.weigh_every(steps),
+            duplicates: method.duplicates().unwrap_or(1),
+            guidance: method.guidance(),
+            tempering_start: method.start(),
+            ..self
         }
     }
 
@@ -164,8 +193,25 @@ impl Options {
 
     /// Whether step `k` of a chain of `steps` is guided by a gradient that is held.
     pub(super) fn holds(&self, k: usize, steps: usize) -> bool {
-        let guided = |k: usize| !(k - self.guided_from(steps)).is_multiple_of(self.gradient_every);
-        self.method.differentiates() && k >= self.guided_from(steps) && guided(k)
+        self.method.proposes() && self.between(k, steps, self.gradient_every)
+    }
+
+    /// Whether step `k` of a chain of `steps` lies between two events of a method without gradients.
+    fn rests(&self, k: usize, steps: usize) -> bool {
+        !self.method.proposes() && self.between(k, steps, self.weigh_every)
+    }
+
+    /// Whether step `k` of a chain of `steps` is none of those that come `every` so many guided ones.
+    fn between(&self, k: usize, steps: usize, every: usize) -> bool {
+        let after = k.checked_sub(self.guided_from(steps));
+        after.is_some_and(|after| !after.is_multiple_of(every))
+    }
+
+    /// Whether an engine of a device, which knows no gradients that are held, no shifts, no
+    /// choice among next states and no potential but the difference, can do the run.
+    pub(super) fn on_any_engine(&self) -> bool {
+        let known = self.method.weighs() || self.method.has_plain_chains();
+        self.gradient_every == 1 && known && self.rules.potentials == Potentials::Difference
     }
 
     /// What each transition of a chain of `steps` needs.
@@ -174,7 +220,8 @@ impl Options {
         let need = |k: usize| match (k.checked_sub(start), thins) {
             (_, Some(thins)) if k == thins => Need::Reward,
             (_, Some(thins)) if k < thins => Need::Noise,
-            _ if self.holds(k, steps) => Need::Noise,
+            _ if self.holds(k, steps) || self.rests(k, steps) => Need::Noise,
+            _ if self.method.shifts() && !self.guidance.guides(k, steps) => Need::Noise,
             (Some(step), _) => self.method.need(StepIndex { step, steps: steps - start }),
             (None, _) => Need::Noise,
         };
@@ -182,11 +229,21 @@ impl Options {
     }
 
     /// Refuses what cannot work along `schedule`, alone or together.
-    pub(super) fn check_all(&self, schedule: &Schedule, without_gradient: Option<&str>) -> Result<()> {
+    pub(super) fn check_all(
+        &self,
+        schedule: &Schedule,
+        without_gradient: Option<&str>,
+        without_correction: Option<&str>,
+    ) -> Result<()> {
         assert!(!schedule.is_empty(), "a chain without steps");
         self.check()?;
         let noisy = schedule.steps.iter().any(|s| s.variance > 0.0);
-        self.method.check_all(&Circumstances { without_gradient, noisy, rules: &self.rules })?;
+        self.method.check_all(&Circumstances {
+            without_gradient,
+            without_correction,
+            noisy,
+            rules: &self.rules,
+        })?;
         self.check_method(schedule.len())
     }
 
@@ -255,7 +312,35 @@ impl Options {
                 .option("gradient_every")
                 .advice("leave out `gradient_every`, or give `compat` paper"));
         }
-        if !(self.alpha.is_finite() && self.alpha > 0.0) {
+        if self.weigh_every == 0 {
+            return Err(Error::usage("`weigh_every` 0 would never weigh")
+                .option("weigh_every")
+                .advice("give `weigh_every` at least 1, or use `method` none"));
+        }
+        if self.method.chooses() && !(1..=MOST_DUPLICATES).contains(&self.duplicates) {
+            return Err(Error::usage(format!("`duplicates` {} is out of range", self.duplicates))
+                .option("duplicates")
+                .advice(format!("give `duplicates` a number from 1 to {MOST_DUPLICATES}")));
+        }
+        let potentials = self.rules.potentials;
+        if potentials != Potentials::Difference && self.method.weighs() {
+            if let Tempering::Adaptive { .. } = self.rules.tempering {
+                return Err(Error::usage(format!(
+                    "adaptive tempering looks for the weights of `potential` diff, not of {potentials}"
+                ))
+                .option("potential")
+                .advice("give `tempering` none or exp, or leave out `potential`"));
+            }
+            if self.compat == Compat::Reference {
+                return Err(Error::usage(format!(
+                    "the authors' bookkeeping knows no `potential` {potentials}"
+                ))
+                .option("potential")
+                .advice("leave out `potential`, or give `compat` paper"));
+            }
+        }
+        let least = if self.method.chooses() { 0.0 } else { f64::MIN_POSITIVE };
+        if !(self.alpha.is_finite() && self.alpha >= least) {
             return Err(Error::usage(format!("`alpha` {} is not a positive number", self.alpha))
                 .option("alpha")
                 .advice("give `alpha` a positive number; smaller follows the reward more"));
@@ -268,39 +353,72 @@ impl Options {
             .option("tempering_start")
             .advice("give `tempering_start` a fraction of the steps below 1"));
         }
+        self.check_guidance()?;
         if self.method.weighs() {
             self.rules.tempering.validate(self.rules.ess_threshold)?;
         }
         Ok(())
     }
 
+    /// Refuses a guidance that would do nothing, or is no number.
+    fn check_guidance(&self) -> Result<()> {
+        let Guidance { strength, window: (from, until), passes, travel: _ } = self.guidance;
+        if !(strength.is_finite() && strength > 0.0) {
+            return Err(Error::usage(format!("`guidance_strength` {strength} is not a positive number"))
+                .option("guidance_strength")
+                .advice("give `guidance_strength` a number above 0, or use `method` none"));
+        }
+        if !(1..=MOST_PASSES).contains(&passes) {
+            return Err(Error::usage(format!("`time_travel` {passes} is out of range"))
+                .option("time_travel")
+                .advice(format!(
+                    "give `time_travel` a number of passes from 1, for none, to {MOST_PASSES}"
+                )));
+        }
+        if !(0.0 <= from && from < until && until <= 1.0) {
+            return Err(Error::usage(format!("`guidance_window` {from}..{until} is no part of the steps"))
+                .option("guidance_window")
+                .advice("give `guidance_window` two fractions of the steps from 0 to 1, such as 0.3..0.7"));
+        }
+        Ok(())
+    }
+
     /// Refuses a method whose answers do not fit together.
     fn check_method(&self, steps: usize) -> Result<()> {
-        let (method, start) = (self.method, self.start(steps));
+        let method = self.method;
         let needs = self.needs(steps);
         let weighs = |need: &Need| *need != Need::Noise;
-        if needs.iter().any(weighs) != method.weighs() {
+        let asks = needs.iter().any(weighs);
+        if method.shifts() && !asks && !method.weighs() {
+            let (from, until) = self.guidance.window;
             return Err(Error::usage(format!(
-                "the method {method} needs rewards exactly if it weighs by them"
+                "none of {steps} steps is in `guidance_window` {from}..{until}"
+            ))
+            .option("guidance_window")
+            .advice("give more `steps`, or a wider `guidance_window`"));
+        }
+        // A chain of one step has no state to choose but the last.
+        let looks = method.weighs() || method.shifts() || (method.chooses() && steps > 1);
+        let ways = [method.weighs(), method.shifts(), method.chooses()];
+        if asks != looks || ways.iter().filter(|way| **way).count() > 1 {
+            return Err(Error::usage(format!(
+                "the method {method} needs rewards exactly if it weighs by them, is shifted by their gradient or \
+                 chooses by them, and cannot do two of these"
             ))
             .option("method")
             .advice("mend the method's answers, or use one of those that ship with the program"));
         }
         // The density ratio of a guided move is part of the next event, so no event may be left out: but for
-        // steps that hold a gradient, and for the thinning, after which the move is not guided.
+        // steps that hold a gradient or move by the model alone, and for the thinning, after which the move
+        // is not guided.
         let after = self.thins(steps).map_or(0, |k| k + 1);
-        let asked: Vec<Need> = (after..steps).filter(|&k| !self.holds(k, steps)).map(|k| needs[k]).collect();
-        if asked.windows(2).any(|pair| weighs(&pair[0]) && !weighs(&pair[1])) {
+        let asked: Vec<Need> = (after..steps)
+            .filter(|&k| !self.holds(k, steps) && !self.rests(k, steps))
+            .map(|k| needs[k])
+            .collect();
+        if method.weighs() && asked.windows(2).any(|pair| weighs(&pair[0]) && !weighs(&pair[1])) {
             return Err(Error::usage(format!(
                 "the method {method} weighs at one step and not at the next; once it weighs it must go on"
-            ))
-            .option("method")
-            .advice("mend the method's answers, or use one of those that ship with the program"));
-        }
-        let at = |k: usize| StepIndex { step: k - start, steps: steps - start };
-        if let Some(k) = (start..steps).find(|&k| method.revisit(at(k)) > 0) {
-            return Err(Error::usage(format!(
-                "the method {method} repeats step {k}, which the sampler cannot do yet"
             ))
             .option("method")
             .advice("mend the method's answers, or use one of those that ship with the program"));

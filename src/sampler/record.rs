@@ -12,10 +12,14 @@ use crate::tensor::Tensor;
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Step {
-    /// From 0; the number of transitions for the final event.
+    /// From 0; their number for the final event. One for every pass through a transition of the chain, of
+    /// which time travel takes some several times.
     pub step: usize,
     /// Training timestep of the latents that were evaluated; 0 at the end.
     pub t: i64,
+    /// The pass through the transition, from 0, the first. After it the latents are at `t` again where
+    /// another pass follows.
+    pub pass: u32,
     /// In the order of [`Options::prompts`](super::Options::prompts), B.
     pub prompts: Vec<PromptStep>,
     /// Values that were not finite, of all prompts.
@@ -52,12 +56,16 @@ pub struct PromptStep {
     #[serde(serialize_with = "null_if_empty")]
     pub reward: Vec<f64>,
     /// Euclidean lengths of the gradients that guide the move that follows, P; empty without gradients.
-    /// Where nothing is weighed they are held from an earlier step.
+    /// Where a method that weighs weighs nothing, they are held from an earlier step.
     #[serde(serialize_with = "null_if_empty")]
     pub grad_norm: Vec<f64>,
-    /// What this step added to `log_z`.
+    /// Which of several next states each particle took, from 0, P; empty where there was one.
+    #[serde(serialize_with = "null_if_empty")]
+    pub chosen: Vec<u32>,
+    /// What this step added to `log_z`; not a number where the method does not estimate Z.
     pub log_z_increment: f64,
-    /// Log of the estimate of `Z = E[exp(r / alpha)]` so far; -inf once all particles died.
+    /// Log of the estimate of `Z = E[exp(r / alpha)]` so far; -inf once all particles died. Not a number
+    /// where the method does not estimate Z.
     pub log_z: f64,
     /// Distinct initial particles that have descendants after this step, in [1, P].
     pub roots_alive: usize,
@@ -65,7 +73,7 @@ pub struct PromptStep {
     pub collapsed: bool,
 }
 
-fn null_if_empty<S: Serializer>(list: &[f64], to: S) -> Result<S::Ok, S::Error> {
+fn null_if_empty<T: Serialize, S: Serializer>(list: &[T], to: S) -> Result<S::Ok, S::Error> {
     if list.is_empty() { to.serialize_none() } else { list.serialize(to) }
 }
 
@@ -143,7 +151,8 @@ pub struct Population {
     pub log_weights: Vec<f64>,
     /// The same, not in logarithms: they sum to 1.
     pub weights: Vec<f64>,
-    /// Log of the estimate of `Z = E[exp(r / alpha)]` under the plain chain.
+    /// Log of the estimate of `Z = E[exp(r / alpha)]` under the plain chain. Not a number where the method
+    /// does not estimate Z: its moves have no density that is weighed.
     pub log_z: f64,
     /// Half of a 95 % error bar of `log_z`: twice this reaches from the estimate to the truth in about 95 %
     /// of runs, as far as one run can know. From the mean of the final weights where nothing was resampled

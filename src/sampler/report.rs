@@ -18,13 +18,15 @@ impl Sampler<'_> {
             let of_prompt = |list: &[f64]| list.get(slots.clone()).unwrap_or_default().to_vec();
             let record = match report.weighed.get(b) {
                 Some(weighed) => self.record_weighed(b, weighed.clone(), of_prompt(&report.rewards)),
-                None => self.record_unweighed(b),
+                None => self.record_unweighed(b, of_prompt(&report.rewards)),
             };
             dead.extend(record.ancestors.iter().map(|&a| self.dead[slots.start + a as usize]));
             let grad_norm = of_prompt(&report.grads).into_iter().map(f64::sqrt).collect();
-            records.push(PromptStep { grad_norm, ..record });
+            let chosen = self.chosen.get(slots.clone()).unwrap_or_default().to_vec();
+            records.push(self.with_known_z(PromptStep { grad_norm, chosen, ..record }));
         }
         self.dead = dead;
+        self.chosen.clear();
         Ok((records, non_finite))
     }
 
@@ -43,8 +45,9 @@ impl Sampler<'_> {
             }
         }
         for (slot, norm) in report.grads.iter().enumerate() {
-            // Where nothing was weighed the gradient is held, and has been reported.
-            if !norm.is_finite() && !self.dead[slot] && !report.weighed.is_empty() {
+            // One that is held has been reported.
+            let held = self.options.holds(self.next, self.schedule.len());
+            if !norm.is_finite() && !self.dead[slot] && !held {
                 non_finite.push(self.non_finite_at(slot, Quantity::Gradient));
             }
         }
@@ -85,7 +88,7 @@ impl Sampler<'_> {
 
     /// The record of prompt `b` where it was weighed.
     fn record_weighed(&mut self, b: usize, weighed: Weighed, reward: Vec<f64>) -> PromptStep {
-        let last = self.next == self.schedule.len();
+        let last = self.next == self.passes.len();
         if !last {
             let linear = |list: &[f64]| Weights::new(list).weights().to_vec();
             let draw =
@@ -109,6 +112,7 @@ impl Sampler<'_> {
             ancestors: weighed.ancestors,
             reward,
             grad_norm: Vec::new(),
+            chosen: Vec::new(),
             log_z_increment: weighed.log_z_increment,
             log_z: self.engine.state().populations[b].log_z,
             roots_alive: self.families[b].roots_alive(),
@@ -117,7 +121,7 @@ impl Sampler<'_> {
     }
 
     /// The record of prompt `b` where nothing was weighed.
-    fn record_unweighed(&mut self, b: usize) -> PromptStep {
+    fn record_unweighed(&mut self, b: usize, reward: Vec<f64>) -> PromptStep {
         let particles = self.particles();
         let ancestors: Vec<u32> = (0..particles as u32).collect();
         self.families[b].push(&ancestors, None);
@@ -131,9 +135,24 @@ impl Sampler<'_> {
             log_w_increment: vec![0.0; particles],
             ess: Weights::new(&population.log_weights).ess(),
             ancestors,
+            reward,
             log_z: population.log_z,
             roots_alive: self.families[b].roots_alive(),
             ..PromptStep::default()
+        }
+    }
+
+    /// The record without weights and an estimate of Z, where the method makes none.
+    fn with_known_z(&self, record: PromptStep) -> PromptStep {
+        if self.options.method.estimates_z() {
+            return record;
+        }
+        PromptStep {
+            log_w_increment: vec![0.0; record.log_weights.len()],
+            log_z: f64::NAN,
+            log_z_increment: f64::NAN,
+            collapsed: false,
+            ..record
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::tensor::{HostSlice, Shape, Tensor};
 /// Name of the header's one entry.
 const HEADER: &str = "das-cuda snapshot";
 /// Version of the layout.
-const SCHEMA: u32 = 3;
+const SCHEMA: u32 = 4;
 
 /// What to do about a snapshot that is not whole.
 const AGAIN: &str = "go on from another snapshot, or begin the run anew";
@@ -58,6 +58,7 @@ impl Snapshot {
     /// |---|---|---|
     /// | `latents` | F32 | (B P, h, w, c) |
     /// | `log_weights`, `psi`, `log_ratio` | F64 | (B, P) |
+    /// | `kept` | F64 | (B, P): what the potentials keep; minus infinity for nothing |
     /// | `lambda`, `log_z` | F64 | (B) |
     /// | `dead` | U8 | (B, P), 1: reported as dead |
     /// | `since` | F64 | (B, P): weights after the last draw of ancestors |
@@ -97,6 +98,7 @@ impl Snapshot {
             ("latents", Dtype::F32, vec![n, h, w, c], latents),
             ("log_weights", Dtype::F64, vec![prompts, particles], per_slot(|p| &p.log_weights)),
             ("psi", Dtype::F64, vec![prompts, particles], per_slot(|p| &p.psi)),
+            ("kept", Dtype::F64, vec![prompts, particles], per_slot(|p| &p.kept)),
             ("log_ratio", Dtype::F64, vec![prompts, particles], le(&self.state.log_ratio)),
             ("lambda", Dtype::F64, vec![prompts], per_prompt(|p| p.lambda)),
             ("log_z", Dtype::F64, vec![prompts], per_prompt(|p| p.log_z)),
@@ -157,6 +159,7 @@ impl Snapshot {
         let (latents_shape, latents) = tensor("latents", Dtype::F32, 4)?;
         let (shape, log_weights) = tensor("log_weights", Dtype::F64, 2)?;
         let (of_psi, psi) = tensor("psi", Dtype::F64, 2)?;
+        let (of_kept, kept) = tensor("kept", Dtype::F64, 2)?;
         let (of_ratio, log_ratio) = tensor("log_ratio", Dtype::F64, 2)?;
         let (of_lambda, lambda) = tensor("lambda", Dtype::F64, 1)?;
         let (of_log_z, log_z) = tensor("log_z", Dtype::F64, 1)?;
@@ -174,7 +177,7 @@ impl Snapshot {
         let (prompts, particles, steps) = (shape[0], shape[1], of_sizes[0]);
         let [ancestors, sizes, initial] =
             [ancestors, sizes, initial].map(|list| numbers(&list, u32::from_le_bytes));
-        let fits = [&of_psi, &of_ratio, &of_dead, &of_since].iter().all(|s| **s == shape)
+        let fits = [&of_psi, &of_kept, &of_ratio, &of_dead, &of_since].iter().all(|s| **s == shape)
             && [&of_lambda, &of_log_z].iter().all(|s| **s == [prompts])
             && (of_drawn, of_initial) == (vec![steps, prompts, 2], vec![1])
             && latents_shape[0] == prompts * particles
@@ -184,13 +187,14 @@ impl Snapshot {
         if !fits {
             return Err(Error::io("the snapshot is damaged: its tensors do not fit together").advice(AGAIN));
         }
-        let [log_weights, psi, log_ratio, lambda, log_z, since, drawn] =
-            [log_weights, psi, log_ratio, lambda, log_z, since, drawn]
+        let [log_weights, psi, kept, log_ratio, lambda, log_z, since, drawn] =
+            [log_weights, psi, kept, log_ratio, lambda, log_z, since, drawn]
                 .map(|list| numbers(&list, f64::from_le_bytes));
         let rows = |list: &[f64], b: usize| list[b * particles..][..particles].to_vec();
         let population = |b: usize| Population {
             log_weights: rows(&log_weights, b),
             psi: rows(&psi, b),
+            kept: rows(&kept, b),
             lambda: lambda[b],
             log_z: log_z[b],
         };
@@ -255,11 +259,14 @@ fn fingerprint(options: &Options, schedule: &Schedule, latents: Shape) -> BTreeM
         method,
         rules,
         gradient_every,
+        weigh_every,
+        duplicates,
+        guidance,
         tempering_start,
         on_nan: _,
         compat,
     } = options;
-    let list: [(&str, String); 14] = [
+    let list: [(&str, String); 18] = [
         ("seed", seed.to_string()),
         ("prompts", format!("{prompts:?}")),
         ("particles", particles.to_string()),
@@ -271,6 +278,10 @@ fn fingerprint(options: &Options, schedule: &Schedule, latents: Shape) -> BTreeM
         ("ess_threshold", format!("{:?}", rules.ess_threshold)),
         ("max_shift", format!("{:?}", rules.max_shift)),
         ("gradient_every", gradient_every.to_string()),
+        ("potential", rules.potentials.to_string()),
+        ("weigh_every", weigh_every.to_string()),
+        ("duplicates", duplicates.to_string()),
+        ("guidance", format!("{guidance:?}")),
         ("tempering_start", format!("{tempering_start:?}")),
         ("compat", format!("{compat:?}")),
         ("latents", latents.with_n(1).to_string()),
@@ -343,7 +354,7 @@ impl<'a> Sampler<'a> {
             && snapshot.shape == shape.with_n(prompts * particles)
             && snapshot.families.iter().all(|family| family.initial == self.particles())
             && snapshot.step <= self.steps()
-            && snapshot.families[0].len() == snapshot.step.min(self.schedule.len());
+            && snapshot.families[0].len() == snapshot.step.min(self.passes.len());
         if !fits {
             return Err(Error::io("the snapshot is damaged: its tensors are not of its run").advice(AGAIN));
         }

@@ -19,8 +19,12 @@ pub struct Evaluation {
     pub x0: Tensor,
     /// Reward of each decoded clean latent; `Some` if the need was [`Need::Reward`] or more.
     pub reward: Option<Scores>,
-    /// Its gradient with respect to the state, `(n, h, w, c)`; `Some` if the need was [`Need::Gradient`].
+    /// Its gradient with respect to the state, `(n, h, w, c)`; `Some` if the need was [`Need::Gradient`] or
+    /// more.
     pub grad: Option<Tensor>,
+    /// What classifier-free guidance adds to the noise predicted without a prompt, `s (eps_c - eps_u)`, `(n,
+    /// h, w, c)`; `Some` if the need was [`Need::Correction`].
+    pub correction: Option<Tensor>,
 }
 
 /// The images and rewards of the final latents.
@@ -60,6 +64,12 @@ pub trait Target: Send + Sync {
     fn without_gradient(&self) -> Option<String> {
         None
     }
+
+    /// Why classifier-free guidance corrects no noise: then nobody asks for [`Need::Correction`]. `None`
+    /// where it does.
+    fn without_correction(&self) -> Option<String> {
+        Some("the target knows of none".into())
+    }
 }
 
 /// Whatever points to a target: a reference, or an `Arc` that samplers share which run one after another.
@@ -78,5 +88,8 @@ impl<P: Deref<Target: Target> + Send + Sync> Target for P {
     }
     fn without_gradient(&self) -> Option<String> {
         (**self).without_gradient()
+    }
+    fn without_correction(&self) -> Option<String> {
+        (**self).without_correction()
     }
 }

@@ -231,7 +231,7 @@ impl SessionBuilder {
             return options;
         }
         let alpha = if self.normalise.is_some() { SHAPES_NORMALISED_ALPHA } else { SHAPES_ALPHA };
-        SampleOptions { tuned: Some(SHAPES_TUNED), ..options.alpha(alpha) }
+        SampleOptions { tuned: Some(SHAPES_TUNED), suited_alpha: Some(alpha), ..options }
     }
 
     /// Whether a reward is the embedded model's aesthetic head: where nothing else is named, or a file of the
@@ -268,8 +268,10 @@ impl SessionBuilder {
         match self.rewards.as_slice() {
             _ if self.normalise.is_some() => options,
             [] if !self.custom.is_empty() => options,
-            [] => options.alpha(PAPER_AESTHETIC),
-            [one] if one.kind.name == DEFAULT_REWARD => options.alpha(PAPER_AESTHETIC),
+            [] => SampleOptions { suited_alpha: Some(PAPER_AESTHETIC), ..options },
+            [one] if one.kind.name == DEFAULT_REWARD => {
+                SampleOptions { suited_alpha: Some(PAPER_AESTHETIC), ..options }
+            }
             _ => options,
         }
     }

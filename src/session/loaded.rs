@@ -80,7 +80,7 @@ impl Loaded {
     }
 
     pub fn alpha(&self, options: &SampleOptions) -> f64 {
-        options.alpha.unwrap_or_else(|| self.reward.default_alpha())
+        options.alpha_choice().unwrap_or_else(|| self.reward.default_alpha())
     }
 
     /// Evaluations of the UNet for one prompt, and how many of them are differentiated.

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::method::{Das, Method};
+use crate::method::{Das, Drift, Guidance, Method, Shift};
 use crate::model::pipeline::{LongPrompts, Size};
 use crate::sampler::{self, Candidates, Compat, OnNan};
-use crate::smc::{Resampler, Rules, Tempering};
+use crate::smc::{Potentials, Resampler, Rules, Tempering};
 use crate::target::{Gradient, Recompute};
 
 /// Most particles per prompt: ancestors and file names are made for this many.
@@ -130,6 +130,8 @@ pub struct SampleOptions {
     pub(super) long_prompts: LongPrompts,
     pub(super) latents: Option<Arc<[f32]>>,
     pub(super) alpha: Option<f64>,
+    /// What suits the model's reward.
+    pub(super) suited_alpha: Option<f64>,
     pub(super) method: &'static dyn Method,
     pub(super) particles: usize,
     pub(super) populations: usize,
@@ -144,9 +146,15 @@ pub struct SampleOptions {
     pub(super) max_shift: Option<f64>,
     pub(super) gradient: Option<Gradient>,
     pub(super) gradient_every: Option<usize>,
+    pub(super) potential: Option<Potentials>,
+    pub(super) weigh_every: Option<usize>,
+    pub(super) duplicates: Option<usize>,
+    pub(super) guidance_strength: Option<f64>,
+    pub(super) guidance_window: Option<(f64, f64)>,
+    pub(super) time_travel: Option<u32>,
     /// For the method `das`, where nothing else was asked for.
     pub(super) tuned: Option<Tuned>,
-    pub(super) tempering_start: f64,
+    pub(super) tempering_start: Option<f64>,
     pub(super) on_nan: OnNan,
     pub(super) compat: Compat,
     pub(super) micro_batch: Option<usize>,
@@ -184,6 +192,7 @@ impl SampleOptions {
             long_prompts: LongPrompts::Cut,
             latents: None,
             alpha: None,
+            suited_alpha: None,
             method: &Das,
             particles: 4,
             populations: 1,
@@ -196,8 +205,14 @@ impl SampleOptions {
             max_shift: None,
             gradient: None,
             gradient_every: None,
+            potential: None,
+            weigh_every: None,
+            duplicates: None,
+            guidance_strength: None,
+            guidance_window: None,
+            time_travel: None,
             tuned: None,
-            tempering_start: 0.0,
+            tempering_start: None,
             on_nan: OnNan::Drop,
             compat: Compat::Paper,
             micro_batch: None,
@@ -221,7 +236,8 @@ impl SampleOptions {
         eta: f64 => eta;
         /// Classifier-free guidance scale; 1 or less turns guidance off.
         cfg_scale: f64 => cfg_scale;
-        /// Strength of the prior, alpha in `p(x) exp(r(x) / alpha)`; else the reward's own.
+        /// Strength of the prior, alpha in `p(x) exp(r(x) / alpha)`; else the method's own, if it has one, or
+        /// the reward's.
         alpha: f64 => Some(alpha);
         /// How particles are proposed and weighted.
         method: &'static dyn Method => method;
@@ -251,8 +267,23 @@ impl SampleOptions {
         /// Guided steps from one gradient to the next, at least 1: between them a particle is guided by the
         /// gradient that it has, and is neither weighed nor resampled; else the method's own.
         gradient_every: usize => Some(gradient_every);
-        /// Fraction of the steps before any reward is computed, in [0, 1).
-        tempering_start: f64 => tempering_start;
+        /// Which potentials weigh the particles along the chain; else the method's own.
+        potential: Potentials => Some(potential);
+        /// Steps from one event to the next, at least 1, of a method that weighs without gradients; else the
+        /// method's own.
+        weigh_every: usize => Some(weigh_every);
+        /// Next states that are drawn for each particle at every step, at least 1, by a method that chooses
+        /// among them; else the method's own.
+        duplicates: usize => Some(duplicates);
+        /// How far the reward's gradient shifts a particle, above 0, for the methods whose shift is not
+        /// weighed and in the units of the method; else the method's own.
+        guidance_strength: f64 => Some(guidance_strength);
+        /// Fractions of the steps, in [0, 1], between which these methods shift; else the method's own.
+        guidance_window: (f64, f64) => Some(guidance_window);
+        /// How often they take each step of their time travel, at least 1, for none; else the method's own.
+        time_travel: u32 => Some(time_travel);
+        /// Fraction of the steps before any reward is computed, in [0, 1); else the method's own.
+        tempering_start: f64 => Some(tempering_start);
         /// What to do about values that are not finite.
         on_nan: OnNan => on_nan;
         /// Whose bookkeeping after a resampling.
@@ -291,7 +322,7 @@ impl SampleOptions {
 
     /// Steps whose states are weighed by rewards, if the method weighs.
     pub fn guided_steps(&self) -> usize {
-        self.steps.saturating_sub((self.steps as f64 * self.tempering_start).floor() as usize)
+        self.steps.saturating_sub((self.steps as f64 * self.starts_at()).floor() as usize)
     }
 
     /// Particles per prompt and population, as asked for.
@@ -309,16 +340,27 @@ impl SampleOptions {
             max_shift: None,
             gradient: None,
             gradient_every: None,
+            potential: None,
+            weigh_every: None,
+            duplicates: None,
+            guidance_strength: None,
+            guidance_window: None,
+            time_travel: None,
             candidates: None,
             thin_at: None,
-            tempering_start: 0.0,
+            tempering_start: None,
             ..self
         }
     }
 
-    /// Alpha as it was given or suits the model; `None`: the reward's own holds.
+    /// Alpha as it was given, is the method's own or suits the model; `None`: the reward's own holds.
     pub fn alpha_choice(&self) -> Option<f64> {
-        self.alpha
+        self.alpha.or(self.method.alpha()).or(self.suited_alpha)
+    }
+
+    /// Next states that are drawn for each particle, if the method chooses among them.
+    pub fn duplicate_count(&self) -> usize {
+        self.duplicates.or(self.method.duplicates()).unwrap_or(1)
     }
 
     /// Populations of each prompt.
@@ -345,9 +387,23 @@ impl SampleOptions {
         };
         let later = self.steps.saturating_sub(early);
         let through_unet = self.differentiates() && self.gradient_path() == Gradient::State;
-        let guided =
-            self.guided_steps().min(later).div_ceil(self.gradient_steps().max(1)) * usize::from(through_unet);
-        (self.first_chains() * (self.steps - later) + self.chains() * later, self.chains() * guided)
+        let guidance = self.guidance();
+        let passes = |k: usize| match self.method.travels() {
+            true => guidance.passes_of(k, self.steps) as usize,
+            false => 1,
+        };
+        let guided = match self.method.shifts() {
+            true => (0..self.steps).filter(|&k| self.guidance().guides(k, self.steps)).map(passes).sum(),
+            false => self.guided_steps().min(later).div_ceil(self.gradient_steps().max(1)),
+        };
+        let guided = guided * usize::from(through_unet);
+        // The first state is evaluated alone, all others as several that are chosen among.
+        let later = if self.method.chooses() && self.duplicate_count() > 1 {
+            1 + later.saturating_sub(1) * self.duplicate_count()
+        } else {
+            (self.steps - later..self.steps).map(passes).sum()
+        };
+        (self.first_chains() * early.min(self.steps) + self.chains() * later, self.chains() * guided)
     }
 
     /// The settings of the model for this method.
@@ -368,6 +424,11 @@ impl SampleOptions {
 
     /// Which gradient guides the particles, if the method is guided by any.
     pub fn gradient_path(&self) -> Gradient {
+        match self.method.drift() {
+            Drift::Shift(Shift::Clean) => return Gradient::Clean,
+            Drift::Shift(_) => return Gradient::State,
+            Drift::None | Drift::Gradient => (),
+        }
         self.gradient.or(self.own_settings().map(|tuned| tuned.gradient)).unwrap_or_default()
     }
 
@@ -375,6 +436,30 @@ impl SampleOptions {
     pub fn gradient_steps(&self) -> usize {
         let own = self.own_settings().filter(|_| self.compat == Compat::Paper);
         self.gradient_every.or(own.map(|tuned| tuned.gradient_every)).unwrap_or(1)
+    }
+
+    /// Fraction of the steps before any reward is computed.
+    pub fn starts_at(&self) -> f64 {
+        self.tempering_start.unwrap_or(match self.candidates_in_all() {
+            Some(_) => 0.0,
+            None => self.method.start(),
+        })
+    }
+
+    /// Steps from one event to the next, if the method weighs without gradients.
+    pub fn weighing_steps(&self) -> usize {
+        self.weigh_every.unwrap_or(self.method.weigh_every(self.steps))
+    }
+
+    /// How far and when the method shifts particles, if it does and does not weigh it.
+    pub fn guidance(&self) -> Guidance {
+        let own = self.method.guidance();
+        Guidance {
+            strength: self.guidance_strength.unwrap_or(own.strength),
+            window: self.guidance_window.unwrap_or(own.window),
+            passes: self.time_travel.unwrap_or(own.passes),
+            travel: own.travel,
+        }
     }
 
     /// Fraction of the steps before the candidates are thinned.
@@ -421,6 +506,7 @@ impl SampleOptions {
                 Some(most) => Some(most).filter(|most| most.is_finite()),
                 None => own.max_shift,
             },
+            potentials: self.potential.unwrap_or(own.potentials),
         }
     }
 
@@ -442,7 +528,10 @@ impl SampleOptions {
             method: self.method,
             rules: self.rules(),
             gradient_every: self.gradient_steps(),
-            tempering_start: self.tempering_start,
+            weigh_every: self.weighing_steps(),
+            duplicates: self.duplicate_count(),
+            guidance: self.guidance(),
+            tempering_start: self.starts_at(),
             on_nan: self.on_nan,
             compat: self.compat,
         }
@@ -477,10 +566,10 @@ impl SampleOptions {
                 .option("candidates")
                 .advice("give `candidates` or `particles` a smaller number"));
         }
-        if factor != 1.0 && self.tempering_start > 0.0 && self.tempering_start <= self.thinned_at() {
+        if factor != 1.0 && self.starts_at() > 0.0 && self.starts_at() <= self.thinned_at() {
             return Err(Error::usage(format!(
                 "`tempering_start` {} is not after the candidates are thinned, at {}",
-                self.tempering_start,
+                self.starts_at(),
                 self.thinned_at()
             ))
             .option("tempering_start")

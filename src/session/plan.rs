@@ -283,7 +283,8 @@ fn fastest(mut f: impl FnMut() -> Result<()>) -> Result<f64> {
 #[cfg(all(test, feature = "shapes"))]
 mod tests {
     use super::*;
-    use crate::method::Plain;
+    use crate::method::{METHODS, Plain};
+    use crate::target::Gradient;
 
     #[test]
     fn activations_are_kept_if_there_is_room() {
@@ -299,6 +300,52 @@ mod tests {
         assert!(!checkpoints(&das, None), "nothing is known");
         let plain = das.method(&Plain);
         assert!(!checkpoints(&plain, Some(0)), "nothing is kept anyway");
+    }
+
+    /// Evaluations that are told are those that the networks are asked for, as the operations that only the
+    /// UNet does say: with one particle per call, of which the model's own samples do a known number each.
+    #[test]
+    fn evaluations_that_are_told_are_those_that_are_counted() {
+        let builder = SessionBuilder::default().device(Device::Cpu);
+        let prompt = Prompt::from("a");
+        let base = builder.defaults().particles(2).steps(10).micro_batch(1);
+        let counted = |options: &SampleOptions| {
+            let plan = builder.plan(&prompt, options).expect("a plan");
+            let calls = |name: &str| plan.sampling.by_operation.get(name).map_or(0, |work| work.calls);
+            (plan.evaluations, plan.gradients, calls("cross_attention"), calls("cross_attention_vjp"))
+        };
+        // Both branches are one call, and two evaluations.
+        let (plain, none, each, back) = counted(&base.clone().by_method(&Plain));
+        assert_eq!((plain, none, each % 20, back), (40, 0, 0, 0));
+        let per_call = each / 20;
+        let das = base.clone().by_method(&Das).gradient(Gradient::State).gradient_every(1);
+        let (_, gradients, _, back) = counted(&das);
+        let per_gradient = 2 * back / gradients;
+        for &method in METHODS {
+            // Chains of best-of-n are settled elsewhere.
+            let options = base.clone().by_method(method).duplicates(4);
+            let (told, graded, forward, back) = counted(&options);
+            assert_eq!((told, graded), (2 * forward / per_call, 2 * back / per_gradient), "{method}");
+            let expected = match method.name() {
+                // 7 steps once and 3 of 10 three times, of which 3 and one more are guided.
+                "freedom" => (2 * 2 * 16, 2 * 2 * 10),
+                "svdd" => (2 * 2 * (1 + 4 * 9), 0),
+                "dps" => (40, 40),
+                "mpgd" | "fk" => (40, 0),
+                _ => continue,
+            };
+            assert_eq!((told, graded), expected, "{method}");
+        }
+        // A larger chain of the same costs in proportion, as equal cost takes it.
+        let cost = |method: &'static dyn Method, n: usize| {
+            let options = base.clone().particles(n).by_method(method).duplicates(3);
+            builder.plan(&prompt, &options).expect("a plan").sampling.flops
+        };
+        for &method in METHODS {
+            let [one, two, three] = [1, 2, 3].map(|n| cost(method, n));
+            let uneven = (three - two) as f64 / (two - one) as f64 - 1.0;
+            assert!(uneven.abs() < 1e-4, "{method}: {uneven:e}");
+        }
     }
 
     #[test]

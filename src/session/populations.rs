@@ -98,7 +98,7 @@ pub(super) fn merge(
             .collect(),
         log_weights: weights.log_weights().to_vec(),
         weights: weights.weights().to_vec(),
-        log_z: together.log_z,
+        log_z: if log_z.iter().any(|z| z.is_nan()) { f64::NAN } else { together.log_z },
         log_z_error: together.log_z_error.filter(|_| 2 * few <= populations.len()),
         initial: before as usize,
         lineage,
@@ -125,12 +125,18 @@ fn few_draws(population: &Population, conclusion: Conclusion, alpha: f64) -> boo
     carry < (population.rewards.len() as f64 / 2.0).clamp(2.0, FEWEST)
 }
 
+/// Why there is no log Z where the moves of a method have no density that is weighed.
+pub const NOT_ESTIMATED: &str = "the method does not weigh its moves, and estimates no Z";
+
 /// Why the error of log Z is unknown, where it is.
 pub(super) fn unreliable(population: &Population, estimates: &[Estimate]) -> Option<&'static str> {
     if population.log_z_error.is_some() {
         return None;
     }
     let lost = estimates.iter().any(|estimate| !estimate.log_z.is_finite());
+    if population.log_z.is_nan() {
+        return Some(NOT_ESTIMATED);
+    }
     Some(match (lost, estimates.len()) {
         (true, 1) => "every particle was lost at a step",
         (true, _) => "a population lost every particle at a step",

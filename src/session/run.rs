@@ -208,11 +208,13 @@ impl<'s> Run<'s> {
         match self.sampler.steps() - self.yielded {
             0 if self.ended.len() + 1 < self.setup.populations => {
                 let slots = prompts.len() * candidates.map_or(*particles, |candidates| candidates.count);
-                slots as u64 * self.branches()
+                let more =
+                    if self.setup.options.method.chooses() { self.setup.options.duplicates } else { 0 };
+                (slots * (1 + more)) as u64 * self.branches()
             }
             // The final event evaluates none.
             0 | 1 => 0,
-            _ => self.each_evaluates(),
+            _ => self.sampler.next_states() as u64 * self.branches(),
         }
     }
 

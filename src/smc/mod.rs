@@ -11,11 +11,13 @@
 
 pub mod error_bar;
 pub mod math;
+pub mod potentials;
 pub mod resample;
 pub mod temper;
 pub mod thin;
 pub mod weights;
 
+pub use potentials::Potentials;
 pub use resample::{Resampler, draw};
 pub use temper::{Floor, Tempering};
 pub use thin::thin;
@@ -36,6 +38,8 @@ pub struct Rules {
     /// Any shift is a valid proposal, since the weights contain its density ratio (docs/spec.md 1.3, 1.4);
     /// but a shift of `c` standard deviations adds about `c` to the scatter of a log-weight.
     pub max_shift: Option<f64>,
+    /// What becomes of the rewards that a particle and its ancestors have had.
+    pub potentials: Potentials,
 }
 
 /// The strength `s` of the drift of a particle whose gradient has squared length `squared_norm`:
@@ -92,8 +96,12 @@ pub enum Event {
 pub struct Population {
     /// Normalised log-weights, P.
     pub log_weights: Vec<f64>,
-    /// Log twist of each particle at the last event, P; 0 for a dead one.
+    /// Log twist of each particle at the last event, P; 0 for a dead one. The sum of the logarithms of its
+    /// potentials so far.
     pub psi: Vec<f64>,
+    /// What [`Potentials`] keep of the particle's tempered rewards, P; minus infinity before the first event
+    /// and where they keep nothing.
+    pub kept: Vec<f64>,
     /// Lambda of the last event.
     pub lambda: f64,
     /// Log of the estimate of Z so far; -inf once every particle died.
@@ -108,6 +116,7 @@ impl Population {
         Population {
             log_weights: weights::uniform(particles),
             psi: vec![0.0; particles],
+            kept: vec![f64::NEG_INFINITY; particles],
             lambda: 0.0,
             log_z: 0.0,
         }
@@ -119,6 +128,7 @@ impl Population {
         Population {
             log_weights: weighed.next_log_weights.clone(),
             psi: weighed.psi.clone(),
+            kept: weighed.kept.clone(),
             lambda: weighed.lambda,
             log_z: self.log_z + weighed.log_z_increment,
         }
@@ -152,6 +162,8 @@ pub struct Weighed {
     pub twist: Vec<f64>,
     /// Log twist of the particles that go on: `twist` gathered by `ancestors`.
     pub psi: Vec<f64>,
+    /// What the potentials keep of the rewards of the particles that go on.
+    pub kept: Vec<f64>,
     /// Log-weights to go on with: `-log P` after resampling, those of [`thin()`] after thinning, else
     /// `log_weights`.
     pub next_log_weights: Vec<f64>,
@@ -178,6 +190,12 @@ pub fn weigh(
 
     // lambda = 0 must not turn an infinite potential into a finite twist.
     let raw: Vec<f64> = potential.iter().map(|l| if l.is_finite() { lambda * l } else { *l }).collect();
+    // At the end the twist is the whole reward, whatever the potentials before it were: their product is
+    // exp(r / alpha), and the target what it would be without them.
+    let (kept, raw) = match event {
+        Event::Final => (population.kept.clone(), raw),
+        Event::Step(_) | Event::Thin(_) => rules.potentials.twist(raw, &population.psi, &population.kept),
+    };
     let increment = weights::increment(&population.log_weights, log_ratio, &raw, &population.psi);
     let log_weights = weights::reweigh(&population.log_weights, log_ratio, &raw, &population.psi);
     let weights = Weights::new(&log_weights);
@@ -207,6 +225,7 @@ pub fn weigh(
         collapsed: weights.collapsed(),
         resampled,
         psi: ancestors.iter().map(|&a| twist[a as usize]).collect(),
+        kept: ancestors.iter().map(|&a| kept[a as usize]).collect(),
         ancestors,
         twist,
         next_log_weights,

@@ -10,7 +10,13 @@ fn stream() -> Uniforms {
 }
 
 fn rules(ess_threshold: f64) -> Rules {
-    Rules { tempering: Tempering::None, resampler: Resampler::Ssp, ess_threshold, max_shift: None }
+    Rules {
+        tempering: Tempering::None,
+        resampler: Resampler::Ssp,
+        ess_threshold,
+        max_shift: None,
+        potentials: Potentials::Difference,
+    }
 }
 
 fn event(rules: &Rules, at: &Population, event: Event, ratio: &[f64], potential: &[f64]) -> Weighed {
@@ -21,6 +27,7 @@ fn event(rules: &Rules, at: &Population, event: Event, ratio: &[f64], potential:
 #[test]
 fn one_event_computes_what_the_formulas_say() {
     let at = Population {
+        kept: vec![DEAD; 2],
         log_weights: vec![0.25_f64.ln(), 0.75_f64.ln()],
         psi: vec![0.5, -0.5],
         lambda: 0.2,

@@ -71,6 +71,8 @@ impl Target for ClosedForm<'_> {
                 Need::Gradient => Some(self.tensor(&seen, |seen| seen.grad)?),
                 _ => None,
             },
+            // There is no classifier-free guidance.
+            correction: None,
         })
     }
 

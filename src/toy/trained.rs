@@ -53,13 +53,13 @@ impl Target for Trained<'_> {
         let x0 = tape.axpby(step.x0.first as f32, &state, step.x0.second as f32, &eps)?;
         let (eps, clean) = (eps.into_value(), x0.value().clone());
         if need == Need::Noise && !differentiates {
-            return Ok(Evaluation { eps, x0: clean, reward: None, grad: None });
+            return Ok(Evaluation { eps, x0: clean, reward: None, grad: None, correction: None });
         }
         let points = self.points(&clean)?;
         let reward = (need >= Need::Reward)
             .then(|| Scores::Host(points.iter().map(|x0| self.toy.reward.value(x0)).collect()));
         if !differentiates {
-            return Ok(Evaluation { eps, x0: clean, reward, grad: None });
+            return Ok(Evaluation { eps, x0: clean, reward, grad: None, correction: None });
         }
         let towards: Vec<f32> = points
             .iter()
@@ -75,7 +75,7 @@ impl Target for Trained<'_> {
             Some(rho) => self.backend.axpby(1.0, &clean, (rho / step.mean.first) as f32, &grad)?,
             None => clean,
         };
-        Ok(Evaluation { eps, x0, reward, grad: (need == Need::Gradient).then_some(grad) })
+        Ok(Evaluation { eps, x0, reward, grad: (need == Need::Gradient).then_some(grad), correction: None })
     }
 
     fn finish(&self, x: &Tensor, _: &[ParticleId]) -> Result<FinalScores> {

@@ -120,7 +120,7 @@ fn the_files_of_runs_are_as_documented() {
     let mut answers = section("### sample --json");
 
     let dir = TempDir::new().expect("a temporary folder");
-    for proposal in ["das", "bootstrap", "none"] {
+    for proposal in ["das", "bootstrap", "none", "svdd", "freedom"] {
         let out = dir.path().join(proposal);
         let select = if proposal == "das" { "argmax" } else { "all" };
         let options =

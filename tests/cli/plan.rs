@@ -16,6 +16,9 @@ fn the_plan_foretells_the_peak_memory_of_the_run() {
         &["--particles", "4", "--micro-batch", "2"],
         &["--particles", "4", "--micro-batch", "2", "--checkpointing", "on"],
         &["--proposal", "bootstrap", "--particles", "8"],
+        &["--proposal", "svdd", "--particles", "2", "--duplicates", "3"],
+        &["--proposal", "freedom", "--particles", "2"],
+        &["--proposal", "mpgd", "--particles", "4", "--micro-batch", "2"],
         &["--particles", "2", "--dtype", "bf16"],
         &["--particles", "2", "--dtype", "fp16", "--gradient", "state", "--checkpointing", "feed-forward"],
         // Many held-out scores after few networks: the saving takes the most.

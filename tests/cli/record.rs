@@ -18,7 +18,7 @@ fn keys(object: &Value) -> Vec<&str> {
 }
 
 /// Options that decide the particles and which of them is returned.
-const DECIDING: [&str; 38] = [
+const DECIDING: [&str; 44] = [
     "prompt",
     "negative_prompt",
     "index",
@@ -54,6 +54,12 @@ const DECIDING: [&str; 38] = [
     "max_shift",
     "gradient",
     "gradient_every",
+    "potential",
+    "weigh_every",
+    "duplicates",
+    "guidance_strength",
+    "guidance_window",
+    "time_travel",
     "on_nan",
     "compat",
     "select",
@@ -309,6 +315,23 @@ fn every_option_is_recorded() {
     let later = ["--candidates", "2.5", "--thin-at", "0.4", "--tempering-start", "0.5"];
     let thinned = [json!("paper"), json!(2.5), json!(0.4), json!(0.5)];
     assert_eq!(fields("thinned", &later, keys), thinned);
+    let keys = ["guidance_strength", "guidance_window", "gradient", "kl"];
+    let shifted = ["--proposal", "dps", "--guidance-strength", "0.5", "--guidance-window", "0.25..0.75"];
+    let guidance = [json!(0.5), json!("0.25..0.75"), Value::Null, Value::Null];
+    assert_eq!(fields("shifted", &shifted, keys), guidance);
+    let keys = ["time_travel", "guidance_strength", "guidance_window", "gradient_every"];
+    let travelled = [json!(3), json!(0.2), json!("0.3..0.7"), Value::Null];
+    assert_eq!(fields("travelled", &["--proposal", "freedom"], keys), travelled);
+    let moved = ["--proposal", "mpgd", "--time-travel", "2"];
+    assert_eq!(fields("moved", &moved, keys), [json!(2), json!(15.0), json!("0.3..0.7"), Value::Null]);
+    let keys = ["duplicates", "kl", "weigh_every", "select"];
+    let chosen = ["--proposal", "svdd", "--duplicates", "2"];
+    assert_eq!(fields("chosen", &chosen, keys), [json!(2), json!(0.0), Value::Null, json!("argmax")]);
+    let keys = ["potential", "weigh_every", "tempering_start", "guidance_strength"];
+    let steered = [json!("max"), json!(1), json!(0.2), Value::Null];
+    assert_eq!(fields("steered", &["--proposal", "fk"], keys), steered);
+    let rarely = ["--proposal", "bootstrap", "--potential", "sum", "--weigh-every", "2"];
+    assert_eq!(fields("rarely", &rarely, keys), [json!("sum"), json!(2), json!(0.0), Value::Null]);
     assert_eq!((&record["output"], &record["image"]), (&json!(text(&out)), &json!(text(&image))));
     assert_eq!(record["quiet"], true);
     assert!(flags.iter().all(|flag| record["command"].as_array().is_some_and(|c| c.contains(&json!(flag)))));
@@ -536,6 +559,10 @@ fn the_record_in_a_picture_repeats_the_run() {
         &["-p", "a ring", "--proposal", "none", "-n", "red", "--cfg-scale", "2.5", "--on-nan", "abort"],
         &["-p", "a ring", "--proposal", "bootstrap", "--tempering", "adaptive", "--resample", "multinomial"],
         &["-p", "a ring", "--populations", "2", "--select", "draw"],
+        &["-p", "a ring", "--proposal", "dps", "--guidance-window", "0..0.6", "--select", "reward"],
+        &["-p", "a ring", "--proposal", "freedom", "--guidance-strength", "1.5", "--steps", "4"],
+        &["-p", "a ring", "--proposal", "svdd", "--duplicates", "3"],
+        &["-p", "a ring", "--proposal", "fk", "--potential", "sum", "--weigh-every", "2"],
         &["-p", "a ring", "--gradient", "state"],
         &["-p", "a ring", "--normalise", "std", "--normalise-pictures", "2", "--kl", "0.7"],
         &[

@@ -115,6 +115,10 @@ fn negative_numbers_are_refused_with_the_option_named() {
         "--gradient-every",
         "--candidates",
         "--thin-at",
+        "--weigh-every",
+        "--duplicates",
+        "--guidance-strength",
+        "--time-travel",
     ] {
         let output = sample(&dir.path().join("out"), &["-p", "a star", option, "-5"]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

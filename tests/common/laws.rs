@@ -34,6 +34,11 @@ pub trait Law<const D: usize>: Send + Sync {
 /// Spoils what is seen of a particle: (step's timestep or 0 at the end, particle, what is seen).
 pub type Spoil<'a, const D: usize> = Box<dyn Fn(i64, ParticleId, &mut Seen<D>) + Send + Sync + 'a>;
 
+/// What stands in for the correction of the noise by classifier-free guidance.
+pub fn correction<const D: usize>(seen: &Seen<D>) -> [f64; D] {
+    std::array::from_fn(|i| 0.5 * (seen.eps[i] + seen.x0[i]))
+}
+
 /// A law as a target.
 pub struct Closed<'a, const D: usize, L> {
     pub backend: &'a dyn EngineBackend,
@@ -41,11 +46,19 @@ pub struct Closed<'a, const D: usize, L> {
     pub spoil: Option<Spoil<'a, D>>,
     pub evaluations: Mutex<Vec<(i64, Need)>>,
     pub without_gradient: Option<String>,
+    pub without_correction: Option<String>,
 }
 
 impl<'a, const D: usize, L: Law<D>> Closed<'a, D, L> {
     pub fn new(backend: &'a dyn EngineBackend, law: L) -> Self {
-        Closed { backend, law, spoil: None, evaluations: Mutex::new(Vec::new()), without_gradient: None }
+        Closed {
+            backend,
+            law,
+            spoil: None,
+            evaluations: Mutex::new(Vec::new()),
+            without_gradient: None,
+            without_correction: None,
+        }
     }
 
     pub fn states(&self, x: &Tensor) -> Result<Vec<[f64; D]>> {
@@ -77,7 +90,14 @@ impl<const D: usize, L: Law<D>> Target for Closed<'_, D, L> {
             x0: self.upload(seen.iter().map(|s| &s.x0))?,
             reward: (need >= Need::Reward).then(|| Scores::Host(seen.iter().map(|s| s.reward).collect())),
             grad: match need {
-                Need::Gradient => Some(self.upload(seen.iter().map(|s| &s.grad))?),
+                Need::Gradient | Need::Correction => Some(self.upload(seen.iter().map(|s| &s.grad))?),
+                Need::Noise | Need::Reward => None,
+            },
+            // Any vector that differs from state to state will do: half of the noise and of the clean state.
+            correction: match need {
+                Need::Correction => {
+                    Some(self.upload(seen.iter().map(correction).collect::<Vec<_>>().iter())?)
+                }
                 _ => None,
             },
         })
@@ -98,6 +118,10 @@ impl<const D: usize, L: Law<D>> Target for Closed<'_, D, L> {
 
     fn without_gradient(&self) -> Option<String> {
         self.without_gradient.clone()
+    }
+
+    fn without_correction(&self) -> Option<String> {
+        self.without_correction.clone()
     }
 }
 

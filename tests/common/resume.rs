@@ -7,9 +7,9 @@ use std::path::Path;
 use das_cuda::ErrorKind;
 use das_cuda::ddim::Schedule;
 use das_cuda::engine::EngineBackend;
-use das_cuda::method::{Bootstrap, Das, METHODS, Method};
+use das_cuda::method::{Bootstrap, Das, Fk, Guidance, METHODS, Method};
 use das_cuda::sampler::{Candidates, Compat, Options, Sampler, Snapshot};
-use das_cuda::smc::{Floor, Resampler, Rules, Tempering};
+use das_cuda::smc::{Floor, Potentials, Resampler, Rules, Tempering};
 
 use crate::laws::{Closed, Grid, Seen};
 
@@ -31,7 +31,10 @@ fn cases() -> Vec<Case> {
         options: Options { method, rules, ..base.clone() },
         deaths: false,
     };
-    let mut cases: Vec<Case> = METHODS.iter().map(|&method| case(method, method.rules(steps))).collect();
+    let mut cases: Vec<Case> = METHODS
+        .iter()
+        .map(|&method| Case { options: base.clone().by_method(method, steps), deaths: false })
+        .collect();
     let temperings = [
         Tempering::Exp { gamma: 0.3 },
         Tempering::Poly { gamma: 0.25, power: 2.0 },
@@ -41,11 +44,25 @@ fn cases() -> Vec<Case> {
     for (i, tempering) in temperings.into_iter().enumerate() {
         for resampler in Resampler::ALL {
             let method: &'static dyn Method = if i % 2 == 0 { &Das } else { &Bootstrap };
-            cases.push(case(method, Rules { tempering, resampler, ess_threshold: 0.8, max_shift: None }));
+            cases.push(case(
+                method,
+                Rules {
+                    tempering,
+                    resampler,
+                    ess_threshold: 0.8,
+                    max_shift: None,
+                    potentials: Potentials::Difference,
+                },
+            ));
         }
     }
-    let often =
-        Rules { tempering: temperings[0], resampler: Resampler::Ssp, ess_threshold: 2.0, max_shift: None };
+    let often = Rules {
+        tempering: temperings[0],
+        resampler: Resampler::Ssp,
+        ess_threshold: 2.0,
+        max_shift: None,
+        potentials: Potentials::Difference,
+    };
     let never = Rules { ess_threshold: 0.0, ..often };
     cases.push(Case { deaths: true, ..case(&Das, often) });
     cases.push(Case { deaths: true, ..case(&Das, never) });
@@ -59,6 +76,11 @@ fn cases() -> Vec<Case> {
         let mut case = Case { deaths, ..case(&Das, Rules { tempering, ..often }) };
         case.options.gradient_every = 2;
         case.options.candidates = until.map(|until| Candidates { count: 15, until });
+        cases.push(case);
+    }
+    for potentials in [Potentials::Max, Potentials::Sum] {
+        let mut case = case(&Fk, Rules { potentials, ..often });
+        case.options.weigh_every = 2;
         cases.push(case);
     }
     for compat in [Compat::Paper, Compat::Reference] {
@@ -137,7 +159,8 @@ pub fn go_on(backend: &dyn EngineBackend, schedule: &Schedule) -> usize {
         let target = target(backend, schedule, case.deaths);
         let told = fs::read_to_string(folder.join(format!("{i}.txt"))).expect("what was told");
         let told: Vec<&str> = told.lines().collect();
-        for k in 0..=schedule.len() + 1 {
+        let steps = Sampler::new(backend, &target, schedule, case.options.clone()).expect("a run").steps();
+        for k in 0..=steps {
             let bytes = fs::read(folder.join(format!("{i}-{k}.safetensors"))).expect("a snapshot");
             let snapshot = Snapshot::from_bytes(&bytes).expect("a snapshot");
             assert_eq!(snapshot.to_bytes().expect("bytes"), bytes, "written again");
@@ -164,6 +187,7 @@ pub fn refuse(backend: &dyn EngineBackend, schedule: &Schedule) {
     let snapshot = begun.snapshot().expect("a snapshot");
     let rules = Rules { ess_threshold: 0.4, ..run.rules };
     let plain = Rules { tempering: Tempering::None, ..run.rules };
+    let kept = Rules { potentials: Potentials::Sum, ..run.rules };
     for (other, name) in [
         (Options { seed: 2, ..run.clone() }, "seed"),
         (Options { particles: 4, ..run.clone() }, "particles"),
@@ -172,6 +196,10 @@ pub fn refuse(backend: &dyn EngineBackend, schedule: &Schedule) {
         (Options { method: &Bootstrap, ..run.clone() }, "method"),
         (Options { rules, ..run.clone() }, "ess_threshold"),
         (Options { gradient_every: 2, ..run.clone() }, "gradient_every"),
+        (Options { weigh_every: 2, ..run.clone() }, "weigh_every"),
+        (Options { duplicates: 2, ..run.clone() }, "duplicates"),
+        (Options { guidance: Guidance { strength: 0.5, ..run.guidance }, ..run.clone() }, "guidance"),
+        (Options { rules: kept, ..run.clone() }, "potential"),
         (Options { tempering_start: 0.5, ..run.clone() }, "tempering_start"),
         (
             Options { candidates: Some(Candidates { count: 9, until: 0.5 }), rules: plain, ..run.clone() },
@@ -213,7 +241,7 @@ pub fn refuse(backend: &dyn EngineBackend, schedule: &Schedule) {
     let many = Snapshot::from_bytes(&many).expect("no contradiction by itself");
     let refused = sampler(&run, schedule).expect("a run").restore(&many).err().expect("refused");
     assert_eq!(refused.kind(), ErrorKind::Io);
-    let newer = named(r#"schema\":3"#, r#"schema\":4"#);
+    let newer = named(r#"schema\":4"#, r#"schema\":5"#);
     let Err(refused) = Snapshot::from_bytes(&newer) else { panic!("a newer version was read") };
-    assert!(refused.to_string().contains("version 4"), "{refused}");
+    assert!(refused.to_string().contains("version 5"), "{refused}");
 }

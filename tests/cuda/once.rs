@@ -4,7 +4,7 @@
 use das_cuda::backend::{Activation, AffineClamp, Attention, Backend, Conv, Epilogue, Filter, GroupNorm};
 use das_cuda::cuda::testing::{Array64, Populations, Weighing};
 use das_cuda::cuda::{Cuda, Elem};
-use das_cuda::smc::{Event, Resampler, Rules, Tempering};
+use das_cuda::smc::{Event, Potentials, Resampler, Rules, Tempering};
 use das_cuda::tensor::{HostSlice, Shape};
 
 use crate::cases::{Bias, Case, Kind, Op};
@@ -125,7 +125,13 @@ fn particles(cuda: &Cuda) {
     let numbers = Array64::upload(cuda, &[0.1; 2 * 70]).unwrap();
     let many = Array64::upload(cuda, &[0.1; 2 * 1030]).unwrap();
     for resampler in Resampler::ALL {
-        let rules = Rules { tempering, resampler, ess_threshold: 2.0, max_shift: None };
+        let rules = Rules {
+            tempering,
+            resampler,
+            ess_threshold: 2.0,
+            max_shift: None,
+            potentials: Potentials::Difference,
+        };
         let weighing = Weighing {
             rules: &rules,
             event: Event::Step(5),

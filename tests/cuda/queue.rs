@@ -10,13 +10,13 @@ use das_cuda::backend::{Backend, ParticleId};
 use das_cuda::cuda::{Cuda, Elem};
 use das_cuda::ddim::{self, Schedule, SchedulerConfig};
 use das_cuda::error::{Error, Result};
-use das_cuda::method::{BestOfN, Bootstrap, Das, Method, Plain, Tds};
+use das_cuda::method::{BestOfN, Bootstrap, Das, Dps, Fk, FreeDom, Method, Mpgd, Plain, Svdd, Tds};
 use das_cuda::model::files::Source;
 use das_cuda::model::folder::ModelFolder;
 use das_cuda::model::pipeline::{LongPrompts, Pipeline, Prompt};
 use das_cuda::reward::{self, Reward};
 use das_cuda::sampler::{Candidates, Compat, Evaluation, FinalScores, Need, OnNan, Options, Sampler, Target};
-use das_cuda::smc::{Floor, Resampler, Rules, Tempering};
+use das_cuda::smc::{Floor, Potentials, Resampler, Rules, Tempering};
 use das_cuda::tape::Recompute;
 use das_cuda::target::{Diffusion, Gradient, Settings};
 use das_cuda::tensor::{Shape, Tensor};
@@ -36,7 +36,8 @@ fn options(
     resampler: Resampler,
     ess_threshold: f64,
 ) -> Options {
-    let rules = Rules { tempering, resampler, ess_threshold, max_shift: None };
+    let rules =
+        Rules { tempering, resampler, ess_threshold, max_shift: None, potentials: Potentials::Difference };
     Options { method, rules, prompts: vec![4, 0], particles: 5, alpha: 0.7, ..Options::new(20, 1) }
 }
 
@@ -95,7 +96,13 @@ fn kinds() -> Vec<Options> {
         options(&Bootstrap, exp, Resampler::Multinomial, 2.0),
         options(&Plain, exp, Resampler::Ssp, 0.5),
         options(&BestOfN, exp, Resampler::Ssp, 0.5),
-        // The host keeps these books.
+        Options { weigh_every: 3, ..options(&Bootstrap, exp, Resampler::Ssp, 2.0) },
+        // The host's engine does these on any device.
+        options(&Dps, exp, Resampler::Ssp, 0.5).by_method(&Dps, 8),
+        options(&FreeDom, exp, Resampler::Ssp, 0.5).by_method(&FreeDom, 8),
+        options(&Mpgd, exp, Resampler::Ssp, 0.5).by_method(&Mpgd, 8),
+        options(&Svdd, exp, Resampler::Ssp, 0.5).by_method(&Svdd, 8),
+        options(&Fk, exp, Resampler::Ssp, 0.5).by_method(&Fk, 8),
         Options { compat: Compat::Reference, ..options(&Das, exp, Resampler::Ssp, 0.5) },
     ]
 }

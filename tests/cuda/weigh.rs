@@ -4,7 +4,7 @@
 use das_cuda::cuda::testing::{Array64, Populations, Weighing};
 use das_cuda::cuda::{Cuda, Elem};
 use das_cuda::noise::{Key, Purpose, Uniforms, uniforms};
-use das_cuda::smc::{Event, Floor, Population, Resampler, Rules, Tempering, Weighed, weigh};
+use das_cuda::smc::{Event, Floor, Population, Potentials, Resampler, Rules, Tempering, Weighed, weigh};
 
 use crate::device;
 use crate::note;
@@ -153,7 +153,13 @@ fn weighing_is_bit_for_bit_that_of_the_host() {
                 let adaptive = matches!(tempering, Tempering::Adaptive { .. });
                 let ess_threshold = if adaptive { 0.5 } else { [0.5, 2.0, 0.9][chains as usize % 3] };
                 let chain = Chain {
-                    rules: Rules { tempering, resampler, ess_threshold, max_shift: None },
+                    rules: Rules {
+                        tempering,
+                        resampler,
+                        ess_threshold,
+                        max_shift: None,
+                        potentials: Potentials::Difference,
+                    },
                     kind,
                     prompts: [1, 3][chains as usize % 2],
                     particles,
@@ -181,6 +187,7 @@ fn every_tempering_meets_every_population() {
                     resampler: Resampler::ALL[(i + j) % 5],
                     ess_threshold: 0.5,
                     max_shift: None,
+                    potentials: Potentials::Difference,
                 };
                 Chain { rules, kind, prompts: 2, particles, gather: true }.run(&cuda, (100 * i + j) as u32);
             }
@@ -193,7 +200,13 @@ fn other_uniforms_and_other_rules_choose_other_ancestors() {
     let cuda = device::open(Elem::F32);
     let (ratio, reward) = inputs(Kind::Usual, 64, &mut stream(1, 1));
     let ancestors = |resampler, seed| {
-        let rules = Rules { tempering: Tempering::None, resampler, ess_threshold: 2.0, max_shift: None };
+        let rules = Rules {
+            tempering: Tempering::None,
+            resampler,
+            ess_threshold: 2.0,
+            max_shift: None,
+            potentials: Potentials::Difference,
+        };
         let weighing = Weighing {
             rules: &rules,
             event: Event::Step(0),
@@ -233,6 +246,7 @@ fn large_populations_are_weighed_as_on_the_host() {
                     resampler: Resampler::ALL[chains as usize % 5],
                     ess_threshold,
                     max_shift: None,
+                    potentials: Potentials::Difference,
                 },
                 kind,
                 prompts: if particles == 1025 { 3 } else { 1 },

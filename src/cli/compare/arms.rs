@@ -23,13 +23,13 @@ pub fn of_the_session(sample: &Sample) -> impl PartialEq + '_ {
 
 /// What the chain of an arm depends on, besides prompt, model and rewards: estimates of Z are of the same Z
 /// where it and alpha agree. `None` where they are biased, as with the books of the authors' program and with
-/// adaptive tempering.
+/// adaptive tempering, and where there are none.
 pub fn law(sample: &Sample, options: &Options) -> Option<String> {
     let Sample { width, height, .. } = sample;
     let (steps, cfg_scale, eta) = (options.steps, options.cfg_scale, options.eta);
     let adaptive = matches!(options.rules.tempering, Tempering::Adaptive { .. });
     let long = options.long_prompts;
-    (options.compat == Compat::Paper && !adaptive)
+    (options.compat == Compat::Paper && !adaptive && options.proposal.estimates_z())
         .then(|| format!("{width:?} {height:?} steps {steps} guidance {cfg_scale} eta {eta} {long:?}"))
 }
 

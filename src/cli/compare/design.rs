@@ -10,7 +10,7 @@ use crate::cli::prompts;
 use crate::cli::record::object;
 use crate::cli::values::{self, Cost, Select};
 use crate::error::{Error, Result};
-use crate::method::{Conclusion, Plain};
+use crate::method::{Conclusion, Method, Plain};
 use crate::run::SCHEMA;
 use crate::session::{Prompt, SampleOptions, Session, SessionBuilder};
 
@@ -31,8 +31,7 @@ pub struct Arm {
     /// Floating point operations of `n` particles are `fixed + n each`.
     pub fixed: f64,
     pub each: f64,
-    /// What it makes of the final rewards.
-    pub conclusion: Conclusion,
+    pub method: &'static dyn Method,
     /// What the chain depends on under which it estimates Z, and once a session has settled it alpha too;
     /// `None` where the estimate is biased.
     pub law: Option<String>,
@@ -41,7 +40,7 @@ pub struct Arm {
 impl Arm {
     /// The options with this many particles.
     pub fn with_particles(&self, n: usize) -> SampleOptions {
-        match self.conclusion {
+        match self.method.conclusion() {
             Conclusion::Best => self.options.clone().chain_count(n),
             _ => self.options.clone().particles(n),
         }
@@ -140,7 +139,7 @@ impl Design {
             let mut arm = Arm {
                 label,
                 flags,
-                conclusion: options.proposal.conclusion(),
+                method: options.proposal,
                 options: options.sample,
                 select: options.select,
                 own_particles: settled.chains(),
@@ -194,7 +193,7 @@ impl Design {
             }
         }
         let against = match &args.against {
-            None => arms.iter().position(|arm| arm.conclusion == Conclusion::Best).unwrap_or(0),
+            None => arms.iter().position(|arm| arm.method.conclusion() == Conclusion::Best).unwrap_or(0),
             Some(label) => arms.iter().position(|arm| arm.label == *label).ok_or_else(|| {
                 let labels: Vec<&str> = arms.iter().map(|arm| arm.label.as_str()).collect();
                 Error::usage(format!("--against {label}: no such arm"))

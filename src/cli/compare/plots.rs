@@ -100,7 +100,7 @@ fn against_kl(design: &Design, report: &Report, r: usize) -> Chart {
         y: format!("mean {name} under the weights"),
         log_x: false,
         // Of the others the law is the same at every budget.
-        series: series(design, report, |arm| arm.conclusion == Conclusion::Best, point),
+        series: series(design, report, |arm| arm.method.conclusion() == Conclusion::Best, point),
         links: links.collect(),
     }
 }

@@ -7,7 +7,6 @@ use super::log_z::{Coverage, References};
 use super::result::RunResult;
 use crate::cli::experiment;
 use crate::cli::statistics::{Interval, mean, over_prompts, quantile};
-use crate::method::Conclusion;
 
 /// One row: an arm at a budget.
 pub struct Row {
@@ -79,11 +78,10 @@ impl Report {
             let base = of(&design.arms[design.against]);
             for (place, arm) in design.arms.iter().enumerate() {
                 rows.push(row(design, arm, b, &of(arm), &base, &references));
-                let plain = |(other, base): &(usize, &Arm)| {
-                    *other == design.against || base.conclusion == Conclusion::Keep
-                };
+                let plain =
+                    |(other, base): &(usize, &Arm)| *other == design.against || base.method.is_plain();
                 for (other, base) in design.arms.iter().enumerate().filter(plain) {
-                    if other != place && arm.conclusion != Conclusion::Keep {
+                    if other != place && !arm.method.is_plain() {
                         let pair =
                             format!("{} against {}, budget {}", arm.label, base.label, design.budgets[b]);
                         warnings.extend(falls(&pair, &of(arm), &of(base)));

@@ -10,7 +10,7 @@ use super::design::{Design, RunPlan, key};
 use crate::cli::experiment::unusable;
 use crate::cli::statistics;
 use crate::error::Result;
-use crate::method::Conclusion;
+use crate::method::{Conclusion, Method};
 use crate::pixels::Picture;
 use crate::run::{encode_png, write_atomic};
 use crate::session::{Samples, Session};
@@ -131,7 +131,7 @@ pub fn draw(session: &mut Session, design: &Design, run: &RunPlan<'_>, folder: &
         clip_distance: embeddings.as_deref().and_then(cosine_distance),
         log_z: finite(population.log_z),
         log_z_error: population.log_z_error,
-        kl: divergence(&samples, run.arm.conclusion, session.alpha(&options), weighted_target),
+        kl: divergence(&samples, run.arm.method, session.alpha(&options), weighted_target),
         flops: run.arm.flops(run.budget),
         seconds,
         picture,
@@ -181,17 +181,17 @@ fn pairs<T>(list: &[T]) -> impl Iterator<Item = (&T, &T)> {
 
 /// The divergence of what is drawn from the model's own samples. Of the target it is `E[r] / alpha - log Z`
 /// under the target, with the mean under the weights `weighted_target`; of the best of N, at most `log N - (N
-/// - 1) / N`; of plain samples 0. `None` where log Z is unreliable.
+/// - 1) / N`; of plain samples 0. `None` where log Z is unreliable, and for moves that are not weighed.
 fn divergence(
     samples: &Samples,
-    conclusion: Conclusion,
+    method: &'static dyn Method,
     alpha: f64,
     weighted_target: Option<f64>,
 ) -> Option<f64> {
     let population = &samples.population;
     let n = population.rewards.len() as f64;
-    match conclusion {
-        Conclusion::Keep => Some(0.0),
+    match method.conclusion() {
+        Conclusion::Keep => method.is_plain().then_some(0.0),
         Conclusion::Best => Some(n.ln() - (n - 1.0) / n),
         Conclusion::Weigh => {
             population.log_z_error?;

@@ -37,7 +37,7 @@ pub fn check(args: &Pareto) -> Result<()> {
         }
     }
     let method = method::find(&args.method)?;
-    if method.conclusion() == method::Conclusion::Best || !(method.weighs() || method.differentiates()) {
+    if method.has_plain_chains() {
         return Err(Error::usage(format!("--method {method} is not aligned to a sum of rewards")).advice(
             "give --method das or another that is; the best of N and plain samples stand beside it",
         ));

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::{pictures, scatter, series, tables, tree};
 use crate::cli::look::Run;
 use crate::cli::words::{self, clean};
+use crate::session::NOT_ESTIMATED;
 
 /// Everything about a run. `open`: whether it is unfolded at first.
 pub fn section(run: &Run, id: &str, most: usize, open: bool) -> Markup {
@@ -164,12 +165,15 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 /// The estimate of log Z, and its error or why there is none; `None` before there is a result.
 pub fn log_z(run: &Run) -> Option<(String, String)> {
     run.record.get("result")?;
+    let why = run.result("log_z_unreliable").and_then(Value::as_str);
+    if why == Some(NOT_ESTIMATED) {
+        return Some((words::NONE.into(), clean(NOT_ESTIMATED).to_string()));
+    }
     let value = match run.result("log_z")? {
         Value::Null => "minus infinity".into(),
         value => words::maybe(value.as_f64()),
     };
     let error = run.result("log_z_error").and_then(Value::as_f64);
-    let why = run.result("log_z_unreliable").and_then(Value::as_str);
     let more = match (error, why) {
         (Some(error), _) => format!("\u{b1} {}", words::number(error)),
         (None, Some(why)) => format!("unreliable: {}", clean(why)),

@@ -7,6 +7,7 @@ use maud::{Markup, html};
 use super::plot::{self, Plot, figure, series};
 use crate::cli::look::{Line, Population, Run};
 use crate::cli::words;
+use crate::session::NOT_ESTIMATED;
 
 /// All charts of a run along its steps.
 pub fn charts(run: &Run) -> Markup {
@@ -53,6 +54,7 @@ pub fn charts(run: &Run) -> Markup {
         (Some((log_z, error)), _) => {
             format!("Estimate so far; {} \u{b1} {} at the end.", words::number(log_z), words::number(error))
         }
+        (None, Some(NOT_ESTIMATED)) => format!("None: {NOT_ESTIMATED}."),
         (None, Some(why)) => format!("Estimate so far. Its error is unreliable: {}.", words::clean(why)),
         _ => "Estimate so far.".into(),
     };

@@ -51,6 +51,14 @@ impl Arm {
                     .advice(format!("--methods takes a list of: {}", names.join(", ")))
             })?),
         };
+        if let Sampling::Method(method) = sampling
+            && method.corrects()
+        {
+            return Err(Error::usage(format!(
+                "--methods: {method} measures its shift by classifier-free guidance, which no toy has"
+            ))
+            .advice("leave it out; dps and guidance are shifted by the gradient alone"));
+        }
         let label = match sampling {
             Sampling::Method(method) => method.name().into(),
             _ => name.into(),
@@ -73,7 +81,9 @@ impl Arm {
             Sampling::Target => 0,
             Sampling::Baseline(_) => 1,
             Sampling::Guidance => 2,
-            Sampling::Method(method) => 1 + usize::from(method.differentiates()),
+            Sampling::Method(method) => {
+                method.duplicates().unwrap_or(1) + usize::from(method.differentiates())
+            }
         }
     }
 

@@ -154,9 +154,7 @@ fn sample(
         prompts: (0..populations as u32).collect(),
         particles,
         alpha: design.alpha,
-        method,
-        rules: method.rules(steps),
-        ..Options::new(seed, steps)
+        ..Options::new(seed, steps).by_method(method, steps)
     };
     let mut sampler = Sampler::new(backend, target, &design.schedule, options)?;
     let mut resamplings = 0;
@@ -181,7 +179,7 @@ fn sample(
     let together = combine(&ends.iter().map(|end| end.log_z).collect::<Vec<f64>>());
     Ok(Drawn {
         samples,
-        log_z: (!other).then_some((together.log_z, together.log_z_error)),
+        log_z: (!other && method.estimates_z()).then_some((together.log_z, together.log_z_error)),
         ess: method.weighs().then(|| mean(&Population::ess)),
         resamplings: method.weighs().then(|| resamplings as f64 / populations as f64),
     })

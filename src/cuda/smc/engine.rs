@@ -91,8 +91,8 @@ impl StepEngine for Queue<'_> {
         // What a step leaves for the next one cannot belong to a graph.
         self.cuda.device.capture().before_wait()?;
         let (cuda, n) = (self.cuda, self.slots());
-        let StepInput { x, particles, event, held, advance } = input;
-        assert!(held.is_empty(), "the host engine holds gradients");
+        let StepInput { x, particles, event, held, shift, look, advance } = input;
+        assert!(held.is_empty() && shift.is_empty() && look.is_none(), "steps of the host engine");
         assert_eq!(particles.x0.shape().n, n, "one state per slot");
         let graded = particles.grad.is_some();
         let mut record = Array64::alloc(cuda, self.last.len())?;

@@ -160,6 +160,8 @@ impl Populations {
         let population = |b: usize| Population {
             log_weights: of_prompt(&log_weights, b),
             psi: of_prompt(&psi, b),
+            // The device knows no potential that keeps anything.
+            kept: vec![f64::NEG_INFINITY; self.particles],
             lambda: lambda[b],
             log_z: log_z[b],
         };
@@ -358,6 +360,7 @@ pub fn read(record: &[f64], n: usize) -> Vec<(Weighed, f64)> {
         let ancestors: Vec<u32> = list(3).iter().map(|&a| a as u32).collect();
         let (log_weights, twist, resampled) = (list(0), list(2), head[5] != 0.0);
         let weighed = Weighed {
+            kept: vec![f64::NEG_INFINITY; n],
             lambda: head[0],
             lambda_next: head[1],
             increment: list(1),

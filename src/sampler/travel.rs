@@ -1,0 +1,53 @@
+//! Time travel: steps that are taken several times (docs/spec.md 10.1). A run is a list of passes, each
+//! through one transition of the chain; after every pass but the last of a transition the state goes back to
+//! the noise level before it.
+
+use super::{Options, Sampler};
+use crate::error::Result;
+use crate::noise::Purpose;
+use crate::tensor::Tensor;
+
+/// One pass through a transition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pass {
+    /// The transition.
+    pub step: usize,
+    /// From 0, the first pass through it.
+    pub number: u32,
+    /// Whether another one follows.
+    pub again: bool,
+}
+
+/// Bits of the number of the step in a key; those above have the number of the pass.
+const STEP_BITS: u32 = 20;
+
+/// Most passes through a transition.
+pub(super) const MOST_PASSES: u32 = 1 << 10;
+
+impl Pass {
+    /// All passes of a run along a chain of `steps`.
+    pub fn all(options: &Options, steps: usize) -> Vec<Pass> {
+        let of = |step: usize| {
+            let passes = if options.method.travels() { options.guidance.passes_of(step, steps) } else { 1 };
+            (0..passes).map(move |number| Pass { step, number, again: number + 1 < passes })
+        };
+        (0..steps).flat_map(of).collect()
+    }
+
+    /// The step of the keys of random numbers: every pass has its own, and the first those of a chain without
+    /// time travel.
+    pub fn key(self) -> u32 {
+        self.step as u32 | self.number << STEP_BITS
+    }
+}
+
+impl Sampler<'_> {
+    /// `sqrt(abar_t / abar_s) x + sqrt(1 - abar_t / abar_s) z`: the states `x` at the noise level `s` after
+    /// the pass, with the noise of the level `t` before it.
+    pub(super) fn again(&self, pass: Pass, x: &Tensor) -> Result<Tensor> {
+        let step = &self.schedule.steps[pass.step];
+        let ratio = step.alpha_bar / step.alpha_bar_prev;
+        let z = self.backend.normals(x.shape(), self.options.seed, pass.key(), Purpose::Again, &self.ids)?;
+        self.backend.axpby(ratio.sqrt() as f32, x, (1.0 - ratio).max(0.0).sqrt() as f32, &z)
+    }
+}
