@@ -204,7 +204,7 @@ fn fk_potentials_are_those_of_the_paper_and_telescope() {
         let (steps, end) = record(&target, &schedule, run);
         for (b, population) in end.iter().enumerate() {
             let mut seen: Vec<Vec<f64>> = vec![Vec::new(); PARTICLES];
-            let mut total = vec![0.0; PARTICLES];
+            let mut total = [0.0; PARTICLES];
             for step in &steps {
                 let prompt = &step.prompts[b];
                 let last = step.step == STEPS;

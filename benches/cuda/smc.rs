@@ -59,6 +59,8 @@ fn input(cuda: &Cuda, effort: Effort) -> Result<()> {
         particles: Particles { x0: &x0, eps: &eps, grad: Some(&grad) },
         event: Some((Event::Step(50), &scores)),
         held: &[],
+        shift: &[],
+        look: None,
         advance: Advance {
             mean_x0: 0.5,
             mean_eps: 0.8,

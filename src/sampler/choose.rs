@@ -11,9 +11,6 @@ use crate::tensor::Tensor;
 /// Next state `m` of particle `p` has the noise of particle `p + m MOST_PARTICLES`: no run has more.
 const MOST_PARTICLES: u32 = 1 << 20;
 
-/// Most next states of a particle.
-pub(super) const MOST_DUPLICATES: usize = 1 << 12;
-
 /// What was chosen of each particle.
 #[derive(Debug)]
 pub(super) struct Chosen {

@@ -3,12 +3,16 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::choose::MOST_DUPLICATES;
-use super::travel::MOST_PASSES;
 use crate::ddim::Schedule;
 use crate::error::{Error, Result};
 use crate::method::{Circumstances, Das, Guidance, Method, Need, StepIndex};
 use crate::smc::{Potentials, Rules, Tempering};
+
+/// Most next states of a particle: their noise has keys for this many (`choose.rs`).
+const MOST_DUPLICATES: usize = 1 << 12;
+
+/// Most passes through a transition: their noise has keys for this many (`travel.rs`).
+const MOST_PASSES: u32 = 1 << 10;
 
 /// What to do about values that are not finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]

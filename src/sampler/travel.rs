@@ -21,9 +21,6 @@ pub(super) struct Pass {
 /// Bits of the number of the step in a key; those above have the number of the pass.
 const STEP_BITS: u32 = 20;
 
-/// Most passes through a transition.
-pub(super) const MOST_PASSES: u32 = 1 << 10;
-
 impl Pass {
     /// All passes of a run along a chain of `steps`.
     pub fn all(options: &Options, steps: usize) -> Vec<Pass> {
