@@ -141,8 +141,9 @@ impl Report {
             text += &format!(", masses {}", masses.join(" "));
         }
         text += ". Brackets are 95 % intervals of the mean over seeds (Student's t); the distance of the target \
-                 is that of two sets of its own points, below which no method can be told from it. Twice the \
-                 error reaches from log Z to the truth in about 95 % of experiments.";
+                 is that of two sets of its own points, below which no method can be told from it. The error of \
+                 log Z is half of a 95 % error bar, from how seeds scatter (of one seed: populations); where Z has \
+                 heavy tails, as by methods that follow the gradient, it may be too small.";
         if self.tunes {
             text += " Passes of training are not counted.";
         }
