@@ -47,7 +47,7 @@ fn record(
 
 fn ends(options: Options, schedule: &Schedule) -> Vec<Vec<[f64; 2]>> {
     let cpu = Cpu::new();
-    let target = Closed::new(&cpu, Grid);
+    let target = Closed::new(&cpu, Grid::new());
     let (_, end) = record(&target, schedule, options);
     end.iter().map(|population| target.states(&population.x).expect("states")).collect()
 }
@@ -96,7 +96,7 @@ fn dps_adds_a_multiple_of_the_gradient() {
         let error = worst(&found, |prompt, particle| {
             let mut x = normals(prompt, particle, 0, Purpose::Initial);
             for (k, step) in schedule.steps.iter().enumerate() {
-                let seen = Grid.evaluate(x, step);
+                let seen = Grid::new().evaluate(x, step);
                 x = moved(step, seen.x0, seen.eps, normals(prompt, particle, k as u32, Purpose::Move));
                 if (STEPS as f64 * window.0..STEPS as f64 * window.1).contains(&(k as f64)) {
                     x = add(1.0, x, strength, seen.grad);
@@ -115,7 +115,7 @@ fn dps_adds_a_multiple_of_the_gradient() {
 fn shifts_are_neither_weighed_nor_resampled() {
     let (cpu, schedule) = (Cpu::new(), chain(1.0));
     for &method in METHODS.iter().filter(|method| method.shifts()) {
-        let target = Closed::new(&cpu, Grid);
+        let target = Closed::new(&cpu, Grid::new());
         let (steps, end) = record(&target, &schedule, options(method));
         let asked: Vec<Need> = target.evaluations.lock().unwrap().iter().map(|(_, need)| *need).collect();
         let shifted = |need: &Need| *need >= Need::Gradient;
@@ -154,7 +154,7 @@ fn particles_do_not_depend_on_their_company() {
 fn a_gradient_that_is_not_finite_shifts_nothing() {
     let (cpu, schedule) = (Cpu::new(), chain(1.0));
     let at = schedule.steps[5].t;
-    let mut target = Closed::new(&cpu, Grid);
+    let mut target = Closed::new(&cpu, Grid::new());
     target.spoil = Some(Box::new(move |t, id, seen| {
         if t == at && (id.prompt, id.particle) == (4, 1) {
             seen.grad[0] = f64::NAN;
@@ -183,7 +183,7 @@ fn a_guidance_that_makes_no_sense_is_refused() {
         (Guidance { window: (-0.1, 0.5), ..Dps.guidance() }, "`guidance_window`"),
         (Guidance { window: (0.51, 0.54), ..Dps.guidance() }, "none of 20 steps is in `guidance_window`"),
     ] {
-        let target = Closed::new(&cpu, Grid);
+        let target = Closed::new(&cpu, Grid::new());
         let refused = Sampler::new(&cpu, target, &schedule, Options { guidance, ..options(&Dps) });
         let error = refused.err().expect("refused").to_string();
         assert!(error.contains(named), "{error}");
@@ -198,7 +198,7 @@ fn fk_potentials_are_those_of_the_paper_and_telescope() {
     let (cpu, schedule, alpha) = (Cpu::new(), chain(1.0), 1.7);
     let temperings = [Tempering::None, Tempering::Exp { gamma: 0.1 }];
     for (potentials, tempering) in Potentials::ALL.into_iter().flat_map(|p| temperings.map(|t| (p, t))) {
-        let target = Closed::new(&cpu, Grid);
+        let target = Closed::new(&cpu, Grid::new());
         let rules = Rules { tempering, ess_threshold: 0.0, potentials, ..Fk.rules(STEPS) };
         let run = Options { rules, alpha, weigh_every: 3, ..options(&Fk) };
         let (steps, end) = record(&target, &schedule, run);
@@ -241,14 +241,14 @@ fn svdd_chooses_among_next_states_by_the_softmax_of_their_rewards() {
         let error = worst(&found, |prompt, particle| {
             let mut x = normals(prompt, particle, 0, Purpose::Initial);
             for (k, step) in schedule.steps.iter().enumerate() {
-                let seen = Grid.evaluate(x, step);
+                let seen = Grid::new().evaluate(x, step);
                 let next: Vec<[f64; 2]> = (0..duplicates as u32)
                     .map(|m| normals(prompt, particle + (m << 20), k as u32, Purpose::Move))
                     .map(|z| moved(step, seen.x0, seen.eps, z))
                     .collect();
                 let value = |x: &[f64; 2]| match schedule.steps.get(k + 1) {
-                    Some(next) => Grid.evaluate(*x, next).reward,
-                    None => Grid.reward(*x),
+                    Some(next) => Grid::new().evaluate(*x, next).reward,
+                    None => Grid::new().reward(*x),
                 };
                 let values: Vec<f64> = next.iter().map(value).collect();
                 let largest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -275,7 +275,7 @@ fn svdd_chooses_among_next_states_by_the_softmax_of_their_rewards() {
 #[test]
 fn svdd_evaluates_every_next_state_once() {
     let (cpu, schedule, duplicates) = (Cpu::new(), chain(1.0), 3);
-    let mut target = Closed::new(&cpu, Grid);
+    let mut target = Closed::new(&cpu, Grid::new());
     // The first of the next states is never chosen where its reward is not finite.
     target.spoil = Some(Box::new(|_, id, seen| {
         if (id.prompt, id.particle) == (4, 1) {
@@ -310,7 +310,7 @@ fn svdd_evaluates_every_next_state_once() {
 fn svdd_raises_the_reward() {
     let mean = |method: &'static dyn Method, alpha: f64| {
         let (cpu, schedule) = (Cpu::new(), chain(1.0));
-        let target = Closed::new(&cpu, Grid);
+        let target = Closed::new(&cpu, Grid::new());
         let run = Options { alpha, particles: 200, prompts: vec![0], ..options(method) };
         let (_, end) = record(&target, &schedule, run);
         end[0].rewards.iter().sum::<f64>() / 200.0
@@ -336,7 +336,7 @@ fn mpgd_moves_the_clean_state_and_takes_the_posterior() {
         let error = worst(&found, |prompt, particle| {
             let mut x = normals(prompt, particle, 0, Purpose::Initial);
             for (k, step) in schedule.steps.iter().enumerate() {
-                let seen = Grid.evaluate(x, step);
+                let seen = Grid::new().evaluate(x, step);
                 let mut x0 = seen.x0;
                 if (STEPS as f64 * window.0..STEPS as f64 * window.1).contains(&(k as f64)) {
                     let c = strength * rms(correction(&seen)) / rms(seen.grad);
@@ -367,7 +367,7 @@ fn mpgd_derives_the_noise_again() {
         let error = worst(&found, |prompt, particle| {
             let mut x = normals(prompt, particle, 0, Purpose::Initial);
             for (k, step) in schedule.steps.iter().enumerate() {
-                let seen = Grid.evaluate(x, step);
+                let seen = Grid::new().evaluate(x, step);
                 let (mut x0, mut eps) = (seen.x0, seen.eps);
                 if (6..14).contains(&k) {
                     let g = seen.grad.map(|g| 7.0 * g);
@@ -398,7 +398,7 @@ fn freedom_shifts_and_travels() {
                 let passes = if (6..12).contains(&k) { passes } else { 1 };
                 for pass in 0..passes {
                     let key = k as u32 | pass << 20;
-                    let seen = Grid.evaluate(x, step);
+                    let seen = Grid::new().evaluate(x, step);
                     x = moved(step, seen.x0, seen.eps, normals(prompt, particle, key, Purpose::Move));
                     if (6..14).contains(&k) {
                         let rho = strength * rms(correction(&seen)) / rms(seen.grad);
@@ -422,7 +422,7 @@ fn freedom_shifts_and_travels() {
 #[test]
 fn every_pass_is_a_step_of_the_record() {
     let (cpu, schedule) = (Cpu::new(), chain(1.0));
-    let target = Closed::new(&cpu, Grid);
+    let target = Closed::new(&cpu, Grid::new());
     let (steps, _) = record(&target, &schedule, options(&FreeDom));
     let passes: Vec<(usize, u32)> = (0..STEPS)
         .flat_map(|k| (0..if (6..12).contains(&k) { 3 } else { 1 }).map(move |pass| (k, pass)))
@@ -440,7 +440,8 @@ fn every_pass_is_a_step_of_the_record() {
 fn a_correction_that_does_not_exist_is_refused() {
     let (cpu, schedule) = (Cpu::new(), chain(1.0));
     for &method in METHODS {
-        let target = Closed { without_correction: Some("no branch".into()), ..Closed::new(&cpu, Grid) };
+        let target =
+            Closed { without_correction: Some("no branch".into()), ..Closed::new(&cpu, Grid::new()) };
         let sampler = Sampler::new(&cpu, target, &schedule, options(method));
         let refused = sampler.err().map(|error| error.to_string());
         assert_eq!(refused.is_some(), method.corrects(), "{method}: {refused:?}");
@@ -449,7 +450,11 @@ fn a_correction_that_does_not_exist_is_refused() {
         );
     }
     let guidance = Guidance { passes: 0, ..FreeDom.guidance() };
-    let refused =
-        Sampler::new(&cpu, Closed::new(&cpu, Grid), &schedule, Options { guidance, ..options(&FreeDom) });
+    let refused = Sampler::new(
+        &cpu,
+        Closed::new(&cpu, Grid::new()),
+        &schedule,
+        Options { guidance, ..options(&FreeDom) },
+    );
     assert!(refused.err().expect("refused").to_string().contains("`time_travel`"));
 }
