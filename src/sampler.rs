@@ -424,9 +424,18 @@ impl<'a> Sampler<'a> {
             self.chosen = vec![0; self.ids.len()];
             return Ok(next);
         }
-        let choose::Chosen { x, which, seen } = self.choose(k, &next, &evaluation, advance)?;
-        (self.chosen, self.seen) = (which, seen);
+        let (x, chosen, seen) = self.choose(k, &next, &evaluation, advance)?;
+        (self.chosen, self.seen) = (chosen, seen);
         Ok(x)
+    }
+
+    /// `sqrt(abar_t / abar_s) x + sqrt(1 - abar_t / abar_s) z`: the states `x` at the noise level `s` after
+    /// the pass, with the noise of the level `t` before it.
+    fn again(&self, pass: Pass, x: &Tensor) -> Result<Tensor> {
+        let step = &self.schedule.steps[pass.step];
+        let ratio = step.alpha_bar / step.alpha_bar_prev;
+        let z = self.backend.normals(x.shape(), self.options.seed, pass.key(), Purpose::Again, &self.ids)?;
+        self.backend.axpby(ratio.sqrt() as f32, x, (1.0 - ratio).max(0.0).sqrt() as f32, &z)
     }
 
     /// The final event.

@@ -7,9 +7,9 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Arg, Args, Parser, Subcommand};
 
 use super::help;
-use super::pareto::Weights;
 use super::shard::Choice;
 use super::values::{Auto, Budget, Bytes, Devices, Save, Scales, Seed, Seeds, Select, Window, device};
+use super::weights::Weights;
 use crate::ddim::{Chain, Prediction};
 use crate::method::{self, METHODS, Method};
 use crate::sampler::{Compat, OnNan};

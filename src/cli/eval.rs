@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::args::Eval;
 use super::experiment::unusable;
-use super::statistics::{Interval, mean, over_prompts};
+use super::statistics::{mean, over_prompts};
 use super::{downloads, output, signals};
 use crate::error::{Error, Result};
 use crate::pixels::Picture;
@@ -20,25 +20,10 @@ use crate::reward::{REWARDS, Spec};
 use crate::run::{SCHEMA, write_atomic};
 use crate::session::{Scorer, Session, SessionBuilder};
 use sets::Set;
+use table::Row;
 
 /// Scorers that have no files of their own to be there, and no meaning unless they are named.
 const OF_A_PLACE: [&str; 2] = ["exec", "http"];
-
-/// What a set came to.
-pub struct Row {
-    pub name: String,
-    pub prompts: usize,
-    pub pictures: usize,
-    /// Of each scorer: its name, the mean with its interval over prompts, the population standard deviation
-    /// over pictures, and the pictures without a finite number.
-    pub scores: Vec<(String, Option<Interval>, Option<f64>, usize)>,
-    /// Mean distance of two pictures' embeddings: of all pairs, and of the pairs of one prompt.
-    pub distance: Option<Interval>,
-    pub distance_within: Option<Interval>,
-    /// Truncated CLIP entropy.
-    pub entropy: Option<Interval>,
-    pub notes: Vec<String>,
-}
 
 /// What a picture is worth, and where it is seen.
 struct Judged {

@@ -48,6 +48,7 @@ mod threads;
 mod toy;
 mod trace;
 mod values;
+mod weights;
 mod words;
 mod work;
 

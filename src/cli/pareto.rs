@@ -7,7 +7,6 @@ mod plots;
 mod report;
 mod result;
 mod table;
-mod weights;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,8 +22,6 @@ use crate::run::{Lines, lock, write_atomic};
 use design::{Front, check, comparison, names};
 use report::Report;
 use result::Line;
-
-pub use weights::Weights;
 
 /// What an experiment is of. A folder serves one.
 const DESIGN: &str = "pareto.json";

@@ -11,27 +11,17 @@ use crate::tensor::Tensor;
 /// Next state `m` of particle `p` has the noise of particle `p + m MOST_PARTICLES`: no run has more.
 const MOST_PARTICLES: u32 = 1 << 20;
 
-/// What was chosen of each particle.
-#[derive(Debug)]
-pub(super) struct Chosen {
-    /// The next states.
-    pub x: Tensor,
-    /// Which of them.
-    pub which: Vec<u32>,
-    /// What is known of them; nothing at the end of the chain.
-    pub seen: Option<Evaluation>,
-}
-
 impl Sampler<'_> {
     /// Draws the other next states of the particles that `seen` describes, beside `first`, evaluates all, and
-    /// chooses. `advance` is the move that made `first`, out of step `k`.
+    /// chooses. `advance` is the move that made `first`, out of step `k`. Returns the chosen states, which
+    /// they are, and what is known of them: nothing at the end of the chain.
     pub(super) fn choose(
         &self,
         k: usize,
         first: &Tensor,
         seen: &Evaluation,
         advance: Advance<'_>,
-    ) -> Result<Chosen> {
+    ) -> Result<(Tensor, Vec<u32>, Option<Evaluation>)> {
         let n = self.ids.len();
         let stay: Vec<u32> = (0..n as u32).collect();
         let (mut states, mut evaluations, mut rewards) = (Vec::new(), Vec::new(), Vec::new());
@@ -72,7 +62,7 @@ impl Sampler<'_> {
                 correction: None,
             }),
         };
-        Ok(Chosen { x: chosen(states.iter().collect())?, which, seen })
+        Ok((chosen(states.iter().collect())?, which, seen))
     }
 
     /// The next state of a slot, of these rewards: a draw from their softmax, or with alpha 0 the largest,

@@ -2,10 +2,7 @@
 //! through one transition of the chain; after every pass but the last of a transition the state goes back to
 //! the noise level before it.
 
-use super::{Options, Sampler};
-use crate::error::Result;
-use crate::noise::Purpose;
-use crate::tensor::Tensor;
+use super::options::Options;
 
 /// One pass through a transition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,16 +32,5 @@ impl Pass {
     /// time travel.
     pub fn key(self) -> u32 {
         self.step as u32 | self.number << STEP_BITS
-    }
-}
-
-impl Sampler<'_> {
-    /// `sqrt(abar_t / abar_s) x + sqrt(1 - abar_t / abar_s) z`: the states `x` at the noise level `s` after
-    /// the pass, with the noise of the level `t` before it.
-    pub(super) fn again(&self, pass: Pass, x: &Tensor) -> Result<Tensor> {
-        let step = &self.schedule.steps[pass.step];
-        let ratio = step.alpha_bar / step.alpha_bar_prev;
-        let z = self.backend.normals(x.shape(), self.options.seed, pass.key(), Purpose::Again, &self.ids)?;
-        self.backend.axpby(ratio.sqrt() as f32, x, (1.0 - ratio).max(0.0).sqrt() as f32, &z)
     }
 }

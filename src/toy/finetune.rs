@@ -459,8 +459,8 @@ mod tests {
             let sizes: Vec<usize> = tuned.parameters_mut().map(|p| p.len()).collect();
             assert_eq!(gradients.iter().map(Vec::len).collect::<Vec<_>>(), sizes);
             // Along the gradient itself, of each tensor on its own.
-            for tensor in 0..gradients.len() {
-                let length = gradients[tensor].iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+            for (tensor, gradient) in gradients.iter().enumerate() {
+                let length = gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
                 if length == 0.0 {
                     continue;
                 }
@@ -468,7 +468,7 @@ mod tests {
                 let moved = |by: f64| {
                     let mut there = tuned.clone();
                     let parameters = there.parameters_mut().nth(tensor).expect("a tensor");
-                    for (p, g) in parameters.iter_mut().zip(&gradients[tensor]) {
+                    for (p, g) in parameters.iter_mut().zip(gradient) {
                         *p += (by * f64::from(*g) / length) as f32;
                     }
                     loss(&of, &there, 0)

@@ -2,12 +2,27 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Row;
 use crate::cli::args::Eval;
 use crate::cli::experiment::command;
 use crate::cli::statistics::Interval;
 use crate::error::{Error, Result};
 use crate::run::SCHEMA;
+
+/// What a set came to.
+pub struct Row {
+    pub name: String,
+    pub prompts: usize,
+    pub pictures: usize,
+    /// Of each scorer: its name, the mean with its interval over prompts, the population standard deviation
+    /// over pictures, and the pictures without a finite number.
+    pub scores: Vec<(String, Option<Interval>, Option<f64>, usize)>,
+    /// Mean distance of two pictures' embeddings: of all pairs, and of the pairs of one prompt.
+    pub distance: Option<Interval>,
+    pub distance_within: Option<Interval>,
+    /// Truncated CLIP entropy.
+    pub entropy: Option<Interval>,
+    pub notes: Vec<String>,
+}
 
 /// The table as Markdown, with what must be known to read it, and the command.
 pub fn markdown(rows: &[Row], args: &Eval, typed: &[String]) -> String {
