@@ -81,7 +81,7 @@ impl Weights {
 
 /// How many ways there are to share `parts` among so many: (parts + rewards - 1) over (rewards - 1).
 fn combinations(parts: usize, rewards: usize) -> f64 {
-    (1..rewards).fold(1.0, |count, i| count * (parts + i) as f64 / i as f64).round()
+    (1..rewards).fold(1.0, |count, i| count * (parts as f64 + i as f64) / i as f64).round()
 }
 
 /// All ways to share `parts`, the first share rising.
@@ -142,5 +142,6 @@ mod tests {
         assert!(error("0,1", 3).contains("0..1:STEP"));
         assert!(error("0..1:0.001", 3).contains("501501 sums"));
         assert!(error("0..1:0.0000001", 9).contains("larger step"));
+        assert!(error("0..1:1e-300", 3).contains("larger step"));
     }
 }
