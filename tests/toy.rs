@@ -43,8 +43,8 @@ fn distances_are_those_of_scipy() {
 /// weights is within five errors of that of the target. Log Z of plain chains is within five standard errors
 /// of that of the data's law; of those that weigh nothing is asked, since estimates of Z from few particles
 /// have heavy tails (docs/spec.md 14, its table: -1.86 to -1.40 for the first toy, where -1.44 is right, and
-/// -2.50 by TDS). The law of the chain is not quite that of the data: 0.1 and 0.05 are allowed for that (plain
-/// chains of the first toy say -1.39).
+/// -2.50 by TDS). The law of the chain is not quite that of the data: 0.1 and 0.05 are allowed for that
+/// (plain chains of the first toy say -1.39).
 #[test]
 fn methods_find_the_target_in_closed_form() {
     let (cpu, schedule) = (Cpu::new(), chain().expect("a chain"));
