@@ -2,6 +2,23 @@
 // and the epilogue of those products of tensor.cu that are split (split-K) or have f32 results.
 #include "product.cuh"
 
+// Adds to 8 x 4 sums of a thread the products of a step: of each of its STEP rows, PITCH apart, 8 values of
+// the left tile with 4 of the right one.
+template <int STEP, int PITCH>
+DEVICE void add_products(const float* left, const float* right, float (&sum)[8][4]) {
+#pragma unroll
+  for (int j = 0; j < STEP; j++) {
+    float a[8], b[4];
+    load8(left + j * PITCH, a);
+#pragma unroll
+    for (int n = 0; n < 4; n++) b[n] = right[j * PITCH + n];
+#pragma unroll
+    for (int m = 0; m < 8; m++)
+#pragma unroll
+      for (int n = 0; n < 4; n++) sum[m][n] += a[m] * b[n];
+  }
+}
+
 // y = product + bias + add for any number of channels, columns, taps and classes. Used for f32, and for
 // convolutions with more taps than tensor.cu's masks have bits. A block of 128 threads makes a 64 x 64 tile,
 // a thread 8 x 4 of it, in steps of 16 of the sum over taps and channels. Everything inside is f32.
@@ -65,17 +82,7 @@ KERNEL(simt, (128, 4),
       }
     }
     __syncthreads();
-#pragma unroll
-    for (int j = 0; j < STEP; j++) {
-      float a[8], b[4];
-      load8(left + j * PITCH + to_m, a);
-#pragma unroll
-      for (int n = 0; n < 4; n++) b[n] = right[j * PITCH + to_n + n];
-#pragma unroll
-      for (int m = 0; m < 8; m++)
-#pragma unroll
-        for (int n = 0; n < 4; n++) sum[m][n] += a[m] * b[n];
-    }
+    add_products<STEP, PITCH>(left + to_m, right + to_n, sum);
     __syncthreads();
   }
 
@@ -125,17 +132,7 @@ KERNEL(linear_weight_vjp, (128, 4),
       right[j * PITCH + column] = row < end && n0 + column < p.width ? to_f32(x[row * p.width + n0 + column]) : 0.0f;
     }
     __syncthreads();
-#pragma unroll
-    for (int j = 0; j < STEP; j++) {
-      float a[8], b[4];
-      load8(left + j * PITCH + to_m, a);
-#pragma unroll
-      for (int n = 0; n < 4; n++) b[n] = right[j * PITCH + to_n + n];
-#pragma unroll
-      for (int m = 0; m < 8; m++)
-#pragma unroll
-        for (int n = 0; n < 4; n++) sum[m][n] += a[m] * b[n];
-    }
+    add_products<STEP, PITCH>(left + to_m, right + to_n, sum);
     __syncthreads();
   }
 #pragma unroll
