@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::adam::Adam;
 use super::closed_form::points_of;
-use super::network::Layers;
+use super::network::{Layers, time_of, with_time};
 use super::{HIDDEN, Network, Toy};
 use crate::backend::Backend;
 use crate::ddim::Schedule;
@@ -116,11 +116,6 @@ impl Steering {
         let steered = tape.learned_linear(&put(score.len(), &score)?, &c, &put(1, &[0.0])?)?;
         tape.add(eps, &steered.reshape(eps.shape()))
     }
-}
-
-/// The input of time.
-fn time_of(t: i64) -> f32 {
-    (t as f64 / 1000.0) as f32
 }
 
 /// What a baseline has made.
@@ -234,13 +229,6 @@ impl Finetune<'_> {
         self.backend.upload(Shape::rows(values.len() / d, d), HostSlice::F32(values))
     }
 
-    /// Points, each followed by a time.
-    fn with_time(&self, tape: &Tape<'_>, x: &Var, t: i64) -> Result<Var> {
-        let time = vec![time_of(t); x.shape().n];
-        let time = self.backend.upload(Shape::rows(time.len(), 1), HostSlice::F32(&time))?;
-        tape.concat(x, &time.into())
-    }
-
     /// Mean reward at the end of the chains, and the gradient of the loss
     ///
     /// ```text
@@ -259,7 +247,7 @@ impl Finetune<'_> {
         // All that the loss is made of, side by side, and its cotangent.
         let (mut all, mut seeds): (Option<Var>, Vec<Vec<f32>>) = (None, Vec::new());
         for (k, step) in self.moves().into_iter().enumerate() {
-            let input = self.with_time(&tape, &x, step.t)?;
+            let input = with_time(&tape, &x, step.t)?;
             let mut eps = layers.forward(&tape, &input)?;
             if let (Some(steering), Some(scale)) = (steering, &scale) {
                 eps = steering.add(&tape, scale, self.toy, &x, &eps, step.t)?;
@@ -323,7 +311,7 @@ impl Finetune<'_> {
         for (k, step) in self.moves().into_iter().enumerate() {
             let tape = Tape::off(self.backend);
             let state: Var = self.put(&x)?.into();
-            let input = self.with_time(&tape, &state, step.t)?;
+            let input = with_time(&tape, &state, step.t)?;
             let of = |network: &Network| -> Result<Vec<f32>> {
                 self.backend.download(network.upload(&tape, false)?.forward(&tape, &input)?.value())
             };
@@ -349,7 +337,7 @@ impl Finetune<'_> {
             let tape = Tape::new(self.backend);
             let layers = tuned.network.upload(&tape, true)?;
             let state: Var = self.put(&from)?.into();
-            let eps = layers.forward(&tape, &self.with_time(&tape, &state, step.t)?)?;
+            let eps = layers.forward(&tape, &with_time(&tape, &state, step.t)?)?;
             let now = means(&from, &self.backend.download(eps.value())?, step);
             let mut seed = vec![0.0; now.len()];
             for i in 0..SAMPLES {
@@ -411,7 +399,7 @@ mod tests {
         for (k, step) in of.moves().into_iter().enumerate() {
             let flat: Vec<f32> = x.iter().map(|v| *v as f32).collect();
             let state: Var = of.put(&flat).unwrap().into();
-            let input = of.with_time(&tape, &state, step.t).unwrap();
+            let input = with_time(&tape, &state, step.t).unwrap();
             let mut eps = layers.forward(&tape, &input).unwrap();
             if let Some((s, scale)) = &steering {
                 eps = s.add(&tape, scale, of.toy, &state, &eps, step.t).unwrap();

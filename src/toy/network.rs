@@ -202,6 +202,21 @@ impl Layers {
     }
 }
 
+/// The input of time.
+pub(super) fn time_of(t: i64) -> f32 {
+    (t as f64 / TRAINING_STEPS as f64) as f32
+}
+
+/// Points `(n, d)`, each followed by its time.
+///
+/// # Errors
+/// From the device.
+pub(super) fn with_time(tape: &Tape<'_>, x: &Var, t: i64) -> Result<Var> {
+    let time = vec![time_of(t); x.shape().n];
+    let time = tape.backend().upload(Shape::rows(time.len(), 1), HostSlice::F32(&time))?;
+    tape.concat(x, &time.into())
+}
+
 /// What an epoch is shown: of each point `sqrt(abar) x + sqrt(1 - abar) z` and `t / 1000`, and `z`. Times are
 /// uniform over the training steps.
 fn noised(points: &[Point], d: usize, alpha_bars: &[f32], seed: u64, epoch: u32) -> (Vec<f32>, Vec<f32>) {

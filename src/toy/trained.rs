@@ -2,6 +2,7 @@
 
 use super::closed_form::points_of;
 use super::finetune::Steering;
+use super::network::with_time;
 use super::{Network, Point, Toy};
 use crate::backend::ParticleId;
 use crate::ddim::Step;
@@ -40,12 +41,10 @@ impl Target for Trained<'_> {
     fn evaluate(&self, x: &Tensor, _: &[ParticleId], step: &Step, need: Need) -> Result<Evaluation> {
         let differentiates = need == Need::Gradient || self.guidance.is_some();
         let tape = if differentiates { Tape::new(self.backend) } else { Tape::off(self.backend) };
-        let (n, d) = (x.shape().n, self.toy.dimensions());
-        let time = vec![(step.t as f64 / 1000.0) as f32; n];
-        let time = self.backend.upload(Shape::rows(n, 1), HostSlice::F32(&time))?;
+        let d = self.toy.dimensions();
         let layers = self.network.upload(&tape, false)?;
         let state = tape.watch(x.clone());
-        let mut eps = layers.forward(&tape, &tape.concat(&state, &time.into())?)?;
+        let mut eps = layers.forward(&tape, &with_time(&tape, &state, step.t)?)?;
         if let Some(steering) = self.steering {
             let scale = steering.scale.upload(&tape, false)?;
             eps = steering.add(&tape, &scale, self.toy, &state, &eps, step.t)?;
