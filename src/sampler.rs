@@ -204,8 +204,7 @@ impl<'a> Sampler<'a> {
     pub fn next_states(&self) -> usize {
         let left = self.passes.len().saturating_sub(self.next);
         let own = if left == 0 || self.seen.is_some() { 0 } else { self.ids.len() };
-        let chooses = self.options.method.chooses() && self.options.duplicates > 1 && left > 1;
-        own + if chooses { self.options.duplicates * self.ids.len() } else { 0 }
+        own + self.options.choices(left) * self.ids.len()
     }
 
     /// The latents of all slots after the step yielded last, `(B P, h, w, c)`.

@@ -88,29 +88,29 @@ fn of_method(args: &Sample) -> Result<()> {
     let checkpointing = format!("--checkpointing {}", typed(args.checkpointing));
     let recomputes = !matches!(args.checkpointing, Checkpointing::Off | Checkpointing::Auto);
     let given = [
-        ("--candidates", args.candidates.is_some(), method.weighs()),
-        ("--thin-at", args.thin_at.is_some(), method.weighs()),
-        ("--tempering", args.tempering.is_some(), method.weighs()),
-        ("--gamma", args.gamma.is_some(), method.weighs()),
-        ("--resample", args.resample.is_some(), method.weighs()),
-        ("--tempering-start", args.tempering_start.is_some(), method.weighs()),
-        ("--potential", args.potential.is_some(), method.weighs()),
-        ("--weigh-every", args.weigh_every.is_some(), method.weighs() && !method.proposes()),
-        ("--ess-threshold", args.ess_threshold.is_some(), method.weighs()),
-        ("--max-shift", args.max_shift.is_some(), method.proposes()),
-        ("--gradient", args.gradient.is_some(), method.proposes()),
-        ("--gradient-every", args.gradient_every.is_some(), method.proposes()),
-        ("--duplicates", args.duplicates.is_some(), method.chooses()),
-        ("--guidance-strength", args.guidance_strength.is_some(), method.shifts()),
-        ("--guidance-window", args.guidance_window.is_some(), method.shifts()),
-        ("--time-travel", args.time_travel.is_some(), method.travels()),
-        ("--kl", args.kl.is_some(), method.reads_alpha()),
-        ("--compat reference", args.compat == Compat::Reference, method.weighs()),
-        (&*checkpointing, recomputes, method.differentiates()),
+        ("--candidates", args.candidates.is_some()),
+        ("--thin-at", args.thin_at.is_some()),
+        ("--tempering", args.tempering.is_some()),
+        ("--gamma", args.gamma.is_some()),
+        ("--resample", args.resample.is_some()),
+        ("--tempering-start", args.tempering_start.is_some()),
+        ("--potential", args.potential.is_some()),
+        ("--weigh-every", args.weigh_every.is_some()),
+        ("--ess-threshold", args.ess_threshold.is_some()),
+        ("--max-shift", args.max_shift.is_some()),
+        ("--gradient", args.gradient.is_some()),
+        ("--gradient-every", args.gradient_every.is_some()),
+        ("--duplicates", args.duplicates.is_some()),
+        ("--guidance-strength", args.guidance_strength.is_some()),
+        ("--guidance-window", args.guidance_window.is_some()),
+        ("--time-travel", args.time_travel.is_some()),
+        ("--kl", args.kl.is_some()),
+        ("--compat reference", args.compat == Compat::Reference),
+        (&*checkpointing, recomputes),
     ];
-    match given.into_iter().find(|(_, given, read)| *given && !read) {
+    match given.into_iter().find(|(flag, given)| *given && !(reader(flag).0)(method)) {
         None => Ok(()),
-        Some((flag, ..)) => Err(Error::usage(format!("{flag} has no meaning with --proposal {method}"))
+        Some((flag, _)) => Err(Error::usage(format!("{flag} has no meaning with --proposal {method}"))
             .advice(format!("leave out {flag}, or choose {}", readers(flag)))),
     }
 }
@@ -149,9 +149,9 @@ pub fn micro_batch(args: &Sample, particles: usize) -> Option<String> {
     }
 }
 
-/// Methods that read an option.
-fn readers(flag: &str) -> String {
-    let (reads, why): (fn(&'static dyn Method) -> bool, &str) = match flag {
+/// Which methods read a flag that others do not, and why, for a sentence.
+fn reader(flag: &str) -> (fn(&'static dyn Method) -> bool, &'static str) {
+    match flag {
         "--max-shift" | "--gradient" | "--gradient-every" => (|m| m.proposes(), ""),
         "--weigh-every" => (|m| m.weighs() && !m.proposes(), ""),
         "--time-travel" => (|m| m.travels(), ""),
@@ -162,7 +162,12 @@ fn readers(flag: &str) -> String {
         }
         "--kl" => (|m| m.reads_alpha(), ""),
         _ => (|m| m.weighs(), ""),
-    };
+    }
+}
+
+/// Methods that read an option, in words.
+fn readers(flag: &str) -> String {
+    let (reads, why) = reader(flag);
     let names: Vec<&str> = METHODS.iter().filter(|m| reads(**m)).map(|m| m.name()).collect();
     match names.split_last() {
         Some((last, others)) if !others.is_empty() => {

@@ -275,6 +275,11 @@ impl dyn Method {
         self.shifts() && self.guidance().travel != (0.0, 0.0)
     }
 
+    /// How often it takes step `k` of a chain of `steps`, by this guidance.
+    pub fn passes(&self, guidance: &Guidance, k: usize, steps: usize) -> u32 {
+        if self.travels() { guidance.passes_of(k, steps) } else { 1 }
+    }
+
     /// Whether it chooses among several next states of a particle.
     pub fn chooses(&self) -> bool {
         self.duplicates().is_some()

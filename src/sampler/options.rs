@@ -218,6 +218,12 @@ impl Options {
         self.gradient_every == 1 && known && self.rules.potentials == Potentials::Difference
     }
 
+    /// Next states that a step evaluates for each particle to choose among, `left` steps before the end,
+    /// itself counted.
+    pub(crate) fn choices(&self, left: usize) -> usize {
+        if self.method.chooses() && self.duplicates > 1 && left > 1 { self.duplicates } else { 0 }
+    }
+
     /// What each transition of a chain of `steps` needs.
     pub(super) fn needs(&self, steps: usize) -> Vec<Need> {
         let (start, thins) = (self.start(steps), self.thins(steps));

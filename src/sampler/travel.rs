@@ -22,7 +22,7 @@ impl Pass {
     /// All passes of a run along a chain of `steps`.
     pub fn all(options: &Options, steps: usize) -> Vec<Pass> {
         let of = |step: usize| {
-            let passes = if options.method.travels() { options.guidance.passes_of(step, steps) } else { 1 };
+            let passes = options.method.passes(&options.guidance, step, steps);
             (0..passes).map(move |number| Pass { step, number, again: number + 1 < passes })
         };
         (0..steps).flat_map(of).collect()

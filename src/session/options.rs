@@ -107,6 +107,27 @@ pub(super) struct Tuned {
     pub gradient_every: usize,
 }
 
+/// What each method has its own of, where it was asked for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OfMethod {
+    /// For each particle.
+    pub(super) candidates: Option<f64>,
+    pub(super) thin_at: Option<f64>,
+    pub(super) tempering: Option<Tempering>,
+    pub(super) resampler: Option<Resampler>,
+    pub(super) ess_threshold: Option<f64>,
+    pub(super) max_shift: Option<f64>,
+    pub(super) gradient: Option<Gradient>,
+    pub(super) gradient_every: Option<usize>,
+    pub(super) potential: Option<Potentials>,
+    pub(super) weigh_every: Option<usize>,
+    pub(super) duplicates: Option<usize>,
+    pub(super) guidance_strength: Option<f64>,
+    pub(super) guidance_window: Option<(f64, f64)>,
+    pub(super) time_travel: Option<u32>,
+    pub(super) tempering_start: Option<f64>,
+}
+
 /// How samples are drawn. [`Session::defaults`](super::Session::defaults) are those that suit the model.
 ///
 /// ```
@@ -133,28 +154,13 @@ pub struct SampleOptions {
     /// What suits the model's reward.
     pub(super) suited_alpha: Option<f64>,
     pub(super) method: &'static dyn Method,
+    pub(super) of_method: OfMethod,
     pub(super) particles: usize,
     pub(super) populations: usize,
     /// Chains that run, once it is known.
     pub(super) chains: Option<usize>,
-    /// For each particle.
-    pub(super) candidates: Option<f64>,
-    pub(super) thin_at: Option<f64>,
-    pub(super) tempering: Option<Tempering>,
-    pub(super) resampler: Option<Resampler>,
-    pub(super) ess_threshold: Option<f64>,
-    pub(super) max_shift: Option<f64>,
-    pub(super) gradient: Option<Gradient>,
-    pub(super) gradient_every: Option<usize>,
-    pub(super) potential: Option<Potentials>,
-    pub(super) weigh_every: Option<usize>,
-    pub(super) duplicates: Option<usize>,
-    pub(super) guidance_strength: Option<f64>,
-    pub(super) guidance_window: Option<(f64, f64)>,
-    pub(super) time_travel: Option<u32>,
     /// For the method `das`, where nothing else was asked for.
     pub(super) tuned: Option<Tuned>,
-    pub(super) tempering_start: Option<f64>,
     pub(super) on_nan: OnNan,
     pub(super) compat: Compat,
     pub(super) micro_batch: Option<usize>,
@@ -168,10 +174,10 @@ impl Default for SampleOptions {
 }
 
 macro_rules! setters {
-    ($($(#[doc = $doc:literal])+ $name:ident: $type:ty => $value:expr;)+) => {
+    ($($(#[doc = $doc:literal])+ $name:ident $(in $part:ident)?: $type:ty => $value:expr;)+) => {
         $($(#[doc = $doc])+
         pub fn $name(mut self, $name: $type) -> SampleOptions {
-            self.$name = $value;
+            self.$($part.)?$name = $value;
             self
         })+
     };
@@ -194,25 +200,11 @@ impl SampleOptions {
             alpha: None,
             suited_alpha: None,
             method: &Das,
+            of_method: OfMethod::default(),
             particles: 4,
             populations: 1,
             chains: None,
-            candidates: None,
-            thin_at: None,
-            tempering: None,
-            resampler: None,
-            ess_threshold: None,
-            max_shift: None,
-            gradient: None,
-            gradient_every: None,
-            potential: None,
-            weigh_every: None,
-            duplicates: None,
-            guidance_strength: None,
-            guidance_window: None,
-            time_travel: None,
             tuned: None,
-            tempering_start: None,
             on_nan: OnNan::Drop,
             compat: Compat::Paper,
             micro_batch: None,
@@ -245,45 +237,45 @@ impl SampleOptions {
         particles: usize => particles;
         /// Unguided particles to begin with, for each particle that goes on ([`Candidates`]): at least 1,
         /// which is none but the particles.
-        candidates: f64 => Some(candidates);
+        candidates in of_method: f64 => Some(candidates);
         /// Fraction of the steps before the candidates are thinned, in [0, 1).
-        thin_at: f64 => Some(thin_at);
+        thin_at in of_method: f64 => Some(thin_at);
         /// Independent populations of each prompt, one after another, at least 1. Together they tell log Z
         /// and its error from how they scatter ([`combine`](super::combine)); the first is what a run without
         /// others draws.
         populations: usize => populations;
         /// How the reward is switched on along the chain; else the method's own way.
-        tempering: Tempering => Some(tempering);
+        tempering in of_method: Tempering => Some(tempering);
         /// How ancestors are drawn; else the method's own way.
-        resampler: Resampler => Some(resampler);
+        resampler in of_method: Resampler => Some(resampler);
         /// Resample when the effective sample size falls below this fraction of the particles; else the
         /// method's own.
-        ess_threshold: f64 => Some(ess_threshold);
+        ess_threshold in of_method: f64 => Some(ess_threshold);
         /// Bound on the guided shift of a move, in standard deviations of its noise, above 0; infinite for
         /// none; else the method's own.
-        max_shift: f64 => Some(max_shift);
+        max_shift in of_method: f64 => Some(max_shift);
         /// Which gradient of the reward guides the particles; else the method's own.
-        gradient: Gradient => Some(gradient);
+        gradient in of_method: Gradient => Some(gradient);
         /// Guided steps from one gradient to the next, at least 1: between them a particle is guided by the
         /// gradient that it has, and is neither weighed nor resampled; else the method's own.
-        gradient_every: usize => Some(gradient_every);
+        gradient_every in of_method: usize => Some(gradient_every);
         /// Which potentials weigh the particles along the chain; else the method's own.
-        potential: Potentials => Some(potential);
+        potential in of_method: Potentials => Some(potential);
         /// Steps from one event to the next, at least 1, of a method that weighs without gradients; else the
         /// method's own.
-        weigh_every: usize => Some(weigh_every);
+        weigh_every in of_method: usize => Some(weigh_every);
         /// Next states that are drawn for each particle at every step, at least 1, by a method that chooses
         /// among them; else the method's own.
-        duplicates: usize => Some(duplicates);
+        duplicates in of_method: usize => Some(duplicates);
         /// How far the reward's gradient shifts a particle, above 0, for the methods whose shift is not
         /// weighed and in the units of the method; else the method's own.
-        guidance_strength: f64 => Some(guidance_strength);
+        guidance_strength in of_method: f64 => Some(guidance_strength);
         /// Fractions of the steps, in [0, 1], between which these methods shift; else the method's own.
-        guidance_window: (f64, f64) => Some(guidance_window);
+        guidance_window in of_method: (f64, f64) => Some(guidance_window);
         /// How often they take each step of their time travel, at least 1, for none; else the method's own.
-        time_travel: u32 => Some(time_travel);
+        time_travel in of_method: u32 => Some(time_travel);
         /// Fraction of the steps before any reward is computed, in [0, 1); else the method's own.
-        tempering_start: f64 => Some(tempering_start);
+        tempering_start in of_method: f64 => Some(tempering_start);
         /// What to do about values that are not finite.
         on_nan: OnNan => on_nan;
         /// Whose bookkeeping after a resampling.
@@ -299,7 +291,8 @@ impl SampleOptions {
 
     /// The same from the particles alone.
     pub fn without_candidates(self) -> SampleOptions {
-        SampleOptions { candidates: Some(1.0), thin_at: None, ..self }
+        let of_method = OfMethod { candidates: Some(1.0), thin_at: None, ..self.of_method };
+        SampleOptions { of_method, ..self }
     }
 
     /// Starts from these latents, `(particles, h, w, c)` in this order, instead of from noise; the same for
@@ -332,25 +325,7 @@ impl SampleOptions {
 
     /// The same by another method, with that method's own settings.
     pub(super) fn by_method(self, method: &'static dyn Method) -> SampleOptions {
-        SampleOptions {
-            method,
-            tempering: None,
-            resampler: None,
-            ess_threshold: None,
-            max_shift: None,
-            gradient: None,
-            gradient_every: None,
-            potential: None,
-            weigh_every: None,
-            duplicates: None,
-            guidance_strength: None,
-            guidance_window: None,
-            time_travel: None,
-            candidates: None,
-            thin_at: None,
-            tempering_start: None,
-            ..self
-        }
+        SampleOptions { method, of_method: OfMethod::default(), ..self }
     }
 
     /// Alpha as it was given, is the method's own or suits the model; `None`: the reward's own holds.
@@ -360,7 +335,7 @@ impl SampleOptions {
 
     /// Next states that are drawn for each particle, if the method chooses among them.
     pub fn duplicate_count(&self) -> usize {
-        self.duplicates.or(self.method.duplicates()).unwrap_or(1)
+        self.of_method.duplicates.or(self.method.duplicates()).unwrap_or(1)
     }
 
     /// Populations of each prompt.
@@ -388,12 +363,9 @@ impl SampleOptions {
         let later = self.steps.saturating_sub(early);
         let through_unet = self.differentiates() && self.gradient_path() == Gradient::State;
         let guidance = self.guidance();
-        let passes = |k: usize| match self.method.travels() {
-            true => guidance.passes_of(k, self.steps) as usize,
-            false => 1,
-        };
+        let passes = |k: usize| self.method.passes(&guidance, k, self.steps) as usize;
         let guided = match self.method.shifts() {
-            true => (0..self.steps).filter(|&k| self.guidance().guides(k, self.steps)).map(passes).sum(),
+            true => (0..self.steps).filter(|&k| guidance.guides(k, self.steps)).map(passes).sum(),
             false => self.guided_steps().min(later).div_ceil(self.gradient_steps().max(1)),
         };
         let guided = guided * usize::from(through_unet);
@@ -414,12 +386,12 @@ impl SampleOptions {
 
     /// The same, as far as they are about weights: another tempering may need the threshold.
     fn own_weighing(&self) -> Option<Tuned> {
-        self.own_settings().filter(|_| self.tempering.is_none())
+        self.own_settings().filter(|_| self.of_method.tempering.is_none())
     }
 
     /// Candidates per particle, 1 for none.
     pub fn candidates_per_particle(&self) -> f64 {
-        self.candidates.unwrap_or(1.0)
+        self.of_method.candidates.unwrap_or(1.0)
     }
 
     /// Which gradient guides the particles, if the method is guided by any.
@@ -429,18 +401,18 @@ impl SampleOptions {
             Drift::Shift(_) => return Gradient::State,
             Drift::None | Drift::Gradient => (),
         }
-        self.gradient.or(self.own_settings().map(|tuned| tuned.gradient)).unwrap_or_default()
+        self.of_method.gradient.or(self.own_settings().map(|tuned| tuned.gradient)).unwrap_or_default()
     }
 
     /// Guided steps from one gradient to the next.
     pub fn gradient_steps(&self) -> usize {
         let own = self.own_settings().filter(|_| self.compat == Compat::Paper);
-        self.gradient_every.or(own.map(|tuned| tuned.gradient_every)).unwrap_or(1)
+        self.of_method.gradient_every.or(own.map(|tuned| tuned.gradient_every)).unwrap_or(1)
     }
 
     /// Fraction of the steps before any reward is computed.
     pub fn starts_at(&self) -> f64 {
-        self.tempering_start.unwrap_or(match self.candidates_in_all() {
+        self.of_method.tempering_start.unwrap_or(match self.candidates_in_all() {
             Some(_) => 0.0,
             None => self.method.start(),
         })
@@ -448,23 +420,23 @@ impl SampleOptions {
 
     /// Steps from one event to the next, if the method weighs without gradients.
     pub fn weighing_steps(&self) -> usize {
-        self.weigh_every.unwrap_or(self.method.weigh_every(self.steps))
+        self.of_method.weigh_every.unwrap_or(self.method.weigh_every(self.steps))
     }
 
     /// How far and when the method shifts particles, if it does and does not weigh it.
     pub fn guidance(&self) -> Guidance {
         let own = self.method.guidance();
         Guidance {
-            strength: self.guidance_strength.unwrap_or(own.strength),
-            window: self.guidance_window.unwrap_or(own.window),
-            passes: self.time_travel.unwrap_or(own.passes),
+            strength: self.of_method.guidance_strength.unwrap_or(own.strength),
+            window: self.of_method.guidance_window.unwrap_or(own.window),
+            passes: self.of_method.time_travel.unwrap_or(own.passes),
             travel: own.travel,
         }
     }
 
     /// Fraction of the steps before the candidates are thinned.
     pub fn thinned_at(&self) -> f64 {
-        self.thin_at.unwrap_or(THIN_AT)
+        self.of_method.thin_at.unwrap_or(THIN_AT)
     }
 
     fn candidates_in_all(&self) -> Option<Candidates> {
@@ -499,14 +471,14 @@ impl SampleOptions {
         let full = self.candidates_in_all().is_some() || self.own_weighing().is_some();
         let tempering = if full { Tempering::None } else { own.tempering };
         Rules {
-            tempering: self.tempering.unwrap_or(tempering),
-            resampler: self.resampler.unwrap_or(own.resampler),
-            ess_threshold: self.ess_threshold.unwrap_or(own_threshold),
-            max_shift: match self.max_shift.or(tuned.map(|tuned| tuned.max_shift)) {
+            tempering: self.of_method.tempering.unwrap_or(tempering),
+            resampler: self.of_method.resampler.unwrap_or(own.resampler),
+            ess_threshold: self.of_method.ess_threshold.unwrap_or(own_threshold),
+            max_shift: match self.of_method.max_shift.or(tuned.map(|tuned| tuned.max_shift)) {
                 Some(most) => Some(most).filter(|most| most.is_finite()),
                 None => own.max_shift,
             },
-            potentials: self.potential.unwrap_or(own.potentials),
+            potentials: self.of_method.potential.unwrap_or(own.potentials),
         }
     }
 
@@ -575,15 +547,15 @@ impl SampleOptions {
             .option("tempering_start")
             .advice("leave it out, as guidance begins after the thinning, or give a larger number"));
         }
-        if factor == 1.0 && self.thin_at.is_some() {
+        if factor == 1.0 && self.of_method.thin_at.is_some() {
             return Err(Error::usage("`thin_at` says when candidates are thinned, and there are none")
                 .option("thin_at")
                 .advice("give `candidates` a number above 1, or leave out `thin_at`"));
         }
         self.check_populations()?;
         in_range("cfg_scale", self.cfg_scale, 1e4)?;
-        in_range("ess_threshold", self.ess_threshold.unwrap_or_default(), 1.0)?;
-        if let Some(most) = self.max_shift.filter(|most| most.is_nan() || *most <= 0.0) {
+        in_range("ess_threshold", self.of_method.ess_threshold.unwrap_or_default(), 1.0)?;
+        if let Some(most) = self.of_method.max_shift.filter(|most| most.is_nan() || *most <= 0.0) {
             let why = if most.is_nan() { "is no number" } else { "leaves no guidance" };
             return Err(Error::usage(format!("`max_shift` {most} {why}"))
                 .option("max_shift")

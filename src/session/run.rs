@@ -208,9 +208,8 @@ impl<'s> Run<'s> {
         match self.sampler.steps() - self.yielded {
             0 if self.ended.len() + 1 < self.setup.populations => {
                 let slots = prompts.len() * candidates.map_or(*particles, |candidates| candidates.count);
-                let more =
-                    if self.setup.options.method.chooses() { self.setup.options.duplicates } else { 0 };
-                (slots * (1 + more)) as u64 * self.branches()
+                let choices = self.setup.options.choices(self.sampler.steps() - 1);
+                (slots * (1 + choices)) as u64 * self.branches()
             }
             // The final event evaluates none.
             0 | 1 => 0,
