@@ -485,8 +485,9 @@ pub struct Replay {
     pub changes: Vec<OsString>,
 }
 
-#[derive(Args, Debug)]
-pub struct Compare {
+/// What is drawn by every way of sampling, and how.
+#[derive(Args, Clone, Debug)]
+pub struct Cases {
     /// Prompt; repeat the flag for several
     #[arg(short, long = "prompt", value_name = "TEXT")]
     pub prompts: Vec<String>,
@@ -496,6 +497,22 @@ pub struct Compare {
     /// Seeds: a list such as 1,2,7, or a range with both of its ends such as 1..5
     #[arg(long, default_value = "1..3", value_name = "LIST")]
     pub seeds: Seeds,
+    /// Held-out rewards, as of `sample`
+    #[arg(long = "eval-reward", value_name = "R")]
+    pub eval_rewards: Vec<String>,
+    /// No progress
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// CPU threads [default: one per processor]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Flags of `sample` for all runs, after `--`
+    #[arg(last = true, value_name = "FLAGS")]
+    pub common: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Compare {
     /// Methods to compare, each with its own defaults: an arm each; "" for none but those of --arm
     #[arg(long, value_delimiter = ',', default_value = "das,best-of-n", value_name = "LIST")]
     pub methods: Vec<String>,
@@ -516,21 +533,11 @@ pub struct Compare {
     /// Reward to align to, as of `sample`
     #[arg(long = "reward", value_name = "R")]
     pub rewards: Vec<String>,
-    /// Held-out rewards, as of `sample`
-    #[arg(long = "eval-reward", value_name = "R")]
-    pub eval_rewards: Vec<String>,
     /// Directory of the comparison. The same command goes on with what is there
     #[arg(short, long, default_value = "compare", value_name = "DIR")]
     pub output: PathBuf,
-    /// No progress
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// CPU threads [default: one per processor]
-    #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
-    /// Flags of `sample` for all arms, after `--`
-    #[arg(last = true, value_name = "FLAGS")]
-    pub common: Vec<String>,
+    #[command(flatten)]
+    pub cases: Cases,
 }
 
 #[derive(Args, Debug)]
@@ -608,10 +615,6 @@ pub struct Eval {
     /// Scorer, repeatable: NAME[:PATH] [default: all whose weights are here]
     #[arg(long = "reward", value_name = "R")]
     pub rewards: Vec<String>,
-    /// Model whose towers judge where a scorer names no path: a folder or a repository, as of `sample`
-    /// [default: the model inside this program, `shapes`]
-    #[arg(short, long, value_name = "MODEL")]
-    pub model: Option<PathBuf>,
     /// Eigenvalues of the truncated CLIP entropy
     #[arg(long = "tce", default_value_t = 20, value_name = "K")]
     pub eigenvalues: usize,
@@ -621,37 +624,15 @@ pub struct Eval {
     /// Print summary.json instead of the table
     #[arg(long)]
     pub json: bool,
-    /// Where to compute, as of `score`
-    #[arg(long, default_value = "auto", value_parser = device)]
-    pub device: Device,
-    /// Type of weights and intermediate results [default: fp32 on the CPU, bf16 on a GPU]
-    #[arg(long, value_enum)]
-    pub dtype: Option<Dtype>,
-    /// CPU threads [default: one per processor]
-    #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
-    /// Use no network: what the cache of the Hugging Face Hub lacks is an error (also HF_HUB_OFFLINE=1)
-    #[arg(long)]
-    pub offline: bool,
+    #[command(flatten)]
+    pub judge: Judge,
 }
 
 #[derive(Args, Debug)]
 pub struct Pareto {
-    /// Prompt; repeat the flag for several
-    #[arg(short, long = "prompt", value_name = "TEXT")]
-    pub prompts: Vec<String>,
-    /// Prompts from a file, as `sample` reads it
-    #[arg(long = "prompts", value_name = "FILE")]
-    pub prompt_file: Option<PathBuf>,
-    /// Seeds: a list such as 1,2,7, or a range with both of its ends such as 1..5
-    #[arg(long, default_value = "1..3", value_name = "LIST")]
-    pub seeds: Seeds,
     /// A reward of the front, as of `sample` but without a weight; repeat the flag for two and more
     #[arg(long = "reward", required = true, value_name = "R")]
     pub rewards: Vec<String>,
-    /// Held-out rewards, as of `sample`
-    #[arg(long = "eval-reward", value_name = "R")]
-    pub eval_rewards: Vec<String>,
     /// Weights of the sums that are aligned to: 0..1:STEP is every combination of multiples of the step that
     /// adds up to 1; of two rewards also a list of the first one's weights, such as 0,0.2,1
     #[arg(long, default_value = "0..1:0.25", value_name = "GRID")]
@@ -665,15 +646,8 @@ pub struct Pareto {
     /// Directory of the experiment. The same command goes on with what is there
     #[arg(short, long, default_value = "pareto", value_name = "DIR")]
     pub output: PathBuf,
-    /// No progress
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// CPU threads [default: one per processor]
-    #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
-    /// Flags of `sample` for all runs, after `--`
-    #[arg(last = true, value_name = "FLAGS")]
-    pub common: Vec<String>,
+    #[command(flatten)]
+    pub cases: Cases,
 }
 
 #[derive(Args, Debug)]
@@ -704,6 +678,28 @@ pub struct Inspect {
     pub json: bool,
 }
 
+/// What judges pictures, besides the rewards.
+#[derive(Args, Debug)]
+pub struct Judge {
+    /// Model whose towers judge where a reward names no path: a folder or a repository, as of `sample`
+    /// [default: the model inside this program, `shapes`]
+    #[arg(short, long, value_name = "MODEL")]
+    pub model: Option<PathBuf>,
+    /// Where to compute: cpu, cuda (the first GPU), cuda:N, or auto: the first GPU if it can be used, else
+    /// the CPU
+    #[arg(long, default_value = "auto", value_parser = device)]
+    pub device: Device,
+    /// Type of weights and intermediate results [default: fp32 on the CPU, bf16 on a GPU]
+    #[arg(long, value_enum)]
+    pub dtype: Option<Dtype>,
+    /// CPU threads [default: one per processor]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Use no network: what the cache of the Hugging Face Hub lacks is an error (also HF_HUB_OFFLINE=1)
+    #[arg(long)]
+    pub offline: bool,
+}
+
 #[derive(Args, Debug)]
 pub struct Score {
     /// Images (PNG, JPEG or WebP)
@@ -721,24 +717,9 @@ pub struct Score {
     /// Where the images of --check are [default: beside the file]
     #[arg(long = "images", value_name = "DIR")]
     pub image_dir: Option<PathBuf>,
-    /// Model whose towers judge where a reward names no path: a folder or a repository, as of `sample`
-    /// [default: the model inside this program, `shapes`]
-    #[arg(short, long, value_name = "MODEL")]
-    pub model: Option<PathBuf>,
     /// Prompt for rewards that compare with text [default: the prompt in the PNG's metadata]
     #[arg(short, long, value_name = "TEXT")]
     pub prompt: Option<String>,
-    /// Where to compute: cpu, cuda (the first GPU), cuda:N, or auto: the first GPU if it can be used, else
-    /// the CPU
-    #[arg(long, default_value = "auto", value_parser = device)]
-    pub device: Device,
-    /// Type of weights and intermediate results [default: fp32 on the CPU, bf16 on a GPU]
-    #[arg(long, value_enum)]
-    pub dtype: Option<Dtype>,
-    /// CPU threads [default: one per processor]
-    #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
-    /// Use no network: what the cache of the Hugging Face Hub lacks is an error (also HF_HUB_OFFLINE=1)
-    #[arg(long)]
-    pub offline: bool,
+    #[command(flatten)]
+    pub judge: Judge,
 }

@@ -128,7 +128,7 @@ fn judge(args: &Score, named: &[Spec], pair: &Pair) -> Result<Judge> {
     if given.is_none() && !named.is_empty() {
         return Ok(Judge::None("--reward names others".into()));
     }
-    let builder = score::builder(args, args.offline || given.is_none());
+    let builder = score::builder(&args.judge, args.judge.offline || given.is_none());
     let spec = given.cloned().unwrap_or(by_name);
     let name = spec.kind.name;
     if spec.path.is_none() && matches!(name, "exec" | "http") {
@@ -141,7 +141,7 @@ fn judge(args: &Score, named: &[Spec], pair: &Pair) -> Result<Judge> {
         }));
     }
     let scorer = builder.reward(spec.clone()).open_scorer()?;
-    if args.model.is_none() && spec.uses_model(scorer.model()) {
+    if args.judge.model.is_none() && spec.uses_model(scorer.model()) {
         return Ok(Judge::None(format!(
             "the towers of the embedded model give no published score; give --reward {name}:PATH, or -m MODEL"
         )));

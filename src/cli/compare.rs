@@ -5,7 +5,7 @@ mod arms;
 pub mod chart;
 pub mod design;
 mod log_z;
-mod plots;
+pub mod plots;
 mod report;
 pub mod result;
 mod table;
@@ -25,6 +25,7 @@ use super::{meaning, normalise, output, signals};
 use crate::error::{Error, Result};
 use crate::run::{Lines, lock, write_atomic};
 use crate::session::Session;
+use chart::Chart;
 use design::Design;
 use report::Report;
 use result::RunResult;
@@ -45,7 +46,7 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
     let folder = &args.output;
     signals::listen(format!("stopping; what is finished is kept in {}", folder.display()));
     let mut design = Design::resolve(args)?;
-    let mut session = open(&mut design, &folder.join(DESIGN), args.quiet)?;
+    let mut session = open(&mut design, &folder.join(DESIGN), args.cases.quiet)?;
     // Nothing is made of what is refused.
     fs::create_dir_all(folder).map_err(|e| unusable(folder, e))?;
     let _lock = lock(folder)?;
@@ -58,7 +59,7 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
     let mut lines = Lines::append(&path)?;
     let runs = design.runs();
     let total = runs.len();
-    let progress = Progress::new(total as u64, args.quiet);
+    let progress = Progress::new(total as u64, args.cases.quiet);
     for run in runs {
         if done.contains(&design.key(&run)) {
             progress.skip(1);
@@ -75,13 +76,24 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
     drop(progress);
     let report = Report::new(&design, &results, typed);
     report.warnings.iter().for_each(|warning| output::note(format_args!("warning: {warning}")));
-    let mut plots = Vec::new();
-    for (name, chart) in plots::charts(&design, &report) {
+    let plots = write_charts(folder, plots::charts(&design, &report))?;
+    let table = table::markdown(&report, &plots);
+    experiment::write_table(folder, &table, table::csv(&report).as_bytes(), &table::json(&report))?;
+    output::line(table.trim_end())
+}
+
+/// Writes charts under their names; returns the names of those in which there is a point.
+///
+/// # Errors
+/// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file.
+pub fn write_charts(folder: &Path, charts: Vec<(String, Chart)>) -> Result<Vec<String>> {
+    let mut written = Vec::new();
+    for (name, chart) in charts {
         let path = folder.join(&name);
         match chart.svg()? {
             Some(svg) => {
                 write_atomic(&path, svg.as_bytes())?;
-                plots.push(name);
+                written.push(name);
             }
             // One of an earlier table.
             None if path.exists() => fs::remove_file(&path)
@@ -89,11 +101,7 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
             None => {}
         }
     }
-    let table = table::markdown(&report, &plots);
-    write_atomic(&folder.join("table.md"), table.as_bytes())?;
-    write_atomic(&folder.join("table.csv"), table::csv(&report).as_bytes())?;
-    write_atomic(&folder.join("summary.json"), table::json(&report).as_bytes())?;
-    output::line(table.trim_end())
+    Ok(written)
 }
 
 /// Opens model and rewards, and settles the design, whose file is or will be `path`.

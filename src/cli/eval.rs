@@ -11,14 +11,14 @@ use std::fs;
 use serde_json::{Map, Value, json};
 
 use super::args::Eval;
-use super::experiment::unusable;
+use super::experiment::{self, unusable};
 use super::statistics::{mean, over_prompts};
-use super::{downloads, output, signals};
+use super::{output, score, signals};
 use crate::error::{Error, Result};
 use crate::pixels::Picture;
 use crate::reward::{REWARDS, Spec};
 use crate::run::{SCHEMA, write_atomic};
-use crate::session::{Scorer, Session, SessionBuilder};
+use crate::session::{Scorer, SessionBuilder};
 use sets::Set;
 use table::Row;
 
@@ -75,23 +75,14 @@ pub fn run(args: &Eval, typed: &[String]) -> Result<()> {
     });
     let (text, json) = (table::markdown(&rows, args, typed), table::json(&rows, args, typed));
     if let Some((folder, _)) = file {
-        write_atomic(&folder.join("table.md"), text.as_bytes())?;
-        write_atomic(&folder.join("table.csv"), &table::csv(&rows)?)?;
-        write_atomic(&folder.join("summary.json"), json.as_bytes())?;
+        experiment::write_table(folder, &text, &table::csv(&rows)?, &json)?;
     }
     output::line(if args.json { json.as_str() } else { text.trim_end() })
 }
 
 /// The scorers that were named; else all whose weights are here.
 fn scorer(args: &Eval) -> Result<Scorer> {
-    let offline = args.offline || args.rewards.is_empty();
-    let mut builder = Session::builder().device(args.device).hub(downloads::hub(offline, false));
-    if let Some(dtype) = args.dtype {
-        builder = builder.dtype(dtype);
-    }
-    if let Some(model) = &args.model {
-        builder = builder.model(model);
-    }
+    let builder = score::builder(&args.judge, args.judge.offline || args.rewards.is_empty());
     let mut specs = Spec::parse_all("reward", &args.rewards)?;
     if let Some(spec) = specs.iter().find(|spec| spec.weight != 1.0) {
         return Err(Error::usage(format!(
@@ -128,15 +119,16 @@ fn judge(scorer: &mut Scorer, set: &Set) -> Result<Vec<Judged>> {
     }
     let mut judged: Vec<Option<Judged>> = set.shown.iter().map(|_| None).collect();
     for (prompt, places) in by_prompt {
-        for &at in &places {
-            let shown = &set.shown[at];
-            let picture = [Picture::read(&shown.path)?];
-            let fail = |e: Error| e.context(shown.path.display());
-            let scores = scorer.score(&picture, prompt).map_err(fail)?;
-            let embedding = scorer.embed(&picture).map_err(fail)?.and_then(|mut all| all.pop());
-            scores.warnings.iter().for_each(|w| output::note(format_args!("warning: {w}")));
-            let scores = scores.rewards.into_iter().map(|(name, v)| (name, f64::from(v[0]))).collect();
-            judged[at] = Some(Judged { scores, embedding });
+        let pictures =
+            places.iter().map(|&at| Picture::read(&set.shown[at].path)).collect::<Result<Vec<_>>>()?;
+        let fail = |e: Error| e.context(format!("{}, {prompt:?}", set.name));
+        let scores = scorer.score(&pictures, prompt).map_err(fail)?;
+        scores.warnings.iter().for_each(|w| output::note(format_args!("warning: {w}")));
+        let mut embeddings = scorer.embed(&pictures).map_err(fail)?.unwrap_or_default().into_iter();
+        for (i, at) in places.into_iter().enumerate() {
+            let of = |(name, v): &(String, Vec<f32>)| (name.clone(), f64::from(v[i]));
+            let scores = scores.rewards.iter().map(of).collect();
+            judged[at] = Some(Judged { scores, embedding: embeddings.next() });
         }
     }
     Ok(judged.into_iter().flatten().collect())

@@ -112,6 +112,16 @@ pub fn read<R: DeserializeOwned>(
     Ok(results)
 }
 
+/// Writes a table as Markdown, CSV and JSON: table.md, table.csv, summary.json.
+///
+/// # Errors
+/// [`ErrorKind::Io`], naming the file.
+pub fn write_table(folder: &Path, markdown: &str, csv: &[u8], json: &str) -> Result<()> {
+    write_atomic(&folder.join("table.md"), markdown.as_bytes())?;
+    write_atomic(&folder.join("table.csv"), csv)?;
+    write_atomic(&folder.join("summary.json"), json.as_bytes())
+}
+
 /// A command as a shell takes it.
 pub fn command(typed: &[String]) -> String {
     typed.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")

@@ -100,7 +100,7 @@ fn command(command: Command) -> Result<()> {
         }
         Command::Merge(args) => merge::run(&args),
         Command::Compare(args) => {
-            threads::start(args.threads)?;
+            threads::start(args.cases.threads)?;
             compare::run(&args, &typed())
         }
         Command::Toy(args) => {
@@ -108,11 +108,11 @@ fn command(command: Command) -> Result<()> {
             toy::run(&args, &typed())
         }
         Command::Pareto(args) => {
-            threads::start(args.threads)?;
+            threads::start(args.cases.threads)?;
             pareto::run(&args, &typed())
         }
         Command::Eval(args) => {
-            threads::start(args.threads)?;
+            threads::start(args.judge.threads)?;
             eval::run(&args, &typed())
         }
         Command::Report(args) => report::run(&args),
@@ -123,7 +123,7 @@ fn command(command: Command) -> Result<()> {
             plan::run(Options::resolve(&args)?)
         }
         Command::Score(args) => {
-            threads::start(args.threads)?;
+            threads::start(args.judge.threads)?;
             signals::end_scorers_first();
             match &args.check {
                 Some(pairs) => check::run(&args, pairs),

@@ -18,7 +18,7 @@ use super::progress::Progress;
 use super::{output, signals};
 use crate::error::Result;
 use crate::reward::Reward;
-use crate::run::{Lines, lock, write_atomic};
+use crate::run::{Lines, lock};
 use design::{Front, check, comparison, names};
 use report::Report;
 use result::Line;
@@ -39,7 +39,7 @@ pub fn run(args: &Pareto, typed: &[String]) -> Result<()> {
     check(args)?;
     let grid = args.weights.grid(args.rewards.len())?;
     let mut design = compare::design::Design::resolve(&comparison(args))?;
-    let mut session = compare::open(&mut design, &folder.join(DESIGN), args.quiet)?;
+    let mut session = compare::open(&mut design, &folder.join(DESIGN), args.cases.quiet)?;
     let names = names(session.reward().terms().iter().map(|(_, reward)| reward.name()));
     let front = Front { design, grid, names };
     fs::create_dir_all(folder).map_err(|e| unusable(folder, e))?;
@@ -50,7 +50,7 @@ pub fn run(args: &Pareto, typed: &[String]) -> Result<()> {
     let done: BTreeSet<String> = lines.iter().map(Line::key).collect();
     let mut file = Lines::append(&path)?;
     let runs = front.runs();
-    let progress = Progress::new(runs.len() as u64, args.quiet);
+    let progress = Progress::new(runs.len() as u64, args.cases.quiet);
     for (at, (run, grid)) in runs.iter().enumerate() {
         if front.keys(run, grid).iter().all(|key| done.contains(key)) {
             progress.skip(1);
@@ -73,16 +73,9 @@ pub fn run(args: &Pareto, typed: &[String]) -> Result<()> {
     }
     drop(progress);
     let report = Report::new(&front, &lines);
-    let mut plots = Vec::new();
-    for (name, chart) in plots::charts(&front, &report) {
-        if let Some(svg) = chart.svg()? {
-            write_atomic(&folder.join(&name), svg.as_bytes())?;
-            plots.push(name);
-        }
-    }
+    let plots = compare::write_charts(folder, plots::charts(&front, &report))?;
     let table = table::markdown(&front, &report, &plots, typed);
-    write_atomic(&folder.join("table.md"), table.as_bytes())?;
-    write_atomic(&folder.join("table.csv"), &table::csv(&front, &report)?)?;
-    write_atomic(&folder.join("summary.json"), table::json(&front, &report, typed).as_bytes())?;
+    let csv = table::csv(&front, &report)?;
+    experiment::write_table(folder, &table, &csv, &table::json(&front, &report, typed))?;
     output::line(table.trim_end())
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::args::Score;
+use super::args::{Judge, Score};
 use super::{downloads, output};
 use crate::assets::SHAPES;
 use crate::error::{Error, Result};
@@ -25,9 +25,9 @@ pub fn run(args: &Score) -> Result<()> {
         .advice("give --check a file of pairs, or leave out --images and name the images alone"));
     }
     let specs = Spec::parse_all("reward", &args.rewards)?;
-    let builder = builder(args, args.offline);
+    let builder = builder(&args.judge, args.judge.offline);
     let mut scorer = specs.iter().cloned().fold(builder, SessionBuilder::reward).open_scorer()?;
-    tell_towers(args, &specs, &scorer);
+    tell_towers(&args.judge, &specs, &scorer);
     for path in &args.images {
         let picture = Picture::read(path)?;
         let prompt = match &args.prompt {
@@ -59,22 +59,22 @@ pub fn run(args: &Score) -> Result<()> {
 }
 
 /// Device, type and model, without rewards.
-pub fn builder(args: &Score, offline: bool) -> SessionBuilder {
-    let mut builder = Session::builder().device(args.device).hub(downloads::hub(offline, false));
-    if let Some(dtype) = args.dtype {
+pub fn builder(judge: &Judge, offline: bool) -> SessionBuilder {
+    let mut builder = Session::builder().device(judge.device).hub(downloads::hub(offline, false));
+    if let Some(dtype) = judge.dtype {
         builder = builder.dtype(dtype);
     }
-    if let Some(folder) = &args.model {
+    if let Some(folder) = &judge.model {
         builder = builder.model(folder);
     }
     builder
 }
 
 /// Says which towers judge where nobody chose them.
-pub fn tell_towers(args: &Score, specs: &[Spec], scorer: &Scorer) {
+pub fn tell_towers(judge: &Judge, specs: &[Spec], scorer: &Scorer) {
     let by_default = specs.iter().filter(|spec| spec.uses_model(scorer.model()));
     let names: Vec<&str> = by_default.map(|spec| spec.kind.name).collect();
-    if let (None, [first, others @ ..]) = (&args.model, names.as_slice()) {
+    if let (None, [first, others @ ..]) = (&judge.model, names.as_slice()) {
         let are = if others.is_empty() { "is" } else { "are" };
         output::note(format_args!(
             "note: {} {are} judged by the towers of the embedded model `{SHAPES}`; for others give -m or {first}:PATH",

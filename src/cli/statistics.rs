@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::{Value, json};
+
 use crate::noise::{Key, Purpose, uniforms};
 use crate::smc::error_bar::student;
 
@@ -11,6 +13,35 @@ pub struct Interval {
     pub mean: f64,
     /// Its two ends; `None` of one prompt or seed, which says nothing of others.
     pub ends: Option<(f64, f64)>,
+}
+
+impl Interval {
+    /// As people read it, `0.123 [0.100, 0.150]`; nothing where it is not known.
+    pub fn text(interval: Option<Interval>) -> String {
+        match interval {
+            None => String::new(),
+            Some(Interval { mean, ends: None }) => format!("{mean:.3}"),
+            Some(Interval { mean, ends: Some((low, high)) }) => format!("{mean:.3} [{low:.3}, {high:.3}]"),
+        }
+    }
+
+    /// Mean, low and high as cells of CSV; what is not known is empty.
+    pub fn cells(interval: Option<Interval>) -> [String; 3] {
+        let (low, high) = interval.and_then(|i| i.ends).unzip();
+        [interval.map(|i| i.mean), low, high].map(|x| x.map_or(String::new(), |x| x.to_string()))
+    }
+
+    /// As an object with `mean`, `low` and `high`, or `null`.
+    pub fn json(interval: Option<Interval>) -> Value {
+        let (low, high) = interval.and_then(|i| i.ends).unzip();
+        json!(interval.map(|i| json!({"mean": i.mean, "low": low, "high": high})))
+    }
+
+    /// Student's interval around a mean, or what stands for one, of `n` values with this standard error.
+    fn of_student(mean: f64, n: f64, error: f64) -> Interval {
+        let half = NORMAL * student(n - 1.0) * error;
+        Interval { mean, ends: (n > 1.0).then_some((mean - half, mean + half)) }
+    }
 }
 
 /// Resamples of the bootstrap.
@@ -57,8 +88,7 @@ pub fn over_seeds(values: &[f64]) -> Option<Interval> {
         return None;
     }
     let variance = values.iter().map(|v| (v - center) * (v - center)).sum::<f64>() / (n - 1.0);
-    let half = NORMAL * student(n - 1.0) * (variance / n).sqrt();
-    Some(Interval { mean: center, ends: (values.len() > 1).then_some((center - half, center + half)) })
+    Some(Interval::of_student(center, n, (variance / n).sqrt()))
 }
 
 /// The 97.5 % quantile of the normal distribution.
@@ -69,8 +99,7 @@ const NORMAL: f64 = 1.959_963_984_540_054;
 pub fn jackknife(whole: f64, without: Vec<f64>) -> Interval {
     let (n, center) = (without.len() as f64, mean(&without));
     let squares = without.iter().map(|x| (x - center) * (x - center)).sum::<f64>();
-    let half = NORMAL * student(n - 1.0) * ((n - 1.0) / n * squares).sqrt();
-    Interval { mean: whole, ends: (without.len() > 1).then_some((whole - half, whole + half)) }
+    Interval::of_student(whole, n, ((n - 1.0) / n * squares).sqrt())
 }
 
 /// The value below which `share` of the list lies; `None` without values.

@@ -73,8 +73,6 @@ pub fn run(args: &Toy, typed: &[String]) -> Result<()> {
     write_atomic(&folder.join("figure.svg"), scene.svg().as_bytes())?;
     write_atomic(&folder.join("figure.png"), &scene.picture().png()?)?;
     let (table, summary) = (report.markdown(), report.json());
-    write_atomic(&folder.join("table.md"), table.as_bytes())?;
-    write_atomic(&folder.join("table.csv"), report.csv().as_bytes())?;
-    write_atomic(&folder.join("summary.json"), summary.as_bytes())?;
+    experiment::write_table(folder, &table, report.csv().as_bytes(), &summary)?;
     output::line(if args.json { &summary } else { table.trim_end() })
 }

@@ -113,22 +113,48 @@ impl Sum {
         let mut all: Vec<(String, Vec<f32>)> =
             self.parts.iter().map(|(_, r)| (r.name(), Vec::with_capacity(pictures.len()))).collect();
         let mut from = 0;
-        for same in pictures.chunk_by(|a, b| (a.width, a.height) == (b.width, b.height)) {
-            for batch in same.chunks(BATCH) {
-                let shape = Shape::new(batch.len(), batch[0].height, batch[0].width, 3);
-                let images = if backend.computes() {
-                    let pixels: Vec<f32> = batch.iter().flat_map(Picture::to_floats).collect();
-                    backend.upload(shape, HostSlice::F32(&pixels))?
-                } else {
-                    backend.zeros(shape)?
-                };
-                let scores = self.part_scores(backend, &images, &prompt_of[from..from + batch.len()])?;
-                all.iter_mut().zip(scores).for_each(|((_, all), (_, new))| all.extend(new));
-                from += batch.len();
-            }
+        for batch in batches(pictures) {
+            let images = uploaded(backend, batch)?;
+            let scores = self.part_scores(backend, &images, &prompt_of[from..from + batch.len()])?;
+            all.iter_mut().zip(scores).for_each(|((_, all), (_, new))| all.extend(new));
+            from += batch.len();
         }
         Ok(all)
     }
+
+    /// Pictures, of any sizes, as unit vectors, by the CLIP model of the first term that has one; `None`
+    /// where none has.
+    ///
+    /// # Errors
+    /// Of the backend.
+    pub fn embeddings(&self, backend: &dyn Backend, pictures: &[Picture]) -> Result<Option<Vec<Vec<f32>>>> {
+        'terms: for (_, reward) in self.parts() {
+            let mut vectors = Vec::new();
+            for batch in batches(pictures) {
+                let Some(new) = reward.embed(backend, &uploaded(backend, batch)?)? else { continue 'terms };
+                let values = backend.download(&new)?;
+                vectors.extend(values.chunks(new.shape().sample()).map(<[f32]>::to_vec));
+            }
+            return Ok(Some(vectors));
+        }
+        Ok(None)
+    }
+}
+
+/// Neighbours of one size, so many that they are taken at once.
+fn batches(pictures: &[Picture]) -> impl Iterator<Item = &[Picture]> {
+    let same = pictures.chunk_by(|a, b| (a.width, a.height) == (b.width, b.height));
+    same.flat_map(|same| same.chunks(BATCH))
+}
+
+/// Pictures of one size as images `(n, h, w, 3)` in [0, 1].
+fn uploaded(backend: &dyn Backend, batch: &[Picture]) -> Result<Tensor> {
+    let shape = Shape::new(batch.len(), batch[0].height, batch[0].width, 3);
+    if !backend.computes() {
+        return backend.zeros(shape);
+    }
+    let pixels: Vec<f32> = batch.iter().flat_map(Picture::to_floats).collect();
+    backend.upload(shape, HostSlice::F32(&pixels))
 }
 
 /// The default alpha of a sum of more than one reward (docs/spec.md 7.7).

@@ -7,7 +7,6 @@ use crate::error::{Error, Result};
 use crate::model::files::Source;
 use crate::pixels::Picture;
 use crate::reward::{Reward, Spec, Sum};
-use crate::tensor::{HostSlice, Shape};
 
 /// Rewards on a device, ready to score images.
 pub struct Scorer {
@@ -67,23 +66,13 @@ impl Scorer {
         &self.model
     }
 
-    /// Pictures of one size as unit vectors, by the CLIP model of the first reward that has one; `None` where
-    /// none has.
+    /// Pictures, which may have any sizes, as unit vectors, by the CLIP model of the first reward that has
+    /// one; `None` where none has.
     ///
     /// # Errors
     /// Of the rewards and the device.
     pub fn embed(&self, pictures: &[Picture]) -> Result<Option<Vec<Vec<f32>>>> {
-        let Some(first) = pictures.first() else { return Ok(Some(Vec::new())) };
-        let shape = Shape::new(pictures.len(), first.height, first.width, 3);
-        let pixels: Vec<f32> = pictures.iter().flat_map(Picture::to_floats).collect();
-        let images = self.backend.upload(shape, HostSlice::F32(&pixels))?;
-        for (_, reward) in self.reward.parts() {
-            if let Some(vectors) = reward.embed(&*self.backend, &images)? {
-                let values = self.backend.download(&vectors)?;
-                return Ok(Some(values.chunks(vectors.shape().sample()).map(<[f32]>::to_vec).collect()));
-            }
-        }
-        Ok(None)
+        self.reward.embeddings(&*self.backend, pictures)
     }
 
     /// Scores pictures, which may have any sizes, of one prompt.

@@ -107,13 +107,14 @@ const NEAR: f64 = 1.1;
 
 impl Design {
     pub fn resolve(args: &Compare) -> Result<Design> {
-        let (prompts, _) = prompts::collect(&args.prompts, args.prompt_file.as_deref(), None)?;
-        let seeds = args.seeds.0.clone();
+        let cases = &args.cases;
+        let (prompts, _) = prompts::collect(&cases.prompts, cases.prompt_file.as_deref(), None)?;
+        let seeds = cases.seeds.0.clone();
         let mut common = Vec::new();
-        for (flag, values) in [("--reward", &args.rewards), ("--eval-reward", &args.eval_rewards)] {
+        for (flag, values) in [("--reward", &args.rewards), ("--eval-reward", &cases.eval_rewards)] {
             values.iter().for_each(|value| common.extend([flag.to_string(), value.clone()]));
         }
-        common.extend(args.common.iter().cloned());
+        common.extend(cases.common.iter().cloned());
         let mut arms = Vec::new();
         let mut arms_particles = None;
         let mut shared: Option<(Box<Sample>, SessionBuilder)> = None;

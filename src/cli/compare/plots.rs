@@ -47,9 +47,9 @@ fn series(
         .collect()
 }
 
-/// What the uncertainty in a chart is.
-fn bars(report: &Report) -> &'static str {
-    match report.prompts {
+/// What the uncertainty in a chart of so many prompts is.
+pub fn bars(prompts: usize) -> &'static str {
+    match prompts {
         1 => "no intervals: one prompt",
         _ => "bars: 95 % intervals over prompts",
     }
@@ -65,7 +65,7 @@ fn against_cost(design: &Design, report: &Report, r: usize) -> Chart {
     let name = &report.rows[0].rewards[r].name;
     Chart {
         title: format!("{name} against cost, {}", report.size()),
-        note: format!("{}; lines join the budgets of an arm", bars(report)),
+        note: format!("{}; lines join the budgets of an arm", bars(report.prompts)),
         x: format!("cost of one prompt, {prefix}FLOP"),
         y: format!("mean {name} of the returned pictures"),
         log_x: design.budgets.len() > 1,
@@ -95,7 +95,7 @@ fn against_kl(design: &Design, report: &Report, r: usize) -> Chart {
     let joined = if design.sweeps.is_empty() { "" } else { "; dashed lines join a sweep" };
     Chart {
         title: format!("{name} against divergence from the model, {}", report.size()),
-        note: format!("of the runs that know it; {}{joined}", bars(report)),
+        note: format!("of the runs that know it; {}{joined}", bars(report.prompts)),
         x: "divergence from the model's own samples, nats (best-of-n: its bound)".into(),
         y: format!("mean {name} under the weights"),
         log_x: false,

@@ -78,7 +78,6 @@ fn difference(interval: Interval) -> String {
 
 /// The same as CSV; what is not known is empty.
 pub fn csv(report: &Report) -> String {
-    let number = |x: Option<f64>| x.map_or(String::new(), |x| x.to_string());
     let mut text = columns().iter().map(|(name, _)| *name).collect::<Vec<_>>().join(",");
     for name in names(report) {
         let name = name.replace(['"', ','], " ");
@@ -94,10 +93,7 @@ pub fn csv(report: &Report) -> String {
         });
         text += &cells.collect::<Vec<_>>().join(",");
         for interval in row.rewards.iter().flat_map(|reward| [reward.value, reward.difference]) {
-            let ends = interval.and_then(|i| i.ends);
-            for part in [interval.map(|i| i.mean), ends.map(|(low, _)| low), ends.map(|(_, high)| high)] {
-                text += &format!(",{}", number(part));
-            }
+            text += &format!(",{}", Interval::cells(interval).join(","));
         }
         text.push('\n');
     }
@@ -106,9 +102,7 @@ pub fn csv(report: &Report) -> String {
 
 /// The same as JSON.
 pub fn json(report: &Report) -> String {
-    let interval = |i: Option<Interval>| {
-        i.map(|i| json!({"mean": i.mean, "low": i.ends.map(|e| e.0), "high": i.ends.map(|e| e.1)}))
-    };
+    let interval = Interval::json;
     let row = |row: &Row| {
         let rewards: Map<String, Value> = row
             .rewards

@@ -56,26 +56,21 @@ fn of_runs(path: &Path, runs: &[Run], all: bool) -> Result<Set> {
             notes.push(format!("{} has not finished, and is left out", run.folder.display()));
             continue;
         }
-        let particles: Vec<PathBuf> = run
-            .particles
-            .iter()
-            .filter(|particle| all || particle.is_best)
-            .filter_map(|particle| safe(&run.folder, particle.path.as_ref()?))
-            .collect();
+        let saved = run.particles.iter().filter(|particle| all || particle.is_best);
+        let mut pictures: Vec<PathBuf> =
+            saved.filter_map(|particle| safe(&run.folder, particle.path.as_ref()?)).collect();
         let best = run.folder.join(BEST);
-        match (particles.is_empty(), all) {
-            (false, true) => found.extend(particles.into_iter().map(|path| (path, prompt.clone()))),
-            (_, false) if best.exists() => found.push((best, prompt)),
-            (false, false) => found.extend(particles.into_iter().map(|path| (path, prompt.clone()))),
-            _ => {
-                return Err(Error::usage(format!("{}: its pictures were not saved", run.folder.display()))
-                    .advice(if all {
-                        "leave out --all to judge the returned pictures, or draw again with --save all"
-                    } else {
-                        "draw again without --save none"
-                    }));
-            }
+        if !all && best.exists() {
+            pictures = vec![best];
         }
+        if pictures.is_empty() {
+            return Err(Error::usage(format!("{}: its pictures were not saved", run.folder.display()))
+                .advice(match all {
+                    true => "leave out --all to judge the returned pictures, or draw again with --save all",
+                    false => "draw again without --save none",
+                }));
+        }
+        found.extend(pictures.into_iter().map(|path| (path, prompt.clone())));
     }
     set(path.to_string_lossy().into_owned(), found, notes)
 }

@@ -32,13 +32,16 @@ pub fn markdown(rows: &[Row], args: &Eval, typed: &[String]) -> String {
     text += " CLIP distance | within a prompt | TCE |\n|---|---|---|";
     text += &"---|---|".repeat(names.len());
     text += "---|---|---|\n";
-    let said = |value: Option<Interval>| value.map_or(String::new(), said);
     for row in rows {
         text += &format!("| {} | {} | {} |", row.name.replace('|', "/"), row.prompts, row.pictures);
         for (_, value, spread, _) in &row.scores {
-            text += &format!(" {} | {} |", said(*value), spread.map_or(String::new(), |x| format!("{x:.3}")));
+            text += &format!(
+                " {} | {} |",
+                Interval::text(*value),
+                spread.map_or(String::new(), |x| format!("{x:.3}"))
+            );
         }
-        let last = [row.distance, row.distance_within, row.entropy].map(said);
+        let last = [row.distance, row.distance_within, row.entropy].map(Interval::text);
         text += &format!(" {} |\n", last.join(" | "));
     }
     text += "\nMeans over pictures as their files have them, prompt by prompt; brackets are 95 % intervals, of scores by \
@@ -70,13 +73,6 @@ fn names(row: &Row) -> Vec<&str> {
     row.scores.iter().map(|(name, ..)| name.as_str()).collect()
 }
 
-fn said(interval: Interval) -> String {
-    match interval.ends {
-        Some((low, high)) => format!("{:.3} [{low:.3}, {high:.3}]", interval.mean),
-        None => format!("{:.3}", interval.mean),
-    }
-}
-
 /// The same as CSV; what is not known is empty.
 ///
 /// # Errors
@@ -92,27 +88,18 @@ pub fn csv(rows: &[Row]) -> Result<Vec<u8>> {
     let first = ["set", "prompts", "pictures"].map(String::from);
     writer.write_record(first.into_iter().chain(of_scores).chain(of_sets)).map_err(failed)?;
     let text = |x: Option<f64>| x.map_or(String::new(), |x| x.to_string());
-    let cells = |value: Option<Interval>| {
-        let ends = value.and_then(|value| value.ends).unzip();
-        [value.map(|value| value.mean), ends.0, ends.1].map(text)
-    };
     for row in rows {
         let mut record = vec![row.name.clone(), row.prompts.to_string(), row.pictures.to_string()];
         for (_, value, spread, lost) in &row.scores {
-            record.extend(cells(*value));
+            record.extend(Interval::cells(*value));
             record.extend([text(*spread), lost.to_string()]);
         }
         [row.distance, row.distance_within, row.entropy]
             .iter()
-            .for_each(|value| record.extend(cells(*value)));
+            .for_each(|value| record.extend(Interval::cells(*value)));
         writer.write_record(&record).map_err(failed)?;
     }
     writer.into_inner().map_err(|e| Error::io(format!("table.csv: cannot be made: {e}")))
-}
-
-fn interval(value: Option<Interval>) -> Value {
-    let ends = value.and_then(|value| value.ends).unzip();
-    json!(value.map(|value| json!({"mean": value.mean, "low": ends.0, "high": ends.1})))
 }
 
 /// The same as JSON.
@@ -122,7 +109,7 @@ pub fn json(rows: &[Row], args: &Eval, typed: &[String]) -> String {
             .scores
             .iter()
             .map(|(name, value, spread, lost)| {
-                (name.clone(), json!({"value": interval(*value), "sd": spread, "lost": lost}))
+                (name.clone(), json!({"value": Interval::json(*value), "sd": spread, "lost": lost}))
             })
             .collect();
         json!({
@@ -130,9 +117,9 @@ pub fn json(rows: &[Row], args: &Eval, typed: &[String]) -> String {
             "prompts": row.prompts,
             "pictures": row.pictures,
             "scores": scores,
-            "clip_distance": interval(row.distance),
-            "clip_distance_within": interval(row.distance_within),
-            "tce": interval(row.entropy),
+            "clip_distance": Interval::json(row.distance),
+            "clip_distance_within": Interval::json(row.distance_within),
+            "tce": Interval::json(row.entropy),
             "notes": row.notes.iter().cloned().chain(lost(row)).collect::<Vec<_>>(),
         })
     };

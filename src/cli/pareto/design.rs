@@ -5,11 +5,9 @@ use serde_json::{Map, Value, json};
 use crate::cli::args::{Compare, Pareto};
 use crate::cli::compare::design::{Design, RunPlan};
 use crate::error::{Error, Result};
-use crate::method;
+use crate::method::{self, BestOfN, Conclusion, Method};
 use crate::reward::Spec;
 
-/// The rival.
-const BEST_OF_N: &str = "best-of-n";
 /// The arm of plain samples: the population that the best of N is chosen from, without the choice.
 pub const PLAIN: &str = "none";
 
@@ -48,20 +46,14 @@ pub fn check(args: &Pareto) -> Result<()> {
 /// The comparison of the method with the best of N that sets both costs.
 pub fn comparison(args: &Pareto) -> Compare {
     Compare {
-        prompts: args.prompts.clone(),
-        prompt_file: args.prompt_file.clone(),
-        seeds: args.seeds.clone(),
-        methods: vec![args.method.clone(), BEST_OF_N.into()],
+        methods: vec![args.method.clone(), BestOfN.name().into()],
         arms: Vec::new(),
         sweeps: Vec::new(),
         budgets: vec![args.budget.clone()],
         against: None,
         rewards: args.rewards.clone(),
-        eval_rewards: args.eval_rewards.clone(),
         output: args.output.clone(),
-        quiet: args.quiet,
-        threads: args.threads,
-        common: args.common.clone(),
+        cases: args.cases.clone(),
     }
 }
 
@@ -94,7 +86,7 @@ impl Front {
     /// The keys of the lines that a population makes.
     pub fn keys(&self, run: &RunPlan<'_>, grid: &[Vec<f64>]) -> Vec<String> {
         let label = &run.arm.label;
-        let plain = (*label == BEST_OF_N).then_some((PLAIN, &[][..]));
+        let plain = (!is_guided(run)).then_some((PLAIN, &[][..]));
         let own = grid.iter().map(|weights| (label.as_str(), &weights[..]));
         own.chain(plain).map(|(arm, weights)| key(arm, weights, run.prompt, run.seed)).collect()
     }
@@ -106,6 +98,11 @@ impl Front {
         record.insert("weights".into(), json!(self.grid));
         record
     }
+}
+
+/// Whether a population is of the guided arm, and not of the best of N.
+pub fn is_guided(run: &RunPlan<'_>) -> bool {
+    run.arm.method.conclusion() != Conclusion::Best
 }
 
 /// Tells a line from all others.

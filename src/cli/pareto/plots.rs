@@ -3,16 +3,14 @@
 use super::design::{Front, PLAIN};
 use super::report::{Report, Row};
 use crate::cli::compare::chart::{Chart, Point, Series};
+use crate::cli::compare::plots::bars;
 use crate::cli::statistics::Interval;
 use crate::run::slug;
 
 /// The charts with the names of their files.
 pub fn charts(front: &Front, report: &Report) -> Vec<(String, Chart)> {
     let size = format!("{} prompts x {} seeds", front.design.prompts.len(), front.design.seeds.len());
-    let bars = match front.design.prompts.len() {
-        1 => "no intervals: one prompt",
-        _ => "bars: 95 % intervals over prompts",
-    };
+    let bars = bars(front.design.prompts.len());
     let two = front.names.len() == 2;
     let series = |point: &dyn Fn(&Row) -> Option<Point>| -> Vec<Series> {
         let arms = front.design.arms.iter().map(|arm| arm.label.as_str()).chain([PLAIN]);

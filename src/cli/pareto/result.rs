@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::design::{Front, PLAIN, key};
+use super::design::{Front, PLAIN, is_guided, key};
 use crate::cli::compare::design::RunPlan;
 use crate::cli::compare::result::{mean, write};
 use crate::error::Result;
@@ -68,7 +68,7 @@ pub fn draw(
     let samples = session.sample(prompt, &options)?.conclude()?.swap_remove(0);
     let held_out = session.judge(&samples, 0, &options)?.held_out;
     let seconds = began.elapsed().as_secs_f64();
-    let guided = run.arm.label == front.design.arms[0].label;
+    let guided = is_guided(run);
     let line = |arm: &str, weights: &[f64], of: &dyn Fn(&[f64]) -> Option<f64>| Line {
         arm: arm.into(),
         weights: weights.to_vec(),

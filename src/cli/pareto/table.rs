@@ -21,7 +21,7 @@ pub fn markdown(front: &Front, report: &Report, plots: &[String], typed: &[Strin
     for row in &report.rows {
         text += &format!("| {} | {} | {} |", row.arm, weights(row, ", "), row.particles);
         let values = row.rewards.iter().chain(row.held_out.iter().map(|(_, value)| value));
-        values.for_each(|value| text += &format!(" {} |", value.map_or(String::new(), said)));
+        values.for_each(|value| text += &format!(" {} |", Interval::text(*value)));
         text += if row.on_front && !row.weights.is_empty() { " yes |\n" } else { " |\n" };
     }
     let design = &front.design;
@@ -41,8 +41,8 @@ pub fn markdown(front: &Front, report: &Report, plots: &[String], typed: &[Strin
         text += "\n| arm | hypervolume | minus the best of N |\n|---|---|---|\n";
     }
     for volume in &report.volumes {
-        let difference = volume.difference.map_or(String::new(), said);
-        text += &format!("| {} | {} | {difference} |\n", volume.arm, said(volume.value));
+        let [value, difference] = [Some(volume.value), volume.difference].map(Interval::text);
+        text += &format!("| {} | {value} | {difference} |\n", volume.arm);
     }
     if !report.volumes.is_empty() {
         text += &format!(
@@ -76,13 +76,6 @@ fn weights(row: &Row, between: &str) -> String {
     row.weights.iter().map(f64::to_string).collect::<Vec<_>>().join(between)
 }
 
-fn said(interval: Interval) -> String {
-    match interval.ends {
-        Some((low, high)) => format!("{:.3} [{low:.3}, {high:.3}]", interval.mean),
-        None => format!("{:.3}", interval.mean),
-    }
-}
-
 /// The same as CSV; what is not known is empty.
 ///
 /// # Errors
@@ -104,26 +97,17 @@ pub fn csv(front: &Front, report: &Report) -> Result<Vec<u8>> {
             row.on_front.to_string(),
         ];
         let values = row.rewards.iter().chain(row.held_out.iter().map(|(_, value)| value));
-        let cells = values.flat_map(|value| {
-            let ends = value.and_then(|value| value.ends).unzip();
-            [value.map(|value| value.mean), ends.0, ends.1]
-                .map(|x| x.map_or(String::new(), |x| x.to_string()))
-        });
+        let cells = values.flat_map(|value| Interval::cells(*value));
         writer.write_record(own.into_iter().chain(cells)).map_err(failed)?;
     }
     writer.into_inner().map_err(|e| Error::io(format!("table.csv: cannot be made: {e}")))
-}
-
-fn interval(value: Option<Interval>) -> Value {
-    let ends = value.and_then(|value| value.ends).unzip();
-    json!(value.map(|value| json!({"mean": value.mean, "low": ends.0, "high": ends.1})))
 }
 
 /// The same as JSON.
 pub fn json(front: &Front, report: &Report, typed: &[String]) -> String {
     let row = |row: &Row| {
         let held_out: Map<String, Value> =
-            row.held_out.iter().map(|(name, value)| (name.clone(), interval(*value))).collect();
+            row.held_out.iter().map(|(name, value)| (name.clone(), Interval::json(*value))).collect();
         json!({
             "arm": row.arm,
             "weights": row.weights,
@@ -131,15 +115,15 @@ pub fn json(front: &Front, report: &Report, typed: &[String]) -> String {
             "flops": row.flops,
             "runs": row.runs,
             "on_front": row.on_front,
-            "rewards": row.rewards.iter().map(|value| interval(*value)).collect::<Vec<_>>(),
+            "rewards": row.rewards.iter().map(|value| Interval::json(*value)).collect::<Vec<_>>(),
             "eval_rewards": held_out,
         })
     };
     let volumes = report.volumes.iter().map(|volume| {
         json!({
             "arm": volume.arm,
-            "value": interval(Some(volume.value)),
-            "difference": interval(volume.difference),
+            "value": Interval::json(Some(volume.value)),
+            "difference": Interval::json(volume.difference),
         })
     });
     json!({

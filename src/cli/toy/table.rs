@@ -116,11 +116,7 @@ impl Report {
         let mut text = format!("| method | passes a sample | reward | earth mover's distance |{masses}");
         text += " log Z | its error | ESS | resamplings |\n";
         text += &format!("|---|---|---|---|{line}---|---|---|---|\n");
-        let cell = |interval: Option<Interval>| match interval {
-            None => String::new(),
-            Some(Interval { mean, ends: None }) => format!("{mean:.3}"),
-            Some(Interval { mean, ends: Some((low, high)) }) => format!("{mean:.3} [{low:.3}, {high:.3}]"),
-        };
+        let cell = Interval::text;
         let number = |x: Option<f64>| x.map_or(String::new(), |x| format!("{x:.3}"));
         for row in &self.rows {
             text +=
@@ -182,8 +178,7 @@ impl Report {
             text += &format!("{},{},{},{},{}", row.method, row.runs, row.samples, row.lost, row.cost);
             text += &format!(",{},{}", number(row.log_z), number(row.log_z_error));
             for (_, interval) in intervals(row) {
-                let (low, high) = interval.and_then(|i| i.ends).unzip();
-                text += &format!(",{},{},{}", number(interval.map(|i| i.mean)), number(low), number(high));
+                text += &format!(",{}", Interval::cells(interval).join(","));
             }
             text.push('\n');
         }
@@ -192,9 +187,7 @@ impl Report {
 
     /// The same as JSON.
     pub fn json(&self) -> String {
-        let interval = |i: Option<Interval>| {
-            i.map(|i| json!({"mean": i.mean, "low": i.ends.map(|e| e.0), "high": i.ends.map(|e| e.1)}))
-        };
+        let interval = Interval::json;
         let row = |row: &Row| {
             json!({
                 "method": row.method,
