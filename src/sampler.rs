@@ -75,6 +75,8 @@ pub struct Sampler<'a> {
     seen: Option<Evaluation>,
     /// Which of several next states each slot took in the step to yield; empty where there was one.
     chosen: Vec<u32>,
+    /// Of the move of each slot in the step to yield; empty where it is not told.
+    divergence: Vec<f64>,
     /// What guides the steps until the next gradient, where there are any.
     held: Option<Held>,
     /// Of each prompt.
@@ -130,6 +132,7 @@ impl<'a> Sampler<'a> {
             dead: vec![false; ids.len()],
             seen: None,
             chosen: Vec::new(),
+            divergence: Vec::new(),
             held: None,
             families: vec![Genealogy::new(first); options.prompts.len()],
             end: None,
@@ -377,7 +380,8 @@ impl<'a> Sampler<'a> {
             "what the target evaluated"
         );
         let method = self.options.method;
-        let shift = self.shift(step, &evaluation)?;
+        let (shift, divergence) = self.shift(step, &evaluation)?;
+        self.divergence = divergence;
         let scores = evaluation.reward.as_ref();
         let new = evaluation.grad.as_ref().filter(|_| method.differentiates());
         if let (Some(grad), true) = (new, self.options.gradient_every > 1) {
@@ -421,11 +425,12 @@ impl<'a> Sampler<'a> {
         // Without noise all next states are one.
         if step.variance == 0.0 || self.options.duplicates == 1 {
             self.chosen = vec![0; self.ids.len()];
+            self.divergence = vec![0.0; self.ids.len()];
             return Ok(next);
         }
-        let (x, chosen, seen) = self.choose(k, &next, &evaluation, advance)?;
-        (self.chosen, self.seen) = (chosen, seen);
-        Ok(x)
+        let choice = self.choose(k, &next, &evaluation, advance)?;
+        (self.chosen, self.seen, self.divergence) = (choice.which, choice.seen, choice.divergence);
+        Ok(choice.states)
     }
 
     /// `sqrt(abar_t / abar_s) x + sqrt(1 - abar_t / abar_s) z`: the states `x` at the noise level `s` after

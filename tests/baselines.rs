@@ -271,6 +271,63 @@ fn svdd_chooses_among_next_states_by_the_softmax_of_their_rewards() {
     assert_eq!(ends(Options { duplicates: 1, ..options(&Svdd) }, &schedule), plain);
 }
 
+/// How far moves diverge from the model's own, in f64: two normal laws of one variance that are a shift
+/// apart, and a choice beside a blind one; infinite where a shift has no noise. Measured: a relative 7.4e-7.
+#[test]
+fn records_tell_how_far_moves_diverge_from_the_models_own() {
+    let (cpu, schedule, strength, alpha, duplicates) = (Cpu::new(), chain(1.0), 0.05, 0.7, 4);
+    let target = Closed::new(&cpu, Grid::new());
+    let shifted = Options { guidance: Guidance { strength, ..Dps.guidance() }, ..options(&Dps) };
+    let chosen = Options { alpha, duplicates, ..options(&Svdd) };
+    let mut worst = 0.0_f64;
+    for (run, chooses) in [(shifted, false), (chosen, true)] {
+        let (steps, _) = record(&target, &schedule, run);
+        for (b, &prompt) in PROMPTS.iter().enumerate() {
+            for particle in 0..PARTICLES {
+                let normals = |k: usize, m: u32, purpose: Purpose| {
+                    normals(prompt, particle as u32 + (m << 20), k as u32, purpose)
+                };
+                let mut x = normals(0, 0, Purpose::Initial);
+                for (k, step) in schedule.steps.iter().enumerate() {
+                    let seen = Grid::new().evaluate(x, step);
+                    let next = |m: u32| moved(step, seen.x0, seen.eps, normals(k, m, Purpose::Move));
+                    let exact = if chooses {
+                        let states: Vec<[f64; 2]> = (0..duplicates as u32).map(next).collect();
+                        x = states[steps[k].prompts[b].chosen[particle] as usize];
+                        let value = |x: &[f64; 2]| match schedule.steps.get(k + 1) {
+                            Some(next) => Grid::new().evaluate(*x, next).reward,
+                            None => Grid::new().reward(*x),
+                        };
+                        let w: Vec<f64> = states.iter().map(|x| (value(x) / alpha).exp()).collect();
+                        let sum: f64 = w.iter().sum();
+                        match step.variance {
+                            0.0 => 0.0,
+                            _ => w.iter().map(|w| w / sum * (duplicates as f64 * w / sum).ln()).sum(),
+                        }
+                    } else {
+                        let shift = add(strength, seen.grad, 0.0, [0.0; 2]);
+                        x = add(1.0, next(0), 1.0, shift);
+                        (shift[0] * shift[0] + shift[1] * shift[1]) / (2.0 * step.variance)
+                    };
+                    let found = steps[k].prompts[b].divergence[particle];
+                    match step.variance {
+                        0.0 => assert_eq!(found, if chooses { 0.0 } else { f64::INFINITY }),
+                        // The states are f32, and a choice that is nearly blind is a small difference.
+                        _ => worst = worst.max((found - exact).abs() / exact.max(0.1)),
+                    }
+                }
+                assert!(steps[STEPS].prompts[b].divergence.is_empty());
+            }
+        }
+    }
+    println!("divergence: {worst:e}");
+    assert!(worst < TOLERANCE, "{worst}");
+    for method in [&Plain as &'static dyn Method, &Fk] {
+        let (steps, _) = record(&target, &schedule, options(method));
+        assert!(steps.iter().flat_map(|step| &step.prompts).all(|prompt| prompt.divergence.is_empty()));
+    }
+}
+
 /// What the records say of a choice, how often the networks are asked, and that every reward counts.
 #[test]
 fn svdd_evaluates_every_next_state_once() {

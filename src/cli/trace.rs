@@ -94,6 +94,7 @@ mod tests {
                 "reward",
                 "grad_norm",
                 "chosen",
+                "divergence",
                 "log_z_increment",
                 "log_z",
                 "roots_alive",

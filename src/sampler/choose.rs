@@ -11,17 +11,29 @@ use crate::tensor::Tensor;
 /// Next state `m` of particle `p` has the noise of particle `p + m MOST_PARTICLES`: no run has more.
 const MOST_PARTICLES: u32 = 1 << 20;
 
+/// The next states of a step that chooses, one of each particle.
+pub(super) struct Choice {
+    pub states: Tensor,
+    /// Which of the particle's next states it is, from 0.
+    pub which: Vec<u32>,
+    /// What is known of the states.
+    pub seen: Option<Evaluation>,
+    /// From the model's move, nats.
+    pub divergence: Vec<f64>,
+}
+
 impl Sampler<'_> {
     /// Draws the other next states of the particles that `seen` describes, beside `first`, evaluates all, and
     /// chooses. `advance` is the move that made `first`, out of step `k`. Returns the chosen states, which
-    /// they are, and what is known of them: nothing at the end of the chain.
+    /// they are, what is known of them (nothing at the end of the chain), and how far each choice diverges
+    /// from the model's move.
     pub(super) fn choose(
         &self,
         k: usize,
         first: &Tensor,
         seen: &Evaluation,
         advance: Advance<'_>,
-    ) -> Result<(Tensor, Vec<u32>, Option<Evaluation>)> {
+    ) -> Result<Choice> {
         let n = self.ids.len();
         let stay: Vec<u32> = (0..n as u32).collect();
         let (mut states, mut evaluations, mut rewards) = (Vec::new(), Vec::new(), Vec::new());
@@ -47,9 +59,9 @@ impl Sampler<'_> {
             }
             states.push(x);
         }
-        let which: Vec<u32> = (0..n)
+        let (which, divergence): (Vec<u32>, Vec<f64>) = (0..n)
             .map(|slot| self.choice(k, slot, &rewards.iter().map(|r| r[slot]).collect::<Vec<_>>()))
-            .collect();
+            .unzip();
         let rows: Vec<u32> = (0..).zip(&which).map(|(slot, m)| m * n as u32 + slot).collect();
         let chosen = |of: Vec<&Tensor>| self.backend.gather(&self.backend.stack(&of)?, &rows);
         let seen = match evaluations.is_empty() {
@@ -62,19 +74,22 @@ impl Sampler<'_> {
                 correction: None,
             }),
         };
-        Ok((chosen(states.iter().collect())?, which, seen))
+        Ok(Choice { states: chosen(states.iter().collect())?, which, seen, divergence })
     }
 
     /// The next state of a slot, of these rewards: a draw from their softmax, or with alpha 0 the largest,
-    /// the first of equals. One whose reward is not finite is chosen only where none is.
-    fn choice(&self, k: usize, slot: usize, rewards: &[f64]) -> u32 {
-        let alpha = self.options.alpha;
+    /// the first of equals. One whose reward is not finite is chosen only where none is. And the divergence
+    /// of the choice from one that is blind: the logarithm of their number minus the entropy.
+    fn choice(&self, k: usize, slot: usize, rewards: &[f64]) -> (u32, f64) {
+        let (alpha, blind) = (self.options.alpha, (rewards.len() as f64).ln());
         if alpha == 0.0 {
-            return Weights::new(rewards).argmax() as u32;
+            return (Weights::new(rewards).argmax() as u32, blind);
         }
         let weights = Weights::new(&rewards.iter().map(|r| r / alpha).collect::<Vec<f64>>());
         let ParticleId { prompt, particle } = self.ids[slot];
         let key = Key { seed: self.options.seed, prompt, particle, step: k as u32, purpose: Purpose::Choose };
-        draw(weights.weights(), uniforms(key).draw()) as u32
+        let of = |(w, log_w): (&f64, &f64)| if *w > 0.0 { w * log_w } else { 0.0 };
+        let negentropy: f64 = weights.weights().iter().zip(weights.log_weights()).map(of).sum();
+        (draw(weights.weights(), uniforms(key).draw()) as u32, blind + negentropy)
     }
 }

@@ -351,7 +351,8 @@ impl Options {
         }
         let least = if self.method.chooses() { 0.0 } else { f64::MIN_POSITIVE };
         if !(self.alpha.is_finite() && self.alpha >= least) {
-            return Err(Error::usage(format!("`alpha` {} is not a positive number", self.alpha))
+            let or_none = if self.method.chooses() { ", nor 0" } else { "" };
+            return Err(Error::usage(format!("`alpha` {} is not a positive number{or_none}", self.alpha))
                 .option("alpha")
                 .advice("give `alpha` a positive number; smaller follows the reward more"));
         }

@@ -62,6 +62,12 @@ pub struct PromptStep {
     /// Which of several next states each particle took, from 0, P; empty where there was one.
     #[serde(serialize_with = "null_if_empty")]
     pub chosen: Vec<u32>,
+    /// How far the move of each particle diverges from the model's own, in nats, P: of a shift `d` that is
+    /// not weighed `|d|^2 / 2 v`, infinite where the move has no noise; of a choice among `M` next states
+    /// `log M` minus the entropy of the choice. Their sum over the steps, the mean over particles, is at
+    /// least the divergence of what is drawn. Empty for methods that weigh, and for plain moves.
+    #[serde(serialize_with = "null_if_empty")]
+    pub divergence: Vec<f64>,
     /// What this step added to `log_z`; not a number where the method does not estimate Z.
     pub log_z_increment: f64,
     /// Log of the estimate of `Z = E[exp(r / alpha)]` so far; -inf once all particles died. Not a number

@@ -23,10 +23,12 @@ impl Sampler<'_> {
             dead.extend(record.ancestors.iter().map(|&a| self.dead[slots.start + a as usize]));
             let grad_norm = of_prompt(&report.grads).into_iter().map(f64::sqrt).collect();
             let chosen = self.chosen.get(slots.clone()).unwrap_or_default().to_vec();
-            records.push(self.with_known_z(PromptStep { grad_norm, chosen, ..record }));
+            let divergence = of_prompt(&self.divergence);
+            records.push(self.with_known_z(PromptStep { grad_norm, chosen, divergence, ..record }));
         }
         self.dead = dead;
         self.chosen.clear();
+        self.divergence.clear();
         Ok((records, non_finite))
     }
 
@@ -113,6 +115,7 @@ impl Sampler<'_> {
             reward,
             grad_norm: Vec::new(),
             chosen: Vec::new(),
+            divergence: Vec::new(),
             log_z_increment: weighed.log_z_increment,
             log_z: self.engine.state().populations[b].log_z,
             roots_alive: self.families[b].roots_alive(),

@@ -6,11 +6,11 @@ use crate::error::Result;
 use crate::method::{Drift, Shift};
 
 impl Sampler<'_> {
-    /// What the gradient of each slot is multiplied with; empty without one. A gradient that is not finite,
-    /// or is 0, shifts nothing.
-    pub(super) fn shift(&self, step: &Step, seen: &Evaluation) -> Result<Vec<f64>> {
+    /// What the gradient of each slot is multiplied with, and how far its move then diverges from the
+    /// model's; both empty without a gradient. A gradient that is not finite, or is 0, shifts nothing.
+    pub(super) fn shift(&self, step: &Step, seen: &Evaluation) -> Result<(Vec<f64>, Vec<f64>)> {
         let (Drift::Shift(shift), Some(grad)) = (self.options.method.drift(), &seen.grad) else {
-            return Ok(Vec::new());
+            return Ok(Default::default());
         };
         let strength = self.options.guidance.strength;
         let grads = self.backend.squared_norms(grad)?;
@@ -29,7 +29,14 @@ impl Sampler<'_> {
             };
             if square.is_finite() && square > 0.0 && factor.is_finite() { factor } else { 0.0 }
         };
-        Ok(grads.into_iter().zip(corrections).map(factor).collect())
+        let factors: Vec<f64> = grads.iter().copied().zip(corrections).map(factor).collect();
+        // Of two normal laws of one variance whose means are the shift apart.
+        let divergence = |(&factor, &square): (&f64, &f64)| match factor {
+            0.0 => 0.0,
+            _ => factor * factor * square / (2.0 * step.variance),
+        };
+        let divergences = factors.iter().zip(&grads).map(divergence).collect();
+        Ok((factors, divergences))
     }
 }
 
