@@ -163,6 +163,10 @@ impl SessionBuilder {
             // The first step thins, the second is guided.
             short = short.thin_at(0.0);
         }
+        if options.method.shifts() {
+            // A narrow window may hold no step of so short a chain.
+            short = short.guidance_window((0.0, 1.0));
+        }
         Ok(self.plan(prompt, &short)?.peak)
     }
 

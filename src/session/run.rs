@@ -109,8 +109,8 @@ impl Samples {
         }
         vec![format!(
             "the {particles} particles descend from {roots} initial one{}: the pictures are alike, and weights and log Z say \
-             little. More survive with a larger `alpha` or more `particles`, with a smaller `ess_threshold` or a \
-             bound on the guidance (`max_shift`)",
+             little. More survive with a larger `alpha` or more `particles`, with a smaller `ess_threshold`, or, \
+             where gradients guide, with a bound on that (`max_shift`)",
             if roots == 1 { "" } else { "s" }
         )]
     }
