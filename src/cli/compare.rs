@@ -1,7 +1,7 @@
 //! `compare`: ways of sampling side by side at equal network cost, on the same prompts and seeds, with
 //! intervals. Every run is recorded as it ends, and the same command goes on where it was stopped.
 
-mod arms;
+pub mod arms;
 pub mod chart;
 pub mod design;
 mod log_z;
@@ -54,7 +54,7 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
     let path = folder.join(RUNS);
     let belongs = |run: &RunResult| run.belongs_to(&design);
     let mut results = experiment::read(&path, WHAT, belongs, RunResult::key)?;
-    missing_pictures(folder, &results);
+    missing_pictures(folder, results.iter().filter(|run| run.lost.is_none()).map(|run| &*run.picture));
     let done: BTreeSet<String> = results.iter().map(RunResult::key).collect();
     let mut lines = Lines::append(&path)?;
     let runs = design.runs();
@@ -133,17 +133,16 @@ fn adopt_scales(path: &Path, design: &Design, session: &mut Session) -> Result<(
     }
 }
 
-/// Says which pictures of runs that are done are gone. They are not drawn again unasked: that costs as much
+/// Says which pictures of lines that are done are gone. They are not drawn again unasked: that costs as much
 /// as the runs.
-fn missing_pictures(folder: &Path, results: &[RunResult]) {
-    let missing: Vec<&str> =
-        results.iter().map(|run| run.picture.as_str()).filter(|name| !folder.join(name).exists()).collect();
+pub fn missing_pictures<'a>(folder: &Path, pictures: impl Iterator<Item = &'a str>) {
+    let (missing, there): (Vec<&str>, Vec<&str>) = pictures.partition(|name| !folder.join(name).exists());
     let Some(first) = missing.first() else { return };
     output::note(format!(
         "warning: {} of {} pictures are gone from {}, {first} first; to draw them again, remove their lines from \
          {RUNS}",
         missing.len(),
-        results.len(),
+        missing.len() + there.len(),
         folder.display()
     ));
 }

@@ -122,6 +122,11 @@ pub fn write_table(folder: &Path, markdown: &str, csv: &[u8], json: &str) -> Res
     write_atomic(&folder.join("summary.json"), json.as_bytes())
 }
 
+/// A number of things in words: `1 seed`, `2 seeds`.
+pub fn counted(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
 /// A command as a shell takes it.
 pub fn command(typed: &[String]) -> String {
     typed.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")

@@ -168,6 +168,8 @@ fn arms_and_sweeps_are_read_and_what_cannot_work_is_refused() {
         "das kl=0.5 max-shift=2",
     ];
     assert_eq!(labels(&sweep), four);
+    let two = ["--methods", "none,das", "--sweep", "das:kl=0.1,0.5", "--sweep", "none:steps=2,3"];
+    assert_eq!(labels(&two), ["none steps=2", "none steps=3", "das kl=0.1", "das kl=0.5"]);
     let arms = ["--methods", "none", "--arm", "gentle=--proposal 'das' --kl 1 --select reward"];
     assert_eq!(labels(&arms), ["none", "gentle"]);
     // An arm may change what all have after --, and a sweep may be spelt as the flag is.
@@ -215,6 +217,8 @@ fn arms_and_sweeps_are_read_and_what_cannot_work_is_refused() {
         (&["--arm", "x=--dtype bf16"], &["arm x", "after --"]),
         (&["--arm", "x=--steps 0"], &["arm x", "--steps"]),
         (&["--sweep", "kl"], &["--sweep", "FLAG=VALUE"]),
+        (&["--sweep", "nobody:kl=1,2"], &["--sweep", "no arm is called nobody", "das, best-of-n"]),
+        (&["--sweep", "das:=1,2"], &["--sweep", "FLAG=VALUE"]),
         (&["--against", "nobody"], &["nobody", "das"]),
     ];
     for (more, words) in cases {
@@ -280,32 +284,89 @@ fn plots_hold_every_arm_at_every_budget() {
     ];
     let table = succeeds(compare(&out, &arms));
     let summary = json(&fs::read_to_string(out.join("summary.json")).expect("a summary"));
-    let colours = ["#0072B2", "#D55E00", "#009E73"];
-    for (reward, kind) in [("target", "cost"), ("target", "kl"), ("gold", "cost"), ("gold", "kl")] {
-        let name = format!("{kind}-{reward}.svg");
-        assert!(table.contains(&name), "{table}");
-        let plot = fs::read_to_string(out.join(&name)).expect("a plot");
+    let colours = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"];
+    // An arm is a series against cost; elsewhere a sweep is one at each budget.
+    let arm = "a<b & \"c\"";
+    let arms = [("das kl=5", "das kl=5", None), ("das kl=20", "das kl=20", None), (arm, arm, None)];
+    let sweeps = [1.0, 3.0, 6.0].map(|budget| (format!("das kl, budget {budget}"), Some(budget)));
+    let sweeps = sweeps.iter().map(|(label, budget)| (label.as_str(), "das", *budget));
+    let grouped: Vec<_> = sweeps.chain([(arm, arm, None)]).collect();
+    for (name, cells, series) in [
+        ("cost-target.svg", "/rewards/target/value", &arms[..]),
+        ("cost-gold.svg", "/rewards/gold/value", &arms),
+        ("kl-target.svg", "/rewards/target/kl", &grouped),
+        ("kl-gold.svg", "/rewards/gold/kl", &grouped),
+        ("target-gold.svg", "/rewards/gold/value", &grouped),
+        ("distance.svg", "/seed_distance", &grouped),
+    ] {
+        assert!(table.contains(name), "{table}");
+        let plot = fs::read_to_string(out.join(name)).expect("a plot");
         assert!(is_well_formed(&plot), "{plot}");
-        for words in [
-            "<title>",
-            "2 prompts x 2 seeds",
-            "das kl=5",
-            "das kl=20",
-            "a&lt;b &amp; &quot;c&quot;",
-            "#FFFFFF",
-        ] {
+        for words in ["<title>", "2 prompts x 2 seeds", "a&lt;b &amp; &quot;c&quot;", "#FFFFFF"] {
             assert!(plot.contains(words), "{words}: {plot}");
         }
-        for (colour, label) in colours.iter().zip(["das kl=5", "das kl=20", "a<b & \"c\""]) {
+        for (colour, (label, own, budget)) in colours.iter().zip(series) {
+            assert!(*label == arm || plot.contains(label), "{label}: {plot}");
             // A marker for each point, and one in the legend.
-            let rows = summary["rows"].as_array().expect("rows").iter().filter(|row| row["arm"] == label);
-            let cell = if kind == "cost" { "value" } else { "kl" };
-            let points = rows.filter(|row| row["rewards"][reward][cell].is_object()).count();
-            assert!(points == 3 || (kind == "kl" && label.starts_with("das")), "{label}: {points} points");
+            let rows = summary["rows"].as_array().expect("rows").iter();
+            let rows = rows.filter(|row| row["arm"].as_str().expect("an arm").starts_with(own));
+            let rows = rows.filter(|row| budget.is_none_or(|budget| row["multiple"] == budget));
+            let points = rows.filter(|row| row.pointer(cells).is_some_and(|cell| !cell.is_null())).count();
+            let all = if budget.is_some() { 2 } else { 3 };
+            assert!(points == all || name.starts_with("kl"), "{label}: {points} points");
             let markers = plot.matches(&format!("fill=\"{colour}\"")).count();
             assert_eq!(markers, points + 1, "{name}: {label}");
         }
     }
+}
+
+/// The checker has no number for a prompt that states nothing.
+#[test]
+fn a_run_that_loses_every_particle_is_told_and_left_out() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let out = dir.path().join("out");
+    let arms = ["-p", "zzz", "--reward", "checker", "--methods", "bootstrap,best-of-n", "--seeds", "3"];
+    let table = succeeds(compare(&out, &arms));
+    let runs = lines(&out.join("runs.jsonl"));
+    let lost: Vec<&Value> = runs.iter().filter(|run| run["lost"].is_string()).collect();
+    assert!(!lost.is_empty() && lost.iter().all(|run| run["prompt"] == "zzz" && run["picture"] == ""));
+    assert!(runs.iter().any(|run| run["lost"].is_null()));
+    assert!(table.contains("lost every particle") && table.contains("\"zzz\""), "{table}");
+    assert_eq!(succeeds(compare(&out, &arms)), table, "nothing is drawn again");
+    // Scored again without it, and shown.
+    let mut eval = program();
+    eval.args(["eval", text(&out), "--reward", "gold", "--json"]);
+    let all = json(succeeds(eval.output().expect("the program")).trim());
+    assert_eq!(all["sets"][0]["prompts"], 2, "{all}");
+    let mut report = program();
+    report.args(["report", text(&out), "-o", "-"]);
+    assert!(succeeds(report.output().expect("the program")).contains("every particle was lost"));
+}
+
+/// Methods whose moves are shifted or chosen without weights know a bound on their divergence.
+#[test]
+fn moves_that_are_not_weighed_have_a_bounded_divergence() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let out = dir.path().join("out");
+    let weak = "weak=--proposal dps --guidance-strength 0.001";
+    let (still, svdd) = ("still=--proposal dps --eta 0", "svdd=--proposal svdd --duplicates 4");
+    let more = ["--methods", "dps,mpgd", "--arm", weak, "--arm", still, "--arm", svdd];
+    succeeds(compare(&out, &more));
+    let runs = lines(&out.join("runs.jsonl"));
+    let of = |arm: &str| -> Vec<Option<f64>> {
+        runs.iter().filter(|run| run["arm"] == arm).map(|run| run["kl"].as_f64()).collect()
+    };
+    let (strong, weak) = (of("dps"), of("weak"));
+    assert!(!strong.is_empty());
+    // The strength is squared, and moves the later states little.
+    for (strong, weak) in strong.iter().zip(&weak) {
+        let (Some(strong), Some(weak)) = (strong, weak) else { panic!("{strong:?} {weak:?}") };
+        assert!(*weak > 0.0 && weak / strong < 1e-4, "{weak} {strong}");
+    }
+    // Three steps, each with noise: three choices of the largest of four.
+    assert!(of("svdd").iter().all(|kl| kl.is_some_and(|kl| (kl - 3.0 * 4_f64.ln()).abs() < 1e-12)));
+    assert!(of("mpgd").iter().all(|kl| kl.is_some_and(|kl| kl > 0.0)));
+    assert!(of("still").iter().all(Option::is_none), "a shift without noise");
 }
 
 #[test]

@@ -63,8 +63,8 @@ fn check_label(label: &str, typed: &str) -> Result<()> {
     Ok(())
 }
 
-/// The arms in order: the methods, the arms given by their flags, and the first of all once for every
-/// combination of the sweeps' values in its place.
+/// The arms in order: the methods, then the arms given by their flags; in the place of one that is swept
+/// stand as many as there are combinations of its sweeps' values.
 pub fn listed(args: &Compare) -> Result<Listed> {
     let method = |name: &String| (name.clone(), vec!["--proposal".to_string(), name.clone()]);
     let methods = args.methods.iter().filter(|name| !name.is_empty());
@@ -81,44 +81,73 @@ pub fn listed(args: &Compare) -> Result<Listed> {
         };
         arms.push((label.to_string(), flags));
     }
-    let Some(first) = arms.first().cloned() else { return Ok(Listed { arms, sweeps: Vec::new() }) };
-    let (mut swept, mut last) = (vec![first], 1);
-    for text in &args.sweeps {
+    let sweeps = args.sweeps.iter().map(|text| Sweep::read(text, &arms)).collect::<Result<Vec<_>>>()?;
+    let mut listed = Listed { arms: Vec::new(), sweeps: Vec::new() };
+    for (place, arm) in arms.into_iter().enumerate() {
+        let (mut swept, mut last) = (vec![arm], 1);
+        for sweep in sweeps.iter().filter(|sweep| sweep.arm == place) {
+            last = sweep.values.len();
+            swept = swept
+                .iter()
+                .flat_map(|arm| sweep.values.iter().map(|value| sweep.with(arm, value)).collect::<Vec<_>>())
+                .collect();
+            swept.iter().try_for_each(|(label, _)| check_label(label, "--sweep"))?;
+        }
+        let places: Vec<usize> = (listed.arms.len()..).take(swept.len()).collect();
+        listed.sweeps.extend(places.chunks(last).filter(|arms| arms.len() > 1).map(<[_]>::to_vec));
+        listed.arms.extend(swept);
+    }
+    Ok(listed)
+}
+
+/// One arm that becomes several, one for each value of a flag.
+struct Sweep<'a> {
+    /// Place of the arm.
+    arm: usize,
+    /// Without its dashes.
+    flag: &'a str,
+    values: Vec<&'a str>,
+}
+
+impl<'a> Sweep<'a> {
+    /// From `FLAG=LIST`, of the first arm, or `ARM:FLAG=LIST`.
+    fn read(text: &'a str, arms: &[(String, Vec<String>)]) -> Result<Sweep<'a>> {
         let wrong = || {
             Error::usage(format!("--sweep \"{text}\": no FLAG=VALUE,VALUE"))
-                .advice("write for example --sweep kl=0.1,0.2,0.5")
+                .advice("write for example --sweep kl=0.1,0.2,0.5, or --sweep fk:kl=1,2 of the arm fk")
         };
         let (flag, values) = text.split_once('=').ok_or_else(wrong)?;
+        let (label, flag) = match flag.rsplit_once(':') {
+            Some((label, flag)) => (Some(label), flag),
+            None => (None, flag),
+        };
         let flag = flag.trim_start_matches('-');
-        if flag.is_empty() || values.is_empty() {
+        if flag.is_empty() || values.is_empty() || arms.is_empty() {
             return Err(wrong());
         }
-        last = values.split(',').count();
-        let with = |(label, flags): &(String, Vec<String>), value: &str| {
-            let more = [format!("--{flag}"), value.to_string()];
-            (format!("{label} {flag}={value}"), flags.iter().cloned().chain(more).collect::<Vec<_>>())
+        let place = |label: &str| {
+            arms.iter().position(|(own, _)| own == label).ok_or_else(|| {
+                let labels: Vec<&str> = arms.iter().map(|(label, _)| label.as_str()).collect();
+                Error::usage(format!("--sweep \"{text}\": no arm is called {label}"))
+                    .advice(format!("name one of {}", labels.join(", ")))
+            })
         };
-        swept = swept
-            .iter()
-            .flat_map(|arm| values.split(',').map(|value| with(arm, value)).collect::<Vec<_>>())
-            .collect();
+        let arm = label.map(place).transpose()?.unwrap_or(0);
+        Ok(Sweep { arm, flag, values: values.split(',').collect() })
     }
-    if !args.sweeps.is_empty() {
-        swept.iter().try_for_each(|(label, _)| check_label(label, "--sweep"))?;
+
+    /// The arm with one of the values.
+    fn with(&self, (label, flags): &(String, Vec<String>), value: &str) -> (String, Vec<String>) {
+        let flag = self.flag;
+        let more = [format!("--{flag}"), value.to_string()];
+        (format!("{label} {flag}={value}"), flags.iter().cloned().chain(more).collect())
     }
-    let places: Vec<usize> = (0..swept.len()).collect();
-    arms.splice(0..1, swept);
-    Ok(Listed {
-        arms,
-        sweeps: places.chunks(last).filter(|arms| arms.len() > 1).map(<[_]>::to_vec).collect(),
-    })
 }
 
 /// Refuses flags for all arms that none would follow.
 pub fn check_common(args: &Compare, common: &[String]) -> Result<()> {
     let methods = args.methods.iter().any(|name| !name.is_empty());
-    let given = whole("flags after --", common)?;
-    if methods && given.subcommand_matches("sample").is_some_and(|given| typed(given, "proposal")) {
+    if given("flags after --", common, "proposal")? && methods {
         return Err(Error::usage("--proposal stands after --, and --methods says another for every arm")
             .advice("leave out one of them; --methods \"\" leaves the arms of --arm alone"));
     }
@@ -138,6 +167,14 @@ pub fn parse(label: &str, flags: &[String], common: &[String]) -> Result<(Box<Sa
     Ok((sample, options))
 }
 
+/// Whether the flags of `who` hold the option of this name of clap's.
+///
+/// # Errors
+/// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for flags that are none of `sample`.
+pub fn given(who: &str, flags: &[String], name: &str) -> Result<bool> {
+    Ok(whole(who, flags)?.subcommand_matches("sample").is_some_and(|given| typed(given, name)))
+}
+
 const ADVICE: &str = "give flags of `das-cuda sample`; see its --help";
 
 /// What clap says of the flags of `who`, without those that are decided for all runs together.
@@ -149,7 +186,7 @@ fn whole(who: &str, flags: &[String]) -> Result<ArgMatches> {
     if let Some(flag) = all.subcommand_matches("sample").and_then(of_the_whole) {
         let instead = match flag.as_str() {
             "--negative-prompt" => "a file of prompts in JSON holds negative prompts",
-            _ => "`das-cuda compare --help` lists what compare has instead",
+            _ => "--help of this command lists what it has instead",
         };
         return Err(Error::usage(format!("{who}: {flag} is decided for all runs together"))
             .advice(format!("leave out {flag}; {instead}")));

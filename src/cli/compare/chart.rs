@@ -36,8 +36,6 @@ pub struct Chart {
     /// Whether x, which then is above 0, is drawn by its logarithm.
     pub log_x: bool,
     pub series: Vec<Series>,
-    /// Further lines, dashed, through points of several series.
-    pub links: Vec<Vec<(f64, f64)>>,
 }
 
 /// Colours that people with any colour vision tell apart (Okabe, Ito 2008), without the yellow, which is
@@ -124,10 +122,6 @@ impl Chart {
             .label_style(font(16, INK))
             .axis_desc_style(font(18, INK))
             .draw()?;
-        for link in &self.links {
-            let points = link.iter().copied();
-            chart.draw_series(DashedLineSeries::new(points, 6, 5, GREY.stroke_width(1)))?;
-        }
         for (i, series) in self.series.iter().enumerate() {
             let colour = COLOURS[i % COLOURS.len()];
             let means = series.points.iter().map(|p| (p.x.mean, p.y.mean));
@@ -226,7 +220,6 @@ mod tests {
             y: "y".into(),
             log_x: true,
             series: vec![series("<&>"), series(&"x".repeat(300))],
-            links: vec![vec![(1.0, 2.0), (1.0, 2.0)]],
         };
         let text = chart.svg().expect("drawn").expect("points");
         for part in

@@ -24,27 +24,53 @@ pub fn charts(design: &Design, report: &Report) -> Vec<(String, Chart)> {
         }
         charts.push((format!("cost-{name}.svg"), against_cost(design, report, r)));
         charts.push((format!("kl-{name}.svg"), against_kl(design, report, r)));
+        if r > 0 {
+            let chart = against_target(design, report, &reward.name, |row| row.rewards[r].value);
+            charts.push((format!("target-{name}.svg"), chart));
+        }
     }
+    let distance = "pixel distance over seeds";
+    charts.push(("distance.svg".into(), against_target(design, report, distance, |row| row.seed_distance)));
     charts
 }
 
 /// The points of every arm: of all its budgets for which there is one. A line joins those of `joined` arms.
+/// With `sweeps`, arms that a sweep joins are one series at each budget, in the order of its values.
 fn series(
     design: &Design,
     report: &Report,
+    sweeps: bool,
     joined: impl Fn(&Arm) -> bool,
     point: impl Fn(&Row) -> Option<Point>,
 ) -> Vec<Series> {
-    let of_arm = |label: &str| {
+    let rows_of = |label: &str| {
         let mut rows: Vec<&Row> = report.rows.iter().filter(|row| row.arm == label).collect();
         rows.sort_by(|a, b| a.flops.total_cmp(&b.flops));
-        rows.into_iter().filter_map(&point).collect()
+        rows
     };
-    design
-        .arms
-        .iter()
-        .map(|arm| Series { label: arm.label.clone(), joined: joined(arm), points: of_arm(&arm.label) })
-        .collect()
+    let mut all = Vec::new();
+    for (place, arm) in design.arms.iter().enumerate() {
+        let sweep = design.sweeps.iter().find(|arms| sweeps && arms.contains(&place));
+        let Some(arms) = sweep else {
+            let points = rows_of(&arm.label).into_iter().filter_map(&point).collect();
+            all.push(Series { label: arm.label.clone(), joined: joined(arm), points });
+            continue;
+        };
+        if arms[0] != place {
+            continue;
+        }
+        let flag = arm.label.rsplit_once('=').map_or(arm.label.as_str(), |(flag, _)| flag);
+        for budget in &design.budgets {
+            let rows = arms.iter().flat_map(|&arm| rows_of(&design.arms[arm].label));
+            let points = rows.filter(|row| row.multiple == budget.multiple).filter_map(&point).collect();
+            let label = match design.budgets.len() {
+                1 => flag.to_string(),
+                _ => format!("{flag}, budget {budget}"),
+            };
+            all.push(Series { label, joined: true, points });
+        }
+    }
+    all
 }
 
 /// What the uncertainty in a chart of so many prompts is.
@@ -69,8 +95,7 @@ fn against_cost(design: &Design, report: &Report, r: usize) -> Chart {
         x: format!("cost of one prompt, {prefix}FLOP"),
         y: format!("mean {name} of the returned pictures"),
         log_x: design.budgets.len() > 1,
-        series: series(design, report, |_| true, point),
-        links: Vec::new(),
+        series: series(design, report, false, |_| true, point),
     }
 }
 
@@ -80,29 +105,40 @@ fn against_kl(design: &Design, report: &Report, r: usize) -> Chart {
         *against_kl
     };
     let point = |row: &Row| cells(row).map(|(x, y)| Point { x, y });
-    let budgets = design.budgets.iter();
-    let links = budgets.flat_map(|budget| {
-        design.sweeps.iter().map(|arms| {
-            let row = |arm: &usize| {
-                let label = &design.arms[*arm].label;
-                report.rows.iter().find(|row| row.arm == *label && row.multiple == budget.multiple)
-            };
-            let means = arms.iter().filter_map(row).filter_map(cells);
-            means.map(|(x, y)| (x.mean, y.mean)).collect::<Vec<_>>()
-        })
-    });
     let name = &report.rows[0].rewards[r].name;
-    let joined = if design.sweeps.is_empty() { "" } else { "; dashed lines join a sweep" };
     Chart {
         title: format!("{name} against divergence from the model, {}", report.size()),
-        note: format!("of the runs that know it; {}{joined}", bars(report.prompts)),
-        x: "divergence from the model's own samples, nats (best-of-n: its bound)".into(),
+        note: format!("of the runs that know it; {}{}", bars(report.prompts), joined(design)),
+        x: "divergence from the model's own samples, nats (best-of-n, moves that are not weighed: a bound)"
+            .into(),
         y: format!("mean {name} under the weights"),
         log_x: false,
         // Of the others the law is the same at every budget.
-        series: series(design, report, |arm| arm.method.conclusion() == Conclusion::Best, point),
-        links: links.collect(),
+        series: series(design, report, true, |arm| arm.method.conclusion() == Conclusion::Best, point),
     }
+}
+
+/// What else of the returned pictures is against their target: a held-out reward, or how much they differ.
+fn against_target(
+    design: &Design,
+    report: &Report,
+    name: &str,
+    of: impl Fn(&Row) -> Option<Interval>,
+) -> Chart {
+    let point = |row: &Row| Some(Point { x: row.rewards[0].value?, y: of(row)? });
+    Chart {
+        title: format!("{name} against the target, {}", report.size()),
+        note: format!("of the returned pictures; {}{}", bars(report.prompts), joined(design)),
+        x: "mean target of the returned pictures".into(),
+        y: format!("mean {name}"),
+        log_x: false,
+        series: series(design, report, true, |_| true, point),
+    }
+}
+
+/// What lines join where there are sweeps.
+fn joined(design: &Design) -> &'static str {
+    if design.sweeps.is_empty() { "" } else { "; lines join a sweep" }
 }
 
 /// The largest prefix of units that leaves `most` a number of at least 1, and its factor.

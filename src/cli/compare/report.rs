@@ -1,11 +1,11 @@
 //! What the runs of a comparison come to: one row for each arm and budget.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::design::{Arm, Design};
 use super::log_z::{Coverage, References};
 use super::result::RunResult;
-use crate::cli::experiment;
+use crate::cli::experiment::{self, counted};
 use crate::cli::statistics::{Interval, mean, over_prompts, quantile};
 
 /// One row: an arm at a budget.
@@ -25,6 +25,8 @@ pub struct Row {
     pub pictures: Option<f64>,
     pub pixel_distance: Option<f64>,
     pub clip_distance: Option<f64>,
+    /// Pixel distance of the pictures that the seeds of a prompt returned.
+    pub seed_distance: Option<Interval>,
     pub kl: Option<f64>,
     /// Share of the runs that have an error of log Z.
     pub reliable: Option<f64>,
@@ -72,12 +74,17 @@ impl Report {
             arm.and_then(|arm| arm.law.as_deref())
         };
         let references = References::new(results.iter().map(|&run| (run, law(run))));
+        let most = results.iter().max_by_key(|run| run.eval_rewards.len());
+        let held_out: Vec<&str> =
+            most.into_iter().flat_map(|run| run.eval_rewards.keys()).map(String::as_str).collect();
         let (mut rows, mut warnings) = (Vec::new(), Vec::new());
+        warnings.extend(lost(&results));
+        results.retain(|run| run.lost.is_none());
         for b in 0..design.budgets.len() {
             let of = |arm: &Arm| runs_of(&results, design, arm, b);
             let base = of(&design.arms[design.against]);
             for (place, arm) in design.arms.iter().enumerate() {
-                rows.push(row(design, arm, b, &of(arm), &base, &references));
+                rows.push(row(design, arm, b, &of(arm), &base, &held_out, &references));
                 let plain =
                     |(other, base): &(usize, &Arm)| *other == design.against || base.method.is_plain();
                 for (other, base) in design.arms.iter().enumerate().filter(plain) {
@@ -102,14 +109,38 @@ impl Report {
 
     /// How much was drawn, in words.
     pub fn size(&self) -> String {
-        let counted = |n: usize, noun: &str| format!("{n} {noun}{}", if n == 1 { "" } else { "s" });
         format!("{} x {}", counted(self.prompts, "prompt"), counted(self.seeds, "seed"))
     }
+}
+
+/// What is said of runs that lost every particle.
+fn lost(results: &[&RunResult]) -> Option<String> {
+    let lost: Vec<&&RunResult> = results.iter().filter(|run| run.lost.is_some()).collect();
+    let first = lost.first()?;
+    Some(format!(
+        "{} of {} runs lost every particle, and are left out; the first is {}, {:?}, seed {}: {}",
+        lost.len(),
+        results.len(),
+        first.arm,
+        first.prompt,
+        first.seed,
+        first.lost.as_deref().unwrap_or_default()
+    ))
 }
 
 fn runs_of<'a>(results: &[&'a RunResult], design: &Design, arm: &Arm, b: usize) -> Vec<&'a RunResult> {
     let multiple = design.budgets[b].multiple;
     results.iter().copied().filter(|run| run.arm == arm.label && run.budget == multiple).collect()
+}
+
+/// How far the pictures that the seeds of a prompt returned are from each other; `None` of one seed.
+fn seed_distance(own: &[&RunResult]) -> Option<Interval> {
+    let mut by_prompt: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    for run in own {
+        by_prompt.entry(run.index).or_default().extend(&run.seed_distances);
+    }
+    let known = by_prompt.into_iter().filter(|(_, distances)| !distances.is_empty());
+    over_prompts(known.map(|(index, distances)| (index, mean(&distances))))
 }
 
 /// Means of `own` minus those of `base`, paired by prompt and seed.
@@ -155,6 +186,7 @@ fn row(
     b: usize,
     own: &[&RunResult],
     base: &[&RunResult],
+    held_out: &[&str],
     references: &References,
 ) -> Row {
     let reward = |name: &str| {
@@ -170,7 +202,6 @@ fn row(
             against_kl: kl.zip(weighted),
         }
     };
-    let held_out = own.first().into_iter().flat_map(|run| run.eval_rewards.keys());
     let list =
         |f: &dyn Fn(&RunResult) -> Option<f64>| -> Vec<f64> { own.iter().filter_map(|run| f(run)).collect() };
     let mean_of =
@@ -185,11 +216,12 @@ fn row(
         cost: arm.flops(b) / design.arms[0].own_flops(),
         flops: arm.flops(b),
         runs: own.len(),
-        rewards: std::iter::once("target").chain(held_out.map(String::as_str)).map(reward).collect(),
+        rewards: std::iter::once("target").chain(held_out.iter().copied()).map(reward).collect(),
         roots: quantile(&roots, 0.5).zip(quantile(&roots, 0.05)),
         pictures: quantile(&list(&|run| Some(run.distinct_pictures as f64)), 0.5),
         pixel_distance: mean_of(&|run| run.pixel_distance),
         clip_distance: mean_of(&|run| run.clip_distance),
+        seed_distance: seed_distance(own),
         kl: mean_of(&|run| run.kl),
         reliable: mean_of(&|run| Some(f64::from(u8::from(run.log_z_error.is_some())))),
         log_z: mean_of(&|run| run.log_z),

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::design::{Design, RunPlan, key};
 use crate::cli::experiment::unusable;
 use crate::cli::statistics;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::method::{Conclusion, Method};
 use crate::pixels::Picture;
 use crate::run::{encode_png, write_atomic};
@@ -45,14 +45,20 @@ pub struct RunResult {
     /// One minus the cosine of two pictures' CLIP embeddings, the mean over all pairs.
     #[serde(default)]
     pub clip_distance: Option<f64>,
+    /// The same of the picture that was returned and those that the seeds before it in the list returned.
+    #[serde(default)]
+    pub seed_distances: Vec<f64>,
     pub log_z: Option<f64>,
     pub log_z_error: Option<f64>,
-    /// An estimate of the divergence from the model's own samples, in nats.
+    /// An estimate of the divergence from the model's own samples, in nats, or a bound on it.
     pub kl: Option<f64>,
     pub flops: f64,
     pub seconds: f64,
-    /// Relative to the folder of the comparison.
+    /// Relative to the folder of the comparison; empty where there is none.
     pub picture: String,
+    /// Why there are no numbers: every particle was lost.
+    #[serde(default)]
+    pub lost: Option<String>,
 }
 
 impl RunResult {
@@ -87,12 +93,36 @@ impl RunResult {
     }
 }
 
-/// Draws, judges, and writes the picture that was chosen.
+/// Draws, judges, and writes the picture that was chosen. A run that loses every particle is a result too,
+/// and does not keep the others from being drawn.
 pub fn draw(session: &mut Session, design: &Design, run: &RunPlan<'_>, folder: &Path) -> Result<RunResult> {
+    match draw_whole(session, design, run, folder) {
+        Err(e) if e.kind() == ErrorKind::Numerical => Ok(RunResult {
+            arm: run.arm.label.clone(),
+            budget: design.budgets[run.budget].multiple,
+            particles: run.arm.particles[run.budget],
+            index: run.prompt,
+            prompt: design.prompts[run.prompt].text.clone(),
+            seed: run.seed,
+            flops: run.arm.flops(run.budget),
+            lost: Some(e.message().to_string()),
+            ..RunResult::default()
+        }),
+        result => result,
+    }
+}
+
+fn draw_whole(session: &mut Session, design: &Design, run: &RunPlan<'_>, folder: &Path) -> Result<RunResult> {
     let began = Instant::now();
     let options = run.options();
     let prompt = &design.prompts[run.prompt];
-    let samples = session.sample(prompt, &options)?.conclude()?.swap_remove(0);
+    let mut drawing = session.sample(prompt, &options)?;
+    let mut moves = Vec::new();
+    for step in &mut drawing {
+        moves.extend(mean_or_infinite(&step?.prompts[0].divergence));
+    }
+    let populations = drawing.populations() as f64;
+    let samples = drawing.conclude()?.swap_remove(0);
     let seconds = began.elapsed().as_secs_f64();
     let judgement = session.judge(&samples, 0, &options)?;
     let embeddings = session.embed(&samples, MOST_PICTURES, &options)?;
@@ -108,8 +138,11 @@ pub fn draw(session: &mut Session, design: &Design, run: &RunPlan<'_>, folder: &
     };
     let weighted_target = weighted(&mut population.rewards.iter().copied());
     let (budget, folder_of_arm) = (&design.budgets[run.budget], run.arm.folder());
-    let picture = format!("pictures/{folder_of_arm}/{budget}/{:04}-{}.png", run.prompt, run.seed);
-    write(&folder.join(&picture), &samples.pictures[particle])?;
+    let path = |seed: u64| format!("pictures/{folder_of_arm}/{budget}/{:04}-{seed}.png", run.prompt);
+    let (picture, shown) = (path(run.seed), &samples.pictures[particle]);
+    write(&folder.join(&picture), shown)?;
+    let before = design.seeds.iter().take_while(|seed| **seed != run.seed);
+    let before = before.filter_map(|&seed| Picture::read(&folder.join(path(seed))).ok());
     Ok(RunResult {
         arm: run.arm.label.clone(),
         budget: budget.multiple,
@@ -129,12 +162,15 @@ pub fn draw(session: &mut Session, design: &Design, run: &RunPlan<'_>, folder: &
         distinct_pictures: samples.distinct_pictures(),
         pixel_distance: pixel_distance(&samples.pictures),
         clip_distance: embeddings.as_deref().and_then(cosine_distance),
+        seed_distances: before.map(|other| distance(shown, &other)).collect(),
         log_z: finite(population.log_z),
         log_z_error: population.log_z_error,
-        kl: divergence(&samples, run.arm.method, session.alpha(&options), weighted_target),
+        kl: divergence(&samples, run.arm.method, session.alpha(&options), weighted_target)
+            .or_else(|| sum_of_moves(&moves, populations)),
         flops: run.arm.flops(run.budget),
         seconds,
         picture,
+        lost: None,
     })
 }
 
@@ -158,13 +194,15 @@ pub fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 /// Of more pictures the first so many stand for all: there are many pairs.
 const MOST_PICTURES: usize = 64;
 
+/// See [`RunResult::pixel_distance`]; of two pictures.
+fn distance(a: &Picture, b: &Picture) -> f64 {
+    let squares = a.rgb.iter().zip(&b.rgb).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2));
+    (squares.sum::<f64>() / a.rgb.len() as f64).sqrt() / 255.0
+}
+
 /// See [`RunResult::pixel_distance`].
 fn pixel_distance(pictures: &[Picture]) -> Option<f64> {
     let pictures = &pictures[..pictures.len().min(MOST_PICTURES)];
-    let distance = |a: &Picture, b: &Picture| {
-        let squares = a.rgb.iter().zip(&b.rgb).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2));
-        (squares.sum::<f64>() / a.rgb.len() as f64).sqrt() / 255.0
-    };
     mean(pairs(pictures).map(|(a, b)| distance(a, b)))
 }
 
@@ -177,6 +215,19 @@ fn cosine_distance(vectors: &[Vec<f32>]) -> Option<f64> {
 
 fn pairs<T>(list: &[T]) -> impl Iterator<Item = (&T, &T)> {
     list.iter().enumerate().flat_map(|(i, a)| list[i + 1..].iter().map(move |b| (a, b)))
+}
+
+/// The mean over particles of the divergence of their moves; `None` where none is told.
+fn mean_or_infinite(divergence: &[f64]) -> Option<f64> {
+    (!divergence.is_empty()).then(|| statistics::mean(divergence))
+}
+
+/// What the divergence of all moves of so many populations adds up to for one: a bound on the divergence of
+/// what is drawn. Moves that have no noise, as the last of some chains, are left out: shifts of them have no
+/// finite divergence. `None` where no move has one.
+fn sum_of_moves(moves: &[f64], populations: f64) -> Option<f64> {
+    let finite: Vec<f64> = moves.iter().copied().filter(|x| x.is_finite()).collect();
+    (!finite.is_empty()).then(|| finite.iter().sum::<f64>() / populations)
 }
 
 /// The divergence of what is drawn from the model's own samples. Of the target it is `E[r] / alpha - log Z`

@@ -12,10 +12,11 @@ pub fn markdown(report: &Report, plots: &[String]) -> String {
     for name in names(report) {
         text += &format!(" {name} | minus {} |", report.against);
     }
-    text += " pixel distance | CLIP distance | KL, nats | log Z | its error | known | covered |\n";
+    text +=
+        " pixel distance | CLIP distance | over seeds | KL, nats | log Z | its error | known | covered |\n";
     text += "|---|---|---|---|---|";
     text += &"---|---|".repeat(names(report).len());
-    text += "---|---|---|---|---|---|---|\n";
+    text += "---|---|---|---|---|---|---|---|\n";
     for row in &report.rows {
         text += &format!("| {} | {} | {} | {:.2} |", row.arm, row.budget, row.particles, row.cost);
         text += &match row.roots {
@@ -32,9 +33,10 @@ pub fn markdown(report: &Report, plots: &[String]) -> String {
             format!("{} of {}", share(Some(coverage.share)), coverage.judged)
         });
         text += &format!(
-            " {} | {} | {} | {} | {} | {} | {covered} |\n",
+            " {} | {} | {} | {} | {} | {} | {} | {covered} |\n",
             number(row.pixel_distance),
             number(row.clip_distance),
+            number(row.seed_distance.map(|interval| interval.mean)),
             number(row.kl),
             number(row.log_z),
             number(row.log_z_error),
@@ -47,7 +49,8 @@ pub fn markdown(report: &Report, plots: &[String]) -> String {
         _ => "; brackets are 95 % intervals by the bootstrap over prompts. ",
     };
     text += "Cost 1 is the first arm with its own particles; costs are counted, backward passes included. \
-             \"Known\" are the runs that know the error of their log Z, \"covered\" those of them within twice \
+             \"Over seeds\" is the pixel distance of the pictures that the seeds of a prompt returned. \"Known\" \
+             are the runs that know the error of their log Z, \"covered\" those of them within twice \
              the error of what the other seeds say.";
     if report.rows.iter().all(|row| row.coverage.is_none()) {
         text += &format!(
@@ -140,7 +143,7 @@ pub fn json(report: &Report) -> String {
 type Column = (&'static str, fn(&Row) -> Value);
 
 /// All columns but those of the rewards.
-fn columns() -> [Column; 19] {
+fn columns() -> [Column; 20] {
     [
         ("arm", |row| json!(row.arm)),
         ("budget", |row| json!(row.budget)),
@@ -154,6 +157,7 @@ fn columns() -> [Column; 19] {
         ("distinct_pictures_median", |row| json!(row.pictures)),
         ("pixel_distance", |row| json!(row.pixel_distance)),
         ("clip_distance", |row| json!(row.clip_distance)),
+        ("seed_distance", |row| json!(row.seed_distance.map(|interval| interval.mean))),
         ("kl", |row| json!(row.kl)),
         ("log_z_known", |row| json!(row.reliable)),
         ("log_z", |row| json!(row.log_z)),

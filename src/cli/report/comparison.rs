@@ -94,7 +94,7 @@ fn table(comparison: &Comparison, rows: &[Value]) -> Markup {
                     th { "arm" } th { "budget" } th { "particles" } th { "cost" }
                     @for name in &names { th { (words::said(name)) } th { "minus " (words::said(against)) } }
                     th { "roots" br; span.soft { "median (5 %)" } } th { "pixel distance" }
-                    th { "CLIP distance" } th { "KL, nats" }
+                    th { "CLIP distance" } th { "over seeds" } th { "KL, nats" }
                     th { "log Z" } th { "its error" } th { "error known" }
                 } }
                 tbody { @for row in rows {
@@ -112,7 +112,7 @@ fn table(comparison: &Comparison, rows: &[Value]) -> Markup {
                             }
                         }
                         td { (number(row, "pixel_distance")) } td { (number(row, "clip_distance")) }
-                        td { (number(row, "kl")) }
+                        td { (number(row, "seed_distance")) } td { (number(row, "kl")) }
                         td { (number(row, "log_z")) } td { (number(row, "log_z_error")) }
                         td {
                             @if let Some(share) = row["log_z_known"].as_f64() {
@@ -297,6 +297,9 @@ fn pictures(comparison: &Comparison, most: usize) -> Markup {
 
 /// The picture of a run.
 fn returned(comparison: &Comparison, run: &Drawn) -> Markup {
+    if run.picture.is_empty() {
+        return picture(&Err("every particle was lost"), &format!("{} of {}", run.arm, run.prompt));
+    }
     let path = safe(&comparison.folder, &run.picture);
     let embedded = path.map_or(Err("its path leads out of the folder"), |path| embed(&path));
     let (prompt, reward) = (words::short(&run.prompt, 80), words::maybe(run.target));
