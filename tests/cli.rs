@@ -14,6 +14,8 @@ mod eval;
 mod formats;
 #[path = "cli/inspect.rs"]
 mod inspect;
+#[path = "common/lpips.rs"]
+mod lpips;
 #[path = "cli/normalise.rs"]
 mod normalise;
 #[path = "cli/pareto.rs"]

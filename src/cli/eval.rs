@@ -7,18 +7,21 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use super::args::Eval;
-use super::experiment::{self, unusable};
-use super::statistics::{mean, over_prompts};
+use super::experiment::{self, RUNS, unusable};
+use super::statistics::{Interval, mean, over_prompts};
 use super::{output, score, signals};
 use crate::error::{Error, Result};
+use crate::model::lpips::{Lpips, Range};
 use crate::pixels::Picture;
 use crate::reward::{REWARDS, Spec};
-use crate::run::{SCHEMA, write_atomic};
+use crate::run::{RECORD, SCHEMA, write_atomic};
 use crate::session::{Scorer, SessionBuilder};
+use diversity::SquaredDistances;
 use sets::Set;
 use table::Row;
 
@@ -41,8 +44,12 @@ pub fn run(args: &Eval, typed: &[String]) -> Result<()> {
         return Err(Error::usage("--tce 0: an entropy of no dimension")
             .advice("give --tce a number of eigenvalues from 1; 20 is usual"));
     }
+    if let Some(folder) = &args.output {
+        unclaimed(folder, &experiment::command(typed))?;
+    }
     let sets = sets::read(&args.runs, args.all)?;
     let mut scorer = scorer(args)?;
+    let lpips = args.lpips.as_deref().map(|path| open_lpips(&scorer, path, args.lpips_inputs)).transpose()?;
     let mut file = match &args.output {
         None => None,
         Some(folder) => {
@@ -53,6 +60,7 @@ pub fn run(args: &Eval, typed: &[String]) -> Result<()> {
     let mut rows = Vec::new();
     for set in &sets {
         let judged = judge(&mut scorer, set)?;
+        let perceived = lpips.as_ref().map(|lpips| perceive(&scorer, lpips, set)).transpose()?;
         if let Some((folder, text)) = &mut file {
             set.shown.iter().zip(&judged).for_each(|(shown, judged)| {
                 let scores: Map<String, Value> =
@@ -68,7 +76,7 @@ pub fn run(args: &Eval, typed: &[String]) -> Result<()> {
             });
             write_atomic(&folder.join("scores.jsonl"), text.as_bytes())?;
         }
-        rows.push(row(set, &judged, args.eigenvalues));
+        rows.push(Row { lpips: perceived, ..row(set, &judged, args.eigenvalues) });
     }
     rows.iter().for_each(|row| {
         row.notes.iter().for_each(|note| output::note(format_args!("note: {}: {note}", row.name)));
@@ -78,6 +86,25 @@ pub fn run(args: &Eval, typed: &[String]) -> Result<()> {
         experiment::write_table(folder, &text, &table::csv(&rows)?, &json)?;
     }
     output::line(if args.json { json.as_str() } else { text.trim_end() })
+}
+
+/// Refuses a folder that holds something else than what this command has left.
+fn unclaimed(folder: &Path, command: &str) -> Result<()> {
+    let other = [RUNS, RECORD].iter().find(|name| folder.join(name).exists());
+    let said = |path: &Path| -> Option<String> {
+        let summary: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+        summary["command"].as_str().map(String::from)
+    };
+    let summary = folder.join("summary.json");
+    let what = match other {
+        Some(name) => format!("holds an experiment or a run ({name})"),
+        None if summary.exists() && said(&summary).as_deref() != Some(command) => {
+            "holds the tables of another command".into()
+        }
+        None => return Ok(()),
+    };
+    Err(Error::usage(format!("--output {}: {what}", folder.display()))
+        .advice("give another directory with --output; the same command replaces what it left"))
 }
 
 /// The scorers that were named; else all whose weights are here.
@@ -108,7 +135,9 @@ fn scorer(args: &Eval) -> Result<Scorer> {
             ));
         }
     }
-    specs.into_iter().fold(builder, SessionBuilder::reward).open_scorer()
+    let scorer = specs.iter().cloned().fold(builder, SessionBuilder::reward).open_scorer()?;
+    score::tell_towers(&args.judge, &specs, &scorer);
+    Ok(scorer)
 }
 
 /// Every picture of a set, prompt by prompt.
@@ -132,6 +161,26 @@ fn judge(scorer: &mut Scorer, set: &Set) -> Result<Vec<Judged>> {
         }
     }
     Ok(judged.into_iter().flatten().collect())
+}
+
+/// The network of LPIPS that the option names.
+fn open_lpips(scorer: &Scorer, path: &str, range: Range) -> Result<Lpips> {
+    let (network, linear) = match path.rsplit_once(',') {
+        Some((network, linear)) if !Path::new(path).exists() => (network, linear),
+        _ => (path, path),
+    };
+    let fail = |e: Error| e.context(format!("--lpips {path}"));
+    scorer.open_lpips(Path::new(network), Path::new(linear), range).map_err(fail)
+}
+
+/// How different the pictures of a set look: of all pairs, and of the pairs of one prompt.
+fn perceive(scorer: &Scorer, lpips: &Lpips, set: &Set) -> Result<(Option<Interval>, Option<Interval>)> {
+    let mut distances = SquaredDistances::default();
+    for shown in &set.shown {
+        let vector = scorer.perceive(lpips, &Picture::read(&shown.path)?)?;
+        distances.add(shown.group, &vector);
+    }
+    Ok(distances.means())
 }
 
 /// The numbers of a set.
@@ -159,6 +208,7 @@ fn row(set: &Set, judged: &[Judged], eigenvalues: usize) -> Row {
         distance: None,
         distance_within: None,
         entropy: None,
+        lpips: None,
         notes: set.notes.clone(),
     };
     let vectors: Option<Vec<&[f32]>> = judged.iter().map(|one| one.embedding.as_deref()).collect();

@@ -12,6 +12,7 @@ pub mod files;
 pub mod folder;
 mod layers;
 pub mod lora;
+pub mod lpips;
 pub mod needed;
 pub mod original;
 pub mod parts;

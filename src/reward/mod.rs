@@ -46,6 +46,7 @@ pub use open::{open, open_named};
 pub use preprocess::{Fit, Preprocess};
 pub use registry::REWARDS;
 pub use spec::Spec;
+pub(crate) use sum::uploaded;
 pub use sum::{SUM_ALPHA, Sum};
 
 use crate::backend::Backend;

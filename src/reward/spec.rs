@@ -97,7 +97,9 @@ impl Spec {
                 let name = spec.kind.name;
                 return Err(Error::usage(format!("`{option}`: {name} is given twice"))
                     .option(option)
-                    .advice(format!("give it once, with the sum of the weights: {name}=WEIGHT")));
+                    .advice(format!(
+                        "give it once; where it is part of a sum, with a weight: {name}=WEIGHT"
+                    )));
             }
             specs.push(spec);
         }

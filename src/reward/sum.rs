@@ -148,7 +148,10 @@ fn batches(pictures: &[Picture]) -> impl Iterator<Item = &[Picture]> {
 }
 
 /// Pictures of one size as images `(n, h, w, 3)` in [0, 1].
-fn uploaded(backend: &dyn Backend, batch: &[Picture]) -> Result<Tensor> {
+///
+/// # Errors
+/// Of the backend.
+pub(crate) fn uploaded(backend: &dyn Backend, batch: &[Picture]) -> Result<Tensor> {
     let shape = Shape::new(batch.len(), batch[0].height, batch[0].width, 3);
     if !backend.computes() {
         return backend.zeros(shape);

@@ -1,12 +1,15 @@
 //! Rewards of existing images, without the rest of a model.
 
+use std::path::Path;
+
 use super::builder::SessionBuilder;
 use super::device::Opened;
 use crate::engine::EngineBackend;
 use crate::error::{Error, Result};
 use crate::model::files::Source;
+use crate::model::lpips::{Lpips, Range};
 use crate::pixels::Picture;
-use crate::reward::{Reward, Spec, Sum};
+use crate::reward::{Reward, Spec, Sum, uploaded};
 
 /// Rewards on a device, ready to score images.
 pub struct Scorer {
@@ -73,6 +76,23 @@ impl Scorer {
     /// Of the rewards and the device.
     pub fn embed(&self, pictures: &[Picture]) -> Result<Option<Vec<Vec<f32>>>> {
         self.reward.embeddings(&*self.backend, pictures)
+    }
+
+    /// The network of LPIPS on this device, by `network` and the weights of its channels, `linear`.
+    ///
+    /// # Errors
+    /// As [`Lpips::open`].
+    pub fn open_lpips(&self, network: &Path, linear: &Path, range: Range) -> Result<Lpips> {
+        Lpips::open(&*self.backend, network, linear, range)
+    }
+
+    /// A vector for a picture of any size: the squared distance of two is their LPIPS.
+    ///
+    /// # Errors
+    /// Of the device.
+    pub fn perceive(&self, lpips: &Lpips, picture: &Picture) -> Result<Vec<f32>> {
+        let image = uploaded(&*self.backend, std::slice::from_ref(picture))?;
+        Ok(lpips.vectors(&*self.backend, &image)?.swap_remove(0))
     }
 
     /// Scores pictures, which may have any sizes, of one prompt.

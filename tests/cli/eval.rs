@@ -8,6 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::formats::Section;
+use super::lpips;
 use super::{fails, folders, json, lines, program, record_of, run, sample, succeeds, text};
 
 const SCORERS: [&str; 4] = ["--reward", "clip", "--reward", "gold"];
@@ -73,7 +74,6 @@ fn sets_have_the_scores_of_their_pictures() {
     let all =
         json(succeeds(eval(&[&[text(&a), "--all", "--tce", "2", "--json"], &SCORERS[..]].concat())).trim());
     section.check(&all);
-    section.all_seen();
     let set = &all["sets"][0];
     assert_eq!((&set["prompts"], &set["pictures"]), (&2.into(), &6.into()));
     let distance = |key: &str| set[key]["mean"].as_f64().expect("a distance");
@@ -82,6 +82,27 @@ fn sets_have_the_scores_of_their_pictures() {
     }
     assert!(distance("clip_distance_within") != distance("clip_distance"), "nine pairs more: {set}");
     assert!(set["tce"]["mean"].is_f64() && set["tce"]["low"].as_f64() < set["tce"]["high"].as_f64(), "{set}");
+    // LPIPS of the same, whose whole network is one file or two.
+    let [network, linear] = lpips::write(dir.path(), lpips::Layout::Two);
+    let (two, one) =
+        (format!("{},{}", text(&network), text(&linear)), lpips::write(dir.path(), lpips::Layout::One));
+    let mut distances = |path: &str, more: &[&str]| -> [f64; 2] {
+        let args = [&[text(&a), "--all", "--json", "--reward", "gold", "--lpips", path], more].concat();
+        let all = json(succeeds(eval(&args)).trim());
+        section.check(&all);
+        ["lpips", "lpips_within"].map(|key| all["sets"][0][key]["mean"].as_f64().expect("a distance"))
+    };
+    let [all_pairs, within] = distances(&two, &[]);
+    assert!(all_pairs > 0.0 && within > 0.0 && all_pairs != within, "{all_pairs} {within}");
+    assert_eq!(distances(text(&one[0]), &[]), [all_pairs, within]);
+    assert!(distances(&two, &["--lpips-inputs", "unit"])[0] < all_pairs, "half of the contrast");
+    section.all_seen();
+    fails(
+        eval(&[text(&a), "--lpips", text(&linear), "--reward", "gold"]),
+        3,
+        &["--lpips", "0.weight", "fix:"],
+    );
+    fails(eval(&[text(&a), "--lpips-inputs", "unit"]), 2, &["--lpips"]);
     // The mean of the held-out scores of 8-bit pictures that the runs recorded.
     let recorded: Vec<f64> = folders(&a)
         .iter()
@@ -106,6 +127,11 @@ fn without_names_every_scorer_that_is_here_judges() {
         assert!(scores.contains_key(name), "{name}: {scores:?}");
     }
     assert!(said.contains("pickscore") && said.contains("are not here"), "{said}");
+    // A run that returned all of its particles is judged by all.
+    let every = dir.path().join("every");
+    succeeds(sample(&every, &["-p", "a star", "--particles", "3", "--select", "all"]));
+    let of_all = json(succeeds(eval(&[text(&every), "--json", "--reward", "gold"])).trim());
+    assert_eq!(of_all["sets"][0]["pictures"], 3);
     // One run is a set too, whose folder or record may be named.
     let folder = a.join(&folders(&a)[0]);
     let record = record_of(&folder);
@@ -142,11 +168,20 @@ fn what_cannot_be_judged_is_refused() {
     let nowhere = dir.path().join("nowhere");
     let empty = dir.path().join("empty");
     fs::create_dir(&empty).expect("a folder");
+    // What others left is not written over; what the same command left is.
+    let (claimed, tables) = (dir.path().join("claimed"), dir.path().join("tables"));
+    fs::create_dir(&claimed).expect("a folder");
+    fs::write(claimed.join("runs.jsonl"), "").expect("written");
+    let clip = [text(&a), "--reward", "clip", "-o", text(&tables)];
+    assert_eq!(succeeds(eval(&clip)), succeeds(eval(&clip)));
     let cases: &[(&[&str], i32, &[&str])] = &[
         (&[text(&nowhere)], 1, &["nowhere"]),
         (&[text(&empty)], 2, &["no run in it"]),
         (&[text(&none)], 2, &["not saved", "--save none"]),
         (&[text(&a), "--tce", "0"], 2, &["--tce 0"]),
+        (&[text(&a), "--reward", "gold", "--reward", "gold"], 2, &["gold is given twice", "give it once"]),
+        (&[text(&a), "-o", text(&claimed)], 2, &["--output", "claimed", "holds an experiment or a run"]),
+        (&[text(&a), "--reward", "gold", "-o", text(&tables)], 2, &["tables of another command"]),
         (&[text(&a), "--reward", "gold=2"], 2, &["gold=2", "weight"]),
         (&[text(&a), "--reward", "nobody"], 2, &["nobody"]),
         (&[text(&a), "--reward", "pickscore", "--offline"], 3, &["pickscore"]),

@@ -1,6 +1,8 @@
 //! How diverse pictures are: distances of embeddings, and the truncated CLIP entropy (docs/spec.md 11.2,
 //! 11.3). Intervals are by the jackknife over prompts: pairs of pictures are not independent.
 
+use std::collections::BTreeMap;
+
 use nalgebra::DMatrix;
 
 use crate::cli::statistics::{Interval, jackknife};
@@ -28,6 +30,76 @@ pub fn distances(vectors: &[&[f32]], groups: &[usize]) -> (Option<Interval>, Opt
         Some(jackknife(mean(all)?, without.collect::<Option<Vec<f64>>>().unwrap_or_default()))
     };
     (of_pairs(&|_, _| true), of_pairs(&|a, b| a == b))
+}
+
+/// Vectors, added up by group: enough for the means of the squared distances of pairs, since those of `n`
+/// vectors add up to `n` times their squares minus the square of their sum.
+#[derive(Default)]
+pub struct SquaredDistances {
+    groups: BTreeMap<usize, Summed>,
+}
+
+/// The vectors of a group.
+#[derive(Clone, Default)]
+struct Summed {
+    count: f64,
+    squares: f64,
+    sum: Vec<f64>,
+}
+
+impl Summed {
+    fn add(&mut self, vector: &[f32]) {
+        self.sum.resize(vector.len(), 0.0);
+        self.count += 1.0;
+        self.squares += vector.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
+        self.sum.iter_mut().zip(vector).for_each(|(sum, &x)| *sum += f64::from(x));
+    }
+
+    /// Squared distances of all pairs, their sum and their number.
+    fn pairs(&self) -> (f64, f64) {
+        let square = self.sum.iter().map(|x| x * x).sum::<f64>();
+        (self.count * self.squares - square, 0.5 * self.count * (self.count - 1.0))
+    }
+
+    /// All of these groups together.
+    fn of<'a>(groups: impl Iterator<Item = &'a Summed>) -> Summed {
+        groups.fold(Summed::default(), |mut all, group| {
+            all.sum.resize(group.sum.len(), 0.0);
+            all.sum.iter_mut().zip(&group.sum).for_each(|(sum, x)| *sum += x);
+            Summed { count: all.count + group.count, squares: all.squares + group.squares, ..all }
+        })
+    }
+
+    /// These vectors without those of a group.
+    fn without(&self, group: &Summed) -> Summed {
+        Summed {
+            count: self.count - group.count,
+            squares: self.squares - group.squares,
+            sum: self.sum.iter().zip(&group.sum).map(|(all, own)| all - own).collect(),
+        }
+    }
+}
+
+impl SquaredDistances {
+    pub fn add(&mut self, group: usize, vector: &[f32]) {
+        self.groups.entry(group).or_default().add(vector);
+    }
+
+    /// The mean over all pairs, and over the pairs of one group.
+    pub fn means(&self) -> (Option<Interval>, Option<Interval>) {
+        let mean = |(sum, pairs): (f64, f64)| (pairs > 0.0).then(|| sum / pairs);
+        let interval = |whole: (f64, f64), without: Vec<(f64, f64)>| {
+            let without: Option<Vec<f64>> = without.into_iter().map(mean).collect();
+            Some(jackknife(mean(whole)?, without.unwrap_or_default()))
+        };
+        let all = Summed::of(self.groups.values());
+        let without = self.groups.values().map(|group| all.without(group).pairs()).collect();
+        let between = interval(all.pairs(), without);
+        let own: Vec<(f64, f64)> = self.groups.values().map(Summed::pairs).filter(|of| of.1 > 0.0).collect();
+        let whole = own.iter().fold((0.0, 0.0), |all, of| (all.0 + of.0, all.1 + of.1));
+        let without = own.iter().map(|of| (whole.0 - of.0, whole.1 - of.1)).collect();
+        (between, interval(whole, without))
+    }
 }
 
 /// Work of all eigenvalue problems of a jackknife: above it no interval is computed.
@@ -84,6 +156,35 @@ mod tests {
         assert_eq!(within.unwrap().mean, 0.0);
         assert_eq!(distances(&[&x], &[0]), (None, None));
         assert_eq!(distances(&[&x, &y], &[0, 1]).1, None);
+    }
+
+    /// Sums of squares say what the pairs do, one by one; so does the cosine of unit vectors, half of it.
+    #[test]
+    fn squared_distances_are_those_of_all_pairs() {
+        let angles = [0.1_f32, 0.9, 1.3, 2.0, 2.1, 4.0];
+        let points: Vec<[f32; 2]> = angles.iter().map(|angle| [angle.cos(), angle.sin()]).collect();
+        let vectors: Vec<&[f32]> = points.iter().map(|point| &point[..]).collect();
+        let groups = [0, 0, 0, 2, 2, 5];
+        let mut sums = SquaredDistances::default();
+        groups.iter().zip(&vectors).for_each(|(group, vector)| sums.add(*group, vector));
+        let (cosines, squares) = (distances(&vectors, &groups), sums.means());
+        for (cosine, square) in [(cosines.0, squares.0), (cosines.1, squares.1)] {
+            let (cosine, square) = (cosine.unwrap(), square.unwrap());
+            let ends = |of: Interval| of.ends.unwrap();
+            // Points are f32 of length 1 up to 6e-8.
+            for (a, b) in [
+                (cosine.mean, square.mean),
+                (ends(cosine).0, ends(square).0),
+                (ends(cosine).1, ends(square).1),
+            ] {
+                assert!((2.0 * a - b).abs() < 1e-6, "{cosine:?} {square:?}");
+            }
+        }
+        let mut one = SquaredDistances::default();
+        one.add(0, &[1.0]);
+        assert_eq!(one.means(), (None, None));
+        one.add(1, &[3.0]);
+        assert_eq!(one.means(), (Some(Interval { mean: 4.0, ends: None }), None));
     }
 
     /// The eigenvalues of a diagonal covariance are known: of 2 m points at plus and minus `a_i` on each of m

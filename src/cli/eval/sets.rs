@@ -56,6 +56,8 @@ fn of_runs(path: &Path, runs: &[Run], all: bool) -> Result<Set> {
             notes.push(format!("{} has not finished, and is left out", run.folder.display()));
             continue;
         }
+        // A run may have returned all of its particles.
+        let all = all || run.text("select") == "all";
         let saved = run.particles.iter().filter(|particle| all || particle.is_best);
         let mut pictures: Vec<PathBuf> =
             saved.filter_map(|particle| safe(&run.folder, particle.path.as_ref()?)).collect();
@@ -86,7 +88,8 @@ fn arms(comparison: &Comparison, all: bool) -> Result<Vec<Set>> {
     }
     let mut found: BTreeMap<(usize, String), Vec<(PathBuf, String)>> = BTreeMap::new();
     let mut order: Vec<(String, f64)> = Vec::new();
-    for run in &comparison.runs {
+    // A run that lost every particle has none.
+    for run in comparison.runs.iter().filter(|run| !run.picture.is_empty()) {
         let known = order.iter().position(|(arm, budget)| *arm == run.arm && *budget == run.budget);
         let place = known.unwrap_or_else(|| {
             order.push((run.arm.clone(), run.budget));

@@ -6,6 +6,7 @@ use crate::cli::args::Eval;
 use crate::cli::experiment::command;
 use crate::cli::statistics::Interval;
 use crate::error::{Error, Result};
+use crate::model::lpips::{Range, SIDE};
 use crate::run::SCHEMA;
 
 /// What a set came to.
@@ -21,6 +22,8 @@ pub struct Row {
     pub distance_within: Option<Interval>,
     /// Truncated CLIP entropy.
     pub entropy: Option<Interval>,
+    /// Mean LPIPS of two pictures: of all pairs, and of the pairs of one prompt; where it was asked for.
+    pub lpips: Option<(Option<Interval>, Option<Interval>)>,
     pub notes: Vec<String>,
 }
 
@@ -29,7 +32,9 @@ pub fn markdown(rows: &[Row], args: &Eval, typed: &[String]) -> String {
     let names: Vec<&str> = rows.first().map(names).unwrap_or_default();
     let mut text = "| set | prompts | pictures |".to_string();
     names.iter().for_each(|name| text += &format!(" {name} | sd |"));
-    text += " CLIP distance | within a prompt | TCE |\n|---|---|---|";
+    let lpips = rows.iter().any(|row| row.lpips.is_some());
+    text += " CLIP distance | within a prompt | TCE |";
+    text += if lpips { " LPIPS | within a prompt |\n|---|---|---|---|---|" } else { "\n|---|---|---|" };
     text += &"---|---|".repeat(names.len());
     text += "---|---|---|\n";
     for row in rows {
@@ -42,7 +47,11 @@ pub fn markdown(rows: &[Row], args: &Eval, typed: &[String]) -> String {
             );
         }
         let last = [row.distance, row.distance_within, row.entropy].map(Interval::text);
-        text += &format!(" {} |\n", last.join(" | "));
+        text += &format!(" {} |", last.join(" | "));
+        if let Some((all, within)) = row.lpips {
+            text += &format!(" {} | {} |", Interval::text(all), Interval::text(within));
+        }
+        text.push('\n');
     }
     text += "\nMeans over pictures as their files have them, prompt by prompt; brackets are 95 % intervals, of scores by \
              the bootstrap over prompts, of the rest by the jackknife over prompts. \"sd\": population standard \
@@ -52,6 +61,16 @@ pub fn markdown(rows: &[Row], args: &Eval, typed: &[String]) -> String {
         "TCE: truncated CLIP entropy of {} eigenvalues; only sets of as many pictures compare.\n",
         args.eigenvalues
     );
+    if let (true, Some(path)) = (lpips, &args.lpips) {
+        text += &format!(
+            "LPIPS: version 0.1 by AlexNet of {path}, pictures at {SIDE} x {SIDE}, mean over all pairs, and over those \
+             of one prompt{}.\n",
+            match args.lpips_inputs {
+                Range::Signed => "",
+                Range::Unit => "; intensities in [0, 1], so that only numbers of programs that do so compare",
+            }
+        );
+    }
     for row in rows {
         for note in row.notes.iter().chain(&lost(row)) {
             text += &format!("\n{}: {note}.\n", row.name);
@@ -83,7 +102,7 @@ pub fn csv(rows: &[Row]) -> Result<Vec<u8>> {
     let names: Vec<&str> = rows.first().map(names).unwrap_or_default();
     let of_scores =
         names.iter().flat_map(|name| ["", "_low", "_high", "_sd", "_lost"].map(|end| format!("{name}{end}")));
-    let of_sets = ["clip_distance", "clip_distance_within", "tce"];
+    let of_sets = ["clip_distance", "clip_distance_within", "tce", "lpips", "lpips_within"];
     let of_sets = of_sets.iter().flat_map(|name| ["", "_low", "_high"].map(|end| format!("{name}{end}")));
     let first = ["set", "prompts", "pictures"].map(String::from);
     writer.write_record(first.into_iter().chain(of_scores).chain(of_sets)).map_err(failed)?;
@@ -94,7 +113,8 @@ pub fn csv(rows: &[Row]) -> Result<Vec<u8>> {
             record.extend(Interval::cells(*value));
             record.extend([text(*spread), lost.to_string()]);
         }
-        [row.distance, row.distance_within, row.entropy]
+        let (lpips, lpips_within) = row.lpips.unwrap_or_default();
+        [row.distance, row.distance_within, row.entropy, lpips, lpips_within]
             .iter()
             .for_each(|value| record.extend(Interval::cells(*value)));
         writer.write_record(&record).map_err(failed)?;
@@ -120,6 +140,8 @@ pub fn json(rows: &[Row], args: &Eval, typed: &[String]) -> String {
             "clip_distance": Interval::json(row.distance),
             "clip_distance_within": Interval::json(row.distance_within),
             "tce": Interval::json(row.entropy),
+            "lpips": Interval::json(row.lpips.and_then(|lpips| lpips.0)),
+            "lpips_within": Interval::json(row.lpips.and_then(|lpips| lpips.1)),
             "notes": row.notes.iter().cloned().chain(lost(row)).collect::<Vec<_>>(),
         })
     };
