@@ -20,8 +20,10 @@ impl Interval {
     pub fn text(interval: Option<Interval>) -> String {
         match interval {
             None => String::new(),
-            Some(Interval { mean, ends: None }) => format!("{mean:.3}"),
-            Some(Interval { mean, ends: Some((low, high)) }) => format!("{mean:.3} [{low:.3}, {high:.3}]"),
+            Some(Interval { mean, ends: None }) => shown(mean),
+            Some(Interval { mean, ends: Some((low, high)) }) => {
+                format!("{} [{}, {}]", shown(mean), shown(low), shown(high))
+            }
         }
     }
 
@@ -42,6 +44,11 @@ impl Interval {
         let half = NORMAL * student(n - 1.0) * error;
         Interval { mean, ends: (n > 1.0).then_some((mean - half, mean + half)) }
     }
+}
+
+/// A number with three decimals, or of a size that has too many digits with an exponent.
+pub fn shown(x: f64) -> String {
+    if x.abs() < 1e6 { format!("{x:.3}") } else { format!("{x:.3e}") }
 }
 
 /// Resamples of the bootstrap.

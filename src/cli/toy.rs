@@ -23,7 +23,7 @@ use learn::Learned;
 use table::Report;
 
 /// What the experiment is of. A folder serves one.
-const DESIGN: &str = "toy.json";
+pub const DESIGN: &str = "toy.json";
 /// What a folder holds.
 const WHAT: &str = "experiment";
 

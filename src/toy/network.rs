@@ -17,6 +17,8 @@ use crate::tensor::{HostSlice, Shape, Tensor};
 
 /// Width of the hidden layers.
 pub const HIDDEN: usize = 64;
+/// The entry of a file's metadata that says what the network is.
+const SAID: &str = "das-cuda";
 /// Training steps of the diffusion.
 const TRAINING_STEPS: usize = 1000;
 
@@ -66,12 +68,13 @@ impl Network {
         self.layers.iter_mut().flat_map(|(w, b)| [w, b])
     }
 
-    /// As a safetensors file with what is `said` of it: tensors `layers.0.weight` `(out, in)`,
-    /// `layers.0.bias` and so on, as PyTorch's linear layers have them.
+    /// As a safetensors file with what is `said` of it, an entry `das-cuda` of its metadata: tensors
+    /// `layers.0.weight` `(out, in)`, `layers.0.bias` and so on, as PyTorch's linear layers have them. The
+    /// same always makes the same bytes.
     ///
     /// # Errors
     /// None in practice: it is made in memory.
-    pub fn encode(&self, said: &[(&str, String)]) -> Result<Vec<u8>> {
+    pub fn encode(&self, said: &str) -> Result<Vec<u8>> {
         let fail = |e| Error::io("a network cannot be encoded").because(e);
         let little = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
         let bytes: Vec<(Vec<u8>, Vec<u8>)> =
@@ -85,7 +88,8 @@ impl Network {
             let shape = vec![widths[l + 1]];
             tensors.push((format!("layers.{l}.bias"), TensorView::new(Dtype::F32, shape, b).map_err(fail)?));
         }
-        let said: HashMap<String, String> = said.iter().map(|(k, v)| (k.to_string(), v.clone())).collect();
+        // One entry: the order of several would be another each time.
+        let said = HashMap::from([(SAID.to_string(), said.to_string())]);
         safetensors::serialize(tensors, Some(said)).map_err(fail)
     }
 
@@ -93,7 +97,7 @@ impl Network {
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io): no safetensors file, or not of such a network.
-    pub fn decode(name: &str, bytes: &[u8], dimensions: usize) -> Result<(Network, HashMap<String, String>)> {
+    pub fn decode(name: &str, bytes: &[u8], dimensions: usize) -> Result<(Network, String)> {
         let wrong = |what: &str| {
             Error::io(format!("{name}: {what}")).advice("remove the file; the network is then trained again")
         };
@@ -113,7 +117,8 @@ impl Network {
             Ok((weight, tensor(format!("layers.{l}.bias"), &[widths[l + 1]])?))
         };
         let layers = [layer(0)?, layer(1)?, layer(2)?];
-        Ok((Network { widths, layers }, metadata.metadata().clone().unwrap_or_default()))
+        let said = metadata.metadata().as_ref().and_then(|metadata| metadata.get(SAID)).cloned();
+        Ok((Network { widths, layers }, said.unwrap_or_default()))
     }
 
     /// The layers on the tape's device; `watch` them to learn.

@@ -42,25 +42,28 @@ pub enum Bandwidth {
 
 impl PointSet {
     /// Reads comma-separated numbers, a point per line; blank lines and those that begin with `#` are left
-    /// out, and so is a first line of which no cell is a number, which names the columns. `name` is for
-    /// messages.
+    /// out, and so is a first line of which no cell begins as a number does, which names the columns. A byte
+    /// order mark is skipped. `name` is for messages.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), naming the line: no number, not finite, another number
     /// of columns than the line before, not two or three; fewer than two different points, more than 10 000;
     /// coordinates beyond 16 or a set narrower than 0.1, which the chain does not resolve; a bandwidth that
-    /// is no positive number.
+    /// is no positive number, or beyond 16.
     pub fn parse(name: &str, text: &str, bandwidth: Bandwidth) -> Result<PointSet> {
         let wrong = |what: String, fix: &str| Err(Error::usage(format!("{name}: {what}")).advice(fix));
         let form = "give a file of comma-separated numbers, two or three in every line";
         let (mut dimensions, mut points, mut begun) = (None, Vec::new(), false);
-        for (number, line) in text.lines().enumerate() {
+        let is_name =
+            |cell: &str| !cell.trim_start_matches(['+', '-', '.']).starts_with(|c: char| c.is_ascii_digit());
+        for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
             let (line, at) = (line.trim(), number + 1);
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
             let cells: Vec<Option<f64>> = line.split(',').map(|cell| cell.trim().parse().ok()).collect();
-            if !std::mem::replace(&mut begun, true) && cells.iter().all(Option::is_none) {
+            let names = cells.iter().all(Option::is_none) && line.split(',').all(|cell| is_name(cell.trim()));
+            if !std::mem::replace(&mut begun, true) && names {
                 continue;
             }
             let Some(values) = cells.into_iter().collect::<Option<Vec<f64>>>() else {
@@ -110,11 +113,11 @@ impl PointSet {
             );
         }
         let bandwidth = match bandwidth {
-            Bandwidth::Given(h) if h.is_finite() && h > 0.0 => h,
+            Bandwidth::Given(h) if h > 0.0 && h <= FARTHEST => h,
             Bandwidth::Given(h) => {
-                return Err(Error::usage(format!("a bandwidth of {h}"))
-                    .option("bandwidth")
-                    .advice("give `bandwidth` a number above 0, or leave it out"));
+                return Err(Error::usage(format!("a bandwidth of {h}")).option("bandwidth").advice(format!(
+                    "give `bandwidth` a number above 0 and of at most {FARTHEST}, or leave it out"
+                )));
             }
             Bandwidth::Chosen => chosen(&points, wide),
         };

@@ -139,7 +139,11 @@ fn networks_are_trained_once_for_each_seed() {
     succeeds(toy(&out, &args));
     assert_eq!(settled(&path), known);
     assert_eq!(networks.each_ref().map(|path| fs::read(path).expect("a network")), bytes);
-    // A damaged one is named.
+    // One of another seed is named, and so is a damaged one.
+    fs::write(&path, "").expect("written");
+    fs::write(&networks[0], &bytes[1]).expect("written");
+    fails(toy(&out, &args), 1, &["network-1.safetensors: is the network of seed 2", "remove the file"]);
+    fs::write(&networks[0], &bytes[0]).expect("written");
     fs::write(&path, "").expect("written");
     fs::write(&networks[1], &bytes[1][..200]).expect("written");
     let output = toy(&out, &args);
@@ -180,6 +184,9 @@ fn what_is_no_experiment_is_refused_before_anything_is_made() {
     let (ragged, empty) = (csv("ragged.csv", "1,2\n1,2,3\n"), csv("empty.csv", ""));
     let (nan, one) = (csv("nan.csv", "1,2\nNaN,3\n"), csv("one.csv", "1,2\n"));
     let words = csv("words.csv", "1,2\nfirst,second\n");
+    let semicolons = csv("semicolons.csv", "1;5\n1,2\n3,4\n");
+    // A byte order mark is no part of the first number.
+    let marked = csv("marked.csv", "\u{feff}1,2\n3,4\n");
     for (args, said) in [
         (&["gmm3"][..], "gmm3: neither a toy nor a file"),
         (&[&ragged], "ragged.csv: line 2 has 3 numbers"),
@@ -190,7 +197,8 @@ fn what_is_no_experiment_is_refused_before_anything_is_made() {
         (&["gmm1", "--populations", "0"], "--populations 0"),
         (&["gmm1", "--particles", "0"], "--particles 0"),
         (&["gmm1", "--draws", "0"], "--draws 0"),
-        (&["gmm1", "--populations", "10000000"], "more than 10000000"),
+        (&["gmm1", "--populations", "10000000"], "of 100 particles are more than 10000000"),
+        (&["gmm1", "--particles", "2", "--draws", "9999999"], "of 9999999 draws are more than 10000000"),
         (&["gmm1", "--seeds", "none"], "none"),
         (&["gmm1", "--seeds", "3..1"], "ends before it begins"),
         (&["gmm1", "--kl", "-1"], "--kl -1"),
@@ -199,9 +207,24 @@ fn what_is_no_experiment_is_refused_before_anything_is_made() {
         (&["gmm1", "--methods", "das,ddpo"], "ddpo trains a network, and --analytic has none"),
         (&["gmm1", "--bandwidth", "0.1"], "--bandwidth is of points in a file"),
         (&[&one, "--bandwidth", "0"], "1 point"),
+        (&[&semicolons], "semicolons.csv: line 1 holds what is no number"),
+        (&[&marked, "--bandwidth", "17"], "--bandwidth"),
     ] {
         let all = [args, &["--analytic"]].concat();
         fails(toy(&out, &all), 2, &[said]);
+        assert!(!out.exists(), "{args:?} made something");
+    }
+    for (args, said) in [
+        (&["gmm1", "--epochs", "99999999999"][..], "--epochs 99999999999 is more than"),
+        (
+            &["gmm1", "--methods", "ddpo", "--tuning-epochs", "99999999999"],
+            "--tuning-epochs 99999999999 is more",
+        ),
+        (&["gmm1", "--tuning-epochs", "3"], "--tuning-epochs 3: no method trains on the reward"),
+        (&["gmm1", "--learn", "99999999999"], "--learn 99999999999"),
+        (&[&marked, "--learn", "100"], "--learn 100: of a file all points are learned from"),
+    ] {
+        fails(toy(&out, args), 2, &[said]);
         assert!(!out.exists(), "{args:?} made something");
     }
 }

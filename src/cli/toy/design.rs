@@ -75,16 +75,23 @@ impl Arm {
         }
     }
 
-    /// Passes through the network at a step, for a particle: a backward pass counts as a forward one.
-    pub fn passes(&self) -> usize {
+    /// Passes through the network along a chain of so many steps, for a particle: a backward pass counts as a
+    /// forward one. A method that chooses evaluates its next states at every step but the last.
+    pub fn passes(&self, steps: usize) -> usize {
         match self.sampling {
             Sampling::Target => 0,
-            Sampling::Baseline(_) => 1,
-            Sampling::Guidance => 2,
-            Sampling::Method(method) => {
-                method.duplicates().unwrap_or(1) + usize::from(method.differentiates())
-            }
+            Sampling::Baseline(_) => steps,
+            Sampling::Guidance => 2 * steps,
+            Sampling::Method(method) => match method.duplicates() {
+                Some(duplicates) => 1 + duplicates * (steps - 1),
+                None => steps * (1 + usize::from(method.differentiates())),
+            },
         }
+    }
+
+    /// Whether it trains a network on the reward.
+    pub fn tunes(&self) -> bool {
+        matches!(self.sampling, Sampling::Baseline(_))
     }
 
     /// Whether all weight goes to the best of its particles.
@@ -136,10 +143,14 @@ pub struct Design {
     pub folder: PathBuf,
 }
 
+/// Points of a law that a network learns from, unless told otherwise.
+const LEARNED: usize = 10_000;
 /// Most bytes of a file of points.
 const MOST_BYTES: u64 = 16 << 20;
 /// Most particles of all populations: their numbers key the noise, and all are in memory.
 const MOST_PARTICLES: usize = 10_000_000;
+/// Most epochs of any training: each keys its own noise, and the losses of all are in memory.
+const MOST_EPOCHS: usize = 10_000_000;
 
 impl Design {
     /// # Errors
@@ -147,10 +158,19 @@ impl Design {
     /// be read.
     pub fn resolve(args: &args::Toy) -> Result<Design> {
         let (toy, points) = find(&args.toy, args.bandwidth)?;
+        if let (Some(learn), true) = (args.learn, points.is_some()) {
+            return Err(Error::usage(format!("--learn {learn}: of a file all points are learned from"))
+                .advice("leave out --learn"));
+        }
         let count = |name: &str, value: usize| match value {
             0 => Err(Error::usage(format!("{name} 0 leaves nothing to measure"))
                 .advice(format!("give {name} at least 1"))),
             value => Ok(value),
+        };
+        let epochs = |name: &str, value: usize| match count(name, value)? {
+            value if value <= MOST_EPOCHS => Ok(value),
+            value => Err(Error::usage(format!("{name} {value} is more than {MOST_EPOCHS}"))
+                .advice(format!("give {name} a smaller number"))),
         };
         let (populations, particles) =
             (count("--populations", args.populations)?, count("--particles", args.particles)?);
@@ -158,22 +178,23 @@ impl Design {
         let score = match args.analytic {
             true => Score::Analytic,
             false => Score::Trained {
-                points: match count("--learn", args.learn)? {
+                points: match count("--learn", args.learn.unwrap_or(LEARNED))? {
                     points if points <= MOST_PARTICLES => points,
                     points => {
                         return Err(Error::usage(format!("--learn {points} is more than {MOST_PARTICLES}"))
                             .advice("give --learn a smaller number"));
                     }
                 },
-                epochs: count("--epochs", args.epochs)?,
+                epochs: epochs("--epochs", args.epochs)?,
             },
         };
-        if populations.saturating_mul(particles.max(draws)) > MOST_PARTICLES {
-            return Err(Error::usage(format!(
-                "{populations} populations of {} particles are more than {MOST_PARTICLES} together",
-                particles.max(draws)
-            ))
-            .advice("give --populations or --particles a smaller number"));
+        for (name, noun, each) in [("--particles", "particles", particles), ("--draws", "draws", draws)] {
+            if populations.saturating_mul(each) > MOST_PARTICLES {
+                return Err(Error::usage(format!(
+                    "{populations} populations of {each} {noun} are more than {MOST_PARTICLES} together"
+                ))
+                .advice(format!("give --populations or {name} a smaller number")));
+            }
         }
         if !(args.alpha.is_finite() && args.alpha > 0.0) {
             return Err(Error::usage(format!("--kl {} is not a positive number", args.alpha))
@@ -187,13 +208,18 @@ impl Design {
                     Error::usage(format!("--methods: {name} is there twice")).advice("give each method once")
                 );
             }
-            if matches!((arm.sampling, score), (Sampling::Baseline(_), Score::Analytic)) {
+            if arm.tunes() && matches!(score, Score::Analytic) {
                 return Err(Error::usage(format!(
                     "--methods: {name} trains a network, and --analytic has none"
                 ))
                 .advice("leave out --analytic, or that method"));
             }
             arms.push(arm);
+        }
+        if let (Some(epochs), false) = (args.tuning_epochs, arms.iter().any(Arm::tunes)) {
+            let names = Baseline::ALL.map(Baseline::name).join(", ");
+            return Err(Error::usage(format!("--tuning-epochs {epochs}: no method trains on the reward"))
+                .advice(format!("leave it out, or add one of these to --methods: {names}")));
         }
         let folder = args.output.clone().unwrap_or_else(|| format!("toy-{}", slug(&toy.name)).into());
         Ok(Design {
@@ -203,7 +229,7 @@ impl Design {
             arms,
             seeds: args.seeds.0.clone(),
             score,
-            tuning_epochs: args.tuning_epochs.map(|epochs| count("--tuning-epochs", epochs)).transpose()?,
+            tuning_epochs: args.tuning_epochs.map(|n| epochs("--tuning-epochs", n)).transpose()?,
             populations,
             particles,
             draws,
@@ -222,7 +248,8 @@ impl Design {
     /// draw, of as many chains as cost what the particles of a method with gradients do: rounded up.
     pub fn sizes(&self, arm: &Arm) -> (usize, usize, usize) {
         if arm.takes_the_best() {
-            let chains = (2 * self.particles).div_ceil(self.draws * arm.passes());
+            let steps = self.schedule.len();
+            let chains = (2 * steps * self.particles).div_ceil(self.draws * arm.passes(steps));
             return (self.populations * self.draws, chains, 1);
         }
         (self.populations, self.particles, self.draws)
@@ -231,7 +258,7 @@ impl Design {
     /// Passes through the network that a draw takes.
     pub fn cost(&self, arm: &Arm) -> f64 {
         let (_, particles, draws) = self.sizes(arm);
-        (arm.passes() * self.schedule.len() * particles) as f64 / draws as f64
+        (arm.passes(self.schedule.len()) * particles) as f64 / draws as f64
     }
 
     /// Everything that decides the results.

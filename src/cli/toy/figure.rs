@@ -9,8 +9,8 @@ use crate::cli::scene::{Colour, Mark, Scene, Side, WORDS};
 /// Size of a panel, and of the room around it.
 const PANEL: f64 = 250.0;
 const GAP: f64 = 30.0;
-/// Room for the marks of the axis at the left, and for two lines above a panel.
-const LEFT: f64 = 26.0;
+/// Width of a letter, and room for two lines above a panel.
+const LETTER: f64 = 8.5;
 const ABOVE: f64 = 2.0 * WORDS + 8.0;
 const COLUMNS: usize = 4;
 const RADIUS: f64 = 2.0;
@@ -31,8 +31,13 @@ pub fn scene(design: &Design, report: &Report, results: &[RunResult]) -> Scene {
     let known: Vec<f64> =
         [TARGET, "none"].iter().flat_map(|label| points(label)).flatten().copied().collect();
     let reach = known.iter().fold(1.0, |most: f64, x| most.max(x.abs())).ceil();
+    let ticks = Axis::new([-reach, reach].into_iter(), false);
+    let shown: Vec<f64> = ticks.ticks().iter().copied().filter(|tick| tick.abs() <= reach).collect();
+    // Room for the marks of the axis at the left.
+    let longest = shown.iter().map(|tick| ticks.label(*tick).len()).max().unwrap_or(0);
+    let room = 8.0 + LETTER * longest as f64;
     let rows = report.rows.len().div_ceil(COLUMNS) * axes.len();
-    let width = LEFT + COLUMNS.min(report.rows.len()) as f64 * (PANEL + GAP);
+    let width = room + COLUMNS.min(report.rows.len()) as f64 * (PANEL + GAP);
     let height = WORDS + GAP + rows as f64 * (PANEL + ABOVE + GAP);
     let words = |x: f64, y: f64, side, colour, text: String| Mark::Words { x, y, side, colour, text };
     let mut marks = vec![words(
@@ -48,7 +53,7 @@ pub fn scene(design: &Design, report: &Report, results: &[RunResult]) -> Scene {
     for (place, row) in report.rows.iter().enumerate() {
         for (down, &axis) in axes.iter().enumerate() {
             let line = place / COLUMNS * axes.len() + down;
-            let left = LEFT + (place % COLUMNS) as f64 * (PANEL + GAP);
+            let left = room + (place % COLUMNS) as f64 * (PANEL + GAP);
             let top = WORDS + GAP + ABOVE + line as f64 * (PANEL + ABOVE + GAP);
             let at = |point: &Vec<f64>| {
                 let share = |v: f64| 0.5 * (v / reach + 1.0);
@@ -84,8 +89,7 @@ pub fn scene(design: &Design, report: &Report, results: &[RunResult]) -> Scene {
             marks.push(words(middle, top - 1.5 * WORDS - 4.0, Side::Centre, INK, name));
             let numbers = format!("reward {}, EMD {}", seen(row.reward), seen(row.emd));
             marks.push(words(middle, top - 0.5 * WORDS - 2.0, Side::Centre, GREY, numbers));
-            let ticks = Axis::new([-reach, reach].into_iter(), false);
-            for &tick in ticks.ticks().iter().filter(|tick| tick.abs() <= reach) {
+            for &tick in &shown {
                 let (x, y) = at(&vec![tick; design.toy.dimensions()]);
                 let label = ticks.label(tick);
                 marks.push(words(x, top + PANEL + 0.6 * WORDS, Side::Centre, GREY, label.clone()));

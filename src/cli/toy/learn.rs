@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use serde_json::{Value, json};
+
 use super::design::{Arm, Design, Sampling, Score};
 use crate::backend::Backend;
 use crate::cli::experiment::{stopped, unusable};
 use crate::cli::progress::Progress;
 use crate::cli::signals;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::regular;
 use crate::run::{SCHEMA, write_atomic};
 use crate::toy::{Finetune, Network, Tuned, training_alpha_bars};
@@ -52,8 +54,8 @@ pub fn network(
     })?;
     let last = &losses[losses.len() - losses.len().div_ceil(10)..];
     let loss = last.iter().sum::<f64>() / last.len() as f64;
-    let said = [("schema", SCHEMA.to_string()), ("seed", seed.to_string()), ("loss", loss.to_string())];
-    write_atomic(&path, &network.encode(&said)?)?;
+    let said = json!({"schema": SCHEMA, "seed": seed, "loss": loss.to_string()});
+    write_atomic(&path, &network.encode(&said.to_string())?)?;
     Ok(Some(Learned { seed, network, loss }))
 }
 
@@ -92,6 +94,16 @@ pub fn tuned(
 fn read(path: &Path, dimensions: usize, seed: u64) -> Result<Learned> {
     let bytes = regular::read(path, MOST_BYTES).map_err(|e| unusable(path, e))?;
     let (network, said) = Network::decode(&path.display().to_string(), &bytes, dimensions)?;
-    let loss = said.get("loss").and_then(|loss| loss.parse().ok()).unwrap_or(f64::NAN);
-    Ok(Learned { seed, network, loss })
+    let said: Value = serde_json::from_str(&said).unwrap_or_default();
+    let loss = said["loss"].as_str().and_then(|loss| loss.parse().ok());
+    match (said["schema"].as_u64(), said["seed"].as_u64(), loss) {
+        (Some(schema), Some(own), Some(loss)) if schema == u64::from(SCHEMA) && own == seed => {
+            Ok(Learned { seed, network, loss })
+        }
+        (_, own, _) => Err(Error::io(match own {
+            Some(own) if own != seed => format!("{}: is the network of seed {own}", path.display()),
+            _ => format!("{}: its metadata do not say whose network it is", path.display()),
+        })
+        .advice("remove the file; the network is then trained again")),
+    }
 }

@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use super::design::{Arm, Design, Sampling, TARGET};
+use super::design::{Arm, Design, TARGET};
 use super::draw::RunResult;
-use crate::cli::experiment;
-use crate::cli::statistics::{Interval, over_seeds};
+use crate::cli::experiment::{self, counted};
+use crate::cli::statistics::{Interval, over_seeds, shown};
 use crate::session::combine;
 
 /// One row: an arm.
@@ -70,7 +70,9 @@ impl Report {
                 reward: over(&|run| run.reward),
                 emd: over(&|run| run.emd),
                 masses: (0..design.toy.modes())
-                    .map(|m| over(&|run| run.masses.as_ref().map(|all| all[m])))
+                    .map(|m| {
+                        over(&|run| run.masses.as_ref().filter(|_| run.lost < run.samples).map(|all| all[m]))
+                    })
                     .collect(),
                 log_z: together.as_ref().map(|z| z.log_z),
                 log_z_error: together.and_then(|z| z.log_z_error).or(alone),
@@ -79,11 +81,10 @@ impl Report {
                 seconds: over(&|run| Some(run.seconds)),
             }
         };
-        let counted = |n: usize, noun: &str| format!("{n} {noun}{}", if n == 1 { "" } else { "s" });
         let (Design { populations, particles, draws, alpha, .. }, seeds) = (design, design.seeds.len());
         Report {
             rows: design.arms.iter().map(row).collect(),
-            tunes: design.arms.iter().any(|arm| matches!(arm.sampling, Sampling::Baseline(_))),
+            tunes: design.arms.iter().any(Arm::tunes),
             title: format!("{}, {} score", design.toy.name, design.score.name()),
             size: format!(
                 "{}; {} of {}, {} from each, alpha {alpha}",
@@ -117,7 +118,7 @@ impl Report {
         text += " log Z | its error | ESS | resamplings |\n";
         text += &format!("|---|---|---|---|{line}---|---|---|---|\n");
         let cell = Interval::text;
-        let number = |x: Option<f64>| x.map_or(String::new(), |x| format!("{x:.3}"));
+        let number = |x: Option<f64>| x.map_or(String::new(), shown);
         for row in &self.rows {
             text +=
                 &format!("| {} | {:.0} | {} | {} |", row.method, row.cost, cell(row.reward), cell(row.emd));
