@@ -24,7 +24,7 @@ use report::Report;
 use result::Line;
 
 /// What an experiment is of. A folder serves one.
-const DESIGN: &str = "pareto.json";
+pub const DESIGN: &str = "pareto.json";
 /// What a folder holds.
 const WHAT: &str = "front";
 
@@ -38,7 +38,7 @@ pub fn run(args: &Pareto, typed: &[String]) -> Result<()> {
     signals::listen(format!("stopping; what is finished is kept in {}", folder.display()));
     check(args)?;
     let grid = args.weights.grid(args.rewards.len())?;
-    let mut design = compare::design::Design::resolve(&comparison(args))?;
+    let mut design = compare::design::Design::resolve(&comparison(args)?)?;
     let mut session = compare::open(&mut design, &folder.join(DESIGN), args.cases.quiet)?;
     let names = names(session.reward().terms().iter().map(|(_, reward)| reward.name()));
     let front = Front { design, grid, names };
@@ -47,6 +47,7 @@ pub fn run(args: &Pareto, typed: &[String]) -> Result<()> {
     claim(folder, DESIGN, WHAT, &front.record(), typed)?;
     let path = folder.join(RUNS);
     let mut lines = experiment::read(&path, WHAT, |line: &Line| line.belongs_to(&front), Line::key)?;
+    compare::missing_pictures(folder, lines.iter().filter_map(|line| line.picture.as_deref()));
     let done: BTreeSet<String> = lines.iter().map(Line::key).collect();
     let mut file = Lines::append(&path)?;
     let runs = front.runs();
@@ -64,6 +65,10 @@ pub fn run(args: &Pareto, typed: &[String]) -> Result<()> {
             session.set_weights(weights)?;
         }
         for line in result::draw(&mut session, &front, run, grid, folder)? {
+            if let Some(why) = &line.lost {
+                let Line { arm, prompt, seed, .. } = &line;
+                output::note(format_args!("warning: {arm}, {prompt:?}, seed {seed} has no numbers: {why}"));
+            }
             if !done.contains(&line.key()) {
                 file.push(&line)?;
                 lines.push(line);

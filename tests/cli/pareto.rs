@@ -88,7 +88,7 @@ fn every_sum_is_aligned_to_and_the_best_of_n_chooses_by_it() {
     for name in ["front-aesthetic-clip-0-1.svg", "held-out-gold-0.svg"] {
         assert!(table.contains(name) && out.join(name).exists(), "{name}: {table}");
     }
-    assert!(table.contains("2 prompts x 1 seeds") && table.contains("--weights 0,0.25,1"), "{table}");
+    assert!(table.contains("2 prompts x 1 seed;") && table.contains("--weights 0,0.25,1"), "{table}");
 }
 
 #[test]
@@ -145,7 +145,11 @@ fn three_rewards_have_a_grid_and_what_cannot_work_is_refused() {
         (&[&three[..6], &["--weights", "0,1"]].concat(), &["0..1:STEP"]),
         (&[two, &["--method", "best-of-n"]].concat(), &["--method best-of-n"]),
         (&[two, &["--method", "none"]].concat(), &["--method none"]),
-        (&[two, &["--method", "nobody"]].concat(), &["nobody"]),
+        (&[two, &["--method", "nobody"]].concat(), &["nobody", "--method takes one of: das"]),
+        (&[two, &["--method", " "]].concat(), &["begins with no method"]),
+        (&[two, &["--method", "dps --duplicates 2"]].concat(), &["arm dps", "--duplicates"]),
+        (&[two, &["--", "--reward", "jpeg-proxy"]].concat(), &["--reward stands after --", "before --"]),
+        (&[two, &["--", "--proposal", "tds"]].concat(), &["--proposal stands after --", "--method"]),
         (&[two, &["--budget", "0"]].concat(), &["above 0"]),
         (&[two, &["--", "--seed", "3"]].concat(), &["--seed"]),
     ];
@@ -157,4 +161,40 @@ fn three_rewards_have_a_grid_and_what_cannot_work_is_refused() {
     let without = ["--reward", "jpeg", "--reward", "gold", "--weights", "0,1"];
     fails(pareto(&refused, &without), 2, &["gradient"]);
     succeeds(pareto(&refused, &[&without[..], &["--method", "bootstrap"]].concat()));
+}
+
+/// Flags of the method alone are not for the best of N.
+#[test]
+fn a_method_may_have_flags_of_its_own() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let out = dir.path().join("out");
+    let table = succeeds(pareto(&out, &[&SUMS[..], &["--method", "dps --guidance-strength 0.5"]].concat()));
+    assert!(table.contains("| dps |") && table.contains("| best-of-n |"), "{table}");
+    let design = json(&fs::read_to_string(out.join("pareto.json")).expect("a design"));
+    let flags = json!(["--proposal", "dps", "--guidance-strength", "0.5"]);
+    assert_eq!(design["design"]["arms"][0]["flags"], flags);
+    // A picture that is gone is told, and not drawn again.
+    let line = &lines(&out.join("runs.jsonl"))[0];
+    let picture = line["picture"].as_str().expect("a path").to_string();
+    fs::remove_file(out.join(&picture)).expect("removed");
+    let again = pareto(&out, &[&SUMS[..], &["--method", "dps --guidance-strength 0.5"]].concat());
+    assert!(String::from_utf8_lossy(&again.stderr).contains(&picture));
+    assert_eq!(succeeds(again), table);
+}
+
+/// The checker has no number for a prompt that states nothing: the other prompts are drawn all the same.
+#[test]
+fn a_prompt_without_a_reward_keeps_no_other_from_being_drawn() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let out = dir.path().join("out");
+    let sums = ["-p", "zzz", "--reward", "aesthetic", "--reward", "checker", "--weights", "0.5"];
+    let output = pareto(&out, &[&sums[..], &["--method", "bootstrap"]].concat());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let table = succeeds(output);
+    assert!(said.contains("\"zzz\"") && said.contains("every particle was lost"), "{said}");
+    assert!(table.contains("without 1 prompt"), "{table}");
+    let all = lines(&out.join("runs.jsonl"));
+    let (lost, whole): (Vec<&Value>, Vec<&Value>) = all.iter().partition(|line| line["lost"].is_string());
+    assert!(lost.iter().all(|line| line["prompt"] == "zzz" && line["picture"].is_null()), "{lost:?}");
+    assert!(!lost.is_empty() && whole.iter().filter(|line| line["arm"] == "bootstrap").count() == 2);
 }

@@ -3,9 +3,11 @@
 use serde_json::{Map, Value, json};
 
 use crate::cli::args::{Compare, Pareto};
+use crate::cli::compare::arms;
 use crate::cli::compare::design::{Design, RunPlan};
+use crate::cli::experiment::counted;
 use crate::error::{Error, Result};
-use crate::method::{self, BestOfN, Conclusion, Method};
+use crate::method::{self, BestOfN, Conclusion, METHODS, Method};
 use crate::reward::Spec;
 
 /// The arm of plain samples: the population that the best of N is chosen from, without the choice.
@@ -34,27 +36,56 @@ pub fn check(args: &Pareto) -> Result<()> {
                 .advice("leave the weight out; -- --normalise std brings rewards to one unit"));
         }
     }
-    let method = method::find(&args.method)?;
+    let (name, _) = own(&args.method)?;
+    let method = method::find(&name).map_err(|e| {
+        let names: Vec<&str> =
+            METHODS.iter().filter(|method| !method.has_plain_chains()).map(|method| method.name()).collect();
+        Error::usage(format!("--method: {}", e.message()))
+            .advice(format!("--method takes one of: {}", names.join(", ")))
+    })?;
     if method.has_plain_chains() {
         return Err(Error::usage(format!("--method {method} is not aligned to a sum of rewards")).advice(
             "give --method das or another that is; the best of N and plain samples stand beside it",
         ));
     }
+    for (name, flag, fix) in [
+        ("rewards", "--reward", "give all rewards of the front before --"),
+        ("proposal", "--proposal", "give --method, before --"),
+    ] {
+        if arms::given("flags after --", &args.cases.common, name)? {
+            return Err(Error::usage(format!("{flag} stands after --, which is for all runs")).advice(fix));
+        }
+    }
     Ok(())
 }
 
+/// The name of the method, and flags of `sample` for it alone.
+fn own(typed: &str) -> Result<(String, String)> {
+    let (name, flags) = typed.trim().split_once(char::is_whitespace).unwrap_or((typed.trim(), ""));
+    match name.is_empty() || name.starts_with('-') {
+        true => Err(Error::usage(format!("--method \"{typed}\" begins with no method"))
+            .advice("write for example --method \"dps --guidance-strength 0.5\"")),
+        false => Ok((name.into(), flags.into())),
+    }
+}
+
 /// The comparison of the method with the best of N that sets both costs.
-pub fn comparison(args: &Pareto) -> Compare {
-    Compare {
-        methods: vec![args.method.clone(), BestOfN.name().into()],
-        arms: Vec::new(),
+///
+/// # Errors
+/// As [`check`].
+pub fn comparison(args: &Pareto) -> Result<Compare> {
+    let (name, flags) = own(&args.method)?;
+    let best = BestOfN.name();
+    Ok(Compare {
+        methods: Vec::new(),
+        arms: vec![format!("{name}=--proposal {name} {flags}"), format!("{best}=--proposal {best}")],
         sweeps: Vec::new(),
         budgets: vec![args.budget.clone()],
         against: None,
         rewards: args.rewards.clone(),
         output: args.output.clone(),
         cases: args.cases.clone(),
-    }
+    })
 }
 
 /// Names of rewards; those that are called alike are numbered.
@@ -81,6 +112,12 @@ impl Front {
             }
         }
         runs
+    }
+
+    /// How much is drawn, in words.
+    pub fn size(&self) -> String {
+        let Design { prompts, seeds, .. } = &self.design;
+        format!("{} x {}", counted(prompts.len(), "prompt"), counted(seeds.len(), "seed"))
     }
 
     /// The keys of the lines that a population makes.

@@ -9,7 +9,7 @@ use crate::run::slug;
 
 /// The charts with the names of their files.
 pub fn charts(front: &Front, report: &Report) -> Vec<(String, Chart)> {
-    let size = format!("{} prompts x {} seeds", front.design.prompts.len(), front.design.seeds.len());
+    let size = front.size();
     let bars = bars(front.design.prompts.len());
     let two = front.names.len() == 2;
     let series = |point: &dyn Fn(&Row) -> Option<Point>| -> Vec<Series> {
@@ -31,7 +31,6 @@ pub fn charts(front: &Front, report: &Report) -> Vec<(String, Chart)> {
                 y: format!("mean {second} of the returned pictures"),
                 log_x: false,
                 series: series(&|row| Some(Point { x: row.rewards[a]?, y: row.rewards[b]? })),
-                links: Vec::new(),
             };
             charts.push((format!("front-{}-{}-{a}-{b}.svg", slug(first), slug(second)), chart));
         }
@@ -50,7 +49,6 @@ pub fn charts(front: &Front, report: &Report) -> Vec<(String, Chart)> {
             y: format!("mean {name} of the returned pictures"),
             log_x: false,
             series: series(&point).into_iter().filter(|series| !series.points.is_empty()).collect(),
-            links: Vec::new(),
         };
         charts.push((format!("held-out-{}-{at}.svg", slug(name)), chart));
     }

@@ -62,7 +62,8 @@ fn rows_of(front: &Front, lines: &[Line], arm: &str, grid: &[Vec<f64>]) -> Vec<R
         let over = |value: &dyn Fn(&Line) -> Option<f64>| {
             over_prompts(own.iter().filter_map(|line| Some((line.index, value(line)?))))
         };
-        let names = own.first().into_iter().flat_map(|line| line.eval_rewards.keys());
+        let most = own.iter().max_by_key(|line| line.eval_rewards.len());
+        let names = most.into_iter().flat_map(|line| line.eval_rewards.keys());
         Row {
             arm: arm.into(),
             weights: weights.clone(),
@@ -80,7 +81,8 @@ fn rows_of(front: &Front, lines: &[Line], arm: &str, grid: &[Vec<f64>]) -> Vec<R
     let known = |row: &Row| row.rewards.iter().map(|of| of.map(|of| of.mean)).collect::<Option<Vec<f64>>>();
     let (places, points): (Vec<usize>, Vec<Vec<f64>>) =
         rows.iter().enumerate().filter_map(|(at, row)| Some((at, known(row)?))).unzip();
-    for (at, best) in places.into_iter().zip(on_front(&points)) {
+    // Plain samples have no weights, and no front.
+    for (at, best) in places.into_iter().zip(on_front(&points)).filter(|_| arm != PLAIN) {
         rows[at].on_front = best;
     }
     rows

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::design::{Front, PLAIN, is_guided, key};
 use crate::cli::compare::design::RunPlan;
 use crate::cli::compare::result::{mean, write};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::session::{Samples, Session};
 use crate::smc::Weights;
 
@@ -32,6 +32,9 @@ pub struct Line {
     pub seconds: f64,
     /// Relative to the folder of the experiment.
     pub picture: Option<String>,
+    /// Why there are no numbers: every particle was lost.
+    #[serde(default)]
+    pub lost: Option<String>,
 }
 
 impl Line {
@@ -55,7 +58,39 @@ impl Line {
 
 /// One line for each of the weights of one population: of the guided arm it was drawn for the only one, of
 /// the best of N they choose among the same pictures.
+/// A population that loses every particle has its lines too, without numbers.
 pub fn draw(
+    session: &mut Session,
+    front: &Front,
+    run: &RunPlan<'_>,
+    grid: &[Vec<f64>],
+    folder: &Path,
+) -> Result<Vec<Line>> {
+    match draw_whole(session, front, run, grid, folder) {
+        Err(e) if e.kind() == ErrorKind::Numerical => {
+            let line = |arm: &str, weights: &[f64]| Line {
+                arm: arm.into(),
+                weights: weights.to_vec(),
+                index: run.prompt,
+                prompt: front.design.prompts[run.prompt].text.clone(),
+                seed: run.seed,
+                particles: run.arm.particles[run.budget],
+                particle: None,
+                rewards: vec![None; front.names.len()],
+                eval_rewards: Map::new(),
+                flops: run.arm.flops(run.budget),
+                seconds: 0.0,
+                picture: None,
+                lost: Some(e.message().to_string()),
+            };
+            let own = grid.iter().map(|weights| line(&run.arm.label, weights));
+            Ok(own.chain((!is_guided(run)).then(|| line(PLAIN, &[]))).collect())
+        }
+        lines => lines,
+    }
+}
+
+fn draw_whole(
     session: &mut Session,
     front: &Front,
     run: &RunPlan<'_>,
@@ -88,6 +123,7 @@ pub fn draw(
         flops: run.arm.flops(run.budget),
         seconds,
         picture: None,
+        lost: None,
     };
     let mut lines = Vec::new();
     for weights in grid {

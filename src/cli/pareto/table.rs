@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::design::Front;
 use super::report::{Report, Row};
-use crate::cli::experiment::command;
+use crate::cli::experiment::{command, counted};
 use crate::cli::statistics::Interval;
 use crate::error::{Error, Result};
 use crate::run::SCHEMA;
@@ -22,15 +22,14 @@ pub fn markdown(front: &Front, report: &Report, plots: &[String], typed: &[Strin
         text += &format!("| {} | {} | {} |", row.arm, weights(row, ", "), row.particles);
         let values = row.rewards.iter().chain(row.held_out.iter().map(|(_, value)| value));
         values.for_each(|value| text += &format!(" {} |", Interval::text(*value)));
-        text += if row.on_front && !row.weights.is_empty() { " yes |\n" } else { " |\n" };
+        text += if row.on_front { " yes |\n" } else { " |\n" };
     }
     let design = &front.design;
     text += &format!(
-        "\n{} prompts x {} seeds; means of the returned pictures{}. `none`: means of all pictures that the best of N \
+        "\n{}; means of the returned pictures{}. `none`: means of all pictures that the best of N \
          is chosen from, which are the same for all weights. \"front\": no other weights of the arm are as good in \
          every reward and better in one.\n",
-        design.prompts.len(),
-        design.seeds.len(),
+        front.size(),
         if design.prompts.len() > 1 {
             ", brackets are 95 % intervals by the bootstrap over prompts"
         } else {
@@ -57,8 +56,8 @@ pub fn markdown(front: &Front, report: &Report, plots: &[String], typed: &[Strin
     }
     if report.left_out > 0 {
         text += &format!(
-            "\nThe hypervolumes are without {} prompts, for which a reward is not known.\n",
-            report.left_out
+            "\nThe hypervolumes are without {}, for which a reward is not known.\n",
+            counted(report.left_out, "prompt")
         );
     }
     design.notes().iter().for_each(|note| text += &format!("\nNot of equal cost: {note}.\n"));
