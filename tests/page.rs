@@ -95,6 +95,15 @@ fn runs() -> &'static Path {
             "2",
         ];
         succeeds(&[&arms[..], &rest].concat());
+        succeeds(&["eval", text(&table), "--reward", "gold", "-o", text(&dir.path().join("scored"))]);
+        let front = dir.path().join("front");
+        let two = ["pareto", "-q", "-p", "a star", "--seeds", "1", "--weights", "0,1", "-o", text(&front)];
+        let rewards = ["--reward", "aesthetic", "--reward", "clip", "--", "--steps", "2", "--particles", "1"];
+        succeeds(&[&two[..], &rewards].concat());
+        let toy = dir.path().join("toy");
+        let small =
+            ["--analytic", "--populations", "1", "--particles", "10", "--methods", "none", "--seeds", "1,2"];
+        succeeds(&[&["toy", "gmm1", "-q", "-o", text(&toy)], &small[..]].concat());
         dir
     });
     dir.path()
@@ -127,7 +136,8 @@ fn record(folder: &Path) -> Value {
 }
 
 fn every_page_is_whole_and_asks_nobody() {
-    let all: [&[&str]; 7] = [
+    let all: [&[&str]; 8] = [
+        &["toy", "front", "scored", "list"],
         &["thinned"],
         &["list"],
         &["smc"],
@@ -258,6 +268,33 @@ fn a_page_has_what_the_files_say() {
     let lines = trace.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
     let resampled = lines.filter(|line| line["resampled"] == true).count();
     assert!(resampled > 0 && html.text.contains(&format!("resampled {resampled} times")), "{resampled}");
+}
+
+fn an_experiment_has_its_table_and_its_charts() {
+    for (name, title) in [("toy", "Toy toy"), ("front", "Front front"), ("scored", "Evaluation scored")] {
+        let (_dir, path) = page(&[name]);
+        let html = html(&path);
+        let folder = runs().join(name);
+        assert!(html.text.contains(title), "{name}: {}", html.text);
+        let table = fs::read_to_string(folder.join("table.csv")).expect("a table");
+        let lines = table.lines().count();
+        // The head is a row too.
+        assert_eq!(html.named("tr").count(), lines, "{name}");
+        let is_end = |column: &&str| column.ends_with("_low") || column.ends_with("_high");
+        let columns = table.lines().next().expect("a head").split(',').filter(|c| !is_end(c)).count();
+        assert_eq!(html.named("th").count(), columns + lines - 1, "{name}: a head, and one for each row");
+        let is_chart = |entry: &fs::DirEntry| entry.path().extension().is_some_and(|ending| ending == "svg");
+        let charts = fs::read_dir(&folder).expect("a folder").flatten().filter(is_chart).count();
+        assert_eq!(html.named("img").count(), charts, "{name}");
+        assert!(charts > 0 || name == "scored", "{name}");
+    }
+    // One that is not done says so; one that is damaged is an error that names the file.
+    let dir = TempDir::new().expect("a temporary folder");
+    fs::write(dir.path().join("toy.json"), "{}").expect("a design");
+    let page = succeeds(&["report", text(dir.path()), "-o", "-"]);
+    assert!(page.contains("0 lines of runs are there"), "{page}");
+    fs::write(dir.path().join("table.csv"), "a,b\n1\n").expect("a table");
+    fails(&["report", text(dir.path()), "-o", "-"], 1, &["table.csv", "damaged"]);
 }
 
 fn a_comparison_has_its_table_curves_and_pictures() {
@@ -513,6 +550,7 @@ tests![
     a_page_has_what_the_files_say,
     initial_particles_and_means_are_those_of_all_populations,
     nothing_but_a_page_is_replaced,
+    an_experiment_has_its_table_and_its_charts,
     a_comparison_has_its_table_curves_and_pictures,
     several_runs_stand_side_by_side_with_what_differs,
     what_files_say_is_text_and_never_code,

@@ -1,6 +1,7 @@
 //! `report`: runs and comparisons as one page that needs nothing but a browser.
 
 mod comparison;
+mod experiment;
 mod one;
 mod page;
 mod pictures;
@@ -18,7 +19,7 @@ use std::path::Path;
 use maud::html;
 
 use super::args::Report;
-use super::look::{Comparison, Place, Run, places};
+use super::look::{Comparison, Place, Run, Table, places};
 use super::{flags, meaning, output, words};
 use crate::error::{Error, Result};
 use crate::run::write_atomic;
@@ -31,8 +32,15 @@ const FEW: usize = 4;
 struct Found {
     runs: Vec<Run>,
     comparisons: Vec<Comparison>,
+    tables: Vec<Table>,
     /// What cannot be read, in the place of what it is.
     damaged: Vec<String>,
+}
+
+impl Found {
+    fn is_empty(&self) -> bool {
+        self.runs.is_empty() && self.comparisons.is_empty() && self.tables.is_empty()
+    }
 }
 
 /// The command.
@@ -83,9 +91,20 @@ fn read(paths: &[impl AsRef<Path>]) -> Result<Found> {
     let mut first: Option<Error> = None;
     let mut seen = BTreeSet::new();
     for path in paths {
+        let mut is_new = |folder: &Path| seen.insert(folder.canonicalize().unwrap_or_else(|_| folder.into()));
+        if let Some(table) = Table::at(path.as_ref()) {
+            match table {
+                Ok(table) if is_new(&table.folder) => found.tables.push(table),
+                Ok(_) => {}
+                Err(error) => {
+                    found.damaged.push(flags::report(&error));
+                    first.get_or_insert(error);
+                }
+            }
+            continue;
+        }
         for place in places(path.as_ref())? {
-            let folder = place.folder();
-            if !seen.insert(folder.canonicalize().unwrap_or_else(|_| folder.into())) {
+            if !is_new(place.folder()) {
                 continue;
             }
             let done = match &place {
@@ -100,7 +119,7 @@ fn read(paths: &[impl AsRef<Path>]) -> Result<Found> {
         }
     }
     match first {
-        Some(error) if found.runs.is_empty() && found.comparisons.is_empty() => Err(error),
+        Some(error) if found.is_empty() => Err(error),
         _ => {
             found.damaged.iter().for_each(|what| output::note(format_args!("warning: left out: {what}")));
             Ok(found)
@@ -109,12 +128,13 @@ fn read(paths: &[impl AsRef<Path>]) -> Result<Found> {
 }
 
 fn page(found: &Found, most: usize) -> String {
-    let Found { runs, comparisons, damaged } = found;
+    let Found { runs, comparisons, tables, damaged } = found;
     let ids: Vec<String> = (0..runs.len()).map(|i| format!("run-{i}")).collect();
-    let open = runs.len() + comparisons.len() <= FEW;
-    let title = match (&runs[..], &comparisons[..]) {
-        ([run], []) => format!("{} \u{b7} das-cuda", words::short(run.text("prompt"), 60)),
-        ([], [comparison]) => format!("Comparison {} \u{b7} das-cuda", words::clean(&comparison.name())),
+    let open = runs.len() + comparisons.len() + tables.len() <= FEW;
+    let title = match (&runs[..], &comparisons[..], &tables[..]) {
+        ([run], [], []) => format!("{} \u{b7} das-cuda", words::short(run.text("prompt"), 60)),
+        ([], [comparison], []) => format!("Comparison {} \u{b7} das-cuda", words::clean(&comparison.name())),
+        ([], [], [table]) => format!("{} {} \u{b7} das-cuda", table.kind, words::clean(&table.name())),
         _ => "Runs of das-cuda".into(),
     };
     let sections = html! {
@@ -124,6 +144,7 @@ fn page(found: &Found, most: usize) -> String {
         @for (i, one) in comparisons.iter().enumerate() {
             (comparison::section(one, &format!("comparison-{i}"), most, open))
         }
+        @for (i, one) in tables.iter().enumerate() { (experiment::section(one, &format!("table-{i}"), open)) }
         @if runs.len() > 1 { (several::section(&runs.iter().collect::<Vec<_>>(), &ids)) }
         @for (run, id) in runs.iter().zip(&ids) { (one::section(run, id, most, open)) }
     };

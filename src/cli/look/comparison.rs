@@ -72,7 +72,6 @@ impl Comparison {
 
     /// The name of its folder.
     pub fn name(&self) -> String {
-        let whole = std::path::absolute(&self.folder).unwrap_or_else(|_| self.folder.clone());
-        whole.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        super::name_of(&self.folder)
     }
 }

@@ -1,0 +1,102 @@
+//! The table of an experiment: what `toy`, `pareto` and `eval` leave in a folder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::files;
+use crate::cli::experiment::RUNS;
+use crate::cli::{pareto, toy};
+use crate::error::{Error, Result};
+use crate::regular;
+
+/// Most bytes of a table.
+const MOST_BYTES: u64 = 1 << 24;
+
+/// A table as it was left.
+#[derive(Clone, Debug)]
+pub struct Table {
+    pub folder: PathBuf,
+    /// What it is of, in a word.
+    pub kind: &'static str,
+    /// That made it.
+    pub command: Option<String>,
+    pub header: Vec<String>,
+    /// As many cells as the header has.
+    pub rows: Vec<Vec<String>>,
+    /// Charts, files of SVG, in the order of their names.
+    pub charts: Vec<PathBuf>,
+    /// What is not there yet.
+    pub notes: Vec<String>,
+}
+
+impl Table {
+    /// The table in `path`, or of the file there that describes it; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file, for one that is damaged.
+    pub fn at(path: &Path) -> Option<Result<Table>> {
+        let is_design = |name: &str| [toy::DESIGN, pareto::DESIGN].contains(&name);
+        let named = path.file_name().and_then(|name| name.to_str()).is_some_and(is_design);
+        let folder = if named && path.is_file() { path.parent()? } else { path };
+        let kind = match () {
+            () if folder.join(toy::DESIGN).exists() => "Toy",
+            () if folder.join(pareto::DESIGN).exists() => "Front",
+            () if folder.join("scores.jsonl").exists() && folder.join(TABLE).exists() => "Evaluation",
+            () => return None,
+        };
+        Some(Table::read(folder, kind))
+    }
+
+    fn read(folder: &Path, kind: &'static str) -> Result<Table> {
+        let fix = "give the command that made the folder again: it writes its table anew";
+        let mut table = Table {
+            folder: folder.into(),
+            kind,
+            command: None,
+            header: Vec::new(),
+            rows: Vec::new(),
+            charts: Vec::new(),
+            notes: Vec::new(),
+        };
+        let path = folder.join(TABLE);
+        if !path.exists() {
+            let (runs, _) = files::lines::<serde_json::Value>(&folder.join(RUNS));
+            table.notes.push(format!(
+                "{} lines of runs are there; the table is made when all are, by the same command",
+                runs.len()
+            ));
+            return Ok(table);
+        }
+        let damaged = |e: csv::Error| {
+            Error::io(format!("{}: is damaged: no table", path.display())).because(e).advice(fix)
+        };
+        let bytes = regular::read(&path, MOST_BYTES).map_err(|e| {
+            let fix = regular::fix(&e, fix);
+            Error::io(format!("{}: cannot be read", path.display())).because(e).advice(fix)
+        })?;
+        let mut reader = csv::Reader::from_reader(&bytes[..]);
+        table.header = reader.headers().map_err(damaged)?.iter().map(String::from).collect();
+        for record in reader.records() {
+            table.rows.push(record.map_err(damaged)?.iter().map(String::from).collect());
+        }
+        let summary = files::object(&folder.join("summary.json"), fix)?;
+        table.command = summary.get("command").and_then(|command| command.as_str()).map(String::from);
+        let unreadable =
+            |e| Error::io(format!("{}: cannot be read", folder.display())).because(e).advice(fix);
+        for entry in fs::read_dir(folder).map_err(unreadable)? {
+            let path = entry.map_err(unreadable)?.path();
+            if path.extension().is_some_and(|ending| ending == "svg") {
+                table.charts.push(path);
+            }
+        }
+        table.charts.sort();
+        Ok(table)
+    }
+
+    /// The name of its folder.
+    pub fn name(&self) -> String {
+        super::name_of(&self.folder)
+    }
+}
+
+const TABLE: &str = "table.csv";
