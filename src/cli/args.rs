@@ -12,6 +12,7 @@ use super::values::{Auto, Budget, Bytes, Devices, Save, Scales, Seed, Seeds, Sel
 use super::weights::Weights;
 use crate::ddim::{Chain, Prediction};
 use crate::method::{self, METHODS, Method};
+use crate::model::lpips::Range;
 use crate::sampler::{Compat, OnNan};
 use crate::session::{Checkpointing, Device, Dtype, LongPrompts, Preset};
 use crate::smc::Potentials;
@@ -155,7 +156,8 @@ pub struct Sample {
     pub prompts: Vec<String>,
     /// Prompts from a file, or from standard input with `-`: text with one per line, or JSON (lines, or a
     /// list) with `prompt` and, if wanted, `negative_prompt`. Blank lines and lines that begin with # are no
-    /// prompts
+    /// prompts. Where no file has the name: simple-animals (40 words) and eval-animals (10 others), the
+    /// paper's lists
     #[arg(long = "prompts", value_name = "FILE", help_heading = "What to draw")]
     pub prompt_file: Option<PathBuf>,
     /// What the image should not show (classifier-free guidance's other branch) [default: the model's own,
@@ -519,8 +521,9 @@ pub struct Compare {
     /// A further arm, repeatable: its name and its flags of `sample`, which change those after `--`
     #[arg(long = "arm", value_name = "LABEL=FLAGS")]
     pub arms: Vec<String>,
-    /// The first arm once for every value of a flag, repeatable: --sweep kl=0.1,0.2,0.5
-    #[arg(long = "sweep", value_name = "FLAG=LIST", allow_hyphen_values = true)]
+    /// An arm once for every value of a flag, repeatable: --sweep kl=0.1,0.2,0.5 of the first arm, --sweep
+    /// fk:kl=1,2 of the arm fk
+    #[arg(long = "sweep", value_name = "[ARM:]FLAG=LIST", allow_hyphen_values = true)]
     pub sweeps: Vec<String>,
     /// Budgets: multiples of what the first arm costs with its own particles, or operations (1.5TFLOP), or as
     /// many operations as evaluations of the UNet take (200NFE). Every arm gets as many particles as cost
@@ -542,16 +545,18 @@ pub struct Compare {
 
 #[derive(Args, Debug)]
 pub struct Toy {
-    /// gmm1, gmm2 or swiss-roll, or a file of points: comma-separated, two or three numbers a line
+    /// gmm1, gmm2 or swiss-roll, or a file of points: comma-separated, two or three numbers a line, the first
+    /// of which may hold names. The reward of points is that of gmm1 in the plane, of swiss-roll in space
     #[arg(value_name = "TOY")]
     pub toy: PathBuf,
     /// The score in closed form in place of a trained network's: that of the mixture or the roll; of a file,
     /// that of its points, each blurred by the bandwidth
     #[arg(long, conflicts_with_all = ["learn", "epochs"])]
     pub analytic: bool,
-    /// Points of the data that the network of each seed learns from; of a file, all of its points
-    #[arg(long, default_value_t = 10_000, value_name = "N")]
-    pub learn: usize,
+    /// Points of the data that the network of each seed learns from [default: 10000; of a file, all of its
+    /// points]
+    #[arg(long, value_name = "N")]
+    pub learn: Option<usize>,
     /// Epochs of its training, each over all points
     #[arg(long, default_value_t = 1000, value_name = "N")]
     pub epochs: usize,
@@ -615,6 +620,14 @@ pub struct Eval {
     /// Scorer, repeatable: NAME[:PATH] [default: all whose weights are here]
     #[arg(long = "reward", value_name = "R")]
     pub rewards: Vec<String>,
+    /// Also LPIPS, the distance of two pictures as AlexNet sees them: NETWORK,LINEAR, torchvision's AlexNet
+    /// and the weights of its channels (alex.pth of version 0.1 of the package lpips), or one file of that
+    /// package's whole network
+    #[arg(long, value_name = "PATH")]
+    pub lpips: Option<String>,
+    /// Range of the intensities that LPIPS's network is given
+    #[arg(long, value_enum, default_value_t = Range::Signed, value_name = "RANGE", requires = "lpips")]
+    pub lpips_inputs: Range,
     /// Eigenvalues of the truncated CLIP entropy
     #[arg(long = "tce", default_value_t = 20, value_name = "K")]
     pub eigenvalues: usize,
@@ -637,7 +650,8 @@ pub struct Pareto {
     /// adds up to 1; of two rewards also a list of the first one's weights, such as 0,0.2,1
     #[arg(long, default_value = "0..1:0.25", value_name = "GRID")]
     pub weights: Weights,
-    /// Method that is aligned with, at its own defaults
+    /// Method that is aligned with, and flags of `sample` for it alone, as in --method "dps
+    /// --guidance-strength 0.5"
     #[arg(long, default_value = "das", value_name = "M")]
     pub method: String,
     /// What a sum may cost, as of `compare`; best of N gets as much for each
@@ -652,7 +666,8 @@ pub struct Pareto {
 
 #[derive(Args, Debug)]
 pub struct Report {
-    /// Folder of a run or of a comparison, or one that holds such folders; several are shown side by side
+    /// Folder of a run or of a comparison, or one that holds such folders; folder of `toy`, `pareto` or
+    /// `eval -o`. Several are shown side by side
     #[arg(required = true, value_name = "RUN")]
     pub runs: Vec<PathBuf>,
     /// The page; `-` is standard output

@@ -5,7 +5,8 @@
 //! - JSON: a list of prompts, or one; JSON lines: a prompt per line, blank lines and `#` as in text. A prompt
 //!   is a string, or an object with `prompt` and, if wanted, `negative_prompt`.
 //!
-//! Lines end with LF, CRLF or CR; a byte order mark is skipped; `-` is standard input.
+//! Lines end with LF, CRLF or CR; a byte order mark is skipped; `-` is standard input. The names of a few
+//! lists stand for these where no file has them.
 
 use std::fmt;
 use std::fs::File;
@@ -20,6 +21,17 @@ use crate::session::Prompt;
 
 /// Most bytes of a file: a device or an endless pipe is no list of prompts.
 const MOST_BYTES: u64 = 1 << 28;
+
+/// Lists of the paper by their names (docs/spec.md 11.5): words, each a prompt.
+const LISTS: [(&str, &str); 2] = [
+    (
+        "simple-animals",
+        "cat dog horse monkey rabbit zebra spider bird sheep deer cow goat lion tiger bear raccoon fox wolf \
+         lizard beetle ant butterfly fish shark whale dolphin squirrel mouse rat snake turtle frog chicken duck \
+         goose bee pig fly llama camel",
+    ),
+    ("eval-animals", "snail hippopotamus cheetah crocodile lobster octopus bat gorilla hedgehog kangaroo"),
+];
 
 /// What a prompt may look like in JSON, for messages.
 const OBJECT: &str = "{\"prompt\": \"...\"}, with \"negative_prompt\" if wanted";
@@ -156,7 +168,13 @@ pub fn collect(
     if let Some(path) = file {
         let name = if path == Path::new("-") { "-".into() } else { path.display().to_string() };
         let (found, comments) = read(path)
-            .map_err(|e| Error::io("cannot be read").because(e).advice("check the path given to --prompts"))
+            .map_err(|e| {
+                let names: Vec<&str> = LISTS.iter().map(|(name, _)| *name).collect();
+                Error::io("cannot be read").because(e).advice(format!(
+                    "check the path given to --prompts; lists of this program are {}",
+                    names.join(", ")
+                ))
+            })
             .and_then(|bytes| parse(bytes, path, negative))
             .map_err(|e| e.context(format!("--prompts {name}")))?;
         prompts.extend(found);
@@ -170,7 +188,11 @@ pub fn collect(
     Ok((prompts, note))
 }
 
+/// What is in a file, on standard input, or in a list of that name where no file has it.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
+    if let Some((_, words)) = LISTS.iter().find(|(name, _)| path == Path::new(name) && !path.exists()) {
+        return Ok(words.replace(' ', "\n").into_bytes());
+    }
     let mut bytes = Vec::new();
     let source: &mut dyn Read =
         if path == Path::new("-") { &mut io::stdin() } else { &mut File::open(path)? };
@@ -384,6 +406,23 @@ mod tests {
         let binary = parse(vec![0xff, 0xfe, 0x61, 0x00], Path::new("p.txt"), None).unwrap_err().to_string();
         assert!(binary.contains("UTF-8"), "{binary}");
         assert!(collect(&[], None, None).unwrap_err().to_string().contains("-p"));
+    }
+
+    #[test]
+    fn lists_are_known_by_name() {
+        let texts = |name: &str| -> Vec<String> {
+            let (prompts, _) = collect(&[], Some(Path::new(name)), None).unwrap();
+            prompts.into_iter().map(|prompt| prompt.text).collect()
+        };
+        let (training, evaluation) = (texts("simple-animals"), texts("eval-animals"));
+        let ends = |list: &[String]| (list.len(), list[0].clone(), list[list.len() - 1].clone());
+        assert_eq!(ends(&training), (40, "cat".into(), "camel".into()));
+        assert_eq!(ends(&evaluation), (10, "snail".into(), "kangaroo".into()));
+        assert!(!evaluation.iter().any(|word| training.contains(word)), "held out");
+        let distinct: std::collections::BTreeSet<&String> = training.iter().collect();
+        assert_eq!(distinct.len(), 40);
+        let error = flags::report(&collect(&[], Some(Path::new("no-animals")), None).unwrap_err());
+        assert!(error.contains("--prompts no-animals") && error.contains("simple-animals"), "{error}");
     }
 
     #[test]
