@@ -9,6 +9,9 @@ use crate::cli::statistics::Interval;
 use crate::method::Conclusion;
 use crate::run::slug;
 
+/// Divergences that are apart by more than this factor are drawn by their logarithms.
+const WIDE: f64 = 50.0;
+
 /// The charts with the names of their files.
 pub fn charts(design: &Design, report: &Report) -> Vec<(String, Chart)> {
     let Some(first) = report.rows.first() else { return Vec::new() };
@@ -104,15 +107,26 @@ fn against_kl(design: &Design, report: &Report, r: usize) -> Chart {
         let RewardCells { against_kl, .. } = &row.rewards[r];
         *against_kl
     };
-    let point = |row: &Row| cells(row).map(|(x, y)| Point { x, y });
+    let known = report.rows.iter().filter_map(cells).map(|(x, _)| x.mean).filter(|x| *x > 0.0);
+    let (least, most) = known.fold((f64::INFINITY, 0.0_f64), |(a, b), x| (a.min(x), b.max(x)));
+    // A few nats and hundreds of them are both seen on a logarithmic axis alone.
+    let log_x = most > WIDE * least;
+    let point = |row: &Row| {
+        let (mut x, y) = cells(row)?;
+        if log_x {
+            x.ends = x.ends.filter(|(low, _)| *low > 0.0);
+        }
+        (!log_x || x.mean > 0.0).then_some(Point { x, y })
+    };
     let name = &report.rows[0].rewards[r].name;
+    let of_zero = if log_x { ", and is not 0" } else { "" };
     Chart {
         title: format!("{name} against divergence from the model, {}", report.size()),
-        note: format!("of the runs that know it; {}{}", bars(report.prompts), joined(design)),
+        note: format!("of the runs that know it{of_zero}; {}{}", bars(report.prompts), joined(design)),
         x: "divergence from the model's own samples, nats (best-of-n, moves that are not weighed: a bound)"
             .into(),
         y: format!("mean {name} under the weights"),
-        log_x: false,
+        log_x,
         // Of the others the law is the same at every budget.
         series: series(design, report, true, |arm| arm.method.conclusion() == Conclusion::Best, point),
     }
