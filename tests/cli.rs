@@ -16,6 +16,8 @@ mod formats;
 mod inspect;
 #[path = "cli/normalise.rs"]
 mod normalise;
+#[path = "cli/optimize.rs"]
+mod optimize;
 #[path = "cli/pareto.rs"]
 mod pareto;
 #[path = "cli/plan.rs"]

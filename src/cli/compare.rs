@@ -1,7 +1,7 @@
 //! `compare`: ways of sampling side by side at equal network cost, on the same prompts and seeds, with
 //! intervals. Every run is recorded as it ends, and the same command goes on where it was stopped.
 
-mod arms;
+pub mod arms;
 pub mod chart;
 pub mod design;
 mod log_z;

@@ -1,7 +1,8 @@
-//! `report`: runs and comparisons as one page that needs nothing but a browser.
+//! `report`: runs, comparisons and optimisations as one page that needs nothing but a browser.
 
 mod comparison;
 mod one;
+mod optimisation;
 mod page;
 mod pictures;
 mod plot;
@@ -18,7 +19,7 @@ use std::path::Path;
 use maud::html;
 
 use super::args::Report;
-use super::look::{Comparison, Place, Run, places};
+use super::look::{Comparison, Optimisation, Place, Run, places};
 use super::{flags, meaning, output, words};
 use crate::error::{Error, Result};
 use crate::run::write_atomic;
@@ -31,8 +32,15 @@ const FEW: usize = 4;
 struct Found {
     runs: Vec<Run>,
     comparisons: Vec<Comparison>,
+    optimisations: Vec<Optimisation>,
     /// What cannot be read, in the place of what it is.
     damaged: Vec<String>,
+}
+
+impl Found {
+    fn nothing(&self) -> bool {
+        self.runs.is_empty() && self.comparisons.is_empty() && self.optimisations.is_empty()
+    }
 }
 
 /// The command.
@@ -93,6 +101,9 @@ fn read(paths: &[impl AsRef<Path>]) -> Result<Found> {
                 Place::Comparison(folder) => {
                     Comparison::read(folder).map(|comparison| found.comparisons.push(comparison))
                 }
+                Place::Optimisation(folder) => {
+                    Optimisation::read(folder).map(|optimisation| found.optimisations.push(optimisation))
+                }
             };
             let Err(error) = done else { continue };
             found.damaged.push(flags::report(&error));
@@ -100,7 +111,7 @@ fn read(paths: &[impl AsRef<Path>]) -> Result<Found> {
         }
     }
     match first {
-        Some(error) if found.runs.is_empty() && found.comparisons.is_empty() => Err(error),
+        Some(error) if found.nothing() => Err(error),
         _ => {
             found.damaged.iter().for_each(|what| output::note(format_args!("warning: left out: {what}")));
             Ok(found)
@@ -109,12 +120,17 @@ fn read(paths: &[impl AsRef<Path>]) -> Result<Found> {
 }
 
 fn page(found: &Found, most: usize) -> String {
-    let Found { runs, comparisons, damaged } = found;
+    let Found { runs, comparisons, optimisations, damaged } = found;
     let ids: Vec<String> = (0..runs.len()).map(|i| format!("run-{i}")).collect();
-    let open = runs.len() + comparisons.len() <= FEW;
-    let title = match (&runs[..], &comparisons[..]) {
-        ([run], []) => format!("{} \u{b7} das-cuda", words::short(run.text("prompt"), 60)),
-        ([], [comparison]) => format!("Comparison {} \u{b7} das-cuda", words::clean(&comparison.name())),
+    let open = runs.len() + comparisons.len() + optimisations.len() <= FEW;
+    let title = match (&runs[..], &comparisons[..], &optimisations[..]) {
+        ([run], [], []) => format!("{} \u{b7} das-cuda", words::short(run.text("prompt"), 60)),
+        ([], [comparison], []) => {
+            format!("Comparison {} \u{b7} das-cuda", words::clean(&comparison.name()))
+        }
+        ([], [], [optimisation]) => {
+            format!("Optimisation {} \u{b7} das-cuda", words::clean(&optimisation.name()))
+        }
         _ => "Runs of das-cuda".into(),
     };
     let sections = html! {
@@ -123,6 +139,9 @@ fn page(found: &Found, most: usize) -> String {
         }
         @for (i, one) in comparisons.iter().enumerate() {
             (comparison::section(one, &format!("comparison-{i}"), most, open))
+        }
+        @for (i, one) in optimisations.iter().enumerate() {
+            (optimisation::section(one, &format!("optimisation-{i}"), most, open))
         }
         @if runs.len() > 1 { (several::section(&runs.iter().collect::<Vec<_>>(), &ids)) }
         @for (run, id) in runs.iter().zip(&ids) { (one::section(run, id, most, open)) }
