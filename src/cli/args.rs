@@ -54,8 +54,8 @@ pub enum Command {
     /// What several rewards can be had together: a method aligned to weighted sums of them, and best of N
     #[command(after_help = help::AFTER_PARETO)]
     Pareto(Box<Pareto>),
-    /// Align to a black box that may be asked a limited number of times: learn a surrogate of its answers, draw
-    /// guided by that, ask again (online black-box optimisation)
+    /// Align to a black box that may be asked a limited number of times: learn a surrogate of its answers,
+    /// draw guided by that, ask again (online black-box optimisation)
     #[command(
         after_help = help::AFTER_OPTIMIZE,
         mut_args(number),
@@ -607,15 +607,15 @@ pub struct Optimize {
     /// black box besides
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub evaluate: usize,
-    /// Reward through whose CLIP model the surrogate sees pictures: aesthetic, clip, pickscore or hpsv2, as of
-    /// `sample` [default: that of the model's aesthetic reward]
+    /// Reward through whose CLIP model the surrogate sees pictures: aesthetic, clip, pickscore or hpsv2, as
+    /// of `sample` [default: that of the model's aesthetic reward]
     #[arg(long, default_value = "aesthetic", hide_default_value = true, value_name = "R[:PATH]")]
     pub tower: String,
     /// Method that draws guided pictures
     #[arg(long, default_value = "das", value_name = "M")]
     pub method: String,
-    /// Factor of the bonus of ucb, in standard deviations of the answers [default: 1; with --spread covariance
-    /// 0.01]
+    /// Factor of the bonus of ucb, in standard deviations of the answers [default: 1; with --spread
+    /// covariance 0.01]
     #[arg(long, value_name = "A")]
     pub bonus: Option<f64>,
     /// What that bonus is measured by

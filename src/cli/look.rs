@@ -1,5 +1,5 @@
-//! What runs, comparisons and optimisations have left on disk, read to be looked at: all that can be read is, and what
-//! cannot is said. Nothing in the files is trusted.
+//! What runs, comparisons and optimisations have left on disk, read to be looked at: all that can be read is,
+//! and what cannot is said. Nothing in the files is trusted.
 
 mod comparison;
 mod files;

@@ -1,7 +1,7 @@
 //! What has been learned, and what it says of a picture.
 
-use super::Settings;
 use super::bonus::Features;
+use super::{Optimism, Settings};
 use crate::mlp::{Affine, Mlp};
 
 /// What a surrogate says of a picture, in the units of the answers.
@@ -91,7 +91,10 @@ impl Surrogate {
         let noise = self.learned.error.max(self.learned.training_error).powi(2);
         let (bonus, of_mean) = match &self.features {
             Some(features) => {
-                let bonus = features.bonus(embedding, &self.settings) * self.standard.deviation;
+                let bonus = match self.settings.optimism {
+                    Optimism::Greedy => 0.0,
+                    _ => features.bonus(embedding, &self.settings) * self.standard.deviation,
+                };
                 (bonus, noise * features.leverage(embedding))
             }
             None => {

@@ -53,7 +53,7 @@ const UCB: Optimism = Optimism::Ucb(Spread::Sum);
 const COVARIANCE: Optimism = Optimism::Ucb(Spread::Covariance);
 
 /// A black box that is linear is learned: held-out pictures are predicted to a tenth of the spread of the
-/// answers. Measured: 0.03 of it.
+/// answers. Measured: 0.016 of it.
 #[test]
 fn a_linear_black_box_is_learned() {
     let surrogate = fit(&Settings::new(Optimism::Greedy), &pairs(0, 200, 0.0));
@@ -68,7 +68,7 @@ fn a_linear_black_box_is_learned() {
 
 /// Of held-out pictures nineteen of twenty answers should be within twice the uncertainty. Of 400, a standard
 /// error of 0.011 beside what 25 pairs that validate do not know of the noise (its deviation is known to a
-/// seventh, which is 0.03 of coverage). Measured: 0.93 to 0.97.
+/// seventh, which is 0.03 of coverage). Measured: 0.95 and 0.96 (bootstrap).
 #[test]
 fn the_uncertainty_covers_held_out_pictures() {
     for optimism in [UCB, COVARIANCE, Optimism::Bootstrap, Optimism::Greedy] {
@@ -162,6 +162,7 @@ fn few_pairs_are_enough() {
             let said = surrogate.predict(&embedding(50));
             assert!([said.mean, said.bonus, said.uncertainty].iter().all(|x| x.is_finite()), "{said:?}");
             assert!(said.bonus >= 0.0 && said.bonus <= MOST_BONUS);
+            assert!(optimism != Optimism::Greedy || said.bonus == 0.0);
         }
     }
     let none = Settings::new(UCB).fit(&Cpu::new(), &[], None, (7, 0), |_| Ok(()));
@@ -257,8 +258,8 @@ fn images(cpu: &Cpu, values: &[f32]) -> Tensor {
 }
 
 /// The reward is the mean and the bonus that the host says, and its gradient is that of difference quotients
-/// of the host's numbers, which are f64. Rounding of f32 alone is left: measured 2e-6 of the score, and 4e-4
-/// of the slope where one head takes over from another within a quotient, else 2e-5.
+/// of the host's numbers, which are f64. Rounding of f32 alone is left: measured 2e-7 where the steepest
+/// slope is 1.5. Only where one head takes over from another within a quotient would more be off.
 #[test]
 fn the_reward_and_its_gradient_are_those_of_the_surrogate() {
     let cpu = Cpu::new();
@@ -269,10 +270,12 @@ fn the_reward_and_its_gradient_are_those_of_the_surrogate() {
         let n = 6;
         let values: Vec<f32> = (0..n as u32).flat_map(|i| normals(300 + i, WIDTH)).collect();
         let prompts = vec![0; n];
-        let off = Tape::off(&cpu);
         reward.prepare(&cpu, &[String::new()]).expect("prepared");
-        let nothing = reward.score(&off, &images(&cpu, &values).into(), &prompts).expect("scores");
-        assert_eq!(cpu.download(nothing.value()).expect("numbers"), vec![0.0; n]);
+        let nothing = {
+            let off = Tape::off(&cpu);
+            reward.score(&off, &images(&cpu, &values).into(), &prompts).expect("scores").into_value()
+        };
+        assert_eq!(cpu.download(&nothing).expect("numbers"), vec![0.0; n]);
         for optimistic in [true, false] {
             shared.set(Some(surrogate.clone()), optimistic);
             reward.prepare(&cpu, &[String::new()]).expect("prepared");
@@ -310,7 +313,7 @@ fn the_reward_and_its_gradient_are_those_of_the_surrogate() {
                 }
             }
             println!("{} {optimistic}: gradient off by {worst:.1e} of {steepest:.2}", optimism.name());
-            assert!(worst < 1e-3 * steepest, "{}: {worst} of {steepest}", optimism.name());
+            assert!(worst < 1e-5 * steepest, "{}: {worst} of {steepest}", optimism.name());
         }
     }
 }

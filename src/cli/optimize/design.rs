@@ -273,7 +273,8 @@ impl Design {
             Strategy::Bootstrap => Optimism::Bootstrap,
             Strategy::Greedy | Strategy::OneShot | Strategy::Random => Optimism::Greedy,
         };
-        Settings { optimism, ..self.settings.clone() }
+        let bonus = if matches!(optimism, Optimism::Ucb(_)) { self.settings.bonus } else { 0.0 };
+        Settings { optimism, bonus, ..self.settings.clone() }
     }
 
     /// The numbers of the queries of each round.
