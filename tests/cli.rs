@@ -18,6 +18,8 @@ mod inspect;
 mod lpips;
 #[path = "cli/normalise.rs"]
 mod normalise;
+#[path = "cli/optimize.rs"]
+mod optimize;
 #[path = "cli/pareto.rs"]
 mod pareto;
 #[path = "cli/plan.rs"]

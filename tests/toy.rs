@@ -5,11 +5,11 @@ use std::path::Path;
 
 use das_cuda::cpu::Cpu;
 use das_cuda::method::{Bootstrap, Das, Method, Plain, Tds};
+use das_cuda::mlp::Adam;
 use das_cuda::sampler::{Options, Sampler};
 use das_cuda::session::combine;
 use das_cuda::toy::{
-    Adam, Bandwidth, ClosedForm, Network, Point, PointSet, Toy, Trained, chain, training_alpha_bars,
-    transport,
+    Bandwidth, ClosedForm, Network, Point, PointSet, Toy, Trained, chain, training_alpha_bars, transport,
 };
 use serde_json::Value;
 

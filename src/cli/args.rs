@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use clap::{Arg, Args, Parser, Subcommand};
+use clap::{Arg, Args, Parser, Subcommand, ValueEnum};
 
 use super::help;
 use super::shard::Choice;
@@ -16,6 +16,7 @@ use crate::model::lpips::Range;
 use crate::sampler::{Compat, OnNan};
 use crate::session::{Checkpointing, Device, Dtype, LongPrompts, Preset};
 use crate::smc::Potentials;
+use crate::surrogate::Spread;
 use crate::target::Gradient;
 
 /// Test-time alignment of diffusion models: Sequential Monte Carlo with reward gradients.
@@ -54,6 +55,14 @@ pub enum Command {
     /// What several rewards can be had together: a method aligned to weighted sums of them, and best of N
     #[command(after_help = help::AFTER_PARETO)]
     Pareto(Box<Pareto>),
+    /// Align to a black box that may be asked a limited number of times: learn a surrogate of its answers,
+    /// draw guided by that, ask again (online black-box optimisation)
+    #[command(
+        after_help = help::AFTER_OPTIMIZE,
+        mut_args(number),
+        mut_arg("seeds", |seeds| seeds.default_value("1"))
+    )]
+    Optimize(Box<Optimize>),
     /// What sets of pictures are worth by every scorer, and how diverse they are, with intervals
     #[command(after_help = help::AFTER_EVAL, mut_args(number))]
     Eval(Box<Eval>),
@@ -84,7 +93,7 @@ pub enum Command {
 }
 
 /// Options whose value is a number.
-const NUMBERS: [&str; 35] = [
+const NUMBERS: [&str; 45] = [
     "width",
     "height",
     "count",
@@ -120,6 +129,16 @@ const NUMBERS: [&str; 35] = [
     "max_vram",
     "micro_batch",
     "threads",
+    "queries",
+    "batch",
+    "first",
+    "evaluate",
+    "noise",
+    "template_share",
+    "bonus",
+    "learning_rate",
+    "langevin",
+    "surrogate_batch",
 ];
 
 /// Lets an option with a number be given one below 0: it is refused with its name, where it would else be
@@ -538,6 +557,100 @@ pub struct Compare {
     pub rewards: Vec<String>,
     /// Directory of the comparison. The same command goes on with what is there
     #[arg(short, long, default_value = "compare", value_name = "DIR")]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub cases: Cases,
+}
+
+/// What the bonus of an upper confidence bound is measured by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BonusSpread {
+    /// The sum of products of the features of all pictures: the bonus falls as answers come in
+    Sum,
+    /// Their sample covariance, as in the authors' program: it does not
+    Covariance,
+}
+
+impl From<BonusSpread> for Spread {
+    fn from(of: BonusSpread) -> Spread {
+        match of {
+            BonusSpread::Sum => Spread::Sum,
+            BonusSpread::Covariance => Spread::Covariance,
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct Optimize {
+    /// Black box, a reward as of `sample` without a weight: gold, jpeg, exec:COMMAND, http://ADDRESS or any
+    /// other. Its answers alone are used, never a gradient
+    #[arg(long, value_name = "R")]
+    pub black_box: String,
+    /// Ways of spending the queries: ucb, bootstrap and greedy learn after every round, and differ in what
+    /// they hope for; one-shot learns once, from plain samples of half of the queries; best-of-n is ucb with
+    /// the best of plain samples in the place of guided ones; random asks about plain samples
+    #[arg(
+        long,
+        visible_alias = "surrogate",
+        value_delimiter = ',',
+        default_value = "ucb",
+        value_name = "LIST"
+    )]
+    pub strategies: Vec<String>,
+    /// Questions to the black box, of each strategy and seed
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    pub queries: usize,
+    /// Questions of a round
+    #[arg(long, default_value_t = 32, value_name = "N")]
+    pub batch: usize,
+    /// Questions of the first round, about plain samples [default: those of any round]
+    #[arg(long, value_name = "N")]
+    pub first: Option<usize>,
+    /// Pictures that are drawn in the end with the last surrogate, without its optimism, and judged by the
+    /// black box besides
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub evaluate: usize,
+    /// Reward through whose CLIP model the surrogate sees pictures: aesthetic, clip, pickscore or hpsv2, as
+    /// of `sample` [default: that of the model's aesthetic reward]
+    #[arg(long, default_value = "aesthetic", hide_default_value = true, value_name = "R[:PATH]")]
+    pub tower: String,
+    /// Method that draws guided pictures
+    #[arg(long, default_value = "das", value_name = "M")]
+    pub method: String,
+    /// Factor of the bonus of ucb, in standard deviations of the answers [default: 1; with --spread
+    /// covariance 0.01]
+    #[arg(long, value_name = "A")]
+    pub bonus: Option<f64>,
+    /// What that bonus is measured by
+    #[arg(long, value_enum, default_value_t = BonusSpread::Sum)]
+    pub spread: BonusSpread,
+    /// Passes of the surrogate over all answers after a round [default: 300]
+    #[arg(long, value_name = "N")]
+    pub epochs: Option<usize>,
+    /// Its learning rate [default: 0.001]
+    #[arg(long, value_name = "RATE")]
+    pub learning_rate: Option<f64>,
+    /// Answers of a step of its learning [default: 512]
+    #[arg(long, value_name = "N")]
+    pub surrogate_batch: Option<usize>,
+    /// Factor of the noise of Langevin dynamics in its learning: with greedy a draw of what may have been
+    /// learned (Thompson sampling), such as 1e-4
+    #[arg(long, default_value_t = 0.0, value_name = "C")]
+    pub langevin: f64,
+    /// Standard deviation of noise that is added to answers before they are learned from
+    #[arg(long, default_value_t = 0.0, value_name = "S")]
+    pub noise: f64,
+    /// Text with {prompt} in it that is put around the prompts of a share of the queries
+    #[arg(long, value_name = "TEXT")]
+    pub template: Option<String>,
+    /// That share [default: 0.25]
+    #[arg(long, value_name = "F")]
+    pub template_share: Option<f64>,
+    /// Print the summary as JSON in place of the table
+    #[arg(long)]
+    pub json: bool,
+    /// Directory of the optimisation. The same command goes on with what is there
+    #[arg(short, long, default_value = "optimize", value_name = "DIR")]
     pub output: PathBuf,
     #[command(flatten)]
     pub cases: Cases,

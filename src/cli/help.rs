@@ -58,6 +58,15 @@ Examples:
   das-cuda pareto -p \"a star\" --reward aesthetic --reward clip --weights 0,0.5,0.9,1 -- --normalise std
       weights of your own, of rewards in standard deviations of plain samples";
 
+pub const AFTER_OPTIMIZE: &str = "\
+Examples:
+  das-cuda optimize --black-box gold -p \"a red star\" --queries 256 --batch 32 -o out
+      eight rounds: out/runs.jsonl, a line per question, its picture, the surrogate after every round, a table
+  das-cuda optimize --black-box 'exec:python3 judge.py' --prompts list.txt -o out -- -m MODEL --particles 8
+      a judge of your own, another model; its questions and their answers are kept whenever it is stopped
+  das-cuda optimize --black-box gold -p \"a star\" --strategies ucb,greedy,random --seeds 1..5 -o curves
+      strategies side by side: curves/figure.svg, curves/table.md";
+
 pub const AFTER_EVAL: &str = "\
 Examples:
   das-cuda eval out/das out/plain -o table

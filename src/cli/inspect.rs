@@ -11,7 +11,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::args::Inspect;
-use super::look::{Comparison, Place, Run, places};
+use super::look::{Comparison, Optimisation, Place, Run, places};
 use super::{downloads, flags, output};
 use crate::assets::SHAPES;
 use crate::error::{Error, Result};
@@ -89,6 +89,9 @@ fn of_path(path: &Path, hub: &Hub) -> Result<Vec<Result<Facts>>> {
             Place::Run(folder) => Run::read(folder).map(|run| run::facts(&run)),
             Place::Comparison(folder) => {
                 Comparison::read(folder).map(|comparison| run::comparison(&comparison))
+            }
+            Place::Optimisation(folder) => {
+                Optimisation::read(folder).map(|optimisation| run::optimisation(&optimisation))
             }
         };
         return Ok(found.iter().map(facts).collect());

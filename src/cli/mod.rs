@@ -23,6 +23,7 @@ mod meaning;
 mod merge;
 mod normalise;
 mod one;
+mod optimize;
 mod options;
 mod output;
 mod pareto;
@@ -110,6 +111,10 @@ fn command(command: Command) -> Result<()> {
         Command::Pareto(args) => {
             threads::start(args.cases.threads)?;
             pareto::run(&args, &typed())
+        }
+        Command::Optimize(args) => {
+            threads::start(args.cases.threads)?;
+            optimize::run(&args, &typed())
         }
         Command::Eval(args) => {
             threads::start(args.judge.threads)?;

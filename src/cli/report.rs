@@ -1,8 +1,9 @@
-//! `report`: runs and comparisons as one page that needs nothing but a browser.
+//! `report`: runs, comparisons and optimisations as one page that needs nothing but a browser.
 
 mod comparison;
 mod experiment;
 mod one;
+mod optimisation;
 mod page;
 mod pictures;
 mod plot;
@@ -19,7 +20,7 @@ use std::path::Path;
 use maud::html;
 
 use super::args::Report;
-use super::look::{Comparison, Place, Run, Table, places};
+use super::look::{Comparison, Optimisation, Place, Run, Table, places};
 use super::{flags, meaning, output, words};
 use crate::error::{Error, Result};
 use crate::run::write_atomic;
@@ -33,13 +34,17 @@ struct Found {
     runs: Vec<Run>,
     comparisons: Vec<Comparison>,
     tables: Vec<Table>,
+    optimisations: Vec<Optimisation>,
     /// What cannot be read, in the place of what it is.
     damaged: Vec<String>,
 }
 
 impl Found {
-    fn is_empty(&self) -> bool {
-        self.runs.is_empty() && self.comparisons.is_empty() && self.tables.is_empty()
+    fn nothing(&self) -> bool {
+        self.runs.is_empty()
+            && self.comparisons.is_empty()
+            && self.optimisations.is_empty()
+            && self.tables.is_empty()
     }
 }
 
@@ -112,6 +117,9 @@ fn read(paths: &[impl AsRef<Path>]) -> Result<Found> {
                 Place::Comparison(folder) => {
                     Comparison::read(folder).map(|comparison| found.comparisons.push(comparison))
                 }
+                Place::Optimisation(folder) => {
+                    Optimisation::read(folder).map(|optimisation| found.optimisations.push(optimisation))
+                }
             };
             let Err(error) = done else { continue };
             found.damaged.push(flags::report(&error));
@@ -119,7 +127,7 @@ fn read(paths: &[impl AsRef<Path>]) -> Result<Found> {
         }
     }
     match first {
-        Some(error) if found.is_empty() => Err(error),
+        Some(error) if found.nothing() => Err(error),
         _ => {
             found.damaged.iter().for_each(|what| output::note(format_args!("warning: left out: {what}")));
             Ok(found)
@@ -128,13 +136,15 @@ fn read(paths: &[impl AsRef<Path>]) -> Result<Found> {
 }
 
 fn page(found: &Found, most: usize) -> String {
-    let Found { runs, comparisons, tables, damaged } = found;
+    let Found { runs, comparisons, optimisations, tables, damaged } = found;
     let ids: Vec<String> = (0..runs.len()).map(|i| format!("run-{i}")).collect();
-    let open = runs.len() + comparisons.len() + tables.len() <= FEW;
-    let title = match (&runs[..], &comparisons[..], &tables[..]) {
-        ([run], [], []) => format!("{} \u{b7} das-cuda", words::short(run.text("prompt"), 60)),
-        ([], [comparison], []) => format!("Comparison {} \u{b7} das-cuda", words::clean(&comparison.name())),
-        ([], [], [table]) => format!("{} {} \u{b7} das-cuda", table.kind, words::clean(&table.name())),
+    let open = runs.len() + comparisons.len() + optimisations.len() + tables.len() <= FEW;
+    let of = |kind: &str, name: &str| format!("{kind} {} \u{b7} das-cuda", words::clean(name));
+    let title = match (&runs[..], &comparisons[..], &optimisations[..], &tables[..]) {
+        ([run], [], [], []) => format!("{} \u{b7} das-cuda", words::short(run.text("prompt"), 60)),
+        ([], [comparison], [], []) => of("Comparison", &comparison.name()),
+        ([], [], [optimisation], []) => of("Optimisation", &optimisation.name()),
+        ([], [], [], [table]) => of(table.kind, &table.name()),
         _ => "Runs of das-cuda".into(),
     };
     let sections = html! {
@@ -143,6 +153,9 @@ fn page(found: &Found, most: usize) -> String {
         }
         @for (i, one) in comparisons.iter().enumerate() {
             (comparison::section(one, &format!("comparison-{i}"), most, open))
+        }
+        @for (i, one) in optimisations.iter().enumerate() {
+            (optimisation::section(one, &format!("optimisation-{i}"), most, open))
         }
         @for (i, one) in tables.iter().enumerate() { (experiment::section(one, &format!("table-{i}"), open)) }
         @if runs.len() > 1 { (several::section(&runs.iter().collect::<Vec<_>>(), &ids)) }

@@ -1,5 +1,7 @@
 //! Pictures of discs, boxes and words, as SVG and as pixels: the same marks in the same places.
 
+use std::collections::BTreeMap;
+
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 
 use crate::pixels::Picture;
@@ -15,7 +17,13 @@ pub const WORDS: f64 = 16.0;
 pub enum Side {
     Centre,
     Left,
+    Right,
 }
+
+/// How much of its colour a band has.
+const BAND: f64 = 0.2;
+/// Half the width of a line.
+const HALF_LINE: f64 = 1.0;
 
 /// Something drawn.
 #[derive(Clone, Debug)]
@@ -32,6 +40,17 @@ pub enum Mark {
         y: f64,
         width: f64,
         height: f64,
+        colour: Colour,
+    },
+    /// A line through points, two pixels wide.
+    Line {
+        points: Vec<(f64, f64)>,
+        colour: Colour,
+    },
+    /// The area between two lines over the same points across, from left to right, in a fifth of its colour.
+    /// Of each point: its place across, and the upper and the lower end.
+    Band {
+        points: Vec<(f64, f64, f64)>,
         colour: Colour,
     },
     /// Printable ASCII, its middle at the height `y`.
@@ -76,10 +95,26 @@ impl Scene {
                      stroke=\"{}\"/>\n",
                     hex(*colour)
                 ),
+                Mark::Line { points, colour } => format!(
+                    "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{}\"/>\n",
+                    corners(points.iter().copied()),
+                    hex(*colour),
+                    2.0 * HALF_LINE
+                ),
+                Mark::Band { points, colour } => {
+                    let upper = points.iter().map(|&(x, upper, _)| (x, upper));
+                    let lower = points.iter().rev().map(|&(x, _, lower)| (x, lower));
+                    format!(
+                        "<polygon points=\"{}\" fill=\"{}\" fill-opacity=\"{BAND}\"/>\n",
+                        corners(upper.chain(lower)),
+                        hex(*colour)
+                    )
+                }
                 Mark::Words { x, y, side, colour, text } => {
                     let anchor = match side {
                         Side::Centre => "middle",
                         Side::Left => "end",
+                        Side::Right => "start",
                     };
                     format!(
                         "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\" font-family=\"monospace\" \
@@ -122,12 +157,60 @@ impl Scene {
                             .for_each(|column| blend(&mut picture, *column, row, *colour, 1.0));
                     }
                 }
+                Mark::Line { points, colour } => line(&mut picture, points, *colour),
+                Mark::Band { points, colour } => band(&mut picture, points, *colour),
                 Mark::Words { x, y, side, colour, text } => {
                     words(&mut picture, (*x, *y), *side, *colour, text)
                 }
             }
         }
         picture
+    }
+}
+
+/// Points as SVG takes them.
+fn corners(points: impl Iterator<Item = (f64, f64)>) -> String {
+    points.map(|(x, y)| format!("{x:.1},{y:.1}")).collect::<Vec<_>>().join(" ")
+}
+
+/// Every pixel by its distance from the nearest part of the line, so that parts do not add up where they
+/// meet.
+fn line(picture: &mut Picture, points: &[(f64, f64)], colour: Colour) {
+    let reach = HALF_LINE + 1.0;
+    let mut nearest: BTreeMap<(i64, i64), f64> = BTreeMap::new();
+    for ends in points.windows(2) {
+        let ((x0, y0), (x1, y1)) = (ends[0], ends[1]);
+        let (dx, dy) = (x1 - x0, y1 - y0);
+        let square = dx * dx + dy * dy;
+        let across = (x0.min(x1) - reach).floor() as i64..(x0.max(x1) + reach).ceil() as i64;
+        for column in across {
+            for row in (y0.min(y1) - reach).floor() as i64..(y0.max(y1) + reach).ceil() as i64 {
+                let (x, y) = (column as f64 + 0.5 - x0, row as f64 + 0.5 - y0);
+                let along = if square > 0.0 { ((x * dx + y * dy) / square).clamp(0.0, 1.0) } else { 0.0 };
+                let (x, y) = (x - along * dx, y - along * dy);
+                let distance = (x * x + y * y).sqrt();
+                let least = nearest.entry((column, row)).or_insert(distance);
+                *least = least.min(distance);
+            }
+        }
+    }
+    for ((column, row), distance) in nearest {
+        blend(picture, column, row, colour, (HALF_LINE + 0.5 - distance).clamp(0.0, 1.0));
+    }
+}
+
+/// Column by column, pixels at the ends by how much of them is inside.
+fn band(picture: &mut Picture, points: &[(f64, f64, f64)], colour: Colour) {
+    for ends in points.windows(2) {
+        let ((x0, upper0, lower0), (x1, upper1, lower1)) = (ends[0], ends[1]);
+        for column in x0.round() as i64..x1.round() as i64 {
+            let along = ((column as f64 + 0.5 - x0) / (x1 - x0)).clamp(0.0, 1.0);
+            let (upper, lower) = (upper0 + along * (upper1 - upper0), lower0 + along * (lower1 - lower0));
+            for row in upper.floor() as i64..lower.ceil() as i64 {
+                let inside = lower.min(row as f64 + 1.0) - upper.max(row as f64);
+                blend(picture, column, row, colour, BAND * inside.clamp(0.0, 1.0));
+            }
+        }
     }
 }
 
@@ -138,6 +221,7 @@ fn words(picture: &mut Picture, (x, y): (f64, f64), side: Side, colour: Colour, 
     let shift = match side {
         Side::Centre => 0.5 * whole,
         Side::Left => whole,
+        Side::Right => 0.0,
     };
     let top = (y - 0.5 * WORDS).round() as i64;
     for (place, c) in text.chars().enumerate() {
@@ -179,6 +263,27 @@ mod tests {
 
     fn pixel(picture: &Picture, x: usize, y: usize) -> &[u8] {
         &picture.rgb[3 * (y * picture.width + x)..][..3]
+    }
+
+    #[test]
+    fn lines_and_bands_are_where_they_should_be() {
+        let (black, red) = ([0; 3], [255, 0, 0]);
+        let line = Mark::Line { points: vec![(5.0, 10.0), (20.0, 10.0), (20.0, 18.0)], colour: black };
+        let band = Mark::Band { points: vec![(30.0, 4.0, 8.0), (40.0, 4.0, 16.0)], colour: red };
+        let scene = Scene { width: 60, height: 20, title: "t".into(), marks: vec![line, band] };
+        let picture = scene.picture();
+        // Two pixels wide, also where its parts meet.
+        assert_eq!([8, 9, 10, 11].map(|y| pixel(&picture, 12, y)[0]), [255, 0, 0, 255]);
+        assert_eq!([18, 19, 20, 21].map(|x| pixel(&picture, x, 14)[0]), [255, 0, 0, 255]);
+        let pale = [255, 204, 204];
+        assert_eq!((pixel(&picture, 31, 6), pixel(&picture, 38, 12)), (&pale[..], &pale[..]));
+        assert_eq!((pixel(&picture, 31, 12), pixel(&picture, 41, 6)), (&[255; 3][..], &[255; 3][..]));
+        let svg = scene.svg();
+        for part in
+            ["points=\"5.0,10.0 20.0,10.0", "<polygon points=\"30.0,4.0 40.0,4.0 40.0,16.0 30.0,8.0\""]
+        {
+            assert!(svg.contains(part), "{part}: {svg}");
+        }
     }
 
     #[test]

@@ -16,6 +16,15 @@ pub struct Interval {
 }
 
 impl Interval {
+    /// A difference as people read it, `+0.123 [-0.100, +0.350]`; nothing where it is not known.
+    pub fn signed(interval: Option<Interval>) -> String {
+        match interval {
+            None => String::new(),
+            Some(Interval { mean, ends: None }) => format!("{mean:+.3}"),
+            Some(Interval { mean, ends: Some((low, high)) }) => format!("{mean:+.3} [{low:+.3}, {high:+.3}]"),
+        }
+    }
+
     /// As people read it, `0.123 [0.100, 0.150]`; nothing where it is not known.
     pub fn text(interval: Option<Interval>) -> String {
         match interval {

@@ -101,8 +101,8 @@ impl Reward for Aesthetic {
         let embedding = self.tower.images(tape, images, Fit::Centre)?;
         tape.linear(&embedding, &self.weight, Some(&self.bias), None)
     }
-    fn embed(&self, backend: &dyn Backend, images: &Tensor) -> Result<Option<Tensor>> {
-        self.tower.embed(backend, images, Fit::Centre).map(Some)
+    fn embed<'a>(&'a self, tape: &Tape<'a>, images: &Var) -> Result<Option<Var>> {
+        self.tower.images(tape, images, Fit::Centre).map(Some)
     }
     fn default_alpha(&self) -> f64 {
         REWARD.default_alpha

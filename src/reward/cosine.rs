@@ -54,8 +54,8 @@ impl Reward for Cosine {
         let all = tape.linear(&self.tower.images(tape, images, self.fit)?, prompts, None, None)?;
         tape.take_token(&all.reshape(Shape::new(n, 1, m, 1)), prompt_of)
     }
-    fn embed(&self, backend: &dyn Backend, images: &Tensor) -> Result<Option<Tensor>> {
-        self.tower.embed(backend, images, self.fit).map(Some)
+    fn embed<'a>(&'a self, tape: &Tape<'a>, images: &Var) -> Result<Option<Var>> {
+        self.tower.images(tape, images, self.fit).map(Some)
     }
     fn default_alpha(&self) -> f64 {
         self.default_alpha

@@ -2,6 +2,7 @@
 //! one affine map of the image embedding (docs/spec.md 7.1). It is composed once, in f64, while loading.
 
 use crate::error::{Error, Result};
+use crate::mlp::Affine;
 use crate::model::checkpoint::{Checkpoint, Weights};
 
 /// `score = weight . embedding + bias`.
@@ -47,8 +48,6 @@ impl Head {
                 ));
             }
         };
-        // From the last layer down: score = row . x + bias, with x the input of the layers composed so far.
-        let mut composed: Option<(Vec<f64>, f64)> = None;
         let mut inputs = width;
         let mut sizes = Vec::with_capacity(layers.len());
         for (i, layer) in layers.iter().enumerate() {
@@ -60,19 +59,16 @@ impl Head {
             sizes.push((outputs, inputs));
             inputs = outputs;
         }
+        let mut read = Vec::with_capacity(layers.len());
+        // From the last down: of a stack that does not fit, the last layer says so.
         for (layer, (outputs, inputs)) in layers.iter().zip(sizes).rev() {
             let weight = layer.tensor("weight", &[outputs, inputs])?;
             let bias = layer.tensor("bias", &[outputs])?;
-            let (weight, bias) = (weight.data().to_f32(), bias.data().to_f32());
-            let (row, sum) = composed.unwrap_or_else(|| (vec![1.0], 0.0));
-            let mut next = vec![0.0; inputs];
-            for (factor, weights) in row.iter().zip(weight.chunks_exact(inputs)) {
-                next.iter_mut().zip(weights).for_each(|(n, w)| *n += factor * f64::from(*w));
-            }
-            let sum = sum + row.iter().zip(bias.iter()).map(|(r, b)| r * f64::from(*b)).sum::<f64>();
-            composed = Some((next, sum));
+            read.push((weight.data().to_f32().into_owned(), bias.data().to_f32().into_owned()));
         }
-        let (weight, bias) = composed.unwrap_or_default();
+        read.reverse();
+        let Affine { weight, bias, .. } = Affine::of(width, &read);
+        let bias = bias.first().copied().unwrap_or_default();
         Ok(Head { weight, bias })
     }
 }

@@ -125,11 +125,12 @@ pub trait Reward: Send + Sync {
     fn score<'a>(&'a self, tape: &Tape<'a>, images: &Var, prompt_of: &[u32]) -> Result<Var>;
 
     /// Images `(n, h, w, 3)` in [0, 1] as unit vectors `(n, 1, 1, d)`, where the reward sees them through a
-    /// CLIP model: how far they are apart says how diverse the images are.
+    /// CLIP model: how far they are apart says how diverse the images are, and a surrogate of another reward
+    /// is learned on them ([`surrogate`](crate::surrogate)).
     ///
     /// # Errors
     /// Of the backend.
-    fn embed(&self, _backend: &dyn Backend, _images: &Tensor) -> Result<Option<Tensor>> {
+    fn embed<'a>(&'a self, _tape: &Tape<'a>, _images: &Var) -> Result<Option<Var>> {
         Ok(None)
     }
 

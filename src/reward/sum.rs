@@ -128,16 +128,14 @@ impl Sum {
     /// # Errors
     /// Of the backend.
     pub fn embeddings(&self, backend: &dyn Backend, pictures: &[Picture]) -> Result<Option<Vec<Vec<f32>>>> {
-        'terms: for (_, reward) in self.parts() {
-            let mut vectors = Vec::new();
-            for batch in batches(pictures) {
-                let Some(new) = reward.embed(backend, &uploaded(backend, batch)?)? else { continue 'terms };
-                let values = backend.download(&new)?;
-                vectors.extend(values.chunks(new.shape().sample()).map(<[f32]>::to_vec));
-            }
-            return Ok(Some(vectors));
+        let mut vectors = Vec::new();
+        for batch in batches(pictures) {
+            let images = uploaded(backend, batch)?.into();
+            let Some(new) = self.embed(&Tape::off(backend), &images)? else { return Ok(None) };
+            let values = backend.download(new.value())?;
+            vectors.extend(values.chunks(new.shape().sample()).map(<[f32]>::to_vec));
         }
-        Ok(None)
+        Ok(Some(vectors))
     }
 }
 
@@ -206,6 +204,17 @@ impl Reward for Sum {
             sum = tape.axpby(1.0, &sum, weight as f32, &score)?;
         }
         Ok(sum)
+    }
+
+    /// Through the first term that has a CLIP model.
+    fn embed<'a>(&'a self, tape: &Tape<'a>, images: &Var) -> Result<Option<Var>> {
+        for (_, reward) in self.parts() {
+            let embedded = reward.embed(tape, images)?;
+            if embedded.is_some() {
+                return Ok(embedded);
+            }
+        }
+        Ok(None)
     }
 
     /// A single term's own; 0.005 for a true sum, and 0.01 where standard deviations are the unit

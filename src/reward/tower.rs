@@ -29,14 +29,6 @@ impl Tower {
         tape.l2_norm(&self.vision.embed(tape, &pixels)?)
     }
 
-    /// The same where nothing is differentiated.
-    ///
-    /// # Errors
-    /// Of the backend.
-    pub fn embed(&self, backend: &dyn Backend, images: &Tensor, fit: Fit) -> Result<Tensor> {
-        Ok(self.images(&Tape::off(backend), &images.clone().into(), fit)?.into_value())
-    }
-
     /// Embeddings `(prompts, 1, 1, d)`, and a warning of the reward `who` for each prompt that did not fit.
     ///
     /// # Errors

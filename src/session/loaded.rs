@@ -17,6 +17,7 @@ use crate::model::pipeline::{self, Pipeline, Size};
 use crate::reward::{self, Reward, Sum};
 use crate::sampler::Sampler;
 use crate::spread::{Part, Spread};
+use crate::tape::Tape;
 use crate::target::{self, Diffusion};
 use crate::tensor::HostSlice;
 
@@ -255,8 +256,10 @@ impl Loaded {
             let mut vectors = Vec::new();
             for slots in slots.chunks(micro_batch) {
                 let images = backend.gather(&samples.population.images, slots)?;
-                let Some(batch) = reward.embed(backend, &images)? else { continue 'rewards };
-                let values = backend.download(&batch)?;
+                let Some(batch) = reward.embed(&Tape::off(backend), &images.into())? else {
+                    continue 'rewards;
+                };
+                let values = backend.download(batch.value())?;
                 vectors.extend(values.chunks(batch.shape().sample()).map(<[f32]>::to_vec));
             }
             return Ok(Some(vectors));

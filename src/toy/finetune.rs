@@ -3,13 +3,13 @@
 
 use rayon::prelude::*;
 
-use super::adam::Adam;
 use super::closed_form::points_of;
 use super::network::{Layers, time_of, with_time};
 use super::{HIDDEN, Network, Toy};
 use crate::backend::Backend;
 use crate::ddim::Schedule;
 use crate::error::Result;
+use crate::mlp::Adam;
 use crate::noise::{Key, Purpose, fill_normals};
 use crate::smc::math::exp;
 use crate::tape::{Tape, Var};
@@ -82,12 +82,13 @@ impl Steering {
     /// -0.1.
     fn new(alpha: f64, seed: u64) -> Steering {
         let mut scale = Network::of([1, HIDDEN, HIDDEN, 1], seed, SCALE);
-        let [.., (weight, bias)] = &mut scale.layers;
-        let key = Key { seed, prompt: SCALE + 3, particle: 0, step: 0, purpose: Purpose::Fit };
-        fill_normals(&key, weight);
-        let deviation = 0.01 * (2.0 / (HIDDEN + 1) as f64).sqrt();
-        weight.iter_mut().for_each(|w| *w = (deviation * f64::from(*w)) as f32);
-        bias.fill(-0.1);
+        if let Some((weight, bias)) = scale.0.layers.last_mut() {
+            let key = Key { seed, prompt: SCALE + 3, particle: 0, step: 0, purpose: Purpose::Fit };
+            fill_normals(&key, weight);
+            let deviation = 0.01 * (2.0 / (HIDDEN + 1) as f64).sqrt();
+            weight.iter_mut().for_each(|w| *w = (deviation * f64::from(*w)) as f32);
+            bias.fill(-0.1);
+        }
         Steering { scale, alpha }
     }
 

@@ -5,7 +5,6 @@
 //! and logarithms those of [`smc::math`](crate::smc::math), and the rest is `+`, `-`, `*`, `/` and square
 //! roots, each rounded to nearest and in a fixed order, whatever the number of threads.
 
-mod adam;
 mod chain;
 mod closed_form;
 mod data;
@@ -18,7 +17,6 @@ mod tilted;
 mod trained;
 pub mod transport;
 
-pub use adam::Adam;
 pub use chain::{chain, training_alpha_bars};
 pub use closed_form::ClosedForm;
 pub use data::{Data, Toy};

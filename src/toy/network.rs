@@ -4,13 +4,11 @@
 use std::collections::HashMap;
 
 use rayon::prelude::*;
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
 
-use super::adam::Adam;
 use super::{Point, Toy};
 use crate::backend::{AffineClamp, Backend};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::mlp::{self, Adam, Mlp};
 use crate::noise::{Key, Purpose, fill_normals, uniforms};
 use crate::tape::{Tape, Var};
 use crate::tensor::{HostSlice, Shape, Tensor};
@@ -25,72 +23,44 @@ const TRAINING_STEPS: usize = 1000;
 /// `max(x, 0)`.
 const RELU: AffineClamp = AffineClamp { a: 1.0, b: 0.0, lo: 0.0, hi: f32::INFINITY };
 
-/// Weights and biases of three layers with ReLU between them, on the host.
+/// Three layers with ReLU between them, on the host.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Network {
-    /// Inputs, the two hidden widths, outputs.
-    pub widths: [usize; 4],
-    /// Of each layer its weight `(out, in)`, row after row, and its bias.
-    pub layers: [(Vec<f32>, Vec<f32>); 3],
-}
+pub struct Network(pub Mlp);
 
 /// The same on a device, as variables of a tape.
-pub struct Layers([(Var, Var); 3]);
+pub struct Layers(mlp::Layers);
 
 impl Network {
-    /// What predicts the noise of points of so many coordinates from a point and its time, as PyTorch
-    /// initialises linear layers: weights and biases uniform within `1 / sqrt(in)`.
+    /// What predicts the noise of points of so many coordinates from a point and its time, initialised as
+    /// [`Mlp::new`] does.
     pub fn new(dimensions: usize, seed: u64) -> Network {
         Network::of([dimensions + 1, HIDDEN, HIDDEN, dimensions], seed, 0)
     }
 
     /// A network of these widths, initialised likewise by the streams from `first` on.
     pub fn of(widths: [usize; 4], seed: u64, first: u32) -> Network {
-        let layer = |l: usize| {
-            let key = Key { seed, prompt: first + l as u32, particle: 0, step: 0, purpose: Purpose::Fit };
-            let (mut uniform, bound) = (uniforms(key), 1.0 / (widths[l] as f64).sqrt());
-            let mut values = |n: usize| {
-                (0..n).map(|_| (bound * (2.0 * uniform.draw() - 1.0)) as f32).collect::<Vec<f32>>()
-            };
-            let weight = values(widths[l] * widths[l + 1]);
-            (weight, values(widths[l + 1]))
-        };
-        Network { widths, layers: [layer(0), layer(1), layer(2)] }
+        Network(Mlp::new(&widths, seed, first))
     }
 
     /// Weights and biases in their order: `w1 b1 w2 b2 w3 b3`.
     pub fn parameters(&self) -> impl Iterator<Item = &Vec<f32>> {
-        self.layers.iter().flat_map(|(w, b)| [w, b])
+        self.0.parameters()
     }
 
     /// The same, to be changed.
     pub fn parameters_mut(&mut self) -> impl Iterator<Item = &mut Vec<f32>> {
-        self.layers.iter_mut().flat_map(|(w, b)| [w, b])
+        self.0.parameters_mut()
     }
 
-    /// As a safetensors file with what is `said` of it, an entry `das-cuda` of its metadata: tensors
-    /// `layers.0.weight` `(out, in)`, `layers.0.bias` and so on, as PyTorch's linear layers have them. The
-    /// same always makes the same bytes.
+    /// As a safetensors file ([`mlp::encode`]) with what is `said` of it, an entry `das-cuda` of its metadata.
+    /// The same always makes the same bytes.
     ///
     /// # Errors
     /// None in practice: it is made in memory.
     pub fn encode(&self, said: &str) -> Result<Vec<u8>> {
-        let fail = |e| Error::io("a network cannot be encoded").because(e);
-        let little = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
-        let bytes: Vec<(Vec<u8>, Vec<u8>)> =
-            self.layers.iter().map(|(w, b)| (little(w), little(b))).collect();
-        let widths = self.widths;
-        let mut tensors = Vec::new();
-        for (l, (w, b)) in bytes.iter().enumerate() {
-            let shape = vec![widths[l + 1], widths[l]];
-            tensors
-                .push((format!("layers.{l}.weight"), TensorView::new(Dtype::F32, shape, w).map_err(fail)?));
-            let shape = vec![widths[l + 1]];
-            tensors.push((format!("layers.{l}.bias"), TensorView::new(Dtype::F32, shape, b).map_err(fail)?));
-        }
         // One entry: the order of several would be another each time.
         let said = HashMap::from([(SAID.to_string(), said.to_string())]);
-        safetensors::serialize(tensors, Some(said)).map_err(fail)
+        mlp::encode(&[(String::new(), &self.0)], said)
     }
 
     /// Reads what [`Network::encode`] made, and what was said of it. `name` is for messages.
@@ -98,27 +68,10 @@ impl Network {
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io): no safetensors file, or not of such a network.
     pub fn decode(name: &str, bytes: &[u8], dimensions: usize) -> Result<(Network, String)> {
-        let wrong = |what: &str| {
-            Error::io(format!("{name}: {what}")).advice("remove the file; the network is then trained again")
-        };
-        let file = SafeTensors::deserialize(bytes).map_err(|e| wrong("no safetensors file").because(e))?;
-        let (_, metadata) =
-            SafeTensors::read_metadata(bytes).map_err(|e| wrong("no safetensors file").because(e))?;
+        let said = mlp::said(name, bytes)?.remove(SAID).unwrap_or_default();
         let widths = [dimensions + 1, HIDDEN, HIDDEN, dimensions];
-        let tensor = |name: String, shape: &[usize]| -> Result<Vec<f32>> {
-            let view = file.tensor(&name).ok().filter(|v| v.dtype() == Dtype::F32 && v.shape() == shape);
-            let view =
-                view.ok_or_else(|| wrong(&format!("no tensor \"{name}\" of shape {shape:?} in f32")))?;
-            let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-            Ok(values.collect())
-        };
-        let layer = |l: usize| -> Result<(Vec<f32>, Vec<f32>)> {
-            let weight = tensor(format!("layers.{l}.weight"), &[widths[l + 1], widths[l]])?;
-            Ok((weight, tensor(format!("layers.{l}.bias"), &[widths[l + 1]])?))
-        };
-        let layers = [layer(0)?, layer(1)?, layer(2)?];
-        let said = metadata.metadata().as_ref().and_then(|metadata| metadata.get(SAID)).cloned();
-        Ok((Network { widths, layers }, said.unwrap_or_default()))
+        let network = mlp::decode(name, bytes, &[(String::new(), &widths)])?.swap_remove(0);
+        Ok((Network(network), said))
     }
 
     /// The layers on the tape's device; `watch` them to learn.
@@ -126,16 +79,12 @@ impl Network {
     /// # Errors
     /// From the device.
     pub fn upload(&self, tape: &Tape<'_>, watch: bool) -> Result<Layers> {
-        let widths = self.widths;
-        let put = |shape, values: &[f32]| -> Result<Var> {
-            let tensor = tape.backend().upload(shape, HostSlice::F32(values))?;
-            Ok(if watch { tape.watch(tensor) } else { tensor.into() })
-        };
-        let layer = |l: usize| -> Result<(Var, Var)> {
-            let (w, b) = &self.layers[l];
-            Ok((put(Shape::rows(widths[l + 1], widths[l]), w)?, put(Shape::vector(widths[l + 1]), b)?))
-        };
-        Ok(Layers([layer(0)?, layer(1)?, layer(2)?]))
+        self.0.upload(tape, watch).map(Layers)
+    }
+
+    /// Numbers that it makes of a point.
+    fn outputs(&self) -> usize {
+        self.0.widths[3]
     }
 
     /// Trains on `points` for so many `epochs` with Adam at rate 1e-3 and returns the loss of each epoch. All
@@ -157,7 +106,7 @@ impl Network {
         let mut adam = Adam::new(1e-3, self.parameters().map(Vec::len));
         let mut losses = Vec::with_capacity(epochs);
         for epoch in 0..epochs {
-            let (input, noise) = noised(points, self.widths[3], alpha_bars, seed, epoch as u32);
+            let (input, noise) = noised(points, self.outputs(), alpha_bars, seed, epoch as u32);
             let (loss, gradients) = self.loss(backend, &input, &noise)?;
             adam.step(self.parameters_mut(), &gradients);
             losses.push(loss);
@@ -172,7 +121,7 @@ impl Network {
     /// # Errors
     /// From the device.
     pub fn loss(&self, backend: &dyn Backend, input: &[f32], noise: &[f32]) -> Result<(f64, Vec<Vec<f32>>)> {
-        let d = self.widths[3];
+        let d = self.outputs();
         let (n, tape) = (noise.len() / d, Tape::new(backend));
         let layers = self.upload(&tape, true)?;
         let x: Var = backend.upload(Shape::rows(n, d + 1), HostSlice::F32(input))?.into();
@@ -191,7 +140,7 @@ impl Network {
 impl Layers {
     /// Weights and biases in their order.
     pub fn leaves(&self) -> Vec<&Var> {
-        self.0.iter().flat_map(|(w, b)| [w, b]).collect()
+        self.0.leaves()
     }
 
     /// The outputs for `x` `(n, inputs)`: of a score network the predicted noise `(n, d)` of `x` `(n, d +
@@ -200,10 +149,7 @@ impl Layers {
     /// # Errors
     /// From the device.
     pub fn forward(&self, tape: &Tape<'_>, x: &Var) -> Result<Var> {
-        let [(w1, b1), (w2, b2), (w3, b3)] = &self.0;
-        let h = tape.affine_clamp(&tape.learned_linear(x, w1, b1)?, RELU)?;
-        let h = tape.affine_clamp(&tape.learned_linear(&h, w2, b2)?, RELU)?;
-        tape.learned_linear(&h, w3, b3)
+        self.0.forward(tape, x, |_, h| tape.affine_clamp(&h, RELU))
     }
 }
 

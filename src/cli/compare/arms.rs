@@ -154,12 +154,12 @@ pub fn check_common(args: &Compare, common: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The flags of an arm as `sample` understands them: those that all share, and the arm's own, which win.
-pub fn parse(label: &str, flags: &[String], common: &[String]) -> Result<(Box<Sample>, Options)> {
+/// The flags of `who`, such as an arm, as `sample` understands them: those that all share, and its own, which
+/// win.
+pub fn parse(who: &str, flags: &[String], common: &[String]) -> Result<(Box<Sample>, Options)> {
     let all: Vec<String> = common.iter().chain(flags).cloned().collect();
-    let who = format!("arm {label}");
-    let matches = whole(&who, &all)?;
-    let Command::Sample(sample) = Cli::from_arg_matches(&matches).map_err(|e| refused(&who, &e))?.command
+    let matches = whole(who, &all)?;
+    let Command::Sample(sample) = Cli::from_arg_matches(&matches).map_err(|e| refused(who, &e))?.command
     else {
         return Err(Error::usage(format!("{who}: no flags of sample")).advice(ADVICE));
     };
@@ -186,7 +186,7 @@ fn whole(who: &str, flags: &[String]) -> Result<ArgMatches> {
     if let Some(flag) = all.subcommand_matches("sample").and_then(of_the_whole) {
         let instead = match flag.as_str() {
             "--negative-prompt" => "a file of prompts in JSON holds negative prompts",
-            _ => "--help of this command lists what it has instead",
+            _ => "the --help of the command lists what it has instead",
         };
         return Err(Error::usage(format!("{who}: {flag} is decided for all runs together"))
             .advice(format!("leave out {flag}; {instead}")));

@@ -121,7 +121,7 @@ impl Design {
         let Listed { arms: listed, sweeps } = arms::listed(args)?;
         arms::check_common(args, &common)?;
         for (label, flags) in listed {
-            let (sample, options) = arms::parse(&label, &flags, &common)?;
+            let (sample, options) = arms::parse(&format!("arm {label}"), &flags, &common)?;
             let (first, _) = shared.get_or_insert_with(|| (sample.clone(), options.builder.clone()));
             if arms::of_the_session(first) != arms::of_the_session(&sample) {
                 return Err(Error::usage(format!(

@@ -25,7 +25,7 @@ pub fn markdown(report: &Report, plots: &[String]) -> String {
         };
         for reward in &row.rewards {
             text += &format!(" {} |", reward.value.map_or(String::new(), |i| format!("{:.3}", i.mean)));
-            text += &format!(" {} |", reward.difference.map_or(String::new(), difference));
+            text += &format!(" {} |", Interval::signed(reward.difference));
         }
         let number = |x: Option<f64>| x.map_or(String::new(), |x| format!("{x:.3}"));
         let share = |x: Option<f64>| x.map_or(String::new(), |x| format!("{:.0} %", 100.0 * x));
@@ -70,13 +70,6 @@ pub fn markdown(report: &Report, plots: &[String]) -> String {
     }
     text += &format!("\n    {}\n", report.command.replace('\n', "\n    "));
     text
-}
-
-fn difference(interval: Interval) -> String {
-    match interval.ends {
-        Some((low, high)) => format!("{:+.3} [{low:+.3}, {high:+.3}]", interval.mean),
-        None => format!("{:+.3}", interval.mean),
-    }
 }
 
 /// The same as CSV; what is not known is empty.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::cli::look::{Comparison, Place, Run, places, safe};
+use crate::cli::look::{Comparison, Optimisation, Place, Run, places, safe};
 use crate::cli::save::BEST;
 use crate::error::{Error, Result};
 
@@ -25,7 +25,8 @@ pub struct Set {
 }
 
 /// The sets at the paths: of a directory of runs their returned pictures, or `all` particles; of a comparison
-/// a set for each arm and budget.
+/// a set for each arm and budget; of an optimisation a set for each strategy, of the evaluation or the last
+/// round.
 ///
 /// # Errors
 /// [`ErrorKind::Io`](crate::ErrorKind::Io) where a record or a picture is not there, or damaged;
@@ -38,6 +39,7 @@ pub fn read(paths: &[PathBuf], all: bool) -> Result<Vec<Set>> {
             match &place {
                 Place::Run(folder) => own.push(Run::read(folder)?),
                 Place::Comparison(folder) => sets.extend(arms(&Comparison::read(folder)?, all)?),
+                Place::Optimisation(folder) => sets.extend(strategies(&Optimisation::read(folder)?, all)?),
             }
         }
         if !own.is_empty() {
@@ -95,14 +97,40 @@ fn arms(comparison: &Comparison, all: bool) -> Result<Vec<Set>> {
             order.push((run.arm.clone(), run.budget));
             order.len() - 1
         });
-        let path = safe(&comparison.folder, &run.picture).ok_or_else(|| {
-            Error::io(format!("{}: a path leads out of it: {:?}", comparison.folder.display(), run.picture))
-                .advice("give a comparison as the program wrote it")
-        })?;
+        let path = inside(&comparison.folder, &run.picture)?;
         let name = format!("{}: {}, budget {}", comparison.name(), run.arm, run.budget);
         found.entry((place, name)).or_default().push((path, run.prompt.clone()));
     }
     found.into_iter().map(|((_, name), found)| set(name, found, comparison.notes.clone())).collect()
+}
+
+/// The pictures of the evaluation or the last round of each strategy.
+fn strategies(of: &Optimisation, all: bool) -> Result<Vec<Set>> {
+    if all {
+        return Err(Error::usage(format!(
+            "{}: an optimisation keeps the pictures alone that it asked about",
+            of.folder.display()
+        ))
+        .advice("leave out --all"));
+    }
+    let mut found: Vec<(&str, Vec<(PathBuf, String)>)> = Vec::new();
+    for query in of.last() {
+        let shown = (inside(&of.folder, &query.picture)?, query.prompt.clone());
+        match found.iter_mut().find(|(strategy, _)| *strategy == query.strategy) {
+            Some((_, list)) => list.push(shown),
+            None => found.push((query.strategy.as_str(), vec![shown])),
+        }
+    }
+    let name = |strategy: &str| format!("{}: {strategy}", of.name());
+    found.into_iter().map(|(strategy, list)| set(name(strategy), list, of.notes.clone())).collect()
+}
+
+/// A path that a file of a folder names.
+fn inside(folder: &Path, named: &str) -> Result<PathBuf> {
+    safe(folder, named).ok_or_else(|| {
+        Error::io(format!("{}: a path leads out of it: {named:?}", folder.display()))
+            .advice("give the folder as the program wrote it")
+    })
 }
 
 fn set(name: String, found: Vec<(PathBuf, String)>, notes: Vec<String>) -> Result<Set> {

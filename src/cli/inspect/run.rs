@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::facts::Facts;
-use crate::cli::look::{Comparison, Line, Run};
+use crate::cli::look::{Comparison, Line, Optimisation, Run};
 
 /// A run: what was done, and what came of it.
 pub fn facts(run: &Run) -> Facts {
@@ -94,4 +94,29 @@ pub fn comparison(comparison: &Comparison) -> Facts {
         .with("rows", rows.into_iter().flatten().map(row).collect::<Vec<_>>())
         .with("warnings", warnings.unwrap_or_default())
         .with("notes", json!(comparison.notes))
+}
+
+/// An optimisation: its strategies, and the means of its table.
+pub fn optimisation(of: &Optimisation) -> Facts {
+    let row = |row: &Value| {
+        let mut cells = Map::new();
+        cells.insert("strategy".into(), row["strategy"].clone());
+        for key in ["last", "evaluation", "best"] {
+            cells.insert(key.into(), row[key]["mean"].clone());
+        }
+        for key in ["bias", "error", "coverage"] {
+            cells.insert(key.into(), row[key].clone());
+        }
+        Value::Object(cells)
+    };
+    Facts::new("optimisation")
+        .with("path", of.folder.to_string_lossy())
+        .with("black_box", of.black_box())
+        .with("prompts", of.design("prompts").len())
+        .with("seeds", of.design("seeds").len())
+        .with("queries", of.number("queries"))
+        .with("batch", of.number("batch"))
+        .with("lines", of.queries.len())
+        .with("rows", of.rows().iter().map(row).collect::<Vec<_>>())
+        .with("notes", json!(of.notes))
 }

@@ -62,8 +62,7 @@ impl Comparison {
 
     /// An entry of the design.
     pub fn design(&self, key: &str) -> &[Value] {
-        let list = self.record.get("design").and_then(|design| design.get(key)).and_then(Value::as_array);
-        list.map(Vec::as_slice).unwrap_or_default()
+        files::design(&self.record, key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
     }
 
     fn planned(&self) -> usize {
@@ -72,6 +71,6 @@ impl Comparison {
 
     /// The name of its folder.
     pub fn name(&self) -> String {
-        super::name_of(&self.folder)
+        files::name(&self.folder)
     }
 }

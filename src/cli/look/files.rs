@@ -60,6 +60,17 @@ pub fn lines<T: DeserializeOwned>(path: &Path) -> (Vec<T>, Option<String>) {
     (read, None)
 }
 
+/// An entry of the design in the record of an experiment.
+pub fn design<'a>(record: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    record.get("design").and_then(|design| design.get(key))
+}
+
+/// The name of a folder.
+pub fn name(folder: &Path) -> String {
+    let whole = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
+    whole.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// A path that a file of `folder` names, if it leads to somewhere below the folder.
 pub fn safe(folder: &Path, named: &str) -> Option<PathBuf> {
     let path = Path::new(named);

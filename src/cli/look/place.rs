@@ -1,21 +1,22 @@
-//! What a path leads to: one run, one comparison, or a folder of these.
+//! What a path leads to: one run, one comparison, one optimisation, or a folder of these.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::cli::compare::DESIGN;
+use crate::cli::{compare, optimize};
 use crate::error::{Error, Result};
 use crate::run::{PARTICLES, RECORD, TRACE};
 
 /// What to give instead of something else.
-const FIX: &str = "give the folder of a run (run.json is in it), of a comparison (compare.json), or the directory \
-                   that these are in";
+const FIX: &str = "give the folder of a run (run.json is in it), of a comparison (compare.json) or an optimisation \
+                   (optimize.json), or the directory that these are in";
 
 /// A folder with something to look at.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     Run(PathBuf),
     Comparison(PathBuf),
+    Optimisation(PathBuf),
 }
 
 /// What is at `path`, a folder or a file in one, in the order of names.
@@ -24,7 +25,7 @@ pub enum Place {
 /// [`ErrorKind::Io`](crate::ErrorKind::Io) where it cannot be read;
 /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) where nothing of the kind is.
 pub fn places(path: &Path) -> Result<Vec<Place>> {
-    let names = [RECORD, TRACE, PARTICLES, DESIGN];
+    let names = [RECORD, TRACE, PARTICLES, compare::DESIGN, optimize::DESIGN];
     if path.is_file() && path.file_name().is_some_and(|name| names.iter().any(|known| name == *known)) {
         let folder = path.parent().filter(|folder| *folder != Path::new(""));
         return places(folder.unwrap_or(Path::new(".")));
@@ -49,8 +50,11 @@ pub fn places(path: &Path) -> Result<Vec<Place>> {
 }
 
 fn place(folder: &Path) -> Option<Place> {
-    if folder.join(DESIGN).exists() {
+    if folder.join(compare::DESIGN).exists() {
         return Some(Place::Comparison(folder.into()));
+    }
+    if folder.join(optimize::DESIGN).exists() {
+        return Some(Place::Optimisation(folder.into()));
     }
     // A run without its record is one too, and is said to lack it.
     [RECORD, TRACE, PARTICLES]
@@ -62,7 +66,7 @@ fn place(folder: &Path) -> Option<Place> {
 impl Place {
     pub fn folder(&self) -> &Path {
         match self {
-            Place::Run(folder) | Place::Comparison(folder) => folder,
+            Place::Run(folder) | Place::Comparison(folder) | Place::Optimisation(folder) => folder,
         }
     }
 }

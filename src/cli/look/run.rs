@@ -104,7 +104,7 @@ impl Run {
 
     /// The name of its folder.
     pub fn name(&self) -> String {
-        super::name_of(&self.folder)
+        files::name(&self.folder)
     }
 
     /// As [`Run::status`], and of one that has not ended whether a process works on it.

@@ -95,7 +95,7 @@ impl Table {
 
     /// The name of its folder.
     pub fn name(&self) -> String {
-        super::name_of(&self.folder)
+        files::name(&self.folder)
     }
 }
 

@@ -58,7 +58,7 @@ fn number(row: &Value, key: &str) -> String {
 }
 
 /// A mean with its interval.
-fn interval(value: &Value, sign: bool) -> Markup {
+pub fn interval(value: &Value, sign: bool) -> Markup {
     let shown = |x: Option<f64>| match x {
         Some(x) if sign && x > 0.0 => format!("+{}", words::number(x)),
         x => words::maybe(x),
@@ -138,7 +138,8 @@ struct Point {
     upright: Option<(f64, f64)>,
 }
 
-fn ends(value: &Value) -> Option<(f64, f64)> {
+/// The ends of an interval.
+pub fn ends(value: &Value) -> Option<(f64, f64)> {
     value["low"].as_f64().zip(value["high"].as_f64())
 }
 

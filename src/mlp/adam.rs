@@ -1,5 +1,7 @@
 //! Adam (Kingma, Ba 2015) for networks that fit on the host.
 
+use rayon::prelude::*;
+
 /// State of the optimiser, as `torch.optim.Adam` with its defaults: betas 0.9 and 0.999, eps 1e-8, no weight
 /// decay. In f64, of parameters in f32.
 #[derive(Clone, Debug)]
@@ -13,6 +15,9 @@ pub struct Adam {
 
 const BETAS: (f64, f64) = (0.9, 0.999);
 const EPS: f64 = 1e-8;
+
+/// Parameters that a thread takes at least.
+const SHARE: usize = 1 << 14;
 
 impl Adam {
     /// An optimiser of tensors of these sizes at a learning rate.
@@ -34,13 +39,14 @@ impl Adam {
                 (moments.len(), moments.len()),
                 "sizes of tensors"
             );
-            for ((parameter, &gradient), (m, v)) in parameters.iter_mut().zip(gradients).zip(moments) {
+            let all = parameters.par_iter_mut().zip(gradients).zip(moments).with_min_len(SHARE);
+            all.for_each(|((parameter, &gradient), (m, v))| {
                 let g = f64::from(gradient);
                 *m = BETAS.0 * *m + (1.0 - BETAS.0) * g;
                 *v = BETAS.1 * *v + (1.0 - BETAS.1) * (g * g);
                 let step = self.rate * (*m / first) / ((*v / second).sqrt() + EPS);
                 *parameter = (f64::from(*parameter) - step) as f32;
-            }
+            });
         }
     }
 }

@@ -1,0 +1,113 @@
+//! An optimisation of a black box: its design, its table, the queries that are done.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::files;
+use crate::cli::experiment::RUNS;
+use crate::cli::optimize::DESIGN;
+use crate::error::Result;
+
+/// A query, a line of its `runs.jsonl` (docs/formats.md).
+#[derive(Clone, Debug, Deserialize)]
+pub struct Query {
+    pub strategy: String,
+    pub seed: u64,
+    pub query: usize,
+    pub round: Option<usize>,
+    pub prompt: String,
+    pub answer: f64,
+    pub mean: Option<f64>,
+    pub picture: String,
+}
+
+/// An optimisation as it was left.
+#[derive(Clone, Debug)]
+pub struct Optimisation {
+    pub folder: PathBuf,
+    /// `optimize.json`.
+    pub record: Map<String, Value>,
+    /// `summary.json`, once all queries are done.
+    pub summary: Option<Map<String, Value>>,
+    pub queries: Vec<Query>,
+    /// What could not be read, or is not there yet.
+    pub notes: Vec<String>,
+}
+
+impl Optimisation {
+    /// Reads the optimisation in `folder`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) where `optimize.json` is damaged or of another layout, or
+    /// `summary.json` is.
+    pub fn read(folder: &Path) -> Result<Optimisation> {
+        let fix =
+            "give the command of the optimisation again: it writes its tables from the queries that are done";
+        let record = files::object(&folder.join(DESIGN), "give the folder of another optimisation")?;
+        let path = folder.join("summary.json");
+        let summary = if path.exists() { Some(files::object(&path, fix)?) } else { None };
+        let (queries, damage) = files::lines(&folder.join(RUNS));
+        let mut read = Optimisation { folder: folder.into(), record, summary, queries, notes: Vec::new() };
+        read.notes.extend(damage);
+        if read.summary.is_none() {
+            let each = read.number("queries") + read.number("evaluate");
+            let all = each * read.design("strategies").len() * read.design("seeds").len();
+            let done = read.queries.len();
+            read.notes.push(format!(
+                "{done} of {all} queries are done; the table is made when all are, by the same command"
+            ));
+        }
+        Ok(read)
+    }
+
+    /// A list of the design.
+    pub fn design(&self, key: &str) -> &[Value] {
+        files::design(&self.record, key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// A number of the design.
+    pub fn number(&self, key: &str) -> usize {
+        let number = files::design(&self.record, key).and_then(Value::as_u64);
+        number.and_then(|number| usize::try_from(number).ok()).unwrap_or_default()
+    }
+
+    /// The name of the black box.
+    pub fn black_box(&self) -> &str {
+        files::design(&self.record, "black_box").and_then(|of| of["name"].as_str()).unwrap_or_default()
+    }
+
+    /// The rows of the table, a strategy each.
+    pub fn rows(&self) -> &[Value] {
+        let rows = self.summary.as_ref().and_then(|summary| summary.get("rows")).and_then(Value::as_array);
+        rows.map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The queries of the last round, of strategies in their order; pictures of the evaluation where there
+    /// are some.
+    pub fn last(&self) -> Vec<&Query> {
+        let evaluated = self.queries.iter().any(|query| query.round.is_none());
+        let last = |strategy: &str| {
+            self.queries
+                .iter()
+                .filter(|query| query.strategy == strategy)
+                .filter_map(|query| query.round)
+                .max()
+        };
+        let names: Vec<&str> = self.design("strategies").iter().filter_map(Value::as_str).collect();
+        let of = |name: &&str| {
+            let round = if evaluated { None } else { last(name) };
+            self.queries.iter().filter(move |query| query.round == round).filter({
+                let name = name.to_string();
+                move |query| query.strategy == name
+            })
+        };
+        names.iter().flat_map(of).collect()
+    }
+
+    /// The name of its folder.
+    pub fn name(&self) -> String {
+        files::name(&self.folder)
+    }
+}
