@@ -155,7 +155,7 @@ fn short(values: &[f32]) -> Vec<f64> {
 fn a_network_learns_as_pytorchs_does() {
     let file = golden("toy_network.json");
     let mut network = Network::new(2, 0);
-    for (l, (w, b)) in network.layers.iter_mut().enumerate() {
+    for (l, (w, b)) in network.0.layers.iter_mut().enumerate() {
         let scale = ((w.len() / b.len()) as f64).powf(-0.5);
         *w = wave(w.len(), 101 + l, scale);
         *b = wave(b.len(), 211 + l, scale);
@@ -175,7 +175,7 @@ fn a_network_learns_as_pytorchs_does() {
                 worst[1] = worst[1].max(off / largest);
             }
         }
-        adam.step(network.layers.iter_mut().flat_map(|(w, b)| [w, b]), &gradients);
+        adam.step(network.0.layers.iter_mut().flat_map(|(w, b)| [w, b]), &gradients);
     }
     for (found, exact) in network.parameters().zip(file["parameters"].as_array().expect("parameters")) {
         let off = short(found).iter().zip(numbers(exact)).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);

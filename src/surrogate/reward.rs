@@ -13,7 +13,10 @@ use crate::tensor::{HostSlice, Shape, Tensor};
 
 /// The surrogate that rewards follow from their next run on; handles that are cloned share it.
 #[derive(Clone, Default)]
-pub struct Shared(Arc<Mutex<Option<(Arc<Surrogate>, bool)>>>);
+pub struct Shared(Arc<Mutex<Option<Followed>>>);
+
+/// A surrogate, and whether what it hopes for counts.
+type Followed = (Arc<Surrogate>, bool);
 
 impl Shared {
     /// Runs that begin from now on follow `surrogate`, with what it hopes for or, for an evaluation, without;
@@ -22,7 +25,7 @@ impl Shared {
         *self.locked() = surrogate.map(|surrogate| (surrogate, optimistic));
     }
 
-    fn locked(&self) -> MutexGuard<'_, Option<(Arc<Surrogate>, bool)>> {
+    fn locked(&self) -> MutexGuard<'_, Option<Followed>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
