@@ -172,6 +172,33 @@ fn what_was_stopped_goes_on_to_the_same_bytes() {
     fails(optimize(&out, &more), 1, &["1-0002.png", "put it back"]);
 }
 
+/// The page of `report` has its table, curves and pictures, also while it is not finished; `inspect` and
+/// `eval` read it.
+#[test]
+fn its_folder_is_looked_at() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let out = dir.path().join("out");
+    let few = ["--queries", "4", "--batch", "2", "--epochs", "2", "--strategies", "ucb,random"];
+    succeeds(optimize(&out, &few));
+    let page = |name: &str| {
+        let file = dir.path().join(name);
+        succeeds(run(&["report", text(&out), "-o", text(&file)]));
+        fs::read_to_string(file).expect("a page")
+    };
+    let whole = page("whole.html");
+    for part in
+        ["Optimisation out", "Mean answer of a round", "Answers against expectations", "data:image/png"]
+    {
+        assert!(whole.contains(part), "{part}");
+    }
+    let facts = json(&succeeds(run(&["inspect", "--json", text(&out)])));
+    assert_eq!((&facts["black_box"], &facts["lines"]), (&Value::from("gold"), &Value::from(8)));
+    let judged = succeeds(run(&["eval", text(&out), "--reward", "gold"]));
+    assert!(judged.contains("out: ucb | 1 | 2 |") && judged.contains("out: random"), "{judged}");
+    fs::remove_file(out.join("summary.json")).expect("removed");
+    assert!(page("part.html").contains("8 of 8 queries are done"));
+}
+
 #[test]
 fn what_makes_no_sense_is_refused() {
     let dir = TempDir::new().expect("a temporary folder");
