@@ -52,8 +52,8 @@ impl Network {
         self.0.parameters_mut()
     }
 
-    /// As a safetensors file ([`mlp::encode`]) with what is `said` of it, an entry `das-cuda` of its metadata.
-    /// The same always makes the same bytes.
+    /// As a safetensors file ([`mlp::encode`]) with what is `said` of it, an entry `das-cuda` of its
+    /// metadata. The same always makes the same bytes.
     ///
     /// # Errors
     /// None in practice: it is made in memory.
