@@ -79,7 +79,19 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
     let plots = write_charts(folder, plots::charts(&design, &report))?;
     let table = table::markdown(&report, &plots);
     experiment::write_table(folder, &table, table::csv(&report).as_bytes(), &table::json(&report))?;
-    output::line(table.trim_end())
+    output::line(table.trim_end())?;
+    match results.iter().find(|run| run.lost.is_none()) {
+        Some(_) => Ok(()),
+        None => Err(all_lost()),
+    }
+}
+
+/// The error of an experiment without one number.
+pub fn all_lost() -> Error {
+    Error::numerical("every run lost every particle").advice(
+        "see why the reward gives no number for these prompts; `checker`, for one, has none for a prompt that states \
+         nothing",
+    )
 }
 
 /// Writes charts under their names; returns the names of those in which there is a point.

@@ -12,7 +12,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::args::Eval;
-use super::experiment::{self, RUNS, unusable};
+use super::experiment::{self, RUNS, SUMMARY, TABLE, unusable};
 use super::statistics::{Interval, mean, over_prompts};
 use super::{output, score, signals};
 use crate::error::{Error, Result};
@@ -95,9 +95,12 @@ fn unclaimed(folder: &Path, command: &str) -> Result<()> {
         let summary: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
         summary["command"].as_str().map(String::from)
     };
-    let summary = folder.join("summary.json");
+    let summary = folder.join(SUMMARY);
     let what = match other {
         Some(name) => format!("holds an experiment or a run ({name})"),
+        None if folder.join(TABLE).exists() && !summary.exists() => {
+            format!("holds the table of another command ({TABLE})")
+        }
         None if summary.exists() && said(&summary).as_deref() != Some(command) => {
             "holds the tables of another command".into()
         }

@@ -11,13 +11,24 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::regular;
-use crate::run::{SCHEMA, write_atomic};
+use crate::run::{PARTICLES, RECORD, SCHEMA, TRACE, write_atomic};
 
 /// One line per run.
 pub const RUNS: &str = "runs.jsonl";
 
+/// Files of runs and of tables: where they are, nothing else begins.
+const OF_OTHERS: [&str; 6] = [RECORD, TRACE, PARTICLES, SUMMARY, TABLE, "scores.jsonl"];
+/// The table as CSV, and as JSON.
+pub const TABLE: &str = "table.csv";
+pub const SUMMARY: &str = "summary.json";
+
 /// For a file or folder that cannot be read or written.
 pub fn unusable(path: &Path, e: io::Error) -> Error {
+    if e.kind() == io::ErrorKind::AlreadyExists && path.is_file() {
+        return Error::io(format!("{}: is a file", path.display()))
+            .because(e)
+            .advice("give a directory with --output");
+    }
     let fix = regular::fix(&e, "give a directory that can be written with --output");
     Error::io(format!("{}: cannot be read or written", path.display())).because(e).advice(fix)
 }
@@ -48,6 +59,10 @@ pub fn claim(
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             if folder.join(RUNS).exists() {
                 return Err(Error::usage(format!("{} holds runs without their {name}", folder.display()))
+                    .advice("give another directory with --output"));
+            }
+            if let Some(other) = OF_OTHERS.iter().find(|other| folder.join(other).exists()) {
+                return Err(Error::usage(format!("{} holds a run or tables ({other})", folder.display()))
                     .advice("give another directory with --output"));
             }
             let whole = json!({"schema": SCHEMA, "command": typed, "design": own});
@@ -118,8 +133,8 @@ pub fn read<R: DeserializeOwned>(
 /// [`ErrorKind::Io`], naming the file.
 pub fn write_table(folder: &Path, markdown: &str, csv: &[u8], json: &str) -> Result<()> {
     write_atomic(&folder.join("table.md"), markdown.as_bytes())?;
-    write_atomic(&folder.join("table.csv"), csv)?;
-    write_atomic(&folder.join("summary.json"), json.as_bytes())
+    write_atomic(&folder.join(TABLE), csv)?;
+    write_atomic(&folder.join(SUMMARY), json.as_bytes())
 }
 
 /// A number of things in words: `1 seed`, `2 seeds`.

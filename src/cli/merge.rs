@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::args::Merge;
 use super::output;
 use super::save::BEST;
+use crate::cli::experiment::SUMMARY;
 use crate::error::{Error, Result};
 use crate::run::{Finished, OutDir, RECORD, write_atomic};
 
@@ -72,6 +73,13 @@ pub fn run(args: &Merge) -> Result<()> {
     }
     let text = lines.iter().fold(String::new(), |text, line| text + line + "\n");
     let table = args.directory.join(CSV);
+    if args.directory.join(SUMMARY).exists() {
+        return Err(Error::usage(format!(
+            "{}: its {CSV} is the table of another command ({SUMMARY} is beside it)",
+            args.directory.display()
+        ))
+        .advice("move the files of that table elsewhere; `das-cuda eval -o` takes any directory"));
+    }
     let written = write_atomic(&args.directory.join(LINES), text.as_bytes());
     written.and_then(|()| write_atomic(&table, &csv(&rows)?)).map_err(of_directory)?;
     if !args.json {

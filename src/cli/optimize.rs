@@ -16,7 +16,7 @@ use std::fs;
 use super::args::Optimize;
 use super::experiment::{self, RUNS, claim, unusable};
 use super::progress::Progress;
-use super::{meaning, output, signals};
+use super::{compare, meaning, output, signals};
 use crate::error::Result;
 use crate::pixels::Picture;
 use crate::run::{Lines, lock, write_atomic};
@@ -51,6 +51,7 @@ pub fn run(args: &Optimize, typed: &[String]) -> Result<()> {
     claim(folder, DESIGN, WHAT, &design.record(), typed)?;
     let path = folder.join(RUNS);
     let lines = experiment::read(&path, WHAT, |line: &Line| line.belongs_to(&design), Line::key)?;
+    compare::missing_pictures(folder, lines.iter().map(|line| &*line.picture));
     let mut known: BTreeMap<String, Line> = lines.into_iter().map(|line| (line.key(), line)).collect();
     let mut file = Lines::append(&path)?;
     let mut seen = Embeddings::new();

@@ -82,5 +82,9 @@ pub fn run(args: &Pareto, typed: &[String]) -> Result<()> {
     let table = table::markdown(&front, &report, &plots, typed);
     let csv = table::csv(&front, &report)?;
     experiment::write_table(folder, &table, &csv, &table::json(&front, &report, typed))?;
-    output::line(table.trim_end())
+    output::line(table.trim_end())?;
+    match lines.iter().find(|line| line.lost.is_none()) {
+        Some(_) => Ok(()),
+        None => Err(compare::all_lost()),
+    }
 }

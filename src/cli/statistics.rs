@@ -16,23 +16,28 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// A difference as people read it, `+0.123 [-0.100, +0.350]`; nothing where it is not known.
-    pub fn signed(interval: Option<Interval>) -> String {
-        match interval {
-            None => String::new(),
-            Some(Interval { mean, ends: None }) => format!("{mean:+.3}"),
-            Some(Interval { mean, ends: Some((low, high)) }) => format!("{mean:+.3} [{low:+.3}, {high:+.3}]"),
-        }
-    }
-
     /// As people read it, `0.123 [0.100, 0.150]`; nothing where it is not known.
     pub fn text(interval: Option<Interval>) -> String {
-        match interval {
-            None => String::new(),
-            Some(Interval { mean, ends: None }) => shown(mean),
-            Some(Interval { mean, ends: Some((low, high)) }) => {
-                format!("{} [{}, {}]", shown(mean), shown(low), shown(high))
-            }
+        interval.map_or(String::new(), |interval| interval.written(false))
+    }
+
+    /// The same of a difference, whose numbers all have their `sign`.
+    pub fn signed(interval: Option<Interval>) -> String {
+        interval.map_or(String::new(), |interval| interval.written(true))
+    }
+
+    /// With three decimals; where none of its numbers has that many to show, with powers of ten.
+    fn written(self, sign: bool) -> String {
+        let Interval { mean, ends } = self;
+        let (low, high) = ends.unwrap_or((mean, mean));
+        let largest = mean.abs().max(low.abs()).max(high.abs());
+        let one = |x: f64| {
+            let text = if largest < SMALL && x != 0.0 { format!("{x:.2e}") } else { shown(x) };
+            if sign && x >= 0.0 { format!("+{text}") } else { text }
+        };
+        match ends {
+            None => one(mean),
+            Some(_) => format!("{} [{}, {}]", one(mean), one(low), one(high)),
         }
     }
 
@@ -54,6 +59,9 @@ impl Interval {
         Interval { mean, ends: (n > 1.0).then_some((mean - half, mean + half)) }
     }
 }
+
+/// Intervals of smaller numbers than this have nothing to show in three decimals.
+const SMALL: f64 = 0.01;
 
 /// A number with three decimals, or of a size that has too many digits with an exponent.
 pub fn shown(x: f64) -> String {
@@ -181,6 +189,17 @@ mod tests {
             "{found:?} {known:?}"
         );
         assert_eq!(jackknife(2.0, vec![1.0]).ends, None);
+    }
+
+    #[test]
+    fn numbers_have_the_digits_that_they_need() {
+        let of = |mean: f64, ends| Some(Interval { mean, ends });
+        assert_eq!(Interval::text(of(0.1234, Some((0.1, 0.15)))), "0.123 [0.100, 0.150]");
+        assert_eq!(Interval::text(of(2e30, None)), "2.000e30");
+        assert_eq!(Interval::text(of(4.97e-6, Some((0.0, 9e-6)))), "4.97e-6 [0.000, 9.00e-6]");
+        assert_eq!(Interval::signed(of(0.25, Some((-0.5, 1.0)))), "+0.250 [-0.500, +1.000]");
+        assert_eq!(Interval::signed(of(-2e-4, Some((-4e-4, 1e-5)))), "-2.00e-4 [-4.00e-4, +1.00e-5]");
+        assert_eq!(Interval::signed(of(0.0, None)), "+0.000");
     }
 
     #[test]

@@ -149,6 +149,17 @@ fn a_comparison_that_was_stopped_goes_on() {
     fails(compare(&out, &["--methods", "das,bootstrap"]), 2, &["another comparison", "arms", "--output"]);
     fs::remove_file(out.join("compare.json")).expect("removed");
     fails(compare(&out, &TWO), 2, &["without their compare.json", "--output"]);
+    // Nothing begins where a run or the tables of another command are, or at a file.
+    for name in ["run.json", "summary.json", "table.csv"] {
+        let other = dir.path().join(name.replace('.', "-"));
+        fs::create_dir(&other).expect("a folder");
+        fs::write(other.join(name), "{}").expect("written");
+        fails(compare(&other, &TWO), 2, &["holds a run or tables", name, "--output"]);
+        assert!(["compare.json", "runs.jsonl"].iter().all(|own| !other.join(own).exists()), "{name}");
+    }
+    let file = dir.path().join("file");
+    fs::write(&file, "").expect("written");
+    fails(compare(&file, &TWO), 1, &["file: is a file", "give a directory with --output"]);
 }
 
 #[test]
@@ -221,6 +232,7 @@ fn arms_and_sweeps_are_read_and_what_cannot_work_is_refused() {
         (&["--sweep", "kl"], &["--sweep", "FLAG=VALUE"]),
         (&["--sweep", "nobody:kl=1,2"], &["--sweep", "no arm is called nobody", "das, best-of-n"]),
         (&["--sweep", "das:=1,2"], &["--sweep", "FLAG=VALUE"]),
+        (&["--sweep", ":kl=1,2"], &["--sweep", "FLAG=VALUE"]),
         (&["--against", "nobody"], &["nobody", "das"]),
     ];
     for (more, words) in cases {
@@ -335,6 +347,29 @@ fn a_run_that_loses_every_particle_is_told_and_left_out() {
     assert!(runs.iter().any(|run| run["lost"].is_null()));
     assert!(table.contains("lost every particle") && table.contains("\"zzz\""), "{table}");
     assert_eq!(succeeds(compare(&out, &arms)), table, "nothing is drawn again");
+    // Where every run is lost there is a table that says so, and an error.
+    let mut every = program();
+    every.args([
+        "compare",
+        "-p",
+        "zzz",
+        "--seeds",
+        "1",
+        "--methods",
+        "bootstrap",
+        "--reward",
+        "checker",
+        "-q",
+    ]);
+    every.args(["-o", text(&dir.path().join("every")), "--", "--steps", "2", "--particles", "1"]);
+    let every = every.output().expect("the program");
+    assert!(String::from_utf8_lossy(&every.stdout).contains("1 of 1 runs lost every particle"));
+    fails(every, 5, &["every run lost every particle", "checker"]);
+    fails(
+        program().args(["eval", text(&dir.path().join("every"))]).output().expect("the program"),
+        2,
+        &["every: there is no finished picture in it"],
+    );
     // Scored again without it, and shown.
     let mut eval = program();
     eval.args(["eval", text(&out), "--reward", "gold", "--json"]);

@@ -189,6 +189,13 @@ fn what_cannot_be_judged_is_refused() {
     for (args, code, words) in cases {
         fails(eval(args), *code, words);
     }
+    // Nor does merge write over a table that is not its own, or eval over that of merge.
+    fs::remove_file(claimed.join("runs.jsonl")).expect("removed");
+    fs::write(claimed.join("table.csv"), "").expect("written");
+    let gold = ["--reward", "gold", "-o", text(&claimed)];
+    fails(eval(&[&[text(&a)], &gold[..]].concat()), 2, &["table of another command (table.csv)"]);
+    fs::write(a.join("summary.json"), "{}").expect("written");
+    fails(run(&["merge", text(&a)]), 2, &["table.csv is the table of another command", "summary.json"]);
     fs::write(a.join(&folders(&a)[0]).join("best.png"), "no picture").expect("written");
     fails(eval(&[text(&a), "--reward", "gold"]), 1, &["best.png"]);
 }

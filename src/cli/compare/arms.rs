@@ -122,7 +122,7 @@ impl<'a> Sweep<'a> {
             None => (None, flag),
         };
         let flag = flag.trim_start_matches('-');
-        if flag.is_empty() || values.is_empty() || arms.is_empty() {
+        if flag.is_empty() || values.is_empty() || arms.is_empty() || label.is_some_and(str::is_empty) {
             return Err(wrong());
         }
         let place = |label: &str| {

@@ -101,6 +101,9 @@ fn arms(comparison: &Comparison, all: bool) -> Result<Vec<Set>> {
         let name = format!("{}: {}, budget {}", comparison.name(), run.arm, run.budget);
         found.entry((place, name)).or_default().push((path, run.prompt.clone()));
     }
+    if found.is_empty() {
+        return Err(nothing(&comparison.name()));
+    }
     found.into_iter().map(|((_, name), found)| set(name, found, comparison.notes.clone())).collect()
 }
 
@@ -121,6 +124,9 @@ fn strategies(of: &Optimisation, all: bool) -> Result<Vec<Set>> {
             None => found.push((query.strategy.as_str(), vec![shown])),
         }
     }
+    if found.is_empty() {
+        return Err(nothing(&of.name()));
+    }
     let name = |strategy: &str| format!("{}: {strategy}", of.name());
     found.into_iter().map(|(strategy, list)| set(name(strategy), list, of.notes.clone())).collect()
 }
@@ -133,10 +139,13 @@ fn inside(folder: &Path, named: &str) -> Result<PathBuf> {
     })
 }
 
+fn nothing(name: &str) -> Error {
+    Error::usage(format!("{name}: there is no finished picture in it")).advice("give runs that have finished")
+}
+
 fn set(name: String, found: Vec<(PathBuf, String)>, notes: Vec<String>) -> Result<Set> {
     if found.is_empty() {
-        return Err(Error::usage(format!("{name}: there is no finished picture in it"))
-            .advice("give runs that have finished"));
+        return Err(nothing(&name));
     }
     let mut prompts: Vec<String> = Vec::new();
     let shown = found

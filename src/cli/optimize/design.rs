@@ -16,7 +16,7 @@ use crate::noise::{Key, Purpose, fill_normals, uniforms};
 use crate::reward::{self, Reward, Spec, Sum};
 use crate::run::SCHEMA;
 use crate::session::{Prompt, SampleOptions, Session, SessionBuilder};
-use crate::surrogate::{Optimism, Settings, Shared, SurrogateReward};
+use crate::surrogate::{Optimism, Settings, Shared, Spread, SurrogateReward};
 
 /// A way of spending the queries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,17 +168,30 @@ impl Design {
             optimism: spread,
         };
         settings.check()?;
-        if args.bonus.is_some() && !strategies.iter().any(|s| matches!(s, Strategy::Ucb | Strategy::BestOfN))
-        {
-            return Err(Error::usage("--bonus is of ucb and best-of-n, and --strategies has neither")
-                .advice("leave out --bonus, or add ucb to --strategies"));
+        let hopes = strategies.iter().any(|s| matches!(s, Strategy::Ucb | Strategy::BestOfN));
+        let learns = strategies.iter().any(|strategy| strategy.learns());
+        for (flag, given, acts, whose) in [
+            ("--bonus", args.bonus.is_some(), hopes, "ucb and best-of-n"),
+            ("--spread", spread != Optimism::Ucb(Spread::Sum), hopes, "ucb and best-of-n"),
+            ("--epochs", args.epochs.is_some(), learns, "strategies that learn"),
+            ("--learning-rate", args.learning_rate.is_some(), learns, "strategies that learn"),
+            ("--surrogate-batch", args.surrogate_batch.is_some(), learns, "strategies that learn"),
+            ("--langevin", args.langevin != 0.0, learns, "strategies that learn"),
+        ] {
+            if given && !acts {
+                return Err(Error::usage(format!("{flag} is of {whose}, and --strategies has none"))
+                    .advice(format!("leave out {flag}, or add ucb to --strategies")));
+            }
         }
         if !(args.noise.is_finite() && args.noise >= 0.0) {
             return Err(Error::usage(format!("--noise {} is no finite number of at least 0", args.noise))
                 .advice("give --noise a standard deviation in the units of the answers, or leave it out"));
         }
         let template = template(args)?;
-        let method = method::find(&args.method)?;
+        let method = method::find(&args.method).map_err(|e| {
+            Error::usage(format!("--method: {}", e.message()))
+                .advice(format!("--method takes one of: {}", method::guided_names().join(", ")))
+        })?;
         if method.has_plain_chains() {
             return Err(Error::usage(format!("--method {method} is not guided by a surrogate"))
                 .advice("give --method das or another that is; random and best-of-n are --strategies"));
@@ -209,6 +222,12 @@ impl Design {
                 return Err(Error::usage(format!("flags after --: {flag} has no meaning here: {instead}"))
                     .advice(format!("leave out {flag}")));
             }
+        }
+        if options.select == Select::All {
+            return Err(Error::usage(
+                "flags after --: --select all has no meaning here: a query has one picture",
+            )
+            .advice("leave out --select, or give argmax, reward or draw"));
         }
         let hub = downloads::hub(sample.offline, cases.quiet);
         let shared = Shared::default();

@@ -7,7 +7,7 @@ use crate::cli::compare::arms;
 use crate::cli::compare::design::{Design, RunPlan};
 use crate::cli::experiment::counted;
 use crate::error::{Error, Result};
-use crate::method::{self, BestOfN, Conclusion, METHODS, Method};
+use crate::method::{self, BestOfN, Conclusion, Method};
 use crate::reward::Spec;
 
 /// The arm of plain samples: the population that the best of N is chosen from, without the choice.
@@ -38,10 +38,8 @@ pub fn check(args: &Pareto) -> Result<()> {
     }
     let (name, _) = own(&args.method)?;
     let method = method::find(&name).map_err(|e| {
-        let names: Vec<&str> =
-            METHODS.iter().filter(|method| !method.has_plain_chains()).map(|method| method.name()).collect();
         Error::usage(format!("--method: {}", e.message()))
-            .advice(format!("--method takes one of: {}", names.join(", ")))
+            .advice(format!("--method takes one of: {}", method::guided_names().join(", ")))
     })?;
     if method.has_plain_chains() {
         return Err(Error::usage(format!("--method {method} is not aligned to a sum of rewards")).advice(
