@@ -12,14 +12,14 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::args::Eval;
-use super::experiment::{self, RUNS, SUMMARY, TABLE, unusable};
-use super::statistics::{Interval, mean, over_prompts};
+use super::experiment::{self, OF_RUNS, RUNS, SCORES, SUMMARY, TABLE, unusable};
+use super::statistics::{mean, over_prompts};
 use super::{output, score, signals};
 use crate::error::{Error, Result};
 use crate::model::lpips::{Lpips, Range};
 use crate::pixels::Picture;
-use crate::reward::{REWARDS, Spec};
-use crate::run::{RECORD, SCHEMA, write_atomic};
+use crate::reward::{REWARDS, Spec, two_paths};
+use crate::run::{SCHEMA, write_atomic};
 use crate::session::{Scorer, SessionBuilder};
 use diversity::SquaredDistances;
 use sets::Set;
@@ -59,8 +59,7 @@ pub fn run(args: &Eval, typed: &[String]) -> Result<()> {
     };
     let mut rows = Vec::new();
     for set in &sets {
-        let judged = judge(&mut scorer, set)?;
-        let perceived = lpips.as_ref().map(|lpips| perceive(&scorer, lpips, set)).transpose()?;
+        let (judged, distances) = judge(&mut scorer, lpips.as_ref(), set)?;
         if let Some((folder, text)) = &mut file {
             set.shown.iter().zip(&judged).for_each(|(shown, judged)| {
                 let scores: Map<String, Value> =
@@ -74,9 +73,12 @@ pub fn run(args: &Eval, typed: &[String]) -> Result<()> {
                 });
                 *text += &format!("{line}\n");
             });
-            write_atomic(&folder.join("scores.jsonl"), text.as_bytes())?;
+            write_atomic(&folder.join(SCORES), text.as_bytes())?;
         }
-        rows.push(Row { lpips: perceived, ..row(set, &judged, args.eigenvalues) });
+        rows.push(Row {
+            lpips: lpips.is_some().then(|| distances.means()),
+            ..row(set, &judged, args.eigenvalues)
+        });
     }
     rows.iter().for_each(|row| {
         row.notes.iter().for_each(|note| output::note(format_args!("note: {}: {note}", row.name)));
@@ -90,7 +92,7 @@ pub fn run(args: &Eval, typed: &[String]) -> Result<()> {
 
 /// Refuses a folder that holds something else than what this command has left.
 fn unclaimed(folder: &Path, command: &str) -> Result<()> {
-    let other = [RUNS, RECORD].iter().find(|name| folder.join(name).exists());
+    let other = OF_RUNS.iter().chain([&RUNS]).find(|name| folder.join(name).exists());
     let said = |path: &Path| -> Option<String> {
         let summary: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
         summary["command"].as_str().map(String::from)
@@ -143,8 +145,9 @@ fn scorer(args: &Eval) -> Result<Scorer> {
     Ok(scorer)
 }
 
-/// Every picture of a set, prompt by prompt.
-fn judge(scorer: &mut Scorer, set: &Set) -> Result<Vec<Judged>> {
+/// Every picture of a set, prompt by prompt, and how different they look by LPIPS.
+fn judge(scorer: &mut Scorer, lpips: Option<&Lpips>, set: &Set) -> Result<(Vec<Judged>, SquaredDistances)> {
+    let mut distances = SquaredDistances::default();
     let mut by_prompt: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (at, shown) in set.shown.iter().enumerate() {
         by_prompt.entry(&shown.prompt).or_default().push(at);
@@ -158,32 +161,22 @@ fn judge(scorer: &mut Scorer, set: &Set) -> Result<Vec<Judged>> {
         scores.warnings.iter().for_each(|w| output::note(format_args!("warning: {w}")));
         let mut embeddings = scorer.embed(&pictures).map_err(fail)?.unwrap_or_default().into_iter();
         for (i, at) in places.into_iter().enumerate() {
+            if let Some(lpips) = lpips {
+                distances.add(set.shown[at].group, &scorer.perceive(lpips, &pictures[i])?);
+            }
             let of = |(name, v): &(String, Vec<f32>)| (name.clone(), f64::from(v[i]));
             let scores = scores.rewards.iter().map(of).collect();
             judged[at] = Some(Judged { scores, embedding: embeddings.next() });
         }
     }
-    Ok(judged.into_iter().flatten().collect())
+    Ok((judged.into_iter().flatten().collect(), distances))
 }
 
 /// The network of LPIPS that the option names.
 fn open_lpips(scorer: &Scorer, path: &str, range: Range) -> Result<Lpips> {
-    let (network, linear) = match path.rsplit_once(',') {
-        Some((network, linear)) if !Path::new(path).exists() => (network, linear),
-        _ => (path, path),
-    };
-    let fail = |e: Error| e.context(format!("--lpips {path}"));
-    scorer.open_lpips(Path::new(network), Path::new(linear), range).map_err(fail)
-}
-
-/// How different the pictures of a set look: of all pairs, and of the pairs of one prompt.
-fn perceive(scorer: &Scorer, lpips: &Lpips, set: &Set) -> Result<(Option<Interval>, Option<Interval>)> {
-    let mut distances = SquaredDistances::default();
-    for shown in &set.shown {
-        let vector = scorer.perceive(lpips, &Picture::read(&shown.path)?)?;
-        distances.add(shown.group, &vector);
-    }
-    Ok(distances.means())
+    let whole = Path::new(path);
+    let (network, linear) = two_paths(whole).unwrap_or((whole, whole));
+    scorer.open_lpips(network, linear, range).map_err(|e| e.context(format!("--lpips {path}")))
 }
 
 /// The numbers of a set.

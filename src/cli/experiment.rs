@@ -10,17 +10,20 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::method::{self, METHODS, Method};
 use crate::regular;
 use crate::run::{PARTICLES, RECORD, SCHEMA, TRACE, write_atomic};
 
 /// One line per run.
 pub const RUNS: &str = "runs.jsonl";
 
-/// Files of runs and of tables: where they are, nothing else begins.
-const OF_OTHERS: [&str; 6] = [RECORD, TRACE, PARTICLES, SUMMARY, TABLE, "scores.jsonl"];
 /// The table as CSV, and as JSON.
 pub const TABLE: &str = "table.csv";
 pub const SUMMARY: &str = "summary.json";
+/// What `eval` says of each picture.
+pub const SCORES: &str = "scores.jsonl";
+/// Files of a run.
+pub const OF_RUNS: [&str; 3] = [RECORD, TRACE, PARTICLES];
 
 /// For a file or folder that cannot be read or written.
 pub fn unusable(path: &Path, e: io::Error) -> Error {
@@ -61,7 +64,8 @@ pub fn claim(
                 return Err(Error::usage(format!("{} holds runs without their {name}", folder.display()))
                     .advice("give another directory with --output"));
             }
-            if let Some(other) = OF_OTHERS.iter().find(|other| folder.join(other).exists()) {
+            let of_others = || OF_RUNS.iter().chain(&[SUMMARY, TABLE, SCORES]);
+            if let Some(other) = of_others().find(|other| folder.join(other).exists()) {
                 return Err(Error::usage(format!("{} holds a run or tables ({other})", folder.display()))
                     .advice("give another directory with --output"));
             }
@@ -140,6 +144,19 @@ pub fn write_table(folder: &Path, markdown: &str, csv: &[u8], json: &str) -> Res
 /// A number of things in words: `1 seed`, `2 seeds`.
 pub fn counted(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+/// The method that `--method` names, of an experiment that guides.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for one that does not exist.
+pub fn method(name: &str) -> Result<&'static dyn Method> {
+    method::find(name).map_err(|e| {
+        let guided = METHODS.iter().filter(|method| !method.has_plain_chains());
+        let names: Vec<&str> = guided.map(|method| method.name()).collect();
+        Error::usage(format!("--method: {}", e.message()))
+            .advice(format!("--method takes one of: {}", names.join(", ")))
+    })
 }
 
 /// A command as a shell takes it.

@@ -9,12 +9,11 @@ use serde_json::{Map, Value, json};
 use super::args::Merge;
 use super::output;
 use super::save::BEST;
-use crate::cli::experiment::SUMMARY;
+use crate::cli::experiment::{SUMMARY, TABLE};
 use crate::error::{Error, Result};
 use crate::run::{Finished, OutDir, RECORD, write_atomic};
 
 /// Names of the tables.
-const CSV: &str = "table.csv";
 const LINES: &str = "table.jsonl";
 
 /// Entries of `run.json` that a row begins with, besides its folder.
@@ -72,10 +71,10 @@ pub fn run(args: &Merge) -> Result<()> {
         lines.iter().try_for_each(output::line)?;
     }
     let text = lines.iter().fold(String::new(), |text, line| text + line + "\n");
-    let table = args.directory.join(CSV);
+    let table = args.directory.join(TABLE);
     if args.directory.join(SUMMARY).exists() {
         return Err(Error::usage(format!(
-            "{}: its {CSV} is the table of another command ({SUMMARY} is beside it)",
+            "{}: its {TABLE} is the table of another command ({SUMMARY} is beside it)",
             args.directory.display()
         ))
         .advice("move the files of that table elsewhere; `das-cuda eval -o` takes any directory"));
@@ -155,7 +154,7 @@ fn csv(rows: &[Map<String, Value>]) -> Result<Vec<u8>> {
             }
         }
     }
-    let failed = |e: csv::Error| Error::io(format!("{CSV}: cannot be made")).because(e);
+    let failed = |e: csv::Error| Error::io(format!("{TABLE}: cannot be made")).because(e);
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(&columns).map_err(failed)?;
     for row in rows {
@@ -166,7 +165,7 @@ fn csv(rows: &[Map<String, Value>]) -> Result<Vec<u8>> {
         };
         writer.write_record(columns.iter().map(cell)).map_err(failed)?;
     }
-    writer.into_inner().map_err(|e| Error::io(format!("{CSV}: cannot be made: {e}")))
+    writer.into_inner().map_err(|e| Error::io(format!("{TABLE}: cannot be made: {e}")))
 }
 
 /// The draws of one command, or of several that only differ in how many prompts they had.

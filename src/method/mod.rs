@@ -36,11 +36,6 @@ use crate::error::{Error, Result};
 pub static METHODS: &[&dyn Method] =
     &[&Das, &Tds, &Bootstrap, &Fk, &Svdd, &Dps, &FreeDom, &Mpgd, &Plain, &BestOfN];
 
-/// The names of the methods that draw otherwise than the model by itself does.
-pub fn guided_names() -> Vec<&'static str> {
-    METHODS.iter().filter(|method| !method.has_plain_chains()).map(|method| method.name()).collect()
-}
-
 /// The method of [`METHODS`] with this name or alias.
 ///
 /// # Errors

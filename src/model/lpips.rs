@@ -136,7 +136,7 @@ impl Lpips {
             }
             let geometry = Conv { stride: layer.stride, pad: [layer.pad; 4], upsample: false };
             let y = conv.run(&tape, &x, geometry)?;
-            x = tape.affine_clamp(&y, AffineClamp { a: 1.0, b: 0.0, lo: 0.0, hi: f32::INFINITY })?;
+            x = tape.affine_clamp(&y, AffineClamp::RELU)?;
             let (shape, values) = (x.shape(), backend.download(x.value())?);
             let positions = (shape.h * shape.w) as f64;
             for (vector, sample) in vectors.iter_mut().zip(values.chunks(shape.sample())) {

@@ -49,7 +49,7 @@ impl Block {
 }
 
 fn relu(tape: &Tape<'_>, x: Var) -> Result<Var> {
-    tape.affine_clamp(&x, AffineClamp { a: 1.0, b: 0.0, lo: 0.0, hi: f32::INFINITY })
+    tape.affine_clamp(&x, AffineClamp::RELU)
 }
 
 impl TinyDecoder {

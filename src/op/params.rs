@@ -129,6 +129,11 @@ pub struct AffineClamp {
     pub hi: f32,
 }
 
+impl AffineClamp {
+    /// `max(x, 0)`.
+    pub const RELU: AffineClamp = AffineClamp { a: 1.0, b: 0.0, lo: 0.0, hi: f32::INFINITY };
+}
+
 /// Whose random numbers a particle draws: see [`crate::noise`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParticleId {

@@ -249,16 +249,13 @@ impl Loaded {
         most: usize,
         options: &SampleOptions,
     ) -> Result<Option<Vec<Vec<f32>>>> {
-        let held_out = self.eval.iter().flat_map(Sum::parts);
         let slots: Vec<u32> = (0..samples.pictures.len().min(most) as u32).collect();
         let micro_batch = options.micro_batch_for(self.size(options)?);
-        'rewards: for (_, reward) in held_out.chain(self.reward.parts()) {
+        'sums: for sum in self.eval.iter().chain([&self.reward]) {
             let mut vectors = Vec::new();
             for slots in slots.chunks(micro_batch) {
                 let images = backend.gather(&samples.population.images, slots)?;
-                let Some(batch) = reward.embed(&Tape::off(backend), &images.into())? else {
-                    continue 'rewards;
-                };
+                let Some(batch) = sum.embed(&Tape::off(backend), &images.into())? else { continue 'sums };
                 let values = backend.download(batch.value())?;
                 vectors.extend(values.chunks(batch.shape().sample()).map(<[f32]>::to_vec));
             }

@@ -129,8 +129,7 @@ impl Placed {
         for head in 1..self.count {
             // max(a, b) = a + max(b - a, 0)
             let more = tape.axpby(1.0, &tape.slice(&heads, head, 1)?, -1.0, &score)?;
-            let positive = AffineClamp { a: 1.0, b: 0.0, lo: 0.0, hi: f32::INFINITY };
-            score = tape.add(&score, &tape.affine_clamp(&more, positive)?)?;
+            score = tape.add(&score, &tape.affine_clamp(&more, AffineClamp::RELU)?)?;
         }
         let Some(bonus) = &self.bonus else { return Ok(score) };
         let u = tape.linear(embedding, &bonus.weight, Some(&bonus.bias), None)?;

@@ -20,9 +20,6 @@ const SAID: &str = "das-cuda";
 /// Training steps of the diffusion.
 const TRAINING_STEPS: usize = 1000;
 
-/// `max(x, 0)`.
-const RELU: AffineClamp = AffineClamp { a: 1.0, b: 0.0, lo: 0.0, hi: f32::INFINITY };
-
 /// Three layers with ReLU between them, on the host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Network(pub Mlp);
@@ -149,7 +146,7 @@ impl Layers {
     /// # Errors
     /// From the device.
     pub fn forward(&self, tape: &Tape<'_>, x: &Var) -> Result<Var> {
-        self.0.forward(tape, x, |_, h| tape.affine_clamp(&h, RELU))
+        self.0.forward(tape, x, |_, h| tape.affine_clamp(&h, AffineClamp::RELU))
     }
 }
 

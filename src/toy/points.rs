@@ -62,8 +62,9 @@ impl PointSet {
                 continue;
             }
             let cells: Vec<Option<f64>> = line.split(',').map(|cell| cell.trim().parse().ok()).collect();
-            let names = cells.iter().all(Option::is_none) && line.split(',').all(|cell| is_name(cell.trim()));
-            if !std::mem::replace(&mut begun, true) && names {
+            let first = !std::mem::replace(&mut begun, true);
+            if first && cells.iter().all(Option::is_none) && line.split(',').all(|cell| is_name(cell.trim()))
+            {
                 continue;
             }
             let Some(values) = cells.into_iter().collect::<Option<Vec<f64>>>() else {

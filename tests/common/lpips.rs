@@ -48,11 +48,7 @@ pub fn write(folder: &Path, layout: Layout) -> [PathBuf; 2] {
         linear.push((format!("lin{i}.model.1.weight"), vec![1, output, 1, 1], weights));
     }
     let save = |name: &str, tensors: &[(String, Vec<usize>, Vec<u8>)]| -> PathBuf {
-        let view = |(name, dims, bytes): &'_ (String, Vec<usize>, Vec<u8>)| {
-            (name.clone(), dims.clone(), bytes.clone())
-        };
-        let owned: Vec<_> = tensors.iter().map(view).collect();
-        let views = owned.iter().map(|(name, dims, bytes)| {
+        let views = tensors.iter().map(|(name, dims, bytes)| {
             (name.as_str(), TensorView::new(Dtype::F32, dims.clone(), bytes).expect("a tensor"))
         });
         let path = folder.join(name);

@@ -97,18 +97,24 @@ impl RunResult {
 /// and does not keep the others from being drawn.
 pub fn draw(session: &mut Session, design: &Design, run: &RunPlan<'_>, folder: &Path) -> Result<RunResult> {
     match draw_whole(session, design, run, folder) {
-        Err(e) if e.kind() == ErrorKind::Numerical => Ok(RunResult {
-            arm: run.arm.label.clone(),
-            budget: design.budgets[run.budget].multiple,
-            particles: run.arm.particles[run.budget],
-            index: run.prompt,
-            prompt: design.prompts[run.prompt].text.clone(),
-            seed: run.seed,
-            flops: run.arm.flops(run.budget),
-            lost: Some(e.message().to_string()),
-            ..RunResult::default()
-        }),
+        Err(e) if e.kind() == ErrorKind::Numerical => {
+            Ok(RunResult { lost: Some(e.message().to_string()), ..planned(design, run) })
+        }
         result => result,
+    }
+}
+
+/// What is known of a run before it is drawn.
+fn planned(design: &Design, run: &RunPlan<'_>) -> RunResult {
+    RunResult {
+        arm: run.arm.label.clone(),
+        budget: design.budgets[run.budget].multiple,
+        particles: run.arm.particles[run.budget],
+        index: run.prompt,
+        prompt: design.prompts[run.prompt].text.clone(),
+        seed: run.seed,
+        flops: run.arm.flops(run.budget),
+        ..RunResult::default()
     }
 }
 
@@ -119,7 +125,10 @@ fn draw_whole(session: &mut Session, design: &Design, run: &RunPlan<'_>, folder:
     let mut drawing = session.sample(prompt, &options)?;
     let mut moves = Vec::new();
     for step in &mut drawing {
-        moves.extend(mean_or_infinite(&step?.prompts[0].divergence));
+        let divergence = &step?.prompts[0].divergence;
+        if !divergence.is_empty() {
+            moves.push(statistics::mean(divergence));
+        }
     }
     let populations = drawing.populations() as f64;
     let samples = drawing.conclude()?.swap_remove(0);
@@ -144,12 +153,6 @@ fn draw_whole(session: &mut Session, design: &Design, run: &RunPlan<'_>, folder:
     let before = design.seeds.iter().take_while(|seed| **seed != run.seed);
     let before = before.filter_map(|&seed| Picture::read(&folder.join(path(seed))).ok());
     Ok(RunResult {
-        arm: run.arm.label.clone(),
-        budget: budget.multiple,
-        particles: run.arm.particles[run.budget],
-        index: run.prompt,
-        prompt: prompt.text.clone(),
-        seed: run.seed,
         particle,
         target: finite(population.rewards[particle]),
         eval_rewards: held_out(&|list| finite(f64::from(list[particle]))),
@@ -167,10 +170,9 @@ fn draw_whole(session: &mut Session, design: &Design, run: &RunPlan<'_>, folder:
         log_z_error: population.log_z_error,
         kl: divergence(&samples, run.arm.method, session.alpha(&options), weighted_target)
             .or_else(|| sum_of_moves(&moves, populations)),
-        flops: run.arm.flops(run.budget),
         seconds,
         picture,
-        lost: None,
+        ..planned(design, run)
     })
 }
 
@@ -217,14 +219,9 @@ fn pairs<T>(list: &[T]) -> impl Iterator<Item = (&T, &T)> {
     list.iter().enumerate().flat_map(|(i, a)| list[i + 1..].iter().map(move |b| (a, b)))
 }
 
-/// The mean over particles of the divergence of their moves; `None` where none is told.
-fn mean_or_infinite(divergence: &[f64]) -> Option<f64> {
-    (!divergence.is_empty()).then(|| statistics::mean(divergence))
-}
-
-/// What the divergence of all moves of so many populations adds up to for one: a bound on the divergence of
-/// what is drawn. Moves that have no noise, as the last of some chains, are left out: shifts of them have no
-/// finite divergence. `None` where no move has one.
+/// What the divergence of all moves, means over particles, of so many populations adds up to for one: a bound
+/// on the divergence of what is drawn. Moves that have no noise, as the last of some chains, are left out:
+/// shifts of them have no finite divergence. `None` where no move has one.
 fn sum_of_moves(moves: &[f64], populations: f64) -> Option<f64> {
     let finite: Vec<f64> = moves.iter().copied().filter(|x| x.is_finite()).collect();
     (!finite.is_empty()).then(|| finite.iter().sum::<f64>() / populations)

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::files;
-use crate::cli::compare::{DESIGN, RUNS};
+use super::files::{self, Left};
+use crate::cli::compare::DESIGN;
 use crate::error::Result;
 
 /// A run of a comparison, a line of its `runs.jsonl` (docs/formats.md).
@@ -42,14 +42,9 @@ impl Comparison {
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) where `compare.json` is damaged or of another layout, or
     /// `summary.json` is.
     pub fn read(folder: &Path) -> Result<Comparison> {
-        let fix =
-            "give the command of the comparison again: it writes its tables from the runs that are done";
-        let record = files::object(&folder.join(DESIGN), "give the folder of another comparison")?;
-        let path = folder.join("summary.json");
-        let summary = if path.exists() { Some(files::object(&path, fix)?) } else { None };
-        let (runs, damage) = files::lines(&folder.join(RUNS));
-        let mut comparison = Comparison { folder: folder.into(), record, summary, runs, notes: Vec::new() };
-        comparison.notes.extend(damage);
+        let Left { record, summary, lines: runs, notes } =
+            files::left(folder, DESIGN, ("comparison", "runs"))?;
+        let mut comparison = Comparison { folder: folder.into(), record, summary, runs, notes };
         if comparison.summary.is_none() {
             comparison.notes.push(format!(
                 "{} of {} runs are done; the table is made when all are, by the same command",
@@ -62,7 +57,7 @@ impl Comparison {
 
     /// An entry of the design.
     pub fn design(&self, key: &str) -> &[Value] {
-        files::design(&self.record, key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+        files::list(&self.record, key)
     }
 
     fn planned(&self) -> usize {

@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::cli::experiment::{RUNS, SUMMARY};
 use crate::error::{Error, Result};
 use crate::regular;
 use crate::run::SCHEMA;
@@ -58,6 +59,35 @@ pub fn lines<T: DeserializeOwned>(path: &Path) -> (Vec<T>, Option<String>) {
         }
     }
     (read, None)
+}
+
+/// What an experiment of many runs has left: the record of its design, its `summary.json` once all runs are
+/// done, the lines of its `runs.jsonl`, and what of these could not be read.
+pub struct Left<T> {
+    pub record: Map<String, Value>,
+    pub summary: Option<Map<String, Value>>,
+    pub lines: Vec<T>,
+    pub notes: Vec<String>,
+}
+
+/// Reads the experiment in `folder`, whose design is in the file of this name. `what` it is, and what its
+/// lines are of, is for messages.
+///
+/// # Errors
+/// As [`object`], of the design and of a summary that is there.
+pub fn left<T: DeserializeOwned>(folder: &Path, design: &str, (what, of): (&str, &str)) -> Result<Left<T>> {
+    let record = object(&folder.join(design), &format!("give the folder of another {what}"))?;
+    let path = folder.join(SUMMARY);
+    let fix =
+        format!("give the command of the {what} again: it writes its tables from the {of} that are done");
+    let summary = if path.exists() { Some(object(&path, &fix)?) } else { None };
+    let (lines, damage) = lines(&folder.join(RUNS));
+    Ok(Left { record, summary, lines, notes: damage.into_iter().collect() })
+}
+
+/// A list in the design of such a record.
+pub fn list<'a>(record: &'a Map<String, Value>, key: &str) -> &'a [Value] {
+    design(record, key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
 /// An entry of the design in the record of an experiment.

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::files;
-use crate::cli::experiment::RUNS;
+use super::files::{self, Left};
 use crate::cli::optimize::DESIGN;
 use crate::error::Result;
 
@@ -43,14 +42,9 @@ impl Optimisation {
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) where `optimize.json` is damaged or of another layout, or
     /// `summary.json` is.
     pub fn read(folder: &Path) -> Result<Optimisation> {
-        let fix =
-            "give the command of the optimisation again: it writes its tables from the queries that are done";
-        let record = files::object(&folder.join(DESIGN), "give the folder of another optimisation")?;
-        let path = folder.join("summary.json");
-        let summary = if path.exists() { Some(files::object(&path, fix)?) } else { None };
-        let (queries, damage) = files::lines(&folder.join(RUNS));
-        let mut read = Optimisation { folder: folder.into(), record, summary, queries, notes: Vec::new() };
-        read.notes.extend(damage);
+        let Left { record, summary, lines: queries, notes } =
+            files::left(folder, DESIGN, ("optimisation", "queries"))?;
+        let mut read = Optimisation { folder: folder.into(), record, summary, queries, notes };
         if read.summary.is_none() {
             let each = read.number("queries") + read.number("evaluate");
             let all = each * read.design("strategies").len() * read.design("seeds").len();
@@ -64,7 +58,7 @@ impl Optimisation {
 
     /// A list of the design.
     pub fn design(&self, key: &str) -> &[Value] {
-        files::design(&self.record, key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+        files::list(&self.record, key)
     }
 
     /// A number of the design.

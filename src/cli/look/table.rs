@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::files;
-use crate::cli::experiment::RUNS;
+use crate::cli::experiment::{RUNS, SCORES, SUMMARY, TABLE};
 use crate::cli::{pareto, toy};
 use crate::error::{Error, Result};
 use crate::regular;
@@ -41,7 +41,7 @@ impl Table {
         let kind = match () {
             () if folder.join(toy::DESIGN).exists() => "Toy",
             () if folder.join(pareto::DESIGN).exists() => "Front",
-            () if folder.join("scores.jsonl").exists() && folder.join(TABLE).exists() => "Evaluation",
+            () if folder.join(SCORES).exists() && folder.join(TABLE).exists() => "Evaluation",
             () => return None,
         };
         Some(Table::read(folder, kind))
@@ -79,7 +79,7 @@ impl Table {
         for record in reader.records() {
             table.rows.push(record.map_err(damaged)?.iter().map(String::from).collect());
         }
-        let summary = files::object(&folder.join("summary.json"), fix)?;
+        let summary = files::object(&folder.join(SUMMARY), fix)?;
         table.command = summary.get("command").and_then(|command| command.as_str()).map(String::from);
         let unreadable =
             |e| Error::io(format!("{}: cannot be read", folder.display())).because(e).advice(fix);
@@ -98,5 +98,3 @@ impl Table {
         files::name(&self.folder)
     }
 }
-
-const TABLE: &str = "table.csv";

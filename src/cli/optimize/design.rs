@@ -8,10 +8,10 @@ use crate::cli::args::Optimize;
 use crate::cli::compare::arms;
 use crate::cli::record::object;
 use crate::cli::values::{Select, typed};
-use crate::cli::{downloads, prompts};
+use crate::cli::{downloads, experiment, prompts};
 use crate::error::{Error, Result};
 use crate::hub::Hub;
-use crate::method::{self, BestOfN, Method, Plain};
+use crate::method::{BestOfN, Method, Plain};
 use crate::noise::{Key, Purpose, fill_normals, uniforms};
 use crate::reward::{self, Reward, Spec, Sum};
 use crate::run::SCHEMA;
@@ -188,15 +188,12 @@ impl Design {
                 .advice("give --noise a standard deviation in the units of the answers, or leave it out"));
         }
         let template = template(args)?;
-        let method = method::find(&args.method).map_err(|e| {
-            Error::usage(format!("--method: {}", e.message()))
-                .advice(format!("--method takes one of: {}", method::guided_names().join(", ")))
-        })?;
+        let method = experiment::method(&args.method)?;
         if method.has_plain_chains() {
             return Err(Error::usage(format!("--method {method} is not guided by a surrogate"))
                 .advice("give --method das or another that is; random and best-of-n are --strategies"));
         }
-        if cases.common.iter().any(|word| word == "--proposal" || word.starts_with("--proposal=")) {
+        if arms::given("flags after --", &cases.common, "proposal")? {
             return Err(Error::usage("flags after --: --proposal is that of --method")
                 .advice("give --method das, or another method"));
         }

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::design::{Design, Strategy};
 use super::line::{Line, key};
 use super::rounds;
+use crate::cli::experiment::counted;
 use crate::cli::statistics::{Interval, mean, over_seeds};
 use crate::error::Result;
 
@@ -90,15 +91,8 @@ impl Report {
 
     /// What was drawn, in words.
     pub fn size(&self) -> String {
-        let s = |n: usize| if n == 1 { "" } else { "s" };
-        format!(
-            "{} queries x {} seed{}, {} prompt{}",
-            self.queries,
-            self.seeds,
-            s(self.seeds),
-            self.prompts,
-            s(self.prompts)
-        )
+        let (seeds, prompts) = (counted(self.seeds, "seed"), counted(self.prompts, "prompt"));
+        format!("{} queries x {seeds}, {prompts}", self.queries)
     }
 }
 

@@ -5,9 +5,9 @@ use serde_json::{Map, Value, json};
 use crate::cli::args::{Compare, Pareto};
 use crate::cli::compare::arms;
 use crate::cli::compare::design::{Design, RunPlan};
-use crate::cli::experiment::counted;
+use crate::cli::experiment::{self, counted};
 use crate::error::{Error, Result};
-use crate::method::{self, BestOfN, Conclusion, Method};
+use crate::method::{BestOfN, Conclusion, Method};
 use crate::reward::Spec;
 
 /// The arm of plain samples: the population that the best of N is chosen from, without the choice.
@@ -37,10 +37,7 @@ pub fn check(args: &Pareto) -> Result<()> {
         }
     }
     let (name, _) = own(&args.method)?;
-    let method = method::find(&name).map_err(|e| {
-        Error::usage(format!("--method: {}", e.message()))
-            .advice(format!("--method takes one of: {}", method::guided_names().join(", ")))
-    })?;
+    let method = experiment::method(&name)?;
     if method.has_plain_chains() {
         return Err(Error::usage(format!("--method {method} is not aligned to a sum of rewards")).advice(
             "give --method das or another that is; the best of N and plain samples stand beside it",

@@ -69,24 +69,32 @@ pub fn draw(
     match draw_whole(session, front, run, grid, folder) {
         Err(e) if e.kind() == ErrorKind::Numerical => {
             let line = |arm: &str, weights: &[f64]| Line {
-                arm: arm.into(),
-                weights: weights.to_vec(),
-                index: run.prompt,
-                prompt: front.design.prompts[run.prompt].text.clone(),
-                seed: run.seed,
-                particles: run.arm.particles[run.budget],
-                particle: None,
-                rewards: vec![None; front.names.len()],
-                eval_rewards: Map::new(),
-                flops: run.arm.flops(run.budget),
-                seconds: 0.0,
-                picture: None,
                 lost: Some(e.message().to_string()),
+                ..planned(front, run, arm, weights)
             };
             let own = grid.iter().map(|weights| line(&run.arm.label, weights));
             Ok(own.chain((!is_guided(run)).then(|| line(PLAIN, &[]))).collect())
         }
         lines => lines,
+    }
+}
+
+/// What is known of a line before its population is drawn.
+fn planned(front: &Front, run: &RunPlan<'_>, arm: &str, weights: &[f64]) -> Line {
+    Line {
+        arm: arm.into(),
+        weights: weights.to_vec(),
+        index: run.prompt,
+        prompt: front.design.prompts[run.prompt].text.clone(),
+        seed: run.seed,
+        particles: run.arm.particles[run.budget],
+        particle: None,
+        rewards: vec![None; front.names.len()],
+        eval_rewards: Map::new(),
+        flops: run.arm.flops(run.budget),
+        seconds: 0.0,
+        picture: None,
+        lost: None,
     }
 }
 
@@ -105,13 +113,6 @@ fn draw_whole(
     let seconds = began.elapsed().as_secs_f64();
     let guided = is_guided(run);
     let line = |arm: &str, weights: &[f64], of: &dyn Fn(&[f64]) -> Option<f64>| Line {
-        arm: arm.into(),
-        weights: weights.to_vec(),
-        index: run.prompt,
-        prompt: prompt.text.clone(),
-        seed: run.seed,
-        particles: run.arm.particles[run.budget],
-        particle: None,
         rewards: samples.population.parts.iter().map(|(_, list)| of(list)).collect(),
         eval_rewards: held_out
             .iter()
@@ -120,10 +121,8 @@ fn draw_whole(
                 (name.clone(), json!(of(&list)))
             })
             .collect(),
-        flops: run.arm.flops(run.budget),
         seconds,
-        picture: None,
-        lost: None,
+        ..planned(front, run, arm, weights)
     };
     let mut lines = Vec::new();
     for weights in grid {

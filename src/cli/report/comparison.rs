@@ -3,9 +3,9 @@
 use maud::{Markup, html};
 use serde_json::Value;
 
-use super::pictures::{embed, picture};
+use super::pictures::{embed_named, picture};
 use super::plot::{Plot, figure, legend, mark, place, series};
-use crate::cli::look::{Comparison, Drawn, safe};
+use crate::cli::look::{Comparison, Drawn};
 use crate::cli::words::{self, clean};
 
 /// Everything about a comparison; `most` pictures.
@@ -131,11 +131,27 @@ fn table(comparison: &Comparison, rows: &[Value]) -> Markup {
 }
 
 /// A point of a chart, with the ends of its intervals.
-struct Point {
-    x: f64,
-    y: f64,
-    across: Option<(f64, f64)>,
-    upright: Option<(f64, f64)>,
+pub struct Point {
+    pub x: f64,
+    pub y: f64,
+    pub across: Option<(f64, f64)>,
+    pub upright: Option<(f64, f64)>,
+}
+
+/// What a chart is of.
+pub struct Words<'a> {
+    pub title: &'a str,
+    pub about: &'a str,
+    pub x: &'a str,
+}
+
+/// How its points are drawn.
+#[derive(Clone, Copy)]
+pub struct Style {
+    /// Where all are above 0, x by its logarithm.
+    pub log_x: bool,
+    /// A line through the points of a series.
+    pub joined: bool,
 }
 
 /// The ends of an interval.
@@ -166,18 +182,22 @@ fn curves(comparison: &Comparison, rows: &[Value]) -> Markup {
                 @let shown = clean(&name);
                 (chart(
                     &arms,
-                    &format!("{shown} against cost"),
-                    "Mean of the returned pictures; lines join the budgets of an arm.",
-                    &format!("cost of one prompt, {prefix}FLOP"),
-                    budgets > 1,
+                    &Words {
+                        title: &format!("{shown} against cost"),
+                        about: "Mean of the returned pictures; lines join the budgets of an arm.",
+                        x: &format!("cost of one prompt, {prefix}FLOP"),
+                    },
+                    Style { log_x: budgets > 1, joined: budgets > 1 },
                     |row| against_cost(row, &name, unit),
                 ))
                 (chart(
                     &arms,
-                    &format!("{shown} against divergence"),
-                    "Mean under the final weights, of the runs that know both.",
-                    "divergence from the model's own samples, nats",
-                    false,
+                    &Words {
+                        title: &format!("{shown} against divergence"),
+                        about: "Mean under the final weights, of the runs that know both.",
+                        x: "divergence from the model's own samples, nats",
+                    },
+                    Style { log_x: false, joined: false },
                     |row| against_divergence(row, &name),
                 ))
             }
@@ -198,16 +218,15 @@ fn against_divergence(row: &Value, reward: &str) -> Option<Point> {
     Some(Point { x, y, across: ends(kl), upright: ends(weighted) })
 }
 
-fn chart(
-    arms: &[Vec<&Value>],
-    title: &str,
-    about: &str,
-    x: &str,
-    log_x: bool,
+/// The chart of series of rows, each with a point or none.
+pub fn chart(
+    series_of_rows: &[Vec<&Value>],
+    &Words { title, about, x }: &Words<'_>,
+    Style { log_x, joined }: Style,
     point: impl Fn(&Value) -> Option<Point>,
 ) -> Markup {
     let points: Vec<Vec<Point>> =
-        arms.iter().map(|rows| rows.iter().filter_map(|row| point(row)).collect()).collect();
+        series_of_rows.iter().map(|rows| rows.iter().filter_map(|row| point(row)).collect()).collect();
     let log_x = log_x && points.iter().flatten().all(|p| p.x > 0.0);
     let all = || points.iter().flatten();
     let both = |ends: Option<(f64, f64)>| ends.into_iter().flat_map(|(low, high)| [low, high]);
@@ -217,7 +236,7 @@ fn chart(
     let bar = |from: (f64, f64), to: (f64, f64)| format!("M{}L{}", place(from), place(to));
     let inner = html! {
         @for (i, points) in points.iter().enumerate() {
-            @if log_x {
+            @if joined {
                 path class={"curve " (series(i))} d=(plot.line(points.iter().map(|p| (p.x, Some(p.y))))) {}
             }
             @for p in points {
@@ -301,8 +320,7 @@ fn returned(comparison: &Comparison, run: &Drawn) -> Markup {
     if run.picture.is_empty() {
         return picture(&Err("every particle was lost"), &format!("{} of {}", run.arm, run.prompt));
     }
-    let path = safe(&comparison.folder, &run.picture);
-    let embedded = path.map_or(Err("its path leads out of the folder"), |path| embed(&path));
+    let embedded = embed_named(&comparison.folder, &run.picture);
     let (prompt, reward) = (words::short(&run.prompt, 80), words::maybe(run.target));
     picture(&embedded, &format!("{} of {prompt}, reward {reward}", run.arm))
 }

@@ -3,10 +3,10 @@
 use maud::{Markup, html};
 use serde_json::Value;
 
-use super::comparison::{ends, interval};
-use super::pictures::{embed, picture};
+use super::comparison::{Point, Style, Words, chart, ends, interval};
+use super::pictures::{embed_named, picture};
 use super::plot::{Plot, figure, legend, mark, place, series};
-use crate::cli::look::{Optimisation, Query, safe};
+use crate::cli::look::{Optimisation, Query};
 use crate::cli::words::{self, clean};
 
 /// Everything about an optimisation; `most` pictures.
@@ -85,37 +85,13 @@ fn curves(of: &Optimisation) -> Markup {
 }
 
 fn curve(of: &Optimisation, title: &str, key: &str) -> Markup {
-    let points: Vec<Vec<(f64, &Value)>> = of
-        .rows()
-        .iter()
-        .map(|row| {
-            let rounds = row["rounds"].as_array().into_iter().flatten();
-            rounds.filter_map(|round| Some((round["queries"].as_f64()?, &round[key]))).collect()
-        })
-        .collect();
-    let mean = |value: &Value| value["mean"].as_f64();
-    let all = || points.iter().flatten();
-    let ys = all().flat_map(|(_, value)| {
-        mean(value).into_iter().chain(ends(value).into_iter().flat_map(|(low, high)| [low, high]))
-    });
-    let Some(plot) = Plot::new(all().map(|(x, _)| *x), ys, false, "queries") else { return html! {} };
-    let inner = html! {
-        @for (i, points) in points.iter().enumerate() {
-            path class={"curve " (series(i))} d=(plot.line(points.iter().map(|(x, y)| (*x, mean(y))))) {}
-            @for (x, value) in points {
-                @if let Some((low, high)) = ends(value) {
-                    path class={"bar " (series(i))}
-                        d=(format!("M{}L{}", place(plot.at(*x, low)), place(plot.at(*x, high)))) {}
-                }
-                @if let Some(y) = mean(value) {
-                    path class={"mark " (series(i))} d=(mark(i, plot.at(*x, y), 5.0)) {}
-                }
-            }
-        }
-    };
-    let label = format!("{title}, {} points", all().count());
-    let about = html! { "Mean over seeds; bars are 95 % intervals." };
-    figure(title, &about, None, &plot.svg(&label, None, &inner))
+    let rounds: Vec<Vec<&Value>> =
+        of.rows().iter().map(|row| row["rounds"].as_array().into_iter().flatten().collect()).collect();
+    let words = Words { title, about: "Mean over seeds; bars are 95 % intervals.", x: "queries" };
+    chart(&rounds, &words, Style { log_x: false, joined: true }, |round| {
+        let (x, y) = (round["queries"].as_f64()?, round[key]["mean"].as_f64()?);
+        Some(Point { x, y, across: None, upright: ends(&round[key]) })
+    })
 }
 
 /// Most points of a chart of single queries.
@@ -179,8 +155,7 @@ fn pictures(of: &Optimisation, most: usize) -> Markup {
 }
 
 fn shown(of: &Optimisation, query: &Query) -> Markup {
-    let path = safe(&of.folder, &query.picture);
-    let embedded = path.map_or(Err("its path leads out of the folder"), |path| embed(&path));
+    let embedded = embed_named(&of.folder, &query.picture);
     let alt = format!(
         "{} of {}, answer {}",
         clean(&query.strategy),

@@ -43,6 +43,11 @@ pub fn embed(path: &Path) -> Result<String, &'static str> {
     smaller(&picture).map(|bytes| uri("jpeg", &bytes)).ok_or("it cannot be made smaller")
 }
 
+/// The picture that a file of `folder` names as a data URI; why there is none.
+pub fn embed_named(folder: &Path, named: &str) -> Result<String, &'static str> {
+    safe(folder, named).map_or(Err("its path leads out of the folder"), |path| embed(&path))
+}
+
 /// A chart in a file of SVG as a data URI. As a picture it runs no script and asks nobody for anything.
 pub fn embed_svg(path: &Path) -> Result<String, &'static str> {
     let bytes = regular::read(path, MOST_BYTES).map_err(|_| "the file cannot be read, or is too large")?;
@@ -85,9 +90,7 @@ pub fn picture(embedded: &Result<String, &'static str>, alt: &str) -> Markup {
 pub fn of_particle(run: &Run, particle: &Particle) -> Result<String, &'static str> {
     let own = match &particle.path {
         None => Err("not saved"),
-        Some(named) => {
-            safe(&run.folder, named).map_or(Err("its path leads out of the folder"), |path| embed(&path))
-        }
+        Some(named) => embed_named(&run.folder, named),
     };
     match own {
         Err(why) if particle.is_best => embed(&run.folder.join(BEST)).map_err(|_| why),

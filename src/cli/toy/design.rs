@@ -167,9 +167,9 @@ impl Design {
                 .advice(format!("give {name} at least 1"))),
             value => Ok(value),
         };
-        let epochs = |name: &str, value: usize| match count(name, value)? {
-            value if value <= MOST_EPOCHS => Ok(value),
-            value => Err(Error::usage(format!("{name} {value} is more than {MOST_EPOCHS}"))
+        let at_most = |most: usize, name: &str, value: usize| match count(name, value)? {
+            value if value <= most => Ok(value),
+            value => Err(Error::usage(format!("{name} {value} is more than {most}"))
                 .advice(format!("give {name} a smaller number"))),
         };
         let (populations, particles) =
@@ -178,14 +178,8 @@ impl Design {
         let score = match args.analytic {
             true => Score::Analytic,
             false => Score::Trained {
-                points: match count("--learn", args.learn.unwrap_or(LEARNED))? {
-                    points if points <= MOST_PARTICLES => points,
-                    points => {
-                        return Err(Error::usage(format!("--learn {points} is more than {MOST_PARTICLES}"))
-                            .advice("give --learn a smaller number"));
-                    }
-                },
-                epochs: epochs("--epochs", args.epochs)?,
+                points: at_most(MOST_PARTICLES, "--learn", args.learn.unwrap_or(LEARNED))?,
+                epochs: at_most(MOST_EPOCHS, "--epochs", args.epochs)?,
             },
         };
         for (name, noun, each) in [("--particles", "particles", particles), ("--draws", "draws", draws)] {
@@ -229,7 +223,10 @@ impl Design {
             arms,
             seeds: args.seeds.0.clone(),
             score,
-            tuning_epochs: args.tuning_epochs.map(|n| epochs("--tuning-epochs", n)).transpose()?,
+            tuning_epochs: args
+                .tuning_epochs
+                .map(|n| at_most(MOST_EPOCHS, "--tuning-epochs", n))
+                .transpose()?,
             populations,
             particles,
             draws,
