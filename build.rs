@@ -214,7 +214,9 @@ fn compile(
     for source in sources {
         for element in ELEMENTS {
             // Particles are f32 in every run.
-            if ["particle", "weigh", "resample"].contains(&stem(source).as_str()) && element != "f32" {
+            if ["particle", "points", "weigh", "resample"].contains(&stem(source).as_str())
+                && element != "f32"
+            {
                 continue;
             }
             let mut hash = base.clone();

@@ -13,7 +13,7 @@ use crate::tensor::{HostSlice, Shape, Tensor};
 
 pub use crate::op::{
     Activation, Advance, AffineClamp, Attention, Conv, Epilogue, Filter, GroupNorm, ParticleId, Particles,
-    Saved,
+    PointStep, PointValues, Quadratic, Saved,
 };
 
 /// Makes a method of every operation, without a body:
@@ -116,6 +116,56 @@ pub trait Backend: Send + Sync {
         };
         Ok((y, keep.then_some(pre_activation)))
     }
+
+    /// Runs a small score network (docs/spec.md 9) at points `x` `(n, 1, 1, d)`, d at most 3, and back:
+    /// noise, clean points, their rewards and the gradients of these, in one pass where the device can.
+    /// `network` is weight and bias of each of three layers with ReLU between them, of `d + 1` inputs and d
+    /// outputs, in f32.
+    ///
+    /// # Errors
+    /// Where memory or the device fails.
+    fn evaluate_points(&self, x: &Tensor, network: &[Tensor; 6], step: &PointStep) -> Result<PointValues> {
+        points_by_operations(self, x, network, step)
+    }
+}
+
+/// [`Backend::evaluate_points`] as the operations that it consists of, one after another.
+///
+/// # Errors
+/// Where memory or the device fails.
+pub(crate) fn points_by_operations<B: Backend + ?Sized>(
+    backend: &B,
+    x: &Tensor,
+    network: &[Tensor; 6],
+    step: &PointStep,
+) -> Result<PointValues> {
+    let ([w1, b1, w2, b2, w3, b3], relu) = (network, AffineClamp::RELU);
+    let (n, d) = (x.shape().n, x.shape().sample());
+    let time = backend.upload(Shape::rows(n, 1), HostSlice::F32(&vec![step.time; n]))?;
+    let first = backend.linear(&backend.concat(x, &time)?, w1, Some(b1), None)?;
+    let second = backend.linear(&backend.affine_clamp(&first, relu)?, w2, Some(b2), None)?;
+    let eps = backend.linear(&backend.affine_clamp(&second, relu)?, w3, Some(b3), None)?;
+    let [a, b] = step.x0;
+    let x0 = backend.axpby(a, x, b, &eps)?;
+    let points: Vec<[f64; 3]> = backend.download(&x0)?.chunks_exact(d).map(widened).collect();
+    let rewards: Vec<f32> = points.iter().map(|x0| step.reward.value(x0) as f32).collect();
+    let reward = backend.upload(Shape::rows(n, 1), HostSlice::F32(&rewards))?;
+    if !step.gradient {
+        return Ok(PointValues { eps, x0, reward, grad: None });
+    }
+    let towards = |x0: &[f64; 3]| step.reward.gradient(x0).map(|g| g as f32);
+    let towards: Vec<f32> = points.iter().flat_map(|x0| towards(x0).into_iter().take(d)).collect();
+    let towards = backend.upload(x.shape(), HostSlice::F32(&towards))?;
+    let cotangent = backend.linear_vjp(&backend.scale(b, &towards)?, w3)?;
+    let cotangent = backend.linear_vjp(&backend.affine_clamp_vjp(&second, &cotangent, relu)?, w2)?;
+    let cotangent = backend.linear_vjp(&backend.affine_clamp_vjp(&first, &cotangent, relu)?, w1)?;
+    let grad = backend.axpby(a, &towards, 1.0, &backend.slice(&cotangent, 0, d)?)?;
+    Ok(PointValues { eps, x0, reward, grad: Some(grad) })
+}
+
+/// A point of at most three coordinates; those that it has not are 0.
+pub(crate) fn widened(x: &[f32]) -> [f64; 3] {
+    std::array::from_fn(|i| x.get(i).map_or(0.0, |v| f64::from(*v)))
 }
 
 /// Work that a device has recorded, or knows it cannot record; for [`Backend::replay`]. Empty at first.

@@ -23,6 +23,7 @@ use crate::tensor::{Shape, Tensor};
 pub use description::{Description, Elements, Family};
 pub use params::{
     Activation, Advance, AffineClamp, Attention, Conv, Epilogue, Filter, GroupNorm, ParticleId, Particles,
+    PointStep, PointValues, Quadratic,
 };
 
 /// A saved intermediate of a forward operation, kept for its transpose.

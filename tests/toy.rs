@@ -3,11 +3,15 @@
 use std::fs;
 use std::path::Path;
 
+use das_cuda::Result;
+use das_cuda::backend::*;
 use das_cuda::cpu::Cpu;
 use das_cuda::method::{Bootstrap, Das, Method, Plain, Tds};
 use das_cuda::mlp::Adam;
-use das_cuda::sampler::{Options, Sampler};
+use das_cuda::noise::Purpose;
+use das_cuda::sampler::{Need, Options, Sampler, Target};
 use das_cuda::session::combine;
+use das_cuda::tensor::{HostSlice, Shape, Tensor};
 use das_cuda::toy::{
     Bandwidth, ClosedForm, Network, Point, PointSet, Toy, Trained, chain, training_alpha_bars, transport,
 };
@@ -85,9 +89,6 @@ fn methods_find_the_target_in_closed_form() {
 /// states, with and without guidance, differs by that alone.
 #[test]
 fn guidance_moves_the_mean_by_the_gradient() {
-    use das_cuda::backend::{Backend, ParticleId};
-    use das_cuda::sampler::{Need, Target};
-    use das_cuda::tensor::{HostSlice, Shape};
     let (cpu, schedule, toy) = (Cpu::new(), chain().expect("a chain"), Toy::gmm2());
     let x = cpu.upload(Shape::rows(2, 2), HostSlice::F32(&[0.5, -1.0, 2.0, 0.25])).expect("states");
     let ids = [0, 1].map(|particle| ParticleId { prompt: 0, particle });
@@ -97,7 +98,7 @@ fn guidance_moves_the_mean_by_the_gradient() {
             target.evaluate(&x, &ids, &step, Need::Gradient).expect("an answer")
         };
         let (plain, guided) = (ask(None), ask(Some(0.5)));
-        let host = |t: &das_cuda::tensor::Tensor| cpu.download(t).expect("numbers");
+        let host = |t: &Tensor| cpu.download(t).expect("numbers");
         let grad = host(plain.grad.as_ref().expect("a gradient"));
         assert_eq!(host(&plain.eps), host(&guided.eps));
         for ((a, b), g) in host(&plain.x0).iter().zip(host(&guided.x0)).zip(grad) {
@@ -219,12 +220,9 @@ fn training_depends_on_the_seed_alone() {
 /// to 1e-4; ReLU bends, so a state in whose neighbourhood a unit switches is off by more. Measured: 1e-5.
 #[test]
 fn gradients_go_back_through_the_network() {
-    use das_cuda::backend::{Backend, ParticleId};
-    use das_cuda::sampler::{Need, Target};
-    use das_cuda::tensor::{HostSlice, Shape};
     let (cpu, schedule, toy) = (Cpu::new(), chain().expect("a chain"), Toy::gmm1());
     let network = Network::new(2, 9);
-    let target = Trained { backend: &cpu, toy: &toy, network: &network, steering: None, guidance: None };
+    let target = Trained::new(&cpu, &toy, &network).expect("a target");
     let step = schedule.steps[60];
     let ask = |x: [f32; 2], need| {
         let x = cpu.upload(Shape::rows(1, 2), HostSlice::F32(&x)).expect("a state");
@@ -243,5 +241,76 @@ fn gradients_go_back_through_the_network() {
         let slope = (moved(h) - moved(-h)) / (2.0 * f64::from(h));
         println!("{slope:.5} and {:.5}", grad[i]);
         assert!((slope - f64::from(grad[i])).abs() < 0.01 * slope.abs().max(1.0), "{slope} {}", grad[i]);
+    }
+}
+
+/// A backend that has the operations of the CPU, and of [`Backend::evaluate_points`] what they come to one
+/// after another.
+struct ByOperations(Cpu);
+
+macro_rules! forward {
+    ($($group:ident {
+        $($(#[$doc:meta])* fn $name:ident($($arg:ident: $kind:ty),* $(,)?) -> $result:ty;)*
+    })*) => {$($(
+        fn $name(&self, $($arg: $kind),*) -> Result<$result> {
+            self.0.$name($($arg),*)
+        }
+    )*)*};
+}
+
+impl Backend for ByOperations {
+    das_cuda::op::for_each_op!(forward);
+
+    fn name(&self) -> String {
+        self.0.name()
+    }
+    fn upload(&self, shape: Shape, data: HostSlice<'_>) -> Result<Tensor> {
+        self.0.upload(shape, data)
+    }
+    fn download(&self, x: &Tensor) -> Result<Vec<f32>> {
+        self.0.download(x)
+    }
+    fn zeros(&self, shape: Shape) -> Result<Tensor> {
+        self.0.zeros(shape)
+    }
+    fn memory(&self) -> Memory {
+        self.0.memory()
+    }
+    fn reset_peak(&self) {
+        self.0.reset_peak();
+    }
+}
+
+/// Numbers of points that are less than a piece, whole pieces, and one more; points far out, where rewards
+/// are flat, and points that are none.
+#[test]
+fn one_pass_gives_the_bits_of_the_operations() {
+    let (cpu, operations) = (Cpu::new(), ByOperations(Cpu::new()));
+    for (d, reward) in [(1, &[0.5][..]), (2, &[0.01, 1.0]), (3, &[0.01, 0.01, 1.0])] {
+        for n in [1, 63, 64, 65, 1000] {
+            let mut points = wave(n * d, 7, 3.0);
+            points.iter_mut().step_by(17).for_each(|x| *x *= 1e3);
+            if n > 64 {
+                (points[10], points[50]) = (f32::NAN, f32::INFINITY);
+            }
+            for gradient in [false, true] {
+                let reward = Quadratic { centre: [0.25, -1.0, 0.0], ..Quadratic::new(reward) };
+                let step = PointStep { time: 0.4, x0: [1.25, -0.75], reward, gradient };
+                let ask = |backend: &dyn Backend| {
+                    let network = Network::new(d, 5).place(backend).expect("a network");
+                    let x = backend.upload(Shape::rows(n, d), HostSlice::F32(&points)).expect("points");
+                    let seen = backend.evaluate_points(&x, &network, &step).expect("values");
+                    assert_eq!(seen.grad.is_some(), gradient);
+                    let parts = [Some(seen.eps), Some(seen.x0), Some(seen.reward), seen.grad];
+                    let host = |part: &Tensor| -> Vec<u32> {
+                        let values = backend.download(part).expect("numbers");
+                        // Which NaN it is depends on the order of factors.
+                        values.iter().map(|v| if v.is_nan() { u32::MAX } else { v.to_bits() }).collect()
+                    };
+                    parts.iter().flatten().map(host).collect::<Vec<_>>()
+                };
+                assert_eq!(ask(&cpu), ask(&operations), "{n} points of {d} coordinates");
+            }
+        }
     }
 }

@@ -716,6 +716,10 @@ pub struct Toy {
     /// No progress
     #[arg(short, long)]
     pub quiet: bool,
+    /// Where to compute: cpu, cuda (the first GPU), cuda:N, or auto: the first GPU if it can be used, else
+    /// the CPU. Only the CPU's table is the same on any machine
+    #[arg(long, default_value = "cpu", value_parser = device)]
+    pub device: Device,
     /// CPU threads [default: one per processor]; no result depends on them
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,

@@ -2,6 +2,7 @@
 //! computed or downloaded.
 
 mod facts;
+mod networks;
 mod picture;
 mod reward;
 mod run;
@@ -107,7 +108,7 @@ fn of_path(path: &Path, hub: &Hub) -> Result<Vec<Result<Facts>>> {
     if let Ok(Some((about, _))) = read_checkpoint(path) {
         return Ok(vec![Ok(run::checkpoint(path, &about))]);
     }
-    Ok(vec![weights::facts(path, hub)])
+    Ok(vec![networks::facts(path).unwrap_or_else(|| weights::facts(path, hub))])
 }
 
 /// Whether a file begins as pictures do.

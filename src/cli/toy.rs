@@ -14,7 +14,6 @@ use super::args::Toy;
 use super::experiment::{self, RUNS, claim, unusable};
 use super::progress::Progress;
 use super::{output, signals};
-use crate::cpu::Cpu;
 use crate::error::Result;
 use crate::run::{Lines, lock, write_atomic};
 use design::Design;
@@ -46,7 +45,7 @@ pub fn run(args: &Toy, typed: &[String]) -> Result<()> {
     let done: BTreeSet<String> = results.iter().map(RunResult::key).collect();
     let mut lines = Lines::append(&path)?;
     let runs = design.runs();
-    let (total, cpu) = (runs.len(), Cpu::new());
+    let (total, backend) = (runs.len(), design.device.bare()?);
     let progress = Progress::new(total as u64, args.quiet);
     let mut learned: Option<Learned> = None;
     for (seed, arm) in runs {
@@ -58,11 +57,11 @@ pub fn run(args: &Toy, typed: &[String]) -> Result<()> {
             return Err(experiment::stopped(total - results.len()));
         }
         if learned.as_ref().is_none_or(|learned| learned.seed != seed) {
-            learned = learn::network(&cpu, &design, seed, total - results.len(), &progress)?;
+            learned = learn::network(&*backend, &design, seed, total - results.len(), &progress)?;
         }
         let left = total - results.len();
-        let tuned = learn::tuned(&cpu, &design, arm, learned.as_ref(), left, &progress)?;
-        let result = draw::draw(&cpu, &design, arm, learned.as_ref(), tuned.as_ref(), seed)?;
+        let tuned = learn::tuned(&*backend, &design, arm, learned.as_ref(), left, &progress)?;
+        let result = draw::draw(&*backend, &design, arm, learned.as_ref(), tuned.as_ref(), seed)?;
         lines.push(&result)?;
         progress.step(&format!("seed {seed}  {}", arm.label));
         results.push(result);

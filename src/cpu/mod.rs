@@ -15,11 +15,12 @@ mod math;
 mod norm;
 mod parallel;
 mod particle;
+mod points;
 mod pointwise;
 
 use crate::backend::{
     Activation, Advance, AffineClamp, Attention, Backend, Conv, Filter, GroupNorm, Memory, ParticleId,
-    Particles, Saved, reserved,
+    Particles, PointStep, PointValues, Saved, reserved,
 };
 use crate::engine::EngineBackend;
 use crate::error::Result;
@@ -79,4 +80,8 @@ impl Backend for Cpu {
     }
 
     for_each_op!(compute);
+
+    fn evaluate_points(&self, x: &Tensor, network: &[Tensor; 6], step: &PointStep) -> Result<PointValues> {
+        points::evaluate_points(self, x, network, step)
+    }
 }

@@ -7,11 +7,11 @@ use super::attention;
 use super::ctx::Cuda;
 use super::device::{Elem, nvtx};
 use super::launch::graph;
-use super::ops::{conv, image, linear, norm, pointwise};
+use super::ops::{conv, image, linear, norm, points, pointwise};
 use super::smc::{engine, particle};
 use crate::backend::{
     Activation, Advance, AffineClamp, Attention, Backend, Conv, Epilogue, Filter, GroupNorm, Memory,
-    ParticleId, Particles, Record, Saved, reserved,
+    ParticleId, Particles, PointStep, PointValues, Record, Saved, reserved,
 };
 use crate::engine::{EngineBackend, EngineSetup, StepEngine};
 use crate::error::Result;
@@ -126,6 +126,10 @@ impl Backend for Cuda {
     ) -> Result<(Tensor, Option<Saved>)> {
         op::linear(x, w, b, None);
         linear::linear_epilogue(self, x, w, b, epilogue, keep)
+    }
+
+    fn evaluate_points(&self, x: &Tensor, network: &[Tensor; 6], step: &PointStep) -> Result<PointValues> {
+        points::evaluate_points(self, x, network, step)
     }
 }
 

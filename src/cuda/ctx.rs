@@ -8,7 +8,7 @@ use super::device::{Act, Buffer, Device, Elem, Form, In, Out};
 use super::launch::Image;
 use super::matmul::autotune::Autotuner;
 use super::matmul::{simt, tensor_core, tile};
-use super::ops::{conv, image, norm, pointwise};
+use super::ops::{conv, image, norm, points, pointwise};
 use super::smc::{particle, resample, weigh};
 use crate::error::Result;
 use crate::tensor::{PACKET, Shape, Tensor};
@@ -68,6 +68,7 @@ pub struct Cuda {
     pub(super) plan: Option<tile::Plan>,
     // Particles are f32 in every run.
     pub(super) particle: particle::Table,
+    pub(super) points: points::Table,
     pub(super) weigh: weigh::Table,
     pub(super) resample: resample::Table,
     /// Whether [`Backend::replay`] records.
@@ -92,10 +93,23 @@ impl Cuda {
             act.as_ref().map(|_| tensor_core::Table::load(&Image::new(&device, elem))).transpose()?;
         let image = Image::new(&device, Elem::F32);
         let (particle, weigh) = (particle::Table::load(&image)?, weigh::Table::load(&image)?);
-        let resample = resample::Table::load(&image)?;
+        let (resample, points) = (resample::Table::load(&image)?, points::Table::load(&image)?);
         let (graphs, scores) = (true, None);
         let (autotuner, plan) = (None, None);
-        Ok(Cuda { autotuner, device, act, f32, tensor, plan, particle, weigh, resample, graphs, scores })
+        Ok(Cuda {
+            autotuner,
+            device,
+            act,
+            f32,
+            tensor,
+            plan,
+            particle,
+            points,
+            weigh,
+            resample,
+            graphs,
+            scores,
+        })
     }
 
     /// Without CUDA graphs: every kernel is launched by itself, which a profiler shows better.

@@ -134,6 +134,68 @@ impl AffineClamp {
     pub const RELU: AffineClamp = AffineClamp { a: 1.0, b: 0.0, lo: 0.0, hi: f32::INFINITY };
 }
 
+/// Squared coordinates count no more than this in [`Quadratic`] (docs/spec.md 9).
+const MOST: f64 = 1e4;
+
+/// A reward of points: `r(x) = -sum_i weight_i min((x_i - centre_i)^2, 1e4)`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Quadratic {
+    /// Where the reward is largest: 0.
+    pub centre: [f64; 3],
+    /// How fast it falls along each coordinate, at least 0; 0 along those that a point has not.
+    pub weight: [f64; 3],
+}
+
+impl Quadratic {
+    /// A reward of these weights around the origin, at most three.
+    #[track_caller]
+    pub fn new(weight: &[f64]) -> Quadratic {
+        let mut reward = Quadratic::default();
+        reward.weight[..weight.len()].copy_from_slice(weight);
+        reward
+    }
+
+    /// The reward of a point.
+    pub fn value(&self, x: &[f64; 3]) -> f64 {
+        let terms = self.weight.iter().zip(&self.centre).zip(x);
+        terms.map(|((w, c), x)| -w * ((x - c) * (x - c)).min(MOST)).sum()
+    }
+
+    /// Its gradient.
+    pub fn gradient(&self, x: &[f64; 3]) -> [f64; 3] {
+        std::array::from_fn(|i| {
+            let away = x[i] - self.centre[i];
+            if away * away < MOST { -2.0 * self.weight[i] * away } else { 0.0 }
+        })
+    }
+}
+
+/// What [`Backend::evaluate_points`](crate::backend::Backend::evaluate_points) is asked.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PointStep {
+    /// The last input of the network: the time of the step.
+    pub time: f32,
+    /// `a` and `b` of the clean point `a x + b eps`.
+    pub x0: [f32; 2],
+    /// The reward of a clean point.
+    pub reward: Quadratic,
+    /// Whether the gradient of the reward is wanted.
+    pub gradient: bool,
+}
+
+/// What it answers, for `n` points of `d` coordinates.
+#[derive(Clone, Debug)]
+pub struct PointValues {
+    /// The noise, `(n, 1, 1, d)`.
+    pub eps: Tensor,
+    /// The clean point, `(n, 1, 1, d)`.
+    pub x0: Tensor,
+    /// Its reward, `(n, 1, 1, 1)`: computed in f64, rounded to f32.
+    pub reward: Tensor,
+    /// The gradient of the reward with respect to the point, through the network, `(n, 1, 1, d)`.
+    pub grad: Option<Tensor>,
+}
+
 /// Whose random numbers a particle draws: see [`crate::noise`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParticleId {

@@ -121,7 +121,8 @@ impl Genealogy {
     ///
     /// Without resampling both are the squared error of a mean of weights. `None` where nothing can be said:
     /// fewer than [`FEWEST`] roots, as counted by their weight, or less effective sample size at any of these
-    /// events.
+    /// events; or weights that never differed by more than rounding: a weight that no particle has met, as that
+    /// of a reward of 0 or 1, does not show.
     pub fn log_z_error(&self, weights: &[f64]) -> Option<f64> {
         let n = weights.len() as f64;
         let mut root_weights = BTreeMap::new();
@@ -140,7 +141,8 @@ impl Genealogy {
             false => 0.0,
         };
         let independent = drawn().map(|d| d.error).sum::<f64>() + self.squared_error(weights);
-        Some(genealogy.max(independent).max(0.0).sqrt() * student(smallest - 1.0))
+        let squared = genealogy.max(independent);
+        (squared > ROUNDING).then(|| squared.sqrt() * student(smallest - 1.0))
     }
 }
 
@@ -207,7 +209,7 @@ mod tests {
         assert_eq!(Genealogy::new(3).log_z_error(&[1.0, 0.0, 0.0]), None, "one weight");
         assert_eq!(Genealogy::new(4).log_z_error(&[0.5, 0.5, 0.0, 0.0]), None, "two weights");
         assert_eq!(Genealogy::new(2).log_z_error(&[f64::NAN, f64::NAN]), None, "no weight");
-        assert_eq!(Genealogy::new(4).log_z_error(&[0.25; 4]), Some(0.0), "weights that do not scatter");
+        assert_eq!(Genealogy::new(4).log_z_error(&[0.25; 4]), None, "weights that do not scatter");
         let mut family = Genealogy::new(4);
         family.push(&[2, 2, 2, 2], even());
         assert_eq!(family.log_z_error(&[0.25; 4]), None, "one root");

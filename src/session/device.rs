@@ -124,6 +124,15 @@ impl Device {
         }
     }
 
+    /// The device without a session, in f32, for what needs neither a model nor a reward.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Device`](crate::ErrorKind::Device): no such GPU, or one that cannot be used.
+    #[cfg(feature = "cli")]
+    pub(crate) fn bare(self) -> Result<Box<dyn EngineBackend>> {
+        Ok(self.open(Dtype::F32, Machine::default())?.backend)
+    }
+
     /// The meter that counts as this device does.
     pub fn meter(self, dtype: Dtype) -> Meter {
         match (self, dtype) {

@@ -27,8 +27,8 @@ pub struct Estimate {
 pub struct Combined {
     /// Log of the mean of their estimates, which is unbiased where they are: not with adaptive tempering.
     pub log_z: f64,
-    /// Half of a 95 % error bar of it, from how they scatter; `None` for one alone, and where one lost every
-    /// particle.
+    /// Half of a 95 % error bar of it, from how they scatter; `None` for one alone, where one lost every
+    /// particle, and where all say the same, as where all rewards are equal.
     pub log_z_error: Option<f64>,
     /// Log of each one's share of the weight, in proportion to its estimate of Z.
     pub log_weights: Vec<f64>,
@@ -53,7 +53,7 @@ pub fn combine(log_z: &[f64]) -> Combined {
     });
     Combined {
         log_z: shares.log_sum() - n.ln(),
-        log_z_error: error.filter(|error| error.is_finite()),
+        log_z_error: error.filter(|error| error.is_finite() && *error > 0.0),
         log_weights: shares.log_weights().to_vec(),
     }
 }
@@ -137,6 +137,11 @@ pub(super) fn unreliable(population: &Population, estimates: &[Estimate]) -> Opt
     if population.log_z.is_nan() {
         return Some(NOT_ESTIMATED);
     }
+    let mut rewards = population.rewards.iter().filter(|reward| reward.is_finite());
+    let first = rewards.next();
+    if first.is_some() && rewards.all(|reward| Some(reward) == first) && !lost {
+        return Some("all rewards are equal, which does not show how weights scatter");
+    }
     Some(match (lost, estimates.len()) {
         (true, 1) => "every particle was lost at a step",
         (true, _) => "a population lost every particle at a step",
@@ -175,6 +180,6 @@ mod tests {
         assert_eq!(lost.log_weights, [0.0, f64::NEG_INFINITY]);
         let all_lost = combine(&[f64::NEG_INFINITY; 2]);
         assert_eq!((all_lost.log_z, all_lost.log_z_error), (f64::NEG_INFINITY, None));
-        assert_eq!(combine(&[0.5; 3]).log_z_error, Some(0.0), "estimates that do not scatter");
+        assert_eq!(combine(&[0.5; 3]).log_z_error, None, "estimates that do not scatter");
     }
 }

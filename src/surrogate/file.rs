@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::mlp;
 
 /// The entry of the metadata.
-const ENTRY: &str = "das-cuda surrogate";
+pub const ENTRY: &str = "das-cuda surrogate";
 /// Version of the entry.
 const SCHEMA: u32 = 1;
 

@@ -11,7 +11,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use file::{decode, encode};
+pub use file::{ENTRY, decode, encode};
 pub use fit::Epoch;
 pub use learned::{Learned, Prediction, Surrogate};
 pub use reward::{Shared, SurrogateReward};

@@ -60,7 +60,7 @@ impl Toy {
             (near, -near),
         ];
         let centres = circle.iter().flat_map(|(x, y)| [*x, *y]).collect();
-        Toy::of_modes("gmm2", centres, Quadratic { centre: vec![0.0, 1.0], weight: vec![1.0, 0.1] })
+        Toy::of_modes("gmm2", centres, Quadratic { centre: [0.0, 1.0, 0.0], ..Quadratic::new(&[1.0, 0.1]) })
     }
 
     fn of_modes(name: &str, centres: Vec<f64>, reward: Quadratic) -> Toy {

@@ -12,19 +12,18 @@ mod finetune;
 mod mixture;
 mod network;
 mod points;
-mod reward;
 mod tilted;
 mod trained;
 pub mod transport;
 
+pub use crate::backend::Quadratic;
 pub use chain::{chain, training_alpha_bars};
 pub use closed_form::ClosedForm;
 pub use data::{Data, Toy};
 pub use finetune::{Baseline, Finetune, Steering, Tuned};
 pub use mixture::{Law, Mixture, Seen};
-pub use network::{HIDDEN, Layers, Network};
+pub use network::{ENTRY, HIDDEN, Layers, Network};
 pub use points::{Bandwidth, PointSet};
-pub use reward::Quadratic;
 pub use tilted::Tilted;
 pub use trained::Trained;
 

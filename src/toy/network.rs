@@ -16,7 +16,7 @@ use crate::tensor::{HostSlice, Shape, Tensor};
 /// Width of the hidden layers.
 pub const HIDDEN: usize = 64;
 /// The entry of a file's metadata that says what the network is.
-const SAID: &str = "das-cuda";
+pub const ENTRY: &str = "das-cuda";
 /// Training steps of the diffusion.
 const TRAINING_STEPS: usize = 1000;
 
@@ -56,7 +56,7 @@ impl Network {
     /// None in practice: it is made in memory.
     pub fn encode(&self, said: &str) -> Result<Vec<u8>> {
         // One entry: the order of several would be another each time.
-        let said = HashMap::from([(SAID.to_string(), said.to_string())]);
+        let said = HashMap::from([(ENTRY.to_string(), said.to_string())]);
         mlp::encode(&[(String::new(), &self.0)], said)
     }
 
@@ -65,7 +65,7 @@ impl Network {
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io): no safetensors file, or not of such a network.
     pub fn decode(name: &str, bytes: &[u8], dimensions: usize) -> Result<(Network, String)> {
-        let said = mlp::said(name, bytes)?.remove(SAID).unwrap_or_default();
+        let said = mlp::said(name, bytes)?.remove(ENTRY).unwrap_or_default();
         let widths = [dimensions + 1, HIDDEN, HIDDEN, dimensions];
         let network = mlp::decode(name, bytes, &[(String::new(), &widths)])?.swap_remove(0);
         Ok((Network(network), said))
@@ -77,6 +77,21 @@ impl Network {
     /// From the device.
     pub fn upload(&self, tape: &Tape<'_>, watch: bool) -> Result<Layers> {
         self.0.upload(tape, watch).map(Layers)
+    }
+
+    /// The layers on a device, in the order of [`Network::parameters`].
+    ///
+    /// # Errors
+    /// From the device.
+    pub fn place(&self, backend: &dyn Backend) -> Result<[Tensor; 6]> {
+        let put = |shape, values: &[f32]| backend.upload(shape, HostSlice::F32(values));
+        let layer = |l: usize| -> Result<[Tensor; 2]> {
+            let (weight, bias) = &self.0.layers[l];
+            let (inputs, outputs) = (self.0.widths[l], self.0.widths[l + 1]);
+            Ok([put(Shape::rows(outputs, inputs), weight)?, put(Shape::vector(outputs), bias)?])
+        };
+        let [[w1, b1], [w2, b2], [w3, b3]] = [layer(0)?, layer(1)?, layer(2)?];
+        Ok([w1, b1, w2, b2, w3, b3])
     }
 
     /// Numbers that it makes of a point.

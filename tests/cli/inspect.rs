@@ -4,6 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use das_cuda::assets::SHAPES_FILES;
+use das_cuda::cpu::Cpu;
+use das_cuda::surrogate::{self, Optimism, Pair, Settings, Spread};
+use das_cuda::toy::Network;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -155,6 +158,28 @@ fn everything_is_said_to_be_what_it_is_as_documented() {
     let tiny = inspect(&golden("models/vae_tiny"));
     check(&tiny, "autoencoder");
     assert!(of(&tiny, "class").as_str().is_some_and(|class| class.contains("TAESD")), "{tiny}");
+
+    // What this program has trained, the score network of a toy too, which has the names of a head's layers.
+    let pair = |i: usize| Pair { embedding: vec![i as f32, 1.0], answer: i as f64 };
+    let settings = Settings { epochs: 2, ..Settings::new(Optimism::Ucb(Spread::Sum)) };
+    let pairs: Vec<Pair> = (0..12).map(pair).collect();
+    let learned = settings.fit(&Cpu::new(), &pairs, None, (1, 0), |_| Ok(())).expect("a surrogate");
+    let path = dir.path().join("surrogate.safetensors");
+    fs::write(&path, surrogate::encode(&learned).expect("bytes")).expect("it can be written");
+    let facts = inspect(&path);
+    check(&facts, "surrogate");
+    assert_eq!(
+        (of(&facts, "pairs"), of(&facts, "features"), of(&facts, "epochs")),
+        (12.into(), 2.into(), 2.into())
+    );
+    let network = Network::new(2, 7).encode(r#"{"schema":1,"seed":7,"loss":"0.5"}"#).expect("bytes");
+    fs::write(&path, network).expect("it can be written");
+    let facts = inspect(&path);
+    check(&facts, "score network");
+    assert_eq!(
+        (of(&facts, "dimensions"), of(&facts, "seed"), of(&facts, "loss")),
+        (2.into(), 7.into(), 0.5.into())
+    );
 
     // Rewards: by name, and with a path.
     let facts = inspect(Path::new("jpeg"));

@@ -24,6 +24,7 @@ mod image;
 mod norm;
 mod once;
 mod particle;
+mod points;
 mod pointwise;
 mod queue;
 mod resample;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         norm::TESTS,
         once::TESTS,
         particle::TESTS,
+        points::TESTS,
         pointwise::TESTS,
         queue::TESTS,
         resample::TESTS,

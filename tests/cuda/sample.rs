@@ -257,7 +257,38 @@ fn without_a_gpu_the_error_says_what_to_do() {
     assert!(text.contains("nvidia-smi"), "{text}");
 }
 
+/// `das-cuda toy` with networks that learn, sample and are tuned on the GPU, against the CPU. The device is
+/// part of the design, so neither goes on in the other's folder.
+fn a_toy_is_that_of_the_cpu() {
+    let dir = TempDir::new().unwrap();
+    let run = |device: &str, out: &str| {
+        let small = "--learn 200 --epochs 5 --tuning-epochs 1 --populations 2 --particles 12 --seeds 1 -q";
+        let methods = ["--methods", "none,das,guidance,ddpo,dds-trained"];
+        let mut command = program();
+        command.current_dir(dir.path()).args(["toy", "gmm1", "-o", out, "--device", device]);
+        command.args(small.split(' ')).args(methods).output().unwrap()
+    };
+    for (device, out) in [("cpu", "cpu"), ("cuda:0", "gpu")] {
+        let ran = run(device, out);
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    }
+    let rewards = |out: &str| -> Vec<f32> {
+        let text = fs::read_to_string(dir.path().join(out).join("runs.jsonl")).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.map(|run| run["reward"].as_f64().unwrap() as f32).collect()
+    };
+    let (found, truth) = (rewards("gpu"), rewards("cpu"));
+    let error = error(&found, &truth);
+    note!("rewards {error:.1e} apart: {found:?}");
+    assert_eq!(truth.len(), 6);
+    // Rounding of 1e-7 a step, over some hundred steps of training and sampling that do not diverge.
+    assert!(error < 1e-3, "{found:?} {truth:?}");
+    let other = run("cuda:0", "cpu");
+    assert!(!other.status.success());
+}
+
 crate::tests![
+    a_toy_is_that_of_the_cpu,
     a_run_in_f32_is_that_of_the_cpu,
     a_run_in_16_bits_is_as_good_as_rounding_allows,
     #[ignore = "half a minute on the stand-in"]

@@ -116,7 +116,7 @@ fn units() -> Vec<Unit> {
         let name = stem(file);
         // Particles are f32 in every image: their kernels exist once. What touches memory and waits is the
         // same text in both 16-bit types, so a sanitizer looks at one.
-        let particles = ["particle", "weigh", "resample"].contains(&name.as_str());
+        let particles = ["particle", "points", "weigh", "resample"].contains(&name.as_str());
         let types: &[&str] = match () {
             () if particles => &["F32"],
             () if sanitizer()[0].is_empty() || ours.contains(file) => &["BF16", "F16", "F32"],

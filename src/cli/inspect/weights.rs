@@ -78,7 +78,7 @@ pub fn facts(path: &Path, hub: &Hub) -> Result<Facts> {
 }
 
 /// Type, parameters and bytes of weights.
-fn held(facts: Facts, weights: &Checkpoint) -> Facts {
+pub fn held(facts: Facts, weights: &Checkpoint) -> Facts {
     let bytes: u64 = weights.types().iter().map(|(.., bytes)| bytes).sum();
     facts.with("type", types(weights)).with("parameters", weights.parameters()).with("bytes", bytes)
 }

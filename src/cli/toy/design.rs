@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use crate::cli::args;
+use crate::cli::{args, output};
 use crate::ddim::Schedule;
 use crate::error::{Error, Result};
 use crate::hash::sha256;
 use crate::method::{self, Conclusion, METHODS, Method, Plain};
 use crate::regular;
 use crate::run::{SCHEMA, slug};
+use crate::session::Device;
 use crate::toy::{Bandwidth, Baseline, PointSet, Tilted, Toy, chain};
 
 /// One way of sampling.
@@ -138,6 +139,7 @@ pub struct Design {
     pub particles: usize,
     pub draws: usize,
     pub alpha: f64,
+    pub device: Device,
     pub schedule: Schedule,
     pub target: Tilted,
     pub folder: PathBuf,
@@ -215,6 +217,8 @@ impl Design {
             return Err(Error::usage(format!("--tuning-epochs {epochs}: no method trains on the reward"))
                 .advice(format!("leave it out, or add one of these to --methods: {names}")));
         }
+        let (device, note) = args.device.resolve();
+        note.iter().for_each(|note| output::note(format_args!("note: {note}")));
         let folder = args.output.clone().unwrap_or_else(|| format!("toy-{}", slug(&toy.name)).into());
         Ok(Design {
             target: toy.target(args.alpha),
@@ -231,6 +235,7 @@ impl Design {
             particles,
             draws,
             alpha: args.alpha,
+            device,
             schedule: chain()?,
             folder,
         })
@@ -281,6 +286,7 @@ impl Design {
             "particles": self.particles,
             "draws": self.draws,
             "alpha": self.alpha,
+            "device": if self.device == Device::Cpu { "cpu" } else { "cuda" },
         });
         match record {
             Value::Object(record) => record,

@@ -97,7 +97,7 @@ pub fn draw(
                 Some(Learned { network, .. }) => {
                     let network = tuned.map_or(network, |tuned| &tuned.network);
                     let steering = tuned.and_then(|tuned| tuned.steering.as_ref());
-                    let target = Trained { backend, toy, network, steering, guidance };
+                    let target = Trained::new(backend, toy, network)?.steered(steering).guided(guidance);
                     sample(backend, &target, design, arm, method, seed)?
                 }
             }

@@ -275,7 +275,7 @@ mod tests {
         let files = SOURCES.iter().filter_map(|(name, _)| name.strip_suffix(".cu"));
         // As build.rs: particles are f32 in every run.
         let kinds = |file: &str| match file {
-            "particle" | "weigh" | "resample" => &["F32"][..],
+            "particle" | "points" | "weigh" | "resample" => &["F32"][..],
             _ => &["BF16", "F16", "F32"],
         };
         let all: Vec<_> = files.flat_map(|file| kinds(file).iter().map(move |elem| (file, *elem))).collect();

@@ -5,4 +5,5 @@ pub mod image;
 mod layout;
 pub mod linear;
 pub mod norm;
+pub mod points;
 pub mod pointwise;
