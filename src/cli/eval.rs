@@ -15,7 +15,7 @@ use super::args::Eval;
 use super::experiment::{self, OF_RUNS, RUNS, SCORES, SUMMARY, TABLE, unusable};
 use super::statistics::{mean, over_prompts};
 use super::{output, score, signals};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::lpips::{Lpips, Range};
 use crate::pixels::Picture;
 use crate::reward::{REWARDS, Spec, two_paths};
@@ -75,10 +75,14 @@ pub fn run(args: &Eval, typed: &[String]) -> Result<()> {
             });
             write_atomic(&folder.join(SCORES), text.as_bytes())?;
         }
-        rows.push(Row {
-            lpips: lpips.is_some().then(|| distances.means()),
-            ..row(set, &judged, args.eigenvalues)
-        });
+        let mut row = row(set, &judged, args.eigenvalues);
+        if lpips.is_some() {
+            row.lpips = Some(distances.means());
+            if judged.len() == 1 {
+                row.notes.push("LPIPS is of two pictures, and one is there".into());
+            }
+        }
+        rows.push(row);
     }
     rows.iter().for_each(|row| {
         row.notes.iter().for_each(|note| output::note(format_args!("note: {}: {note}", row.name)));
@@ -162,7 +166,15 @@ fn judge(scorer: &mut Scorer, lpips: Option<&Lpips>, set: &Set) -> Result<(Vec<J
         let mut embeddings = scorer.embed(&pictures).map_err(fail)?.unwrap_or_default().into_iter();
         for (i, at) in places.into_iter().enumerate() {
             if let Some(lpips) = lpips {
-                distances.add(set.shown[at].group, &scorer.perceive(lpips, &pictures[i])?);
+                let vector = scorer.perceive(lpips, &pictures[i])?;
+                if !vector.iter().all(|value| value.is_finite()) {
+                    let path = set.shown[at].path.display();
+                    return Err(Error::numerical(format!(
+                        "--lpips: what its network makes of {path} is not finite"
+                    ))
+                    .advice("give the weights of LPIPS version 0.1 for AlexNet"));
+                }
+                distances.add(set.shown[at].group, &vector);
             }
             let of = |(name, v): &(String, Vec<f32>)| (name.clone(), f64::from(v[i]));
             let scores = scores.rewards.iter().map(of).collect();
@@ -176,7 +188,14 @@ fn judge(scorer: &mut Scorer, lpips: Option<&Lpips>, set: &Set) -> Result<(Vec<J
 fn open_lpips(scorer: &Scorer, path: &str, range: Range) -> Result<Lpips> {
     let whole = Path::new(path);
     let (network, linear) = two_paths(whole).unwrap_or((whole, whole));
-    scorer.open_lpips(network, linear, range).map_err(|e| e.context(format!("--lpips {path}")))
+    let advice = "give --lpips NETWORK,LINEAR: torchvision's AlexNet, and LPIPS 0.1's alex.pth; or one file that has both";
+    if [network, linear].iter().any(|path| path.as_os_str().is_empty()) {
+        return Err(Error::usage(format!("--lpips {path:?} lacks a path")).advice(advice));
+    }
+    scorer.open_lpips(network, linear, range).map_err(|e| match e.kind() {
+        ErrorKind::Model => e.context(format!("--lpips {path}")).advice(advice),
+        _ => e.context(format!("--lpips {path}")),
+    })
 }
 
 /// The numbers of a set.
@@ -209,7 +228,9 @@ fn row(set: &Set, judged: &[Judged], eigenvalues: usize) -> Row {
     };
     let vectors: Option<Vec<&[f32]>> = judged.iter().map(|one| one.embedding.as_deref()).collect();
     let Some(vectors) = vectors else {
-        row.notes.push("no scorer has a CLIP model: nothing is known of diversity; add --reward clip".into());
+        row.notes.push(
+            "no scorer has a CLIP model: there is no CLIP distance and no TCE; add --reward clip".into(),
+        );
         return row;
     };
     let groups: Vec<usize> = set.shown.iter().map(|shown| shown.group).collect();

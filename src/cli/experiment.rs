@@ -79,10 +79,18 @@ pub fn claim(
             .because(e)
             .advice("give another directory with --output")
     })?;
-    let Some((entry, _)) = own.iter().find(|(entry, value)| there["design"].get(entry) != Some(value)) else {
+    let began = &there["design"];
+    let Some((entry, now)) = own.iter().find(|(entry, value)| began.get(entry) != Some(value)) else {
         return Ok(());
     };
-    Err(Error::usage(format!("{} holds another {what}: {entry} differs", folder.display()))
+    // Lists and objects may be long.
+    let shown = match began.get(entry) {
+        Some(then) if !then.is_array() && !then.is_object() && !now.is_array() && !now.is_object() => {
+            format!(" ({then} there, {now} now)")
+        }
+        _ => String::new(),
+    };
+    Err(Error::usage(format!("{} holds another {what}: {entry} differs{shown}", folder.display()))
         .advice("give another directory with --output, or the options that it began with"))
 }
 

@@ -12,7 +12,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::args::Inspect;
-use super::look::{Comparison, Optimisation, Place, Run, places};
+use super::look::{Comparison, Optimisation, Place, Run, Table, places};
 use super::{downloads, flags, output};
 use crate::assets::SHAPES;
 use crate::error::{Error, Result};
@@ -85,6 +85,9 @@ fn facts_of(what: &Path, hub: &Hub) -> Result<Vec<Result<Facts>>> {
 }
 
 fn of_path(path: &Path, hub: &Hub) -> Result<Vec<Result<Facts>>> {
+    if let Some(table) = Table::at(path) {
+        return Ok(vec![table.map(|table| run::table(&table))]);
+    }
     if let Ok(found) = places(path) {
         let facts = |place: &Place| match place {
             Place::Run(folder) => Run::read(folder).map(|run| run::facts(&run)),

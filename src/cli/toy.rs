@@ -34,6 +34,7 @@ const WHAT: &str = "experiment";
 pub fn run(args: &Toy, typed: &[String]) -> Result<()> {
     let design = Design::resolve(args)?;
     let folder = &design.folder;
+    let backend = design.device.bare()?;
     signals::listen(format!("stopping; what is finished is kept in {}", folder.display()));
     // Nothing is made of what is refused.
     fs::create_dir_all(folder).map_err(|e| unusable(folder, e))?;
@@ -45,7 +46,7 @@ pub fn run(args: &Toy, typed: &[String]) -> Result<()> {
     let done: BTreeSet<String> = results.iter().map(RunResult::key).collect();
     let mut lines = Lines::append(&path)?;
     let runs = design.runs();
-    let (total, backend) = (runs.len(), design.device.bare()?);
+    let total = runs.len();
     let progress = Progress::new(total as u64, args.quiet);
     let mut learned: Option<Learned> = None;
     for (seed, arm) in runs {

@@ -134,7 +134,8 @@ pub fn said(name: &str, bytes: &[u8]) -> Result<HashMap<String, String>> {
 /// Reads what [`encode`] made: a network of these widths behind each prefix. `name` is for messages.
 ///
 /// # Errors
-/// [`ErrorKind::Io`](crate::ErrorKind::Io): no safetensors file, or not of such networks.
+/// [`ErrorKind::Io`](crate::ErrorKind::Io): no safetensors file, not of such networks, or with
+/// weights that are not finite.
 pub fn decode(name: &str, bytes: &[u8], networks: &[(String, &[usize])]) -> Result<Vec<Mlp>> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| wrong(name, "no safetensors file").because(e))?;
     let tensor = |called: String, shape: &[usize]| -> Result<Vec<f32>> {
@@ -142,7 +143,11 @@ pub fn decode(name: &str, bytes: &[u8], networks: &[(String, &[usize])]) -> Resu
         let view =
             view.ok_or_else(|| wrong(name, &format!("no tensor \"{called}\" of shape {shape:?} in f32")))?;
         let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-        Ok(values.collect())
+        let values: Vec<f32> = values.collect();
+        match values.iter().find(|value| !value.is_finite()) {
+            Some(value) => Err(wrong(name, &format!("tensor \"{called}\" holds {value}"))),
+            None => Ok(values),
+        }
     };
     let network = |(prefix, widths): &(String, &[usize])| -> Result<Mlp> {
         let layer = |(l, of): (usize, &[usize])| -> Result<(Vec<f32>, Vec<f32>)> {

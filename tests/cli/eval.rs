@@ -100,8 +100,25 @@ fn sets_have_the_scores_of_their_pictures() {
     fails(
         eval(&[text(&a), "--lpips", text(&linear), "--reward", "gold"]),
         3,
-        &["--lpips", "0.weight", "fix:"],
+        &["--lpips", "0.weight", "NETWORK,LINEAR"],
     );
+    for half in [format!("{},", text(&network)), ",".into()] {
+        fails(eval(&[text(&a), "--lpips", &half, "--reward", "gold"]), 2, &["--lpips", "lacks a path"]);
+    }
+    // Weights whose products overflow.
+    let whole = fs::read(&network).expect("weights");
+    let start = 8 + u64::from_le_bytes(whole[..8].try_into().expect("eight bytes")) as usize;
+    let mut huge = whole[..start].to_vec();
+    huge.extend(whole[start..].chunks_exact(4).flat_map(|w| {
+        let w = f32::from_le_bytes(w.try_into().expect("four bytes"));
+        (w * 1e20).to_le_bytes()
+    }));
+    fs::write(&network, huge).expect("written");
+    fails(eval(&[text(&a), "--lpips", &two, "--reward", "gold"]), 5, &["--lpips", "png is not finite"]);
+    let run = a.join(&folders(&a)[0]);
+    let one_picture = eval(&[text(&run), "--lpips", text(&one[0]), "--reward", "gold"]);
+    let said = String::from_utf8_lossy(&one_picture.stderr).into_owned();
+    assert!(said.contains("LPIPS is of two pictures"), "{said}");
     fails(eval(&[text(&a), "--lpips-inputs", "unit"]), 2, &["--lpips"]);
     // The mean of the held-out scores of 8-bit pictures that the runs recorded.
     let recorded: Vec<f64> = folders(&a)

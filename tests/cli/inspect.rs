@@ -93,6 +93,24 @@ fn everything_is_said_to_be_what_it_is_as_documented() {
     check(&facts, "comparison");
     assert_eq!(of(&facts, "rows").as_array().map(Vec::len), Some(2), "{facts}");
 
+    // An optimisation, and tables of other experiments.
+    let queries = dir.path().join("queries");
+    let few = "optimize --black-box gold -p a --queries 4 --batch 2 --seeds 1 --epochs 2 --evaluate 1 -q";
+    let few = program().args(few.split(' ')).args(["-o", text(&queries), "--", "--steps", "2"]).output();
+    succeeds(few.expect("the program starts"));
+    let facts = inspect(&queries);
+    check(&facts, "optimisation");
+    assert_eq!((of(&facts, "queries"), of(&facts, "lines")), (4.into(), 5.into()));
+    let toy = dir.path().join("toy");
+    let few = "toy gmm1 --analytic --methods none --seeds 1,2 --populations 2 --particles 4 -q";
+    let few = program().args(few.split(' ')).args(["-o", text(&toy)]).output();
+    succeeds(few.expect("the program starts"));
+    let facts = inspect(&toy);
+    check(&facts, "toy");
+    assert_eq!(of(&facts, "table")[1]["method"], "none");
+    fs::remove_file(toy.join("summary.json")).expect("removed");
+    assert!(of(&inspect(&toy), "notes")[0].as_str().is_some_and(|note| note.contains("summary.json")));
+
     // Pictures: of this program, of another, and of nobody.
     let picture = folder.join("best.png");
     let mut facts = inspect(&picture);

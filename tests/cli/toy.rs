@@ -5,6 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
+use das_cuda::toy::Network;
+use safetensors::SafeTensors;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -97,6 +99,13 @@ fn an_experiment_leaves_its_files_and_goes_on() {
     let mut other = SMALL.to_vec();
     other[3] = "1,3";
     fails(toy(&out, &other), 2, &["holds another experiment: seeds differs"]);
+    let mut other = SMALL.to_vec();
+    other[7] = "30";
+    fails(toy(&out, &other), 2, &["particles differs (20 there, 30 now)"]);
+    // A device that is not there has begun nothing.
+    let absent = dir.path().join("absent");
+    let output = toy(&absent, &[&SMALL[..], &["--device", "cuda:99"]].concat());
+    assert!(!output.status.success() && !absent.exists(), "{output:?}");
 }
 
 /// The numbers of `tests/golden/toy.jsonl`, to the last bit, on any machine and with any number of threads.
@@ -139,10 +148,22 @@ fn networks_are_trained_once_for_each_seed() {
     succeeds(toy(&out, &args));
     assert_eq!(settled(&path), known);
     assert_eq!(networks.each_ref().map(|path| fs::read(path).expect("a network")), bytes);
-    // One of another seed is named, and so is a damaged one.
+    // One of another seed or another training is named, and so is a damaged one.
     fs::write(&path, "").expect("written");
     fs::write(&networks[0], &bytes[1]).expect("written");
     fails(toy(&out, &args), 1, &["network-1.safetensors: is the network of seed 2", "remove the file"]);
+    let said = |bytes: &[u8]| {
+        let (_, header) = SafeTensors::read_metadata(bytes).expect("a header");
+        header.metadata().as_ref().expect("metadata")["das-cuda"].clone()
+    };
+    let other = said(&bytes[0]).replace(r#""epochs":20"#, r#""epochs":30"#);
+    let of = |network: &Network, said: &str| network.encode(said).expect("bytes");
+    let (mut network, _) = Network::decode("network", &bytes[0], 3).expect("a network");
+    fs::write(&networks[0], of(&network, &other)).expect("written");
+    fails(toy(&out, &args), 1, &["network-1.safetensors: is a network of epochs 30, not 20"]);
+    *network.parameters_mut().last().expect("biases") = vec![0.0, f32::NAN, 0.0];
+    fs::write(&networks[0], of(&network, &said(&bytes[0]))).expect("written");
+    fails(toy(&out, &args), 1, &["network-1.safetensors", "holds NaN", "remove the file"]);
     fs::write(&networks[0], &bytes[0]).expect("written");
     fs::write(&path, "").expect("written");
     fs::write(&networks[1], &bytes[1][..200]).expect("written");

@@ -224,6 +224,8 @@ impl Design {
         let unit = self.arms[0].own_flops();
         let mut notes = Vec::new();
         for (b, budget) in self.budgets.iter().enumerate() {
+            // Arms that cost the same, as those of one sweep do, in the order of the first of them.
+            let mut alike: Vec<(Vec<&str>, String)> = Vec::new();
             for arm in &self.arms {
                 let factor = arm.flops(b) / (budget.multiple * unit);
                 if (1.0 / NEAR..=NEAR).contains(&factor) {
@@ -233,11 +235,16 @@ impl Design {
                     1 => "1 particle, the fewest".to_string(),
                     n => format!("{n} particles"),
                 };
-                notes.push(format!(
-                    "{}, budget {budget}: {particles}, cost {factor:.2} times the budget",
-                    arm.label
-                ));
+                let cost = format!("{particles}, cost {factor:.2} times the budget");
+                match alike.iter_mut().find(|(_, of)| *of == cost) {
+                    Some((labels, _)) => labels.push(&arm.label),
+                    None => alike.push((vec![&arm.label], cost)),
+                }
             }
+            let notes_of = |(labels, cost): (Vec<&str>, String)| {
+                format!("{}, budget {budget}: {cost}", labels.join(", "))
+            };
+            notes.extend(alike.into_iter().map(notes_of));
         }
         notes
     }

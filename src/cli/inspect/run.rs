@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::facts::Facts;
-use crate::cli::look::{Comparison, Line, Optimisation, Run};
+use crate::cli::look::{Comparison, Line, Optimisation, Run, Table};
 
 /// A run: what was done, and what came of it.
 pub fn facts(run: &Run) -> Facts {
@@ -119,4 +119,17 @@ pub fn optimisation(of: &Optimisation) -> Facts {
         .with("lines", of.queries.len())
         .with("rows", of.rows().iter().map(row).collect::<Vec<_>>())
         .with("notes", json!(of.notes))
+}
+
+/// A folder of `toy`, `pareto` or `eval`: its table, in words.
+pub fn table(table: &Table) -> Facts {
+    let row = |row: &Vec<String>| {
+        let cells = table.header.iter().zip(row).filter(|(_, cell)| !cell.is_empty());
+        Value::Object(cells.map(|(name, cell)| (name.clone(), json!(cell))).collect())
+    };
+    Facts::new(&table.kind.to_lowercase())
+        .with("path", table.folder.to_string_lossy())
+        .with("command", table.command.clone())
+        .with("table", table.rows.iter().map(row).collect::<Vec<_>>())
+        .with("notes", json!(table.notes))
 }

@@ -9,7 +9,8 @@ use crate::run::{PARTICLES, RECORD, TRACE};
 
 /// What to give instead of something else.
 const FIX: &str = "give the folder of a run (run.json is in it), of a comparison (compare.json) or an optimisation \
-                   (optimize.json), or the directory that these are in";
+                   (optimize.json), or the directory that these are in; or the folder of a toy, a front or an \
+                   evaluation";
 
 /// A folder with something to look at.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +34,9 @@ pub fn places(path: &Path) -> Result<Vec<Place>> {
     let unreadable = |e| Error::io(format!("{}: cannot be read", path.display())).because(e).advice(FIX);
     if let Some(place) = place(path) {
         return Ok(vec![place]);
+    }
+    if path.is_file() {
+        return Err(Error::usage(format!("{}: is no file of a run", path.display())).advice(FIX));
     }
     let mut found = Vec::new();
     for entry in fs::read_dir(path).map_err(unreadable)? {

@@ -79,8 +79,12 @@ impl Table {
         for record in reader.records() {
             table.rows.push(record.map_err(damaged)?.iter().map(String::from).collect());
         }
-        let summary = files::object(&folder.join(SUMMARY), fix)?;
-        table.command = summary.get("command").and_then(|command| command.as_str()).map(String::from);
+        match files::object(&folder.join(SUMMARY), fix) {
+            Ok(summary) => {
+                table.command = summary.get("command").and_then(|command| command.as_str()).map(String::from);
+            }
+            Err(error) => table.notes.push(error.message().into()),
+        }
         let unreadable =
             |e| Error::io(format!("{}: cannot be read", folder.display())).because(e).advice(fix);
         for entry in fs::read_dir(folder).map_err(unreadable)? {

@@ -21,6 +21,8 @@ pub struct Learned {
     pub loss: f64,
 }
 
+/// Entries of a design that decide a network, besides the seed.
+const OF: [&str; 4] = ["toy", "points_sha256", "learn", "epochs"];
 /// Most bytes of a file of weights: several times what the widest network takes.
 const MOST_BYTES: u64 = 1 << 20;
 
@@ -37,12 +39,12 @@ pub fn network(
     progress: &Progress,
 ) -> Result<Option<Learned>> {
     let Score::Trained { points, epochs } = design.score else { return Ok(None) };
-    let (path, d) = (design.folder.join(format!("network-{seed}.safetensors")), design.toy.dimensions());
+    let path = design.folder.join(format!("network-{seed}.safetensors"));
     if path.exists() {
-        return read(&path, d, seed).map(Some);
+        return read(&path, design, seed).map(Some);
     }
     let data = design.toy.learned(seed, points);
-    let mut network = Network::new(d, seed);
+    let mut network = Network::new(design.toy.dimensions(), seed);
     let losses = network.train(backend, &data, &training_alpha_bars(), seed, epochs, |epoch, loss| {
         if signals::requested().is_some() {
             return Err(stopped(left));
@@ -54,7 +56,9 @@ pub fn network(
     })?;
     let last = &losses[losses.len() - losses.len().div_ceil(10)..];
     let loss = last.iter().sum::<f64>() / last.len() as f64;
-    let said = json!({"schema": SCHEMA, "seed": seed, "loss": loss.to_string()});
+    let mut said = json!({"schema": SCHEMA, "seed": seed, "loss": loss.to_string()});
+    let record = design.record();
+    OF.iter().for_each(|key| said[*key] = record[*key].clone());
     write_atomic(&path, &network.encode(&said.to_string())?)?;
     Ok(Some(Learned { seed, network, loss }))
 }
@@ -91,17 +95,24 @@ pub fn tuned(
     tune.run(baseline, epochs, after).map(Some)
 }
 
-fn read(path: &Path, dimensions: usize, seed: u64) -> Result<Learned> {
+fn read(path: &Path, design: &Design, seed: u64) -> Result<Learned> {
     let bytes = regular::read(path, MOST_BYTES).map_err(|e| unusable(path, e))?;
-    let (network, said) = Network::decode(&path.display().to_string(), &bytes, dimensions)?;
+    let (network, said) = Network::decode(&path.display().to_string(), &bytes, design.toy.dimensions())?;
     let said: Value = serde_json::from_str(&said).unwrap_or_default();
+    let record = design.record();
+    let other = OF.into_iter().find(|key| said.get(key) != record.get(*key));
     let loss = said["loss"].as_str().and_then(|loss| loss.parse().ok());
     match (said["schema"].as_u64(), said["seed"].as_u64(), loss) {
-        (Some(schema), Some(own), Some(loss)) if schema == u64::from(SCHEMA) && own == seed => {
+        (Some(schema), Some(own), Some(loss))
+            if schema == u64::from(SCHEMA) && own == seed && other.is_none() =>
+        {
             Ok(Learned { seed, network, loss })
         }
-        (_, own, _) => Err(Error::io(match own {
-            Some(own) if own != seed => format!("{}: is the network of seed {own}", path.display()),
+        (_, own, _) => Err(Error::io(match (own, other) {
+            (Some(own), _) if own != seed => format!("{}: is the network of seed {own}", path.display()),
+            (Some(_), Some(key)) if !said[key].is_null() => {
+                format!("{}: is a network of {key} {}, not {}", path.display(), said[key], record[key])
+            }
             _ => format!("{}: its metadata do not say whose network it is", path.display()),
         })
         .advice("remove the file; the network is then trained again")),
