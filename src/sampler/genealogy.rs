@@ -121,8 +121,8 @@ impl Genealogy {
     ///
     /// Without resampling both are the squared error of a mean of weights. `None` where nothing can be said:
     /// fewer than [`FEWEST`] roots, as counted by their weight, or less effective sample size at any of these
-    /// events; or weights that never differed by more than rounding: a weight that no particle has met, as that
-    /// of a reward of 0 or 1, does not show.
+    /// events; or weights that never differed by more than rounding: a weight that no particle has met, as
+    /// that of a reward of 0 or 1, does not show.
     pub fn log_z_error(&self, weights: &[f64]) -> Option<f64> {
         let n = weights.len() as f64;
         let mut root_weights = BTreeMap::new();
