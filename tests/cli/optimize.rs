@@ -125,6 +125,17 @@ fn every_strategy_spends_its_queries_and_records_each() {
     section.all_seen();
 }
 
+/// Flags of guided draws ask nothing of plain ones.
+#[test]
+fn candidates_are_of_guided_draws_alone() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let more = ["--strategies", "ucb,best-of-n,random", "--queries", "4", "--batch", "2"];
+    let flags = ["--", "--steps", "3", "--particles", "2", "--device", "cpu", "--candidates", "2"];
+    let out = dir.path().join("out");
+    succeeds(optimize(&out, &[&more[..], &flags].concat()));
+    assert_eq!(lines(&out.join("runs.jsonl")).len(), 3 * 4);
+}
+
 /// Stopped within a round, between rounds, within a line, without its surrogates: the same command leaves the
 /// same bytes in every file.
 #[test]

@@ -249,7 +249,7 @@ impl Design {
             alpha: sample.kl,
             settings,
             spread,
-            best: guided.clone().method(&BestOfN),
+            best: guided.clone().without_candidates().method(&BestOfN),
             plain: guided.clone().without_candidates().method(&Plain).particles(1),
             guided,
             tower: args.tower.clone(),
