@@ -1,6 +1,8 @@
 //! The step engine for any backend: weighs on the host and moves by the backend's particle operations. Each
 //! step is over before the next is submitted.
 
+use rayon::prelude::*;
+
 use super::{Compat, Options};
 use crate::backend::{Advance, Backend, Particles};
 use crate::engine::{EngineState, FinalInput, StepEngine, StepInput, StepReport, sound_rewards};
@@ -42,9 +44,9 @@ impl<'a> Host<'a> {
 
     /// One event of all prompts; `rewards` of all slots.
     fn weigh(&self, event: Event, step: u32, rewards: &[f64]) -> Vec<Weighed> {
-        let ratios = self.state.log_ratio.chunks_exact(self.particles);
-        let slots = ratios.zip(rewards.chunks_exact(self.particles));
-        let prompts = self.state.populations.iter().zip(&self.prompts);
+        let ratios = self.state.log_ratio.par_chunks_exact(self.particles);
+        let slots = ratios.zip(rewards.par_chunks_exact(self.particles));
+        let prompts = self.state.populations.par_iter().zip(&self.prompts);
         prompts
             .zip(slots)
             .map(|((population, &prompt), (log_ratio, rewards))| {
