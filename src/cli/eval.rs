@@ -45,7 +45,8 @@ pub fn run(args: &Eval, typed: &[String]) -> Result<()> {
             .advice("give --tce a number of eigenvalues from 1; 20 is usual"));
     }
     if let Some(folder) = &args.output {
-        unclaimed(folder, &experiment::command(typed))?;
+        // However the program was called.
+        unclaimed(folder, &experiment::command(typed.get(1..).unwrap_or_default()))?;
     }
     let sets = sets::read(&args.runs, args.all)?;
     let mut scorer = scorer(args)?;
@@ -95,11 +96,11 @@ pub fn run(args: &Eval, typed: &[String]) -> Result<()> {
 }
 
 /// Refuses a folder that holds something else than what this command has left.
-fn unclaimed(folder: &Path, command: &str) -> Result<()> {
+fn unclaimed(folder: &Path, arguments: &str) -> Result<()> {
     let other = OF_RUNS.iter().chain([&RUNS]).find(|name| folder.join(name).exists());
-    let said = |path: &Path| -> Option<String> {
+    let is_same = |path: &Path| -> Option<bool> {
         let summary: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-        summary["command"].as_str().map(String::from)
+        summary["command"].as_str().map(|command| command.ends_with(&format!(" {arguments}")))
     };
     let summary = folder.join(SUMMARY);
     let what = match other {
@@ -107,7 +108,7 @@ fn unclaimed(folder: &Path, command: &str) -> Result<()> {
         None if folder.join(TABLE).exists() && !summary.exists() => {
             format!("holds the table of another command ({TABLE})")
         }
-        None if summary.exists() && said(&summary).as_deref() != Some(command) => {
+        None if summary.exists() && is_same(&summary) != Some(true) => {
             "holds the tables of another command".into()
         }
         None => return Ok(()),

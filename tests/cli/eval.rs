@@ -191,6 +191,13 @@ fn what_cannot_be_judged_is_refused() {
     fs::write(claimed.join("runs.jsonl"), "").expect("written");
     let clip = [text(&a), "--reward", "clip", "-o", text(&tables)];
     assert_eq!(succeeds(eval(&clip)), succeeds(eval(&clip)));
+    #[cfg(unix)]
+    {
+        // By another path it is the same program.
+        let other = dir.path().join("other");
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_das-cuda"), &other).expect("a link");
+        succeeds(std::process::Command::new(other).arg("eval").args(clip).output().expect("the program"));
+    }
     let cases: &[(&[&str], i32, &[&str])] = &[
         (&[text(&nowhere)], 1, &["nowhere"]),
         (&[text(&empty)], 2, &["no run in it"]),
