@@ -147,20 +147,36 @@ pub(crate) fn points_by_operations<B: Backend + ?Sized>(
     let eps = backend.linear(&backend.affine_clamp(&second, relu)?, w3, Some(b3), None)?;
     let [a, b] = step.x0;
     let x0 = backend.axpby(a, x, b, &eps)?;
-    let points: Vec<[f64; 3]> = backend.download(&x0)?.chunks_exact(d).map(widened).collect();
-    let rewards: Vec<f32> = points.iter().map(|x0| step.reward.value(x0) as f32).collect();
-    let reward = backend.upload(Shape::rows(n, 1), HostSlice::F32(&rewards))?;
-    if !step.gradient {
-        return Ok(PointValues { eps, x0, reward, grad: None });
-    }
-    let towards = |x0: &[f64; 3]| step.reward.gradient(x0).map(|g| g as f32);
-    let towards: Vec<f32> = points.iter().flat_map(|x0| towards(x0).into_iter().take(d)).collect();
-    let towards = backend.upload(x.shape(), HostSlice::F32(&towards))?;
+    let (reward, towards) = judge_points(backend, &x0, &step.reward, step.gradient)?;
+    let Some(towards) = towards else { return Ok(PointValues { eps, x0, reward, grad: None }) };
     let cotangent = backend.linear_vjp(&backend.scale(b, &towards)?, w3)?;
     let cotangent = backend.linear_vjp(&backend.affine_clamp_vjp(&second, &cotangent, relu)?, w2)?;
     let cotangent = backend.linear_vjp(&backend.affine_clamp_vjp(&first, &cotangent, relu)?, w1)?;
     let grad = backend.axpby(a, &towards, 1.0, &backend.slice(&cotangent, 0, d)?)?;
     Ok(PointValues { eps, x0, reward, grad: Some(grad) })
+}
+
+/// The rewards `(n, 1, 1, 1)` of clean points `(n, 1, 1, d)`, and where asked for the gradients with respect
+/// to the points: on the host in f64, rounded to f32.
+///
+/// # Errors
+/// Where memory or the device fails.
+pub(crate) fn judge_points<B: Backend + ?Sized>(
+    backend: &B,
+    x0: &Tensor,
+    reward: &Quadratic,
+    gradient: bool,
+) -> Result<(Tensor, Option<Tensor>)> {
+    let (n, d) = (x0.shape().n, x0.shape().sample());
+    let points: Vec<[f64; 3]> = backend.download(x0)?.chunks_exact(d).map(widened).collect();
+    let values: Vec<f32> = points.iter().map(|x0| reward.value(x0) as f32).collect();
+    let values = backend.upload(Shape::rows(n, 1), HostSlice::F32(&values))?;
+    if !gradient {
+        return Ok((values, None));
+    }
+    let towards = |x0: &[f64; 3]| reward.gradient(x0).map(|g| g as f32);
+    let towards: Vec<f32> = points.iter().flat_map(|x0| towards(x0).into_iter().take(d)).collect();
+    Ok((values, Some(backend.upload(x0.shape(), HostSlice::F32(&towards))?)))
 }
 
 /// A point of at most three coordinates; those that it has not are 0.

@@ -13,7 +13,7 @@ use crate::cli::experiment::{SUMMARY, TABLE};
 use crate::error::{Error, Result};
 use crate::run::{Finished, OutDir, RECORD, write_atomic};
 
-/// Names of the tables.
+/// The table as lines of JSON.
 const LINES: &str = "table.jsonl";
 
 /// Entries of `run.json` that a row begins with, besides its folder.

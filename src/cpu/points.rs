@@ -58,7 +58,7 @@ struct Room {
     passed: Vec<f32>,
     back: Vec<f32>,
     towards: Vec<f32>,
-    clean: Vec<f32>,
+    noise: Vec<f32>,
 }
 
 /// See [`Backend::evaluate_points`](crate::backend::Backend::evaluate_points).
@@ -88,7 +88,7 @@ pub fn evaluate_points(
             passed: of(hidden),
             back: of(hidden),
             towards: of(d),
-            clean: of(d),
+            noise: of(d),
         }
     };
     let [a, b] = step.x0;
@@ -123,13 +123,13 @@ pub fn evaluate_points(
         if !step.gradient {
             return;
         }
-        let [towards, clean] = [&mut room.towards, &mut room.clean].map(|rows| &mut rows[..points * d]);
+        let [towards, noise] = [&mut room.towards, &mut room.noise].map(|rows| &mut rows[..points * d]);
         for (towards, x0) in towards.chunks_exact_mut(d).zip(x0.chunks_exact(d)) {
             let gradient = step.reward.gradient(&widened(x0));
             towards.iter_mut().zip(gradient).for_each(|(t, g)| *t = g as f32);
         }
-        clean.iter_mut().zip(&*towards).for_each(|(clean, t)| *clean = b * t);
-        back3.apply(clean, None, passed);
+        noise.iter_mut().zip(&*towards).for_each(|(noise, t)| *noise = b * t);
+        back3.apply(noise, None, passed);
         where_passed(second, passed);
         back2.apply(passed, None, back);
         where_passed(first, back);

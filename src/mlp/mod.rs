@@ -12,10 +12,11 @@ use std::collections::HashMap;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
+use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::noise::{Key, Purpose, uniforms};
 use crate::tape::{Tape, Var};
-use crate::tensor::{HostSlice, Shape};
+use crate::tensor::{HostSlice, Shape, Tensor};
 
 /// Weights and biases of linear layers, one after another.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,23 +56,34 @@ impl Mlp {
         self.layers.iter_mut().flat_map(|(w, b)| [w, b])
     }
 
+    /// Weight and bias of each layer on a device.
+    ///
+    /// # Errors
+    /// From the device.
+    pub fn place(&self, backend: &dyn Backend) -> Result<Vec<(Tensor, Tensor)>> {
+        let put = |shape, values: &[f32]| backend.upload(shape, HostSlice::F32(values));
+        let layer = |((w, b), of): (&(Vec<f32>, Vec<f32>), &[usize])| {
+            Ok((put(Shape::rows(of[1], of[0]), w)?, put(Shape::vector(of[1]), b)?))
+        };
+        self.layers.iter().zip(self.widths.windows(2)).map(layer).collect()
+    }
+
     /// The layers on the tape's device; `watch` them to learn.
     ///
     /// # Errors
     /// From the device.
     pub fn upload(&self, tape: &Tape<'_>, watch: bool) -> Result<Layers> {
-        let put = |shape, values: &[f32]| -> Result<Var> {
-            let tensor = tape.backend().upload(shape, HostSlice::F32(values))?;
-            Ok(if watch { tape.watch(tensor) } else { tensor.into() })
-        };
-        let layer = |((w, b), of): (&(Vec<f32>, Vec<f32>), &[usize])| -> Result<(Var, Var)> {
-            Ok((put(Shape::rows(of[1], of[0]), w)?, put(Shape::vector(of[1]), b)?))
-        };
-        Ok(Layers(self.layers.iter().zip(self.widths.windows(2)).map(layer).collect::<Result<_>>()?))
+        let var = |tensor| if watch { tape.watch(tensor) } else { tensor.into() };
+        Ok(Layers(self.place(tape.backend())?.into_iter().map(|(w, b)| (var(w), var(b))).collect()))
     }
 }
 
 impl Layers {
+    /// Constants, weight and bias of each layer as [`Mlp::place`] makes them.
+    pub fn of(placed: impl Iterator<Item = (Tensor, Tensor)>) -> Layers {
+        Layers(placed.map(|(w, b)| (w.into(), b.into())).collect())
+    }
+
     /// Weights and biases in their order.
     pub fn leaves(&self) -> Vec<&Var> {
         self.0.iter().flat_map(|(w, b)| [w, b]).collect()

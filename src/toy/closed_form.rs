@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::{Point, Seen, Toy};
-use crate::backend::ParticleId;
+use crate::backend::{ParticleId, widened};
 use crate::ddim::Step;
 use crate::engine::EngineBackend;
 use crate::error::Result;
@@ -38,12 +38,7 @@ impl ClosedForm<'_> {
 
 /// Rows of `d` numbers as points.
 pub(super) fn points_of(flat: &[f32], d: usize) -> Vec<Point> {
-    let point = |row: &[f32]| {
-        let mut x = Point::default();
-        x.iter_mut().zip(row).for_each(|(x, v)| *x = f64::from(*v));
-        x
-    };
-    flat.chunks_exact(d).map(point).collect()
+    flat.chunks_exact(d).map(widened).collect()
 }
 
 impl Target for ClosedForm<'_> {

@@ -84,14 +84,9 @@ impl Network {
     /// # Errors
     /// From the device.
     pub fn place(&self, backend: &dyn Backend) -> Result<[Tensor; 6]> {
-        let put = |shape, values: &[f32]| backend.upload(shape, HostSlice::F32(values));
-        let layer = |l: usize| -> Result<[Tensor; 2]> {
-            let (weight, bias) = &self.0.layers[l];
-            let (inputs, outputs) = (self.0.widths[l], self.0.widths[l + 1]);
-            Ok([put(Shape::rows(outputs, inputs), weight)?, put(Shape::vector(outputs), bias)?])
-        };
-        let [[w1, b1], [w2, b2], [w3, b3]] = [layer(0)?, layer(1)?, layer(2)?];
-        Ok([w1, b1, w2, b2, w3, b3])
+        let layers = self.0.place(backend)?.into_iter().flat_map(|(weight, bias)| [weight, bias]);
+        let layers: Vec<Tensor> = layers.collect();
+        Ok(layers.try_into().unwrap_or_else(|_| unreachable!("a network has three layers")))
     }
 
     /// Numbers that it makes of a point.
@@ -150,6 +145,11 @@ impl Network {
 }
 
 impl Layers {
+    /// Constants, as [`Network::place`] makes them.
+    pub fn placed(layers: &[Tensor; 6]) -> Layers {
+        Layers(mlp::Layers::of(layers.chunks_exact(2).map(|layer| (layer[0].clone(), layer[1].clone()))))
+    }
+
     /// Weights and biases in their order.
     pub fn leaves(&self) -> Vec<&Var> {
         self.0.leaves()

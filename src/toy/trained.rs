@@ -3,23 +3,22 @@
 use super::closed_form::points_of;
 use super::finetune::Steering;
 use super::network::{time_of, with_time};
-use super::{Network, Point, Toy};
-use crate::backend::{ParticleId, PointStep, PointValues};
+use super::{Layers, Network, Point, Toy};
+use crate::backend::{ParticleId, PointStep, judge_points};
 use crate::ddim::Step;
 use crate::engine::EngineBackend;
 use crate::error::Result;
 use crate::method::Need;
 use crate::sampler::{Evaluation, FinalScores, Scores, Target};
 use crate::tape::Tape;
-use crate::tensor::{HostSlice, Shape, Tensor};
+use crate::tensor::{Shape, Tensor};
 
 /// The network on the device.
 pub struct Trained<'a> {
     backend: &'a dyn EngineBackend,
     toy: &'a Toy,
-    network: &'a Network,
-    /// The network where it is not steered.
-    layers: [Tensor; 6],
+    /// What predicts the noise, as [`Network::place`] makes it.
+    network: [Tensor; 6],
     steering: Option<&'a Steering>,
     guidance: Option<f64>,
 }
@@ -31,8 +30,7 @@ impl<'a> Trained<'a> {
     /// # Errors
     /// From the device.
     pub fn new(backend: &'a dyn EngineBackend, toy: &'a Toy, network: &'a Network) -> Result<Trained<'a>> {
-        let layers = network.place(backend)?;
-        Ok(Trained { backend, toy, network, layers, steering: None, guidance: None })
+        Ok(Trained { backend, toy, network: network.place(backend)?, steering: None, guidance: None })
     }
 
     /// Of a denoising diffusion sampler (DDS): with the score of the target, multiplied and added.
@@ -53,39 +51,30 @@ impl Trained<'_> {
         Ok(points_of(&self.backend.download(x)?, self.toy.dimensions()))
     }
 
+    /// Noise, clean points, and where they are asked for rewards and gradients.
     fn evaluate_steered(
         &self,
         steering: &Steering,
         x: &Tensor,
         step: &Step,
-        gradient: bool,
-    ) -> Result<PointValues> {
+        (rewards, gradient): (bool, bool),
+    ) -> Result<(Tensor, Tensor, Option<Tensor>, Option<Tensor>)> {
         let tape = if gradient { Tape::new(self.backend) } else { Tape::off(self.backend) };
-        let d = self.toy.dimensions();
-        let layers = self.network.upload(&tape, false)?;
         let scale = steering.scale.upload(&tape, false)?;
         let state = tape.watch(x.clone());
-        let eps = layers.forward(&tape, &with_time(&tape, &state, step.t)?)?;
+        let eps = Layers::placed(&self.network).forward(&tape, &with_time(&tape, &state, step.t)?)?;
         let eps = steering.add(&tape, &scale, self.toy, &state, &eps, step.t)?;
         let x0 = tape.axpby(step.x0.first as f32, &state, step.x0.second as f32, &eps)?;
-        let points = self.points(x0.value())?;
-        let rewards: Vec<f32> = points.iter().map(|x0| self.toy.reward.value(x0) as f32).collect();
-        let reward = self.backend.upload(Shape::rows(points.len(), 1), HostSlice::F32(&rewards))?;
         let (eps, clean) = (eps.into_value(), x0.value().clone());
-        if !gradient {
-            return Ok(PointValues { eps, x0: clean, reward, grad: None });
+        if !rewards && !gradient {
+            return Ok((eps, clean, None, None));
         }
-        let towards: Vec<f32> = points
-            .iter()
-            .flat_map(|x0| self.toy.reward.gradient(x0).into_iter().take(d))
-            .map(|g| g as f32)
-            .collect();
-        let seed = self.backend.upload(x.shape(), HostSlice::F32(&towards))?;
-        let grad = match tape.gradient(&x0, seed, &state)? {
-            Some(grad) => grad,
-            None => self.backend.zeros(x.shape())?,
+        let (reward, towards) = judge_points(self.backend, &clean, &self.toy.reward, gradient)?;
+        let back = |towards| match tape.gradient(&x0, towards, &state)? {
+            Some(grad) => Ok(grad),
+            None => self.backend.zeros(x.shape()),
         };
-        Ok(PointValues { eps, x0: clean, reward, grad: Some(grad) })
+        Ok((eps, clean, Some(reward), towards.map(back).transpose()?))
     }
 }
 
@@ -96,13 +85,14 @@ impl Target for Trained<'_> {
 
     fn evaluate(&self, x: &Tensor, _: &[ParticleId], step: &Step, need: Need) -> Result<Evaluation> {
         let gradient = need == Need::Gradient || self.guidance.is_some();
-        let PointValues { eps, x0, reward, grad } = match self.steering {
+        let (eps, x0, reward, grad) = match self.steering {
             None => {
                 let x0 = [step.x0.first as f32, step.x0.second as f32];
                 let asked = PointStep { time: time_of(step.t), x0, reward: self.toy.reward, gradient };
-                self.backend.evaluate_points(x, &self.layers, &asked)?
+                let seen = self.backend.evaluate_points(x, &self.network, &asked)?;
+                (seen.eps, seen.x0, Some(seen.reward), seen.grad)
             }
-            Some(steering) => self.evaluate_steered(steering, x, step, gradient)?,
+            Some(steering) => self.evaluate_steered(steering, x, step, (need >= Need::Reward, gradient))?,
         };
         let x0 = match (self.guidance, &grad) {
             (Some(rho), Some(grad)) => self.backend.axpby(1.0, &x0, (rho / step.mean.first) as f32, grad)?,
@@ -111,7 +101,7 @@ impl Target for Trained<'_> {
         Ok(Evaluation {
             eps,
             x0,
-            reward: (need >= Need::Reward).then_some(Scores::Device(reward)),
+            reward: reward.filter(|_| need >= Need::Reward).map(Scores::Device),
             grad: grad.filter(|_| need == Need::Gradient),
             // There is no classifier-free guidance.
             correction: None,

@@ -16,7 +16,10 @@ const MOST_BYTES: u64 = 1 << 28;
 
 /// What such a network says of itself; `None` of any other file.
 pub fn facts(path: &Path) -> Option<Result<Facts>> {
-    let weights = Checkpoint::open(path, None).ok().filter(|_| path.is_file())?;
+    if !path.is_file() {
+        return None;
+    }
+    let weights = Checkpoint::open(path, None).ok()?;
     let read = || regular::read(path, MOST_BYTES).map_err(|e| unusable(path, e));
     let name = path.display().to_string();
     if weights.metadata().contains_key(surrogate::ENTRY) {
@@ -25,8 +28,10 @@ pub fn facts(path: &Path) -> Option<Result<Facts>> {
     }
     let said = weights.metadata().get(toy::ENTRY)?;
     let inputs = weights.root().dims("layers.0.weight").filter(|dims| dims.len() == 2)?[1];
-    let network = read().and_then(|bytes| toy::Network::decode(&name, &bytes, inputs.saturating_sub(1)));
-    Some(network.map(|_| of_toy(&name, said, inputs - 1, &weights)))
+    // The last input is the time.
+    let dimensions = inputs.saturating_sub(1);
+    let network = read().and_then(|bytes| toy::Network::decode(&name, &bytes, dimensions));
+    Some(network.map(|_| of_toy(&name, said, dimensions, &weights)))
 }
 
 fn of_optimize(name: &str, found: &surrogate::Surrogate, weights: &Checkpoint) -> Facts {
