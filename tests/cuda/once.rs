@@ -9,7 +9,7 @@ use das_cuda::tensor::{HostSlice, Shape};
 
 use crate::cases::{Bias, Case, Kind, Op};
 use crate::device;
-use crate::{parity, resample};
+use crate::{parity, points, resample};
 
 fn case(op: Op) -> Case {
     Case { op, kind: Kind::Randn, large: false }
@@ -189,6 +189,10 @@ fn every_kernel_is_right_in_a_few_cases() {
             das_cuda_emulator::seed_driver(seed);
         }
         cases(Elem::F32).iter().for_each(|case| compare(&cuda, case, Elem::F32, &mut failures));
+        for weight in [&[0.5][..], &[0.01, 1.0], &[0.01, 0.01, 1.0]] {
+            // Two blocks, of which the second has a tail.
+            points::compare(&cuda, weight, 300, weight.len() > 1);
+        }
         let cuda = device::open(Elem::Bf16);
         cases(Elem::Bf16).iter().for_each(|case| compare(&cuda, case, Elem::Bf16, &mut failures));
         mixed(&cuda);
