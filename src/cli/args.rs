@@ -800,9 +800,9 @@ pub struct Report {
 
 #[derive(Args, Debug)]
 pub struct Inspect {
-    /// Folder of runs or of a comparison; picture; model (a folder, a single file, a name on the hub, or
-    /// `shapes`); LoRA, embedding, autoencoder, tower or head of a reward; name of a reward. What exists as a
-    /// file is meant before a name
+    /// Folder of runs or of an experiment; picture; model (a folder, a single file, a name on the hub, or
+    /// `shapes`); LoRA, embedding, autoencoder, tower or head of a reward, LPIPS; name of a reward. What
+    /// exists as a file is meant before a name
     #[arg(required = true, value_name = "RUN|PICTURE|MODEL|REWARD")]
     pub what: Vec<PathBuf>,
     /// Print one JSON object for each

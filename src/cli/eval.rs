@@ -7,24 +7,28 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
 use super::args::Eval;
-use super::experiment::{self, OF_RUNS, RUNS, SCORES, SUMMARY, TABLE, unusable};
+use super::experiment::{self, EVALUATION, SCORES, claim, unusable};
+use super::record::object;
 use super::statistics::{mean, over_prompts};
+use super::values::typed;
 use super::{output, score, signals};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::lpips::{Lpips, Range};
 use crate::pixels::Picture;
 use crate::reward::{REWARDS, Spec, two_paths};
-use crate::run::{SCHEMA, write_atomic};
+use crate::run::{SCHEMA, lock, write_atomic};
 use crate::session::{Scorer, SessionBuilder};
 use diversity::SquaredDistances;
 use sets::Set;
 use table::Row;
 
+/// What a folder holds.
+const WHAT: &str = "evaluation";
 /// Scorers that have no files of their own to be there, and no meaning unless they are named.
 const OF_A_PLACE: [&str; 2] = ["exec", "http"];
 
@@ -34,19 +38,15 @@ struct Judged {
     embedding: Option<Vec<f32>>,
 }
 
-/// The command, which was `typed` so.
+/// The command, which was typed as `command`.
 ///
 /// # Errors
 /// Of what is named, the rewards, the pictures and the output directory.
-pub fn run(args: &Eval, typed: &[String]) -> Result<()> {
+pub fn run(args: &Eval, command: &[String]) -> Result<()> {
     signals::end_scorers_first();
     if args.eigenvalues == 0 {
         return Err(Error::usage("--tce 0: an entropy of no dimension")
             .advice("give --tce a number of eigenvalues from 1; 20 is usual"));
-    }
-    if let Some(folder) = &args.output {
-        // However the program was called.
-        unclaimed(folder, &experiment::command(typed.get(1..).unwrap_or_default()))?;
     }
     let sets = sets::read(&args.runs, args.all)?;
     let mut scorer = scorer(args)?;
@@ -55,13 +55,15 @@ pub fn run(args: &Eval, typed: &[String]) -> Result<()> {
         None => None,
         Some(folder) => {
             fs::create_dir_all(folder).map_err(|e| unusable(folder, e))?;
-            Some((folder, String::new()))
+            let lock = lock(folder)?;
+            claim(folder, EVALUATION, WHAT, &design(args), command)?;
+            Some((folder, String::new(), lock))
         }
     };
     let mut rows = Vec::new();
     for set in &sets {
         let (judged, distances) = judge(&mut scorer, lpips.as_ref(), set)?;
-        if let Some((folder, text)) = &mut file {
+        if let Some((folder, text, _)) = &mut file {
             set.shown.iter().zip(&judged).for_each(|(shown, judged)| {
                 let scores: Map<String, Value> =
                     judged.scores.iter().map(|(name, x)| (name.clone(), json!(x))).collect();
@@ -88,33 +90,28 @@ pub fn run(args: &Eval, typed: &[String]) -> Result<()> {
     rows.iter().for_each(|row| {
         row.notes.iter().for_each(|note| output::note(format_args!("note: {}: {note}", row.name)));
     });
-    let (text, json) = (table::markdown(&rows, args, typed), table::json(&rows, args, typed));
-    if let Some((folder, _)) = file {
+    let (text, json) = (table::markdown(&rows, args, command), table::json(&rows, args, command));
+    if let Some((folder, ..)) = file {
         experiment::write_table(folder, &text, &table::csv(&rows)?, &json)?;
     }
     output::line(if args.json { json.as_str() } else { text.trim_end() })
 }
 
-/// Refuses a folder that holds something else than what this command has left.
-fn unclaimed(folder: &Path, arguments: &str) -> Result<()> {
-    let other = OF_RUNS.iter().chain([&RUNS]).find(|name| folder.join(name).exists());
-    let is_same = |path: &Path| -> Option<bool> {
-        let summary: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-        summary["command"].as_str().map(|command| command.ends_with(&format!(" {arguments}")))
-    };
-    let summary = folder.join(SUMMARY);
-    let what = match other {
-        Some(name) => format!("holds an experiment or a run ({name})"),
-        None if folder.join(TABLE).exists() && !summary.exists() => {
-            format!("holds the table of another command ({TABLE})")
-        }
-        None if summary.exists() && is_same(&summary) != Some(true) => {
-            "holds the tables of another command".into()
-        }
-        None => return Ok(()),
-    };
-    Err(Error::usage(format!("--output {}: {what}", folder.display()))
-        .advice("give another directory with --output; the same command replaces what it left"))
+/// What an evaluation is of: sets and scorers as typed, but for what changes no path.
+fn design(args: &Eval) -> Map<String, Value> {
+    let plain = |path: &PathBuf| path.components().collect::<PathBuf>().to_string_lossy().into_owned();
+    object(json!({
+        "schema": SCHEMA,
+        "version": env!("CARGO_PKG_VERSION"),
+        "runs": args.runs.iter().map(plain).collect::<Vec<_>>(),
+        "all": args.all,
+        "rewards": args.rewards,
+        "model": args.judge.model.as_ref().map(plain),
+        "dtype": args.judge.dtype.map(typed),
+        "lpips": args.lpips,
+        "lpips_inputs": typed(args.lpips_inputs),
+        "tce": args.eigenvalues,
+    }))
 }
 
 /// The scorers that were named; else all whose weights are here.

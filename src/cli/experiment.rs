@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+use super::{flags, words};
 use crate::error::{Error, ErrorKind, Result};
 use crate::method::{self, METHODS, Method};
 use crate::regular;
@@ -20,8 +21,13 @@ pub const RUNS: &str = "runs.jsonl";
 /// The table as CSV, and as JSON.
 pub const TABLE: &str = "table.csv";
 pub const SUMMARY: &str = "summary.json";
+/// What an evaluation is of. A folder serves one.
+pub const EVALUATION: &str = "eval.json";
 /// What `eval` says of each picture.
 pub const SCORES: &str = "scores.jsonl";
+/// Files and folders that experiments write, besides charts.
+const OF_EXPERIMENTS: [&str; 8] =
+    [RUNS, TABLE, "table.md", SUMMARY, SCORES, "figure.png", "pictures", "surrogates"];
 /// Files of a run.
 pub const OF_RUNS: [&str; 3] = [RECORD, TRACE, PARTICLES];
 
@@ -48,8 +54,8 @@ pub fn stopped(left: usize) -> Error {
 /// with the same. `what` is what the folder holds: `comparison`.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] for a folder of another design, which names the first entry that differs;
-/// [`ErrorKind::Io`] where it cannot be read or written.
+/// [`ErrorKind::Usage`] for a folder of another design, which names the first entry that differs, and for a
+/// new one with files in it that would be written over; [`ErrorKind::Io`] where it cannot be read or written.
 pub fn claim(
     folder: &Path,
     name: &str,
@@ -60,14 +66,12 @@ pub fn claim(
     let path = folder.join(name);
     let text = match fs::read(&path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            if folder.join(RUNS).exists() {
-                return Err(Error::usage(format!("{} holds runs without their {name}", folder.display()))
-                    .advice("give another directory with --output"));
-            }
-            let of_others = || OF_RUNS.iter().chain(&[SUMMARY, TABLE, SCORES]);
-            if let Some(other) = of_others().find(|other| folder.join(other).exists()) {
-                return Err(Error::usage(format!("{} holds a run or tables ({other})", folder.display()))
-                    .advice("give another directory with --output"));
+            if let Some(other) = in_the_way(folder).map_err(|e| unusable(folder, e))? {
+                return Err(Error::usage(format!(
+                    "{} holds {other}, and no {name} that says what it is of",
+                    folder.display()
+                ))
+                .advice("give another directory with --output: nothing there is written over"));
             }
             let whole = json!({"schema": SCHEMA, "command": typed, "design": own});
             return write_atomic(&path, whole.to_string().as_bytes());
@@ -79,19 +83,64 @@ pub fn claim(
             .because(e)
             .advice("give another directory with --output")
     })?;
-    let began = &there["design"];
-    let Some((entry, now)) = own.iter().find(|(entry, value)| began.get(entry) != Some(value)) else {
+    let Some(began) = there["design"].as_object() else {
+        return Err(Error::io(format!("{}: is damaged: it has no design", path.display()))
+            .advice("give another directory with --output"));
+    };
+    let Some((entry, now)) = own.iter().find(|(entry, value)| began.get(*entry) != Some(value)) else {
         return Ok(());
     };
-    // Lists and objects may be long.
-    let shown = match began.get(entry) {
-        Some(then) if !then.is_array() && !then.is_object() && !now.is_array() && !now.is_object() => {
-            format!(" ({then} there, {now} now)")
-        }
-        _ => String::new(),
+    let name = match &**entry {
+        "flags" => "what follows --".into(),
+        "arms" => "the list of arms".into(),
+        // Printed as the flag, where there is one.
+        entry if flags::flag(entry).is_some() => format!("`{entry}`"),
+        entry => entry.to_string(),
     };
-    Err(Error::usage(format!("{} holds another {what}: {entry} differs{shown}", folder.display()))
-        .advice("give another directory with --output, or the options that it began with"))
+    let fix = "give another directory with --output, or the options that it began with";
+    let words: Option<Vec<String>> = serde_json::from_value(there["command"].clone()).ok();
+    Err(Error::usage(format!(
+        "{} holds another {what}: {name} differs ({})",
+        folder.display(),
+        difference(began.get(entry).unwrap_or(&Value::Null), now)
+    ))
+    .advice(words.map_or(fix.into(), |words| format!("{fix}: {}", command(&words)))))
+}
+
+/// What an experiment would write over in a folder that is not its own: the first of such files by name.
+fn in_the_way(folder: &Path) -> io::Result<Option<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        // Charts have names of their own.
+        if name.ends_with(".svg") || OF_RUNS.iter().chain(&OF_EXPERIMENTS).any(|known| *known == name) {
+            found.push(name);
+        }
+    }
+    Ok(found.into_iter().min())
+}
+
+/// How an entry of a design differs, in words: of lists and objects the first place that does.
+fn difference(then: &Value, now: &Value) -> String {
+    const MOST: usize = 60;
+    let short = |value: &Value| words::short(&value.to_string(), MOST);
+    let within = |place: String, then: &Value, now: &Value| format!("{place}: {}", difference(then, now));
+    match (then, now) {
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() && then.to_string().len() > MOST => {
+            let other = a.iter().zip(b).enumerate().find(|(_, (a, b))| a != b);
+            other.map_or(String::new(), |(at, (a, b))| within(format!("entry {}", at + 1), a, b))
+        }
+        (Value::Array(a), Value::Array(b)) if then.to_string().len().max(now.to_string().len()) > MOST => {
+            format!("{} entries there, {} now", a.len(), b.len())
+        }
+        (Value::Object(a), Value::Object(b)) => {
+            let other = b.iter().find(|(key, value)| a.get(*key) != Some(value));
+            other.map_or(String::new(), |(key, value)| {
+                within(key.clone(), a.get(key).unwrap_or(&Value::Null), value)
+            })
+        }
+        _ => format!("{} there, {} now", short(then), short(now)),
+    }
 }
 
 /// The results of an earlier call, each of another run of the design; `key` tells them apart. A last line

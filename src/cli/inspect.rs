@@ -79,8 +79,8 @@ fn facts_of(what: &Path, hub: &Hub) -> Result<Vec<Result<Facts>>> {
     }
     let absent = format!("{text}: there is no such file or folder, and no reward or model of this name");
     Err(Error::usage(absent).advice(
-        "give a run, a comparison, a picture, a model, a LoRA, an embedding, an autoencoder, or a reward \
-         (`das-cuda rewards` lists them)",
+        "give a folder that this program has written, a picture, a model, a LoRA, an embedding, an autoencoder, or \
+         a reward (`das-cuda rewards` lists them)",
     ))
 }
 

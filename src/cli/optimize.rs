@@ -42,7 +42,7 @@ pub fn run(args: &Optimize, typed: &[String]) -> Result<()> {
     let mut design = Design::resolve(args)?;
     let mut session = design.builder.clone().open()?;
     // A tower that is none is refused before anything is drawn.
-    embedding(&session, &Picture::new(8, 8, vec![0; 3 * 8 * 8]))?;
+    let width = embedding(&session, &Picture::new(8, 8, vec![0; 3 * 8 * 8]))?.len();
     let mut black_box = design.settle(&session)?;
     let prompts: Vec<_> = (0..design.prompt_count()).filter_map(|i| design.given(i).cloned()).collect();
     meaning::unused_embeddings(&session, &prompts).iter().for_each(output::note);
@@ -79,7 +79,14 @@ pub fn run(args: &Optimize, typed: &[String]) -> Result<()> {
                 {
                     let own: Vec<&Line> =
                         queries.iter().take(pairs).filter_map(|query| known.get(&key(query))).collect();
-                    let at = Rounds { session: &session, design: &design, folder, progress: &progress, left };
+                    let at = Rounds {
+                        session: &session,
+                        design: &design,
+                        folder,
+                        progress: &progress,
+                        width,
+                        left,
+                    };
                     let surrogate = at.surrogate(strategy, seed, rounds, &own, &mut seen)?;
                     // What is hoped for is for finding out; an evaluation follows what is known.
                     design.shared.set(Some(surrogate.clone()), query.round.is_some());
@@ -114,7 +121,8 @@ pub fn run(args: &Optimize, typed: &[String]) -> Result<()> {
             if strategy.learns() {
                 let own: Vec<&Line> = queries.iter().filter_map(|query| known.get(&key(query))).collect();
                 let left = total - known.len();
-                let at = Rounds { session: &session, design: &design, folder, progress: &progress, left };
+                let at =
+                    Rounds { session: &session, design: &design, folder, progress: &progress, width, left };
                 at.all(strategy, seed, &own, &mut seen)?;
             }
         }

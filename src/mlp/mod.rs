@@ -173,5 +173,5 @@ pub fn decode(name: &str, bytes: &[u8], networks: &[(String, &[usize])]) -> Resu
 }
 
 fn wrong(name: &str, what: &str) -> Error {
-    Error::io(format!("{name}: {what}")).advice("remove the file; the network is then trained again")
+    Error::io(format!("{name}: {what}")).advice("remove the file; what it holds is then learned again")
 }

@@ -93,12 +93,15 @@ impl Lpips {
         let roots = LAYERS.iter().enumerate().map(|(i, layer)| {
             let name = format!("lin{i}.model.1.weight");
             let weights = root.view(&name, &[1, layer.channels])?.data().to_f32().into_owned();
-            if let Some(weight) = weights.iter().find(|weight| **weight < 0.0) {
-                return Err(Error::model(format!(
-                    "{}: tensor {name} holds {weight}: weights of channels are not below 0",
-                    file.label()
-                ))
-                .advice("give the weights of LPIPS version 0.1 for AlexNet, alex.pth"));
+            let refuse = |what: &str| {
+                Error::model(format!("{}: tensor {name} holds {what}", file.label()))
+                    .advice("give the weights of LPIPS version 0.1 for AlexNet, alex.pth")
+            };
+            if let Some(weight) = weights.iter().find(|weight| !(weight.is_finite() && **weight >= 0.0)) {
+                return Err(refuse(&format!("{weight}: weights of channels are not below 0")));
+            }
+            if weights.iter().all(|weight| *weight == 0.0) {
+                return Err(refuse("nothing but 0: no difference of two pictures would count"));
             }
             Ok(weights.into_iter().map(|weight| f64::from(weight).sqrt()).collect())
         });

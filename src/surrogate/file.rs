@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::bonus::{Features, Moments};
-use super::learned::Standard;
+use super::learned::{Standard, taught};
 use super::settings::HIDDEN;
 use super::{Learned, Optimism, Settings, Spread, Surrogate};
 use crate::error::{Error, Result};
@@ -32,6 +33,7 @@ struct About {
     deviation: f64,
     pairs: usize,
     validated: usize,
+    answers_sha256: String,
     best_epochs: Vec<usize>,
     error: f64,
     training_error: f64,
@@ -74,6 +76,7 @@ pub fn encode(surrogate: &Surrogate) -> Result<Vec<u8>> {
         deviation: standard.deviation,
         pairs: learned.pairs,
         validated: learned.validated,
+        answers_sha256: learned.answers_sha256.clone(),
         best_epochs: learned.best_epochs.clone(),
         error: learned.error,
         training_error: learned.training_error,
@@ -97,11 +100,13 @@ pub fn decode(name: &str, bytes: &[u8]) -> Result<Surrogate> {
     };
     let said = mlp::said(name, bytes)?;
     let entry = said.get(ENTRY).ok_or_else(|| damaged("no surrogate of das-cuda"))?;
-    let about: About = serde_json::from_str(entry)
+    let said: Value = serde_json::from_str(entry)
         .map_err(|e| damaged("what is said of the surrogate is damaged").because(e))?;
-    if about.schema != SCHEMA {
-        return Err(damaged(&format!("of layout {}, and this program reads {SCHEMA}", about.schema)));
+    if said["schema"] != SCHEMA {
+        return Err(damaged(&format!("of layout {}, and this program reads {SCHEMA}", said["schema"])));
     }
+    let about: About = serde_json::from_value(said)
+        .map_err(|e| damaged("what is said of the surrogate is damaged").because(e))?;
     let known = ALL.into_iter().find(|optimism| optimism.name() == about.optimism);
     let optimism = known.ok_or_else(|| damaged("a surrogate of an unknown kind"))?;
     let settings = Settings {
@@ -117,6 +122,20 @@ pub fn decode(name: &str, bytes: &[u8]) -> Result<Surrogate> {
     let heads: Vec<(String, &[usize])> =
         (0..settings.heads()).map(|k| (format!("heads.{k}."), &widths[..])).collect();
     let networks = mlp::decode(name, bytes, &heads)?;
+    let is_size = |x: f64| x.is_finite() && x >= 0.0;
+    let numbers = [
+        ("mean", about.mean.is_finite()),
+        ("deviation", is_size(about.deviation) && about.deviation > 0.0),
+        ("error", is_size(about.error)),
+        ("training_error", is_size(about.training_error)),
+        ("pairs", about.pairs > 0),
+        ("validated", about.validated == about.pairs - taught(about.pairs)),
+        ("best_epochs", about.best_epochs.len() == settings.heads()),
+        ("best_epochs", about.best_epochs.iter().all(|epoch| *epoch < settings.epochs)),
+    ];
+    if let Some((name, _)) = numbers.into_iter().find(|(_, sound)| !sound) {
+        return Err(damaged(&format!("\"{name}\" of the surrogate is no number that learning leaves")));
+    }
     let standard = Standard { mean: about.mean, deviation: about.deviation };
     let k = HIDDEN[HIDDEN.len() - 1];
     let features = match (about.feature_sum, about.feature_products) {
@@ -130,6 +149,7 @@ pub fn decode(name: &str, bytes: &[u8]) -> Result<Surrogate> {
     let learned = Learned {
         pairs: about.pairs,
         validated: about.validated,
+        answers_sha256: about.answers_sha256,
         best_epochs: about.best_epochs,
         error: about.error,
         training_error: about.training_error,

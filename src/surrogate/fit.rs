@@ -1,7 +1,7 @@
 //! Learning from pairs (docs/spec.md 8.2).
 
 use super::bonus::Features;
-use super::learned::{Standard, composed};
+use super::learned::{Standard, composed, hash, taught};
 use super::settings::{DROPOUT, HIDDEN};
 use super::{Learned, Optimism, Pair, Settings, Surrogate};
 use crate::backend::Backend;
@@ -79,13 +79,14 @@ impl Settings {
                 "answer {at} of the black box is {answer}, no finite number"
             )));
         }
-        let teaching = (9 * pairs.len() / 10).max(1);
+        let answers: Vec<f64> = pairs.iter().map(|pair| pair.answer).collect();
+        let teaching = taught(pairs.len());
         let (teachers, mut validating) = pairs.split_at(teaching);
         if validating.is_empty() {
             // One pair has to do both.
             validating = teachers;
         }
-        let standard = Standard::of(teachers);
+        let standard = Standard::of(&answers[..teaching]);
         let (mut networks, mut best_epochs) = (Vec::new(), Vec::new());
         for head in 0..self.heads() {
             let start = match before.filter(|_| self.optimism == Optimism::Bootstrap) {
@@ -107,6 +108,7 @@ impl Settings {
         let learned = Learned {
             pairs: pairs.len(),
             validated: pairs.len() - teaching,
+            answers_sha256: hash(&answers),
             best_epochs,
             error: 0.0,
             training_error: 0.0,
@@ -139,15 +141,6 @@ fn resampled(pairs: &[Pair], place: Place, head: usize) -> Vec<&Pair> {
 }
 
 impl Standard {
-    fn of(pairs: &[Pair]) -> Standard {
-        let n = pairs.len() as f64;
-        let mean = pairs.iter().map(|pair| pair.answer).sum::<f64>() / n;
-        let variance = pairs.iter().map(|pair| (pair.answer - mean).powi(2)).sum::<f64>() / n;
-        let deviation = variance.sqrt();
-        // Of answers that are all the same, any scale will do.
-        Standard { mean, deviation: if deviation > 0.0 { deviation } else { 1.0 } }
-    }
-
     fn of_answer(self, answer: f64) -> f64 {
         (answer - self.mean) / self.deviation
     }

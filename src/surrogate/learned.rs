@@ -2,6 +2,7 @@
 
 use super::bonus::Features;
 use super::{Optimism, Settings};
+use crate::hash::sha256;
 use crate::mlp::{Affine, Mlp};
 
 /// What a surrogate says of a picture, in the units of the answers.
@@ -25,6 +26,28 @@ pub(super) struct Standard {
     pub deviation: f64,
 }
 
+impl Standard {
+    /// Of the answers that are learned from.
+    pub fn of(answers: &[f64]) -> Standard {
+        let n = answers.len() as f64;
+        let mean = answers.iter().sum::<f64>() / n;
+        let variance = answers.iter().map(|answer| (answer - mean).powi(2)).sum::<f64>() / n;
+        let deviation = variance.sqrt();
+        // Of answers that are all the same, any scale will do.
+        Standard { mean, deviation: if deviation > 0.0 { deviation } else { 1.0 } }
+    }
+}
+
+/// How many of so many pairs teach; the newest tenth validates.
+pub(super) fn taught(pairs: usize) -> usize {
+    (9 * pairs / 10).max(1).min(pairs)
+}
+
+/// SHA-256 of answers.
+pub(super) fn hash(answers: &[f64]) -> String {
+    sha256(&answers.iter().flat_map(|answer| answer.to_le_bytes()).collect::<Vec<u8>>())
+}
+
 /// What has been learned from pairs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Surrogate {
@@ -46,6 +69,8 @@ pub struct Learned {
     pub pairs: usize,
     /// Pairs that validate: the newest tenth.
     pub validated: usize,
+    /// SHA-256 of the answers of all pairs in order, as little-endian f64.
+    pub answers_sha256: String,
     /// Of each network, from 0.
     pub best_epochs: Vec<usize>,
     /// Root of the mean squared error of the mean on the pairs that validate, in the units of the answers.
@@ -81,6 +106,21 @@ impl Surrogate {
     /// How the learning went.
     pub fn learned(&self) -> &Learned {
         &self.learned
+    }
+
+    /// What tells it from a surrogate that `settings` make of `answers`, in words; `None` where nothing does.
+    /// Networks are not looked at.
+    pub fn differs_from(&self, settings: &Settings, answers: &[f64]) -> Option<String> {
+        let Learned { pairs, validated, answers_sha256, .. } = &self.learned;
+        let (taught, standard) = (taught(answers.len()), Standard::of(&answers[..taught(answers.len())]));
+        if let Some(difference) = self.settings.difference(settings) {
+            return Some(difference);
+        }
+        if *pairs != answers.len() {
+            return Some(format!("it has learned from {pairs} answers, not {}", answers.len()));
+        }
+        let same = *validated == pairs - taught && self.standard == standard;
+        (!same || *answers_sha256 != hash(answers)).then(|| "it has learned from other answers".into())
     }
 
     /// What it says of the picture of an embedding of its [`width`](Surrogate::width).

@@ -73,6 +73,23 @@ impl Settings {
         Settings { optimism, bonus, rate: 1e-3, batch: 512, epochs: 300, langevin: 0.0 }
     }
 
+    /// The first of these that is another there, in words.
+    pub fn difference(&self, there: &Settings) -> Option<String> {
+        let Settings { optimism, bonus, rate, batch, epochs, langevin } = self;
+        if optimism != &there.optimism {
+            return Some(format!("its optimism is {}, not {}", optimism.name(), there.optimism.name()));
+        }
+        let numbers = [
+            ("bonus", *bonus, there.bonus),
+            ("learning_rate", *rate, there.rate),
+            ("batch", *batch as f64, there.batch as f64),
+            ("epochs", *epochs as f64, there.epochs as f64),
+            ("langevin", *langevin, there.langevin),
+        ];
+        let other = numbers.into_iter().find(|(_, own, there)| own != there);
+        other.map(|(name, own, there)| format!("its {name} is {own}, not {there}"))
+    }
+
     /// Networks of such a surrogate.
     pub fn heads(&self) -> usize {
         if self.optimism == Optimism::Bootstrap { HEADS } else { 1 }

@@ -228,6 +228,47 @@ fn a_file_holds_all_of_a_surrogate() {
     }
 }
 
+/// What no learning leaves is refused, and so is, by name, what others have learned.
+#[test]
+fn a_file_says_what_it_has_learned_from() {
+    let all = pairs(0, 30, 0.3);
+    let surrogate = fit(&few(UCB), &all);
+    type Damage = (&'static str, fn(&mut Surrogate));
+    let damages: [Damage; 7] = [
+        ("mean", |s| s.standard.mean = f64::MAX * 10.0),
+        ("deviation", |s| s.standard.deviation = 0.0),
+        ("deviation", |s| s.standard.deviation = -1.0),
+        ("error", |s| s.learned.error = -0.5),
+        ("pairs", |s| s.learned.pairs = 0),
+        ("validated", |s| s.learned.validated = 0),
+        ("best_epochs", |s| s.learned.best_epochs = vec![40]),
+    ];
+    for (name, damage) in damages {
+        let mut damaged = surrogate.clone();
+        damage(&mut damaged);
+        let refused = decode("file", &encode(&damaged).expect("encoded")).expect_err("refused").to_string();
+        // What is not finite is `null` in JSON.
+        let known = refused.contains(&format!("\"{name}\"")) || refused.contains("is damaged");
+        assert!(known && refused.contains("remove the file"), "{name}: {refused}");
+    }
+    let answers: Vec<f64> = all.iter().map(|pair| pair.answer).collect();
+    assert_eq!(surrogate.differs_from(&few(UCB), &answers), None);
+    let mut other = answers.clone();
+    other[29] += 1e-9;
+    let cases = [
+        (few(Optimism::Greedy), &answers[..], "optimism is ucb, not greedy"),
+        (Settings { epochs: 41, ..few(UCB) }, &answers, "epochs is 40, not 41"),
+        (Settings { bonus: 2.0, ..few(UCB) }, &answers, "bonus is 1, not 2"),
+        (few(UCB), &answers[..20], "30 answers, not 20"),
+        (few(UCB), &other, "other answers"),
+        (few(UCB), &[], "not 0"),
+    ];
+    for (settings, answers, word) in cases {
+        let difference = surrogate.differs_from(&settings, answers).expect("a difference");
+        assert!(difference.contains(word), "{difference}");
+    }
+}
+
 /// Sees an image of one row of pixels as the direction of its values.
 struct Directions;
 

@@ -146,15 +146,19 @@ fn a_comparison_that_was_stopped_goes_on() {
     fs::write(&path, first.replacen("\"seed\":3", "\"seed\":91", 1)).expect("written");
     fails(compare(&out, &TWO), 1, &[text(&path), "line 1", "another comparison"]);
     fs::write(&path, &whole).expect("written");
-    fails(compare(&out, &["--methods", "das,bootstrap"]), 2, &["another comparison", "arms", "--output"]);
+    fails(
+        compare(&out, &["--methods", "das,bootstrap"]),
+        2,
+        &["another comparison", "the list of arms differs", "--output"],
+    );
     fs::remove_file(out.join("compare.json")).expect("removed");
-    fails(compare(&out, &TWO), 2, &["without their compare.json", "--output"]);
+    fails(compare(&out, &TWO), 2, &["and no compare.json that says what it is of", "--output"]);
     // Nothing begins where a run or the tables of another command are, or at a file.
     for name in ["run.json", "summary.json", "table.csv"] {
         let other = dir.path().join(name.replace('.', "-"));
         fs::create_dir(&other).expect("a folder");
         fs::write(other.join(name), "{}").expect("written");
-        fails(compare(&other, &TWO), 2, &["holds a run or tables", name, "--output"]);
+        fails(compare(&other, &TWO), 2, &[&format!("holds {name}, and no compare.json"), "--output"]);
         assert!(["compare.json", "runs.jsonl"].iter().all(|own| !other.join(own).exists()), "{name}");
     }
     let file = dir.path().join("file");

@@ -36,6 +36,9 @@ fn sets_have_the_scores_of_their_pictures() {
     let summary = json(&fs::read_to_string(out.join("summary.json")).expect("a summary"));
     let page =
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/formats.md")).expect("docs");
+    let mut section = Section::new(&page, "### eval.json");
+    section.check(&json(&fs::read_to_string(out.join("eval.json")).expect("a design")));
+    section.all_seen();
     let mut section = Section::new(&page, "### eval: summary.json");
     section.check(&summary);
     let scores: Vec<Value> = lines(&out.join("scores.jsonl"));
@@ -121,6 +124,10 @@ fn sets_have_the_scores_of_their_pictures() {
     assert!(said.contains("LPIPS is of two pictures"), "{said}");
     fails(eval(&[text(&a), "--lpips-inputs", "unit"]), 2, &["--lpips"]);
     // The mean of the held-out scores of 8-bit pictures that the runs recorded.
+    let zeros: Vec<u8> = fs::read(&linear).expect("weights");
+    let start = 8 + u64::from_le_bytes(zeros[..8].try_into().expect("eight bytes")) as usize;
+    fs::write(&linear, [&zeros[..start], &vec![0; zeros.len() - start]].concat()).expect("written");
+    fails(eval(&[text(&a), "--lpips", &two, "--reward", "gold"]), 3, &["nothing but 0", "alex.pth"]);
     let recorded: Vec<f64> = folders(&a)
         .iter()
         .flat_map(|name| lines(&a.join(name).join("particles.jsonl")))
@@ -190,7 +197,24 @@ fn what_cannot_be_judged_is_refused() {
     fs::create_dir(&claimed).expect("a folder");
     fs::write(claimed.join("runs.jsonl"), "").expect("written");
     let clip = [text(&a), "--reward", "clip", "-o", text(&tables)];
-    assert_eq!(succeeds(eval(&clip)), succeeds(eval(&clip)));
+    let table = succeeds(eval(&clip));
+    assert_eq!(succeeds(eval(&clip)), table);
+    // Damaged tables are written anew; how the program is run does not matter, nor how a path is written.
+    fs::write(tables.join("summary.json"), "garbage").expect("written");
+    fs::remove_file(tables.join("table.csv")).expect("removed");
+    let other = format!("{}/./tables/", text(dir.path()));
+    succeeds(eval(&[
+        "-o",
+        &other,
+        "--reward",
+        "clip",
+        "--threads",
+        "1",
+        "--json",
+        &format!("{}/.", text(&a)),
+    ]));
+    json(&fs::read_to_string(tables.join("summary.json")).expect("a summary"));
+    assert!(tables.join("table.csv").exists());
     #[cfg(unix)]
     {
         // By another path it is the same program.
@@ -204,8 +228,16 @@ fn what_cannot_be_judged_is_refused() {
         (&[text(&none)], 2, &["not saved", "--save none"]),
         (&[text(&a), "--tce", "0"], 2, &["--tce 0"]),
         (&[text(&a), "--reward", "gold", "--reward", "gold"], 2, &["gold is given twice", "give it once"]),
-        (&[text(&a), "-o", text(&claimed)], 2, &["--output", "claimed", "holds an experiment or a run"]),
-        (&[text(&a), "--reward", "gold", "-o", text(&tables)], 2, &["tables of another command"]),
+        (&[text(&a), "-o", text(&claimed)], 2, &["--output", "claimed holds runs.jsonl, and no eval.json"]),
+        (
+            &[text(&a), "--reward", "gold", "-o", text(&tables)],
+            2,
+            &[
+                "another evaluation: --reward differs ([\"clip\"] there, [\"gold\"] now)",
+                "eval",
+                "--reward clip",
+            ],
+        ),
         (&[text(&a), "--reward", "gold=2"], 2, &["gold=2", "weight"]),
         (&[text(&a), "--reward", "nobody"], 2, &["nobody"]),
         (&[text(&a), "--reward", "pickscore", "--offline"], 3, &["pickscore"]),
@@ -215,9 +247,22 @@ fn what_cannot_be_judged_is_refused() {
     }
     // Nor does merge write over a table that is not its own, or eval over that of merge.
     fs::remove_file(claimed.join("runs.jsonl")).expect("removed");
-    fs::write(claimed.join("table.csv"), "").expect("written");
-    let gold = ["--reward", "gold", "-o", text(&claimed)];
-    fails(eval(&[&[text(&a)], &gold[..]].concat()), 2, &["table of another command (table.csv)"]);
+    for name in ["table.csv", "table.md", "scores.jsonl", "front.svg", "figure.png"] {
+        fs::write(claimed.join(name), "mine").expect("written");
+        let gold = ["--reward", "gold", "-o", text(&claimed)];
+        fails(eval(&[&[text(&a)], &gold[..]].concat()), 2, &[&format!("claimed holds {name}")]);
+        assert_eq!(fs::read(claimed.join(name)).expect("it is there"), b"mine");
+        fs::remove_file(claimed.join(name)).expect("removed");
+    }
+    fs::write(claimed.join("eval.json"), "[]").expect("written");
+    let gold = [text(&a), "--reward", "gold", "-o", text(&claimed)];
+    fails(eval(&gold), 1, &["eval.json: is damaged: it has no design"]);
+    // An evaluation has no pictures.
+    fails(
+        eval(&[text(&tables), "--reward", "gold"]),
+        2,
+        &["tables", "no run in it", "evaluations are not judged"],
+    );
     fs::write(a.join("summary.json"), "{}").expect("written");
     fails(run(&["merge", text(&a)]), 2, &["table.csv is the table of another command", "summary.json"]);
     fs::write(a.join(&folders(&a)[0]).join("best.png"), "no picture").expect("written");

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::formats::Section;
+use super::lpips;
 use super::{fails, json, model, only_folder, program, record_of, run, sample, succeeds, text};
 
 fn inspect(what: &Path) -> Value {
@@ -108,6 +109,15 @@ fn everything_is_said_to_be_what_it_is_as_documented() {
     let facts = inspect(&toy);
     check(&facts, "toy");
     assert_eq!(of(&facts, "table")[1]["method"], "none");
+    for damaged in ["", "{\"garbage\n", "method,runs\n"] {
+        let table = fs::read(toy.join("table.csv")).expect("a table");
+        fs::write(toy.join("table.csv"), damaged).expect("written");
+        let page = dir.path().join("page.html");
+        for args in [&["inspect", text(&toy)][..], &["report", text(&toy), "-o", text(&page)]] {
+            fails(run(args), 1, &["table.csv: is damaged: no table", "give the command"]);
+        }
+        fs::write(toy.join("table.csv"), table).expect("written");
+    }
     fs::remove_file(toy.join("summary.json")).expect("removed");
     assert!(of(&inspect(&toy), "notes")[0].as_str().is_some_and(|note| note.contains("summary.json")));
 
@@ -198,6 +208,18 @@ fn everything_is_said_to_be_what_it_is_as_documented() {
         (of(&facts, "dimensions"), of(&facts, "seed"), of(&facts, "loss")),
         (2.into(), 7.into(), 0.5.into())
     );
+
+    let network = Network::new(2, 7).encode(r#"{"schema":99,"seed":{},"loss":"0.5"}"#).expect("bytes");
+    fs::write(&path, network).expect("it can be written");
+    fails(run(&["inspect", text(&path)]), 1, &["surrogate.safetensors", "do not say whose network"]);
+    // LPIPS.
+    for layout in [lpips::Layout::One, lpips::Layout::Two] {
+        for path in lpips::write(dir.path(), layout) {
+            let facts = inspect(&path);
+            check(&facts, "lpips");
+            assert!(of(&facts, "use").as_str().is_some_and(|text| text.starts_with("--lpips ")), "{facts}");
+        }
+    }
 
     // Rewards: by name, and with a path.
     let facts = inspect(Path::new("jpeg"));

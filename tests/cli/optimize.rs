@@ -176,6 +176,19 @@ fn what_was_stopped_goes_on_to_the_same_bytes() {
     for (other, word) in others {
         fails(optimize(&out, other), 2, &["another optimisation", word, "--output"]);
     }
+    // A surrogate of another seed, round or strategy is named; without it, all is as it was.
+    for (own, other, word) in [
+        ("bootstrap/1-0008", "bootstrap/2-0008", "other answers"),
+        ("bootstrap/1-0008", "bootstrap/1-0004", "4 answers, not 8"),
+        ("ucb/1-0012", "bootstrap/1-0012", "optimism is bootstrap, not ucb"),
+    ] {
+        let path = |name: &str| out.join("surrogates").join(format!("{name}.safetensors"));
+        fs::copy(path(other), path(own)).expect("copied");
+        fails(optimize(&out, &more), 1, &[&format!("{own}.safetensors"), word, "remove the file"]);
+        fs::remove_file(path(own)).expect("removed");
+        succeeds(optimize(&out, &more));
+        assert!(files(&out) == whole, "{own}");
+    }
     // A picture that was learned from and is gone is named.
     fs::remove_dir_all(out.join("surrogates")).expect("removed");
     fs::write(&path, text_of_runs.split_inclusive('\n').take(6).collect::<String>()).expect("written");

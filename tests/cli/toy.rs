@@ -95,13 +95,44 @@ fn an_experiment_leaves_its_files_and_goes_on() {
     assert_eq!(succeeds(toy(&out, &SMALL)), table);
     assert_eq!(fs::read_to_string(&path).expect("runs")[..kept], whole[..kept], "what was finished stays");
     assert_eq!(settled(&path), known);
-    // Another experiment in the same folder.
+    // A seed of which nothing is finite counts in no mean.
+    let whole = fs::read_to_string(&path).expect("runs");
+    let mut runs: Vec<Value> = whole.lines().map(json).collect();
+    for run in runs.iter_mut().filter(|run| run["seed"] == 2) {
+        run["lost"] = run["samples"].clone();
+        (run["reward"], run["emd"], run["ess"], run["resamplings"]) =
+            (Value::Null, Value::Null, 7000.into(), 7000.into());
+    }
+    fs::write(&path, runs.iter().map(|run| format!("{run}\n")).collect::<String>()).expect("written");
+    let summary = json(&succeeds(toy(&out, &[&SMALL[..], &["--json"]].concat())));
+    for row in summary["rows"].as_array().expect("rows") {
+        let ess = row["ess"]["mean"].as_f64().unwrap_or_default();
+        assert!(ess <= 20.0 && row["ess"]["low"].is_null() && row["lost"] == 20 && row["runs"] == 2, "{row}");
+        assert_eq!(
+            row["log_z"].is_null(),
+            runs.iter().any(|run| run["method"] == row["method"] && run["log_z"].is_null())
+        );
+    }
+    fs::write(&path, whole).expect("written");
+    // Another experiment in the same folder, and what the user has there.
+    let mine = dir.path().join("mine");
+    fs::create_dir(&mine).expect("a folder");
+    fs::write(mine.join("figure.svg"), "mine").expect("written");
+    fails(toy(&mine, &SMALL), 2, &["mine holds figure.svg, and no toy.json"]);
     let mut other = SMALL.to_vec();
     other[3] = "1,3";
-    fails(toy(&out, &other), 2, &["holds another experiment: seeds differs"]);
+    fails(
+        toy(&out, &other),
+        2,
+        &[
+            "holds another experiment: --seeds differs ([1,2] there, [1,3] now)",
+            "it began with: ",
+            "toy gmm1",
+        ],
+    );
     let mut other = SMALL.to_vec();
     other[7] = "30";
-    fails(toy(&out, &other), 2, &["particles differs (20 there, 30 now)"]);
+    fails(toy(&out, &other), 2, &["--particles differs (20 there, 30 now)"]);
     // A device that is not there has begun nothing.
     let absent = dir.path().join("absent");
     let output = toy(&absent, &[&SMALL[..], &["--device", "cuda:99"]].concat());
@@ -190,7 +221,7 @@ fn a_file_of_points_is_a_toy() {
     assert_eq!(design["design"]["points_sha256"].as_str().map(str::len), Some(64));
     // The same points under another bandwidth are another experiment.
     let more = [&[text(&file)], &args[..], &["--bandwidth", "0.5"]].concat();
-    fails(toy(&out, &more), 2, &["bandwidth differs"]);
+    fails(toy(&out, &more), 2, &["--bandwidth differs"]);
 }
 
 #[test]

@@ -33,6 +33,8 @@ pub struct Row {
     /// Means of log Z, and of its errors where they are known.
     pub log_z: Option<f64>,
     pub log_z_error: Option<f64>,
+    /// Why others have none: the most common reason.
+    pub unreliable: Option<String>,
     pub coverage: Option<Coverage>,
     pub seconds: Option<f64>,
 }
@@ -226,9 +228,18 @@ fn row(
         reliable: mean_of(&|run| Some(f64::from(u8::from(run.log_z_error.is_some())))),
         log_z: mean_of(&|run| run.log_z),
         log_z_error: mean_of(&|run| run.log_z_error),
+        unreliable: most_common(own.iter().filter_map(|run| run.log_z_unreliable.as_deref())),
         coverage: arm.law.as_deref().and_then(|law| references.coverage(law, own)),
         seconds: mean_of(&|run| Some(run.seconds)),
     }
+}
+
+/// The text that is there most often; of several the first by the alphabet.
+fn most_common<'a>(texts: impl Iterator<Item = &'a str>) -> Option<String> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    texts.for_each(|text| *counts.entry(text).or_default() += 1);
+    let most = counts.into_iter().min_by_key(|(_, count)| std::cmp::Reverse(*count));
+    most.map(|(text, _)| text.to_string())
 }
 
 #[cfg(test)]

@@ -50,6 +50,9 @@ pub struct RunResult {
     pub seed_distances: Vec<f64>,
     pub log_z: Option<f64>,
     pub log_z_error: Option<f64>,
+    /// Why there is no error of log Z, or no log Z.
+    #[serde(default)]
+    pub log_z_unreliable: Option<String>,
     /// An estimate of the divergence from the model's own samples, in nats, or a bound on it.
     pub kl: Option<f64>,
     pub flops: f64,
@@ -168,6 +171,7 @@ fn draw_whole(session: &mut Session, design: &Design, run: &RunPlan<'_>, folder:
         seed_distances: before.map(|other| distance(shown, &other)).collect(),
         log_z: finite(population.log_z),
         log_z_error: population.log_z_error,
+        log_z_unreliable: samples.unreliable().map(String::from),
         kl: divergence(&samples, run.arm.method, session.alpha(&options), weighted_target)
             .or_else(|| sum_of_moves(&moves, populations)),
         seconds,

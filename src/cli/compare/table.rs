@@ -136,7 +136,7 @@ pub fn json(report: &Report) -> String {
 type Column = (&'static str, fn(&Row) -> Value);
 
 /// All columns but those of the rewards.
-fn columns() -> [Column; 20] {
+fn columns() -> [Column; 21] {
     [
         ("arm", |row| json!(row.arm)),
         ("budget", |row| json!(row.budget)),
@@ -155,6 +155,7 @@ fn columns() -> [Column; 20] {
         ("log_z_known", |row| json!(row.reliable)),
         ("log_z", |row| json!(row.log_z)),
         ("log_z_error", |row| json!(row.log_z_error)),
+        ("log_z_unreliable", |row| json!(row.unreliable)),
         ("log_z_covered", |row| json!(row.coverage.as_ref().map(|coverage| coverage.share))),
         ("log_z_judged", |row| json!(row.coverage.as_ref().map_or(0, |coverage| coverage.judged))),
         ("seconds", |row| json!(row.seconds)),

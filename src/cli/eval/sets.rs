@@ -7,6 +7,10 @@ use crate::cli::look::{Comparison, Optimisation, Place, Run, places, safe};
 use crate::cli::save::BEST;
 use crate::error::{Error, Result};
 
+/// What to give instead of something else.
+const FIX: &str = "give the folder of a run, a comparison or an optimisation, or the directory that these are in; \
+                   toys, fronts and evaluations are not judged";
+
 /// A picture, and what it was to show.
 pub struct Shown {
     pub path: PathBuf,
@@ -35,7 +39,7 @@ pub fn read(paths: &[PathBuf], all: bool) -> Result<Vec<Set>> {
     let mut sets = Vec::new();
     for path in paths {
         let mut own = Vec::new();
-        for place in places(path)? {
+        for place in places(path).map_err(|e| e.advice(FIX))? {
             match &place {
                 Place::Run(folder) => own.push(Run::read(folder)?),
                 Place::Comparison(folder) => sets.extend(arms(&Comparison::read(folder)?, all)?),

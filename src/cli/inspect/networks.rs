@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use super::facts::Facts;
 use super::weights::held;
 use crate::cli::experiment::unusable;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::checkpoint::Checkpoint;
+use crate::run::SCHEMA;
 use crate::{regular, surrogate, toy};
 
 /// Most bytes of a file of such a network.
@@ -31,7 +32,7 @@ pub fn facts(path: &Path) -> Option<Result<Facts>> {
     // The last input is the time.
     let dimensions = inputs.saturating_sub(1);
     let network = read().and_then(|bytes| toy::Network::decode(&name, &bytes, dimensions));
-    Some(network.map(|_| of_toy(&name, said, dimensions, &weights)))
+    Some(network.and_then(|_| of_toy(&name, said, dimensions, &weights)))
 }
 
 fn of_optimize(name: &str, found: &surrogate::Surrogate, weights: &Checkpoint) -> Facts {
@@ -51,14 +52,18 @@ fn of_optimize(name: &str, found: &surrogate::Surrogate, weights: &Checkpoint) -
     held(facts, weights)
 }
 
-fn of_toy(name: &str, said: &str, dimensions: usize, weights: &Checkpoint) -> Facts {
+fn of_toy(name: &str, said: &str, dimensions: usize, weights: &Checkpoint) -> Result<Facts> {
     let said: Value = serde_json::from_str(said).unwrap_or_default();
     let loss: Option<f64> = said["loss"].as_str().and_then(|loss| loss.parse().ok());
+    let (Some(seed), Some(loss)) = (said["seed"].as_u64().filter(|_| said["schema"] == SCHEMA), loss) else {
+        return Err(Error::io(format!("{name}: its metadata do not say whose network it is"))
+            .advice("remove the file; `das-cuda toy` then trains the network again"));
+    };
     let facts = Facts::new("score network")
         .with("path", name)
         .with("about", "what `toy` has learned of its data: the noise of a point")
         .with("dimensions", dimensions)
-        .with("seed", said["seed"].clone())
+        .with("seed", seed)
         .with("loss", loss);
-    held(facts, weights)
+    Ok(held(facts, weights))
 }

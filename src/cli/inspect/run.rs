@@ -107,6 +107,8 @@ pub fn optimisation(of: &Optimisation) -> Facts {
         for key in ["bias", "error", "coverage"] {
             cells.insert(key.into(), row[key].clone());
         }
+        // A strategy that does not learn expects nothing.
+        cells.retain(|_, cell| !cell.is_null());
         Value::Object(cells)
     };
     Facts::new("optimisation")

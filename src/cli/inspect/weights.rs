@@ -64,12 +64,13 @@ pub fn facts(path: &Path, hub: &Hub) -> Result<Facts> {
             Facts::new("lora").with("path", place).with("family", lora.family()).with("layers", layers);
         return Ok(held(facts, lora.weights()).with("use", format!("--lora {}", path.display())));
     }
-    if let Some(facts) = of_a_reward(path).or_else(|| autoencoder(path)) {
+    if let Some(facts) = of_a_reward(path).or_else(|| of_lpips(path)).or_else(|| autoencoder(path)) {
         return Ok(facts);
     }
     // There is no --model here to name.
-    let advice = "inspect takes a run, a comparison, a picture, a model, a LoRA, an embedding, an autoencoder, a \
-                  tower or head of a reward, or the name of a reward";
+    let advice = "inspect takes a folder of this program's (run.json, compare.json, optimize.json, toy.json, \
+                  pareto.json or eval.json is in it), a picture, a model, a LoRA, an embedding, an autoencoder, a \
+                  tower or head of a reward, LPIPS, or the name of a reward";
     let e = Error::new(refused.kind(), refused.message());
     Err(match refused.kind() {
         ErrorKind::Model => e.advice(advice),
@@ -166,6 +167,25 @@ fn autoencoder(path: &Path) -> Option<Facts> {
     Some(held(facts, &weights).with("use", usable).with("notes", notes))
 }
 
+/// The network of LPIPS, the weights of its channels, or both.
+fn of_lpips(path: &Path) -> Option<Facts> {
+    let weights = Checkpoint::open(path, None).ok().filter(|_| path.is_file())?;
+    let has = |name: &str, dims: &[usize]| weights.root().dims(name).is_some_and(|own| own == dims);
+    let kernel = [64, 3, 11, 11];
+    let of_package = has("net.slice1.0.weight", &kernel);
+    let of_torchvision = has("features.0.weight", &kernel) || has("0.weight", &kernel);
+    let linear = has("lin0.model.1.weight", &[1, 64, 1, 1]) || has("lin0.model.1.weight", &[1, 64]);
+    let shown = path.display();
+    let (about, way) = match (of_package, of_torchvision, linear) {
+        (true, _, true) => ("LPIPS by AlexNet, the network and its channels' weights", shown.to_string()),
+        (_, true, _) => ("AlexNet, through which LPIPS looks", format!("{shown},LINEAR")),
+        (false, false, true) => ("weights of the channels of LPIPS by AlexNet", format!("NETWORK,{shown}")),
+        _ => return None,
+    };
+    let facts = Facts::new("lpips").with("path", path.to_string_lossy()).with("about", about);
+    Some(held(facts, &weights).with("use", format!("--lpips {way}")))
+}
+
 /// A CLIP tower, or the head of an aesthetic score.
 fn of_a_reward(path: &Path) -> Option<Facts> {
     let place = path.to_string_lossy();
@@ -178,7 +198,11 @@ fn of_a_reward(path: &Path) -> Option<Facts> {
     }
     let weights = Checkpoint::open(path, None).ok()?;
     let of_layers = weights.names().all(|name| name.starts_with("layers."));
-    let first = weights.root().dims("layers.0.weight").filter(|dims| of_layers && dims.len() == 2)?;
+    let root = weights.root();
+    // A score: one number.
+    let one =
+        weights.names().any(|name| name.ends_with(".weight") && root.dims(name).is_some_and(|d| d[0] == 1));
+    let first = root.dims("layers.0.weight").filter(|dims| of_layers && one && dims.len() == 2)?;
     let facts = Facts::new("head")
         .with("path", place)
         .with("about", "the head of an aesthetic score, on top of a CLIP tower")

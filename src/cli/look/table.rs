@@ -4,11 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::files;
-use crate::cli::experiment::{RUNS, SCORES, SUMMARY, TABLE};
-use crate::cli::{pareto, toy};
+use crate::cli::experiment::{EVALUATION, RUNS, SUMMARY, TABLE};
+use crate::cli::{flags, pareto, toy};
 use crate::error::{Error, Result};
 use crate::regular;
 
+/// Files that say what a folder's table is of, what that is in a word, and the name of its first column.
+const KINDS: [(&str, &str, &str); 3] =
+    [(toy::DESIGN, "Toy", "method"), (pareto::DESIGN, "Front", "arm"), (EVALUATION, "Evaluation", "set")];
 /// Most bytes of a table.
 const MOST_BYTES: u64 = 1 << 24;
 
@@ -35,19 +38,15 @@ impl Table {
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file, for one that is damaged.
     pub fn at(path: &Path) -> Option<Result<Table>> {
-        let is_design = |name: &str| [toy::DESIGN, pareto::DESIGN].contains(&name);
-        let named = path.file_name().and_then(|name| name.to_str()).is_some_and(is_design);
-        let folder = if named && path.is_file() { path.parent()? } else { path };
-        let kind = match () {
-            () if folder.join(toy::DESIGN).exists() => "Toy",
-            () if folder.join(pareto::DESIGN).exists() => "Front",
-            () if folder.join(SCORES).exists() && folder.join(TABLE).exists() => "Evaluation",
-            () => return None,
-        };
-        Some(Table::read(folder, kind))
+        let named = path.file_name().and_then(|name| name.to_str());
+        let is_design = KINDS.iter().any(|(design, ..)| named == Some(design));
+        let folder = if is_design && path.is_file() { path.parent()? } else { path };
+        let (_, kind, first) = KINDS.iter().find(|(design, ..)| folder.join(design).exists())?;
+        Some(Table::read(folder, kind, first))
     }
 
-    fn read(folder: &Path, kind: &'static str) -> Result<Table> {
+    /// The table of this kind, whose columns begin with `first`.
+    fn read(folder: &Path, kind: &'static str, first: &str) -> Result<Table> {
         let fix = "give the command that made the folder again: it writes its table anew";
         let mut table = Table {
             folder: folder.into(),
@@ -67,23 +66,24 @@ impl Table {
             ));
             return Ok(table);
         }
-        let damaged = |e: csv::Error| {
-            Error::io(format!("{}: is damaged: no table", path.display())).because(e).advice(fix)
-        };
+        let damaged = || Error::io(format!("{}: is damaged: no table", path.display())).advice(fix);
         let bytes = regular::read(&path, MOST_BYTES).map_err(|e| {
             let fix = regular::fix(&e, fix);
             Error::io(format!("{}: cannot be read", path.display())).because(e).advice(fix)
         })?;
         let mut reader = csv::Reader::from_reader(&bytes[..]);
-        table.header = reader.headers().map_err(damaged)?.iter().map(String::from).collect();
+        table.header = reader.headers().map_err(|e| damaged().because(e))?.iter().map(String::from).collect();
         for record in reader.records() {
-            table.rows.push(record.map_err(damaged)?.iter().map(String::from).collect());
+            table.rows.push(record.map_err(|e| damaged().because(e))?.iter().map(String::from).collect());
+        }
+        if table.header.first().is_none_or(|name| name != first) || table.rows.is_empty() {
+            return Err(damaged());
         }
         match files::object(&folder.join(SUMMARY), fix) {
             Ok(summary) => {
                 table.command = summary.get("command").and_then(|command| command.as_str()).map(String::from);
             }
-            Err(error) => table.notes.push(error.message().into()),
+            Err(error) => table.notes.push(flags::report(&error)),
         }
         let unreadable =
             |e| Error::io(format!("{}: cannot be read", folder.display())).because(e).advice(fix);

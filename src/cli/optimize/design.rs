@@ -101,7 +101,7 @@ pub struct Design {
     guided: SampleOptions,
     best: SampleOptions,
     plain: SampleOptions,
-    tower: String,
+    pub tower: String,
     common: Vec<String>,
 }
 

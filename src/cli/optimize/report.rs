@@ -168,7 +168,7 @@ fn row(
             .iter()
             .enumerate()
             .map(|(at, numbers)| {
-                let (error, best_epoch) = learned(design, strategy, at + 1, folder)?;
+                let (error, best_epoch) = learned(design, strategy, at + 1, seeds, folder)?;
                 Ok(Round {
                     queries: numbers.end,
                     mean: over(seeds, |lines| {
@@ -191,15 +191,17 @@ fn learned(
     design: &Design,
     strategy: Strategy,
     rounds: usize,
+    seeds: &[Vec<&Line>],
     folder: &Path,
 ) -> Result<(Option<f64>, Option<f64>)> {
     let (mut errors, mut epochs) = (Vec::new(), Vec::new());
-    for &seed in &design.seeds {
-        let path = rounds::path(folder, strategy, seed, design.pairs(strategy, rounds));
+    let pairs = design.pairs(strategy, rounds);
+    for (&seed, lines) in design.seeds.iter().zip(seeds) {
+        let path = rounds::path(folder, strategy, seed, pairs);
         if !(strategy.learns() && path.exists()) {
             continue;
         }
-        let surrogate = rounds::read(&path)?;
+        let surrogate = rounds::read(&path, design, strategy, &lines[..pairs.min(lines.len())])?;
         let learned = surrogate.learned();
         errors.push(learned.error);
         epochs.extend(learned.best_epochs.iter().map(|epoch| *epoch as f64));

@@ -11,7 +11,7 @@ use crate::cli::experiment::{RUNS, stopped, unusable};
 use crate::cli::progress::Progress;
 use crate::cli::signals;
 use crate::cpu::Cpu;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pixels::Picture;
 use crate::regular;
 use crate::run::write_atomic;
@@ -35,6 +35,8 @@ pub struct Rounds<'a> {
     pub design: &'a Design,
     pub folder: &'a Path,
     pub progress: &'a Progress,
+    /// Numbers of an embedding.
+    pub width: usize,
     /// Queries that are left, for the message of a signal.
     pub left: usize,
 }
@@ -59,8 +61,21 @@ impl Rounds<'_> {
         let rounds = if strategy == Strategy::OneShot { 1 } else { rounds };
         let pairs = self.design.pairs(strategy, rounds);
         let path = path(self.folder, strategy, seed, pairs);
+        let lines = lines.get(..pairs).unwrap_or(lines);
         if path.exists() {
-            return read(&path).map(Arc::new);
+            let found = read(&path, self.design, strategy, lines)?;
+            if found.width() != self.width {
+                return Err(foreign(
+                    &path,
+                    &format!(
+                        "it sees embeddings of {} numbers, and --tower {} makes {}",
+                        found.width(),
+                        self.design.tower,
+                        self.width
+                    ),
+                ));
+            }
+            return Ok(Arc::new(found));
         }
         // What a bootstrap goes on from.
         let before = match self.design.pairs(strategy, rounds - 1) {
@@ -71,7 +86,6 @@ impl Rounds<'_> {
         };
         let learned: Vec<Pair> = lines
             .iter()
-            .take(pairs)
             .map(|line| Ok(Pair { embedding: self.embedded(line, seen)?, answer: line.label }))
             .collect::<Result<_>>()?;
         let settings = self.design.settings(strategy);
@@ -131,11 +145,21 @@ impl Rounds<'_> {
     }
 }
 
-/// The surrogate in a file.
+/// The surrogate in a file, which `strategy` has learned from `lines`.
 ///
 /// # Errors
-/// Of the file.
-pub fn read(path: &Path) -> Result<Surrogate> {
+/// Of the file; of one that has learned otherwise, or from something else.
+pub fn read(path: &Path, design: &Design, strategy: Strategy, lines: &[&Line]) -> Result<Surrogate> {
     let bytes = regular::read(path, MOST_BYTES).map_err(|e| unusable(path, e))?;
-    decode(&path.display().to_string(), &bytes)
+    let found = decode(&path.display().to_string(), &bytes)?;
+    let labels: Vec<f64> = lines.iter().map(|line| line.label).collect();
+    match found.differs_from(&design.settings(strategy), &labels) {
+        Some(difference) => Err(foreign(path, &difference)),
+        None => Ok(found),
+    }
+}
+
+fn foreign(path: &Path, difference: &str) -> Error {
+    Error::io(format!("{}: is the surrogate of something else: {difference}", path.display()))
+        .advice("remove the file; the surrogate is then learned again")
 }

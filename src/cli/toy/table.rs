@@ -54,13 +54,15 @@ impl Report {
         let row = |arm: &Arm| {
             let runs: Vec<&RunResult> =
                 results.iter().copied().filter(|run| run.method == arm.label).collect();
+            // A seed of which no sample is finite says nothing.
+            let sound = || runs.iter().filter(|run| run.lost < run.samples);
             let over = |of: &dyn Fn(&RunResult) -> Option<f64>| {
-                over_seeds(&runs.iter().filter_map(|run| of(run)).collect::<Vec<f64>>())
+                over_seeds(&sound().filter_map(|run| of(run)).collect::<Vec<f64>>())
             };
-            let log_z: Vec<f64> = runs.iter().filter_map(|run| run.log_z).collect();
+            let log_z: Vec<f64> = sound().filter_map(|run| run.log_z).collect();
             let together = (!log_z.is_empty()).then(|| combine(&log_z));
             // The error of one seed is that of its populations.
-            let alone = runs.first().and_then(|run| run.log_z_error).filter(|_| runs.len() == 1);
+            let alone = sound().next().and_then(|run| run.log_z_error).filter(|_| log_z.len() == 1);
             Row {
                 method: arm.label.clone(),
                 runs: runs.len(),
@@ -70,9 +72,7 @@ impl Report {
                 reward: over(&|run| run.reward),
                 emd: over(&|run| run.emd),
                 masses: (0..design.toy.modes())
-                    .map(|m| {
-                        over(&|run| run.masses.as_ref().filter(|_| run.lost < run.samples).map(|all| all[m]))
-                    })
+                    .map(|m| over(&|run| run.masses.as_ref().map(|all| all[m])))
                     .collect(),
                 log_z: together.as_ref().map(|z| z.log_z),
                 log_z_error: together.and_then(|z| z.log_z_error).or(alone),
