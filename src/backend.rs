@@ -9,7 +9,7 @@ use std::any::Any;
 use crate::error::{Error, ErrorKind, Result};
 use crate::noise::Purpose;
 use crate::op::for_each_op;
-use crate::tensor::{HostSlice, Shape, Tensor};
+use crate::tensor::{HostSlice, OwnedSlice, Shape, Tensor};
 
 pub use crate::op::{
     Activation, Advance, AffineClamp, Attention, Conv, Epilogue, Filter, GroupNorm, ParticleId, Particles,
@@ -77,6 +77,13 @@ pub trait Backend: Send + Sync {
     /// # Panics
     /// Where `data` has not as many elements as `shape`.
     fn upload(&self, shape: Shape, data: HostSlice<'_>) -> Result<Tensor>;
+    /// The same of elements that the caller is done with, which a device may keep as they are.
+    ///
+    /// # Errors
+    /// As [`upload`](Backend::upload).
+    fn upload_owned(&self, shape: Shape, data: OwnedSlice) -> Result<Tensor> {
+        self.upload(shape, data.as_slice())
+    }
     /// Copies to the host as f32, waiting for the device.
     ///
     /// # Errors

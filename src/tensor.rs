@@ -3,12 +3,13 @@
 
 use std::any::Any;
 use std::borrow::Cow;
-use std::collections::TryReserveError;
 use std::fmt;
 use std::sync::Arc;
 
+use bytemuck::{Pod, allocation};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use rayon::prelude::*;
 
 /// Sizes of a contiguous tensor `(n, h, w, c)`, channels innermost. An image is its token sequence:
 /// `(n, h, w, c)` and `(n, 1, h*w, c)` are the same bytes. A linear weight is `(out, 1, 1, in)`, a
@@ -142,16 +143,20 @@ pub enum HostSlice<'a> {
 
 /// Elements on the host that nobody else owns, in the type a file stores them in.
 #[derive(Clone, Debug)]
-pub(crate) enum OwnedSlice {
+pub enum OwnedSlice {
+    /// 32-bit floats.
     F32(Vec<f32>),
+    /// IEEE half precision.
     F16(Vec<f16>),
+    /// bfloat16.
     BF16(Vec<bf16>),
 }
 
 impl OwnedSlice {
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.as_slice().is_empty()
     }
+    /// The elements.
     pub fn as_slice(&self) -> HostSlice<'_> {
         match self {
             OwnedSlice::F32(x) => HostSlice::F32(x),
@@ -161,17 +166,21 @@ impl OwnedSlice {
     }
 }
 
-fn try_to_vec<T: Copy>(x: &[T]) -> Result<Vec<T>, TryReserveError> {
-    let mut all = Vec::new();
-    all.try_reserve_exact(x.len())?;
-    all.extend_from_slice(x);
-    Ok(all)
+/// Elements that a thread copies at a time. Most of the time goes into the pages of the copy, which the
+/// system clears as they are first written.
+const COPIED: usize = 1 << 20;
+
+/// A copy; `None` where there is no memory for it.
+fn try_to_vec<T: Pod + Send + Sync>(x: &[T]) -> Option<Vec<T>> {
+    let mut all = allocation::try_zeroed_vec(x.len()).ok()?;
+    all.par_chunks_mut(COPIED).zip(x.par_chunks(COPIED)).for_each(|(to, from)| to.copy_from_slice(from));
+    Some(all)
 }
 
 impl<'a> HostSlice<'a> {
-    /// A copy, or that there is no memory for it.
-    pub(crate) fn try_to_owned(self) -> Result<OwnedSlice, TryReserveError> {
-        Ok(match self {
+    /// A copy; `None` where there is no memory for it.
+    pub(crate) fn try_to_owned(self) -> Option<OwnedSlice> {
+        Some(match self {
             HostSlice::F32(x) => OwnedSlice::F32(try_to_vec(x)?),
             HostSlice::F16(x) => OwnedSlice::F16(try_to_vec(x)?),
             HostSlice::BF16(x) => OwnedSlice::BF16(try_to_vec(x)?),

@@ -604,7 +604,7 @@ fn refuses(change: impl FnOnce(&mut Vec<Stored>), parts: &[&str]) {
     let dir = tampered("unet_flat", change);
     let source = Source::Dir(dir.path().to_path_buf());
     let config = UNetConfig::open(&source, "").unwrap();
-    let error = match Unet::load(&Meter::new(), &source.checkpoint("", None).unwrap(), &config) {
+    let error = match Unet::load(&Cpu::new(), &source.checkpoint("", None).unwrap(), &config) {
         Ok(_) => panic!("loaded"),
         Err(error) => error,
     };

@@ -338,7 +338,7 @@ fn tiny_autoencoders_that_cannot_be_run_are_refused_by_what_they_are() {
     let refused = |words: &[&str]| {
         let choices = Choices { vae: Some(file.clone()), ..Choices::default() };
         let opened = ModelFolder::open_with(model.dir.path(), None, &choices);
-        let error = opened.and_then(|folder| Pipeline::load(&Meter::new(), &folder).map(drop));
+        let error = opened.and_then(|folder| Pipeline::load(&Cpu::new(), &folder).map(drop));
         let error = error.expect_err(words[0]);
         assert_eq!(error.kind(), ErrorKind::Model);
         let text = error.to_string();
@@ -805,7 +805,7 @@ fn damaged_layouts_say_what_is_wrong() {
     let xl = Model::new("pipeline_sdxl", "pipeline_sdxl.tsv");
     let fails = |change: &dyn Fn(&mut Vec<Stored>), words: &[&str]| {
         let opened = xl.single(|tensors| change(tensors));
-        let error = opened.and_then(|folder| Pipeline::load(&Meter::new(), &folder).map(drop));
+        let error = opened.and_then(|folder| Pipeline::load(&Cpu::new(), &folder).map(drop));
         let text = error.expect_err(words[0]).to_string();
         words.iter().for_each(|word| assert!(text.contains(word), "{word:?} is not in: {text}"));
     };

@@ -224,15 +224,11 @@ impl Pool {
         Ok(Buffer { block, len, pool: pool.clone(), wide: false })
     }
 
-    /// A copy of `data` in its own type.
-    ///
-    /// # Errors
-    /// As [`Pool::alloc`].
-    pub fn store(pool: &Arc<Pool>, data: HostSlice<'_>) -> Result<Stored> {
-        let data = data.try_to_owned().map_err(|e| out_of_memory(data.len()).because(e))?;
+    /// Keeps `data` in its own type.
+    pub fn store(pool: &Arc<Pool>, data: OwnedSlice) -> Stored {
         let stored = Stored { data, pool: pool.clone(), widened: OnceLock::new() };
         pool.lock().take(stored.elements().bytes());
-        Ok(stored)
+        stored
     }
 
     fn free(&self, block: Block, len: usize) {

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::buffer::{Buffer, Pool, Round, Stored};
-use crate::backend::Saved;
+use crate::backend::{Saved, out_of_memory};
 use crate::error::Result;
 use crate::op::Description;
-use crate::tensor::{HostSlice, Shape, Tensor};
+use crate::tensor::{HostSlice, OwnedSlice, Shape, Tensor};
 
 /// The host as a device.
 #[derive(Debug, Default)]
@@ -83,10 +83,24 @@ impl Cpu {
     /// Elements of the host as a tensor. Matrices of 16 bits stay so: their products read them as they are.
     pub(super) fn put(&self, shape: Shape, data: HostSlice<'_>) -> Result<Tensor> {
         assert_eq!(shape.len(), data.len(), "upload of {shape}");
-        if self.round.is_none() && shape.is_matrix() && !matches!(data, HostSlice::F32(_)) {
-            return Ok(Tensor::new(shape, Pool::store(&self.pool, data)?));
+        if self.stores(shape, data) {
+            let own = data.try_to_owned().ok_or_else(|| out_of_memory(data.len()))?;
+            return Ok(Tensor::new(shape, Pool::store(&self.pool, own)));
         }
         self.make_new(shape, |y| data.write(y))
+    }
+
+    /// The same of elements that the caller is done with.
+    pub(super) fn put_owned(&self, shape: Shape, data: OwnedSlice) -> Result<Tensor> {
+        if !self.stores(shape, data.as_slice()) {
+            return self.put(shape, data.as_slice());
+        }
+        assert_eq!(shape.len(), data.as_slice().len(), "upload of {shape}");
+        Ok(Tensor::new(shape, Pool::store(&self.pool, data)))
+    }
+
+    fn stores(&self, shape: Shape, data: HostSlice<'_>) -> bool {
+        self.round.is_none() && shape.is_matrix() && !matches!(data, HostSlice::F32(_))
     }
 
     /// A tensor of `shape` that is made of no other, written by `f`.

@@ -26,7 +26,7 @@ use crate::engine::EngineBackend;
 use crate::error::Result;
 use crate::noise::Purpose;
 use crate::op::{self, for_each_op};
-use crate::tensor::{HostSlice, Shape, Tensor};
+use crate::tensor::{HostSlice, OwnedSlice, Shape, Tensor};
 
 pub use buffer::Round;
 pub use ctx::Cpu;
@@ -62,6 +62,9 @@ impl Backend for Cpu {
 
     fn upload(&self, shape: Shape, data: HostSlice<'_>) -> Result<Tensor> {
         self.put(shape, data)
+    }
+    fn upload_owned(&self, shape: Shape, data: OwnedSlice) -> Result<Tensor> {
+        self.put_owned(shape, data)
     }
     fn download(&self, x: &Tensor) -> Result<Vec<f32>> {
         let mut y = reserved(x.shape().len())?;

@@ -34,26 +34,34 @@ impl<'a> Loader<'a> {
         self.weights.tensor(name, dims)
     }
 
+    /// The tensor `name` of these sizes as one of `shape`.
+    fn put(&self, name: &str, dims: &[usize], shape: Shape) -> Result<Tensor> {
+        let view = match self.backend.computes() {
+            true => self.weights.tensor(name, dims)?,
+            false => self.weights.unseen(name, dims)?,
+        };
+        view.upload(self.backend, shape)
+    }
+
     /// `(1, 1, 1, c)`.
     pub fn vector(&self, name: &str, c: usize) -> Result<Tensor> {
-        let view = self.view(name, &[c])?;
-        self.backend.upload(Shape::vector(c), view.data())
+        self.put(name, &[c], Shape::vector(c))
     }
 
     /// `(rows, 1, 1, c)`.
     pub fn matrix(&self, name: &str, rows: usize, c: usize) -> Result<Tensor> {
-        let view = self.view(name, &[rows, c])?;
-        self.backend.upload(Shape::rows(rows, c), view.data())
+        self.put(name, &[rows, c], Shape::rows(rows, c))
     }
 
     /// A linear layer with bias; a 1x1 convolution is one too.
     pub fn linear(&self, name: &str, out: usize, input: usize) -> Result<Linear> {
-        self.stacked(&[name], out, input, true)
+        let part = self.at(name);
+        Ok(Linear { w: part.matrix("weight", out, input)?, b: Some(part.vector("bias", out)?) })
     }
 
     /// A linear layer without bias.
     pub fn plain_linear(&self, name: &str, out: usize, input: usize) -> Result<Linear> {
-        self.stacked(&[name], out, input, false)
+        Ok(Linear { w: self.at(name).matrix("weight", out, input)?, b: None })
     }
 
     /// Several linear layers of the same input as one: their outputs side by side.
@@ -67,7 +75,7 @@ impl<'a> Loader<'a> {
             }
         }
         let shape = Shape::vector(names.len() * out);
-        let b = bias.then(|| self.backend.upload(shape, b.data())).transpose()?;
+        let b = bias.then(|| self.backend.upload_owned(shape, b.data)).transpose()?;
         Ok(Linear { w: w.upload(self.backend)?, b })
     }
 
@@ -79,8 +87,11 @@ impl<'a> Loader<'a> {
 
     /// The kernel `weight` here, `(out, k, k, in)`.
     pub fn kernel(&self, out: usize, input: usize, k: usize) -> Result<Tensor> {
-        let view = self.weights.conv_weight("weight", [out, input, k, k])?;
-        self.backend.upload(view.shape(), view.data())
+        let (dims, shape) = ([out, input, k, k], Shape::new(out, k, k, input));
+        match self.backend.computes() {
+            true => self.weights.conv_weight("weight", dims)?.upload(self.backend, shape),
+            false => self.put("weight", &dims, shape),
+        }
     }
 
     pub fn norm(&self, name: &str, c: usize) -> Result<Norm> {
@@ -115,13 +126,10 @@ impl Rows {
         }
     }
 
-    pub fn data(&self) -> HostSlice<'_> {
-        self.data.as_slice()
-    }
-
     /// `(rows, 1, 1, width)`.
-    pub fn upload(&self, backend: &dyn Backend) -> Result<Tensor> {
-        backend.upload(Shape::rows(self.data().len() / self.width, self.width), self.data())
+    pub fn upload(self, backend: &dyn Backend) -> Result<Tensor> {
+        let rows = self.data.as_slice().len() / self.width;
+        backend.upload_owned(Shape::rows(rows, self.width), self.data)
     }
 }
 

@@ -15,6 +15,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytemuck::Pod;
+use bytemuck::allocation::zeroed_vec;
 use half::{bf16, f16};
 use memmap2::Mmap;
 use rayon::prelude::*;
@@ -25,9 +27,10 @@ pub(super) use self::find::{choose, count, cut, nothing_chosen, some_of};
 use self::find::{damaged, modern_name};
 use self::torch::Found;
 use super::files::{Origin, Part, Piece, Renaming, Source, join, json};
+use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::regular;
-use crate::tensor::{HostSlice, Shape};
+use crate::tensor::{HostSlice, OwnedSlice, Shape, Tensor};
 
 /// Most bytes of an index of shards.
 const MOST_OF_INDEX: u64 = 1 << 28;
@@ -468,6 +471,19 @@ impl<'a> Weights<'a> {
     /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming file and tensor: not there, another shape, an
     /// element type that is not f32, f16, bf16 or f64, or a value that is not finite.
     pub fn tensor(&self, name: &str, dims: &[usize]) -> Result<TensorView<'a>> {
+        self.read(name, dims, true)
+    }
+
+    /// The same with its values unseen and as the file orders them: for who wants only type and number of the
+    /// elements. What is not finite is no error, and patches change nothing.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`], of all but the values.
+    pub fn unseen(&self, name: &str, dims: &[usize]) -> Result<TensorView<'a>> {
+        self.read(name, dims, false)
+    }
+
+    fn read(&self, name: &str, dims: &[usize], seen: bool) -> Result<TensorView<'a>> {
         let full = self.full(name);
         let Some(entry) = self.checkpoint.entries.get(&full) else {
             return Err(self.missing(&full));
@@ -500,6 +516,10 @@ impl<'a> Weights<'a> {
                 .advice("save the model in one of these types; quantised weights cannot be used"));
             }
         };
+        entry.read.store(true, Ordering::Relaxed);
+        if !seen {
+            return Ok(TensorView { dims: dims.to_vec(), data });
+        }
         let data = match (&data, &entry.strides) {
             (Elements::F32(x), Some(strides)) => Elements::F32(in_order(x, &entry.dims, strides)),
             (Elements::F16(x), Some(strides)) => Elements::F16(in_order(x, &entry.dims, strides)),
@@ -515,7 +535,6 @@ impl<'a> Weights<'a> {
             Some(patches) => patched(data, patches, &place)?,
             None => data,
         };
-        entry.read.store(true, Ordering::Relaxed);
         Ok(TensorView { dims: dims.to_vec(), data })
     }
 
@@ -591,7 +610,19 @@ enum Elements<'a> {
     BF16(Cow<'a, [bf16]>),
 }
 
-impl Elements<'_> {
+impl<'a> Elements<'a> {
+    /// The elements, owned where they are no part of a file.
+    fn split(self) -> Result<OwnedSlice, HostSlice<'a>> {
+        match self {
+            Elements::F32(Cow::Borrowed(x)) => Err(HostSlice::F32(x)),
+            Elements::F16(Cow::Borrowed(x)) => Err(HostSlice::F16(x)),
+            Elements::BF16(Cow::Borrowed(x)) => Err(HostSlice::BF16(x)),
+            Elements::F32(Cow::Owned(x)) => Ok(OwnedSlice::F32(x)),
+            Elements::F16(Cow::Owned(x)) => Ok(OwnedSlice::F16(x)),
+            Elements::BF16(Cow::Owned(x)) => Ok(OwnedSlice::BF16(x)),
+        }
+    }
+
     fn slice(&self) -> HostSlice<'_> {
         match self {
             Elements::F32(x) => HostSlice::F32(x),
@@ -605,6 +636,17 @@ impl TensorView<'_> {
     /// The sizes asked for; of a convolution weight `(out, kh, kw, in)`.
     pub fn dims(&self) -> &[usize] {
         &self.dims
+    }
+
+    /// Puts the elements on a device as a tensor of as many.
+    ///
+    /// # Errors
+    /// As [`Backend::upload`].
+    pub fn upload(self, backend: &dyn Backend, shape: Shape) -> Result<Tensor> {
+        match self.data.split() {
+            Ok(owned) => backend.upload_owned(shape, owned),
+            Err(part) => backend.upload(shape, part),
+        }
     }
 
     /// The elements, last size fastest.
@@ -687,7 +729,7 @@ pub(super) fn squeezed(dims: &[usize]) -> &[usize] {
 
 /// Bytes as elements: borrowed where aligned, else copied. Safetensors are little-endian, as is every host of
 /// CUDA.
-fn cast<T: bytemuck::Pod>(bytes: &[u8]) -> Cow<'_, [T]> {
+fn cast<T: Pod>(bytes: &[u8]) -> Cow<'_, [T]> {
     bytemuck::try_cast_slice(bytes)
         .map_or_else(|_| Cow::Owned(bytemuck::pod_collect_to_vec(bytes)), Cow::Borrowed)
 }
@@ -714,11 +756,11 @@ fn in_order<T: Copy>(x: &[T], dims: &[usize], strides: &[usize]) -> Cow<'static,
 }
 
 /// `(out, in, k)` to `(out, k, in)`.
-fn channels_last<T: Copy + Default + Send + Sync>(x: &[T], o: usize, i: usize, k: usize) -> Vec<T> {
-    let mut y = vec![T::default(); o * i * k];
-    if y.is_empty() {
-        return y;
+fn channels_last<T: Pod + Send + Sync>(x: &[T], o: usize, i: usize, k: usize) -> Vec<T> {
+    if x.is_empty() {
+        return Vec::new();
     }
+    let mut y = zeroed_vec(o * i * k);
     y.par_chunks_exact_mut(i * k).zip(x.par_chunks_exact(i * k)).for_each(|(y, x)| {
         for (at, row) in y.chunks_exact_mut(i).enumerate() {
             for (c, y) in row.iter_mut().enumerate() {

@@ -494,7 +494,7 @@ impl Layers<'_> {
         Ok(Layer { res, bias, transformer })
     }
 
-    fn biases(&self, backend: &dyn Backend) -> Result<Linear> {
+    fn biases(self, backend: &dyn Backend) -> Result<Linear> {
         let b = backend.upload(Shape::vector(self.bias.len()), HostSlice::F32(&self.bias))?;
         Ok(Linear { w: self.rows.upload(backend)?, b: Some(b) })
     }
