@@ -186,7 +186,7 @@ pub struct Sample {
     /// Model: a folder in diffusers layout, a checkpoint in a single file (.safetensors, .ckpt) of Stable
     /// Diffusion 1.x, 2.x or XL, or OWNER/NAME[@REVISION][/FILE] of a repository on the Hugging Face Hub or a
     /// file in one: what its cache lacks is downloaded. A path that exists here is meant before a repository
-    /// of that name [default: the model inside this program, `shapes`]
+    /// of that name [default: the model inside this program]
     #[arg(short, long, value_name = "MODEL", help_heading = "What to draw")]
     pub model: Option<PathBuf>,
     /// Another autoencoder for the model: the folder of one (AutoencoderKL, or AutoencoderTiny: TAESD, whose
@@ -748,7 +748,8 @@ pub struct Eval {
     /// Eigenvalues of the truncated CLIP entropy
     #[arg(long = "tce", default_value_t = 20, value_name = "K")]
     pub eigenvalues: usize,
-    /// Also write table.md, table.csv, summary.json and scores.jsonl (a line per picture) into this directory
+    /// Also write table.md, table.csv, summary.json and scores.jsonl (a line per picture) into this
+    /// directory, which serves one evaluation: the same one writes them anew
     #[arg(short, long, value_name = "DIR")]
     pub output: Option<PathBuf>,
     /// Print summary.json instead of the table
@@ -783,8 +784,8 @@ pub struct Pareto {
 
 #[derive(Args, Debug)]
 pub struct Report {
-    /// Folder of a run or of a comparison, or one that holds such folders; folder of `toy`, `pareto` or
-    /// `eval -o`. Several are shown side by side
+    /// Folder of a run, a comparison or an optimisation, or one that holds such folders; folder of `toy`,
+    /// `pareto` or `eval -o`. Several are shown side by side
     #[arg(required = true, value_name = "RUN")]
     pub runs: Vec<PathBuf>,
     /// The page; `-` is standard output
@@ -814,7 +815,7 @@ pub struct Inspect {
 #[derive(Args, Debug)]
 pub struct Judge {
     /// Model whose towers judge where a reward names no path: a folder or a repository, as of `sample`
-    /// [default: the model inside this program, `shapes`]
+    /// [default: the model inside this program]
     #[arg(short, long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
     /// Where to compute: cpu, cuda (the first GPU), cuda:N, or auto: the first GPU if it can be used, else

@@ -33,7 +33,7 @@ use result::RunResult;
 pub use super::experiment::RUNS;
 
 /// What a comparison is of. A folder serves one.
-pub const DESIGN: &str = "compare.json";
+pub const DESIGN: &str = experiment::COMPARISON;
 /// What a folder holds.
 const WHAT: &str = "comparison";
 

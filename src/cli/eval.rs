@@ -7,7 +7,7 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
@@ -97,18 +97,22 @@ pub fn run(args: &Eval, command: &[String]) -> Result<()> {
     output::line(if args.json { json.as_str() } else { text.trim_end() })
 }
 
-/// What an evaluation is of: sets and scorers as typed, but for what changes no path.
+/// What an evaluation is of: sets, which are the same from wherever and however they are named, and scorers.
 fn design(args: &Eval) -> Map<String, Value> {
-    let plain = |path: &PathBuf| path.components().collect::<PathBuf>().to_string_lossy().into_owned();
+    let whole = |path: &Path| path.canonicalize().unwrap_or(path.into()).to_string_lossy().into_owned();
+    let lpips = |path: &String| {
+        let path = Path::new(path);
+        <[&Path; 2]>::from(two_paths(path).unwrap_or((path, path))).map(whole)
+    };
     object(json!({
         "schema": SCHEMA,
         "version": env!("CARGO_PKG_VERSION"),
-        "runs": args.runs.iter().map(plain).collect::<Vec<_>>(),
+        "runs": args.runs.iter().map(|path| whole(path)).collect::<Vec<_>>(),
         "all": args.all,
         "rewards": args.rewards,
-        "model": args.judge.model.as_ref().map(plain),
+        "model": args.judge.model.as_deref().map(whole),
         "dtype": args.judge.dtype.map(typed),
-        "lpips": args.lpips,
+        "lpips": args.lpips.as_ref().map(lpips),
         "lpips_inputs": typed(args.lpips_inputs),
         "tce": args.eigenvalues,
     }))

@@ -6,14 +6,19 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use clap::{Arg, CommandFactory};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::{flags, words};
+use super::args::Cli;
+use super::words;
 use crate::error::{Error, ErrorKind, Result};
 use crate::method::{self, METHODS, Method};
 use crate::regular;
 use crate::run::{PARTICLES, RECORD, SCHEMA, TRACE, write_atomic};
+
+/// Most bytes that are read of a file.
+const MOST_BYTES: u64 = 1 << 30;
 
 /// One line per run.
 pub const RUNS: &str = "runs.jsonl";
@@ -21,13 +26,20 @@ pub const RUNS: &str = "runs.jsonl";
 /// The table as CSV, and as JSON.
 pub const TABLE: &str = "table.csv";
 pub const SUMMARY: &str = "summary.json";
-/// What an evaluation is of. A folder serves one.
+/// What an experiment is of, by its command. A folder serves one.
+pub const COMPARISON: &str = "compare.json";
 pub const EVALUATION: &str = "eval.json";
+pub const OPTIMISATION: &str = "optimize.json";
+pub const FRONT: &str = "pareto.json";
+pub const TOY: &str = "toy.json";
 /// What `eval` says of each picture.
 pub const SCORES: &str = "scores.jsonl";
 /// Files and folders that experiments write, besides charts.
-const OF_EXPERIMENTS: [&str; 8] =
-    [RUNS, TABLE, "table.md", SUMMARY, SCORES, "figure.png", "pictures", "surrogates"];
+#[rustfmt::skip]
+const OF_EXPERIMENTS: [&str; 13] = [
+    COMPARISON, EVALUATION, OPTIMISATION, FRONT, TOY, RUNS, TABLE, "table.md", SUMMARY, SCORES, "figure.png",
+    "pictures", "surrogates",
+];
 /// Files of a run.
 pub const OF_RUNS: [&str; 3] = [RECORD, TRACE, PARTICLES];
 
@@ -64,7 +76,7 @@ pub fn claim(
     typed: &[String],
 ) -> Result<()> {
     let path = folder.join(name);
-    let text = match fs::read(&path) {
+    let text = match regular::read(&path, MOST_BYTES) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             if let Some(other) = in_the_way(folder).map_err(|e| unusable(folder, e))? {
                 return Err(Error::usage(format!(
@@ -90,19 +102,14 @@ pub fn claim(
     let Some((entry, now)) = own.iter().find(|(entry, value)| began.get(*entry) != Some(value)) else {
         return Ok(());
     };
-    let name = match &**entry {
-        "flags" => "what follows --".into(),
-        "arms" => "the list of arms".into(),
-        // Printed as the flag, where there is one.
-        entry if flags::flag(entry).is_some() => format!("`{entry}`"),
-        entry => entry.to_string(),
-    };
+    let then = began.get(entry).unwrap_or(&Value::Null);
+    let name = option(name, entry, then, now);
     let fix = "give another directory with --output, or the options that it began with";
     let words: Option<Vec<String>> = serde_json::from_value(there["command"].clone()).ok();
     Err(Error::usage(format!(
         "{} holds another {what}: {name} differs ({})",
         folder.display(),
-        difference(began.get(entry).unwrap_or(&Value::Null), now)
+        difference(then, now)
     ))
     .advice(words.map_or(fix.into(), |words| format!("{fix}: {}", command(&words)))))
 }
@@ -120,9 +127,45 @@ fn in_the_way(folder: &Path) -> io::Result<Option<String>> {
     Ok(found.into_iter().min())
 }
 
+/// The option that an entry of the design in the file `name` comes from, where there is one.
+fn option(name: &str, entry: &str, then: &Value, now: &Value) -> String {
+    const OF_OTHERS: [(&str, &str); 5] = [
+        ("alpha", "--kl"),
+        ("arms", "the list of arms"),
+        ("budgets", "--budget"),
+        ("optimism", "--spread"),
+        ("score", "--analytic"),
+    ];
+    let all = Cli::command();
+    let command = name.strip_suffix(".json").and_then(|name| all.find_subcommand(name));
+    // Arms come from several options.
+    let own = command
+        .filter(|_| entry != "arms")
+        .and_then(|command| command.get_arguments().find(|arg| arg.get_id() == entry));
+    let other = OF_OTHERS.iter().find(|(known, _)| *known == entry);
+    match (own.and_then(Arg::get_long), other) {
+        (Some(long), _) => format!("--{long}"),
+        (None, Some((_, flag))) => (*flag).to_string(),
+        (None, None) if entry == "flags" => flag_at(then, now).unwrap_or_else(|| "what follows --".into()),
+        (None, None) => entry.to_string(),
+    }
+}
+
+/// Of two lists of words the flag that the first difference is of.
+fn flag_at(then: &Value, now: &Value) -> Option<String> {
+    let [then, now] = [then, now].map(|list| list.as_array().map_or(&[][..], Vec::as_slice));
+    let at = then.iter().zip(now).take_while(|(a, b)| a == b).count();
+    let flag = |words: &[Value]| {
+        let before = words.get(..=at).unwrap_or(words).iter().rev().filter_map(Value::as_str);
+        before.map(String::from).find(|word| word.starts_with("--"))
+    };
+    // Of what one of them lacks, the flag that the other has.
+    if then.len() > now.len() { flag(then) } else { flag(now) }
+}
+
 /// How an entry of a design differs, in words: of lists and objects the first place that does.
 fn difference(then: &Value, now: &Value) -> String {
-    const MOST: usize = 60;
+    const MOST: usize = 120;
     let short = |value: &Value| words::short(&value.to_string(), MOST);
     let within = |place: String, then: &Value, now: &Value| format!("{place}: {}", difference(then, now));
     match (then, now) {
@@ -131,7 +174,8 @@ fn difference(then: &Value, now: &Value) -> String {
             other.map_or(String::new(), |(at, (a, b))| within(format!("entry {}", at + 1), a, b))
         }
         (Value::Array(a), Value::Array(b)) if then.to_string().len().max(now.to_string().len()) > MOST => {
-            format!("{} entries there, {} now", a.len(), b.len())
+            let of = |n: usize| if n == 1 { "1 entry".into() } else { format!("{n} entries") };
+            format!("{} there, {} now", of(a.len()), of(b.len()))
         }
         (Value::Object(a), Value::Object(b)) => {
             let other = b.iter().find(|(key, value)| a.get(*key) != Some(value));
@@ -155,7 +199,7 @@ pub fn read<R: DeserializeOwned>(
     belongs: impl Fn(&R) -> bool,
     key: impl Fn(&R) -> String,
 ) -> Result<Vec<R>> {
-    let text = match fs::read(path) {
+    let text = match regular::read(path, MOST_BYTES) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         text => text.map_err(|e| unusable(path, e))?,
     };

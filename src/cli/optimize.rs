@@ -26,7 +26,7 @@ use report::Report;
 use rounds::{Embeddings, Rounds};
 
 /// What an optimisation is of. A folder serves one.
-pub const DESIGN: &str = "optimize.json";
+pub const DESIGN: &str = experiment::OPTIMISATION;
 /// What a folder holds.
 const WHAT: &str = "optimisation";
 

@@ -24,7 +24,7 @@ use report::Report;
 use result::Line;
 
 /// What an experiment is of. A folder serves one.
-pub const DESIGN: &str = "pareto.json";
+pub const DESIGN: &str = experiment::FRONT;
 /// What a folder holds.
 const WHAT: &str = "front";
 

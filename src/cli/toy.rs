@@ -22,7 +22,7 @@ use learn::Learned;
 use table::Report;
 
 /// What the experiment is of. A folder serves one.
-pub const DESIGN: &str = "toy.json";
+pub const DESIGN: &str = experiment::TOY;
 /// What a folder holds.
 const WHAT: &str = "experiment";
 

@@ -474,8 +474,8 @@ impl<'a> Weights<'a> {
         self.read(name, dims, true)
     }
 
-    /// The same with its values unseen and as the file orders them: for who wants only type and number of the
-    /// elements. What is not finite is no error, and patches change nothing.
+    /// The same with its values unseen: for who wants only type and number of the elements. What is not
+    /// finite is no error, and patches change nothing.
     ///
     /// # Errors
     /// As [`Weights::tensor`], of all but the values.
@@ -510,22 +510,23 @@ impl<'a> Weights<'a> {
             Dtype::F64 => Elements::F32(Cow::Owned(cast::<f64>(bytes).iter().map(|&x| x as f32).collect())),
             other => {
                 return Err(Error::model(format!(
-                    "{} has element type {other:?}, expected F32, F16 or BF16",
+                    "{} has element type {other:?}, expected F32, F16, BF16 or F64",
                     place()
                 ))
                 .advice("save the model in one of these types; quantised weights cannot be used"));
             }
         };
-        entry.read.store(true, Ordering::Relaxed);
-        if !seen {
-            return Ok(TensorView { dims: dims.to_vec(), data });
-        }
+        // A view of a wider tensor has gaps.
         let data = match (&data, &entry.strides) {
             (Elements::F32(x), Some(strides)) => Elements::F32(in_order(x, &entry.dims, strides)),
             (Elements::F16(x), Some(strides)) => Elements::F16(in_order(x, &entry.dims, strides)),
             (Elements::BF16(x), Some(strides)) => Elements::BF16(in_order(x, &entry.dims, strides)),
             (_, None) => data,
         };
+        entry.read.store(true, Ordering::Relaxed);
+        if !seen {
+            return Ok(TensorView { dims: dims.to_vec(), data });
+        }
         if let Some((index, value)) = not_finite(data.slice()) {
             return Err(Error::model(format!("{} contains {value} (element {index})", place())).advice(
                 "the file is damaged or was saved after an overflow: use another copy or the fp32 weights",

@@ -11,6 +11,7 @@ use super::learned::{Standard, taught};
 use super::settings::HIDDEN;
 use super::{Learned, Optimism, Settings, Spread, Surrogate};
 use crate::error::{Error, Result};
+use crate::hash::sha256;
 use crate::mlp;
 
 /// The entry of the metadata.
@@ -39,6 +40,24 @@ struct About {
     training_error: f64,
     feature_sum: Option<Vec<f64>>,
     feature_products: Option<Vec<f64>>,
+    sha256: String,
+}
+
+/// SHA-256 of all that has been learned, as little-endian numbers.
+fn digest(surrogate: &Surrogate) -> String {
+    let Surrogate { networks, standard, learned, features, settings: _, heads: _ } = surrogate;
+    let mut bytes = learned.answers_sha256.clone().into_bytes();
+    for network in networks {
+        network.parameters().flatten().for_each(|value| bytes.extend(value.to_le_bytes()));
+    }
+    let epochs = learned.best_epochs.iter().map(|epoch| *epoch as f64);
+    let moments = features.iter().flat_map(|f| f.moments.first.iter().chain(&f.moments.second));
+    [standard.mean, standard.deviation, learned.error, learned.training_error]
+        .into_iter()
+        .chain(epochs)
+        .chain(moments.copied())
+        .for_each(|value| bytes.extend(value.to_le_bytes()));
+    sha256(&bytes)
 }
 
 impl Optimism {
@@ -82,6 +101,7 @@ pub fn encode(surrogate: &Surrogate) -> Result<Vec<u8>> {
         training_error: learned.training_error,
         feature_sum: moments.map(|moments| moments.first.clone()),
         feature_products: moments.map(|moments| moments.second.clone()),
+        sha256: digest(surrogate),
     };
     let about = serde_json::to_string(&about)
         .map_err(|e| Error::io("a surrogate cannot be encoded as JSON").because(e))?;
@@ -142,7 +162,8 @@ pub fn decode(name: &str, bytes: &[u8]) -> Result<Surrogate> {
         (None, None) if optimism == Optimism::Bootstrap => None,
         (Some(first), Some(second)) if first.len() == k && second.len() == k * k => {
             let moments = Moments { pairs: about.pairs, first, second };
-            Some(Features::from_moments(&networks[0], moments, &settings)?)
+            let features = Features::from_moments(&networks[0], moments, &settings);
+            Some(features.map_err(|_| damaged("the sums of its features are no sums of squares"))?)
         }
         _ => return Err(damaged("the sums of its features are damaged")),
     };
@@ -154,5 +175,9 @@ pub fn decode(name: &str, bytes: &[u8]) -> Result<Surrogate> {
         error: about.error,
         training_error: about.training_error,
     };
-    Ok(Surrogate::new(settings, networks, standard, learned, features))
+    let surrogate = Surrogate::new(settings, networks, standard, learned, features);
+    match about.sha256 == digest(&surrogate) {
+        true => Ok(surrogate),
+        false => Err(damaged("its numbers are not those that were learned")),
+    }
 }

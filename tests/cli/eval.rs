@@ -214,6 +214,16 @@ fn what_cannot_be_judged_is_refused() {
         &format!("{}/.", text(&a)),
     ]));
     json(&fs::read_to_string(tables.join("summary.json")).expect("a summary"));
+    // Of the same name in another folder are other pictures.
+    let there = dir.path().join("there");
+    fs::create_dir(&there).expect("a folder");
+    succeeds(sample(&there.join("a"), &["-p", "a star"]));
+    let mut elsewhere = program();
+    elsewhere.current_dir(&there).args(["eval", "a", "--reward", "clip", "-o", text(&tables)]);
+    fails(elsewhere.output().expect("the program"), 2, &["another evaluation: runs differs"]);
+    let mut beside = program();
+    beside.current_dir(&there).args(["eval", "../a", "--reward", "clip", "-o", text(&tables)]);
+    succeeds(beside.output().expect("the program"));
     assert!(tables.join("table.csv").exists());
     #[cfg(unix)]
     {
@@ -247,7 +257,7 @@ fn what_cannot_be_judged_is_refused() {
     }
     // Nor does merge write over a table that is not its own, or eval over that of merge.
     fs::remove_file(claimed.join("runs.jsonl")).expect("removed");
-    for name in ["table.csv", "table.md", "scores.jsonl", "front.svg", "figure.png"] {
+    for name in ["table.csv", "table.md", "scores.jsonl", "front.svg", "figure.png", "toy.json"] {
         fs::write(claimed.join(name), "mine").expect("written");
         let gold = ["--reward", "gold", "-o", text(&claimed)];
         fails(eval(&[&[text(&a)], &gold[..]].concat()), 2, &[&format!("claimed holds {name}")]);

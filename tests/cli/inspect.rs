@@ -118,6 +118,10 @@ fn everything_is_said_to_be_what_it_is_as_documented() {
         }
         fs::write(toy.join("table.csv"), table).expect("written");
     }
+    fs::write(toy.join("summary.json"), "{\"schema\":1}").expect("written");
+    assert!(of(&inspect(&toy), "notes")[0].as_str().is_some_and(|note| note.contains("does not say")));
+    fs::write(table.join("summary.json"), "{\"schema\":1}").expect("written");
+    fails(run(&["inspect", text(&table)]), 1, &["summary.json: is damaged: it has no rows", "fix"]);
     fs::remove_file(toy.join("summary.json")).expect("removed");
     assert!(of(&inspect(&toy), "notes")[0].as_str().is_some_and(|note| note.contains("summary.json")));
 

@@ -176,6 +176,17 @@ fn what_was_stopped_goes_on_to_the_same_bytes() {
     for (other, word) in others {
         fails(optimize(&out, other), 2, &["another optimisation", word, "--output"]);
     }
+    let flags = ["--", "--steps", "3", "--particles", "3", "--device", "cpu"];
+    let base = ["--strategies", "bootstrap,ucb", "--seeds", "1,2", "--noise", "0.2"];
+    let others: [(&[&str], &str); 3] = [
+        (&["--eval-reward", "jpeg"], "--eval-reward differs"),
+        (&["--method", "tds"], "--method differs (\"das\" there, \"tds\" now)"),
+        (&["--spread", "covariance"], "--spread differs"),
+    ];
+    for (other, word) in others {
+        fails(optimize(&out, &[&base[..], other].concat()), 2, &["another optimisation", word]);
+    }
+    fails(optimize(&out, &[&base[..], &flags].concat()), 2, &["--particles differs"]);
     // A surrogate of another seed, round or strategy is named; without it, all is as it was.
     for (own, other, word) in [
         ("bootstrap/1-0008", "bootstrap/2-0008", "other answers"),

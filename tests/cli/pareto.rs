@@ -119,7 +119,7 @@ fn a_front_that_was_stopped_goes_on() {
         assert_eq!(settle(&again), settle(&whole), "{lines}");
     }
     let other = [&SUMS[..4], &["--weights", "0..1:0.5"]].concat();
-    fails(pareto(&out, &other), 2, &["another front", "weights differs", "--output"]);
+    fails(pareto(&out, &other), 2, &["another front", "--weights differs", "--output"]);
 }
 
 #[test]

@@ -81,6 +81,9 @@ pub fn left<T: DeserializeOwned>(folder: &Path, design: &str, (what, of): (&str,
     let fix =
         format!("give the command of the {what} again: it writes its tables from the {of} that are done");
     let summary = if path.exists() { Some(object(&path, &fix)?) } else { None };
+    if summary.as_ref().is_some_and(|summary| !summary.get("rows").is_some_and(Value::is_array)) {
+        return Err(Error::io(format!("{}: is damaged: it has no rows", path.display())).advice(fix));
+    }
     let (lines, damage) = lines(&folder.join(RUNS));
     Ok(Left { record, summary, lines, notes: damage.into_iter().collect() })
 }

@@ -82,6 +82,9 @@ impl Table {
         match files::object(&folder.join(SUMMARY), fix) {
             Ok(summary) => {
                 table.command = summary.get("command").and_then(|command| command.as_str()).map(String::from);
+                if table.command.is_none() {
+                    table.notes.push(format!("{SUMMARY} does not say which command made it: it is damaged"));
+                }
             }
             Err(error) => table.notes.push(flags::report(&error)),
         }

@@ -248,7 +248,7 @@ fn every_float_type_is_read_and_others_are_refused() {
     }
     assert!(matches!(w.tensor("f16", &[3]).unwrap().data(), HostSlice::F16(_)));
     assert!(matches!(w.tensor("bf16", &[3]).unwrap().data(), HostSlice::BF16(_)));
-    fails(w.tensor("i64", &[1]), &["i64", "I64", "F32, F16 or BF16"]);
+    fails(w.tensor("i64", &[1]), &["i64", "I64", "F32, F16, BF16 or F64"]);
 }
 
 #[test]

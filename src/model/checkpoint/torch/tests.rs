@@ -219,6 +219,18 @@ fn a_long_name_of_a_module_is_not_copied_again_and_again() {
     fails(&archive(&names), &["damaged"]);
 }
 
+/// Every second of four numbers: as many elements as the sizes say, whether they are looked at or not.
+#[test]
+fn a_view_with_gaps_has_the_elements_of_its_sizes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("gaps.pt");
+    let pickle = tensor("FloatStorage", "0", b"K\x00", b"K\x02\x85", b"K\x02\x85");
+    std::fs::write(&path, archive(&pickle)).unwrap();
+    let file = Checkpoint::open(&path, None).unwrap();
+    let views = [file.root().tensor("x", &[2]).unwrap(), file.root().unseen("x", &[2]).unwrap()];
+    assert!(views.iter().all(|view| view.data().len() == 2));
+}
+
 #[test]
 fn a_tensor_without_elements_may_have_any_strides() {
     // Three rows of none, 2^61 elements apart: query, key and value as a text encoder takes them.
