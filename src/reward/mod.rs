@@ -48,6 +48,7 @@ pub use registry::REWARDS;
 pub use spec::Spec;
 pub(crate) use sum::uploaded;
 pub use sum::{SUM_ALPHA, Sum};
+#[cfg(feature = "cli")]
 pub(crate) use two_paths::two_paths;
 
 use crate::backend::Backend;
