@@ -17,7 +17,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::args::Compare;
-use super::experiment::{self, claim, unusable};
+use super::experiment::{self, COMPARISON, claim, unusable};
 use super::limits::Limits;
 use super::progress::Progress;
 use super::values::Scales;
@@ -32,8 +32,6 @@ use result::RunResult;
 
 pub use super::experiment::RUNS;
 
-/// What a comparison is of. A folder serves one.
-pub const DESIGN: &str = experiment::COMPARISON;
 /// What a folder holds.
 const WHAT: &str = "comparison";
 
@@ -46,11 +44,11 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
     let folder = &args.output;
     signals::listen(format!("stopping; what is finished is kept in {}", folder.display()));
     let mut design = Design::resolve(args)?;
-    let mut session = open(&mut design, &folder.join(DESIGN), args.cases.quiet)?;
+    let mut session = open(&mut design, &folder.join(COMPARISON), args.cases.quiet)?;
     // Nothing is made of what is refused.
     fs::create_dir_all(folder).map_err(|e| unusable(folder, e))?;
     let _lock = lock(folder)?;
-    claim(folder, DESIGN, WHAT, &design.record(), typed)?;
+    claim(folder, COMPARISON, WHAT, &design.record(), typed)?;
     let path = folder.join(RUNS);
     let belongs = |run: &RunResult| run.belongs_to(&design);
     let mut results = experiment::read(&path, WHAT, belongs, RunResult::key)?;

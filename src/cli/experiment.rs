@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::args::Cli;
-use super::words;
+use super::{flags, words};
 use crate::error::{Error, ErrorKind, Result};
 use crate::method::{self, METHODS, Method};
 use crate::regular;
@@ -129,8 +129,7 @@ fn in_the_way(folder: &Path) -> io::Result<Option<String>> {
 
 /// The option that an entry of the design in the file `name` comes from, where there is one.
 fn option(name: &str, entry: &str, then: &Value, now: &Value) -> String {
-    const OF_OTHERS: [(&str, &str); 5] = [
-        ("alpha", "--kl"),
+    const OF_OTHERS: [(&str, &str); 4] = [
         ("arms", "the list of arms"),
         ("budgets", "--budget"),
         ("optimism", "--spread"),
@@ -147,7 +146,8 @@ fn option(name: &str, entry: &str, then: &Value, now: &Value) -> String {
         (Some(long), _) => format!("--{long}"),
         (None, Some((_, flag))) => (*flag).to_string(),
         (None, None) if entry == "flags" => flag_at(then, now).unwrap_or_else(|| "what follows --".into()),
-        (None, None) => entry.to_string(),
+        // Of what follows `--`.
+        (None, None) => flags::flag(entry).unwrap_or_else(|| entry.to_string()),
     }
 }
 

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use super::args::Optimize;
-use super::experiment::{self, RUNS, claim, unusable};
+use super::experiment::{self, OPTIMISATION, RUNS, claim, unusable};
 use super::progress::Progress;
 use super::{compare, meaning, output, signals};
 use crate::error::Result;
@@ -25,8 +25,6 @@ use line::{Line, embedding};
 use report::Report;
 use rounds::{Embeddings, Rounds};
 
-/// What an optimisation is of. A folder serves one.
-pub const DESIGN: &str = experiment::OPTIMISATION;
 /// What a folder holds.
 const WHAT: &str = "optimisation";
 
@@ -48,7 +46,7 @@ pub fn run(args: &Optimize, typed: &[String]) -> Result<()> {
     meaning::unused_embeddings(&session, &prompts).iter().for_each(output::note);
     fs::create_dir_all(folder).map_err(|e| unusable(folder, e))?;
     let _lock = lock(folder)?;
-    claim(folder, DESIGN, WHAT, &design.record(), typed)?;
+    claim(folder, OPTIMISATION, WHAT, &design.record(), typed)?;
     let path = folder.join(RUNS);
     let lines = experiment::read(&path, WHAT, |line: &Line| line.belongs_to(&design), Line::key)?;
     compare::missing_pictures(folder, lines.iter().map(|line| &*line.picture));

@@ -13,7 +13,7 @@ use std::fs;
 
 use super::args::Pareto;
 use super::compare;
-use super::experiment::{self, RUNS, claim, unusable};
+use super::experiment::{self, FRONT, RUNS, claim, unusable};
 use super::progress::Progress;
 use super::{output, signals};
 use crate::error::Result;
@@ -23,8 +23,6 @@ use design::{Front, check, comparison, names};
 use report::Report;
 use result::Line;
 
-/// What an experiment is of. A folder serves one.
-pub const DESIGN: &str = experiment::FRONT;
 /// What a folder holds.
 const WHAT: &str = "front";
 
@@ -39,12 +37,12 @@ pub fn run(args: &Pareto, typed: &[String]) -> Result<()> {
     check(args)?;
     let grid = args.weights.grid(args.rewards.len())?;
     let mut design = compare::design::Design::resolve(&comparison(args)?)?;
-    let mut session = compare::open(&mut design, &folder.join(DESIGN), args.cases.quiet)?;
+    let mut session = compare::open(&mut design, &folder.join(FRONT), args.cases.quiet)?;
     let names = names(session.reward().terms().iter().map(|(_, reward)| reward.name()));
     let front = Front { design, grid, names };
     fs::create_dir_all(folder).map_err(|e| unusable(folder, e))?;
     let _lock = lock(folder)?;
-    claim(folder, DESIGN, WHAT, &front.record(), typed)?;
+    claim(folder, FRONT, WHAT, &front.record(), typed)?;
     let path = folder.join(RUNS);
     let mut lines = experiment::read(&path, WHAT, |line: &Line| line.belongs_to(&front), Line::key)?;
     compare::missing_pictures(folder, lines.iter().filter_map(|line| line.picture.as_deref()));

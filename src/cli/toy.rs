@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use super::args::Toy;
-use super::experiment::{self, RUNS, claim, unusable};
+use super::experiment::{self, RUNS, TOY, claim, unusable};
 use super::progress::Progress;
 use super::{output, signals};
 use crate::error::Result;
@@ -21,8 +21,6 @@ use draw::RunResult;
 use learn::Learned;
 use table::Report;
 
-/// What the experiment is of. A folder serves one.
-pub const DESIGN: &str = experiment::TOY;
 /// What a folder holds.
 const WHAT: &str = "experiment";
 
@@ -39,7 +37,7 @@ pub fn run(args: &Toy, typed: &[String]) -> Result<()> {
     // Nothing is made of what is refused.
     fs::create_dir_all(folder).map_err(|e| unusable(folder, e))?;
     let _lock = lock(folder)?;
-    claim(folder, DESIGN, WHAT, &design.record(), typed)?;
+    claim(folder, TOY, WHAT, &design.record(), typed)?;
     let path = folder.join(RUNS);
     let mut results =
         experiment::read(&path, WHAT, |run: &RunResult| run.belongs_to(&design), RunResult::key)?;

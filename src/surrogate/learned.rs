@@ -111,15 +111,14 @@ impl Surrogate {
     /// What tells it from a surrogate that `settings` make of `answers`, in words; `None` where nothing does.
     /// Networks are not looked at.
     pub fn differs_from(&self, settings: &Settings, answers: &[f64]) -> Option<String> {
-        let Learned { pairs, validated, answers_sha256, .. } = &self.learned;
-        let (taught, standard) = (taught(answers.len()), Standard::of(&answers[..taught(answers.len())]));
+        let Learned { pairs, answers_sha256, .. } = &self.learned;
         if let Some(difference) = self.settings.difference(settings) {
             return Some(difference);
         }
         if *pairs != answers.len() {
             return Some(format!("it has learned from {pairs} answers, not {}", answers.len()));
         }
-        let same = *validated == pairs - taught && self.standard == standard;
+        let same = self.standard == Standard::of(&answers[..taught(answers.len())]);
         (!same || *answers_sha256 != hash(answers)).then(|| "it has learned from other answers".into())
     }
 

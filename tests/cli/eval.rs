@@ -123,11 +123,11 @@ fn sets_have_the_scores_of_their_pictures() {
     let said = String::from_utf8_lossy(&one_picture.stderr).into_owned();
     assert!(said.contains("LPIPS is of two pictures"), "{said}");
     fails(eval(&[text(&a), "--lpips-inputs", "unit"]), 2, &["--lpips"]);
-    // The mean of the held-out scores of 8-bit pictures that the runs recorded.
     let zeros: Vec<u8> = fs::read(&linear).expect("weights");
     let start = 8 + u64::from_le_bytes(zeros[..8].try_into().expect("eight bytes")) as usize;
     fs::write(&linear, [&zeros[..start], &vec![0; zeros.len() - start]].concat()).expect("written");
     fails(eval(&[text(&a), "--lpips", &two, "--reward", "gold"]), 3, &["nothing but 0", "alex.pth"]);
+    // The mean of the held-out scores of 8-bit pictures that the runs recorded.
     let recorded: Vec<f64> = folders(&a)
         .iter()
         .flat_map(|name| lines(&a.join(name).join("particles.jsonl")))
@@ -214,6 +214,7 @@ fn what_cannot_be_judged_is_refused() {
         &format!("{}/.", text(&a)),
     ]));
     json(&fs::read_to_string(tables.join("summary.json")).expect("a summary"));
+    assert!(tables.join("table.csv").exists());
     // Of the same name in another folder are other pictures.
     let there = dir.path().join("there");
     fs::create_dir(&there).expect("a folder");
@@ -224,7 +225,6 @@ fn what_cannot_be_judged_is_refused() {
     let mut beside = program();
     beside.current_dir(&there).args(["eval", "../a", "--reward", "clip", "-o", text(&tables)]);
     succeeds(beside.output().expect("the program"));
-    assert!(tables.join("table.csv").exists());
     #[cfg(unix)]
     {
         // By another path it is the same program.

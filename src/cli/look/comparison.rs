@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::files::{self, Left};
-use crate::cli::compare::DESIGN;
+use crate::cli::experiment::COMPARISON;
 use crate::error::Result;
 
 /// A run of a comparison, a line of its `runs.jsonl` (docs/formats.md).
@@ -43,7 +43,7 @@ impl Comparison {
     /// `summary.json` is.
     pub fn read(folder: &Path) -> Result<Comparison> {
         let Left { record, summary, lines: runs, notes } =
-            files::left(folder, DESIGN, ("comparison", "runs"))?;
+            files::left(folder, COMPARISON, ("comparison", "runs"))?;
         let mut comparison = Comparison { folder: folder.into(), record, summary, runs, notes };
         if comparison.summary.is_none() {
             comparison.notes.push(format!(

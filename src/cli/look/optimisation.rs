@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::files::{self, Left};
-use crate::cli::optimize::DESIGN;
+use crate::cli::experiment::OPTIMISATION;
 use crate::error::Result;
 
 /// A query, a line of its `runs.jsonl` (docs/formats.md).
@@ -43,7 +43,7 @@ impl Optimisation {
     /// `summary.json` is.
     pub fn read(folder: &Path) -> Result<Optimisation> {
         let Left { record, summary, lines: queries, notes } =
-            files::left(folder, DESIGN, ("optimisation", "queries"))?;
+            files::left(folder, OPTIMISATION, ("optimisation", "queries"))?;
         let mut read = Optimisation { folder: folder.into(), record, summary, queries, notes };
         if read.summary.is_none() {
             let each = read.number("queries") + read.number("evaluate");

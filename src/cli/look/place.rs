@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::cli::{compare, optimize};
+use crate::cli::experiment::{COMPARISON, OPTIMISATION};
 use crate::error::{Error, Result};
 use crate::run::{PARTICLES, RECORD, TRACE};
 
@@ -26,7 +26,7 @@ pub enum Place {
 /// [`ErrorKind::Io`](crate::ErrorKind::Io) where it cannot be read;
 /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) where nothing of the kind is.
 pub fn places(path: &Path) -> Result<Vec<Place>> {
-    let names = [RECORD, TRACE, PARTICLES, compare::DESIGN, optimize::DESIGN];
+    let names = [RECORD, TRACE, PARTICLES, COMPARISON, OPTIMISATION];
     if path.is_file() && path.file_name().is_some_and(|name| names.iter().any(|known| name == *known)) {
         let folder = path.parent().filter(|folder| *folder != Path::new(""));
         return places(folder.unwrap_or(Path::new(".")));
@@ -54,10 +54,10 @@ pub fn places(path: &Path) -> Result<Vec<Place>> {
 }
 
 fn place(folder: &Path) -> Option<Place> {
-    if folder.join(compare::DESIGN).exists() {
+    if folder.join(COMPARISON).exists() {
         return Some(Place::Comparison(folder.into()));
     }
-    if folder.join(optimize::DESIGN).exists() {
+    if folder.join(OPTIMISATION).exists() {
         return Some(Place::Optimisation(folder.into()));
     }
     // A run without its record is one too, and is said to lack it.

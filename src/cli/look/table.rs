@@ -4,14 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::files;
-use crate::cli::experiment::{EVALUATION, RUNS, SUMMARY, TABLE};
-use crate::cli::{flags, pareto, toy};
+use crate::cli::experiment::{EVALUATION, FRONT, RUNS, SUMMARY, TABLE, TOY};
+use crate::cli::flags;
 use crate::error::{Error, Result};
 use crate::regular;
 
 /// Files that say what a folder's table is of, what that is in a word, and the name of its first column.
 const KINDS: [(&str, &str, &str); 3] =
-    [(toy::DESIGN, "Toy", "method"), (pareto::DESIGN, "Front", "arm"), (EVALUATION, "Evaluation", "set")];
+    [(TOY, "Toy", "method"), (FRONT, "Front", "arm"), (EVALUATION, "Evaluation", "set")];
 /// Most bytes of a table.
 const MOST_BYTES: u64 = 1 << 24;
 
