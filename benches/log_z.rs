@@ -29,6 +29,9 @@ struct Args {
     reference: usize,
     #[arg(long, value_delimiter = ',', default_value = "2,1,0.5")]
     alphas: Vec<f64>,
+    /// Labels of the methods
+    #[arg(long, value_delimiter = ';', default_values_t = ARMS.map(|arm| arm.label.to_string()))]
+    arms: Vec<String>,
     #[arg(long = "prompt", default_value = "a star")]
     prompts: Vec<String>,
     #[arg(long, default_value_t = 10)]
@@ -111,6 +114,10 @@ struct Bench {
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    let labels = ARMS.map(|arm| arm.label);
+    if let Some(other) = args.arms.iter().find(|arm| !labels.contains(&arm.as_str())) {
+        return Err(Error::usage(format!("--arms {other}: give some of {}", labels.join(";"))));
+    }
     let rows = read(&args.file)?;
     if let Some(folder) = args.file.parent() {
         fs::create_dir_all(folder)
@@ -158,6 +165,9 @@ impl Bench {
             );
             println!("{HEAD}");
             for arm in ARMS {
+                if !self.args.arms.iter().any(|label| label == arm.label) {
+                    continue;
+                }
                 let began = Instant::now();
                 let (rows, drawn) = self.arm(prompt, arm, alpha)?;
                 println!("{}", self.line(arm.label, &rows, &truth));

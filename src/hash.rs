@@ -1,11 +1,15 @@
 //! SHA-256, in one place: of bytes and of files that are read a block at a time.
 
+mod kept;
+
 use std::io::{self, Read};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
 use crate::regular;
+
+pub use kept::sha256_of_weights;
 
 /// Bytes of a file that are held in memory at a time.
 const BLOCK: usize = 1 << 20;

@@ -42,6 +42,7 @@
 
 pub mod assets;
 pub mod backend;
+mod cache;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod cpu;

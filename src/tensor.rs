@@ -153,9 +153,6 @@ pub enum OwnedSlice {
 }
 
 impl OwnedSlice {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.as_slice().is_empty()
-    }
     /// The elements.
     pub fn as_slice(&self) -> HostSlice<'_> {
         match self {
@@ -168,23 +165,40 @@ impl OwnedSlice {
 
 /// Elements that a thread copies at a time. Most of the time goes into the pages of the copy, which the
 /// system clears as they are first written.
-const COPIED: usize = 1 << 20;
+const COPIED: usize = 1 << 16;
 
-/// A copy; `None` where there is no memory for it.
-fn try_to_vec<T: Pod + Send + Sync>(x: &[T]) -> Option<Vec<T>> {
-    let mut all = allocation::try_zeroed_vec(x.len()).ok()?;
-    all.par_chunks_mut(COPIED).zip(x.par_chunks(COPIED)).for_each(|(to, from)| to.copy_from_slice(from));
+/// The parts one behind the other; `None` where there is no memory for them.
+fn try_concat<T: Pod + Send + Sync>(parts: &[&[T]]) -> Option<Vec<T>> {
+    let mut all = allocation::try_zeroed_vec(parts.iter().map(|part| part.len()).sum()).ok()?;
+    let mut rest = all.as_mut_slice();
+    for part in parts {
+        let (to, behind) = rest.split_at_mut(part.len());
+        to.par_chunks_mut(COPIED)
+            .zip(part.par_chunks(COPIED))
+            .for_each(|(to, from)| to.copy_from_slice(from));
+        rest = behind;
+    }
     Some(all)
 }
 
 impl<'a> HostSlice<'a> {
     /// A copy; `None` where there is no memory for it.
     pub(crate) fn try_to_owned(self) -> Option<OwnedSlice> {
-        Some(match self {
-            HostSlice::F32(x) => OwnedSlice::F32(try_to_vec(x)?),
-            HostSlice::F16(x) => OwnedSlice::F16(try_to_vec(x)?),
-            HostSlice::BF16(x) => OwnedSlice::BF16(try_to_vec(x)?),
-        })
+        HostSlice::try_concat(&[self])
+    }
+    /// The parts one behind the other, as f32 where they are not all of one type; `None` where there is no
+    /// memory for them.
+    pub(crate) fn try_concat(parts: &[HostSlice<'a>]) -> Option<OwnedSlice> {
+        let f16 = |part: &HostSlice<'a>| if let HostSlice::F16(x) = part { Some(*x) } else { None };
+        let bf16 = |part: &HostSlice<'a>| if let HostSlice::BF16(x) = part { Some(*x) } else { None };
+        if let Some(parts) = parts.iter().map(f16).collect::<Option<Vec<_>>>() {
+            return try_concat(&parts).map(OwnedSlice::F16);
+        }
+        if let Some(parts) = parts.iter().map(bf16).collect::<Option<Vec<_>>>() {
+            return try_concat(&parts).map(OwnedSlice::BF16);
+        }
+        let wide: Vec<Cow<'_, [f32]>> = parts.iter().map(|part| part.to_f32()).collect();
+        try_concat(&wide.iter().map(Cow::as_ref).collect::<Vec<_>>()).map(OwnedSlice::F32)
     }
     /// Their bytes.
     pub fn bytes(self) -> u64 {
@@ -241,6 +255,34 @@ impl<'a> HostSlice<'a> {
                 narrow.write(&mut all);
                 Cow::Owned(all)
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_one_type_keep_it_and_others_become_f32() {
+        // Longer than what one thread copies.
+        let long: Vec<f32> = (0..COPIED + 3).map(|i| (i % 2048) as f32).collect();
+        let half = |x: &[f32]| x.iter().map(|&x| f16::from_f32(x)).collect::<Vec<_>>();
+        let (a, b) = (half(&long), half(&[1.5, -2.0]));
+        let brain = [bf16::from_f32(3.0)];
+        let all: Vec<f32> = long.iter().copied().chain([1.5, -2.0]).collect();
+        match HostSlice::try_concat(&[HostSlice::F16(&a), HostSlice::F16(&b)]).unwrap() {
+            OwnedSlice::F16(x) => assert_eq!(x, half(&all)),
+            other => panic!("{other:?}"),
+        }
+        match HostSlice::try_concat(&[HostSlice::BF16(&brain), HostSlice::BF16(&brain)]).unwrap() {
+            OwnedSlice::BF16(x) => assert_eq!(x, [brain[0]; 2]),
+            other => panic!("{other:?}"),
+        }
+        let mixed = [HostSlice::F32(&long), HostSlice::F16(&b), HostSlice::BF16(&brain)];
+        match HostSlice::try_concat(&mixed).unwrap() {
+            OwnedSlice::F32(x) => assert_eq!(x, [&all[..], &[3.0]].concat()),
+            other => panic!("{other:?}"),
         }
     }
 }

@@ -55,7 +55,7 @@ mod with_cuda {
 
     /// Where what is compiled and timed on this machine is kept, and whether it can be.
     fn cache() -> String {
-        let Some(folder) = cuda::cache() else {
+        let Some(folder) = crate::cache::folder() else {
             return "none: neither XDG_CACHE_HOME nor HOME is set; kernels compiled here are not kept".into();
         };
         let files = std::fs::read_dir(&folder).map_or(0, Iterator::count);

@@ -17,7 +17,7 @@ mod smc;
 
 pub use ctx::Cuda;
 pub use device::{Elem, GpuInfo, count, driver_version, info};
-pub use launch::{ARCHITECTURES, TOOLKIT, cache, compiles, has_nvrtc, usable};
+pub use launch::{ARCHITECTURES, TOOLKIT, compiles, has_nvrtc, usable};
 pub use matmul::has_cublaslt;
 
 /// What tests and benches look at inside the backend; no part of the library's interface.

@@ -8,7 +8,7 @@ use super::checkpoint::{Checkpoint, TensorView, Weights};
 use crate::backend::{self, Backend, Epilogue, GroupNorm};
 use crate::error::Result;
 use crate::tape::{Tape, Var};
-use crate::tensor::{HostSlice, OwnedSlice, Shape, Tensor};
+use crate::tensor::{HostSlice, Shape, Tensor};
 
 /// A place in a checkpoint and the backend that its tensors go to.
 pub(super) struct Loader<'a> {
@@ -66,17 +66,17 @@ impl<'a> Loader<'a> {
 
     /// Several linear layers of the same input as one: their outputs side by side.
     pub fn stacked(&self, names: &[&str], out: usize, input: usize, bias: bool) -> Result<Linear> {
-        let (mut w, mut b) = (Rows::new(input), Rows::new(1));
+        let (mut w, mut b) = (Rows::default(), Rows::default());
         for name in names {
             let part = self.at(name);
-            w.push(part.view("weight", &[out, input])?.data());
+            w.push(part.view("weight", &[out, input])?);
             if bias {
-                b.push(part.view("bias", &[out])?.data());
+                b.push(part.view("bias", &[out])?);
             }
         }
-        let shape = Shape::vector(names.len() * out);
-        let b = bias.then(|| self.backend.upload_owned(shape, b.data)).transpose()?;
-        Ok(Linear { w: w.upload(self.backend)?, b })
+        let rows = names.len() * out;
+        let b = bias.then(|| b.upload(self.backend, Shape::vector(rows))).transpose()?;
+        Ok(Linear { w: w.upload(self.backend, Shape::rows(rows, input))?, b })
     }
 
     /// A convolution of side `k` with bias.
@@ -100,36 +100,22 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// Rows of a matrix collected on the host, in the element type of the file as long as all parts agree on it.
-pub(super) struct Rows {
-    width: usize,
-    data: OwnedSlice,
+/// Tensors of a checkpoint that become one, each behind the last: rows of a matrix, parts of a vector.
+#[derive(Default)]
+pub(super) struct Rows<'a> {
+    parts: Vec<TensorView<'a>>,
 }
 
-impl Rows {
-    pub fn new(width: usize) -> Rows {
-        Rows { width, data: OwnedSlice::F32(Vec::new()) }
+impl<'a> Rows<'a> {
+    pub fn push(&mut self, part: TensorView<'a>) {
+        self.parts.push(part);
     }
 
-    pub fn push(&mut self, rows: HostSlice<'_>) {
-        match (&mut self.data, rows) {
-            (data, HostSlice::F16(x)) if data.is_empty() => *data = OwnedSlice::F16(x.to_vec()),
-            (data, HostSlice::BF16(x)) if data.is_empty() => *data = OwnedSlice::BF16(x.to_vec()),
-            (OwnedSlice::F16(data), HostSlice::F16(x)) => data.extend_from_slice(x),
-            (OwnedSlice::BF16(data), HostSlice::BF16(x)) => data.extend_from_slice(x),
-            (OwnedSlice::F32(data), x) => data.extend_from_slice(&x.to_f32()),
-            (data, x) => {
-                let mut all = data.as_slice().to_f32().into_owned();
-                all.extend_from_slice(&x.to_f32());
-                *data = OwnedSlice::F32(all);
-            }
-        }
-    }
-
-    /// `(rows, 1, 1, width)`.
-    pub fn upload(self, backend: &dyn Backend) -> Result<Tensor> {
-        let rows = self.data.as_slice().len() / self.width;
-        backend.upload_owned(Shape::rows(rows, self.width), self.data)
+    /// All of them as a tensor of as many elements, in the element type of the file if they agree on it.
+    pub fn upload(self, backend: &dyn Backend, shape: Shape) -> Result<Tensor> {
+        let parts: Vec<HostSlice<'_>> = self.parts.iter().map(TensorView::data).collect();
+        let all = HostSlice::try_concat(&parts).ok_or_else(|| backend::out_of_memory(shape.len()))?;
+        backend.upload_owned(shape, all)
     }
 }
 

@@ -107,7 +107,7 @@ impl Unet {
     pub fn load(backend: &dyn Backend, checkpoint: &Checkpoint, config: &UNetConfig) -> Result<Unet> {
         let root = Loader::new(backend, checkpoint);
         let (base, temb) = (config.base_channels(), config.time_embed_dim);
-        let mut layers = Layers { config, rows: Rows::new(temb), bias: Vec::new(), blocks: 0 };
+        let mut layers = Layers { config, rows: Rows::default(), bias: Vec::new(), blocks: 0 };
 
         let mut channels = base;
         // Channels of every skip connection, in the order in which they are made.
@@ -457,17 +457,17 @@ fn same(kernel: usize) -> Conv {
 struct Layers<'a> {
     config: &'a UNetConfig,
     /// `time_emb_proj` of all residual blocks, one below the other.
-    rows: Rows,
+    rows: Rows<'a>,
     /// The sums of both biases, of `time_emb_proj` and `conv1`.
     bias: Vec<f32>,
     /// Transformer blocks so far.
     blocks: usize,
 }
 
-impl Layers<'_> {
+impl<'a> Layers<'a> {
     fn load(
         &mut self,
-        from: &Loader<'_>,
+        from: &Loader<'a>,
         index: usize,
         input: usize,
         out: usize,
@@ -478,7 +478,7 @@ impl Layers<'_> {
         let res = ResBlock::load(&at, input, out, groups, eps)?;
         let bias = (self.bias.len(), out);
         let time = at.at("time_emb_proj");
-        self.rows.push(time.view("weight", &[out, temb])?.data());
+        self.rows.push(time.view("weight", &[out, temb])?);
         let (a, b) = (time.view("bias", &[out])?, at.view("conv1.bias", &[out])?);
         self.bias.extend(a.data().to_f32().iter().zip(b.data().to_f32().iter()).map(|(a, b)| a + b));
         let transformer = match attention {
@@ -495,7 +495,9 @@ impl Layers<'_> {
     }
 
     fn biases(self, backend: &dyn Backend) -> Result<Linear> {
-        let b = backend.upload(Shape::vector(self.bias.len()), HostSlice::F32(&self.bias))?;
-        Ok(Linear { w: self.rows.upload(backend)?, b: Some(b) })
+        let rows = self.bias.len();
+        let b = backend.upload(Shape::vector(rows), HostSlice::F32(&self.bias))?;
+        let w = self.rows.upload(backend, Shape::rows(rows, self.config.time_embed_dim))?;
+        Ok(Linear { w, b: Some(b) })
     }
 }

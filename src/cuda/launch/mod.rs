@@ -9,5 +9,5 @@ mod timer;
 
 pub use call::{Call, Launch};
 pub(super) use kernels::{kernels, params};
-pub use module::{ARCHITECTURES, Image, TOOLKIT, cache, compiles, has_nvrtc, usable};
+pub use module::{ARCHITECTURES, Image, TOOLKIT, compiles, has_nvrtc, usable};
 pub use timer::Mark;

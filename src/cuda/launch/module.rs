@@ -5,8 +5,7 @@
 use std::env;
 use std::ffi::CString;
 use std::fs;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::ptr;
 use std::sync::Arc;
 
@@ -14,8 +13,8 @@ use cudarc::driver::sys::CUfunction_attribute as Attribute;
 use cudarc::driver::{CudaFunction, CudaModule};
 use cudarc::nvrtc::{Ptx, result as nvrtc, sys};
 use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
 
+use crate::cache;
 use crate::cuda::device::{self, Device, Elem, GpuInfo};
 use crate::error::{Error, Result};
 
@@ -84,7 +83,7 @@ impl<'a> Image<'a> {
             hash.update([0]);
         }
         let digest: String = hash.finalize().iter().take(12).map(|b| format!("{b:02x}")).collect();
-        cache().map(|dir| dir.join(format!("{file}-{}-{digest}.cubin", self.elem.name())))
+        cache::folder().map(|dir| dir.join(format!("{file}-{}-{digest}.cubin", self.elem.name())))
     }
 
     /// Compiles `file`, and keeps it for the next run.
@@ -92,21 +91,10 @@ impl<'a> Image<'a> {
         let bytes = compile(file, self.options())?;
         if let Some(path) = kept {
             // A cache that cannot be written costs the time of compiling at the next start, nothing else.
-            let _ = keep(&path, &bytes);
+            let _ = cache::keep(&path, &bytes);
         }
         Ok(bytes)
     }
-}
-
-/// Writes a file of the cache. Its name appears only when it is whole, whichever threads and programs write
-/// it too.
-fn keep(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(path);
-    fs::create_dir_all(folder)?;
-    let mut part = NamedTempFile::new_in(folder)?;
-    part.write_all(bytes)?;
-    part.persist(path)?;
-    Ok(())
 }
 
 /// What nvcc compiled the kernels in this binary for, such as `80,90a+ptx80`; empty if they are sources only.
@@ -168,20 +156,10 @@ fn embedded() -> &'static [(&'static str, &'static str, &'static [u8])] {
     if here { &[] } else { IMAGES }
 }
 
-/// Where compiled kernels and choices between products are kept: `$XDG_CACHE_HOME/das-cuda` or
-/// `~/.cache/das-cuda`. A relative path in that variable is ignored, as the XDG Base Directory Specification
-/// has it.
-pub fn cache() -> Option<PathBuf> {
-    let dir = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let given = dir("XDG_CACHE_HOME").filter(|dir| dir.is_absolute());
-    let base = given.or_else(|| dir("HOME").map(|home| home.join(".cache")))?;
-    Some(base.join("das-cuda"))
-}
-
 /// Whether the next GPU to be opened has its kernels compiled first, which takes a minute or more: there are
 /// none in the binary, and none were kept.
 pub fn compiles() -> bool {
-    let mut kept = cache().and_then(|dir| fs::read_dir(dir).ok()).into_iter().flatten().flatten();
+    let mut kept = cache::folder().and_then(|dir| fs::read_dir(dir).ok()).into_iter().flatten().flatten();
     embedded().is_empty() && !kept.any(|file| file.path().extension().is_some_and(|e| e == "cubin"))
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use super::problem::Problem;
 use crate::backend::{Activation, Epilogue};
-use crate::cuda::launch;
+use crate::cache;
 
 /// What makes a problem: our kernels, or one of the library's candidates, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl Cache {
         let name: String =
             name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
         let file = |dir: PathBuf| dir.join(format!("products-{name}-{}.txt", env!("CARGO_PKG_VERSION")));
-        Cache::open(launch::cache().map(file))
+        Cache::open(cache::folder().map(file))
     }
 
     /// Reads `file`. A file that cannot be read, and lines that are not understood, decide nothing.

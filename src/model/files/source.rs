@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::assembled::{Assembled, Piece};
 use crate::error::{Error, Result};
-use crate::hash::{sha256, sha256_of_file};
+use crate::hash::{sha256, sha256_of_weights};
 use crate::hub::hash_of;
 use crate::regular;
 
@@ -194,7 +194,7 @@ pub fn sha256_once<'a>(
     path: &Path,
     refuse: impl FnOnce(&'static str) -> Error,
 ) -> Result<&'a str> {
-    let hash = computed_once(cell, || match sha256_of_file(path) {
+    let hash = computed_once(cell, || match sha256_of_weights(path) {
         Ok((_, hash)) => Ok(hash),
         Err(e) => {
             let fix = regular::fix(&e, "leave the file in place while it is in use");
@@ -208,7 +208,7 @@ pub fn sha256_once<'a>(
 fn sha256_or_name(path: &Path) -> io::Result<(u64, String)> {
     match hash_of(path) {
         Some(hash) => Ok((regular::open(path)?.metadata()?.len(), hash)),
-        None => sha256_of_file(path),
+        None => sha256_of_weights(path),
     }
 }
 
