@@ -5,7 +5,7 @@
 
 use crate::backend::{Activation, AffineClamp, Attention, Backend, Conv, Epilogue, Filter, GroupNorm};
 use crate::error::Result;
-use crate::tape::{Tape, Var};
+use crate::tape::{Recompute, Tape, Var};
 use crate::tensor::{Shape, Tensor};
 
 /// `Some(node)` of each watched input, for closures that hand out cotangents.
@@ -392,15 +392,76 @@ impl<'a> Tape<'a> {
         let own = self.backend();
         let y = f(&Tape::off(own), &x.detach())?.into_value();
         let xv = x.value().clone();
+        Ok(self.unary(x, y, move |_, dy| again(own, xv, f, |_| Ok(dy))))
+    }
+
+    /// [`self_attention`](Tape::self_attention) of `project(x)` `(n, h, w, 3c)`. A tape that recomputes
+    /// [projections](Recompute::Projections) keeps `x`, the result and the log-sum-exp of the scores, and
+    /// computes `project(x)` again on the way back.
+    ///
+    /// # Errors
+    /// Those of `project`, and of the backend.
+    pub fn self_attention_of(
+        &self,
+        x: &Var,
+        attention: Attention,
+        project: impl Fn(&Tape<'a>, &Var) -> Result<Var> + 'a,
+    ) -> Result<Var> {
+        if !self.recomputes(Recompute::Projections) || !self.records(x) {
+            return self.self_attention(&project(self, x)?, attention);
+        }
+        let own = self.backend();
+        let qkv = project(&Tape::off(own), &x.detach())?.into_value();
+        let (y, saved) = own.self_attention(&qkv, attention)?;
+        drop(qkv);
+        let (xv, out) = (x.value().clone(), y.clone());
         Ok(self.unary(x, y, move |backend, dy| {
-            let tape = Tape::new(own);
-            let leaf = tape.watch(xv);
-            let y = f(&tape, &leaf)?;
-            let shape = leaf.shape();
-            match tape.gradient(&y, dy, &leaf)? {
-                Some(dx) => Ok(dx.reshape(shape)),
-                None => backend.zeros(shape),
-            }
+            again(own, xv, project, |qkv| backend.self_attention_vjp(qkv, &out, &saved, &dy, attention))
         }))
+    }
+
+    /// [`cross_attention`](Tape::cross_attention) of `project(x)` `(n, h, w, c)` to `kv`. A tape that
+    /// recomputes [projections](Recompute::Projections) keeps `x` alone, and computes `project(x)` again on
+    /// the way back.
+    ///
+    /// # Errors
+    /// Those of `project`, and of the backend.
+    pub fn cross_attention_of(
+        &self,
+        x: &Var,
+        kv: &Tensor,
+        kv_of: &[u32],
+        attention: Attention,
+        project: impl Fn(&Tape<'a>, &Var) -> Result<Var> + 'a,
+    ) -> Result<Var> {
+        if !self.recomputes(Recompute::Projections) || !self.records(x) {
+            return self.cross_attention(&project(self, x)?, kv, kv_of, attention);
+        }
+        let own = self.backend();
+        let q = project(&Tape::off(own), &x.detach())?.into_value();
+        let y = own.cross_attention(&q, kv, kv_of, attention)?;
+        drop(q);
+        let (xv, kv, kv_of) = (x.value().clone(), kv.clone(), kv_of.to_vec());
+        Ok(self.unary(x, y, move |backend, dy| {
+            again(own, xv, project, |q| backend.cross_attention_vjp(q, &kv, &kv_of, &dy, attention))
+        }))
+    }
+}
+
+/// Cotangent of `x`, for that of `f(x)` which `seed` makes of the value; `f` is computed again for it.
+fn again<'a>(
+    backend: &'a dyn Backend,
+    x: Tensor,
+    f: impl Fn(&Tape<'a>, &Var) -> Result<Var>,
+    seed: impl FnOnce(&Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let tape = Tape::new(backend);
+    let leaf = tape.watch(x);
+    let shape = leaf.shape();
+    let y = f(&tape, &leaf)?;
+    let dy = seed(y.value())?;
+    match tape.gradient(&y, dy, &leaf)? {
+        Some(dx) => Ok(dx.reshape(shape)),
+        None => backend.zeros(shape),
     }
 }

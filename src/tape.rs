@@ -87,6 +87,8 @@ pub enum Recompute {
     Nothing,
     /// The wide layer inside the feed-forward part of the UNet's transformer blocks.
     FeedForward,
+    /// Queries, keys and values of their attention as well. What attention makes of them is kept.
+    Projections,
     /// Everything inside residual and transformer blocks of UNet and decoder: their inputs are kept.
     Blocks,
 }
@@ -159,7 +161,7 @@ impl<'a> Tape<'a> {
         x: Var,
         f: impl Fn(&Tape<'a>, Var) -> Result<Var> + 'a,
     ) -> Result<Var> {
-        if self.recompute >= at && self.records(&x) {
+        if self.recomputes(at) && self.records(&x) {
             self.checkpoint(&x, move |tape, x| f(tape, x.clone()))
         } else {
             f(self, self.alias(x))
@@ -170,6 +172,11 @@ impl<'a> Tape<'a> {
     fn alias(&self, x: Var) -> Var {
         let Some(node) = x.node else { return x };
         self.push(x.into_value(), true, |_| Box::new(move |_, dx| Ok(vec![(node, dx)])))
+    }
+
+    /// Whether what is kept of the kind `at`, or of a smaller one, is computed again instead.
+    pub(crate) fn recomputes(&self, at: Recompute) -> bool {
+        self.recompute >= at
     }
 
     /// Whether what is made of `x` will be differentiated.

@@ -125,15 +125,18 @@ impl TransformerBlock {
 
     fn run<'t>(&'t self, tape: &Tape<'t>, mut x: Var, text: Text<'t>) -> Result<Var> {
         let n = text.rows.len();
-        let mut h = self.norm1.layer(tape, &x, LAYER_NORM_EPS)?;
-        h = self.qkv.run(tape, &h, None)?;
-        h = tape.self_attention(&h, self.attention)?;
+        let mut h = tape.self_attention_of(&x, self.attention, |tape, x| {
+            let h = self.norm1.layer(tape, x, LAYER_NORM_EPS)?;
+            self.qkv.run(tape, &h, None)
+        })?;
         x = self.out1.run(tape, &h, Some(&x))?;
 
-        h = self.norm2.layer(tape, &x, LAYER_NORM_EPS)?;
-        h = self.q.run(tape, &h, None)?;
-        h = widen(tape, h, n)?;
-        h = tape.cross_attention(&h, &text.kv[self.index], text.rows, self.attention)?;
+        let kv = &text.kv[self.index];
+        h = tape.cross_attention_of(&x, kv, text.rows, self.attention, move |tape, x| {
+            let h = self.norm2.layer(tape, x, LAYER_NORM_EPS)?;
+            let h = self.q.run(tape, &h, None)?;
+            widen(tape, h, n)
+        })?;
         x = widen(tape, x, n)?;
         x = self.out2.run(tape, &h, Some(&x))?;
 

@@ -72,6 +72,8 @@ pub enum Checkpointing {
     Off,
     /// The widest of the UNet's, inside the feed-forward parts of its transformers: little more time
     FeedForward,
+    /// These, and queries, keys and values of the attention in them: a little more time again
+    Projections,
     /// All inside the blocks of UNet and decoder: a third more time
     On,
     /// The least that lets the predicted peak fit into the memory that is free
@@ -450,6 +452,7 @@ impl SampleOptions {
         match self.checkpointing {
             Checkpointing::Off | Checkpointing::Auto => Recompute::Nothing,
             Checkpointing::FeedForward => Recompute::FeedForward,
+            Checkpointing::Projections => Recompute::Projections,
             Checkpointing::On => Recompute::Blocks,
         }
     }
@@ -459,6 +462,7 @@ impl SampleOptions {
         match self.recompute() {
             Recompute::Nothing => Checkpointing::Off,
             Recompute::FeedForward => Checkpointing::FeedForward,
+            Recompute::Projections => Checkpointing::Projections,
             Recompute::Blocks => Checkpointing::On,
         }
     }

@@ -71,7 +71,7 @@ impl SessionBuilder {
             return Ok((options, notes));
         }
         let mut chosen = options.clone().checkpointing(Checkpointing::Off);
-        for more in [Checkpointing::FeedForward, Checkpointing::On] {
+        for more in [Checkpointing::FeedForward, Checkpointing::Projections, Checkpointing::On] {
             let Some(note) = self.peak_above(prompt, &chosen, available)? else { break };
             if notes.is_empty() {
                 notes.push(note);

@@ -21,6 +21,7 @@ fn the_plan_foretells_the_peak_memory_of_the_run() {
         &["--proposal", "mpgd", "--particles", "4", "--micro-batch", "2"],
         &["--particles", "2", "--dtype", "bf16"],
         &["--particles", "2", "--dtype", "fp16", "--gradient", "state", "--checkpointing", "feed-forward"],
+        &["--particles", "2", "--gradient", "state", "--checkpointing", "projections"],
         // Many held-out scores after few networks: the saving takes the most.
         &["--proposal", "none", "--particles", "24", "--micro-batch", "4", "--eval-reward", "clip"],
     ];
