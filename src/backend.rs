@@ -84,6 +84,17 @@ pub trait Backend: Send + Sync {
     fn upload_owned(&self, shape: Shape, data: OwnedSlice) -> Result<Tensor> {
         self.upload(shape, data.as_slice())
     }
+    /// The same of elements in several parts, each behind the last, in their common type, or in f32.
+    ///
+    /// # Errors
+    /// As [`upload`](Backend::upload).
+    ///
+    /// # Panics
+    /// As [`upload`](Backend::upload).
+    fn upload_parts(&self, shape: Shape, parts: &[HostSlice<'_>]) -> Result<Tensor> {
+        let all = HostSlice::try_concat(parts).ok_or_else(|| out_of_memory(shape.len()))?;
+        self.upload_owned(shape, all)
+    }
     /// Copies to the host as f32, waiting for the device.
     ///
     /// # Errors

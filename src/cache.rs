@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-/// The folder: `$XDG_CACHE_HOME/das-cuda` or `~/.cache/das-cuda`. A relative path in that variable is
-/// ignored, as the XDG Base Directory Specification has it.
+/// The folder: `$XDG_CACHE_HOME/das-cuda` or `~/.cache/das-cuda`. Relative paths in these variables
+/// are ignored, as the XDG Base Directory Specification has it.
 pub fn folder() -> Option<PathBuf> {
-    let dir = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let given = dir("XDG_CACHE_HOME").filter(|dir| dir.is_absolute());
-    let base = given.or_else(|| dir("HOME").map(|home| home.join(".cache")))?;
+    let dir = |name: &str| env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let base = dir("XDG_CACHE_HOME").or_else(|| dir("HOME").map(|home| home.join(".cache")))?;
     Some(base.join("das-cuda"))
 }
 

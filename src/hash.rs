@@ -29,7 +29,11 @@ pub fn digest(bytes: &[u8]) -> [u8; 32] {
 /// # Errors
 /// Of the system, where the file cannot be opened or read; for what is no regular file.
 pub fn sha256_of_file(path: &Path) -> io::Result<(u64, String)> {
-    let mut file = regular::open(path)?;
+    sha256_of_reader(regular::open(path)?)
+}
+
+/// The same of what is left to read.
+fn sha256_of_reader(mut file: impl Read) -> io::Result<(u64, String)> {
     let (mut hash, mut block, mut length) = (Sha256::new(), vec![0; BLOCK], 0);
     loop {
         match file.read(&mut block) {

@@ -290,10 +290,12 @@ impl Backend for Meter {
     }
 
     fn upload(&self, shape: Shape, data: HostSlice<'_>) -> Result<Tensor> {
-        assert_eq!(shape.len(), data.len(), "upload of {shape}");
-        let stored = if matches!(data, HostSlice::F32(_)) { 4 } else { 2 };
+        self.upload_parts(shape, &[data])
+    }
+    fn upload_parts(&self, shape: Shape, parts: &[HostSlice<'_>]) -> Result<Tensor> {
+        assert_eq!(shape.len(), parts.iter().map(|part| part.len()).sum::<usize>(), "upload of {shape}");
         let fixed = self.weight.filter(|_| !(self.stored_matrices && shape.is_matrix()));
-        Ok(self.block(shape, fixed.unwrap_or(stored), true))
+        Ok(self.block(shape, fixed.unwrap_or(HostSlice::bytes_together(parts)), true))
     }
     fn download(&self, x: &Tensor) -> Result<Vec<f32>> {
         let mut zeros = reserved(x.shape().len())?;

@@ -408,7 +408,7 @@ impl<'a> Tape<'a> {
         project: impl Fn(&Tape<'a>, &Var) -> Result<Var> + 'a,
     ) -> Result<Var> {
         if !self.recomputes(Recompute::Projections) || !self.records(x) {
-            return self.self_attention(&project(self, x)?, attention);
+            return self.self_attention(&project(self, &self.alias(x.clone()))?, attention);
         }
         let own = self.backend();
         let qkv = project(&Tape::off(own), &x.detach())?.into_value();
@@ -416,7 +416,7 @@ impl<'a> Tape<'a> {
         drop(qkv);
         let (xv, out) = (x.value().clone(), y.clone());
         Ok(self.unary(x, y, move |backend, dy| {
-            again(own, xv, project, |qkv| backend.self_attention_vjp(qkv, &out, &saved, &dy, attention))
+            again(own, xv, project, move |qkv| backend.self_attention_vjp(qkv, &out, &saved, &dy, attention))
         }))
     }
 
@@ -435,7 +435,7 @@ impl<'a> Tape<'a> {
         project: impl Fn(&Tape<'a>, &Var) -> Result<Var> + 'a,
     ) -> Result<Var> {
         if !self.recomputes(Recompute::Projections) || !self.records(x) {
-            return self.cross_attention(&project(self, x)?, kv, kv_of, attention);
+            return self.cross_attention(&project(self, &self.alias(x.clone()))?, kv, kv_of, attention);
         }
         let own = self.backend();
         let q = project(&Tape::off(own), &x.detach())?.into_value();
@@ -443,7 +443,7 @@ impl<'a> Tape<'a> {
         drop(q);
         let (xv, kv, kv_of) = (x.value().clone(), kv.clone(), kv_of.to_vec());
         Ok(self.unary(x, y, move |backend, dy| {
-            again(own, xv, project, |q| backend.cross_attention_vjp(q, &kv, &kv_of, &dy, attention))
+            again(own, xv, project, move |q| backend.cross_attention_vjp(q, &kv, &kv_of, &dy, attention))
         }))
     }
 }

@@ -127,7 +127,8 @@ impl<'a> Tape<'a> {
     pub fn new(backend: &'a dyn Backend) -> Tape<'a> {
         Tape::recomputing(backend, Recompute::Nothing)
     }
-    /// A tape that records, and keeps less than all of it: see [`Tape::section`].
+    /// A tape that records, and keeps less than all of it: see [`Tape::section`] and
+    /// [`Tape::self_attention_of`].
     pub fn recomputing(backend: &'a dyn Backend, recompute: Recompute) -> Tape<'a> {
         Tape { backend, nodes: Some(RefCell::new(Vec::new())), recompute, marks: RefCell::default() }
     }
@@ -150,7 +151,7 @@ impl<'a> Tape<'a> {
         }
     }
 
-    /// `f(x)`; as [`Tape::checkpoint`] if this tape recomputes sections of the kind `at` or of a larger one.
+    /// `f(x)`; as [`Tape::checkpoint`] if this tape recomputes sections of the kind `at` or more.
     /// The gradient has the same bits in both cases: what `f` hands to `x` is added up by itself.
     ///
     /// # Errors
@@ -169,12 +170,12 @@ impl<'a> Tape<'a> {
     }
 
     /// The same value, whose cotangents add up apart from the others of `x`.
-    fn alias(&self, x: Var) -> Var {
+    pub(crate) fn alias(&self, x: Var) -> Var {
         let Some(node) = x.node else { return x };
         self.push(x.into_value(), true, |_| Box::new(move |_, dx| Ok(vec![(node, dx)])))
     }
 
-    /// Whether what is kept of the kind `at`, or of a smaller one, is computed again instead.
+    /// Whether this tape computes again what is of the kind `at`: it recomputes that or more.
     pub(crate) fn recomputes(&self, at: Recompute) -> bool {
         self.recompute >= at
     }

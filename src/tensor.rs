@@ -167,18 +167,31 @@ impl OwnedSlice {
 /// system clears as they are first written.
 const COPIED: usize = 1 << 16;
 
-/// The parts one behind the other; `None` where there is no memory for them.
-fn try_concat<T: Pod + Send + Sync>(parts: &[&[T]]) -> Option<Vec<T>> {
-    let mut all = allocation::try_zeroed_vec(parts.iter().map(|part| part.len()).sum()).ok()?;
+/// The parts one behind the other, each element written by `write(part, first, to)`; `None` where there is no
+/// memory for them.
+fn try_concat<P: Copy + Sync, T: Pod + Send>(
+    parts: &[P],
+    len: impl Fn(P) -> usize,
+    write: impl Fn(P, usize, &mut [T]) + Sync,
+) -> Option<Vec<T>> {
+    let mut all = allocation::try_zeroed_vec(parts.iter().map(|part| len(*part)).sum()).ok()?;
     let mut rest = all.as_mut_slice();
-    for part in parts {
-        let (to, behind) = rest.split_at_mut(part.len());
-        to.par_chunks_mut(COPIED)
-            .zip(part.par_chunks(COPIED))
-            .for_each(|(to, from)| to.copy_from_slice(from));
+    for &part in parts {
+        let (to, behind) = rest.split_at_mut(len(part));
+        to.par_chunks_mut(COPIED).enumerate().for_each(|(i, to)| write(part, i * COPIED, to));
         rest = behind;
     }
     Some(all)
+}
+
+/// The parts if all are of half precision.
+fn halves<'a>(parts: &[HostSlice<'a>]) -> Option<Vec<&'a [f16]>> {
+    parts.iter().map(|part| if let HostSlice::F16(x) = part { Some(*x) } else { None }).collect()
+}
+
+/// The parts if all are bfloat16.
+fn brains<'a>(parts: &[HostSlice<'a>]) -> Option<Vec<&'a [bf16]>> {
+    parts.iter().map(|part| if let HostSlice::BF16(x) = part { Some(*x) } else { None }).collect()
 }
 
 impl<'a> HostSlice<'a> {
@@ -189,16 +202,21 @@ impl<'a> HostSlice<'a> {
     /// The parts one behind the other, as f32 where they are not all of one type; `None` where there is no
     /// memory for them.
     pub(crate) fn try_concat(parts: &[HostSlice<'a>]) -> Option<OwnedSlice> {
-        let f16 = |part: &HostSlice<'a>| if let HostSlice::F16(x) = part { Some(*x) } else { None };
-        let bf16 = |part: &HostSlice<'a>| if let HostSlice::BF16(x) = part { Some(*x) } else { None };
-        if let Some(parts) = parts.iter().map(f16).collect::<Option<Vec<_>>>() {
-            return try_concat(&parts).map(OwnedSlice::F16);
+        fn copy<T: Pod>(from: &[T], first: usize, to: &mut [T]) {
+            to.copy_from_slice(&from[first..][..to.len()]);
         }
-        if let Some(parts) = parts.iter().map(bf16).collect::<Option<Vec<_>>>() {
-            return try_concat(&parts).map(OwnedSlice::BF16);
+        if let Some(parts) = halves(parts) {
+            return try_concat(&parts, <[f16]>::len, copy).map(OwnedSlice::F16);
         }
-        let wide: Vec<Cow<'_, [f32]>> = parts.iter().map(|part| part.to_f32()).collect();
-        try_concat(&wide.iter().map(Cow::as_ref).collect::<Vec<_>>()).map(OwnedSlice::F32)
+        if let Some(parts) = brains(parts) {
+            return try_concat(&parts, <[bf16]>::len, copy).map(OwnedSlice::BF16);
+        }
+        let widen = |from: HostSlice<'_>, first, to: &mut [f32]| from.range(first, to.len()).write(to);
+        try_concat(parts, HostSlice::len, widen).map(OwnedSlice::F32)
+    }
+    /// Bytes of an element in what [`try_concat`](HostSlice::try_concat) makes.
+    pub(crate) fn bytes_together(parts: &[HostSlice<'_>]) -> u64 {
+        if halves(parts).is_some() || brains(parts).is_some() { 2 } else { 4 }
     }
     /// Their bytes.
     pub fn bytes(self) -> u64 {
@@ -280,6 +298,8 @@ mod tests {
             other => panic!("{other:?}"),
         }
         let mixed = [HostSlice::F32(&long), HostSlice::F16(&b), HostSlice::BF16(&brain)];
+        let bytes = [&mixed[..], &mixed[1..], &mixed[1..2], &mixed[2..]].map(HostSlice::bytes_together);
+        assert_eq!(bytes, [4, 4, 2, 2]);
         match HostSlice::try_concat(&mixed).unwrap() {
             OwnedSlice::F32(x) => assert_eq!(x, [&all[..], &[3.0]].concat()),
             other => panic!("{other:?}"),

@@ -11,6 +11,9 @@ pub fn gigabytes(bytes: u64) -> String {
 
 #[cfg(feature = "cuda")]
 mod with_cuda {
+    use std::fs;
+    use std::path::Path;
+
     use crate::cli::gpus::gigabytes;
     use crate::cuda;
     use crate::session::Device;
@@ -53,13 +56,19 @@ mod with_cuda {
         ]
     }
 
-    /// Where what is compiled and timed on this machine is kept, and whether it can be.
+    /// Where what is compiled, timed and hashed on this machine is kept, and whether it can be.
     fn cache() -> String {
         let Some(folder) = crate::cache::folder() else {
-            return "none: neither XDG_CACHE_HOME nor HOME is set; kernels compiled here are not kept".into();
+            return "none: neither XDG_CACHE_HOME nor HOME is set to a whole path; nothing is kept between runs"
+                .into();
         };
-        let files = std::fs::read_dir(&folder).map_or(0, Iterator::count);
-        let written = std::fs::create_dir_all(&folder).and_then(|()| tempfile::tempfile_in(&folder));
+        let here = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().collect::<Vec<_>>();
+        let in_all = here(&folder).into_iter().flat_map(|entry| match entry.path().is_dir() {
+            true => here(&entry.path()),
+            false => vec![entry],
+        });
+        let files = in_all.count();
+        let written = fs::create_dir_all(&folder).and_then(|()| tempfile::tempfile_in(&folder));
         match written {
             Ok(_) => format!("{}, {files} files", folder.display()),
             Err(e) => format!("{}, {files} files, cannot be written: {e}", folder.display()),

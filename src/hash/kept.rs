@@ -8,19 +8,22 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::{sha256, sha256_of_file};
+use super::sha256_of_reader;
 use crate::{cache, regular};
 
 /// Bytes from which on a file is large: a smaller one is read in a few hundredths of a second.
 const LARGE: u64 = 64 << 20;
 
-/// Nanoseconds for which a change may leave no mark: file systems round times, by up to two seconds.
-const COARSE: i128 = 2_000_000_000;
+/// Nanoseconds after a change in which another may leave no mark: file systems round times, by up to two
+/// seconds; and who writes through a mapping leaves one at a page's first write alone, until the system has
+/// written the page to the disk, half a minute later.
+const UNSETTLED: i128 = 60_000_000_000;
 
 /// Most bytes of a kept hash's own file.
 const MOST_BYTES: u64 = 1 << 12;
 
-/// What the system says of a file. Writing to it changes `changed`, which no program can set.
+/// What the system says of a file. Writing to it changes `changed`, which no program can set. Only where
+/// there is no disk, on tmpfs, writing through a mapping can leave all of this as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Stamp {
     device: u64,
@@ -54,7 +57,12 @@ impl Stamp {
     /// Whether every change from `now` on gives the file another stamp.
     fn is_settled(&self, now: SystemTime) -> bool {
         let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_nanos() as i128);
-        self.changed.max(self.modified) + COARSE < now
+        self.changed + UNSETTLED < now
+    }
+
+    /// Where the hash of this file is kept: a file has one number on its device, under whatever names.
+    fn place(&self, folder: &Path) -> PathBuf {
+        folder.join(format!("{:x}-{:x}.json", self.device, self.inode))
     }
 }
 
@@ -65,11 +73,12 @@ struct Kept {
     sha256: String,
 }
 
-/// Length in bytes and SHA-256 of the file at `path`, as [`sha256_of_file`] gives them. A file of at least 64
-/// MiB whose hash was computed before, and which the system says has not changed since, is not read.
+/// Length in bytes and SHA-256 of the file at `path`, as [`sha256_of_file`](super::sha256_of_file) gives
+/// them. A file of at least 64 MiB whose hash was computed before, and which the system says has not changed
+/// since, is not read.
 ///
 /// # Errors
-/// As [`sha256_of_file`].
+/// As [`sha256_of_file`](super::sha256_of_file).
 pub fn sha256_of_weights(path: &Path) -> io::Result<(u64, String)> {
     // Without a folder of its own nothing is kept.
     let folder = cache::folder().map(|folder| folder.join("hashes"));
@@ -82,21 +91,21 @@ fn read_or_kept(
     large: u64,
     now: SystemTime,
 ) -> io::Result<(u64, String)> {
-    let stamp = || -> io::Result<Option<Stamp>> {
-        let file = regular::open(path)?.metadata()?;
-        Ok(Stamp::of(&file).filter(|_| file.len() >= large))
-    };
-    let (Some(folder), Some(before)) = (folder, stamp()?) else { return sha256_of_file(path) };
-    let name = path.canonicalize()?;
-    let file = folder.join(sha256(name.as_os_str().as_encoded_bytes())).with_extension("json");
-    if let Some(kept) = read(&file).filter(|kept| kept.stamp == before) {
+    // One file from the first stamp to the last, whatever its name comes to mean.
+    let file = regular::open(path)?;
+    let stamp = || -> io::Result<Option<Stamp>> { Ok(Stamp::of(&file.metadata()?)) };
+    let before = stamp()?.filter(|stamp| stamp.bytes >= large);
+    let (Some(folder), Some(before)) = (folder, before) else { return sha256_of_reader(file) };
+    let place = before.place(&folder);
+    if let Some(kept) = read(&place).filter(|kept| kept.stamp == before) {
         return Ok((before.bytes, kept.sha256));
     }
-    let (bytes, hash) = sha256_of_file(path)?;
+    let (bytes, hash) = sha256_of_reader(&file)?;
     if before.is_settled(now) && stamp()? == Some(before) && bytes == before.bytes {
         let kept = Kept { stamp: before, sha256: hash.clone() };
         // What cannot be kept is computed again at the next start.
-        let _ = serde_json::to_vec(&kept).map_err(io::Error::from).and_then(|text| cache::keep(&file, &text));
+        let _ =
+            serde_json::to_vec(&kept).map_err(io::Error::from).and_then(|text| cache::keep(&place, &text));
     }
     Ok((bytes, hash))
 }
@@ -114,7 +123,11 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
+    use super::super::sha256;
     use super::*;
+
+    /// Seconds from now when what is written now is settled.
+    const LATER: u64 = 600;
 
     /// A folder with weights, and where hashes are kept.
     struct Place {
@@ -148,12 +161,10 @@ mod tests {
             read_or_kept(&self.weights(), Some(self.hashes()), 1, now).unwrap().1
         }
 
-        /// The file of the one hash that is kept.
+        /// The file of the hash that is kept.
         fn kept(&self) -> Option<PathBuf> {
-            let mut files = fs::read_dir(self.hashes()).into_iter().flatten();
-            let file = files.next()?.unwrap().path();
-            assert!(files.next().is_none());
-            Some(file)
+            let stamp = Stamp::of(&fs::metadata(self.weights()).unwrap()).unwrap();
+            Some(stamp.place(&self.hashes())).filter(|file| file.exists())
         }
 
         /// Says in the kept file that the hash is another one.
@@ -169,49 +180,54 @@ mod tests {
     #[test]
     fn a_file_that_has_not_changed_is_not_read_again() {
         let place = Place::new("weights");
-        assert_eq!(place.hash(60), sha256(b"weights"));
+        assert_eq!(place.hash(LATER), sha256(b"weights"));
         let forged = place.forge();
-        assert_eq!(place.hash(60), forged);
+        assert_eq!(place.hash(LATER), forged);
+        // Through a link it is the same file.
+        let link = place.dir.path().join("link");
+        std::os::unix::fs::symlink(place.weights(), &link).unwrap();
+        let hash = read_or_kept(&link, Some(place.hashes()), 1, SystemTime::now()).unwrap().1;
+        assert_eq!(hash, forged);
     }
 
     #[test]
     fn a_file_that_was_written_just_now_is_not_kept() {
         let place = Place::new("weights");
-        assert_eq!(place.hash(1), sha256(b"weights"));
+        assert_eq!(place.hash(0), sha256(b"weights"));
         assert_eq!(place.kept(), None);
     }
 
     #[test]
     fn every_change_is_seen() {
         let place = Place::new("weights");
-        place.hash(60);
+        place.hash(LATER);
         place.forge();
         // As long as before, and with the time of before.
         let time = fs::metadata(place.weights()).unwrap().modified().unwrap();
         place.write("heights");
         File::options().write(true).open(place.weights()).unwrap().set_modified(time).unwrap();
-        assert_eq!(place.hash(60), sha256(b"heights"));
-        // Another file of that name.
+        assert_eq!(place.hash(LATER), sha256(b"heights"));
+        // Another file of that name: nothing is kept of it yet.
         place.forge();
         fs::write(place.dir.path().join("other"), "weights").unwrap();
         fs::rename(place.dir.path().join("other"), place.weights()).unwrap();
-        assert_eq!(place.hash(60), sha256(b"weights"));
+        assert_eq!(place.hash(LATER), sha256(b"weights"));
         place.forge();
         place.write("more weights");
-        assert_eq!(place.hash(60), sha256(b"more weights"));
+        assert_eq!(place.hash(LATER), sha256(b"more weights"));
     }
 
     #[test]
     fn what_is_no_kept_hash_is_computed_anew() {
         let place = Place::new("weights");
-        place.hash(60);
+        place.hash(LATER);
         let file = place.kept().unwrap();
         let text = fs::read_to_string(&file).unwrap();
         let hash = sha256(b"weights");
         for damaged in ["".into(), text[..text.len() / 2].into(), text.replace(&hash, "weights"), "[]".into()]
         {
             fs::write(&file, &damaged).unwrap();
-            assert_eq!(place.hash(60), hash, "{damaged}");
+            assert_eq!(place.hash(LATER), hash, "{damaged}");
             assert_eq!(fs::read_to_string(&file).unwrap(), text);
         }
     }
@@ -219,7 +235,7 @@ mod tests {
     #[test]
     fn small_files_and_homes_that_cannot_be_written_keep_nothing() {
         let place = Place::new("weights");
-        let later = SystemTime::now() + Duration::from_secs(60);
+        let later = SystemTime::now() + Duration::from_secs(LATER);
         let hash = |folder, large| read_or_kept(&place.weights(), folder, large, later).unwrap();
         let right = (7, sha256(b"weights"));
         assert_eq!(hash(Some(place.hashes()), 8), right);

@@ -30,17 +30,17 @@ impl<'a> Loader<'a> {
         Loader { backend: self.backend, weights: self.weights.at_if_any(part) }
     }
 
+    /// The tensor `name` of these sizes on the host; where nothing is computed, its values are not checked.
     pub fn view(&self, name: &str, dims: &[usize]) -> Result<TensorView<'a>> {
-        self.weights.tensor(name, dims)
+        match self.backend.computes() {
+            true => self.weights.tensor(name, dims),
+            false => self.weights.unseen(name, dims),
+        }
     }
 
     /// The tensor `name` of these sizes as one of `shape`.
     fn put(&self, name: &str, dims: &[usize], shape: Shape) -> Result<Tensor> {
-        let view = match self.backend.computes() {
-            true => self.weights.tensor(name, dims)?,
-            false => self.weights.unseen(name, dims)?,
-        };
-        view.upload(self.backend, shape)
+        self.view(name, dims)?.upload(self.backend, shape)
     }
 
     /// `(1, 1, 1, c)`.
@@ -114,8 +114,7 @@ impl<'a> Rows<'a> {
     /// All of them as a tensor of as many elements, in the element type of the file if they agree on it.
     pub fn upload(self, backend: &dyn Backend, shape: Shape) -> Result<Tensor> {
         let parts: Vec<HostSlice<'_>> = self.parts.iter().map(TensorView::data).collect();
-        let all = HostSlice::try_concat(&parts).ok_or_else(|| backend::out_of_memory(shape.len()))?;
-        backend.upload_owned(shape, all)
+        backend.upload_parts(shape, &parts)
     }
 }
 

@@ -469,7 +469,7 @@ impl<'a> Weights<'a> {
     ///
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming file and tensor: not there, another shape, an
-    /// element type that is not f32, f16, bf16 or f64, or a value that is not finite.
+    /// element type that is not f32, f16, bf16 or f64, or a value that is not finite, or not in f32.
     pub fn tensor(&self, name: &str, dims: &[usize]) -> Result<TensorView<'a>> {
         self.read(name, dims, true)
     }
@@ -507,7 +507,22 @@ impl<'a> Weights<'a> {
             Dtype::F32 => Elements::F32(cast(bytes)),
             Dtype::F16 => Elements::F16(cast(bytes)),
             Dtype::BF16 => Elements::BF16(cast(bytes)),
-            Dtype::F64 => Elements::F32(Cow::Owned(cast::<f64>(bytes).iter().map(|&x| x as f32).collect())),
+            Dtype::F64 => {
+                let wide = cast::<f64>(bytes);
+                let too_large = |x: &f64| x.is_finite() && !(*x as f32).is_finite();
+                // Between the elements of a view lies what belongs to others.
+                let looked_at = if seen && entry.strides.is_none() { &wide[..] } else { &[] };
+                if let Some(index) = looked_at.iter().position(too_large) {
+                    let what = format!(
+                        "{} contains {:e} (element {index}), which is too large for 32 bits",
+                        place(),
+                        wide[index]
+                    );
+                    return Err(Error::model(what)
+                        .advice("no network of this kind has such weights: use another copy of the file"));
+                }
+                Elements::F32(Cow::Owned(wide.iter().map(|&x| x as f32).collect()))
+            }
             other => {
                 return Err(Error::model(format!(
                     "{} has element type {other:?}, expected F32, F16, BF16 or F64",

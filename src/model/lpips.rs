@@ -57,6 +57,58 @@ const EPS: f64 = 1e-10;
 const SHIFT: [f64; 3] = [-0.030, -0.088, -0.188];
 const SCALE: [f64; 3] = [0.458, 0.448, 0.450];
 
+/// Reads a file as [`Lpips::open`] would, for its network, for the weights of its channels, or for both.
+///
+/// # Errors
+/// As [`Lpips::open`].
+pub fn check(backend: &dyn Backend, file: &Checkpoint, network: bool, linear: bool) -> Result<()> {
+    if network {
+        convolutions(backend, file)?;
+    }
+    if linear {
+        roots_of_weights(backend, file)?;
+    }
+    Ok(())
+}
+
+/// The convolutions in torchvision's AlexNet, or in the file that the package lpips saves of all.
+fn convolutions(backend: &dyn Backend, file: &Checkpoint) -> Result<Vec<Conv2d>> {
+    let root = Loader::new(backend, file);
+    let one_file = file.root().at("net").any();
+    let mut channels = 3;
+    let mut convs = Vec::new();
+    for layer in &LAYERS {
+        let from = match one_file {
+            true => root.at("net").at(layer.slice),
+            false => root.at_if_any("features"),
+        };
+        convs.push(from.conv(layer.place, layer.channels, channels, layer.side)?);
+        channels = layer.channels;
+    }
+    Ok(convs)
+}
+
+/// Square roots of the weights of each convolution's channels.
+fn roots_of_weights(backend: &dyn Backend, file: &Checkpoint) -> Result<Vec<Vec<f64>>> {
+    let root = Loader::new(backend, file);
+    let roots = LAYERS.iter().enumerate().map(|(i, layer)| {
+        let name = format!("lin{i}.model.1.weight");
+        let weights = root.view(&name, &[1, layer.channels])?.data().to_f32().into_owned();
+        let refuse = |what: &str| {
+            Error::model(format!("{}: tensor {name} holds {what}", file.label()))
+                .advice("give the weights of LPIPS version 0.1 for AlexNet, alex.pth")
+        };
+        if let Some(weight) = weights.iter().find(|weight| !(weight.is_finite() && **weight >= 0.0)) {
+            return Err(refuse(&format!("{weight}: weights of channels are not below 0")));
+        }
+        if weights.iter().all(|weight| *weight == 0.0) {
+            return Err(refuse("nothing but 0: no difference of two pictures would count"));
+        }
+        Ok(weights.into_iter().map(|weight| f64::from(weight).sqrt()).collect())
+    });
+    roots.collect()
+}
+
 /// The network and the weights of its channels.
 pub struct Lpips {
     convs: Vec<Conv2d>,
@@ -75,37 +127,8 @@ impl Lpips {
     /// [`ErrorKind::Model`](crate::ErrorKind::Model), naming file and tensor: missing or misshapen tensors, a
     /// weight below 0.
     pub fn open(backend: &dyn Backend, network: &Path, linear: &Path, range: Range) -> Result<Lpips> {
-        let file = Checkpoint::open(network, None)?;
-        let root = Loader::new(backend, &file);
-        let one_file = file.root().at("net").any();
-        let mut channels = 3;
-        let mut convs = Vec::new();
-        for layer in &LAYERS {
-            let from = match one_file {
-                true => root.at("net").at(layer.slice),
-                false => root.at_if_any("features"),
-            };
-            convs.push(from.conv(layer.place, layer.channels, channels, layer.side)?);
-            channels = layer.channels;
-        }
-        let file = Checkpoint::open(linear, None)?;
-        let root = Loader::new(backend, &file);
-        let roots = LAYERS.iter().enumerate().map(|(i, layer)| {
-            let name = format!("lin{i}.model.1.weight");
-            let weights = root.view(&name, &[1, layer.channels])?.data().to_f32().into_owned();
-            let refuse = |what: &str| {
-                Error::model(format!("{}: tensor {name} holds {what}", file.label()))
-                    .advice("give the weights of LPIPS version 0.1 for AlexNet, alex.pth")
-            };
-            if let Some(weight) = weights.iter().find(|weight| !(weight.is_finite() && **weight >= 0.0)) {
-                return Err(refuse(&format!("{weight}: weights of channels are not below 0")));
-            }
-            if weights.iter().all(|weight| *weight == 0.0) {
-                return Err(refuse("nothing but 0: no difference of two pictures would count"));
-            }
-            Ok(weights.into_iter().map(|weight| f64::from(weight).sqrt()).collect())
-        });
-        let roots = roots.collect::<Result<_>>()?;
+        let convs = convolutions(backend, &Checkpoint::open(network, None)?)?;
+        let roots = roots_of_weights(backend, &Checkpoint::open(linear, None)?)?;
         let (slope, offset) = match range {
             Range::Signed => (2.0, -1.0),
             Range::Unit => (1.0, 0.0),

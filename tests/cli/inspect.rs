@@ -7,6 +7,7 @@ use das_cuda::assets::SHAPES_FILES;
 use das_cuda::cpu::Cpu;
 use das_cuda::surrogate::{self, Optimism, Pair, Settings, Spread};
 use das_cuda::toy::Network;
+use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -224,6 +225,15 @@ fn everything_is_said_to_be_what_it_is_as_documented() {
             assert!(of(&facts, "use").as_str().is_some_and(|text| text.starts_with("--lpips ")), "{facts}");
         }
     }
+    let (half, ones) = (dir.path().join("half.safetensors"), 1_f32.to_le_bytes().repeat(64));
+    let first = TensorView::new(Dtype::F32, vec![1, 64, 1, 1], &ones).expect("a tensor");
+    serialize_to_file([("lin0.model.1.weight", first)], None, &half).expect("it can be written");
+    let facts = inspect(&half);
+    assert_eq!((of(&facts, "kind"), facts.get("use")), ("lpips".into(), None));
+    assert!(
+        of(&facts, "notes")[0].as_str().is_some_and(|note| note.contains("lin1.model.1.weight")),
+        "{facts}"
+    );
 
     // Rewards: by name, and with a path.
     let facts = inspect(Path::new("jpeg"));

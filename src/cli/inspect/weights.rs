@@ -5,7 +5,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::facts::Facts;
+use crate::cli::flags;
 use crate::cli::values::typed;
+use crate::cpu::Cpu;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Hub, Snapshot};
 use crate::model::checkpoint::Checkpoint;
@@ -14,7 +16,7 @@ use crate::model::embedding::{self, Embedding};
 use crate::model::files::Source;
 use crate::model::folder::ModelFolder;
 use crate::model::lora::{self, Lora};
-use crate::model::{needed, original};
+use crate::model::{lpips, needed, original};
 use crate::session::Session;
 
 /// The file of a model in diffusers layout.
@@ -183,7 +185,11 @@ fn of_lpips(path: &Path) -> Option<Facts> {
         _ => return None,
     };
     let facts = Facts::new("lpips").with("path", path.to_string_lossy()).with("about", about);
-    Some(held(facts, &weights).with("use", format!("--lpips {way}")))
+    let damage =
+        lpips::check(&Cpu::new(), &weights, of_package || of_torchvision, linear && !of_torchvision).err();
+    let usable = damage.is_none().then(|| format!("--lpips {way}"));
+    let notes: Vec<String> = damage.iter().map(|e| format!("cannot be used: {}", flags::report(e))).collect();
+    Some(held(facts, &weights).with("use", usable).with("notes", notes))
 }
 
 /// A CLIP tower, or the head of an aesthetic score.

@@ -35,6 +35,10 @@ pub struct Comparison {
     pub notes: Vec<String>,
 }
 
+fn planned(record: &Map<String, Value>) -> usize {
+    ["prompts", "seeds", "budgets", "arms"].map(|key| files::list(record, key).len()).iter().product()
+}
+
 impl Comparison {
     /// Reads the comparison in `folder`.
     ///
@@ -43,25 +47,13 @@ impl Comparison {
     /// `summary.json` is.
     pub fn read(folder: &Path) -> Result<Comparison> {
         let Left { record, summary, lines: runs, notes } =
-            files::left(folder, COMPARISON, ("comparison", "runs"))?;
-        let mut comparison = Comparison { folder: folder.into(), record, summary, runs, notes };
-        if comparison.summary.is_none() {
-            comparison.notes.push(format!(
-                "{} of {} runs are done; the table is made when all are, by the same command",
-                comparison.runs.len(),
-                comparison.planned()
-            ));
-        }
-        Ok(comparison)
+            files::left(folder, COMPARISON, ("comparison", "runs"), planned)?;
+        Ok(Comparison { folder: folder.into(), record, summary, runs, notes })
     }
 
     /// An entry of the design.
     pub fn design(&self, key: &str) -> &[Value] {
         files::list(&self.record, key)
-    }
-
-    fn planned(&self) -> usize {
-        ["prompts", "seeds", "budgets", "arms"].map(|key| self.design(key).len()).iter().product()
     }
 
     /// The name of its folder.

@@ -1,5 +1,6 @@
 //! Files of JSON, and the paths that stand in them.
 
+use std::cmp::Ordering;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
@@ -70,12 +71,17 @@ pub struct Left<T> {
     pub notes: Vec<String>,
 }
 
-/// Reads the experiment in `folder`, whose design is in the file of this name. `what` it is, and what its
-/// lines are of, is for messages.
+/// Reads the experiment in `folder`, whose design is in the file of this name, and of which there are to be
+/// `planned` lines by its record. `what` it is, and what its lines are of, is for messages.
 ///
 /// # Errors
 /// As [`object`], of the design and of a summary that is there.
-pub fn left<T: DeserializeOwned>(folder: &Path, design: &str, (what, of): (&str, &str)) -> Result<Left<T>> {
+pub fn left<T: DeserializeOwned>(
+    folder: &Path,
+    design: &str,
+    (what, of): (&str, &str),
+    planned: fn(&Map<String, Value>) -> usize,
+) -> Result<Left<T>> {
     let record = object(&folder.join(design), &format!("give the folder of another {what}"))?;
     let path = folder.join(SUMMARY);
     let fix =
@@ -85,7 +91,27 @@ pub fn left<T: DeserializeOwned>(folder: &Path, design: &str, (what, of): (&str,
         return Err(Error::io(format!("{}: is damaged: it has no rows", path.display())).advice(fix));
     }
     let (lines, damage) = lines(&folder.join(RUNS));
-    Ok(Left { record, summary, lines, notes: damage.into_iter().collect() })
+    let note = match &summary {
+        // Of lines that cannot be read it is told already.
+        Some(_) if damage.is_some() => None,
+        summary => unfinished(lines.len(), planned(&record), of, summary.is_some()),
+    };
+    Ok(Left { record, summary, lines, notes: damage.into_iter().chain(note).collect() })
+}
+
+/// What is to say of `done` lines where `planned` are to be, with a summary beside them or none yet; `of` is
+/// what they are of: `runs`.
+fn unfinished(done: usize, planned: usize, of: &str, summary: bool) -> Option<String> {
+    match (summary, done.cmp(&planned)) {
+        (false, Ordering::Less) => Some(format!(
+            "{done} of {planned} {of} are done; the table is made when all are, by the same command"
+        )),
+        (false, _) => Some(format!("all {of} are done; the same command makes the table")),
+        (true, Ordering::Equal) => None,
+        (true, _) => Some(format!(
+            "{RUNS} has {done} {of} and the table is of {planned}; the same command makes what is missing"
+        )),
+    }
 }
 
 /// A list in the design of such a record.
@@ -131,6 +157,19 @@ mod tests {
         assert!(whole.len() == 1 && note.unwrap().starts_with("trace.jsonl: line 2 is damaged"));
         let (_, note) = lines::<Value>(&dir.path().join("none.jsonl"));
         assert_eq!(note.as_deref(), Some("none.jsonl is not there"));
+    }
+
+    #[test]
+    fn lines_and_a_table_that_do_not_fit_are_told() {
+        let told = |done, summary| unfinished(done, 4, "runs", summary).unwrap_or_default();
+        assert!(told(3, false).starts_with("3 of 4 runs are done; the table is made when all are"));
+        assert!(told(4, false).starts_with("all runs are done; the same command"));
+        for done in [3, 5] {
+            assert!(
+                told(done, true).starts_with(&format!("runs.jsonl has {done} runs and the table is of 4"))
+            );
+        }
+        assert_eq!(told(4, true), "");
     }
 
     #[test]

@@ -35,6 +35,18 @@ pub struct Optimisation {
     pub notes: Vec<String>,
 }
 
+fn planned(record: &Map<String, Value>) -> usize {
+    let lists = ["strategies", "seeds"].map(|key| files::list(record, key).len());
+    let each = number(record, "queries").saturating_add(number(record, "evaluate"));
+    lists.iter().fold(each, |all, list| all.saturating_mul(*list))
+}
+
+/// A number of the design.
+fn number(record: &Map<String, Value>, key: &str) -> usize {
+    let number = files::design(record, key).and_then(Value::as_u64);
+    number.and_then(|number| usize::try_from(number).ok()).unwrap_or_default()
+}
+
 impl Optimisation {
     /// Reads the optimisation in `folder`.
     ///
@@ -43,17 +55,8 @@ impl Optimisation {
     /// `summary.json` is.
     pub fn read(folder: &Path) -> Result<Optimisation> {
         let Left { record, summary, lines: queries, notes } =
-            files::left(folder, OPTIMISATION, ("optimisation", "queries"))?;
-        let mut read = Optimisation { folder: folder.into(), record, summary, queries, notes };
-        if read.summary.is_none() {
-            let each = read.number("queries") + read.number("evaluate");
-            let all = each * read.design("strategies").len() * read.design("seeds").len();
-            let done = read.queries.len();
-            read.notes.push(format!(
-                "{done} of {all} queries are done; the table is made when all are, by the same command"
-            ));
-        }
-        Ok(read)
+            files::left(folder, OPTIMISATION, ("optimisation", "queries"), planned)?;
+        Ok(Optimisation { folder: folder.into(), record, summary, queries, notes })
     }
 
     /// A list of the design.
@@ -63,8 +66,7 @@ impl Optimisation {
 
     /// A number of the design.
     pub fn number(&self, key: &str) -> usize {
-        let number = files::design(&self.record, key).and_then(Value::as_u64);
-        number.and_then(|number| usize::try_from(number).ok()).unwrap_or_default()
+        number(&self.record, key)
     }
 
     /// The name of the black box.

@@ -275,12 +275,14 @@ fn values_that_are_not_finite_are_named() {
         ("half", Dtype::F16, vec![2], bytemuck::cast_slice(&halves).to_vec()),
         ("brain", Dtype::BF16, vec![2], bytemuck::cast_slice(&brains).to_vec()),
         f32s("largest", &[2], &[f32::MAX, f32::MIN]),
+        ("wide", Dtype::F64, vec![2], bytemuck::cast_slice(&[1.0, -1e300]).to_vec()),
     ]);
     let checkpoint = Checkpoint::embedded("tiny", bytes.leak()).unwrap();
     let w = checkpoint.root();
     fails(w.tensor("long", &[600_000]), &["tensor long contains -inf (element 555555)"]);
     fails(w.tensor("half", &[2]), &["tensor half contains NaN (element 1)"]);
     fails(w.tensor("brain", &[2]), &["tensor brain contains inf (element 0)"]);
+    fails(w.tensor("wide", &[2]), &["tensor wide contains -1e300 (element 1), which is too large"]);
     w.tensor("largest", &[2]).unwrap();
 }
 
