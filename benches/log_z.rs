@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Parser;
+use clap::builder::PossibleValuesParser;
 use das_cuda::method::{BestOfN, Bootstrap, Das, Method, Plain};
 use das_cuda::run::{Lines, write_atomic};
 use das_cuda::session::combine;
@@ -30,7 +31,7 @@ struct Args {
     #[arg(long, value_delimiter = ',', default_value = "2,1,0.5")]
     alphas: Vec<f64>,
     /// Labels of the methods
-    #[arg(long, value_delimiter = ';', default_values_t = ARMS.map(|arm| arm.label.to_string()))]
+    #[arg(long, value_delimiter = ';', default_values = labels(), value_parser = PossibleValuesParser::new(labels()))]
     arms: Vec<String>,
     #[arg(long = "prompt", default_value = "a star")]
     prompts: Vec<String>,
@@ -105,6 +106,10 @@ const ARMS: [Arm; 6] = [
     Arm { label: "das, candidates", method: &Das, bounded: true, chains: 4 },
 ];
 
+fn labels() -> [&'static str; ARMS.len()] {
+    ARMS.map(|arm| arm.label)
+}
+
 struct Bench {
     args: Args,
     session: Session,
@@ -114,10 +119,6 @@ struct Bench {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let labels = ARMS.map(|arm| arm.label);
-    if let Some(other) = args.arms.iter().find(|arm| !labels.contains(&arm.as_str())) {
-        return Err(Error::usage(format!("--arms {other}: give some of {}", labels.join(";"))));
-    }
     let rows = read(&args.file)?;
     if let Some(folder) = args.file.parent() {
         fs::create_dir_all(folder)

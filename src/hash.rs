@@ -48,6 +48,11 @@ fn sha256_of_reader(mut file: impl Read) -> io::Result<(u64, String)> {
     }
 }
 
+/// Whether `text` is so many hexadecimal digits, in lower case as hashes are written here.
+pub(crate) fn is_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -389,10 +389,7 @@ impl<'a> Tape<'a> {
     /// # Errors
     /// Of the backend.
     pub fn checkpoint(&self, x: &Var, f: impl Fn(&Tape<'a>, &Var) -> Result<Var> + 'a) -> Result<Var> {
-        let own = self.backend();
-        let y = f(&Tape::off(own), &x.detach())?.into_value();
-        let xv = x.value().clone();
-        Ok(self.unary(x, y, move |_, dy| again(own, xv, f, |_| Ok(dy))))
+        self.recomputed(x, f, |_, y| Ok((y.clone(), ())), |_, _, (), dy| Ok(dy))
     }
 
     /// [`self_attention`](Tape::self_attention) of `project(x)` `(n, h, w, 3c)`. A tape that recomputes
@@ -410,14 +407,13 @@ impl<'a> Tape<'a> {
         if !self.recomputes(Recompute::Projections) || !self.records(x) {
             return self.self_attention(&project(self, &self.alias(x.clone()))?, attention);
         }
-        let own = self.backend();
-        let qkv = project(&Tape::off(own), &x.detach())?.into_value();
-        let (y, saved) = own.self_attention(&qkv, attention)?;
-        drop(qkv);
-        let (xv, out) = (x.value().clone(), y.clone());
-        Ok(self.unary(x, y, move |backend, dy| {
-            again(own, xv, project, move |qkv| backend.self_attention_vjp(qkv, &out, &saved, &dy, attention))
-        }))
+        let attend = |b: &dyn Backend, qkv: &Tensor| {
+            let (y, saved) = b.self_attention(qkv, attention)?;
+            Ok((y.clone(), (y, saved)))
+        };
+        self.recomputed(x, project, attend, move |b, qkv, (y, saved), dy| {
+            b.self_attention_vjp(qkv, &y, &saved, &dy, attention)
+        })
     }
 
     /// [`cross_attention`](Tape::cross_attention) of `project(x)` `(n, h, w, c)` to `kv`. A tape that
@@ -437,31 +433,37 @@ impl<'a> Tape<'a> {
         if !self.recomputes(Recompute::Projections) || !self.records(x) {
             return self.cross_attention(&project(self, &self.alias(x.clone()))?, kv, kv_of, attention);
         }
-        let own = self.backend();
-        let q = project(&Tape::off(own), &x.detach())?.into_value();
-        let y = own.cross_attention(&q, kv, kv_of, attention)?;
-        drop(q);
-        let (xv, kv, kv_of) = (x.value().clone(), kv.clone(), kv_of.to_vec());
-        Ok(self.unary(x, y, move |backend, dy| {
-            again(own, xv, project, move |q| backend.cross_attention_vjp(q, &kv, &kv_of, &dy, attention))
-        }))
+        let attend = |b: &dyn Backend, q: &Tensor| {
+            Ok((b.cross_attention(q, kv, kv_of, attention)?, (kv.clone(), kv_of.to_vec())))
+        };
+        self.recomputed(x, project, attend, move |b, q, (kv, kv_of), dy| {
+            b.cross_attention_vjp(q, &kv, &kv_of, &dy, attention)
+        })
     }
-}
 
-/// Cotangent of `x`, for that of `f(x)` which `seed` makes of the value; `f` is computed again for it.
-fn again<'a>(
-    backend: &'a dyn Backend,
-    x: Tensor,
-    f: impl Fn(&Tape<'a>, &Var) -> Result<Var>,
-    seed: impl FnOnce(&Tensor) -> Result<Tensor>,
-) -> Result<Tensor> {
-    let tape = Tape::new(backend);
-    let leaf = tape.watch(x);
-    let shape = leaf.shape();
-    let y = f(&tape, &leaf)?;
-    let dy = seed(y.value())?;
-    match tape.gradient(&y, dy, &leaf)? {
-        Some(dx) => Ok(dx.reshape(shape)),
-        None => backend.zeros(shape),
+    /// What `then` makes of `f(x)`. Keeps `x` and what `then` returns beside its result; `f(x)` is computed
+    /// again on the way back, for `transpose`, which takes it, what was kept and the cotangent of the result,
+    /// and gives that of `f(x)`.
+    fn recomputed<S: 'a>(
+        &self,
+        x: &Var,
+        f: impl Fn(&Tape<'a>, &Var) -> Result<Var> + 'a,
+        then: impl FnOnce(&dyn Backend, &Tensor) -> Result<(Tensor, S)>,
+        transpose: impl FnOnce(&dyn Backend, &Tensor, S, Tensor) -> Result<Tensor> + 'a,
+    ) -> Result<Var> {
+        let own = self.backend();
+        let (y, saved) = then(own, f(&Tape::off(own), &x.detach())?.value())?;
+        let xv = x.value().clone();
+        Ok(self.unary(x, y, move |backend, dy| {
+            let tape = Tape::new(own);
+            let leaf = tape.watch(xv);
+            let y = f(&tape, &leaf)?;
+            let dy = transpose(backend, y.value(), saved, dy)?;
+            let shape = leaf.shape();
+            match tape.gradient(&y, dy, &leaf)? {
+                Some(dx) => Ok(dx.reshape(shape)),
+                None => backend.zeros(shape),
+            }
+        }))
     }
 }

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::sha256_of_reader;
+use super::{is_hex, sha256_of_reader};
 use crate::{cache, regular};
 
 /// Bytes from which on a file is large: a smaller one is read in a few hundredths of a second.
@@ -113,8 +113,7 @@ fn read_or_kept(
 /// What is in a file of the cache, if that is a hash.
 fn read(file: &Path) -> Option<Kept> {
     let kept: Kept = serde_json::from_slice(&regular::read(file, MOST_BYTES).ok()?).ok()?;
-    let digits = kept.sha256.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    (kept.sha256.len() == 64 && digits).then_some(kept)
+    is_hex(&kept.sha256, 64).then_some(kept)
 }
 
 #[cfg(all(test, unix))]

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::name::Name;
 use crate::error::Error;
+use crate::hash::is_hex;
 
 /// The part of the cache that belongs to a repository.
 pub struct Cache {
@@ -76,10 +77,6 @@ impl Cache {
 /// Whether `text` is the full hash of a commit.
 pub fn is_commit(text: &str) -> bool {
     is_hex(text, 40)
-}
-
-pub fn is_hex(text: &str, digits: usize) -> bool {
-    text.len() == digits && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 /// The SHA-256 of a file of a snapshot, by the name of its content: large files are kept under their hash, so

@@ -10,11 +10,12 @@ use std::time::Duration;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use super::cache::{Cache, is_commit, is_hex};
+use super::cache::{Cache, is_commit};
 use super::http::{About, Client, Failure, Revision, TRIES, pause};
 use super::name::is_path;
 use super::snapshot::{Missing, Progress, Snapshot};
 use crate::error::{Error, Result};
+use crate::hash::is_hex;
 
 /// Bytes that are read at a time.
 const BLOCK: usize = 1 << 20;

@@ -8,7 +8,7 @@ use super::checkpoint::{Checkpoint, TensorView, Weights};
 use crate::backend::{self, Backend, Epilogue, GroupNorm};
 use crate::error::Result;
 use crate::tape::{Tape, Var};
-use crate::tensor::{HostSlice, Shape, Tensor};
+use crate::tensor::{Shape, Tensor};
 
 /// A place in a checkpoint and the backend that its tensors go to.
 pub(super) struct Loader<'a> {
@@ -66,17 +66,13 @@ impl<'a> Loader<'a> {
 
     /// Several linear layers of the same input as one: their outputs side by side.
     pub fn stacked(&self, names: &[&str], out: usize, input: usize, bias: bool) -> Result<Linear> {
-        let (mut w, mut b) = (Rows::default(), Rows::default());
-        for name in names {
-            let part = self.at(name);
-            w.push(part.view("weight", &[out, input])?);
-            if bias {
-                b.push(part.view("bias", &[out])?);
-            }
-        }
+        let parts = |name: &str, dims: &[usize]| -> Result<Vec<TensorView<'a>>> {
+            names.iter().map(|layer| self.at(layer).view(name, dims)).collect()
+        };
         let rows = names.len() * out;
-        let b = bias.then(|| b.upload(self.backend, Shape::vector(rows))).transpose()?;
-        Ok(Linear { w: w.upload(self.backend, Shape::rows(rows, input))?, b })
+        let w = upload_parts(self.backend, Shape::rows(rows, input), &parts("weight", &[out, input])?)?;
+        let b = bias.then(|| upload_parts(self.backend, Shape::vector(rows), &parts("bias", &[out])?));
+        Ok(Linear { w, b: b.transpose()? })
     }
 
     /// A convolution of side `k` with bias.
@@ -100,22 +96,9 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// Tensors of a checkpoint that become one, each behind the last: rows of a matrix, parts of a vector.
-#[derive(Default)]
-pub(super) struct Rows<'a> {
-    parts: Vec<TensorView<'a>>,
-}
-
-impl<'a> Rows<'a> {
-    pub fn push(&mut self, part: TensorView<'a>) {
-        self.parts.push(part);
-    }
-
-    /// All of them as a tensor of as many elements, in the element type of the file if they agree on it.
-    pub fn upload(self, backend: &dyn Backend, shape: Shape) -> Result<Tensor> {
-        let parts: Vec<HostSlice<'_>> = self.parts.iter().map(TensorView::data).collect();
-        backend.upload_parts(shape, &parts)
-    }
+/// Tensors of a checkpoint as one, each behind the last, in the element type of the file if they agree on it.
+pub(super) fn upload_parts(backend: &dyn Backend, shape: Shape, parts: &[TensorView<'_>]) -> Result<Tensor> {
+    backend.upload_parts(shape, &parts.iter().map(TensorView::data).collect::<Vec<_>>())
 }
 
 /// `y = x w^T + b`.

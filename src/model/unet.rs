@@ -2,8 +2,8 @@
 //! What depends on the text alone is computed once ([`Unet::condition`]), what depends on the time alone once
 //! per call, and both are constants of the tape: only the latent is differentiated.
 
-use super::block::{Conv2d, Linear, Loader, Norm, ResBlock, Rows};
-use super::checkpoint::Checkpoint;
+use super::block::{Conv2d, Linear, Loader, Norm, ResBlock, upload_parts};
+use super::checkpoint::{Checkpoint, TensorView};
 use super::config::{self, Mid, UNetConfig};
 use super::transformer::{Text, Transformer, widen};
 use crate::backend::{Activation, AffineClamp, Backend, Conv, Epilogue, GroupNorm};
@@ -107,7 +107,7 @@ impl Unet {
     pub fn load(backend: &dyn Backend, checkpoint: &Checkpoint, config: &UNetConfig) -> Result<Unet> {
         let root = Loader::new(backend, checkpoint);
         let (base, temb) = (config.base_channels(), config.time_embed_dim);
-        let mut layers = Layers { config, rows: Rows::default(), bias: Vec::new(), blocks: 0 };
+        let mut layers = Layers { config, rows: Vec::new(), bias: Vec::new(), blocks: 0 };
 
         let mut channels = base;
         // Channels of every skip connection, in the order in which they are made.
@@ -457,7 +457,7 @@ fn same(kernel: usize) -> Conv {
 struct Layers<'a> {
     config: &'a UNetConfig,
     /// `time_emb_proj` of all residual blocks, one below the other.
-    rows: Rows<'a>,
+    rows: Vec<TensorView<'a>>,
     /// The sums of both biases, of `time_emb_proj` and `conv1`.
     bias: Vec<f32>,
     /// Transformer blocks so far.
@@ -497,7 +497,7 @@ impl<'a> Layers<'a> {
     fn biases(self, backend: &dyn Backend) -> Result<Linear> {
         let rows = self.bias.len();
         let b = backend.upload(Shape::vector(rows), HostSlice::F32(&self.bias))?;
-        let w = self.rows.upload(backend, Shape::rows(rows, self.config.time_embed_dim))?;
+        let w = upload_parts(backend, Shape::rows(rows, self.config.time_embed_dim), &self.rows)?;
         Ok(Linear { w, b: Some(b) })
     }
 }
