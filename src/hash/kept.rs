@@ -22,8 +22,9 @@ const UNSETTLED: i128 = 60_000_000_000;
 /// Most bytes of a kept hash's own file.
 const MOST_BYTES: u64 = 1 << 12;
 
-/// What the system says of a file. Writing to it changes `changed`, which no program can set. Only where
-/// there is no disk, on tmpfs, writing through a mapping can leave all of this as it was.
+/// What the system says of a file. Writing to it changes `changed`, which no program can set. Writing through
+/// a mapping can leave all of this as it was where there is no disk, on tmpfs, or where the system writes
+/// pages back later than usual; and some file systems make that time up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Stamp {
     device: u64,

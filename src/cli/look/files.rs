@@ -108,8 +108,11 @@ fn unfinished(done: usize, planned: usize, of: &str, summary: bool) -> Option<St
         )),
         (false, _) => Some(format!("all {of} are done; the same command makes the table")),
         (true, Ordering::Equal) => None,
-        (true, _) => Some(format!(
+        (true, Ordering::Less) => Some(format!(
             "{RUNS} has {done} {of} and the table is of {planned}; the same command makes what is missing"
+        )),
+        (true, Ordering::Greater) => Some(format!(
+            "{RUNS} has {done} {of} and the table is of {planned}: lines are there twice, or of others"
         )),
     }
 }
@@ -169,6 +172,7 @@ mod tests {
                 told(done, true).starts_with(&format!("runs.jsonl has {done} runs and the table is of 4"))
             );
         }
+        assert!(told(3, true).ends_with("what is missing") && !told(5, true).contains("missing"));
         assert_eq!(told(4, true), "");
     }
 
