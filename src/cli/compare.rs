@@ -3,6 +3,7 @@
 
 pub mod arms;
 pub mod chart;
+mod clock;
 pub mod design;
 mod log_z;
 pub mod plots;
@@ -123,21 +124,27 @@ pub fn open(design: &mut Design, path: &Path, quiet: bool) -> Result<Session> {
     let options = &design.arms[0].options;
     session.check(&design.prompts, options)?;
     meaning::unused_embeddings(&session, &design.prompts).iter().for_each(output::note);
-    adopt_scales(path, design, &mut session)?;
+    let there = began(path);
+    adopt_scales(path, there.as_ref(), design, &mut session)?;
     normalise::measure(&mut session, &design.prompts, options, &Limits::new(None, None), quiet)?;
     design.normalise = normalise::written(&session);
+    clock::settle(design, &mut session, there.as_ref(), quiet)?;
     design.settle(&session)?;
     design.notes().iter().for_each(|note| output::note(format!("warning: not of equal cost: {note}")));
     Ok(session)
 }
 
+/// The design with which an earlier call began, if there was one; what cannot be read is refused later.
+fn began(path: &Path) -> Option<Value> {
+    let mut there: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    Some(there["design"].take()).filter(Value::is_object)
+}
+
 /// Takes the scales of rewards that an earlier call with the same design measured.
-fn adopt_scales(path: &Path, design: &Design, session: &mut Session) -> Result<()> {
-    let there = fs::read(path).ok();
-    let there: Option<Value> = there.and_then(|text| serde_json::from_slice(&text).ok());
+fn adopt_scales(path: &Path, there: Option<&Value>, design: &Design, session: &mut Session) -> Result<()> {
     let own = design.record();
-    let Some(there) = there.filter(|there| there["design"]["flags"] == own["flags"]) else { return Ok(()) };
-    match there["design"]["normalise"].as_str().map(str::parse) {
+    let Some(there) = there.filter(|there| there["flags"] == own["flags"]) else { return Ok(()) };
+    match there["normalise"].as_str().map(str::parse) {
         Some(Ok(Scales(Some(scales)))) => session.set_scales(&scales).map_err(|e| e.context(path.display())),
         _ => Ok(()),
     }

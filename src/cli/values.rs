@@ -183,6 +183,8 @@ pub enum Cost {
     Flops(f64),
     /// As many floating point operations as this many forward evaluations of the UNet.
     Evaluations(f64),
+    /// Seconds of a draw on this machine.
+    Seconds(f64),
 }
 
 /// A [`Cost`] as it was typed, but for blanks.
@@ -198,7 +200,8 @@ impl FromStr for Budget {
         let s = s.trim();
         let wrong = || {
             format!(
-                "expected a multiple such as 0.25, operations such as 1.5TFLOP or evaluations such as 200NFE, not `{s}`"
+                "expected a multiple such as 0.25, operations such as 1.5TFLOP, evaluations such as 200NFE or seconds \
+                 such as 30s, not `{s}`"
             )
         };
         let digits = s.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -208,6 +211,7 @@ impl FromStr for Budget {
         let cost = match (unit.as_str(), prefix) {
             ("", _) => Cost::Multiple(number),
             ("NFE", _) => Cost::Evaluations(number),
+            ("S", _) => Cost::Seconds(number),
             (_, Some(prefix)) => {
                 let prefixes = ["", "K", "M", "G", "T", "P", "E"];
                 let place = prefixes.iter().position(|p| *p == prefix).ok_or_else(wrong)?;
@@ -215,7 +219,10 @@ impl FromStr for Budget {
             }
             _ => return Err(wrong()),
         };
-        let (Cost::Multiple(amount) | Cost::Flops(amount) | Cost::Evaluations(amount)) = cost;
+        let (Cost::Multiple(amount)
+        | Cost::Flops(amount)
+        | Cost::Evaluations(amount)
+        | Cost::Seconds(amount)) = cost;
         if !(amount.is_finite() && amount > 0.0) {
             return Err(format!("`{s}` is no number above 0"));
         }
@@ -347,16 +354,18 @@ mod tests {
     }
 
     #[test]
-    fn budgets_are_multiples_operations_or_evaluations() {
+    fn budgets_are_multiples_operations_evaluations_or_seconds() {
         for (text, cost, name) in [
             ("0.250", Cost::Multiple(0.25), "0.25"),
             (" 1.5TFLOP", Cost::Flops(1.5e12), "1.5TFLOP"),
             ("3e2gflops", Cost::Flops(3e11), "3e2gflops"),
             ("200NFE", Cost::Evaluations(200.0), "200NFE"),
+            ("30s", Cost::Seconds(30.0), "30s"),
+            ("0.5S", Cost::Seconds(0.5), "0.5S"),
         ] {
             assert_eq!(text.parse(), Ok(Budget { cost, name: name.into() }), "{text}");
         }
-        for wrong in ["", "0", "-1", "nan", "inf", "x", "1XFLOP", "1T", "NFE", "0NFE", "30s"] {
+        for wrong in ["", "0", "-1", "nan", "inf", "x", "1XFLOP", "1T", "NFE", "0NFE", "s", "-1s", "30m"] {
             assert!(wrong.parse::<Budget>().is_err(), "{wrong}");
         }
     }

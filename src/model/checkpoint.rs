@@ -528,9 +528,11 @@ impl<'a> Weights<'a> {
             return Ok(TensorView { dims: dims.to_vec(), data });
         }
         if let Some((index, value)) = not_finite(data.slice()) {
-            // As it was before it became f32; in a view with gaps it has another place.
-            let wide =
-                (entry.dtype == Dtype::F64 && entry.strides.is_none()).then(|| cast::<f64>(bytes)[index]);
+            // As it was before it became f32.
+            let wide = (entry.dtype == Dtype::F64).then(|| match &entry.strides {
+                Some(strides) => in_order(&cast::<f64>(bytes), &entry.dims, strides)[index],
+                None => cast::<f64>(bytes)[index],
+            });
             if let Some(wide) = wide.filter(|wide| wide.is_finite()) {
                 let what = format!(
                     "{} contains {wide:e} (element {index}), which is too large for 32 bits",

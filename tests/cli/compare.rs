@@ -228,7 +228,7 @@ fn arms_and_sweeps_are_read_and_what_cannot_work_is_refused() {
         (&["--seeds", "5..3"], &["--seeds", "ends before it begins"]),
         (&["--seeds", "1..9000000"], &["--seeds", "more than 1000000 seeds"]),
         (&["--budgets", "1,2,1"], &["--budgets"]),
-        (&["--budgets", "30s"], &["--budgets", "1.5TFLOP"]),
+        (&["--budgets", "30m"], &["--budgets", "1.5TFLOP", "30s"]),
         (&["--budgets", "1e9"], &["--particles"]),
         (&["--arm", "x=--reward clip"], &["arm x", "after --"]),
         (&["--arm", "x=--dtype bf16"], &["arm x", "after --"]),
@@ -437,6 +437,42 @@ fn budgets_may_be_operations_or_evaluations() {
     assert!(dir.path().join("evaluations/pictures/none/60NFE/0001-3.png").exists());
     let rows = fs::read_to_string(dir.path().join("evaluations/table.md")).expect("a table");
     assert!(rows.contains("| none | 60NFE |"), "{rows}");
+}
+
+#[test]
+fn budgets_in_seconds_are_timed_once() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let out = dir.path().join("out");
+    let flags = ["--seeds", "3", "--methods", "none,best-of-n", "--budgets", "0.001s,0.25s,1"];
+    succeeds(compare(&out, &flags));
+    let design = || -> Value {
+        json(&fs::read_to_string(out.join("compare.json")).expect("a design"))["design"].clone()
+    };
+    let first = design();
+    assert_eq!(first["budgets"], serde_json::json!(["0.001s", "0.25s", 1.0]));
+    assert!(first["clock"].as_f64().is_some_and(|seconds| seconds > 0.0), "{first}");
+    for arm in first["arms"].as_array().expect("arms") {
+        let particles: Vec<u64> = arm["particles"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|n| n.as_u64().expect("a number"))
+            .collect();
+        assert_eq!(particles[0], 1, "no draw takes a millisecond: the fewest");
+        assert!(particles[1] >= 1);
+    }
+    let table = fs::read_to_string(out.join("table.md")).expect("a table");
+    assert!(table.contains("| cost | seconds |") && table.contains("| none | 0.25s |"), "{table}");
+    assert!(!table.contains("equal cost"), "operations are not what is equal:\n{table}");
+    // What is left is drawn as it began, whatever the time is now.
+    let runs = fs::read_to_string(out.join("runs.jsonl")).expect("runs");
+    let (kept, _) = runs.trim_end().rsplit_once('\n').expect("several");
+    fs::write(out.join("runs.jsonl"), format!("{kept}\n")).expect("a shorter file");
+    succeeds(compare(&out, &flags));
+    assert_eq!(design(), first);
+    let again = fs::read_to_string(out.join("runs.jsonl")).expect("runs");
+    let last = |text: &str| settled(text.trim_end().rsplit_once('\n').expect("several").1);
+    assert_eq!(last(&again), last(&runs));
 }
 
 #[test]

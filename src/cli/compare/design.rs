@@ -69,7 +69,9 @@ pub struct Budget {
     pub name: String,
     /// The same as a multiple of what the first arm costs with its own particles.
     pub multiple: f64,
-    /// Whether it was typed as that.
+    /// Seconds of a draw, if it was typed as that.
+    pub seconds: Option<f64>,
+    /// Whether it was typed as a multiple.
     relative: bool,
 }
 
@@ -98,6 +100,8 @@ pub struct Design {
     pub sweeps: Vec<Vec<usize>>,
     /// The scales of the rewards as `--normalise` takes them, once they are known; `None`: they have none.
     pub normalise: Option<String>,
+    /// Seconds of a draw of the first arm with its own particles, once a budget in seconds has asked for it.
+    pub clock: Option<f64>,
     /// Flags that all arms share.
     common: Vec<String>,
 }
@@ -180,6 +184,9 @@ impl Design {
         let first = (arms[0].fixed, arms[0].each);
         for arm in &mut arms {
             let fit = |budget: &Budget| {
+                if budget.seconds.is_some() {
+                    return arm.own_particles;
+                }
                 let guided = most_below(budget.multiple, unit, first);
                 let cost = (budget.multiple * unit).max(first.0 + guided as f64 * first.1);
                 let (fixed, each) = (arm.fixed, arm.each);
@@ -187,10 +194,7 @@ impl Design {
             };
             arm.particles = budgets.iter().map(fit).collect();
             for (budget, &n) in budgets.iter().zip(&arm.particles) {
-                arm.with_particles(n).check().map_err(|e| {
-                    Error::usage(format!("--budgets {}, arm {}: {}", budget.name, arm.label, e.message()))
-                        .advice("give --budgets a smaller number")
-                })?;
+                check_particles(arm, budget, n)?;
             }
         }
         let against = match &args.against {
@@ -201,8 +205,8 @@ impl Design {
                     .advice(format!("give one of: {}", labels.join(", ")))
             })?,
         };
-        let normalise = None;
-        Ok(Design { builder, prompts, seeds, budgets, arms, against, sweeps, normalise, common })
+        let (normalise, clock) = (None, None);
+        Ok(Design { builder, prompts, seeds, budgets, arms, against, sweeps, normalise, clock, common })
     }
 
     /// Decides once what the options leave to the cost and the memory; every run would do it again.
@@ -223,7 +227,8 @@ impl Design {
     pub fn notes(&self) -> Vec<String> {
         let unit = self.arms[0].own_flops();
         let mut notes = Vec::new();
-        for (b, budget) in self.budgets.iter().enumerate() {
+        let counted = |(_, budget): &(usize, &Budget)| budget.seconds.is_none();
+        for (b, budget) in self.budgets.iter().enumerate().filter(counted) {
             // Arms that cost the same, as those of one sweep do, in the order of the first of them.
             let mut alike: Vec<(Vec<&str>, String)> = Vec::new();
             for arm in &self.arms {
@@ -277,7 +282,7 @@ impl Design {
                 "flops": (0..self.budgets.len()).map(|b| arm.flops(b)).collect::<Vec<_>>(),
             })
         });
-        object(json!({
+        let mut record = object(json!({
             "schema": SCHEMA,
             "version": env!("CARGO_PKG_VERSION"),
             "prompts": self.prompts.iter().map(|p| json!([p.text, p.negative])).collect::<Vec<_>>(),
@@ -286,7 +291,11 @@ impl Design {
             "flags": self.common,
             "normalise": self.normalise,
             "arms": arms.collect::<Vec<_>>(),
-        }))
+        }));
+        if let Some(clock) = self.clock {
+            record.insert("clock".into(), json!(clock));
+        }
+        record
     }
 }
 
@@ -313,6 +322,17 @@ pub fn key(arm: &str, budget: f64, index: usize, seed: u64) -> String {
     format!("{budget} {index} {seed} {arm}")
 }
 
+/// Whether an arm may have so many particles as a budget gives it.
+///
+/// # Errors
+/// That it may not, naming both.
+pub fn check_particles(arm: &Arm, budget: &Budget, n: usize) -> Result<()> {
+    arm.with_particles(n).check().map_err(|e| {
+        Error::usage(format!("--budgets {budget}, arm {}: {}", arm.label, e.message()))
+            .advice("give --budgets a smaller number")
+    })
+}
+
 /// Most particles, at least one, that cost no more than a `multiple` of `unit`: of the first arm, and of arms
 /// that cost the same. What a comparison is about gets no more than what it is compared to. Of a part of the
 /// unit only that part of the `fixed` cost counts, so that half of it is half of the particles.
@@ -329,7 +349,7 @@ fn fewest_above(budget: f64, fixed: f64, each: f64) -> usize {
 }
 
 /// Budgets as multiples of `unit`, the operations of the first arm; `evaluation` counts those of one
-/// evaluation of the UNet.
+/// evaluation of the UNet. What a second is, is not known yet.
 fn budgets(typed: &[values::Budget], unit: f64, evaluation: impl Fn() -> Result<f64>) -> Result<Vec<Budget>> {
     let mut budgets: Vec<Budget> = Vec::new();
     for values::Budget { cost, name } in typed {
@@ -337,13 +357,16 @@ fn budgets(typed: &[values::Budget], unit: f64, evaluation: impl Fn() -> Result<
             Cost::Multiple(multiple) => *multiple,
             Cost::Flops(flops) => flops / unit,
             Cost::Evaluations(number) => number * evaluation()? / unit,
+            Cost::Seconds(seconds) => *seconds,
         };
-        if budgets.iter().any(|budget| budget.multiple == multiple) {
+        let seconds = if let Cost::Seconds(seconds) = cost { Some(*seconds) } else { None };
+        if budgets.iter().any(|budget| (budget.multiple, budget.seconds) == (multiple, seconds)) {
             return Err(
                 Error::usage(format!("--budgets: {name} is there twice")).advice("give each budget once")
             );
         }
-        budgets.push(Budget { name: name.clone(), multiple, relative: matches!(cost, Cost::Multiple(_)) });
+        let relative = matches!(cost, Cost::Multiple(_));
+        budgets.push(Budget { name: name.clone(), multiple, seconds, relative });
     }
     Ok(budgets)
 }

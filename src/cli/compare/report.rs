@@ -57,6 +57,8 @@ pub struct Report {
     pub against: String,
     pub prompts: usize,
     pub seeds: usize,
+    /// Whether a budget is in seconds.
+    pub timed: bool,
     pub notes: Vec<String>,
     /// Held-out rewards that fall while the target rises.
     pub warnings: Vec<String>,
@@ -103,6 +105,7 @@ impl Report {
             against: design.arms[design.against].label.clone(),
             prompts: design.prompts.len(),
             seeds: design.seeds.len(),
+            timed: design.clock.is_some(),
             notes: design.notes(),
             warnings,
             command: experiment::command(typed),

@@ -8,17 +8,23 @@ use crate::cli::statistics::Interval;
 
 /// The table as Markdown, with what must be known to read it, the names of the `plots`, and the command.
 pub fn markdown(report: &Report, plots: &[String]) -> String {
-    let mut text = "| arm | budget | particles | cost | roots, median (5 %) |".to_string();
+    let mut text = "| arm | budget | particles | cost |".to_string();
+    text += if report.timed { " seconds |" } else { "" };
+    text += " roots, median (5 %) |";
     for name in names(report) {
         text += &format!(" {name} | minus {} |", report.against);
     }
     text +=
         " pixel distance | CLIP distance | over seeds | KL, nats | log Z | its error | known | covered |\n";
     text += "|---|---|---|---|---|";
+    text += if report.timed { "---|" } else { "" };
     text += &"---|---|".repeat(names(report).len());
     text += "---|---|---|---|---|---|---|---|\n";
     for row in &report.rows {
         text += &format!("| {} | {} | {} | {:.2} |", row.arm, row.budget, row.particles, row.cost);
+        if report.timed {
+            text += &row.seconds.map_or(" |".into(), |seconds| format!(" {seconds:.1} |"));
+        }
         text += &match row.roots {
             Some((median, low)) => format!(" {median} ({low}) |"),
             None => " |".into(),
@@ -52,6 +58,10 @@ pub fn markdown(report: &Report, plots: &[String]) -> String {
              \"Over seeds\" is the pixel distance of the pictures that the seeds of a prompt returned. \"Known\" \
              are the runs that know the error of their log Z, \"covered\" those of them within twice \
              the error of what the other seeds say.";
+    if report.timed {
+        text += " Budgets in seconds are of the machine on which the first run was drawn; \"seconds\" are means of \
+                 all runs.";
+    }
     if report.rows.iter().all(|row| row.coverage.is_none()) {
         text += &format!(
             " That is empty: it takes runs that know their error, and {FEWEST_SEEDS} other seeds that agree on \
