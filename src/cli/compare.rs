@@ -3,7 +3,7 @@
 
 pub mod arms;
 pub mod chart;
-mod clock;
+pub mod clock;
 pub mod design;
 mod log_z;
 pub mod plots;
@@ -24,7 +24,7 @@ use super::progress::Progress;
 use super::values::Scales;
 use super::{meaning, normalise, output, signals};
 use crate::error::{Error, Result};
-use crate::run::{Lines, lock, write_atomic};
+use crate::run::{Lines, Lock, lock, write_atomic};
 use crate::session::Session;
 use chart::Chart;
 use design::Design;
@@ -44,11 +44,8 @@ const WHAT: &str = "comparison";
 pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
     let folder = &args.output;
     signals::listen(format!("stopping; what is finished is kept in {}", folder.display()));
-    let mut design = Design::resolve(args)?;
-    let mut session = open(&mut design, &folder.join(COMPARISON), args.cases.quiet)?;
-    // Nothing is made of what is refused.
-    fs::create_dir_all(folder).map_err(|e| unusable(folder, e))?;
-    let _lock = lock(folder)?;
+    let mut design = Design::resolve(args, "--budgets")?;
+    let (mut session, _lock) = open(&mut design, folder, COMPARISON, args.cases.quiet)?;
     claim(folder, COMPARISON, WHAT, &design.record(), typed)?;
     let path = folder.join(RUNS);
     let belongs = |run: &RunResult| run.belongs_to(&design);
@@ -74,6 +71,7 @@ pub fn run(args: &Compare, typed: &[String]) -> Result<()> {
     }
     drop(progress);
     let report = Report::new(&design, &results, typed);
+    report.late.iter().for_each(|late| output::note(format_args!("warning: not of equal cost: {late}")));
     report.warnings.iter().for_each(|warning| output::note(format_args!("warning: {warning}")));
     let plots = write_charts(folder, plots::charts(&design, &report))?;
     let table = table::markdown(&report, &plots);
@@ -115,37 +113,53 @@ pub fn write_charts(folder: &Path, charts: Vec<(String, Chart)>) -> Result<Vec<S
     Ok(written)
 }
 
-/// Opens model and rewards, and settles the design, whose file is or will be `path`.
+/// Opens model and rewards, takes the folder, in which an earlier call may have begun with the file `name`,
+/// and settles the design.
 ///
 /// # Errors
-/// Of the model and the rewards; those of [`Design::settle`].
-pub fn open(design: &mut Design, path: &Path, quiet: bool) -> Result<Session> {
+/// Of the model and the rewards; of the folder, before anything is drawn; of what is measured; those of
+/// [`Design::settle`].
+pub fn open(design: &mut Design, folder: &Path, name: &str, quiet: bool) -> Result<(Session, Lock)> {
     let mut session = design.builder.clone().open()?;
-    let options = &design.arms[0].options;
-    session.check(&design.prompts, options)?;
+    session.check(&design.prompts, &design.arms[0].options)?;
     meaning::unused_embeddings(&session, &design.prompts).iter().for_each(output::note);
-    let there = began(path);
-    adopt_scales(path, there.as_ref(), design, &mut session)?;
-    normalise::measure(&mut session, &design.prompts, options, &Limits::new(None, None), quiet)?;
-    design.normalise = normalise::written(&session);
-    clock::settle(design, &mut session, there.as_ref(), quiet)?;
-    design.settle(&session)?;
+    let is_new = !folder.exists();
+    fs::create_dir_all(folder).map_err(|e| unusable(folder, e))?;
+    let lock = lock(folder)?;
+    let settled = settle(design, &mut session, folder, name, quiet);
+    if is_new && settled.is_err() {
+        // Nothing is made of what is refused. What another program has put there stays.
+        let _ = fs::remove_dir(folder);
+    }
+    settled?;
     design.notes().iter().for_each(|note| output::note(format!("warning: not of equal cost: {note}")));
-    Ok(session)
+    Ok((session, lock))
 }
 
-/// The design with which an earlier call began, if there was one; what cannot be read is refused later.
-fn began(path: &Path) -> Option<Value> {
-    let mut there: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-    Some(there["design"].take()).filter(Value::is_object)
+/// Measures what the design leaves to that, or takes it from the file `name` of an earlier call, and settles
+/// the options of all arms.
+fn settle(design: &mut Design, session: &mut Session, folder: &Path, name: &str, quiet: bool) -> Result<()> {
+    let there = experiment::began(folder, name)?;
+    let there = there.as_ref().map(|there| &there["design"]);
+    adopt_scales(there, design, session).map_err(|e| e.context(folder.join(name).display()))?;
+    let options = &design.arms[0].options;
+    normalise::measure(session, &design.prompts, options, &Limits::new(None, None), quiet)?;
+    design.normalise = normalise::written(session);
+    match there {
+        None => clock::measure(design, session, quiet)?,
+        Some(there) => {
+            clock::adopt(design, there).map_err(|what| experiment::damaged(folder, name, &what))?
+        }
+    }
+    design.settle(session)
 }
 
 /// Takes the scales of rewards that an earlier call with the same design measured.
-fn adopt_scales(path: &Path, there: Option<&Value>, design: &Design, session: &mut Session) -> Result<()> {
+fn adopt_scales(there: Option<&Value>, design: &Design, session: &mut Session) -> Result<()> {
     let own = design.record();
     let Some(there) = there.filter(|there| there["flags"] == own["flags"]) else { return Ok(()) };
     match there["normalise"].as_str().map(str::parse) {
-        Some(Ok(Scales(Some(scales)))) => session.set_scales(&scales).map_err(|e| e.context(path.display())),
+        Some(Ok(Scales(Some(scales)))) => session.set_scales(&scales),
         _ => Ok(()),
     }
 }

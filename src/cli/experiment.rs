@@ -75,30 +75,11 @@ pub fn claim(
     own: &Map<String, Value>,
     typed: &[String],
 ) -> Result<()> {
-    let path = folder.join(name);
-    let text = match regular::read(&path, MOST_BYTES) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            if let Some(other) = in_the_way(folder).map_err(|e| unusable(folder, e))? {
-                return Err(Error::usage(format!(
-                    "{} holds {other}, and no {name} that says what it is of",
-                    folder.display()
-                ))
-                .advice("give another directory with --output: nothing there is written over"));
-            }
-            let whole = json!({"schema": SCHEMA, "command": typed, "design": own});
-            return write_atomic(&path, whole.to_string().as_bytes());
-        }
-        text => text.map_err(|e| unusable(&path, e))?,
+    let Some(there) = began(folder, name)? else {
+        let whole = json!({"schema": SCHEMA, "command": typed, "design": own});
+        return write_atomic(&folder.join(name), whole.to_string().as_bytes());
     };
-    let there: Value = serde_json::from_slice(&text).map_err(|e| {
-        Error::io(format!("{}: no JSON", path.display()))
-            .because(e)
-            .advice("give another directory with --output")
-    })?;
-    let Some(began) = there["design"].as_object() else {
-        return Err(Error::io(format!("{}: is damaged: it has no design", path.display()))
-            .advice("give another directory with --output"));
-    };
+    let began = &there["design"];
     let Some((entry, now)) = own.iter().find(|(entry, value)| began.get(*entry) != Some(value)) else {
         return Ok(());
     };
@@ -112,6 +93,40 @@ pub fn claim(
         difference(then, now)
     ))
     .advice(words.map_or(fix.into(), |words| format!("{fix}: {}", command(&words)))))
+}
+
+/// The file `name`, with a design, with which an earlier call began in a folder; `None` where none did.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for files that would be written over; [`ErrorKind::Io`] where the file cannot be read
+/// or is damaged.
+pub fn began(folder: &Path, name: &str) -> Result<Option<Value>> {
+    let path = folder.join(name);
+    let text = match regular::read(&path, MOST_BYTES) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return match in_the_way(folder).map_err(|e| unusable(folder, e))? {
+                None => Ok(None),
+                Some(other) => Err(Error::usage(format!(
+                    "{} holds {other}, and no {name} that says what it is of",
+                    folder.display()
+                ))
+                .advice("give another directory with --output: nothing there is written over")),
+            };
+        }
+        text => text.map_err(|e| unusable(&path, e))?,
+    };
+    let there: Value =
+        serde_json::from_slice(&text).map_err(|e| damaged(folder, name, "no JSON").because(e))?;
+    match there["design"].is_object() {
+        true => Ok(Some(there)),
+        false => Err(damaged(folder, name, "is damaged: it has no design")),
+    }
+}
+
+/// The error of a file with which an experiment began, and which cannot be gone on with.
+pub fn damaged(folder: &Path, name: &str, what: &str) -> Error {
+    Error::io(format!("{}: {what}", folder.join(name).display()))
+        .advice("give another directory with --output")
 }
 
 /// What an experiment would write over in a folder that is not its own: the first of such files by name.

@@ -9,16 +9,15 @@ mod result;
 mod table;
 
 use std::collections::BTreeSet;
-use std::fs;
 
 use super::args::Pareto;
 use super::compare;
-use super::experiment::{self, FRONT, RUNS, claim, unusable};
+use super::experiment::{self, FRONT, RUNS, claim};
 use super::progress::Progress;
 use super::{output, signals};
 use crate::error::Result;
 use crate::reward::Reward;
-use crate::run::{Lines, lock};
+use crate::run::Lines;
 use design::{Front, check, comparison, names};
 use report::Report;
 use result::Line;
@@ -36,12 +35,10 @@ pub fn run(args: &Pareto, typed: &[String]) -> Result<()> {
     signals::listen(format!("stopping; what is finished is kept in {}", folder.display()));
     check(args)?;
     let grid = args.weights.grid(args.rewards.len())?;
-    let mut design = compare::design::Design::resolve(&comparison(args)?)?;
-    let mut session = compare::open(&mut design, &folder.join(FRONT), args.cases.quiet)?;
+    let mut design = compare::design::Design::resolve(&comparison(args)?, "--budget")?;
+    let (mut session, _lock) = compare::open(&mut design, folder, FRONT, args.cases.quiet)?;
     let names = names(session.reward().terms().iter().map(|(_, reward)| reward.name()));
     let front = Front { design, grid, names };
-    fs::create_dir_all(folder).map_err(|e| unusable(folder, e))?;
-    let _lock = lock(folder)?;
     claim(folder, FRONT, WHAT, &front.record(), typed)?;
     let path = folder.join(RUNS);
     let mut lines = experiment::read(&path, WHAT, |line: &Line| line.belongs_to(&front), Line::key)?;
@@ -76,6 +73,7 @@ pub fn run(args: &Pareto, typed: &[String]) -> Result<()> {
     }
     drop(progress);
     let report = Report::new(&front, &lines);
+    report.late.iter().for_each(|late| output::note(format_args!("warning: not of equal cost: {late}")));
     let plots = compare::write_charts(folder, plots::charts(&front, &report))?;
     let table = table::markdown(&front, &report, &plots, typed);
     let csv = table::csv(&front, &report)?;

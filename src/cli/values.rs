@@ -226,8 +226,12 @@ impl FromStr for Budget {
         if !(amount.is_finite() && amount > 0.0) {
             return Err(format!("`{s}` is no number above 0"));
         }
-        // One name for one multiple, however it is typed.
-        let name = if unit.is_empty() { number.to_string() } else { s.to_string() };
+        // One name for one multiple and one time, however it is typed.
+        let name = match cost {
+            Cost::Multiple(multiple) => multiple.to_string(),
+            Cost::Seconds(seconds) => format!("{seconds}s"),
+            _ => s.to_string(),
+        };
         Ok(Budget { cost, name })
     }
 }
@@ -361,7 +365,7 @@ mod tests {
             ("3e2gflops", Cost::Flops(3e11), "3e2gflops"),
             ("200NFE", Cost::Evaluations(200.0), "200NFE"),
             ("30s", Cost::Seconds(30.0), "30s"),
-            ("0.5S", Cost::Seconds(0.5), "0.5S"),
+            ("0.50S", Cost::Seconds(0.5), "0.5s"),
         ] {
             assert_eq!(text.parse(), Ok(Budget { cost, name: name.into() }), "{text}");
         }

@@ -24,7 +24,7 @@ mod slug;
 pub use crate::hash::sha256;
 pub use checkpoint::{encode_checkpoint, read_checkpoint};
 pub use dir::{
-    CHECKPOINT, Finished, Lines, Listing, OutDir, PARTICLES, PREVIEWS, RECORD, RunDir, TRACE, lock,
+    CHECKPOINT, Finished, Lines, Listing, Lock, OutDir, PARTICLES, PREVIEWS, RECORD, RunDir, TRACE, lock,
 };
 pub use file::{probe_file, sha256_file, write_atomic};
 pub use grid::grid;

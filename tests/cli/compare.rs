@@ -443,7 +443,9 @@ fn budgets_may_be_operations_or_evaluations() {
 fn budgets_in_seconds_are_timed_once() {
     let dir = TempDir::new().expect("a temporary folder");
     let out = dir.path().join("out");
+    let twin = ["--arm", "twin=--proposal best-of-n --select argmax"];
     let flags = ["--seeds", "3", "--methods", "none,best-of-n", "--budgets", "0.001s,0.25s,1"];
+    let flags = [&flags[..], &twin].concat();
     succeeds(compare(&out, &flags));
     let design = || -> Value {
         json(&fs::read_to_string(out.join("compare.json")).expect("a design"))["design"].clone()
@@ -451,19 +453,15 @@ fn budgets_in_seconds_are_timed_once() {
     let first = design();
     assert_eq!(first["budgets"], serde_json::json!(["0.001s", "0.25s", 1.0]));
     assert!(first["clock"].as_f64().is_some_and(|seconds| seconds > 0.0), "{first}");
-    for arm in first["arms"].as_array().expect("arms") {
-        let particles: Vec<u64> = arm["particles"]
-            .as_array()
-            .expect("a list")
-            .iter()
-            .map(|n| n.as_u64().expect("a number"))
-            .collect();
-        assert_eq!(particles[0], 1, "no draw takes a millisecond: the fewest");
-        assert!(particles[1] >= 1);
+    let particles = |arm: usize, budget: usize| first["arms"][arm]["particles"][budget].as_u64();
+    for arm in 0..3 {
+        assert_eq!(particles(arm, 0), Some(1), "no draw takes a millisecond: the fewest");
+        assert!(particles(arm, 1).is_some_and(|n| n > 0));
     }
+    assert_eq!(particles(1, 1), particles(2, 1), "the same operations");
     let table = fs::read_to_string(out.join("table.md")).expect("a table");
     assert!(table.contains("| cost | seconds |") && table.contains("| none | 0.25s |"), "{table}");
-    assert!(!table.contains("equal cost"), "operations are not what is equal:\n{table}");
+    assert!(table.contains("Not of equal cost: none, budget 0.001s: 1 particle, the fewest, "), "{table}");
     // What is left is drawn as it began, whatever the time is now.
     let runs = fs::read_to_string(out.join("runs.jsonl")).expect("runs");
     let (kept, _) = runs.trim_end().rsplit_once('\n').expect("several");
@@ -473,6 +471,44 @@ fn budgets_in_seconds_are_timed_once() {
     let again = fs::read_to_string(out.join("runs.jsonl")).expect("runs");
     let last = |text: &str| settled(text.trim_end().rsplit_once('\n').expect("several").1);
     assert_eq!(last(&again), last(&runs));
+    // What cannot have been found is not taken.
+    let path = out.join("compare.json");
+    let whole = json(&fs::read_to_string(&path).expect("a design"));
+    for (place, value, words) in [
+        ("/design/clock", Value::Null, "design.clock"),
+        ("/design/clock", (-1.0).into(), "design.clock"),
+        ("/design/arms/1/particles/1", 0.into(), "design.arms[1].particles[1]"),
+        ("/design/arms/1/particles/1", 1_000_000_000_000_u64.into(), "design.arms[1].particles[1]"),
+    ] {
+        let mut other = whole.clone();
+        *other.pointer_mut(place).expect("a place") = value;
+        fs::write(&path, other.to_string()).expect("a design");
+        fails(compare(&out, &flags), 1, &["compare.json", words, "--output"]);
+    }
+}
+
+#[test]
+fn nothing_is_timed_for_a_folder_that_cannot_be_used() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let flags = ["--methods", "none,best-of-n", "--budgets", "1e7s"];
+    for (name, text, words) in [
+        ("runs.jsonl", "", &["runs.jsonl", "another directory"][..]),
+        ("compare.json", "{", &["compare.json", "no JSON"]),
+        ("compare.json", "{\"design\": []}", &["compare.json", "no design"]),
+    ] {
+        let out = dir.path().join("out");
+        fs::create_dir_all(&out).expect("a folder");
+        fs::write(out.join(name), text).expect("a file");
+        let output = compare(&out, &flags);
+        assert!(!output.status.success());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(words.iter().all(|word| said.contains(word)) && !said.contains("1e7"), "{said}");
+        fs::remove_dir_all(&out).expect("removed");
+    }
+    // Found to be too much once the time of a draw is known; then nothing is left.
+    let out = dir.path().join("none");
+    fails(compare(&out, &flags), 2, &["--budgets 10000000s", "give --budgets a smaller number"]);
+    assert!(!out.exists());
 }
 
 #[test]

@@ -80,6 +80,15 @@ fn every_sum_is_aligned_to_and_the_best_of_n_chooses_by_it() {
     section.all_seen();
     let mut section = Section::new(&page, "### pareto.json");
     section.check(&json(&fs::read_to_string(out.join("pareto.json")).expect("a design")));
+    // No draw takes a millisecond.
+    let timed = dir.path().join("timed");
+    let said = succeeds(pareto(&timed, &[&SUMS[..4], &["--weights", "0,1", "--budget", "0.001s"]].concat()));
+    for words in
+        ["| particles | seconds |", "Not of equal cost: das, budget 0.001s: 1 particle, the fewest, "]
+    {
+        assert!(said.contains(words), "{said}");
+    }
+    section.check(&json(&fs::read_to_string(timed.join("pareto.json")).expect("a design")));
     section.all_seen();
     assert_eq!(summary["rows"].as_array().expect("rows").len(), 7);
     assert_eq!(summary["hypervolumes"].as_array().expect("volumes").len(), 2);
@@ -151,6 +160,10 @@ fn three_rewards_have_a_grid_and_what_cannot_work_is_refused() {
         (&[two, &["--", "--reward", "jpeg-proxy"]].concat(), &["--reward stands after --", "before --"]),
         (&[two, &["--", "--proposal", "tds"]].concat(), &["--proposal stands after --", "--method"]),
         (&[two, &["--budget", "0"]].concat(), &["above 0"]),
+        (
+            &[two, &["--budget", "1e9"]].concat(),
+            &["--budget 1000000000, arm", "give --budget a smaller number"],
+        ),
         (&[two, &["--", "--seed", "3"]].concat(), &["--seed"]),
     ];
     for (args, words) in cases {

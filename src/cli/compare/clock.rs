@@ -4,81 +4,101 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::design::{Arm, Design, check_particles};
+use super::design::{Arm, Design, check_particles, particles};
 use crate::cli::progress::Progress;
 use crate::cli::{output, signals};
 use crate::error::{Error, ErrorKind, Result};
 use crate::session::{Prompt, SampleOptions, Session};
 
-/// Finds the particles of every arm at the budgets in seconds: those with which the design `there` began, or,
-/// where nothing began, those that this machine draws in the time, with progress unless `quiet`.
+/// What a table says of budgets in seconds.
+pub const TIMED: &str = "Budgets in seconds are of the machine on which the first run was drawn; \"seconds\" are \
+                         means over all runs.";
+
+/// A draw that takes less is timed again, and the least counts: what else the machine does only adds to it.
+const SHORT: f64 = 2.0;
+/// Most draws for one time.
+const MOST_DRAWS: usize = 3;
+/// An arm whose draws take this factor more or less than a budget in seconds is named.
+const NEAR: f64 = 1.25;
+
+/// Takes the particles at budgets in seconds with which the same design began. Of another design, which is
+/// refused later, nothing is taken.
 ///
 /// # Errors
-/// Of the first draw of every arm; [`ErrorKind::Interrupted`] after a signal; of a budget that takes more
-/// particles than an arm may have.
-pub fn settle(design: &mut Design, session: &mut Session, there: Option<&Value>, quiet: bool) -> Result<()> {
-    if design.budgets.iter().all(|budget| budget.seconds.is_none()) {
+/// What of the design `there` is damaged.
+pub fn adopt(design: &mut Design, there: &Value) -> Result<(), String> {
+    let timed = places(design);
+    let same = there["budgets"] == design.record()["budgets"];
+    if timed.is_empty()
+        || !same
+        || there["arms"].as_array().is_none_or(|arms| arms.len() != design.arms.len())
+    {
         return Ok(());
     }
-    match there {
-        Some(there) => adopt(design, there),
-        None => measure(design, session, quiet)?,
-    }
-    // A multiple is what the first arm's time is multiplied by.
-    if let Some(clock) = design.clock {
-        for budget in &mut design.budgets {
-            budget.multiple = budget.seconds.map_or(budget.multiple, |seconds| seconds / clock);
-        }
-    }
-    for arm in &design.arms {
-        for (budget, &n) in design.budgets.iter().zip(&arm.particles) {
-            check_particles(arm, budget, n)?;
+    let clock = there["clock"].as_f64().filter(|seconds| seconds.is_normal() && *seconds > 0.0);
+    design.set_clock(clock.ok_or("design.clock is missing or no time")?);
+    for (a, arm) in design.arms.iter_mut().enumerate() {
+        for &(b, _) in &timed {
+            let n = there["arms"][a]["particles"][b].as_u64().and_then(|n| usize::try_from(n).ok());
+            let possible = n.filter(|&n| n > 0 && check_particles(arm, &design.budgets[b], n).is_ok());
+            arm.particles[b] = possible
+                .ok_or_else(|| format!("design.arms[{a}].particles[{b}] is no number of particles"))?;
         }
     }
     Ok(())
 }
 
-/// Takes what an earlier call with the same design found. Where something lacks, it was another design, which
-/// is refused later.
-fn adopt(design: &mut Design, there: &Value) {
-    design.clock = there["clock"].as_f64().filter(|seconds| *seconds > 0.0);
-    for (b, _) in design.budgets.iter().enumerate().filter(|(_, budget)| budget.seconds.is_some()) {
-        for (a, arm) in design.arms.iter_mut().enumerate() {
-            let particles = there["arms"][a]["particles"][b].as_u64();
-            arm.particles[b] = particles.map_or(arm.particles[b], |n| n as usize);
-        }
+/// Finds the particles of every arm at the budgets in seconds, where there are any, with progress unless
+/// `quiet`. Each arm is drawn with its own particles, and for every budget with as many as that time and the
+/// operations say; the time of that draw and the operations say how many it gets. Arms of the same operations
+/// get the same.
+///
+/// # Errors
+/// Of the first draw of every arm; [`ErrorKind::Interrupted`] after a signal; of a budget that takes more
+/// particles than an arm may have.
+pub fn measure(design: &mut Design, session: &mut Session, quiet: bool) -> Result<()> {
+    let timed = places(design);
+    if timed.is_empty() {
+        return Ok(());
     }
-}
-
-/// Draws every arm with its own particles, and once more for every budget with as many as the operations say;
-/// the number between or beyond the two is the answer.
-fn measure(design: &mut Design, session: &mut Session, quiet: bool) -> Result<()> {
-    let budgets: Vec<(usize, f64)> =
-        design.budgets.iter().enumerate().filter_map(|(b, budget)| Some((b, budget.seconds?))).collect();
-    let draws = 1 + design.arms.len() * (1 + budgets.len());
-    let progress = Progress::new(draws as u64, quiet);
+    let like = |a: usize| {
+        let cost = |arm: &Arm| (arm.fixed, arm.each);
+        design.arms.iter().position(|arm| cost(arm) == cost(&design.arms[a])).unwrap_or(a)
+    };
+    let like: Vec<usize> = (0..design.arms.len()).map(like).collect();
+    let kinds = like.iter().enumerate().filter(|(a, like)| a == *like).count();
+    let progress = Progress::new((1 + kinds * (1 + timed.len())) as u64, quiet);
     // What is only done by the first draw of a program belongs to no arm.
-    time(design, session, &design.arms[0], 1)?;
+    draw_any(design, session, &design.arms[0], 1)?;
     progress.step("the time of a draw");
-    for a in 0..design.arms.len() {
-        let arm = &design.arms[a];
-        let own = time(design, session, arm, arm.own_particles)?;
-        progress.step(&format!("the time of a draw  {}", arm.label));
-        if a == 0 {
-            design.clock = Some(own);
+    for (a, &like) in like.iter().enumerate() {
+        if like != a {
+            design.arms[a].particles = design.arms[like].particles.clone();
+            continue;
         }
-        for &(b, seconds) in &budgets {
+        let arm = &design.arms[a];
+        let message = format!("the time of a draw  {}", arm.label);
+        let own = (arm.own_particles, time(design, session, arm, arm.own_particles)?);
+        progress.step(&message);
+        let guess = |&(b, seconds): &(usize, f64)| {
+            let n = by_operations(arm.fixed, arm.each, own, seconds);
+            check_particles(arm, &design.budgets[b], n).map(|()| (b, seconds, n))
+        };
+        let guesses: Vec<(usize, f64, usize)> = timed.iter().map(guess).collect::<Result<_>>()?;
+        if a == 0 {
+            design.set_clock(own.1);
+        }
+        for (b, seconds, guess) in guesses {
             let arm = &design.arms[a];
-            let first = (arm.own_particles, own);
-            let guess = by_operations(arm, first, seconds);
-            check_particles(arm, &design.budgets[b], guess)?;
-            let second = if guess == first.0 { first } else { (guess, time(design, session, arm, guess)?) };
-            progress.step(&format!("the time of a draw  {}", arm.label));
-            design.arms[a].particles[b] = on_the_line(first, second, seconds);
+            let near = if guess == own.0 { own } else { (guess, time(design, session, arm, guess)?) };
+            let n = by_operations(arm.fixed, arm.each, near, seconds);
+            check_particles(arm, &design.budgets[b], n)?;
+            design.arms[a].particles[b] = n;
+            progress.step(&message);
         }
     }
     drop(progress);
-    for &(b, _) in budgets.iter().filter(|_| !quiet) {
+    for &(b, _) in timed.iter().filter(|_| !quiet) {
         let found: Vec<String> =
             design.arms.iter().map(|arm| format!("{} {}", arm.label, arm.particles[b])).collect();
         let budget = &design.budgets[b];
@@ -87,8 +107,42 @@ fn measure(design: &mut Design, session: &mut Session, quiet: bool) -> Result<()
     Ok(())
 }
 
-/// Seconds of a draw with `n` particles, of the first prompt for which a particle is left.
+/// What the user should know of arms whose time is not near a budget in seconds. `seconds` tells the mean of
+/// an arm's draws at a budget.
+pub fn late(design: &Design, seconds: impl Fn(&Arm, usize) -> Option<f64>) -> Vec<String> {
+    let mut late = Vec::new();
+    for (b, wanted) in places(design) {
+        for arm in &design.arms {
+            let Some(took) = seconds(arm, b) else { continue };
+            if !(1.0 / NEAR..=NEAR).contains(&(took / wanted)) {
+                let (particles, budget) = (particles(arm.particles[b]), &design.budgets[b]);
+                late.push(format!("{}, budget {budget}: {particles}, {took:.2} s in the mean", arm.label));
+            }
+        }
+    }
+    late
+}
+
+/// The budgets in seconds: their places, and the seconds.
+fn places(design: &Design) -> Vec<(usize, f64)> {
+    design.budgets.iter().enumerate().filter_map(|(b, budget)| Some((b, budget.seconds?))).collect()
+}
+
+/// Seconds of a draw with `n` particles.
 fn time(design: &Design, session: &mut Session, arm: &Arm, n: usize) -> Result<f64> {
+    let (mut least, mut all) = (f64::INFINITY, 0.0);
+    for _ in 0..MOST_DRAWS {
+        let took = draw_any(design, session, arm, n)?;
+        (least, all) = (took.min(least), all + took);
+        if all > SHORT {
+            break;
+        }
+    }
+    Ok(least)
+}
+
+/// Draws the first prompt for which a particle is left; the seconds that took.
+fn draw_any(design: &Design, session: &mut Session, arm: &Arm, n: usize) -> Result<f64> {
     let mut took = Err(Error::usage("no prompt to time a draw of"));
     for prompt in &design.prompts {
         let began = Instant::now();
@@ -108,29 +162,19 @@ fn draw(session: &mut Session, prompt: &Prompt, options: &SampleOptions) -> Resu
     for step in &mut drawing {
         step?;
         if signals::requested().is_some() {
-            let place = "while draws were timed for a budget in seconds; nothing is kept of them";
-            return Err(Error::new(ErrorKind::Interrupted, format!("stopped {place}")));
+            let what =
+                "stopped while draws were timed for a budget in seconds; the same command begins with that";
+            return Err(Error::new(ErrorKind::Interrupted, what));
         }
     }
     drawing.conclude().map(drop)
 }
 
-/// Particles that take so many seconds if time is as operations are, and a draw of `n` took `took`.
-fn by_operations(arm: &Arm, (n, took): (usize, f64), seconds: f64) -> usize {
-    let operations = (arm.fixed + n as f64 * arm.each) * seconds / took;
-    ((operations - arm.fixed) / arm.each).round().max(1.0) as usize
-}
-
-/// Particles that take so many seconds if time is on the line through two draws of particles and seconds. A
-/// line that does not rise says nothing; then the second, whose number was chosen for the time, is taken.
-fn on_the_line((n, took): (usize, f64), (m, then): (usize, f64), seconds: f64) -> usize {
-    let slope = (then - took) / (m as f64 - n as f64);
-    if !(slope.is_finite() && slope > 0.0) {
-        return m;
-    }
-    let at = (m as f64 + (seconds - then) / slope).round();
-    // A small difference of two noisy times must not become a large number.
-    at.clamp(0.5 * m as f64, 2.0 * m as f64).round().max(1.0) as usize
+/// Particles that take so many seconds if time is as operations are, `fixed` ones and `each` for a particle,
+/// and a draw of `n` took `took` seconds.
+fn by_operations(fixed: f64, each: f64, (n, took): (usize, f64), seconds: f64) -> usize {
+    let operations = (fixed + n as f64 * each) * seconds / took;
+    ((operations - fixed) / each).round().max(1.0) as usize
 }
 
 #[cfg(test)]
@@ -139,12 +183,11 @@ mod tests {
 
     #[test]
     fn particles_are_those_that_the_time_allows() {
-        // Two seconds, and one for each particle.
-        let at = |n: usize| (n, 2.0 + n as f64);
-        assert_eq!(on_the_line(at(4), at(16), 12.0), 10);
-        assert_eq!(on_the_line(at(4), at(10), 12.0), 10);
-        assert_eq!(on_the_line(at(4), at(3), 1.0), 2, "never less than half of what was drawn");
-        assert_eq!(on_the_line(at(1), at(1), 1.0), 1, "one draw is no line");
-        assert_eq!(on_the_line((4, 3.0), (8, 2.9), 6.0), 8, "a time that falls says nothing");
+        // Four operations, and two for each particle: a draw of 8 has 20.
+        let at = |n: usize, took: f64, seconds: f64| by_operations(4.0, 2.0, (n, took), seconds);
+        assert_eq!(at(8, 10.0, 10.0), 8);
+        assert_eq!(at(8, 10.0, 20.0), 18);
+        assert_eq!(at(8, 10.0, 1.0), 1, "at least one");
+        assert_eq!(at(8, 10.0, 1e300), usize::MAX, "more than can be, which is refused");
     }
 }

@@ -73,6 +73,8 @@ pub struct Budget {
     pub seconds: Option<f64>,
     /// Whether it was typed as a multiple.
     relative: bool,
+    /// The option that it comes from.
+    pub option: &'static str,
 }
 
 impl Budget {
@@ -110,7 +112,8 @@ pub struct Design {
 const NEAR: f64 = 1.1;
 
 impl Design {
-    pub fn resolve(args: &Compare) -> Result<Design> {
+    /// `option` is the one that budgets come from.
+    pub fn resolve(args: &Compare, option: &'static str) -> Result<Design> {
         let cases = &args.cases;
         let (prompts, _) = prompts::collect(&cases.prompts, cases.prompt_file.as_deref(), None)?;
         let seeds = cases.seeds.0.clone();
@@ -170,7 +173,7 @@ impl Design {
             return Err(Error::usage("no arm to compare").advice("give --methods das,best-of-n"));
         };
         let unit = arms[0].own_flops();
-        let budgets = budgets(&args.budgets, unit, || {
+        let budgets = budgets(&args.budgets, option, unit, || {
             // One step more of the model's own chain of one particle is evaluations of the UNet, and nothing
             // else.
             let plain = |steps: usize| {
@@ -209,6 +212,15 @@ impl Design {
         Ok(Design { builder, prompts, seeds, budgets, arms, against, sweeps, normalise, clock, common })
     }
 
+    /// Takes the seconds of a draw of the first arm with its own particles, of which budgets in seconds are
+    /// multiples.
+    pub fn set_clock(&mut self, clock: f64) {
+        self.clock = Some(clock);
+        for budget in &mut self.budgets {
+            budget.multiple = budget.seconds.map_or(budget.multiple, |seconds| seconds / clock);
+        }
+    }
+
     /// Decides once what the options leave to the cost and the memory; every run would do it again.
     ///
     /// # Errors
@@ -236,10 +248,7 @@ impl Design {
                 if (1.0 / NEAR..=NEAR).contains(&factor) {
                     continue;
                 }
-                let particles = match arm.particles[b] {
-                    1 => "1 particle, the fewest".to_string(),
-                    n => format!("{n} particles"),
-                };
+                let particles = particles(arm.particles[b]);
                 let cost = format!("{particles}, cost {factor:.2} times the budget");
                 match alike.iter_mut().find(|(_, of)| *of == cost) {
                     Some((labels, _)) => labels.push(&arm.label),
@@ -322,14 +331,23 @@ pub fn key(arm: &str, budget: f64, index: usize, seed: u64) -> String {
     format!("{budget} {index} {seed} {arm}")
 }
 
+/// A number of particles in words.
+pub fn particles(n: usize) -> String {
+    match n {
+        1 => "1 particle, the fewest".into(),
+        n => format!("{n} particles"),
+    }
+}
+
 /// Whether an arm may have so many particles as a budget gives it.
 ///
 /// # Errors
 /// That it may not, naming both.
 pub fn check_particles(arm: &Arm, budget: &Budget, n: usize) -> Result<()> {
     arm.with_particles(n).check().map_err(|e| {
-        Error::usage(format!("--budgets {budget}, arm {}: {}", arm.label, e.message()))
-            .advice("give --budgets a smaller number")
+        let option = budget.option;
+        Error::usage(format!("{option} {budget}, arm {}: {}", arm.label, e.message()))
+            .advice(format!("give {option} a smaller number"))
     })
 }
 
@@ -350,7 +368,12 @@ fn fewest_above(budget: f64, fixed: f64, each: f64) -> usize {
 
 /// Budgets as multiples of `unit`, the operations of the first arm; `evaluation` counts those of one
 /// evaluation of the UNet. What a second is, is not known yet.
-fn budgets(typed: &[values::Budget], unit: f64, evaluation: impl Fn() -> Result<f64>) -> Result<Vec<Budget>> {
+fn budgets(
+    typed: &[values::Budget],
+    option: &'static str,
+    unit: f64,
+    evaluation: impl Fn() -> Result<f64>,
+) -> Result<Vec<Budget>> {
     let mut budgets: Vec<Budget> = Vec::new();
     for values::Budget { cost, name } in typed {
         let multiple = match cost {
@@ -362,11 +385,11 @@ fn budgets(typed: &[values::Budget], unit: f64, evaluation: impl Fn() -> Result<
         let seconds = if let Cost::Seconds(seconds) = cost { Some(*seconds) } else { None };
         if budgets.iter().any(|budget| (budget.multiple, budget.seconds) == (multiple, seconds)) {
             return Err(
-                Error::usage(format!("--budgets: {name} is there twice")).advice("give each budget once")
+                Error::usage(format!("{option}: {name} is there twice")).advice("give each budget once")
             );
         }
         let relative = matches!(cost, Cost::Multiple(_));
-        budgets.push(Budget { name: name.clone(), multiple, seconds, relative });
+        budgets.push(Budget { name: name.clone(), multiple, seconds, relative, option });
     }
     Ok(budgets)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::clock::late;
 use super::design::{Arm, Design};
 use super::log_z::{Coverage, References};
 use super::result::RunResult;
@@ -59,6 +60,8 @@ pub struct Report {
     pub seeds: usize,
     /// Whether a budget is in seconds.
     pub timed: bool,
+    /// Arms whose time is not near their budget in seconds.
+    pub late: Vec<String>,
     pub notes: Vec<String>,
     /// Held-out rewards that fall while the target rises.
     pub warnings: Vec<String>,
@@ -100,13 +103,19 @@ impl Report {
                 }
             }
         }
+        let seconds = |arm: &Arm, b: usize| {
+            let row = rows.iter().find(|row| row.arm == arm.label && row.budget == design.budgets[b].name);
+            row.and_then(|row| row.seconds)
+        };
+        let late = late(design, seconds);
         Report {
             rows,
             against: design.arms[design.against].label.clone(),
             prompts: design.prompts.len(),
             seeds: design.seeds.len(),
             timed: design.clock.is_some(),
-            notes: design.notes(),
+            notes: [design.notes(), late.clone()].concat(),
+            late,
             warnings,
             command: experiment::command(typed),
         }

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::clock::TIMED;
 use super::log_z::FEWEST_SEEDS;
 use super::report::{Report, Row};
 use crate::cli::statistics::Interval;
@@ -23,7 +24,7 @@ pub fn markdown(report: &Report, plots: &[String]) -> String {
     for row in &report.rows {
         text += &format!("| {} | {} | {} | {:.2} |", row.arm, row.budget, row.particles, row.cost);
         if report.timed {
-            text += &row.seconds.map_or(" |".into(), |seconds| format!(" {seconds:.1} |"));
+            text += &row.seconds.map_or(" |".into(), |seconds| format!(" {seconds:.2} |"));
         }
         text += &match row.roots {
             Some((median, low)) => format!(" {median} ({low}) |"),
@@ -58,15 +59,14 @@ pub fn markdown(report: &Report, plots: &[String]) -> String {
              \"Over seeds\" is the pixel distance of the pictures that the seeds of a prompt returned. \"Known\" \
              are the runs that know the error of their log Z, \"covered\" those of them within twice \
              the error of what the other seeds say.";
-    if report.timed {
-        text += " Budgets in seconds are of the machine on which the first run was drawn; \"seconds\" are means of \
-                 all runs.";
-    }
     if report.rows.iter().all(|row| row.coverage.is_none()) {
         text += &format!(
             " That is empty: it takes runs that know their error, and {FEWEST_SEEDS} other seeds that agree on \
              log Z better than the run."
         );
+    }
+    if report.timed {
+        text += &format!(" {TIMED}");
     }
     text += "\n";
     for note in &report.notes {

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use super::design::{Front, PLAIN};
 use super::front::{hypervolume, on_front};
 use super::result::Line;
+use crate::cli::compare::clock::late;
+use crate::cli::compare::design::Arm;
 use crate::cli::statistics::{Interval, RESAMPLES, bootstrap, mean, over_prompts};
 
 /// An arm at given weights.
@@ -15,6 +17,8 @@ pub struct Row {
     /// Floating point operations of one prompt.
     pub flops: f64,
     pub runs: usize,
+    /// Mean of a population.
+    pub seconds: Option<f64>,
     pub rewards: Vec<Option<Interval>>,
     pub held_out: Vec<(String, Option<Interval>)>,
     /// Whether no other weights of the arm are as good in every reward and better in one.
@@ -36,6 +40,8 @@ pub struct Report {
     pub volumes: Vec<Volume>,
     /// Prompts whose rewards are not all known, and which the volumes are without.
     pub left_out: usize,
+    /// Arms whose time is not near their budget in seconds.
+    pub late: Vec<String>,
 }
 
 /// Of more rewards a volume takes long, so that fewer resamples are drawn.
@@ -50,8 +56,14 @@ impl Report {
             rows.extend(rows_of(front, lines, &arm.label, &front.grid));
         }
         let (volumes, left_out) = volumes(front, lines);
-        Report { rows, volumes, left_out }
+        let seconds = |arm: &Arm, _| mean_seconds(lines.iter().filter(|line| line.arm == arm.label));
+        Report { rows, volumes, left_out, late: late(&front.design, seconds) }
     }
+}
+
+fn mean_seconds<'a>(lines: impl Iterator<Item = &'a Line>) -> Option<f64> {
+    let known = lines.filter(|line| line.lost.is_none());
+    Some(mean(&known.map(|line| line.seconds).collect::<Vec<_>>())).filter(|mean| mean.is_finite())
 }
 
 /// The rows of an arm, with its own front.
@@ -70,6 +82,7 @@ fn rows_of(front: &Front, lines: &[Line], arm: &str, grid: &[Vec<f64>]) -> Vec<R
             particles: own.first().map_or(0, |line| line.particles),
             flops: own.first().map_or(0.0, |line| line.flops),
             runs: own.len(),
+            seconds: mean_seconds(own.iter().copied()),
             rewards: (0..front.names.len()).map(|k| over(&|line| line.rewards[k])).collect(),
             held_out: names
                 .map(|name| (name.clone(), over(&|line| line.eval_rewards.get(name)?.as_f64())))

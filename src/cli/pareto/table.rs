@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::design::Front;
 use super::report::{Report, Row};
+use crate::cli::compare::clock::TIMED;
 use crate::cli::experiment::{command, counted};
 use crate::cli::statistics::Interval;
 use crate::error::{Error, Result};
@@ -11,15 +12,21 @@ use crate::run::SCHEMA;
 
 /// The table as Markdown, with what must be known to read it, the names of the `plots`, and the command.
 pub fn markdown(front: &Front, report: &Report, plots: &[String], typed: &[String]) -> String {
+    let is_timed = front.design.clock.is_some();
     let mut text = "| arm | weights | particles |".to_string();
+    text += if is_timed { " seconds |" } else { "" };
     let columns =
         front.names.iter().chain(held_out(report)).map(|name| format!(" {} |", name.replace('|', "/")));
     text.extend(columns);
     text += " front |\n|---|---|---|";
+    text += if is_timed { "---|" } else { "" };
     text += &"---|".repeat(front.names.len() + held_out(report).count());
     text += "---|\n";
     for row in &report.rows {
         text += &format!("| {} | {} | {} |", row.arm, weights(row, ", "), row.particles);
+        if is_timed {
+            text += &row.seconds.map_or(" |".into(), |seconds| format!(" {seconds:.2} |"));
+        }
         let values = row.rewards.iter().chain(row.held_out.iter().map(|(_, value)| value));
         values.for_each(|value| text += &format!(" {} |", Interval::text(*value)));
         text += if row.on_front { " yes |\n" } else { " |\n" };
@@ -60,11 +67,19 @@ pub fn markdown(front: &Front, report: &Report, plots: &[String], typed: &[Strin
             counted(report.left_out, "prompt")
         );
     }
-    design.notes().iter().for_each(|note| text += &format!("\nNot of equal cost: {note}.\n"));
+    if is_timed {
+        text += &format!("\n{TIMED}\n");
+    }
+    notes(front, report).iter().for_each(|note| text += &format!("\nNot of equal cost: {note}.\n"));
     if !plots.is_empty() {
         text += &format!("\nPlots: {}.\n", plots.join(", "));
     }
     text + &format!("\n    {}\n", command(typed).replace('\n', "\n    "))
+}
+
+/// What is to be known of costs that are not equal.
+fn notes(front: &Front, report: &Report) -> Vec<String> {
+    [front.design.notes(), report.late.clone()].concat()
 }
 
 fn held_out(report: &Report) -> impl Iterator<Item = &String> {
@@ -82,7 +97,7 @@ fn weights(row: &Row, between: &str) -> String {
 pub fn csv(front: &Front, report: &Report) -> Result<Vec<u8>> {
     let failed = |e: csv::Error| Error::io("table.csv: cannot be made").because(e);
     let mut writer = csv::Writer::from_writer(Vec::new());
-    let own = ["arm", "weights", "particles", "flops", "runs", "on_front"].map(String::from);
+    let own = ["arm", "weights", "particles", "flops", "seconds", "runs", "on_front"].map(String::from);
     let names = front.names.iter().chain(held_out(report));
     let columns = names.flat_map(|name| ["", "_low", "_high"].map(|end| format!("{name}{end}")));
     writer.write_record(own.into_iter().chain(columns)).map_err(failed)?;
@@ -92,6 +107,7 @@ pub fn csv(front: &Front, report: &Report) -> Result<Vec<u8>> {
             weights(row, " "),
             row.particles.to_string(),
             row.flops.to_string(),
+            row.seconds.map_or(String::new(), |seconds| seconds.to_string()),
             row.runs.to_string(),
             row.on_front.to_string(),
         ];
@@ -112,6 +128,7 @@ pub fn json(front: &Front, report: &Report, typed: &[String]) -> String {
             "weights": row.weights,
             "particles": row.particles,
             "flops": row.flops,
+            "seconds": row.seconds,
             "runs": row.runs,
             "on_front": row.on_front,
             "rewards": row.rewards.iter().map(|value| Interval::json(*value)).collect::<Vec<_>>(),
@@ -132,7 +149,7 @@ pub fn json(front: &Front, report: &Report, typed: &[String]) -> String {
         "prompts": front.design.prompts.len(),
         "seeds": front.design.seeds.len(),
         "normalise": front.design.normalise,
-        "notes": front.design.notes(),
+        "notes": notes(front, report),
         "rows": report.rows.iter().map(row).collect::<Vec<_>>(),
         "hypervolumes": volumes.collect::<Vec<_>>(),
         "left_out": report.left_out,

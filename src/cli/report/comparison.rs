@@ -270,6 +270,10 @@ fn pictures(comparison: &Comparison, most: usize) -> Markup {
     let all = rows.len();
     rows.truncate((most / columns.len().max(1)).max(1));
     let budgets = comparison.design("budgets").len();
+    let named = |budget: f64| {
+        let row = self::rows(comparison).iter().find(|row| row["multiple"].as_f64() == Some(budget));
+        row.and_then(|row| row["budget"].as_str()).map_or_else(|| budget.to_string(), words::clean)
+    };
     let find = |row: (usize, u64), column: (&str, f64)| -> Option<&Drawn> {
         comparison
             .runs
@@ -284,7 +288,7 @@ fn pictures(comparison: &Comparison, most: usize) -> Markup {
                     thead { tr {
                         th { "prompt and seed" }
                         @for (arm, budget) in &columns {
-                            th { (words::said(arm)) @if budgets > 1 { br; span.soft { "budget " (budget) } } }
+                            th { (words::said(arm)) @if budgets > 1 { br; span.soft { "budget " (named(*budget)) } } }
                         }
                     } }
                     tbody { @for (index, seed, prompt) in &rows {
