@@ -548,7 +548,14 @@ pub struct Compare {
     /// many operations as evaluations of the UNet take (200NFE). Every arm gets as many particles as cost
     /// that: the first arm, and arms that cost the same, rounded down, the others up. Or seconds of a draw
     /// (30s), for which each arm is drawn and timed before the first run; arms that cost the same get as many
-    #[arg(long, value_delimiter = ',', default_value = "1", allow_hyphen_values = true, value_name = "LIST")]
+    #[arg(
+        long,
+        alias = "budget",
+        value_delimiter = ',',
+        default_value = "1",
+        allow_hyphen_values = true,
+        value_name = "LIST"
+    )]
     pub budgets: Vec<Budget>,
     /// Arm to which the others are compared [default: best-of-n if it is there, else the first]
     #[arg(long, value_name = "LABEL")]
