@@ -14,9 +14,14 @@ fn golden(name: &str) -> PathBuf {
 
 /// A zip archive as `torch.save` makes it, with a storage `0` of four floats.
 fn archive(pickle: &[u8]) -> Vec<u8> {
+    archive_with(pickle, &[0; 16])
+}
+
+/// The same with any bytes in the storage.
+fn archive_with(pickle: &[u8], storage: &[u8]) -> Vec<u8> {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
-    for (name, bytes) in [("a/data.pkl", pickle), ("a/byteorder", b"little"), ("a/data/0", &[0; 16])] {
+    for (name, bytes) in [("a/data.pkl", pickle), ("a/byteorder", b"little"), ("a/data/0", storage)] {
         zip.start_file(name, stored).unwrap();
         zip.write_all(bytes).unwrap();
     }
@@ -229,6 +234,21 @@ fn a_view_with_gaps_has_the_elements_of_its_sizes() {
     let file = Checkpoint::open(&path, None).unwrap();
     let views = [file.root().tensor("x", &[2]).unwrap(), file.root().unseen("x", &[2]).unwrap()];
     assert!(views.iter().all(|view| view.data().len() == 2));
+}
+
+#[test]
+fn a_number_too_large_is_named_in_a_view_with_gaps() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("gaps.pt");
+    let pickle = tensor("DoubleStorage", "0", b"K\x00", b"K\x02\x85", b"K\x02\x85");
+    let storage: Vec<u8> = [1.0_f64, 2.0, -1e300, 4.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+    std::fs::write(&path, archive_with(&pickle, &storage)).unwrap();
+    let file = Checkpoint::open(&path, None).unwrap();
+    let error = file.root().tensor("x", &[2]).map(|view| view.data().len()).expect_err("too large");
+    assert!(
+        error.to_string().contains("tensor x contains -1e300 (element 1), which is too large"),
+        "{error}"
+    );
 }
 
 #[test]
