@@ -210,21 +210,10 @@ fn the_files_of_runs_are_as_documented() {
     let out = dir.path().join("compared");
     let mut designs = section("### compare.json");
     let mut summaries = section("### summary.json");
-    let few = [
-        "--seeds",
-        "1",
-        "--budgets",
-        "1,0.1s",
-        "--eval-reward",
-        "gold",
-        "-q",
-        "-o",
-        text(&out),
-        "--",
-        "--steps",
-        "2",
-    ];
-    let few = program().args(["compare", "-p", "a star", "--methods", "none,best-of-n"]).args(few).output();
+    let few = ["--seeds", "1", "--eval-reward", "gold", "-q", "-o", text(&out), "--", "--steps", "2"];
+    let budgets = ["--budgets", "1,0.1s"];
+    let arms = ["compare", "-p", "a star", "--methods", "none,best-of-n"];
+    let few = program().args(arms).args(budgets).args(few).output();
     succeeds(few.expect("the program starts"));
     lines(&out.join("runs.jsonl")).iter().for_each(|line| compared.check(line));
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::design::{Arm, Design, check_particles, particles};
+use super::design::{Arm, Budget, Design, check_particles, particles};
 use crate::cli::progress::Progress;
 use crate::cli::{output, signals};
 use crate::error::{Error, ErrorKind, Result};
@@ -28,11 +28,9 @@ const NEAR: f64 = 1.25;
 /// What of the design `there` is damaged.
 pub fn adopt(design: &mut Design, there: &Value) -> Result<(), String> {
     let timed = places(design);
-    let same = there["budgets"] == design.record()["budgets"];
-    if timed.is_empty()
-        || !same
-        || there["arms"].as_array().is_none_or(|arms| arms.len() != design.arms.len())
-    {
+    let budgets: Value = design.budgets.iter().map(Budget::record).collect();
+    let arms = there["arms"].as_array().map_or(0, Vec::len);
+    if timed.is_empty() || there["budgets"] != budgets || arms != design.arms.len() {
         return Ok(());
     }
     let clock = there["clock"].as_f64().filter(|seconds| seconds.is_normal() && *seconds > 0.0);
@@ -125,7 +123,7 @@ pub fn late(design: &Design, seconds: impl Fn(&Arm, usize) -> Option<f64>) -> Ve
 
 /// The budgets in seconds: their places, and the seconds.
 fn places(design: &Design) -> Vec<(usize, f64)> {
-    design.budgets.iter().enumerate().filter_map(|(b, budget)| Some((b, budget.seconds?))).collect()
+    design.budgets.iter().enumerate().filter_map(|(b, budget)| Some((b, budget.seconds()?))).collect()
 }
 
 /// Seconds of a draw with `n` particles.
@@ -145,8 +143,8 @@ fn time(design: &Design, session: &mut Session, arm: &Arm, n: usize) -> Result<f
 fn draw_any(design: &Design, session: &mut Session, arm: &Arm, n: usize) -> Result<f64> {
     let mut took = Err(Error::usage("no prompt to time a draw of"));
     for prompt in &design.prompts {
-        let began = Instant::now();
         let options = session.settle(prompt, &arm.with_particles(n))?.0.seed(design.seeds[0]);
+        let began = Instant::now();
         let drawn = draw(session, prompt, &options).map_err(|e| e.context(format!("arm {}", arm.label)));
         took = drawn.map(|()| began.elapsed().as_secs_f64());
         if !took.as_ref().is_err_and(|e| e.kind() == ErrorKind::Numerical) {

@@ -69,17 +69,19 @@ pub struct Budget {
     pub name: String,
     /// The same as a multiple of what the first arm costs with its own particles.
     pub multiple: f64,
-    /// Seconds of a draw, if it was typed as that.
-    pub seconds: Option<f64>,
-    /// Whether it was typed as a multiple.
-    relative: bool,
+    cost: Cost,
     /// The option that it comes from.
     pub option: &'static str,
 }
 
 impl Budget {
-    fn record(&self) -> Value {
-        if self.relative { json!(self.multiple) } else { json!(self.name) }
+    /// Seconds of a draw, if it was typed as that.
+    pub fn seconds(&self) -> Option<f64> {
+        if let Cost::Seconds(seconds) = self.cost { Some(seconds) } else { None }
+    }
+
+    pub fn record(&self) -> Value {
+        if matches!(self.cost, Cost::Multiple(_)) { json!(self.multiple) } else { json!(self.name) }
     }
 }
 
@@ -187,7 +189,7 @@ impl Design {
         let first = (arms[0].fixed, arms[0].each);
         for arm in &mut arms {
             let fit = |budget: &Budget| {
-                if budget.seconds.is_some() {
+                if budget.seconds().is_some() {
                     return arm.own_particles;
                 }
                 let guided = most_below(budget.multiple, unit, first);
@@ -217,7 +219,7 @@ impl Design {
     pub fn set_clock(&mut self, clock: f64) {
         self.clock = Some(clock);
         for budget in &mut self.budgets {
-            budget.multiple = budget.seconds.map_or(budget.multiple, |seconds| seconds / clock);
+            budget.multiple = budget.seconds().map_or(budget.multiple, |seconds| seconds / clock);
         }
     }
 
@@ -239,7 +241,7 @@ impl Design {
     pub fn notes(&self) -> Vec<String> {
         let unit = self.arms[0].own_flops();
         let mut notes = Vec::new();
-        let counted = |(_, budget): &(usize, &Budget)| budget.seconds.is_none();
+        let counted = |(_, budget): &(usize, &Budget)| budget.seconds().is_none();
         for (b, budget) in self.budgets.iter().enumerate().filter(counted) {
             // Arms that cost the same, as those of one sweep do, in the order of the first of them.
             let mut alike: Vec<(Vec<&str>, String)> = Vec::new();
@@ -382,14 +384,14 @@ fn budgets(
             Cost::Evaluations(number) => number * evaluation()? / unit,
             Cost::Seconds(seconds) => *seconds,
         };
-        let seconds = if let Cost::Seconds(seconds) = cost { Some(*seconds) } else { None };
-        if budgets.iter().any(|budget| (budget.multiple, budget.seconds) == (multiple, seconds)) {
+        let budget = Budget { name: name.clone(), multiple, cost: *cost, option };
+        let same = |other: &Budget| (other.multiple, other.seconds()) == (multiple, budget.seconds());
+        if budgets.iter().any(same) {
             return Err(
                 Error::usage(format!("{option}: {name} is there twice")).advice("give each budget once")
             );
         }
-        let relative = matches!(cost, Cost::Multiple(_));
-        budgets.push(Budget { name: name.clone(), multiple, seconds, relative, option });
+        budgets.push(budget);
     }
     Ok(budgets)
 }

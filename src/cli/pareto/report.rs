@@ -7,6 +7,7 @@ use super::front::{hypervolume, on_front};
 use super::result::Line;
 use crate::cli::compare::clock::late;
 use crate::cli::compare::design::Arm;
+use crate::cli::compare::result;
 use crate::cli::statistics::{Interval, RESAMPLES, bootstrap, mean, over_prompts};
 
 /// An arm at given weights.
@@ -42,6 +43,8 @@ pub struct Report {
     pub left_out: usize,
     /// Arms whose time is not near their budget in seconds.
     pub late: Vec<String>,
+    /// These, and arms whose cost is not near their budget.
+    pub notes: Vec<String>,
 }
 
 /// Of more rewards a volume takes long, so that fewer resamples are drawn.
@@ -57,13 +60,14 @@ impl Report {
         }
         let (volumes, left_out) = volumes(front, lines);
         let seconds = |arm: &Arm, _| mean_seconds(lines.iter().filter(|line| line.arm == arm.label));
-        Report { rows, volumes, left_out, late: late(&front.design, seconds) }
+        let late = late(&front.design, seconds);
+        let notes = [front.design.notes(), late.clone()].concat();
+        Report { rows, volumes, left_out, late, notes }
     }
 }
 
 fn mean_seconds<'a>(lines: impl Iterator<Item = &'a Line>) -> Option<f64> {
-    let known = lines.filter(|line| line.lost.is_none());
-    Some(mean(&known.map(|line| line.seconds).collect::<Vec<_>>())).filter(|mean| mean.is_finite())
+    result::mean(lines.filter(|line| line.lost.is_none()).map(|line| line.seconds))
 }
 
 /// The rows of an arm, with its own front.

@@ -70,16 +70,11 @@ pub fn markdown(front: &Front, report: &Report, plots: &[String], typed: &[Strin
     if is_timed {
         text += &format!("\n{TIMED}\n");
     }
-    notes(front, report).iter().for_each(|note| text += &format!("\nNot of equal cost: {note}.\n"));
+    report.notes.iter().for_each(|note| text += &format!("\nNot of equal cost: {note}.\n"));
     if !plots.is_empty() {
         text += &format!("\nPlots: {}.\n", plots.join(", "));
     }
     text + &format!("\n    {}\n", command(typed).replace('\n', "\n    "))
-}
-
-/// What is to be known of costs that are not equal.
-fn notes(front: &Front, report: &Report) -> Vec<String> {
-    [front.design.notes(), report.late.clone()].concat()
 }
 
 fn held_out(report: &Report) -> impl Iterator<Item = &String> {
@@ -149,7 +144,7 @@ pub fn json(front: &Front, report: &Report, typed: &[String]) -> String {
         "prompts": front.design.prompts.len(),
         "seeds": front.design.seeds.len(),
         "normalise": front.design.normalise,
-        "notes": notes(front, report),
+        "notes": report.notes,
         "rows": report.rows.iter().map(row).collect::<Vec<_>>(),
         "hypervolumes": volumes.collect::<Vec<_>>(),
         "left_out": report.left_out,
